@@ -1,0 +1,104 @@
+// Scalar types that every floor shares. Free of third-party includes: CUDA sources see this header.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace tessera {
+
+using TokenId = int32_t;
+// Index of a page (its first slab) in its device's pool. Page 0 is the null page: padding writes there.
+using PageId = int32_t;
+inline constexpr PageId kNullPage = 0;
+// In StepBatch::tokens: "this slot's last sampled token, on the device".
+inline constexpr TokenId kLastSampledToken = -1;
+
+enum class DType : uint8_t { kF32 = 0, kBF16 = 1, kF16 = 2, kI8 = 3, kI4 = 4, kI32 = 5 };
+
+// Bytes of one element. REQUIRES: dtype != kI4 (two elements share a byte).
+constexpr int64_t DTypeBytes(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+    case DType::kI32:
+      return 4;
+    case DType::kBF16:
+    case DType::kF16:
+      return 2;
+    case DType::kI8:
+    case DType::kI4:
+      return 1;
+  }
+  return 0;
+}
+
+constexpr const char* DTypeName(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return "float32";
+    case DType::kBF16:
+      return "bfloat16";
+    case DType::kF16:
+      return "float16";
+    case DType::kI8:
+      return "int8";
+    case DType::kI4:
+      return "int4";
+    case DType::kI32:
+      return "int32";
+  }
+  return "?";
+}
+
+using BF16 = uint16_t;  // the upper half of an fp32
+using F16 = uint16_t;   // IEEE binary16
+
+inline float BF16ToFloat(BF16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+// Rounds to nearest, ties to even; NaN stays NaN. Subnormals are kept.
+inline BF16 FloatToBF16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<BF16>((bits >> 16) | 0x40u);
+  bits += 0x7fffu + ((bits >> 16) & 1u);
+  return static_cast<BF16>(bits >> 16);
+}
+
+inline float F16ToFloat(F16 value) {
+  const uint32_t sign = static_cast<uint32_t>(value & 0x8000u) << 16;
+  uint32_t exponent = (value >> 10) & 0x1fu;
+  uint32_t mantissa = value & 0x3ffu;
+  uint32_t bits;
+  if (exponent == 0x1f) {
+    bits = sign | 0x7f800000u | (mantissa << 13);
+  } else if (exponent != 0) {
+    bits = sign | ((exponent + 112) << 23) | (mantissa << 13);
+  } else if (mantissa == 0) {
+    bits = sign;
+  } else {  // subnormal: normalise
+    exponent = 113;
+    while ((mantissa & 0x400u) == 0) {
+      mantissa <<= 1;
+      --exponent;
+    }
+    bits = sign | (exponent << 23) | ((mantissa & 0x3ffu) << 13);
+  }
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+template <class T>
+constexpr T CeilDiv(T a, T b) {
+  return (a + b - 1) / b;
+}
+template <class T>
+constexpr T RoundUp(T a, T b) {
+  return CeilDiv(a, b) * b;
+}
+
+}  // namespace tessera
