@@ -1,4 +1,5 @@
-// Time as a dependency: the engine asks a Clock, so that tests drive deadlines, ageing and cost by hand.
+// Time as a dependency: the engine asks a Clock, so that tests drive deadlines, ageing and cost by
+// hand.
 #pragma once
 
 #include <atomic>

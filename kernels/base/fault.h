@@ -17,7 +17,8 @@ inline bool Fault(const char* name) {
          internal::FaultFires(name);
 }
 
-// Arms a point for the object's lifetime: it fires `times` times after being passed `skip` times. Test code only.
+// Arms a point for the object's lifetime: it fires `times` times after being passed `skip` times.
+// Test code only.
 class ScopedFault {
  public:
   explicit ScopedFault(std::string name, int skip = 0, int times = 1);

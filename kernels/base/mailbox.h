@@ -1,5 +1,5 @@
-// The one way into a thread that owns state: many senders, one receiver, order kept. The receiver takes everything at
-// once, so it locks once per wake-up and never while it works.
+// The one way into a thread that owns state: many senders, one receiver, order kept. The receiver
+// takes everything at once, so it locks once per wake-up and never while it works.
 #pragma once
 
 #include <chrono>
@@ -26,8 +26,9 @@ class Mailbox {
     return true;
   }
 
-  // Moves all messages into *out (which is cleared first). Waits up to timeout_us for the first one; 0 polls and a
-  // negative value waits until a message or Close. Returns false once closed and empty. One receiver only.
+  // Moves all messages into *out (which is cleared first). Waits up to timeout_us for the first
+  // one; 0 polls and a negative value waits until a message or Close. Returns false once closed and
+  // empty. One receiver only.
   bool Drain(std::vector<T>* out, int64_t timeout_us) {
     out->clear();
     std::unique_lock<std::mutex> lock(mutex_);

@@ -1,4 +1,5 @@
-// Plain counters and histograms that live in their owner; exporting them is server/metrics' job alone.
+// Plain counters and histograms that live in their owner; exporting them is server/metrics' job
+// alone.
 #pragma once
 
 #include <atomic>
@@ -29,7 +30,8 @@ class Gauge {
   std::atomic<double> value_{0.0};
 };
 
-// Fixed upper bounds plus an overflow bucket. Thread-safe; a reader may see a sum one observation ahead of a count.
+// Fixed upper bounds plus an overflow bucket. Thread-safe; a reader may see a sum one observation
+// ahead of a count.
 class Histogram {
  public:
   explicit Histogram(std::vector<double> upper_bounds)

@@ -6,8 +6,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#define RETURN_IF_ERROR(expression)                                 \
-  do {                                                              \
+#define RETURN_IF_ERROR(expression)                                                             \
+  do {                                                                                          \
     if (::absl::Status status_macro_ = (expression); !status_macro_.ok()) return status_macro_; \
   } while (0)
 

@@ -1,6 +1,6 @@
-// The process's one team of compute threads (per NUMA node, later): fork-join over an index range. Workers spin for a
-// short while after a job so that the next op of a layer starts in about a microsecond, then sleep. The caller is
-// member 0. One caller at a time: the rank thread.
+// The process's one team of compute threads (per NUMA node, later): fork-join over an index range.
+// Workers spin for a short while after a job so that the next op of a layer starts in about a
+// microsecond, then sleep. The caller is member 0. One caller at a time: the rank thread.
 #pragma once
 
 #include <atomic>
@@ -29,8 +29,8 @@ class ThreadTeam {
               &body);
   }
 
-  // Splits [0, count) into tasks of `grain` and hands them out dynamically: body(begin, end, member). Which member runs a
-  // task must not change its result.
+  // Splits [0, count) into tasks of `grain` and hands them out dynamically: body(begin, end,
+  // member). Which member runs a task must not change its result.
   template <class Body>
   void ParallelFor(int64_t count, int64_t grain, const Body& body) {
     if (count <= 0) return;

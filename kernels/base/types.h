@@ -7,7 +7,8 @@
 namespace tessera {
 
 using TokenId = int32_t;
-// Index of a page (its first slab) in its device's pool. Page 0 is the null page: padding writes there.
+// Index of a page (its first slab) in its device's pool. Page 0 is the null page: padding writes
+// there.
 using PageId = int32_t;
 inline constexpr PageId kNullPage = 0;
 // In StepBatch::tokens: "this slot's last sampled token, on the device".

@@ -1,0 +1,162 @@
+// The paged KV store of one device: which pages hold which tokens, what is reusable, what may be
+// evicted. It knows page indices and hashes, never tensors. The scheduler sees six verbs: Match,
+// Admit, Grow, Advance, Release, TakePageOps.
+//
+// Owned by the engine, used on the engine thread only: no locks. Pages are equal byte ranges of one
+// pool for all models (page_pool.h); a model's layers are split into KV groups with a page table
+// each. Whole pages, written by prefill or by decode, are found again by a chained hash
+// (prefix_index.h) whose root names everything their contents depend on. A prefix hit is what all
+// groups have. Pages that nobody references stay until they are evicted, least recently used first;
+// a sequence's last pages go before its first.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "kernels/base/types.h"
+#include "kernels/batch.h"
+#include "kernels/page_layout.h"
+
+namespace tessera {
+
+// The first 16 bytes of a SHA-256.
+struct PageHash {
+  uint64_t hi = 0;
+  uint64_t lo = 0;
+  friend bool operator==(const PageHash& a, const PageHash& b) {
+    return a.hi == b.hi && a.lo == b.lo;
+  }
+  template <class H>
+  friend H AbslHashValue(H h, const PageHash& hash) {
+    return H::combine(std::move(h), hash.hi, hash.lo);
+  }
+};
+
+// Everything that the contents of a page depend on besides the tokens before and in it. Hashed as a
+// tagged, length-prefixed record, so that no two fields can collide.
+struct PrefixRoot {
+  std::string deployment_secret;
+  std::string model_revision;
+  std::string page_layout;  // dtype, page_tokens, groups: PageLayoutKey()
+  std::string adapter;      // name and revision; empty: base model
+  std::string kv_policy;    // empty: exact
+  std::string salt;         // tenant and request salt
+};
+PageHash HashRoot(const PrefixRoot& root);
+// The hash of a page that holds `tokens` after the page (or root) `parent`.
+PageHash HashPage(const PageHash& parent, absl::Span<const TokenId> tokens);
+std::string PageLayoutKey(const PageLayout& layout);
+
+// Pages of one sequence in one KV group, in token order. Pages that fell behind the window are
+// kNullPage.
+struct KvGroupState {
+  std::vector<PageId> pages;
+  int32_t first_live_page = 0;  // pages before it are null
+};
+
+// The KV side of a sequence. The engine owns it inside its Sequence; only KvManager changes it.
+struct KvState {
+  int32_t model = 0;
+  PageHash root;
+  bool cacheable =
+      true;  // false: pages are neither looked up nor published (prompt scoring, embeddings)
+  bool admitted = false;
+  int64_t num_tokens = 0;  // tokens whose KV is written: the progress number as the store sees it
+  std::vector<PageHash> hashes;  // of whole pages of known tokens, as far as computed
+  std::vector<KvGroupState> groups;
+  int64_t num_pending_pages =
+      0;  // pages [num_tokens / page_tokens, ...) announced to others, see Match
+};
+
+struct KvMatch {
+  int64_t hit_tokens =
+      0;  // whole pages that all groups have; never the whole prompt: one token is left to compute
+  // Tokens of the longest prefix once the pages that admitted sequences are computing right now are
+  // there too. > hit_tokens: waiting for them may be cheaper than computing them again.
+  int64_t pending_tokens = 0;
+  // Pages the match would take out of the evictable ones, over all groups, in slabs.
+  int64_t hit_evictable_slabs = 0;
+};
+
+// Slabs by what they are used for; they add up to the pool without the null page.
+struct KvUsage {
+  int64_t total_slabs = 0;
+  int64_t free_slabs = 0;
+  int64_t cached_slabs = 0;  // evictable: unreferenced, findable
+  int64_t kv_slabs = 0;      // referenced by sequences
+  int64_t adapter_slabs = 0;
+  int64_t staging_slabs = 0;
+};
+
+struct KvStats {
+  int64_t evicted_pages = 0;
+  int64_t hit_tokens = 0;     // taken by Admit
+  int64_t lookup_tokens = 0;  // asked for by Admit
+};
+
+class KvManager {
+ public:
+  virtual ~KvManager() = default;
+
+  // Returns the model's index, used in KvState::model. REQUIRES: layout.slab_bytes is the pool's;
+  // before any Admit.
+  virtual int32_t AddModel(const PageLayout& layout) = 0;
+
+  // How much of `tokens` is reusable. `state->hashes` is extended as a memo; nothing else changes.
+  virtual KvMatch Match(KvState* state, absl::Span<const TokenId> tokens) const = 0;
+
+  // Takes the matched pages and room for `num_new_tokens` after them. On success state->num_tokens
+  // is the hit and the whole pages of `tokens` beyond it are announced as pending. On false (not
+  // enough pages, keeping `reserve_slabs` of free or evictable ones) nothing changed. REQUIRES:
+  // !state->admitted.
+  virtual bool Admit(KvState* state, absl::Span<const TokenId> tokens, int64_t num_new_tokens,
+                     int64_t reserve_slabs) = 0;
+
+  // Room for tokens [0, num_tokens) in all groups, evicting as needed. On false nothing changed.
+  virtual bool Grow(KvState* state, int64_t num_tokens) = 0;
+
+  // KV of tokens [0, num_tokens) is written (`tokens` holds at least these): publishes pages that
+  // became whole, gives up pages behind windows.
+  virtual void Advance(KvState* state, absl::Span<const TokenId> tokens, int64_t num_tokens) = 0;
+
+  // Gives all pages back (published ones stay findable until evicted), withdraws announcements. The
+  // state is as new but for root and hashes. No-op when not admitted.
+  virtual void Release(KvState* state) = 0;
+
+  // Page ops that the next step of `model` must run first (copies before writes to shared pages).
+  virtual std::vector<PageOp> TakePageOps(int32_t model) = 0;
+
+  // Slabs that a fresh sequence of `num_tokens` tokens of `model` occupies at most (windows
+  // considered), no reuse.
+  virtual int64_t SlabsFor(int32_t model, int64_t num_tokens) const = 0;
+  virtual const PageLayout& layout(int32_t model) const = 0;
+  virtual KvUsage usage() const = 0;
+  virtual const KvStats& stats() const = 0;
+  // Forgets all unreferenced pages.
+  virtual void DropCached() = 0;
+
+  // CHECK-fails unless every count, list and index entry agrees. `live` holds all admitted states.
+  virtual void CheckInvariants(absl::Span<const KvState* const> live) const = 0;
+};
+
+// num_slabs counts the null page's slabs (slabs [0, max slabs_per_page) are never handed out).
+// max_slabs_per_page: the largest of all models that will be added.
+std::unique_ptr<KvManager> NewKvManager(int64_t num_slabs, int64_t slab_bytes,
+                                        int32_t max_slabs_per_page);
+
+// One slab size for all models of a device: chooses slab_bytes, and for each layout page_tokens (8
+// to 64; 16 unless another fills its slabs clearly better) and slabs_per_page. `make(page_tokens)`
+// of model i gives its layout.
+struct PoolPlan {
+  int64_t slab_bytes = 0;
+  std::vector<int32_t> page_tokens;     // per model
+  std::vector<int32_t> slabs_per_page;  // per model, powers of two
+};
+// page_bytes[i]: bytes of one page of model i at 16 tokens (its largest group).
+PoolPlan PlanPool(const std::vector<int64_t>& page_bytes_at_16);
+
+}  // namespace tessera
