@@ -89,7 +89,8 @@ struct TokenEvent {
   Kind kind = Kind::kToken;
   int32_t index = 0;  // which of n
   std::vector<OutputToken> tokens;
-  bool ends_with_stop = false;  // with kToken: the last token is the eos or stop id that ends the sequence
+  bool ends_with_stop =
+      false;  // with kToken: the last token is the eos or stop id that ends the sequence
   std::vector<float> embedding;  // [hidden], L2-normalised
   // With kFinished:
   FinishReason reason = FinishReason::kStop;

@@ -1,0 +1,57 @@
+// What a step costs, learnt from real steps of one model: microseconds as a linear function of the
+// step's size, fitted by recursive least squares with forgetting (Haykin, Adaptive Filter Theory,
+// ch. 13). Admission, chunk sizing, the queue delay and later eviction and routing ask this one
+// place. Engine thread only.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace tessera {
+
+struct StepCost {
+  int64_t num_tokens = 0;
+  int64_t num_segments = 0;
+  int64_t kv_read_tokens = 0;   // sum over segments of their context length
+  int64_t attention_pairs = 0;  // sum over segments of query tokens x context length
+  int64_t num_logit_rows = 0;
+
+  void AddSegment(int64_t num_query_tokens, int64_t context_length, int64_t logit_rows) {
+    num_tokens += num_query_tokens;
+    ++num_segments;
+    kv_read_tokens += context_length;
+    attention_pairs += num_query_tokens * context_length;
+    num_logit_rows += logit_rows;
+  }
+};
+
+class CostModel {
+ public:
+  CostModel();
+
+  // Predicted microseconds, at least 1. Coefficients that came out negative count as zero, so more
+  // work never predicts less time.
+  double PredictUs(const StepCost& cost) const;
+
+  // Learns from a finished step.
+  void Observe(const StepCost& cost, double measured_us);
+
+  // False until enough steps were seen to trust a prediction.
+  bool fitted() const { return num_observed_ >= kMinObserved; }
+  // Mean relative error of the predictions made before each observation, exponentially weighted.
+  double relative_error() const { return relative_error_; }
+
+ private:
+  static constexpr int kNumFeatures = 6;
+  static constexpr int kMinObserved = 4;
+  using Vector = std::array<double, kNumFeatures>;
+
+  static Vector Features(const StepCost& cost);
+
+  Vector weights_{};
+  std::array<Vector, kNumFeatures> covariance_{};
+  int64_t num_observed_ = 0;
+  double relative_error_ = 0.0;
+};
+
+}  // namespace tessera

@@ -1,0 +1,154 @@
+// The engine's thread: the inbox in front of EngineCore, and nothing else.
+
+#include "scheduler/engine.h"
+
+#include <atomic>
+#include <thread>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/log.h"
+#include "kernels/base/mailbox.h"
+#include "scheduler/engine_core.h"
+
+namespace tessera {
+namespace {
+
+// An idle loop still comes round this often, so that a stale heartbeat means a stuck engine.
+constexpr int64_t kIdleWaitUs = 100'000;
+
+struct SubmitMessage {
+  std::unique_ptr<Request> request;
+};
+struct CancelMessage {
+  uint64_t request_id;
+  int32_t index;
+  CancelReason reason;
+};
+struct CancelAllMessage {
+  CancelReason reason;
+};
+struct ThrottleMessage {
+  uint64_t request_id;
+  bool paused;
+};
+struct ProbeMessage {
+  ProbeQuery query;
+  std::function<void(ProbeResult)> done;
+};
+using Message =
+    std::variant<SubmitMessage, CancelMessage, CancelAllMessage, ThrottleMessage, ProbeMessage>;
+
+class ThreadedEngine final : public Engine {
+ public:
+  ThreadedEngine(EngineOptions options, std::unique_ptr<KvManager> kv,
+                 std::unique_ptr<Runner> runner, const Clock* clock)
+      : options_(options),
+        clock_(clock),
+        stats_(options.models.size()),
+        core_(std::move(options), std::move(kv), std::move(runner), clock, &stats_,
+              [this] { num_queued_.fetch_sub(1, std::memory_order_relaxed); }) {
+    heartbeat_us_.store(clock_->NowUs());
+    thread_ = std::thread([this] { Loop(); });
+  }
+
+  ~ThreadedEngine() override { Stop(); }
+
+  absl::Status Submit(std::unique_ptr<Request> request) override {
+    if (stopping_.load()) return absl::UnavailableError("the server is shutting down");
+    // Counted before it is queued, so that a burst cannot pass the limit.
+    if (num_queued_.fetch_add(1, std::memory_order_relaxed) >= options_.max_queue) {
+      num_queued_.fetch_sub(1, std::memory_order_relaxed);
+      stats_.refused.Add();
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the queue is full (", options_.max_queue, " requests wait): retry in about ",
+          QueueDelayUs() / 1000 + 1, " ms, or start the server with a larger --max-queue"));
+    }
+    if (request->arrival_us == 0) request->arrival_us = clock_->NowUs();
+    if (!inbox_.Send(SubmitMessage{std::move(request)})) {
+      num_queued_.fetch_sub(1, std::memory_order_relaxed);
+      return absl::UnavailableError("the server is shutting down");
+    }
+    return absl::OkStatus();
+  }
+
+  void Cancel(uint64_t request_id, int32_t index, CancelReason reason) override {
+    inbox_.Send(CancelMessage{request_id, index, reason});
+  }
+  void CancelAll(CancelReason reason) override { inbox_.Send(CancelAllMessage{reason}); }
+  void Throttle(uint64_t request_id, bool paused) override {
+    inbox_.Send(ThrottleMessage{request_id, paused});
+  }
+  void Probe(ProbeQuery query, std::function<void(ProbeResult)> done) override {
+    inbox_.Send(ProbeMessage{std::move(query), std::move(done)});
+  }
+  int64_t QueueDelayUs() const override {
+    return static_cast<int64_t>(stats_.queue_delay_us.value());
+  }
+
+  const EngineStats& stats() const override { return stats_; }
+  const std::vector<EngineModel>& models() const override { return options_.models; }
+  int64_t heartbeat_us() const override { return heartbeat_us_.load(std::memory_order_relaxed); }
+  int64_t num_unfinished() const override {
+    return num_unfinished_.load(std::memory_order_relaxed);
+  }
+
+  void Stop() override {
+    if (stopping_.exchange(true)) return;
+    inbox_.Send(CancelAllMessage{CancelReason::kShutdown});
+    inbox_.Close();
+    thread_.join();
+  }
+
+ private:
+  void Loop() {
+    std::vector<Message> messages;
+    bool busy = false;
+    while (inbox_.Drain(&messages, busy ? 0 : IdleWaitUs())) {
+      heartbeat_us_.store(clock_->NowUs(), std::memory_order_relaxed);
+      for (Message& message : messages) {
+        std::visit([this](auto& m) { Apply(std::move(m)); }, message);
+      }
+      busy = core_.RunOnce();
+      num_unfinished_.store(core_.num_unfinished(), std::memory_order_relaxed);
+    }
+    core_.CancelAll(CancelReason::kShutdown);
+    while (core_.RunOnce()) {
+    }
+    num_unfinished_.store(core_.num_unfinished(), std::memory_order_relaxed);
+  }
+
+  int64_t IdleWaitUs() const {
+    const int64_t deadline_us = core_.NextDeadlineUs();
+    if (deadline_us < 0) return kIdleWaitUs;
+    return std::clamp<int64_t>(deadline_us - clock_->NowUs(), 0, kIdleWaitUs);
+  }
+
+  void Apply(SubmitMessage m) { core_.Submit(std::move(m.request)); }
+  void Apply(CancelMessage m) { core_.Cancel(m.request_id, m.index, m.reason); }
+  void Apply(CancelAllMessage m) { core_.CancelAll(m.reason); }
+  void Apply(ThrottleMessage m) { core_.Throttle(m.request_id, m.paused); }
+  void Apply(ProbeMessage m) { m.done(core_.Probe(m.query)); }
+
+  const EngineOptions options_;
+  const Clock* const clock_;
+  EngineStats stats_;
+  Mailbox<Message> inbox_;
+  std::atomic<int64_t> num_queued_{0};
+  std::atomic<int64_t> num_unfinished_{0};
+  std::atomic<int64_t> heartbeat_us_{0};
+  std::atomic<bool> stopping_{false};
+  EngineCore core_;
+  std::thread thread_;
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> NewEngine(EngineOptions options, std::unique_ptr<KvManager> kv,
+                                  std::unique_ptr<Runner> runner, const Clock* clock) {
+  return std::make_unique<ThreadedEngine>(std::move(options), std::move(kv), std::move(runner),
+                                          clock);
+}
+
+}  // namespace tessera

@@ -1,0 +1,339 @@
+#include "scheduler/scheduler.h"
+
+#include <algorithm>
+
+#include "kernels/base/log.h"
+
+namespace tessera {
+namespace {
+
+// A prompt chunk beside running streams is never cut below this: progress matters more than the
+// target.
+constexpr int64_t kMinChunkTokens = 16;
+// Waiting for a prefix that is being computed pays off from this many tokens on.
+constexpr int64_t kMinPendingGain = 16;
+constexpr double kIntervalSmoothing = 0.1;
+
+int64_t HeldSlabs(const KvState& state, const PageLayout& layout) {
+  int64_t num_pages = 0;
+  for (const KvGroupState& group : state.groups) {
+    num_pages += static_cast<int64_t>(group.pages.size()) - group.first_live_page;
+  }
+  return num_pages * layout.slabs_per_page;
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const EngineOptions& options, KvManager* kv, const Clock* clock,
+                     EngineStats* stats)
+    : options_(options),
+      kv_(kv),
+      clock_(clock),
+      stats_(stats),
+      policy_(NewPriorityPolicy(options.ageing_us)),
+      models_(options.models.size()) {
+  CHECK_GE(options_.max_num_batched_tokens, options_.max_num_seqs)
+      << "each running stream needs a token in each step";
+  for (int32_t slot = options_.max_num_seqs - 1; slot >= 0; --slot) free_slots_.push_back(slot);
+}
+
+void Scheduler::Enqueue(Sequence* sequence) { waiting_.push_back(sequence); }
+
+void Scheduler::TakeOffDevice(Sequence* sequence) {
+  CHECK_EQ(sequence->num_inflight, 0);
+  kv_->Release(&sequence->kv);
+  free_slots_.push_back(sequence->slot);
+  std::sort(free_slots_.begin(), free_slots_.end(), std::greater<>());
+  sequence->slot = -1;
+  sequence->num_computed = 0;
+  running_.erase(std::find(running_.begin(), running_.end(), sequence));
+}
+
+void Scheduler::Remove(Sequence* sequence) {
+  if (sequence->slot >= 0) {
+    TakeOffDevice(sequence);
+    return;
+  }
+  const auto it = std::find(waiting_.begin(), waiting_.end(), sequence);
+  if (it != waiting_.end()) waiting_.erase(it);
+}
+
+void Scheduler::Park(Sequence* sequence) {
+  if (sequence->slot >= 0) BackToQueue(sequence);
+}
+
+void Scheduler::Preempt(Sequence* sequence) {
+  ++sequence->num_preemptions;
+  stats_->preemptions.Add();
+  BackToQueue(sequence);
+}
+
+void Scheduler::BackToQueue(Sequence* sequence) {
+  TakeOffDevice(sequence);
+  sequence->state = SequenceState::kWaiting;
+  waiting_.push_back(sequence);
+}
+
+// A sequence whose next token is still being sampled may run ahead only if its logits do not depend
+// on that token.
+bool Scheduler::Runnable(const Sequence& sequence) const {
+  if (sequence.state != SequenceState::kRunning || sequence.paused) return false;
+  if (sequence.num_to_compute() <= 0) return false;
+  if (sequence.num_pending == 0) return true;
+  return !sequence.has_penalties() &&
+         sequence.num_generated() < sequence.request->stopping.max_tokens;
+}
+
+std::vector<int32_t> Scheduler::ModelOrder() {
+  std::vector<bool> has_work(models_.size(), false);
+  for (const Sequence* s : running_) has_work[s->request->model] = true;
+  for (const Sequence* s : waiting_) has_work[s->request->model] = true;
+  // A model that was idle does not get credit for it.
+  double least_used = -1.0;
+  for (size_t m = 0; m < models_.size(); ++m) {
+    if (!has_work[m] || !models_[m].active) continue;
+    least_used = least_used < 0 ? models_[m].used_us : std::min(least_used, models_[m].used_us);
+  }
+  std::vector<int32_t> order;
+  for (size_t m = 0; m < models_.size(); ++m) {
+    ModelState& state = models_[m];
+    if (has_work[m] && !state.active && least_used >= 0) {
+      state.used_us = std::max(state.used_us, least_used);
+    }
+    state.active = has_work[m];
+    if (has_work[m]) order.push_back(static_cast<int32_t>(m));
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return models_[a].used_us < models_[b].used_us; });
+  return order;
+}
+
+StepPlan Scheduler::Schedule() {
+  for (const int32_t model : ModelOrder()) {
+    StepPlan plan = PlanModel(model);
+    if (!plan.empty()) return plan;
+  }
+  return {};
+}
+
+StepPlan Scheduler::PlanModel(int32_t model) {
+  StepPlan plan;
+  plan.model = model;
+  PlanDecodes(model, &plan);
+  PlanPrefills(model, &plan);
+  PlanAdmissions(model, &plan);
+  plan.predicted_us = models_[model].cost.PredictUs(plan.cost);
+  return plan;
+}
+
+void Scheduler::PlanDecodes(int32_t model, StepPlan* plan) {
+  std::vector<Sequence*> decodes;
+  for (Sequence* s : running_) {
+    if (s->request->model == model && Runnable(*s) && s->num_to_compute() == 1)
+      decodes.push_back(s);
+  }
+  const int64_t now_us = clock_->NowUs();
+  std::stable_sort(decodes.begin(), decodes.end(), [&](const Sequence* a, const Sequence* b) {
+    return policy_->Key(*a, now_us) < policy_->Key(*b, now_us);
+  });
+  for (Sequence* s : decodes) {
+    if (s->state != SequenceState::kRunning) continue;  // preempted for one before it
+    if (GrowOrPreempt(s, s->num_scheduled() + 1, *plan)) AddEntry(s, 1, plan);
+  }
+}
+
+void Scheduler::PlanPrefills(int32_t model, StepPlan* plan) {
+  const std::vector<Sequence*> candidates = running_;  // preemption changes running_
+  for (Sequence* s : candidates) {
+    if (s->state != SequenceState::kRunning || s->request->model != model) continue;
+    if (!Runnable(*s) || s->num_to_compute() <= 1) continue;
+    const int64_t chunk = ChunkTokens(*plan, model, s->num_scheduled(), s->num_to_compute());
+    if (chunk == 0) return;
+    if (kv_->Grow(&s->kv, s->num_scheduled() + chunk)) {
+      AddEntry(s, chunk, plan);
+    } else if (plan->empty() && GrowOrPreempt(s, s->num_scheduled() + chunk, *plan)) {
+      // Nobody else can give pages back by finishing, so somebody has to go.
+      AddEntry(s, chunk, plan);
+    }
+  }
+}
+
+void Scheduler::PlanAdmissions(int32_t model, StepPlan* plan) {
+  if (free_slots_.empty() || waiting_.empty()) return;
+  if (plan->cost.num_tokens >= options_.max_num_batched_tokens) return;
+  const int64_t now_us = clock_->NowUs();
+  std::vector<std::pair<QueueKey, Sequence*>> heap;
+  for (Sequence* s : waiting_) {
+    if (s->request->model == model && !s->paused) heap.emplace_back(policy_->Key(*s, now_us), s);
+  }
+  const auto later = [](const auto& a, const auto& b) { return b.first < a.first; };
+  std::make_heap(heap.begin(), heap.end(), later);
+  bool queue_blocked = false;
+  while (!heap.empty() && !queue_blocked && !free_slots_.empty()) {
+    std::pop_heap(heap.begin(), heap.end(), later);
+    Sequence* s = heap.back().second;
+    heap.pop_back();
+    TryAdmit(s, plan, &queue_blocked);
+  }
+}
+
+bool Scheduler::TryAdmit(Sequence* s, StepPlan* plan, bool* queue_blocked) {
+  const KvMatch match = kv_->Match(&s->kv, s->tokens);
+  const int64_t num_tokens = s->num_tokens();
+  if (match.pending_tokens >= match.hit_tokens + kMinPendingGain) return false;
+  const int64_t chunk =
+      ChunkTokens(*plan, plan->model, match.hit_tokens, num_tokens - match.hit_tokens);
+  if (chunk == 0) {
+    *queue_blocked = true;
+    return false;
+  }
+  // The rest of this prompt, what other prompts still need, and room for running streams to grow.
+  int64_t reserve =
+      kv_->SlabsFor(plan->model, num_tokens) - kv_->SlabsFor(plan->model, match.hit_tokens + chunk);
+  if (!running_.empty()) reserve += PromptSlabsOutstanding() + WatermarkSlabs();
+  if (!kv_->Admit(&s->kv, s->tokens, chunk, std::max<int64_t>(0, reserve))) {
+    *queue_blocked = true;
+    return false;
+  }
+  s->num_computed = s->kv.num_tokens;
+  if (s->num_preemptions == 0 && s->first_step_us == 0) {
+    s->cached_prompt_tokens = s->num_computed;
+    stats_->cached_prompt_tokens.Add(s->num_computed);
+  }
+  s->slot = free_slots_.back();
+  free_slots_.pop_back();
+  s->state = SequenceState::kRunning;
+  waiting_.erase(std::find(waiting_.begin(), waiting_.end(), s));
+  running_.push_back(s);
+
+  const int64_t now_us = clock_->NowUs();
+  if (last_admission_us_ > 0 && !waiting_.empty()) {
+    const double interval = static_cast<double>(now_us - last_admission_us_);
+    admission_interval_us_ += kIntervalSmoothing * (interval - admission_interval_us_);
+  }
+  last_admission_us_ = now_us;
+  AddEntry(s, std::min(chunk, s->num_to_compute()), plan);
+  return true;
+}
+
+bool Scheduler::GrowOrPreempt(Sequence* sequence, int64_t num_tokens, const StepPlan& plan) {
+  const int64_t now_us = clock_->NowUs();
+  const auto planned = [&plan](const Sequence* s) {
+    return std::any_of(plan.entries.begin(), plan.entries.end(),
+                       [s](const PlanEntry& e) { return e.sequence == s; });
+  };
+  while (!kv_->Grow(&sequence->kv, num_tokens)) {
+    Sequence* victim = nullptr;
+    for (Sequence* s : running_) {
+      if (s->num_inflight > 0 || planned(s)) continue;
+      if (victim == nullptr || policy_->Key(*victim, now_us) < policy_->Key(*s, now_us)) victim = s;
+    }
+    if (victim == nullptr) return false;  // all others are in flight: their pages come back soon
+    Preempt(victim);
+    if (victim == sequence) return false;
+  }
+  return true;
+}
+
+int64_t Scheduler::ChunkTokens(const StepPlan& plan, int32_t model, int64_t begin,
+                               int64_t wanted) const {
+  const int64_t budget = options_.max_num_batched_tokens - plan.cost.num_tokens;
+  int64_t chunk = std::min(wanted, budget);
+  const CostModel& cost = models_[model].cost;
+  const bool streams_run = std::any_of(plan.entries.begin(), plan.entries.end(),
+                                       [](const PlanEntry& e) { return e.num_tokens == 1; });
+  if (!streams_run || options_.target_step_us <= 0 || !cost.fitted()) return chunk;
+  const auto fits = [&](int64_t tokens) {
+    StepCost total = plan.cost;
+    total.AddSegment(tokens, begin + tokens, 1);
+    return cost.PredictUs(total) <= static_cast<double>(options_.target_step_us);
+  };
+  if (chunk <= 0 || fits(chunk)) return std::max<int64_t>(chunk, 0);
+  int64_t low = 0;
+  int64_t high = chunk;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    (fits(middle) ? low : high) = middle;
+  }
+  // One prompt always makes progress; further ones wait for a step with room.
+  const bool has_prompt = plan.cost.num_tokens > plan.cost.num_segments;
+  if (has_prompt) return low < kMinChunkTokens ? 0 : low;
+  return std::min(chunk, std::max(low, kMinChunkTokens));
+}
+
+void Scheduler::AddEntry(Sequence* sequence, int64_t num_tokens, StepPlan* plan) {
+  PlanEntry entry;
+  entry.sequence = sequence;
+  entry.begin = sequence->num_scheduled();
+  entry.num_tokens = static_cast<int32_t>(num_tokens);
+  const int64_t end = entry.begin + num_tokens;
+  const Request& request = *sequence->request;
+  entry.samples = request.kind == RequestKind::kGenerate && end == sequence->num_tokens();
+  if (request.prompt_logprobs >= 0 && sequence->index == 0) {
+    // After a preemption the prompt is computed again; what was scored is not scored twice.
+    const int64_t num_scored = static_cast<int64_t>(sequence->prompt_logprobs.size());
+    entry.target_begin = std::max(entry.begin, num_scored);
+    const int64_t last = std::min(end, sequence->num_prompt - 1);
+    entry.num_targets = static_cast<int32_t>(std::max<int64_t>(0, last - entry.target_begin));
+  }
+  plan->cost.AddSegment(num_tokens, end, entry.num_targets + (entry.samples ? 1 : 0));
+  plan->entries.push_back(entry);
+}
+
+int64_t Scheduler::PromptSlabsOutstanding() const {
+  int64_t slabs = 0;
+  for (const Sequence* s : running_) {
+    const int32_t model = s->request->model;
+    const int64_t needed =
+        kv_->SlabsFor(model, s->num_tokens()) - HeldSlabs(s->kv, kv_->layout(model));
+    slabs += std::max<int64_t>(0, needed);
+  }
+  return slabs;
+}
+
+int64_t Scheduler::WatermarkSlabs() const {
+  return static_cast<int64_t>(options_.watermark * static_cast<double>(kv_->usage().total_slabs));
+}
+
+void Scheduler::OnStepDone(const StepPlan& plan, int64_t step_us) {
+  ModelState& state = models_[plan.model];
+  state.used_us += static_cast<double>(step_us);
+  state.cost.Observe(plan.cost, static_cast<double>(step_us));
+  double error = 0.0;
+  for (const ModelState& m : models_) error = std::max(error, m.cost.relative_error());
+  stats_->cost_model_error.Set(error);
+}
+
+double Scheduler::PredictPrefillUs(int32_t model, int64_t num_tokens) const {
+  const CostModel& cost = models_[model].cost;
+  if (!cost.fitted()) return 0.0;
+  double us = 0.0;
+  for (int64_t begin = 0; begin < num_tokens; begin += options_.max_num_batched_tokens) {
+    const int64_t chunk = std::min<int64_t>(options_.max_num_batched_tokens, num_tokens - begin);
+    StepCost step;
+    step.AddSegment(chunk, begin + chunk, 1);
+    us += cost.PredictUs(step);
+  }
+  return us;
+}
+
+int64_t Scheduler::PredictQueueDelayUs() const {
+  double us = 0.0;
+  int64_t num_ahead = 0;
+  for (const Sequence* s : waiting_) {
+    if (s->paused) continue;
+    us += PredictPrefillUs(s->request->model, s->num_tokens());
+    ++num_ahead;
+  }
+  for (const Sequence* s : running_) {
+    if (s->num_to_compute() > 1) us += PredictPrefillUs(s->request->model, s->num_to_compute());
+  }
+  // Beyond the free slots, sequences wait for others to finish.
+  const int64_t without_slot = num_ahead + 1 - static_cast<int64_t>(free_slots_.size());
+  if (without_slot > 0) {
+    us = std::max(us, static_cast<double>(without_slot) * admission_interval_us_);
+  }
+  return static_cast<int64_t>(us);
+}
+
+}  // namespace tessera

@@ -1,0 +1,60 @@
+// One sequence of a request (one of its n) on its way through the engine. There is one progress
+// number: num_computed must catch up with the tokens. Prefill, decode, prefix hits and
+// recomputation after preemption are all that.
+//
+// Owned by the engine core, touched on the engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "kvstore/kv_manager.h"
+#include "scheduler/request.h"
+
+namespace tessera {
+
+enum class SequenceState : int32_t {
+  kWaiting,   // new, preempted (it keeps its tokens) or paused; holds no pages and no slot
+  kRunning,   // holds a slot and pages
+  kFinished,  // its last event was sent; lives on while num_inflight > 0
+};
+
+struct Sequence {
+  const Request* request = nullptr;
+  int32_t index = 0;  // which of n
+  SequenceState state = SequenceState::kWaiting;
+
+  std::vector<TokenId> tokens;  // prompt and generated, as far as the host knows them
+  int64_t num_prompt = 0;
+  int64_t num_computed = 0;  // KV of tokens [0, num_computed) is written
+  int32_t num_inflight = 0;  // tokens after them that launched steps are computing
+  int32_t num_pending = 0;   // tokens after `tokens` that launched steps will sample
+  KvState kv;
+  int32_t slot = -1;
+  bool paused = false;  // its reader is slow: it computes nothing and holds no pages
+
+  int64_t cached_prompt_tokens = 0;  // at the first admission
+  int32_t num_preemptions = 0;
+  int64_t first_step_us = 0;
+  int64_t first_token_us = 0;
+  int64_t last_token_us = 0;
+
+  absl::flat_hash_map<TokenId, TokenCount> counts;  // only when a penalty is active
+  std::vector<OutputToken> prompt_logprobs;         // as far as the prompt was scored
+  bool prompt_scored = false;                       // and sent
+  std::vector<double> hidden_sum;                   // kEmbed
+
+  // Tokens that exist or will once the launched steps are done.
+  int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()) + num_pending; }
+  int64_t num_generated() const { return num_tokens() - num_prompt; }
+  int64_t num_scheduled() const { return num_computed + num_inflight; }
+  int64_t num_to_compute() const { return num_tokens() - num_scheduled(); }
+  bool has_penalties() const {
+    const SamplingParams& s = request->sampling;
+    return s.repetition_penalty != 1.0f || s.presence_penalty != 0.0f ||
+           s.frequency_penalty != 0.0f;
+  }
+};
+
+}  // namespace tessera
