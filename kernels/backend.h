@@ -71,8 +71,9 @@ struct NormArgs {
 struct LinearArgs {
   Tensor x;  // fp32 [T, K]
   const PackedWeight* weight = nullptr;
-  NormArgs pre_norm;            // over x's columns
-  const float* bias = nullptr;  // fp32 [N], or null
+  NormArgs pre_norm;  // over x's columns
+  const float* bias =
+      nullptr;  // fp32 [N], in the order of Pack's parts (gate's, then up's); or null
   Epilogue epilogue = Epilogue::kStore;
   Activation activation = Activation::kSilu;
   NormArgs post_norm;  // over y's columns, before it is stored or added (Gemma 2, 3)

@@ -1,0 +1,330 @@
+#include "tests/lib/op_fixtures.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace tessera::testing {
+namespace {
+
+// Hands out page ids in a random order.
+class PageDealer {
+ public:
+  PageDealer(int num_pages, int slabs_per_page, std::mt19937_64* random) {
+    for (int i = 1; i <= num_pages; ++i) free_.push_back(i * slabs_per_page);
+    std::shuffle(free_.begin(), free_.end(), *random);
+  }
+  PageId Take() {
+    const PageId page = free_.back();
+    free_.pop_back();
+    return page;
+  }
+
+ private:
+  std::vector<PageId> free_;
+};
+
+struct BatchParts {
+  std::vector<int64_t> write_slots;
+  std::vector<Range> run_ranges;
+  std::vector<KvRun> runs;
+  std::vector<PageId> pages;
+};
+
+int OwnBegin(const SegmentCase& segment) {
+  int begin = 0;
+  for (const StreamCase& stream : segment.streams) {
+    begin = std::max(begin, stream.pos_begin + stream.count);
+  }
+  return begin;
+}
+
+int PagesOf(const AttentionCase& attention) {
+  int pages = 0;
+  for (const SegmentCase& segment : attention.segments) {
+    pages += CeilDiv(segment.prefix + segment.num_tokens, attention.page_tokens);
+    for (const StreamCase& stream : segment.streams) {
+      pages += CeilDiv(stream.count, attention.page_tokens) + 1;
+    }
+  }
+  return pages * static_cast<int>(attention.windows.size());
+}
+
+void AddStream(const StreamCase& stream, int page_tokens, PageDealer* dealer,
+               std::mt19937_64* random, BatchParts* parts) {
+  KvRun run;
+  run.page_begin = static_cast<int32_t>(parts->pages.size());
+  run.first = static_cast<int32_t>((*random)() % page_tokens);
+  run.count = stream.count;
+  run.num_pages = CeilDiv(run.first + run.count, page_tokens);
+  run.pos_begin = stream.pos_begin;
+  run.pos_delta = stream.pos_delta;
+  run.temperature = stream.temperature;
+  run.scale = stream.scale;
+  for (int i = 0; i < run.num_pages; ++i) parts->pages.push_back(dealer->Take());
+  parts->runs.push_back(run);
+}
+
+// The segment's own keys, cut into num_runs runs at random places, and its rows' write slots.
+void AddOwnKeys(const AttentionCase& attention, const SegmentCase& segment, int window,
+                PageDealer* dealer, std::mt19937_64* random, BatchParts* parts) {
+  const int page_tokens = attention.page_tokens;
+  const int num_keys = segment.prefix + segment.num_tokens;
+  const int page_begin = static_cast<int>(parts->pages.size());
+  for (int i = 0; i < CeilDiv(num_keys, page_tokens); ++i) parts->pages.push_back(dealer->Take());
+
+  int first_key = 0;
+  if (window > 0 && attention.trim_windows) {
+    first_key = std::max(0, segment.prefix - window + 1) / page_tokens * page_tokens;
+  }
+  std::vector<int> cuts = {first_key, num_keys};
+  for (int i = 1; i < segment.num_runs; ++i) {
+    cuts.push_back(first_key + static_cast<int>((*random)() % (num_keys - first_key + 1)));
+  }
+  std::sort(cuts.begin(), cuts.end());
+  const int own_begin = OwnBegin(segment);
+  for (size_t i = 0; i + 1 < cuts.size(); ++i) {
+    KvRun run;
+    run.page_begin = page_begin + cuts[i] / page_tokens;
+    run.first = cuts[i] % page_tokens;
+    run.count = cuts[i + 1] - cuts[i];
+    run.num_pages = CeilDiv(run.first + run.count, page_tokens);
+    run.pos_begin = own_begin + cuts[i];
+    parts->runs.push_back(run);
+  }
+  for (int i = segment.prefix; i < num_keys; ++i) {
+    const int64_t page = parts->pages[page_begin + i / page_tokens];
+    parts->write_slots.push_back(page * page_tokens + i % page_tokens);
+  }
+}
+
+void BuildLayout(const AttentionCase& attention, BuiltBatch* built) {
+  for (int window : attention.windows) {
+    GroupLayout group;
+    group.num_layers = attention.layers_per_group;
+    group.kv_heads = attention.kv_heads;
+    group.head_dim = attention.head_dim;
+    group.page_tokens = attention.page_tokens;
+    group.dtype = attention.kv_dtype;
+    group.window = window;
+    built->layout.groups.push_back(group);
+  }
+  built->layout.slabs_per_page = 2;
+  built->layout.slab_bytes = built->layout.groups[0].page_bytes() / 2;
+  built->num_slabs = 2 * (PagesOf(attention) + 1);
+  built->pool_words.assign(built->num_slabs * built->layout.slab_bytes / 8, 0);
+}
+
+void BuildRope(const AttentionCase& attention, BuiltBatch* built) {
+  RopeSpec& rope = built->rope;
+  rope.rotary_dim = attention.rotary_dim < 0 ? attention.head_dim : attention.rotary_dim;
+  for (int i = 0; i < rope.rotary_dim / 2; ++i) {
+    rope.inv_freq.push_back(std::pow(10000.0f, -2.0f * i / rope.rotary_dim));
+  }
+}
+
+}  // namespace
+
+AttentionArgs BuiltBatch::Args(int group, int layer_in_group, float* qkv_rows, float* out) {
+  AttentionArgs args;
+  args.batch = view();
+  args.qkv = Tensor::F32(qkv_rows, num_tokens(), qkv_cols());
+  args.out = Tensor::F32(out, num_tokens(), out_cols());
+  args.layer = layer_in_group * layout.num_groups() + group;
+  args.group = group;
+  args.layer_in_group = layer_in_group;
+  args.heads = attention.heads;
+  args.scale = 1.0f / std::sqrt(static_cast<float>(attention.head_dim));
+  args.softcap = attention.softcap;
+  if (attention.qk_norm) {
+    args.q_norm = {q_norm.data(), 1e-6f};
+    args.k_norm = {k_norm.data(), 1e-6f};
+  }
+  args.rope = &rope;
+  args.layout = &layout.groups[group];
+  args.pool = pool();
+  return args;
+}
+
+std::unique_ptr<BuiltBatch> BuildBatch(const AttentionCase& attention, uint64_t seed) {
+  auto built = std::make_unique<BuiltBatch>();
+  built->attention = attention;
+  BuildLayout(attention, built.get());
+  BuildRope(attention, built.get());
+  std::mt19937_64 random(seed);
+  PageDealer dealer(PagesOf(attention), built->layout.slabs_per_page, &random);
+
+  std::vector<TokenId> tokens;
+  std::vector<int32_t> positions;
+  std::vector<Segment> segments;
+  for (const SegmentCase& segment : attention.segments) {
+    segments.push_back({static_cast<int32_t>(segments.size()), static_cast<int32_t>(tokens.size()),
+                        segment.num_tokens, -1});
+    for (int i = 0; i < segment.num_tokens; ++i) {
+      tokens.push_back(static_cast<TokenId>(random() % 100));
+      positions.push_back(OwnBegin(segment) + segment.prefix + i);
+    }
+  }
+  BatchParts parts;
+  for (int window : attention.windows) {
+    for (const SegmentCase& segment : attention.segments) {
+      const int32_t run_begin = static_cast<int32_t>(parts.runs.size());
+      for (const StreamCase& stream : segment.streams) {
+        AddStream(stream, attention.page_tokens, &dealer, &random, &parts);
+      }
+      AddOwnKeys(attention, segment, window, &dealer, &random, &parts);
+      parts.run_ranges.push_back({run_begin, static_cast<int32_t>(parts.runs.size()) - run_begin});
+    }
+  }
+  built->batch.num_groups = built->layout.num_groups();
+  built->batch.tokens = built->arena.AddCopy(tokens);
+  built->batch.positions = built->arena.AddCopy(positions);
+  built->batch.write_slots = built->arena.AddCopy(parts.write_slots);
+  built->batch.segments = built->arena.AddCopy(segments);
+  built->batch.run_ranges = built->arena.AddCopy(parts.run_ranges);
+  built->batch.runs = built->arena.AddCopy(parts.runs);
+  built->batch.pages = built->arena.AddCopy(parts.pages);
+
+  built->q_norm = RandomFloats(attention.head_dim, 0.2f, seed + 1);
+  built->k_norm = RandomFloats(attention.head_dim, 0.2f, seed + 2);
+  for (float& weight : built->q_norm) weight += 1.0f;
+  for (float& weight : built->k_norm) weight += 1.0f;
+  built->qkv =
+      RandomFloats(static_cast<size_t>(built->num_tokens()) * built->qkv_cols(), 1.0f, seed + 3);
+  FillPool(built.get(), seed + 4);
+  return built;
+}
+
+void FillPool(BuiltBatch* built, uint64_t seed) {
+  const DType dtype = built->attention.kv_dtype;
+  const PoolView pool = built->pool();
+  const int64_t null_page_bytes = built->layout.page_bytes();
+  char* begin = pool.base + null_page_bytes;
+  const int64_t bytes = pool.num_slabs * pool.slab_bytes - null_page_bytes;
+  const std::vector<float> values = RandomFloats(bytes / DTypeBytes(dtype), 1.0f, seed);
+  if (dtype == DType::kF32) {
+    std::memcpy(begin, values.data(), bytes);
+    return;
+  }
+  BF16* rows = reinterpret_cast<BF16*>(begin);
+  for (size_t i = 0; i < values.size(); ++i) rows[i] = FloatToBF16(values[i]);
+}
+
+std::vector<float> RunAttention(Backend* backend, BuiltBatch* built, int group, int layer_in_group,
+                                std::vector<float>* taps) {
+  std::vector<float> qkv = built->qkv;
+  std::vector<float> out(static_cast<size_t>(built->num_tokens()) * built->out_cols(), -7.0f);
+  AttentionArgs args = built->Args(group, layer_in_group, qkv.data(), out.data());
+  if (taps != nullptr) {
+    taps->assign(built->batch.num_tap_floats, 0.0f);
+    args.taps = taps->data();
+  }
+  backend->Plan(args.batch);
+  backend->Attention(args);
+  return out;
+}
+
+std::string LinearCase::name() const {
+  std::string name = "T" + std::to_string(rows) + "_N" + std::to_string(n) + "_K" +
+                     std::to_string(k) + "_" + DTypeName(dtype);
+  if (pre_norm) name += "_norm";
+  if (bias) name += "_bias";
+  if (epilogue == Epilogue::kResidualAdd) name += "_residual";
+  if (epilogue == Epilogue::kGatedAct) {
+    name += activation == Activation::kSilu ? "_silu" : "_gelu";
+  }
+  if (post_norm) name += "_post";
+  return name;
+}
+
+std::unique_ptr<PackedWeight> BuiltLinear::Pack(Backend* backend) const {
+  const int64_t k = linear.k;
+  if (linear.epilogue != Epilogue::kGatedAct) {
+    return backend->Pack({{weight.data(), DType::kF32, linear.n, k}}, linear.dtype, false);
+  }
+  const int64_t half = linear.n / 2;
+  return backend->Pack(
+      {{weight.data(), DType::kF32, half, k}, {weight.data() + half * k, DType::kF32, half, k}},
+      linear.dtype, true);
+}
+
+BuiltLinear BuildLinear(const LinearCase& linear, uint64_t seed) {
+  BuiltLinear built;
+  built.linear = linear;
+  built.x = RandomFloats(linear.rows * linear.k, 1.0f, seed);
+  built.weight =
+      RandomFloats(linear.n * linear.k, 1.0f / std::sqrt(static_cast<float>(linear.k)), seed + 1);
+  if (linear.dtype == DType::kBF16) RoundToBF16(&built.weight);
+  built.bias = RandomFloats(linear.n, 0.5f, seed + 2);
+  built.pre_norm = RandomFloats(linear.k, 0.2f, seed + 3);
+  built.post_norm = RandomFloats(linear.n, 0.2f, seed + 4);
+  for (float& weight : built.pre_norm) weight += 1.0f;
+  for (float& weight : built.post_norm) weight += 1.0f;
+  built.out = RandomFloats(linear.rows * built.out_cols(), 1.0f, seed + 5);
+  return built;
+}
+
+std::vector<float> RunLinear(Backend* backend, const BuiltLinear& built, int64_t begin,
+                             int64_t count) {
+  const LinearCase& linear = built.linear;
+  if (count < 0) count = linear.rows - begin;
+  std::vector<float> x(built.x.begin() + begin * linear.k,
+                       built.x.begin() + (begin + count) * linear.k);
+  std::vector<float> out(built.out.begin() + begin * built.out_cols(),
+                         built.out.begin() + (begin + count) * built.out_cols());
+  const std::unique_ptr<PackedWeight> weight = built.Pack(backend);
+  LinearArgs args;
+  args.x = Tensor::F32(x.data(), count, linear.k);
+  args.weight = weight.get();
+  if (linear.pre_norm) args.pre_norm = {built.pre_norm.data(), 1e-5f};
+  if (linear.bias) args.bias = built.bias.data();
+  args.epilogue = linear.epilogue;
+  args.activation = linear.activation;
+  if (linear.post_norm) args.post_norm = {built.post_norm.data(), 1e-5f};
+  args.out = Tensor::F32(out.data(), count, built.out_cols());
+  backend->Linear(args);
+  return out;
+}
+
+std::vector<float> RandomFloats(size_t count, float stddev, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal(0.0f, stddev);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+void RoundToBF16(std::vector<float>* values) {
+  for (float& value : *values) value = BF16ToFloat(FloatToBF16(value));
+}
+
+void ExpectClose(const std::vector<float>& actual, const std::vector<float>& expected, double abs,
+                 double rel, const std::string& what) {
+  ASSERT_EQ(actual.size(), expected.size()) << what;
+  double worst = 0.0;
+  size_t worst_at = 0;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    if (actual[i] == expected[i]) continue;  // infinities too
+    const double error = std::abs(static_cast<double>(actual[i]) - expected[i]) /
+                         (abs + rel * std::abs(static_cast<double>(expected[i])));
+    if (error <= worst) continue;  // not a NaN's case
+    worst = std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
+    worst_at = i;
+  }
+  EXPECT_LE(worst, 1.0) << what << ": element " << worst_at << " is " << actual[worst_at]
+                        << ", expected " << expected[worst_at] << " (error in tolerances)";
+}
+
+void ExpectSameBits(const std::vector<float>& actual, const std::vector<float>& expected,
+                    const std::string& what) {
+  ASSERT_EQ(actual.size(), expected.size()) << what;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    ASSERT_EQ(std::memcmp(&actual[i], &expected[i], sizeof(float)), 0)
+        << what << ": element " << i << " is " << actual[i] << ", expected " << expected[i];
+  }
+}
+
+}  // namespace tessera::testing
