@@ -1,7 +1,8 @@
 # The house's three build verbs. A room's CMakeLists.txt uses nothing else, so that floors stay visible:
 #   tessera_library(NAME SRCS ... [DEPS ...] [OPTIONS compile-flags ...])
 #   tessera_binary(NAME SRCS ... [DEPS ...])              -> build/bin/NAME
-#   tessera_test(NAME SRCS ... [DEPS ...] [LABELS ...] [TIMEOUT seconds]) -> ctest NAME (one ctest test per binary)
+#   tessera_test(NAME SRCS ... [DEPS ...] [TIMEOUT seconds] [SANITIZE]) -> ctest NAME (one ctest test per binary)
+#       SANITIZE: also built and run in the asan and tsan presets (engine, store, parsers, server)
 #   tessera_fuzzer(NAME SRCS ... [DEPS ...])              -> only in the `fuzz` preset (clang, libFuzzer)
 include_guard(GLOBAL)
 
@@ -22,19 +23,19 @@ function(tessera_binary name)
 endfunction()
 
 function(tessera_test name)
-  if(NOT TESSERA_BUILD_TESTS)
+  cmake_parse_arguments(ARG "SANITIZE" "TIMEOUT" "SRCS;DEPS" ${ARGN})
+  if(NOT TESSERA_BUILD_TESTS OR (TESSERA_SANITIZE AND NOT ARG_SANITIZE))
     return()
   endif()
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SRCS})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gtest GTest::gmock tessera_test_main)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   if(NOT ARG_TIMEOUT)
-    set(ARG_TIMEOUT 300)
+    set(ARG_TIMEOUT 600)
   endif()
-  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT})
 endfunction()
 
 function(tessera_fuzzer name)

@@ -11,13 +11,7 @@ namespace {
 // than anything an idle server would notice.
 constexpr int64_t kSpinNs = 100'000;
 
-void CpuRelax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
+void CpuRelax() { __builtin_ia32_pause(); }
 
 }  // namespace
 
