@@ -6,50 +6,23 @@
 // pool for all models (page_pool.h); a model's layers are split into KV groups with a page table
 // each. Whole pages, written by prefill or by decode, are found again by a chained hash
 // (prefix_index.h) whose root names everything their contents depend on. A prefix hit is what all
-// groups have. Pages that nobody references stay until they are evicted, least recently used first;
-// a sequence's last pages go before its first.
+// groups have: of a group with a window only the pages that the next token can still see. Pages
+// that nobody references stay until they are evicted, least recently used first; a sequence's last
+// pages go before its first. Tables are append-only: a page that turns out to be published by
+// another sequence already stays private to its own.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <string>
-#include <string_view>
 #include <vector>
 
 #include "absl/types/span.h"
 #include "kernels/base/types.h"
 #include "kernels/batch.h"
 #include "kernels/page_layout.h"
+#include "kvstore/page_hash.h"
 
 namespace tessera {
-
-// The first 16 bytes of a SHA-256.
-struct PageHash {
-  uint64_t hi = 0;
-  uint64_t lo = 0;
-  friend bool operator==(const PageHash& a, const PageHash& b) {
-    return a.hi == b.hi && a.lo == b.lo;
-  }
-  template <class H>
-  friend H AbslHashValue(H h, const PageHash& hash) {
-    return H::combine(std::move(h), hash.hi, hash.lo);
-  }
-};
-
-// Everything that the contents of a page depend on besides the tokens before and in it. Hashed as a
-// tagged, length-prefixed record, so that no two fields can collide.
-struct PrefixRoot {
-  std::string deployment_secret;
-  std::string model_revision;
-  std::string page_layout;  // dtype, page_tokens, groups: PageLayoutKey()
-  std::string adapter;      // name and revision; empty: base model
-  std::string kv_policy;    // empty: exact
-  std::string salt;         // tenant and request salt
-};
-PageHash HashRoot(const PrefixRoot& root);
-// The hash of a page that holds `tokens` after the page (or root) `parent`.
-PageHash HashPage(const PageHash& parent, absl::Span<const TokenId> tokens);
-std::string PageLayoutKey(const PageLayout& layout);
 
 // Pages of one sequence in one KV group, in token order. Pages that fell behind the window are
 // kNullPage.
@@ -62,19 +35,19 @@ struct KvGroupState {
 struct KvState {
   int32_t model = 0;
   PageHash root;
-  bool cacheable =
-      true;  // false: pages are neither looked up nor published (prompt scoring, embeddings)
+  // false: pages are neither looked up, announced nor published (prompt scoring, embeddings)
+  bool cacheable = true;
   bool admitted = false;
   int64_t num_tokens = 0;  // tokens whose KV is written: the progress number as the store sees it
-  std::vector<PageHash> hashes;  // of whole pages of known tokens, as far as computed
-  std::vector<KvGroupState> groups;
-  int64_t num_pending_pages =
-      0;  // pages [num_tokens / page_tokens, ...) announced to others, see Match
+  std::vector<PageHash> hashes;      // of whole pages of known tokens, as far as computed
+  std::vector<KvGroupState> groups;  // empty unless admitted
+  // Pages [num_tokens / page_tokens, + num_pending_pages) are announced to others, see Match.
+  int64_t num_pending_pages = 0;
 };
 
 struct KvMatch {
-  int64_t hit_tokens =
-      0;  // whole pages that all groups have; never the whole prompt: one token is left to compute
+  // Whole pages that all groups have; never the whole prompt: one token is left to compute.
+  int64_t hit_tokens = 0;
   // Tokens of the longest prefix once the pages that admitted sequences are computing right now are
   // there too. > hit_tokens: waiting for them may be cheaper than computing them again.
   int64_t pending_tokens = 0;
@@ -90,10 +63,11 @@ struct KvUsage {
   int64_t kv_slabs = 0;      // referenced by sequences
   int64_t adapter_slabs = 0;
   int64_t staging_slabs = 0;
+  int64_t weight_slabs = 0;
 };
 
 struct KvStats {
-  int64_t evicted_pages = 0;
+  int64_t evicted_pages = 0;  // to make room
   int64_t hit_tokens = 0;     // taken by Admit
   int64_t lookup_tokens = 0;  // asked for by Admit
 };
@@ -107,11 +81,14 @@ class KvManager {
   virtual int32_t AddModel(const PageLayout& layout) = 0;
 
   // How much of `tokens` is reusable. `state->hashes` is extended as a memo; nothing else changes.
+  // REQUIRES: !state->admitted; `tokens` extends what the state was asked about before.
   virtual KvMatch Match(KvState* state, absl::Span<const TokenId> tokens) const = 0;
 
   // Takes the matched pages and room for `num_new_tokens` after them. On success state->num_tokens
   // is the hit and the whole pages of `tokens` beyond it are announced as pending. On false (not
-  // enough pages, keeping `reserve_slabs` of free or evictable ones) nothing changed. REQUIRES:
+  // enough pages, keeping `reserve_slabs` of free or evictable ones) nothing changed. The reserve
+  // counts slabs that pages of this model can be made of, so with pages of several sizes a pool
+  // fragmented by others may never meet it: ask for none when nothing else runs. REQUIRES:
   // !state->admitted.
   virtual bool Admit(KvState* state, absl::Span<const TokenId> tokens, int64_t num_new_tokens,
                      int64_t reserve_slabs) = 0;
@@ -120,19 +97,34 @@ class KvManager {
   virtual bool Grow(KvState* state, int64_t num_tokens) = 0;
 
   // KV of tokens [0, num_tokens) is written (`tokens` holds at least these): publishes pages that
-  // became whole, gives up pages behind windows.
+  // became whole, withdraws their announcements, gives up pages behind windows. REQUIRES: room was
+  // granted; num_tokens does not go back.
   virtual void Advance(KvState* state, absl::Span<const TokenId> tokens, int64_t num_tokens) = 0;
 
-  // Gives all pages back (published ones stay findable until evicted), withdraws announcements. The
-  // state is as new but for root and hashes. No-op when not admitted.
+  // Gives all pages back, the last tokens' first (published ones stay findable until evicted),
+  // withdraws announcements. The state is as new but for root and hashes. No-op when not admitted.
   virtual void Release(KvState* state) = 0;
 
+  // Tokens [token_begin, token_end), written already, are about to be written again (holes): pages
+  // of them that others hold or can find are replaced by private ones, and a copy of what was
+  // written is queued in the page ops. On false (not enough pages) nothing changed. Never needed to
+  // append: room from Admit and Grow is private. What is written over published tokens must not be
+  // published under their names: such a sequence has a kv_policy in its root, or is not cacheable.
+  virtual bool EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) = 0;
+
   // Page ops that the next step of `model` must run first (copies before writes to shared pages).
+  // Taken when that step is built: until then their sources are held.
   virtual std::vector<PageOp> TakePageOps(int32_t model) = 0;
 
-  // Slabs that a fresh sequence of `num_tokens` tokens of `model` occupies at most (windows
-  // considered), no reuse.
-  virtual int64_t SlabsFor(int32_t model, int64_t num_tokens) const = 0;
+  // Slabs that a fresh sequence of `num_tokens` tokens of `model` occupies at most, without reuse,
+  // when no step computes more than `step_tokens` of them: groups with a window hold what the
+  // window and a step cover.
+  virtual int64_t SlabsFor(int32_t model, int64_t num_tokens, int64_t step_tokens) const = 0;
+  int64_t SlabsFor(int32_t model, int64_t num_tokens) const {
+    return SlabsFor(model, num_tokens, 1);
+  }
+  // Whether the page of that name could be hit in a group of the model.
+  virtual bool Findable(int32_t model, int32_t group, const PageHash& hash) const = 0;
   virtual const PageLayout& layout(int32_t model) const = 0;
   virtual KvUsage usage() const = 0;
   virtual const KvStats& stats() const = 0;
@@ -148,15 +140,18 @@ class KvManager {
 std::unique_ptr<KvManager> NewKvManager(int64_t num_slabs, int64_t slab_bytes,
                                         int32_t max_slabs_per_page);
 
-// One slab size for all models of a device: chooses slab_bytes, and for each layout page_tokens (8
-// to 64; 16 unless another fills its slabs clearly better) and slabs_per_page. `make(page_tokens)`
-// of model i gives its layout.
+// One slab size for all models of a device. Largest page first asked for: equal models get their
+// own page as the slab; unequal ones the slab size, page_tokens and slabs_per_page that waste
+// least.
 struct PoolPlan {
-  int64_t slab_bytes = 0;
-  std::vector<int32_t> page_tokens;     // per model
-  std::vector<int32_t> slabs_per_page;  // per model, powers of two
+  int64_t slab_bytes = 0;               // a multiple of 64
+  std::vector<int32_t> page_tokens;     // per model: 8 to 64, multiples of 4, 16 unless another
+                                        // fills its slabs clearly better
+  std::vector<int32_t> slabs_per_page;  // per model: powers of two up to kMaxSlabsPerPage
 };
-// page_bytes[i]: bytes of one page of model i at 16 tokens (its largest group).
+inline constexpr int32_t kMaxSlabsPerPage = 64;
+// page_bytes[i]: bytes of one page of model i at 16 tokens (its largest group). Pages within a
+// factor of 100 of each other waste less than 12 % each (3 % for most).
 PoolPlan PlanPool(const std::vector<int64_t>& page_bytes_at_16);
 
 }  // namespace tessera

@@ -1,0 +1,447 @@
+#include "kvstore/kv_manager.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "kernels/base/log.h"
+#include "kvstore/page_pool.h"
+#include "kvstore/prefix_index.h"
+
+namespace tessera {
+namespace {
+
+// The first page a group still needs when the next token stands at position num_tokens: it sees
+// positions > num_tokens - window.
+int64_t FirstNeededPage(const GroupLayout& group, int64_t num_tokens) {
+  if (group.window == 0) return 0;
+  return std::max<int64_t>(0, num_tokens - group.window + 1) / group.page_tokens;
+}
+
+class PagedKvManager final : public KvManager {
+ public:
+  PagedKvManager(int64_t num_slabs, int64_t slab_bytes, int32_t max_slabs_per_page)
+      : slab_bytes_(slab_bytes),
+        pool_(num_slabs, max_slabs_per_page,
+              [this](PageId id, const Page& page) { index_.Erase(page.hash, page.owner, id); }) {}
+
+  int32_t AddModel(const PageLayout& layout) override;
+  KvMatch Match(KvState* state, absl::Span<const TokenId> tokens) const override;
+  bool Admit(KvState* state, absl::Span<const TokenId> tokens, int64_t num_new_tokens,
+             int64_t reserve_slabs) override;
+  bool Grow(KvState* state, int64_t num_tokens) override;
+  void Advance(KvState* state, absl::Span<const TokenId> tokens, int64_t num_tokens) override;
+  void Release(KvState* state) override;
+  bool EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) override;
+  std::vector<PageOp> TakePageOps(int32_t model) override;
+  int64_t SlabsFor(int32_t model, int64_t num_tokens, int64_t step_tokens) const override;
+  bool Findable(int32_t model, int32_t group, const PageHash& hash) const override;
+  const PageLayout& layout(int32_t model) const override { return models_[model].layout; }
+  KvUsage usage() const override;
+  const KvStats& stats() const override;
+  void DropCached() override { pool_.DropEvictable(); }
+  void CheckInvariants(absl::Span<const KvState* const> live) const override;
+
+ private:
+  struct Model {
+    PageLayout layout;
+    int order = 0;            // log2 of slabs_per_page
+    int32_t first_owner = 0;  // Page::owner of group 0
+    std::vector<PageOp> page_ops;
+  };
+  struct Prefix {
+    int64_t hit_pages = 0;
+    int64_t pending_pages = 0;
+    int64_t num_evictable = 0;  // of the pages a hit takes, over all groups
+  };
+
+  const PageHash& HashAt(KvState* state, absl::Span<const TokenId> tokens, int64_t page) const;
+  Prefix FindPrefix(const Model& model, KvState* state, absl::Span<const TokenId> tokens) const;
+  void AppendPages(const Model& model, KvState* state, int64_t num_pages);
+  void GiveBack(Model* model, PageId page);
+  bool IsShared(PageId id) const {
+    const Page& page = pool_.page(id);
+    return page.refs > 1 || page.published;
+  }
+
+  const int64_t slab_bytes_;
+  std::vector<Model> models_;
+  int32_t num_owners_ = 0;
+  PrefixIndex index_;
+  PagePool pool_;
+  int64_t hit_tokens_ = 0;
+  int64_t lookup_tokens_ = 0;
+  // Scratch of the const lookups, kept for its memory.
+  mutable PageHasher hasher_;
+  mutable std::vector<PageId> found_;                // [pages, groups] of the last FindPrefix
+  mutable std::vector<int64_t> num_found_behind_;    // [groups] consecutive pages up to this one
+  mutable std::vector<int64_t> num_pending_behind_;  // [groups]
+  mutable KvStats stats_;
+};
+
+int32_t PagedKvManager::AddModel(const PageLayout& layout) {
+  CHECK_EQ(layout.slab_bytes, slab_bytes_);
+  CHECK(std::has_single_bit(static_cast<uint32_t>(layout.slabs_per_page))) << layout.slabs_per_page;
+  CHECK(!layout.groups.empty());
+  Model model;
+  model.layout = layout;
+  model.order = std::countr_zero(static_cast<uint32_t>(layout.slabs_per_page));
+  model.first_owner = num_owners_;
+  CHECK_LT(model.order, pool_.num_orders());
+  for (const GroupLayout& group : layout.groups) {
+    CHECK_EQ(group.page_tokens, layout.page_tokens());
+    CHECK_GT(group.page_tokens, 0);
+    CHECK_GE(group.window, 0);
+    CHECK_LE(group.page_bytes(), layout.page_bytes());
+  }
+  num_owners_ += layout.num_groups();
+  models_.push_back(std::move(model));
+  return static_cast<int32_t>(models_.size()) - 1;
+}
+
+const PageHash& PagedKvManager::HashAt(KvState* state, absl::Span<const TokenId> tokens,
+                                       int64_t page) const {
+  const int64_t page_tokens = models_[state->model].layout.page_tokens();
+  std::vector<PageHash>& hashes = state->hashes;
+  while (static_cast<int64_t>(hashes.size()) <= page) {
+    const PageHash parent = hashes.empty() ? state->root : hashes.back();
+    hashes.push_back(
+        hasher_.Page(parent, tokens.subspan(hashes.size() * page_tokens, page_tokens)));
+  }
+  return hashes[page];
+}
+
+// One pass over the pages: a prefix of i + 1 pages is a hit when in every group the pages that the
+// next token needs, which end in page i, are there.
+PagedKvManager::Prefix PagedKvManager::FindPrefix(const Model& model, KvState* state,
+                                                  absl::Span<const TokenId> tokens) const {
+  Prefix prefix;
+  found_.clear();
+  if (!state->cacheable || tokens.empty()) return prefix;
+  const int64_t page_tokens = model.layout.page_tokens();
+  const int64_t max_pages = static_cast<int64_t>(tokens.size() - 1) / page_tokens;
+  const int32_t num_groups = model.layout.num_groups();
+  num_found_behind_.assign(num_groups, 0);
+  num_pending_behind_.assign(num_groups, 0);
+
+  bool possible = true;
+  for (int64_t i = 0; i < max_pages && possible; ++i) {
+    const PageHash& hash = HashAt(state, tokens, i);
+    const bool announced = index_.num_announced(hash, state->model) > 0;
+    bool hit = true;
+    bool pending = true;
+    for (int32_t g = 0; g < num_groups; ++g) {
+      const GroupLayout& group = model.layout.groups[g];
+      const PageId page = index_.Find(hash, model.first_owner + g);
+      found_.push_back(page);
+      int64_t& found_behind = num_found_behind_[g];
+      int64_t& pending_behind = num_pending_behind_[g];
+      found_behind = page != kNullPage ? found_behind + 1 : 0;
+      pending_behind = page != kNullPage || announced ? pending_behind + 1 : 0;
+      const int64_t needed = i + 1 - FirstNeededPage(group, (i + 1) * page_tokens);
+      hit = hit && found_behind >= needed;
+      pending = pending && pending_behind >= needed;
+      if (group.window == 0 && pending_behind == 0) possible = false;
+    }
+    if (hit) prefix.hit_pages = i + 1;
+    if (pending) prefix.pending_pages = i + 1;
+  }
+
+  for (int32_t g = 0; g < num_groups; ++g) {
+    const GroupLayout& group = model.layout.groups[g];
+    int64_t i = FirstNeededPage(group, prefix.hit_pages * page_tokens);
+    for (; i < prefix.hit_pages; ++i) {
+      prefix.num_evictable += pool_.page(found_[i * num_groups + g]).refs == 0 ? 1 : 0;
+    }
+  }
+  return prefix;
+}
+
+KvMatch PagedKvManager::Match(KvState* state, absl::Span<const TokenId> tokens) const {
+  CHECK(!state->admitted);
+  const Model& model = models_[state->model];
+  const Prefix prefix = FindPrefix(model, state, tokens);
+  KvMatch match;
+  match.hit_tokens = prefix.hit_pages * model.layout.page_tokens();
+  match.pending_tokens = prefix.pending_pages * model.layout.page_tokens();
+  match.hit_evictable_slabs = prefix.num_evictable << model.order;
+  return match;
+}
+
+bool PagedKvManager::Admit(KvState* state, absl::Span<const TokenId> tokens, int64_t num_new_tokens,
+                           int64_t reserve_slabs) {
+  CHECK(!state->admitted);
+  CHECK_GE(num_new_tokens, 0);
+  CHECK_GE(reserve_slabs, 0);
+  const Model& model = models_[state->model];
+  const int64_t page_tokens = model.layout.page_tokens();
+  const int32_t num_groups = model.layout.num_groups();
+  const Prefix prefix = FindPrefix(model, state, tokens);
+  const int64_t hit_tokens = prefix.hit_pages * page_tokens;
+  const int64_t num_pages = CeilDiv(hit_tokens + num_new_tokens, page_tokens);
+  const int64_t num_taken = prefix.num_evictable + (num_pages - prefix.hit_pages) * num_groups;
+  const int64_t num_reserved = CeilDiv<int64_t>(reserve_slabs, model.layout.slabs_per_page);
+  if (pool_.num_available(model.order) - num_taken < num_reserved) return false;
+
+  state->admitted = true;
+  state->num_tokens = hit_tokens;
+  state->groups.resize(num_groups);
+  for (int32_t g = 0; g < num_groups; ++g) {
+    KvGroupState& table = state->groups[g];
+    const int64_t first = FirstNeededPage(model.layout.groups[g], hit_tokens);
+    table.first_live_page = static_cast<int32_t>(first);
+    table.pages.assign(prefix.hit_pages, kNullPage);
+    for (int64_t i = first; i < prefix.hit_pages; ++i) {
+      table.pages[i] = found_[i * num_groups + g];
+      pool_.Ref(table.pages[i]);
+    }
+  }
+  AppendPages(model, state, num_pages);
+  if (!state->cacheable) return true;
+
+  hit_tokens_ += hit_tokens;
+  lookup_tokens_ += static_cast<int64_t>(tokens.size());
+  const int64_t num_whole = static_cast<int64_t>(tokens.size()) / page_tokens;
+  for (int64_t i = prefix.hit_pages; i < num_whole; ++i) {
+    index_.Announce(HashAt(state, tokens, i), state->model);
+  }
+  state->num_pending_pages = num_whole - prefix.hit_pages;
+  return true;
+}
+
+// REQUIRES: the pool has them.
+void PagedKvManager::AppendPages(const Model& model, KvState* state, int64_t num_pages) {
+  const int32_t num_groups = model.layout.num_groups();
+  for (int64_t i = static_cast<int64_t>(state->groups[0].pages.size()); i < num_pages; ++i) {
+    for (int32_t g = 0; g < num_groups; ++g) {
+      const PageId page = pool_.Allocate(model.order, PageKind::kKv, model.first_owner + g);
+      CHECK_NE(page, kNullPage);
+      state->groups[g].pages.push_back(page);
+    }
+  }
+}
+
+bool PagedKvManager::Grow(KvState* state, int64_t num_tokens) {
+  CHECK(state->admitted);
+  const Model& model = models_[state->model];
+  const int64_t num_pages = CeilDiv<int64_t>(num_tokens, model.layout.page_tokens());
+  const int64_t num_more = num_pages - static_cast<int64_t>(state->groups[0].pages.size());
+  if (num_more <= 0) return true;
+  if (pool_.num_available(model.order) < num_more * model.layout.num_groups()) return false;
+  AppendPages(model, state, num_pages);
+  return true;
+}
+
+void PagedKvManager::Advance(KvState* state, absl::Span<const TokenId> tokens, int64_t num_tokens) {
+  CHECK(state->admitted);
+  CHECK_GE(num_tokens, state->num_tokens);
+  CHECK_LE(num_tokens, static_cast<int64_t>(tokens.size()));
+  Model& model = models_[state->model];
+  const int64_t page_tokens = model.layout.page_tokens();
+  const int64_t first_written = state->num_tokens / page_tokens;
+  const int64_t first_partial = num_tokens / page_tokens;
+  const int64_t end_written = CeilDiv(num_tokens, page_tokens);
+  CHECK_LE(end_written, static_cast<int64_t>(state->groups[0].pages.size()));
+
+  const int32_t num_groups = model.layout.num_groups();
+  for (int64_t i = first_written; i < end_written; ++i) {
+    for (int32_t g = 0; g < num_groups; ++g) {
+      const PageId page = state->groups[g].pages[i];
+      CHECK(!IsShared(page)) << "page " << page << " was written while shared";
+      if (!state->cacheable || i >= first_partial) continue;
+      const PageHash& hash = HashAt(state, tokens, i);
+      const bool is_first = index_.Insert(hash, model.first_owner + g, page);
+      if (is_first) pool_.Publish(page, hash);
+    }
+    if (i >= first_partial || state->num_pending_pages == 0) continue;
+    index_.Withdraw(state->hashes[i], state->model);
+    --state->num_pending_pages;
+  }
+  state->num_tokens = num_tokens;
+
+  for (int32_t g = 0; g < num_groups; ++g) {
+    KvGroupState& table = state->groups[g];
+    const int64_t first_needed = FirstNeededPage(model.layout.groups[g], num_tokens);
+    for (; table.first_live_page < first_needed; ++table.first_live_page) {
+      GiveBack(&model, std::exchange(table.pages[table.first_live_page], kNullPage));
+    }
+  }
+}
+
+void PagedKvManager::Release(KvState* state) {
+  if (!state->admitted) return;
+  Model& model = models_[state->model];
+  const int64_t num_pages = static_cast<int64_t>(state->groups[0].pages.size());
+  for (int64_t i = num_pages - 1; i >= 0; --i) {
+    for (int32_t g = model.layout.num_groups() - 1; g >= 0; --g) {
+      const PageId page = state->groups[g].pages[i];
+      if (page != kNullPage) GiveBack(&model, page);
+    }
+  }
+  const int64_t first_pending = state->num_tokens / model.layout.page_tokens();
+  for (int64_t i = 0; i < state->num_pending_pages; ++i) {
+    index_.Withdraw(state->hashes[first_pending + i], state->model);
+  }
+  state->groups.clear();
+  state->num_pending_pages = 0;
+  state->num_tokens = 0;
+  state->admitted = false;
+}
+
+// A copy to a page that its sequence gives up must not be made: the page may be another's by then.
+void PagedKvManager::GiveBack(Model* model, PageId page) {
+  std::vector<PageOp>& ops = model->page_ops;
+  for (size_t i = 0; i < ops.size();) {
+    if (ops[i].dst != page) {
+      ++i;
+      continue;
+    }
+    pool_.Unref(ops[i].src);
+    ops.erase(ops.begin() + static_cast<ptrdiff_t>(i));
+  }
+  pool_.Unref(page);
+}
+
+bool PagedKvManager::EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) {
+  CHECK(state->admitted);
+  CHECK(0 <= token_begin && token_begin <= token_end && token_end <= state->num_tokens)
+      << token_begin << " " << token_end << " " << state->num_tokens;
+  if (token_begin == token_end) return true;
+  Model& model = models_[state->model];
+  const int64_t page_tokens = model.layout.page_tokens();
+  const int64_t first = token_begin / page_tokens;
+  const int64_t end = CeilDiv(token_end, page_tokens);
+  const int32_t num_groups = model.layout.num_groups();
+
+  int64_t num_shared = 0;
+  for (const KvGroupState& table : state->groups) {
+    for (int64_t i = std::max<int64_t>(first, table.first_live_page); i < end; ++i) {
+      num_shared += IsShared(table.pages[i]) ? 1 : 0;
+    }
+  }
+  if (pool_.num_available(model.order) < num_shared) return false;
+
+  for (int32_t g = 0; g < num_groups; ++g) {
+    KvGroupState& table = state->groups[g];
+    for (int64_t i = std::max<int64_t>(first, table.first_live_page); i < end; ++i) {
+      const PageId shared = table.pages[i];
+      if (!IsShared(shared)) continue;
+      PageOp copy;
+      copy.kind = PageOpKind::kCopy;
+      copy.group = g;
+      copy.src = shared;  // this sequence's reference goes over to the op
+      copy.dst = pool_.Allocate(model.order, PageKind::kKv, model.first_owner + g);
+      CHECK_NE(copy.dst, kNullPage);
+      copy.num_tokens =
+          static_cast<int32_t>(std::min(page_tokens, state->num_tokens - i * page_tokens));
+      copy.layer_end = model.layout.groups[g].num_layers;
+      model.page_ops.push_back(copy);
+      table.pages[i] = copy.dst;
+    }
+  }
+  return true;
+}
+
+std::vector<PageOp> PagedKvManager::TakePageOps(int32_t model) {
+  std::vector<PageOp> ops = std::exchange(models_[model].page_ops, {});
+  for (const PageOp& op : ops) pool_.Unref(op.src);
+  return ops;
+}
+
+int64_t PagedKvManager::SlabsFor(int32_t model, int64_t num_tokens, int64_t step_tokens) const {
+  const PageLayout& layout = models_[model].layout;
+  const int64_t page_tokens = layout.page_tokens();
+  const int64_t all_pages = CeilDiv(num_tokens, page_tokens);
+  int64_t num_pages = 0;
+  for (const GroupLayout& group : layout.groups) {
+    // A step's first token sees window - 1 tokens before it; the run of both may begin and end
+    // inside a page.
+    const int64_t span = group.window - 1 + std::max<int64_t>(1, step_tokens);
+    const int64_t live_pages = (span + page_tokens - 2) / page_tokens + 1;
+    num_pages += group.window == 0 ? all_pages : std::min(all_pages, live_pages);
+  }
+  return num_pages << models_[model].order;
+}
+
+bool PagedKvManager::Findable(int32_t model, int32_t group, const PageHash& hash) const {
+  return index_.Find(hash, models_[model].first_owner + group) != kNullPage;
+}
+
+KvUsage PagedKvManager::usage() const {
+  KvUsage usage;
+  usage.total_slabs = pool_.num_slabs();
+  usage.free_slabs = pool_.free_slabs();
+  usage.cached_slabs = pool_.evictable_slabs();
+  usage.kv_slabs = pool_.referenced_slabs(PageKind::kKv);
+  usage.adapter_slabs = pool_.referenced_slabs(PageKind::kAdapter);
+  usage.staging_slabs = pool_.referenced_slabs(PageKind::kStaging);
+  usage.weight_slabs = pool_.referenced_slabs(PageKind::kWeights);
+  return usage;
+}
+
+const KvStats& PagedKvManager::stats() const {
+  stats_ = {pool_.num_evicted(), hit_tokens_, lookup_tokens_};
+  return stats_;
+}
+
+void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) const {
+  pool_.CheckInvariants();
+  CHECK_EQ(index_.num_pages(), pool_.num_published());
+  absl::flat_hash_map<PageId, int32_t> refs;
+  absl::flat_hash_map<std::pair<PageHash, int32_t>, int32_t> announced;
+  for (const KvState* state : live) {
+    CHECK(state->admitted);
+    const Model& model = models_[state->model];
+    const int64_t page_tokens = model.layout.page_tokens();
+    CHECK_EQ(static_cast<int32_t>(state->groups.size()), model.layout.num_groups());
+    const size_t num_pages = state->groups[0].pages.size();
+    CHECK_LE(state->num_tokens, static_cast<int64_t>(num_pages) * page_tokens);
+    for (size_t g = 0; g < state->groups.size(); ++g) {
+      const KvGroupState& table = state->groups[g];
+      CHECK_EQ(table.pages.size(), num_pages);
+      CHECK_EQ(table.first_live_page, FirstNeededPage(model.layout.groups[g], state->num_tokens));
+      for (size_t i = 0; i < num_pages; ++i) {
+        const PageId id = table.pages[i];
+        CHECK_EQ(id != kNullPage, static_cast<int64_t>(i) >= table.first_live_page);
+        if (id == kNullPage) continue;
+        ++refs[id];
+        const Page& page = pool_.page(id);
+        CHECK(page.kind == PageKind::kKv && page.order == model.order) << "page " << id;
+        CHECK_EQ(page.owner, model.first_owner + static_cast<int32_t>(g)) << "page " << id;
+        const bool is_whole = static_cast<int64_t>(i) < state->num_tokens / page_tokens;
+        CHECK(is_whole || !IsShared(id)) << "page " << id << " may be written while shared";
+        CHECK(!page.published || page.hash == state->hashes[i]) << "page " << id;
+        if (page.published) CHECK_EQ(index_.Find(page.hash, page.owner), id);
+      }
+    }
+    for (int64_t i = 0; i < state->num_pending_pages; ++i) {
+      ++announced[{state->hashes[state->num_tokens / page_tokens + i], state->model}];
+    }
+  }
+  for (const Model& model : models_) {
+    for (const PageOp& op : model.page_ops) {
+      ++refs[op.src];
+      CHECK(!IsShared(op.dst)) << "page " << op.dst;
+    }
+  }
+  int64_t num_referenced = 0;
+  for (const auto& [id, count] : refs) {
+    CHECK_EQ(pool_.page(id).refs, count) << "page " << id;
+    num_referenced += int64_t{1} << pool_.page(id).order;
+  }
+  CHECK_EQ(num_referenced, pool_.referenced_slabs(PageKind::kKv));
+  CHECK_EQ(static_cast<int64_t>(announced.size()), index_.num_pending());
+  for (const auto& [key, count] : announced) {
+    CHECK_EQ(index_.num_announced(key.first, key.second), count);
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<KvManager> NewKvManager(int64_t num_slabs, int64_t slab_bytes,
+                                        int32_t max_slabs_per_page) {
+  return std::make_unique<PagedKvManager>(num_slabs, slab_bytes, max_slabs_per_page);
+}
+
+}  // namespace tessera

@@ -1,0 +1,42 @@
+// Which page holds the contents of a name, per KV group, and which names are on their way:
+// announced by sequences that are computing them right now. An entry never owns its page: the pool
+// keeps a published page until it is evicted and the manager erases the entry then.
+//
+// Owned by KvManager; engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "kernels/base/types.h"
+#include "kvstore/page_hash.h"
+
+namespace tessera {
+
+class PrefixIndex final {
+ public:
+  // `group` tells the KV groups of all models apart (Page::owner).
+  PageId Find(const PageHash& hash, int32_t group) const;  // kNullPage: not there
+  // False when another page is there already; it stays.
+  bool Insert(const PageHash& hash, int32_t group, PageId page);
+  // REQUIRES: the entry is there and names `page`.
+  void Erase(const PageHash& hash, int32_t group, PageId page);
+
+  // Announcements are counted: several sequences may be computing the same page. `model` keeps
+  // equal names of different models apart.
+  void Announce(const PageHash& hash, int32_t model);
+  void Withdraw(const PageHash& hash, int32_t model);  // REQUIRES: announced
+  int32_t num_announced(const PageHash& hash, int32_t model) const;
+
+  int64_t num_pages() const { return static_cast<int64_t>(pages_.size()); }
+  int64_t num_pending() const { return static_cast<int64_t>(pending_.size()); }
+
+ private:
+  using Key = std::pair<PageHash, int32_t>;
+
+  absl::flat_hash_map<Key, PageId> pages_;
+  absl::flat_hash_map<Key, int32_t> pending_;
+};
+
+}  // namespace tessera
