@@ -1,0 +1,207 @@
+// Configuration: YAML, --set and flags into one message, with errors that say what to change.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "server/config.h"
+#include "server/config_rules.h"
+#include "server/flags.h"
+#include "tessera/v1/config.pb.h"
+
+namespace tessera {
+namespace {
+
+std::string YamlError(const std::string& text) {
+  v1::Config config;
+  return std::string(MergeYaml("c.yaml", text, &config).message());
+}
+
+std::string SetError(const std::string& path, const std::string& value) {
+  v1::Config config;
+  return std::string(SetConfigValue("--set", path, value, &config).message());
+}
+
+std::string FlagError(const std::vector<std::string>& arguments) {
+  v1::Config config;
+  return std::string(ParseFlags(arguments, &config).status().message());
+}
+
+TEST(ConfigTest, ReadsAWholeFile) {
+  v1::Config config;
+  ASSERT_TRUE(MergeYaml("c.yaml",
+                        "models:\n"
+                        "  - name: small\n"
+                        "    path: /m/small\n"
+                        "  - path: /m/large\n"
+                        "engine:\n"
+                        "  kv_cache_bytes: 1.5GiB\n"
+                        "  max_num_seqs: 8\n"
+                        "  device: ref\n"
+                        "log: {level: debug}\n",
+                        &config)
+                  .ok());
+  EXPECT_EQ(config.models_size(), 2);
+  EXPECT_EQ(config.models(0).name(), "small");
+  EXPECT_EQ(config.models(1).path(), "/m/large");
+  EXPECT_EQ(config.engine().kv_cache_bytes(), uint64_t{3} << 29);
+  EXPECT_EQ(config.engine().max_num_seqs(), 8);
+  EXPECT_EQ(config.engine().device(), "ref");
+  EXPECT_FALSE(config.engine().has_threads());
+  EXPECT_EQ(config.log().level(), "debug");
+}
+
+TEST(ConfigTest, EmptyFileIsNoConfiguration) {
+  v1::Config config;
+  EXPECT_TRUE(MergeYaml("c.yaml", "", &config).ok());
+  EXPECT_TRUE(MergeYaml("c.yaml", "engine:\n", &config).ok());
+}
+
+TEST(ConfigTest, UnknownKeyNamesFileLineAndNearestKey) {
+  EXPECT_EQ(YamlError("engine:\n  device: cpu\n  max_num_seq: 8\n"),
+            "c.yaml:3: unknown key 'engine.max_num_seq'; the nearest known key is "
+            "'engine.max_num_seqs'");
+  EXPECT_EQ(YamlError("# comment\n\nengin: {}\n"),
+            "c.yaml:3: unknown key 'engin'; the nearest known key is 'engine'");
+  EXPECT_EQ(YamlError("zzzzzzzzzz: 1\n"),
+            "c.yaml:1: unknown key 'zzzzzzzzzz'; known here: models, engine, server, limits, log");
+  EXPECT_EQ(YamlError("models:\n  - nam: x\n"),
+            "c.yaml:2: unknown key 'models.nam'; the nearest known key is 'models.name'");
+}
+
+TEST(ConfigTest, WrongShapesAndValues) {
+  EXPECT_EQ(YamlError("engine: 3\n"), "c.yaml:1: engine must be a map of keys to values");
+  EXPECT_EQ(YamlError("models: x\n"),
+            "c.yaml:1: 'models' must be a list (lines that begin with '- ')");
+  EXPECT_EQ(YamlError("engine:\n  threads: [1]\n"), "c.yaml:2: 'engine.threads' must be one value");
+  EXPECT_EQ(YamlError("engine:\n  threads: many\n"),
+            "c.yaml:2: engine.threads is 'many'; give a whole number");
+  EXPECT_EQ(YamlError("engine:\n  threads: 0\n"),
+            "c.yaml:2: engine.threads is 0; give a value from 1 to 1024");
+  EXPECT_EQ(YamlError("engine:\n  threads: 99999999999999999999\n"),
+            "c.yaml:2: engine.threads is '99999999999999999999'; give a whole number");
+  EXPECT_EQ(YamlError("engine:\n  kv_cache_bytes: 2GB\n"),
+            "c.yaml:2: engine.kv_cache_bytes is '2GB'; give bytes, or a number with KiB, MiB, GiB "
+            "or TiB");
+  EXPECT_EQ(YamlError("engine:\n  device: gpu\n"),
+            "c.yaml:2: engine.device is 'gpu'; give one of auto, ref, cpu, cuda");
+  EXPECT_EQ(YamlError("server:\n  listen: here\n"),
+            "c.yaml:2: server.listen is 'here'; give HOST:PORT, e.g. 127.0.0.1:50051 or "
+            "[::1]:50051");
+  EXPECT_EQ(YamlError("log:\n  level: info\nlog:\n  level: warn\n"),
+            "c.yaml:3: 'log' is there twice; remove one");
+  EXPECT_EQ(YamlError("a: [\n").substr(0, 9), "c.yaml:2:");
+}
+
+TEST(ConfigTest, AliasesCannotExplode) {
+  std::string text = "a0: &a0 [x,x]\n";
+  for (int i = 1; i < 30; ++i) {
+    absl::StrAppend(&text, "a", i, ": &a", i, " [*a", i - 1, ",*a", i - 1, "]\n");
+  }
+  EXPECT_NE(YamlError(text), "");
+  std::string models = "models: &m\n";
+  for (int i = 0; i < 100'001; ++i) models += " - {}\n";
+  EXPECT_EQ(YamlError(models), "c.yaml is too large");
+}
+
+TEST(ConfigTest, SetByPath) {
+  v1::Config config;
+  ASSERT_TRUE(SetConfigValue("--set", "engine.max_queue", "7", &config).ok());
+  ASSERT_TRUE(SetConfigValue("--set", "models.0.path", "/m", &config).ok());
+  EXPECT_EQ(config.engine().max_queue(), 7);
+  EXPECT_EQ(config.models(0).path(), "/m");
+  EXPECT_EQ(SetError("engine.max_que", "7"),
+            "--set: unknown key 'engine.max_que'; the nearest known key is 'engine.max_queue'");
+  EXPECT_EQ(SetError("engine", "7"), "--set: 'engine' is not one value; name a key below it");
+  EXPECT_EQ(SetError("log.level.x", "7"), "--set: 'log.level' has no keys");
+  EXPECT_EQ(SetError("models.1.path", "/m"),
+            "--set: 'models' is a list; give models.0 to models.0 and a key of it");
+}
+
+TEST(ConfigTest, FlagsWinOverTheFile) {
+  const std::string file = ::testing::TempDir() + "/flags_win.yaml";
+  std::ofstream(file) << "models: [{path: /m/file}]\nengine: {max_num_seqs: 3, threads: 5}\n";
+  v1::Config config;
+  const auto action = ParseFlags({"--max-num-seqs=9", "--config", file, "--model", "n=/m/flag",
+                                  "--set", "engine.max_num_seqs=4", "--check"},
+                                 &config);
+  ASSERT_TRUE(action.ok()) << action.status();
+  EXPECT_EQ(*action, Action::kCheck);
+  EXPECT_EQ(config.engine().max_num_seqs(), 9);
+  EXPECT_EQ(config.engine().threads(), 5);
+  ASSERT_EQ(config.models_size(), 1);
+  EXPECT_EQ(config.models(0).name(), "n");
+  EXPECT_EQ(config.models(0).path(), "/m/flag");
+  std::remove(file.c_str());
+}
+
+TEST(ConfigTest, FlagErrors) {
+  EXPECT_EQ(FlagError({}), "no model to serve; give --model [NAME=]DIR");
+  EXPECT_EQ(FlagError({"--modle", "x"}),
+            "unknown argument '--modle'; the nearest known flag is --model");
+  EXPECT_EQ(FlagError({"x"}), "unknown argument 'x'; see tesserad --help");
+  EXPECT_EQ(FlagError({"--model"}), "--model needs a value");
+  EXPECT_EQ(FlagError({"--set", "x"}), "--set x: give KEY=VALUE, e.g. --set engine.max_num_seqs=8");
+  EXPECT_EQ(FlagError({"--model", "a=/x", "--model", "a=/y"}),
+            "two models are called 'a'; give one another name: --model NAME=DIR");
+  EXPECT_EQ(FlagError({"--config", "/no/such"}),
+            "--config: cannot read '/no/such'; check the path");
+  EXPECT_EQ(FlagError({"--model", "/m", "--device", "cuda"}),
+            "engine.device: 'cuda' comes in a later release; give one of auto, ref, cpu");
+  EXPECT_EQ(FlagError({"--model", "/m", "--dtype", "int4"}),
+            "engine.dtype: 'int4' comes in a later release; give one of auto, float32, bfloat16, "
+            "float16");
+  EXPECT_EQ(FlagError({"--model", "/m", "--kv-cache-dtype", "int8"}),
+            "engine.kv_cache_dtype: 'int8' comes in a later release; give one of auto, float32, "
+            "bfloat16");
+  EXPECT_EQ(FlagError({"--model", "/m", "--dtype", "fp8"}),
+            "--dtype: engine.dtype is 'fp8'; give one of auto, float32, bfloat16, float16, int8, "
+            "int4");
+}
+
+TEST(ConfigTest, ModelNames) {
+  v1::Config config;
+  ASSERT_TRUE(
+      ParseFlags({"--model", "/m/qwen/", "--model", "b=c=d", "--model", "./x=y"}, &config).ok());
+  EXPECT_EQ(config.models(0).name(), "qwen");
+  EXPECT_EQ(config.models(1).name(), "b");
+  EXPECT_EQ(config.models(1).path(), "c=d");
+  EXPECT_EQ(config.models(2).name(), "x=y");
+}
+
+TEST(ConfigTest, EveryFlagAndRuleNamesAField) {
+  for (const ConfigFlag& flag : ConfigFlags()) {
+    EXPECT_EQ(SetError(flag.path, "\x01").find("unknown key"), std::string::npos) << flag.flag;
+    EXPECT_NE(HelpText().find(flag.flag), std::string::npos);
+  }
+  for (const ConfigRule& rule : ConfigRules()) {
+    EXPECT_EQ(SetError(rule.path, "\x01").find("unknown key"), std::string::npos) << rule.path;
+  }
+}
+
+TEST(ConfigTest, Sizes) {
+  EXPECT_EQ(*ParseSize("0"), 0u);
+  EXPECT_EQ(*ParseSize("12"), 12u);
+  EXPECT_EQ(*ParseSize("1KiB"), 1024u);
+  EXPECT_EQ(*ParseSize("2 GiB"), uint64_t{2} << 30);
+  EXPECT_EQ(*ParseSize("0.5MiB"), uint64_t{1} << 19);
+  for (const char* bad : {"", "KiB", "-1", "-1KiB", "1.5", "nan", "nanGiB", "infMiB", "1e300GiB",
+                          "99999999999TiB", "1kb", "0x10"}) {
+    EXPECT_FALSE(ParseSize(bad).ok()) << bad;
+  }
+  EXPECT_EQ(FormatSize(1536), "1.5KiB");
+  EXPECT_EQ(FormatSize(uint64_t{2} << 30), "2GiB");
+}
+
+TEST(ConfigTest, Addresses) {
+  EXPECT_EQ(ParseHostPort("localhost:0")->host, "localhost");
+  EXPECT_EQ(ParseHostPort("[::1]:80")->host, "::1");
+  EXPECT_EQ(ParseHostPort("[::1]:80")->port, 80);
+  for (const char* bad : {"", ":", ":80", "a", "a:", "a:b", "a:65536", "a:-1", "::1:80", "[]:1"}) {
+    EXPECT_FALSE(ParseHostPort(bad).ok()) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace tessera
