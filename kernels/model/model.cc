@@ -1,0 +1,285 @@
+#include "kernels/model/model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/log.h"
+
+namespace tessera {
+namespace {
+
+constexpr int64_t kArenaAlign = 64;  // bytes
+
+int64_t QueryDim(const ModelSpec& spec) { return int64_t{spec.heads} * spec.head_dim; }
+int64_t QkvDim(const ModelSpec& spec) {
+  return (int64_t{spec.heads} + 2 * spec.kv_heads) * spec.head_dim;
+}
+
+struct ArenaPart {
+  int64_t rows;
+  int64_t cols;
+
+  int64_t bytes() const { return RoundUp<int64_t>(rows * cols * sizeof(float), kArenaAlign); }
+};
+
+// Residual, qkv, attended, gated, logits.
+std::vector<ArenaPart> ArenaParts(const ModelSpec& spec, const ModelLimits& limits) {
+  const int64_t rows = limits.max_tokens;
+  return {{rows, spec.hidden},
+          {rows, QkvDim(spec)},
+          {rows, QueryDim(spec)},
+          {rows, spec.intermediate},
+          {kLogitBlock, spec.vocab_size}};
+}
+
+}  // namespace
+
+int64_t Model::ArenaBytes(const ModelSpec& spec, const ModelLimits& limits) {
+  int64_t bytes = 0;
+  for (const ArenaPart& part : ArenaParts(spec, limits)) bytes += part.bytes();
+  return bytes;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> Model::Create(Backend* backend, ModelSpec spec,
+                                                     ModelWeights weights,
+                                                     const ModelLimits& limits) {
+  CHECK_GE(limits.max_tokens, 1);
+  CHECK_GE(limits.max_num_seqs, 1);
+  std::unique_ptr<Model> model(new Model(backend, std::move(spec), std::move(weights), limits));
+  if (model->AllocateArena()) return model;
+  return absl::ResourceExhaustedError(
+      absl::StrCat("not enough memory for the activations of ", limits.max_tokens, " tokens, ",
+                   ArenaBytes(model->spec(), limits), " bytes; lower --max-num-batched-tokens"));
+}
+
+Model::Model(Backend* backend, ModelSpec spec, ModelWeights weights, const ModelLimits& limits)
+    : backend_(backend), spec_(std::move(spec)), weights_(std::move(weights)), limits_(limits) {
+  MakeRopeTable();
+}
+
+bool Model::AllocateArena() {
+  arena_ = backend_->Allocate(ArenaBytes(spec_, limits_));
+  slot_tokens_ = backend_->Allocate(limits_.max_num_seqs * sizeof(TokenId));
+  if (arena_ == nullptr || slot_tokens_ == nullptr) return false;
+  char* next = static_cast<char*>(arena_->data());
+  const std::vector<ArenaPart> parts = ArenaParts(spec_, limits_);
+  float** const pointers[] = {&residual_, &qkv_, &attended_, &gated_, &logits_};
+  for (size_t i = 0; i < parts.size(); ++i) {
+    *pointers[i] = reinterpret_cast<float*>(next);
+    next += parts[i].bytes();
+  }
+  return true;
+}
+
+void Model::MakeRopeTable() {
+  apply_.ropes.resize(spec_.kv_groups.size());
+  for (size_t group = 0; group < spec_.kv_groups.size(); ++group) {
+    apply_.ropes[group].assign(spec_.kv_groups[group].num_layers, nullptr);
+  }
+  for (const LayerSpec& layer : spec_.layers) {
+    std::vector<const RopeSpec*>& ropes = apply_.ropes[layer.group];
+    // Padded layers come last in their group; shifting what nobody reads is harmless.
+    std::fill(ropes.begin() + layer.layer_in_group, ropes.end(), &spec_.ropes[layer.rope]);
+  }
+}
+
+Tensor Model::Activations(float* data, int64_t cols) const {
+  return Tensor::F32(data, batch_.num_tokens(), cols);
+}
+
+void Model::RunStep(const BatchView& batch, const KvView& kv, StepResult* result) {
+  Begin(batch, kv, result);
+  RunLayers(0, spec_.num_layers);
+  Finish();
+}
+
+void Model::Begin(const BatchView& batch, const KvView& kv, StepResult* result) {
+  CHECK_LE(batch.num_tokens(), limits_.max_tokens);
+  CHECK_EQ(kv.layout->num_groups(), static_cast<int>(spec_.kv_groups.size()));
+  batch_ = batch;
+  kv_ = kv;
+  result_ = result;
+  next_layer_ = 0;
+  result->step_id = batch.batch->step_id;
+  result->model = batch.batch->model;
+  result->rows.assign(batch.batch->sampler_rows.count, SampledRow());
+  result->top.clear();
+  result->taps.assign(batch.batch->num_tap_floats, 0.0f);
+
+  backend_->Plan(batch_);
+  apply_.batch = batch_;
+  apply_.layout = kv_.layout;
+  apply_.pool = kv_.pool;
+  apply_.slot_tokens = static_cast<TokenId*>(slot_tokens_->data());
+  backend_->Apply(apply_);
+  if (batch_.num_tokens() == 0) return;
+  EmbedArgs embed;
+  embed.batch = batch_;
+  embed.table = weights_.embed.get();
+  embed.scale = spec_.embedding_scale;
+  embed.slot_tokens = static_cast<const TokenId*>(slot_tokens_->data());
+  embed.out = residual();
+  backend_->Embed(embed);
+}
+
+void Model::RunLayers(int first, int last) {
+  CHECK_EQ(first, next_layer_);
+  CHECK_LE(first, last);
+  CHECK_LE(last, spec_.num_layers);
+  next_layer_ = last;
+  if (batch_.num_tokens() == 0) return;
+  while (first < last) {
+    const int stop = NextTapped(first, last);
+    backend_->RunLayers(first, stop, [this, first, stop] {
+      for (int layer = first; layer < stop; ++layer) RunLayer(layer);
+    });
+    CopyHiddenTaps(stop - 1);
+    first = stop;
+  }
+}
+
+void Model::RunLayer(int layer) {
+  const LayerWeights& weights = weights_.layers[layer];
+  LinearArgs qkv;
+  qkv.x = residual();
+  qkv.weight = weights.qkv.get();
+  qkv.pre_norm = {weights.attention_norm, spec_.norm_eps};
+  qkv.bias = weights.qkv_bias;
+  qkv.out = Activations(qkv_, QkvDim(spec_));
+  backend_->Linear(qkv);
+
+  Attend(layer);
+
+  LinearArgs out;
+  out.x = Activations(attended_, QueryDim(spec_));
+  out.weight = weights.out.get();
+  out.bias = weights.out_bias;
+  out.epilogue = Epilogue::kResidualAdd;
+  out.post_norm = {weights.post_attention_norm, spec_.norm_eps};
+  out.out = residual();
+  backend_->Linear(out);
+
+  RunMlp(layer);
+}
+
+void Model::Attend(int layer) {
+  const LayerWeights& weights = weights_.layers[layer];
+  const LayerSpec& spec = spec_.layers[layer];
+  AttentionArgs attention;
+  attention.batch = batch_;
+  attention.qkv = Activations(qkv_, QkvDim(spec_));
+  attention.out = Activations(attended_, QueryDim(spec_));
+  attention.layer = layer;
+  attention.group = spec.group;
+  attention.layer_in_group = spec.layer_in_group;
+  attention.heads = spec_.heads;
+  attention.scale = spec_.attention_scale;
+  attention.softcap = spec_.attention_softcap;
+  attention.q_norm = {weights.q_norm, spec_.norm_eps};
+  attention.k_norm = {weights.k_norm, spec_.norm_eps};
+  attention.rope = &spec_.ropes[spec.rope];
+  attention.layout = &kv_.layout->groups[spec.group];
+  attention.pool = kv_.pool;
+  attention.taps = result_->taps.empty() ? nullptr : result_->taps.data();
+  backend_->Attention(attention);
+}
+
+void Model::RunMlp(int layer) {
+  const LayerWeights& weights = weights_.layers[layer];
+  LinearArgs gate_up;
+  gate_up.x = residual();
+  gate_up.weight = weights.gate_up.get();
+  gate_up.pre_norm = {weights.mlp_norm, spec_.norm_eps};
+  gate_up.bias = weights.gate_up_bias;
+  gate_up.epilogue = Epilogue::kGatedAct;
+  gate_up.activation = spec_.activation;
+  gate_up.out = Activations(gated_, spec_.intermediate);
+  backend_->Linear(gate_up);
+
+  LinearArgs down;
+  down.x = gate_up.out;
+  down.weight = weights.down.get();
+  down.bias = weights.down_bias;
+  down.epilogue = Epilogue::kResidualAdd;
+  down.post_norm = {weights.post_mlp_norm, spec_.norm_eps};
+  down.out = residual();
+  backend_->Linear(down);
+}
+
+void Model::Finish() {
+  CHECK_EQ(next_layer_, spec_.num_layers);
+  if (batch_.num_tokens() == 0) return;
+  CopyHiddenTaps(spec_.num_layers);
+  const SamplerRow* const rows = batch_.data(batch_.batch->sampler_rows);
+  const int32_t num_rows = static_cast<int32_t>(batch_.batch->sampler_rows.count);
+  for (int32_t begin = 0; begin < num_rows; begin += kLogitBlock) {
+    const int32_t count = std::min<int32_t>(kLogitBlock, num_rows - begin);
+    int32_t token_rows[kLogitBlock];
+    for (int32_t i = 0; i < count; ++i) token_rows[i] = rows[begin + i].token_row;
+    SampleArgs sample;
+    sample.batch = batch_;
+    sample.row_begin = begin;
+    sample.num_rows = count;
+    sample.logits = ComputeLogits(token_rows, count);
+    sample.slot_tokens = static_cast<TokenId*>(slot_tokens_->data());
+    sample.result = result_;
+    backend_->Sample(sample);
+  }
+}
+
+Tensor Model::ComputeLogits(const int32_t* token_rows, int64_t count) {
+  CHECK_LE(count, kLogitBlock);
+  LogitsArgs logits;
+  logits.hidden = residual();
+  logits.token_rows = token_rows;
+  logits.num_rows = count;
+  logits.final_norm = {weights_.final_norm, spec_.norm_eps};
+  logits.weight = weights_.head();
+  logits.softcap = spec_.logit_softcap;
+  logits.out = Tensor::F32(logits_, count, spec_.vocab_size);
+  backend_->Logits(logits);
+  return logits.out;
+}
+
+int Model::NextTapped(int first, int last) const {
+  const Tap* const taps = batch_.data(batch_.batch->taps);
+  int next = last;
+  for (uint32_t i = 0; i < batch_.batch->taps.count; ++i) {
+    if (taps[i].kind != TapKind::kHidden || taps[i].layer_end <= first) continue;
+    next = std::min(next, std::max(taps[i].layer_begin, first) + 1);
+  }
+  return next;
+}
+
+void Model::CopyHiddenTaps(int layer) {
+  const Tap* const taps = batch_.data(batch_.batch->taps);
+  for (uint32_t i = 0; i < batch_.batch->taps.count; ++i) {
+    const Tap& tap = taps[i];
+    if (tap.kind != TapKind::kHidden || layer < tap.layer_begin || layer >= tap.layer_end) continue;
+    const int32_t first_row = batch_.segments()[tap.segment].token_begin + tap.row_begin;
+    const int64_t skipped = int64_t{layer - tap.layer_begin} * tap.num_rows * spec_.hidden;
+    float* out = result_->taps.data() + tap.out_begin + skipped;
+    for (int32_t row = 0; row < tap.num_rows; ++row, out += spec_.hidden) {
+      const float* const in = residual().f32(first_row + row);
+      if (layer == spec_.num_layers) {
+        NormRow(in, out);
+      } else {
+        std::memcpy(out, in, spec_.hidden * sizeof(float));
+      }
+    }
+  }
+}
+
+// On the host: taps leave the device anyway.
+void Model::NormRow(const float* row, float* out) const {
+  double sum = 0.0;
+  for (int64_t i = 0; i < spec_.hidden; ++i) sum += static_cast<double>(row[i]) * row[i];
+  const float scale =
+      static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(spec_.hidden) + spec_.norm_eps));
+  for (int64_t i = 0; i < spec_.hidden; ++i) out[i] = row[i] * scale * weights_.final_norm[i];
+}
+
+}  // namespace tessera

@@ -1,0 +1,100 @@
+// The one forward. A Model is a spec, packed weights and an arena of activations over a backend; it
+// issues five backend calls a dense layer and knows nothing of prefill, decode or where KV pages
+// come from. A step may be run whole (RunStep) or in layer ranges (Begin, RunLayers..., Finish):
+// the residual stream stays in the arena between ranges, so policies may act there.
+//
+// Owned by the runner; all calls after Create come from its rank thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "kernels/batch.h"
+#include "kernels/model/model_spec.h"
+#include "kernels/model/weights.h"
+#include "kernels/page_layout.h"
+
+namespace tessera {
+
+struct ModelLimits {
+  int32_t max_tokens = 2048;   // rows of one step; the arena grows with it
+  int32_t max_num_seqs = 256;  // slots
+};
+
+// Where a step's keys and values lie.
+struct KvView {
+  PoolView pool;
+  const PageLayout* layout = nullptr;
+};
+
+class Model final {
+ public:
+  // `backend` must outlive the model. RESOURCE_EXHAUSTED when the arena does not fit.
+  static absl::StatusOr<std::unique_ptr<Model>> Create(Backend* backend, ModelSpec spec,
+                                                       ModelWeights weights,
+                                                       const ModelLimits& limits);
+
+  // Bytes of a model's arena.
+  static int64_t ArenaBytes(const ModelSpec& spec, const ModelLimits& limits);
+
+  const ModelSpec& spec() const { return spec_; }
+  const ModelWeights& weights() const { return weights_; }
+  const ModelLimits& limits() const { return limits_; }
+
+  // A whole step. *result is overwritten. A batch without tokens does its slot updates and page
+  // ops. REQUIRES: at most limits().max_tokens tokens, kv.layout of this model.
+  void RunStep(const BatchView& batch, const KvView& kv, StepResult* result);
+
+  // The same in parts: Begin; RunLayers over [0, num_layers) in ascending adjoining ranges; Finish.
+  // `batch` and *result must stay until Finish has returned.
+  void Begin(const BatchView& batch, const KvView& kv, StepResult* result);
+  void RunLayers(int first, int last);
+  void Finish();
+
+  // The residual stream of the step's rows, [tokens, hidden]; in place.
+  Tensor residual() const { return Activations(residual_, spec_.hidden); }
+
+  // Logits of these rows of the last step (after Finish, before the next Begin), [count, vocab].
+  // Valid until the next call. REQUIRES: count <= kLogitBlock.
+  Tensor ComputeLogits(const int32_t* token_rows, int64_t count);
+
+ private:
+  Model(Backend* backend, ModelSpec spec, ModelWeights weights, const ModelLimits& limits);
+
+  bool AllocateArena();
+  void MakeRopeTable();
+  // Rows of the current step.
+  Tensor Activations(float* data, int64_t cols) const;
+  void RunLayer(int layer);
+  void Attend(int layer);
+  void RunMlp(int layer);
+  // The first layer boundary behind `first` (at most `last`) where a hidden tap wants the residual.
+  int NextTapped(int first, int last) const;
+  void CopyHiddenTaps(int layer);
+  void NormRow(const float* row, float* out) const;
+
+  Backend* const backend_;
+  const ModelSpec spec_;
+  const ModelWeights weights_;
+  const ModelLimits limits_;
+
+  std::unique_ptr<DeviceBuffer> arena_;
+  float* residual_ = nullptr;                  // [max_tokens, hidden]
+  float* qkv_ = nullptr;                       // [max_tokens, q + 2 kv]
+  float* attended_ = nullptr;                  // [max_tokens, q]
+  float* gated_ = nullptr;                     // [max_tokens, intermediate]
+  float* logits_ = nullptr;                    // [kLogitBlock, vocab]
+  std::unique_ptr<DeviceBuffer> slot_tokens_;  // [max_num_seqs], lives from step to step
+
+  // Of the current step.
+  BatchView batch_;
+  KvView kv_;
+  StepResult* result_ = nullptr;
+  int next_layer_ = 0;
+  ApplyArgs apply_;  // ropes are made once
+};
+
+}  // namespace tessera

@@ -1,0 +1,77 @@
+// A model's weights in the backend's own layout: read from a checkpoint by the family's name table,
+// checked against the spec, fused (q | k | v, gate | up) and packed once at start. Constant after
+// load; the rank thread reads them.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "kernels/model/model_spec.h"
+#include "kernels/model/safetensors.h"
+
+namespace tessera {
+
+// Vectors (norms, biases) are fp32 and lie in ModelWeights::vectors; null where the model has none.
+struct LayerWeights {
+  const float* attention_norm = nullptr;  // [hidden]
+  std::unique_ptr<PackedWeight> qkv;      // [q + 2 kv, hidden]
+  const float* qkv_bias = nullptr;
+  const float* q_norm = nullptr;  // [head_dim]
+  const float* k_norm = nullptr;
+  std::unique_ptr<PackedWeight> out;  // [hidden, q]
+  const float* out_bias = nullptr;
+  const float* post_attention_norm = nullptr;
+  const float* mlp_norm = nullptr;
+  std::unique_ptr<PackedWeight> gate_up;  // [2 intermediate, hidden]
+  const float* gate_up_bias = nullptr;    // gate's, then up's
+  std::unique_ptr<PackedWeight> down;     // [hidden, intermediate]
+  const float* down_bias = nullptr;
+  const float* post_mlp_norm = nullptr;
+};
+
+struct ModelWeights {
+  DType dtype = DType::kF32;  // of the packed matrices
+  std::unique_ptr<DeviceBuffer> vectors;
+  std::unique_ptr<PackedWeight> embed;    // [vocab, hidden]
+  std::unique_ptr<PackedWeight> lm_head;  // null: tied to embed
+  const float* final_norm = nullptr;
+  std::vector<LayerWeights> layers;
+
+  const PackedWeight* head() const { return lm_head != nullptr ? lm_head.get() : embed.get(); }
+  int64_t num_bytes() const;
+};
+
+enum class WeightDtype : int32_t {
+  kAuto = 0,  // bfloat16 when all matrices are stored so; else float32, which float16 fits exactly
+  kF32 = 1,
+  kBF16 = 2,  // rounded to nearest
+};
+
+struct WeightOptions {
+  WeightDtype dtype = WeightDtype::kAuto;
+  // Refuse, before anything is allocated, when the weights need more. 0: do not ask.
+  int64_t max_bytes = 0;
+  // Called after each packed weight, with bytes of the checkpoint. May be empty.
+  std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
+};
+
+// What `dtype` means for this checkpoint: kF32 or kBF16.
+DType ResolveWeightDtype(const ModelSpec& spec, const Checkpoint& checkpoint, WeightDtype dtype);
+
+// Bytes of the packed weights, but for the backend's padding (a few rows a matrix).
+int64_t EstimateWeightBytes(const ModelSpec& spec, DType dtype);
+
+// All tensors are there, have the right shapes, and no others are. Errors name the tensors.
+absl::Status CheckWeights(const ModelSpec& spec, const Checkpoint& checkpoint);
+
+// Includes CheckWeights. RESOURCE_EXHAUSTED, with the numbers, when memory is short. Mapped pages
+// are dropped as they are packed.
+absl::StatusOr<ModelWeights> LoadWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
+                                         Backend* backend, const WeightOptions& options);
+
+}  // namespace tessera
