@@ -140,9 +140,8 @@ class KvManager {
 std::unique_ptr<KvManager> NewKvManager(int64_t num_slabs, int64_t slab_bytes,
                                         int32_t max_slabs_per_page);
 
-// One slab size for all models of a device. Largest page first asked for: equal models get their
-// own page as the slab; unequal ones the slab size, page_tokens and slabs_per_page that waste
-// least.
+// One slab size for all models of a device. Equal models get their page as the slab; unequal ones
+// the slab size, page_tokens and slabs_per_page that waste least.
 struct PoolPlan {
   int64_t slab_bytes = 0;               // a multiple of 64
   std::vector<int32_t> page_tokens;     // per model: 8 to 64, multiples of 4, 16 unless another
@@ -150,8 +149,8 @@ struct PoolPlan {
   std::vector<int32_t> slabs_per_page;  // per model: powers of two up to kMaxSlabsPerPage
 };
 inline constexpr int32_t kMaxSlabsPerPage = 64;
-// page_bytes[i]: bytes of one page of model i at 16 tokens (its largest group). Pages within a
-// factor of 100 of each other waste less than 12 % each (3 % for most).
+// page_bytes_at_16[i]: bytes of one page of model i at 16 tokens (its largest group). Pages within a
+// factor of 100 of each other waste at most 12 % each, and about 2 % on average.
 PoolPlan PlanPool(const std::vector<int64_t>& page_bytes_at_16);
 
 }  // namespace tessera

@@ -1,0 +1,47 @@
+// What the tests of the KV store share: layouts without tensors, and how much random work fits
+// where.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/page_layout.h"
+#include "kvstore/kv_manager.h"
+
+namespace tessera::testing {
+
+inline constexpr int64_t kSlabBytes = 4096;
+
+// Sanitizers make a verb several times dearer.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr int64_t kWorkDivisor = 25;
+#else
+inline constexpr int64_t kWorkDivisor = 1;
+#endif
+
+// A group per window (0: full attention).
+inline PageLayout MakeLayout(int32_t page_tokens, const std::vector<int32_t>& windows,
+                             int32_t slabs_per_page = 1) {
+  PageLayout layout;
+  for (const int32_t window : windows) {
+    GroupLayout group;
+    group.num_layers = 2;
+    group.kv_heads = 1;
+    group.head_dim = 4;
+    group.page_tokens = page_tokens;
+    group.window = window;
+    layout.groups.push_back(group);
+  }
+  layout.slabs_per_page = slabs_per_page;
+  layout.slab_bytes = kSlabBytes;
+  return layout;
+}
+
+// first, first + 1, ...
+inline std::vector<TokenId> Iota(int64_t count, TokenId first = 0) {
+  std::vector<TokenId> tokens;
+  for (int64_t i = 0; i < count; ++i) tokens.push_back(first + static_cast<TokenId>(i));
+  return tokens;
+}
+
+}  // namespace tessera::testing
