@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <sstream>
 
 namespace tessera::testing {
 namespace {
@@ -228,8 +229,9 @@ std::vector<float> RunAttention(Backend* backend, BuiltBatch* built, int group, 
 }
 
 std::string LinearCase::name() const {
-  std::string name = "T" + std::to_string(rows) + "_N" + std::to_string(n) + "_K" +
-                     std::to_string(k) + "_" + DTypeName(dtype);
+  std::ostringstream out;
+  out << "T" << rows << "_N" << n << "_K" << k << "_" << DTypeName(dtype);
+  std::string name = out.str();
   if (pre_norm) name += "_norm";
   if (bias) name += "_bias";
   if (epilogue == Epilogue::kResidualAdd) name += "_residual";

@@ -1,0 +1,84 @@
+// The small formulas of the reference backend, each written as its definition reads. Pure.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace tessera::ref {
+
+// out := x * rsqrt(mean(x^2) + eps) * weight over `count` elements, or a copy without a norm. The
+// sum is taken in fp64. `out` may be `x`.
+inline void RmsNorm(const NormArgs& norm, const float* x, int64_t count, float* out) {
+  float factor = 1.0f;
+  if (norm.weight != nullptr) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(x[i]) * x[i];
+    factor = static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(count) + norm.eps));
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    out[i] = norm.weight == nullptr ? x[i] : x[i] * factor * norm.weight[i];
+  }
+}
+
+inline float Softcap(float softcap, float x) {
+  return softcap > 0.0f ? softcap * std::tanh(x / softcap) : x;
+}
+
+inline float Activate(Activation activation, float x) {
+  if (activation == Activation::kSilu) return x / (1.0f + std::exp(-x));
+  const float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);  // sqrt(2 / pi)
+  return 0.5f * x * (1.0f + std::tanh(inner));
+}
+
+// cos and sin of the angles of one position.
+struct Rotation {
+  std::vector<float> cos;  // [rotary_dim / 2]
+  std::vector<float> sin;
+};
+
+inline Rotation RotationAt(const RopeSpec& rope, int32_t position, float factor) {
+  Rotation rotation;
+  for (const float inv_freq : rope.inv_freq) {
+    const float angle = static_cast<float>(position) * inv_freq;
+    rotation.cos.push_back(static_cast<float>(std::cos(static_cast<double>(angle))) * factor);
+    rotation.sin.push_back(static_cast<float>(std::sin(static_cast<double>(angle))) * factor);
+  }
+  return rotation;
+}
+
+// Rotates one head in place. Dimension i pairs with i + rotary_dim / 2.
+inline void Rotate(const Rotation& rotation, float* head) {
+  const size_t half = rotation.cos.size();
+  for (size_t i = 0; i < half; ++i) {
+    const float a = head[i];
+    const float b = head[i + half];
+    head[i] = a * rotation.cos[i] - b * rotation.sin[i];
+    head[i + half] = b * rotation.cos[i] + a * rotation.sin[i];
+  }
+}
+
+// Rows of page memory. REQUIRES: dtype is kF32 or kBF16.
+inline float LoadElement(DType dtype, const char* row, int64_t i) {
+  return dtype == DType::kF32 ? reinterpret_cast<const float*>(row)[i]
+                              : BF16ToFloat(reinterpret_cast<const BF16*>(row)[i]);
+}
+inline void StoreElement(DType dtype, float value, char* row, int64_t i) {
+  if (dtype == DType::kF32) {
+    reinterpret_cast<float*>(row)[i] = value;
+  } else {
+    reinterpret_cast<BF16*>(row)[i] = FloatToBF16(value);
+  }
+}
+
+// `value` as it will be read back from `dtype`.
+inline float RoundTo(DType dtype, float value) {
+  return dtype == DType::kF32 ? value : BF16ToFloat(FloatToBF16(value));
+}
+
+void Attention(const AttentionArgs& args);
+void Apply(const ApplyArgs& args);
+
+}  // namespace tessera::ref

@@ -1,0 +1,96 @@
+// Slot updates and page ops.
+#include <cstring>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/base/log.h"
+#include "kernels/ref/ref_math.h"
+
+namespace tessera::ref {
+namespace {
+
+void Copy(const GroupLayout& layout, const PoolView& pool, const PageOp& op, int layer, int head) {
+  char* dst = pool.Page(op.dst) + layout.KeyOffset(layer, head, op.dst_token);
+  const char* src = pool.Page(op.src) + layout.KeyOffset(layer, head, op.src_token);
+  const size_t bytes = op.num_tokens * layout.token_stride();
+  std::memmove(dst, src, bytes);
+  std::memmove(dst + layout.value_offset(), src + layout.value_offset(), bytes);
+}
+
+// A pure rotation: the attention factor is in the keys already.
+void RopeShift(const GroupLayout& layout, const PoolView& pool, const PageOp& op, int layer,
+               int head, const Rotation& rotation) {
+  std::vector<float> key(layout.head_dim);
+  for (int32_t t = 0; t < op.num_tokens; ++t) {
+    char* cell = pool.Page(op.dst) + layout.KeyOffset(layer, head, op.dst_token + t);
+    for (int32_t d = 0; d < layout.head_dim; ++d) key[d] = LoadElement(layout.dtype, cell, d);
+    Rotate(rotation, key.data());
+    for (int32_t d = 0; d < layout.head_dim; ++d) StoreElement(layout.dtype, key[d], cell, d);
+  }
+}
+
+// As if all of src were read before dst is written (src may be dst).
+void Gather(const GroupLayout& layout, const PoolView& pool, const PageOp& op, int layer, int head,
+            const int32_t* indices) {
+  const int64_t stride = layout.token_stride();
+  for (const int64_t part : {int64_t{0}, layout.value_offset()}) {
+    const char* src = pool.Page(op.src) + layout.KeyOffset(layer, head, 0) + part;
+    const std::vector<char> rows(src, src + layout.page_tokens * stride);
+    char* dst = pool.Page(op.dst) + layout.KeyOffset(layer, head, op.dst_token) + part;
+    for (int32_t t = 0; t < op.num_tokens; ++t) {
+      CHECK(indices[t] >= 0 && indices[t] < layout.page_tokens);
+      std::memcpy(dst + t * stride, rows.data() + indices[t] * stride, stride);
+    }
+  }
+}
+
+void CheckOp(const ApplyArgs& args, const PageOp& op) {
+  CHECK(op.group >= 0 && op.group < args.layout->num_groups());
+  const GroupLayout& layout = args.layout->groups[op.group];
+  CHECK(op.layer_begin >= 0 && op.layer_end <= layout.num_layers);
+  CHECK(op.num_tokens >= 0 && op.dst_token >= 0 &&
+        op.dst_token + op.num_tokens <= layout.page_tokens);
+  CHECK(op.dst > kNullPage && op.dst < args.pool.num_slabs);
+  if (op.kind == PageOpKind::kRopeShift) return;
+  CHECK(op.src > kNullPage && op.src < args.pool.num_slabs);
+  if (op.kind == PageOpKind::kGather) return;
+  CHECK(op.src_token >= 0 && op.src_token + op.num_tokens <= layout.page_tokens);
+}
+
+void ApplyToHead(const ApplyArgs& args, const PageOp& op, int layer, int head) {
+  const GroupLayout& layout = args.layout->groups[op.group];
+  switch (op.kind) {
+    case PageOpKind::kCopy:
+      return Copy(layout, args.pool, op, layer, head);
+    case PageOpKind::kRopeShift:
+      return RopeShift(layout, args.pool, op, layer, head,
+                       RotationAt(*args.ropes[op.group][layer], op.delta, 1.0f));
+    case PageOpKind::kGather: {
+      const int64_t list = static_cast<int64_t>(layer) * layout.kv_heads + head;
+      return Gather(
+          layout, args.pool, op, layer, head,
+          args.batch.data(args.batch.batch->indices) + op.index_begin + list * op.index_stride);
+    }
+  }
+}
+
+}  // namespace
+
+void Apply(const ApplyArgs& args) {
+  const StepBatch& batch = *args.batch.batch;
+  const SlotUpdate* updates = args.batch.data(batch.slot_updates);
+  for (uint32_t i = 0; i < batch.slot_updates.count; ++i) {
+    args.slot_tokens[updates[i].slot] = updates[i].token;
+  }
+  for (uint32_t i = 0; i < batch.page_ops.count; ++i) {
+    const PageOp& op = args.batch.data(batch.page_ops)[i];
+    CheckOp(args, op);
+    for (int layer = op.layer_begin; layer < op.layer_end; ++layer) {
+      for (int head = 0; head < args.layout->groups[op.group].kv_heads; ++head) {
+        ApplyToHead(args, op, layer, head);
+      }
+    }
+  }
+}
+
+}  // namespace tessera::ref
