@@ -112,7 +112,9 @@ def make(name):
         config._attn_implementation = "eager"
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         randomise(model, generator)
-        model = model.to(getattr(torch, dtype)).float().eval()  # the stored values, computed in fp32
+        for parameter in model.parameters():  # the stored values, computed in fp32; not the fp32 buffers
+            parameter.data = parameter.data.to(getattr(torch, dtype)).float()
+        model.eval()
         prompt = torch.randint(1, keys["vocab_size"], (prompt_len,), generator=generator).tolist()
         ids, logits, margin = greedy(model, prompt)
         if margin >= MIN_MARGIN and len(set(ids)) >= NUM_GREEDY // 4:
