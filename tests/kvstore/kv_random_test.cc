@@ -1,0 +1,174 @@
+// A million random verbs against a naive model of the store (naive_kv.h), which predicts every
+// answer and knows what must lie in every page.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tests/kvstore/kv_test_util.h"
+#include "tests/kvstore/naive_kv.h"
+
+namespace tessera {
+namespace {
+
+using testing::kSlabBytes;
+using testing::MakeLayout;
+using testing::NaiveKv;
+using testing::NaiveSequence;
+
+constexpr int64_t kMaxTokens = 72;
+
+// Plays an engine that does anything it may, in any order.
+class RandomEngine {
+ public:
+  RandomEngine(const std::vector<PageLayout>& models, int64_t num_slabs, int32_t max_slabs_per_page,
+               bool exact_lru, uint32_t seed)
+      : random_(seed),
+        kv_(NewKvManager(num_slabs, kSlabBytes, max_slabs_per_page)),
+        naive_(kv_.get(), num_slabs, max_slabs_per_page, exact_lru) {
+    for (const PageLayout& layout : models) kv_->AddModel(layout);
+    num_models_ = static_cast<int32_t>(models.size());
+    for (auto& stream : streams_) {
+      for (int64_t i = 0; i < kMaxTokens; ++i) stream.push_back(static_cast<TokenId>(Pick(50)));
+    }
+  }
+
+  void Run(int64_t num_verbs) {
+    int64_t num_turns = 0;
+    while (naive_.num_verbs() < num_verbs) {
+      Turn();
+      if (++num_turns % 64 == 0) naive_.CheckContents();
+    }
+    while (!sequences_.empty()) End(0);
+    naive_.CheckContents();
+    naive_.DropCached();
+    EXPECT_EQ(kv_->usage().free_slabs, kv_->usage().total_slabs);
+    // The test saw what it is for.
+    EXPECT_GT(kv_->stats().evicted_pages, num_verbs / 100);
+    EXPECT_GT(kv_->stats().hit_tokens, num_verbs / 100);
+    EXPECT_GT(num_refused_, num_verbs / 1000);
+    EXPECT_GT(num_scribbled_, num_verbs / 1000);
+  }
+
+ private:
+  int64_t Pick(int64_t bound) { return static_cast<int64_t>(random_() % bound); }
+  bool Chance(int percent) { return Pick(100) < percent; }
+
+  void Turn() {
+    const int64_t dice = Pick(1000);
+    if (sequences_.size() < 2 || (dice < 120 && sequences_.size() < 12)) return Start();
+    const size_t which = static_cast<size_t>(Pick(static_cast<int64_t>(sequences_.size())));
+    NaiveSequence* s = sequences_[which].get();
+    if (dice < 180) return End(which);
+    if (dice < 181) return naive_.DropCached();
+    if (dice < 200) return naive_.RunPageOps(static_cast<int32_t>(Pick(num_models_)));
+    if (!s->state.admitted) return TryAdmit(s);
+    if (dice < 240) return naive_.Release(s);  // preempted: it stays and is admitted again
+    if (dice < 300) return TryScribble(s);
+    Step(s);
+  }
+
+  // Tokens follow one of a few streams and may leave it, so that many prefixes are shared.
+  void Start() {
+    auto s = std::make_unique<NaiveSequence>();
+    s->state.model = static_cast<int32_t>(Pick(num_models_));
+    const int32_t salt = Chance(80) ? 0 : 1;
+    s->state.root = HashRoot({"", "", "", "", "", std::to_string(salt)});
+    s->root_prefix = naive_.Root(s->state.model, salt);
+    s->state.cacheable = !Chance(10);
+    stream_of_.push_back(Pick(kNumStreams));
+    sequences_.push_back(std::move(s));
+    const int64_t num_tokens = 1 + Pick(Chance(70) ? 24 : kMaxTokens - 8);
+    while (static_cast<int64_t>(sequences_.back()->tokens.size()) < num_tokens) {
+      AddToken(sequences_.size() - 1);
+    }
+  }
+
+  void AddToken(size_t which) {
+    NaiveSequence* s = sequences_[which].get();
+    if (Chance(2)) stream_of_[which] = Pick(kNumStreams);
+    const TokenId token = streams_[stream_of_[which]][s->tokens.size()];
+    const int32_t parent = s->prefixes.empty() ? s->root_prefix : s->prefixes.back();
+    s->tokens.push_back(token);
+    s->prefixes.push_back(naive_.Extend(parent, token));
+  }
+
+  void TryAdmit(NaiveSequence* s) {
+    naive_.Match(s);
+    const int64_t num_tokens = static_cast<int64_t>(s->tokens.size());
+    const int64_t num_new = Chance(10) ? 0 : Pick(num_tokens + 4);
+    const int64_t reserve = Chance(70) ? 0 : Pick(12);
+    if (!naive_.Admit(s, num_new, reserve)) ++num_refused_;
+  }
+
+  // A chunk of the tokens, or a decoded one; sometimes only a part of what was written counts.
+  void Step(NaiveSequence* s) {
+    const size_t which =
+        static_cast<size_t>(std::find_if(sequences_.begin(), sequences_.end(),
+                                         [s](const auto& other) { return other.get() == s; }) -
+                            sequences_.begin());
+    if (s->state.num_tokens == static_cast<int64_t>(s->tokens.size())) {
+      if (s->state.num_tokens == kMaxTokens) return End(which);
+      AddToken(which);
+    }
+    const int64_t known = static_cast<int64_t>(s->tokens.size());
+    const int64_t num_written = s->state.num_tokens + 1 + Pick(known - s->state.num_tokens);
+    if (!naive_.Grow(s, num_written + (Chance(10) ? Pick(5) : 0))) {
+      ++num_refused_;
+      const size_t room =
+          s->state.groups[0].pages.size() * kv_->layout(s->state.model).page_tokens();
+      if (static_cast<int64_t>(room) < num_written) return;
+    }
+    const int64_t kept =
+        Chance(80) ? num_written : s->state.num_tokens + Pick(num_written - s->state.num_tokens);
+    naive_.Advance(s, num_written, kept);
+  }
+
+  void TryScribble(NaiveSequence* s) {
+    const int64_t page_tokens = kv_->layout(s->state.model).page_tokens();
+    const int64_t whole = s->state.num_tokens / page_tokens * page_tokens;
+    const int64_t begin = Pick(whole + 1);
+    if (naive_.Scribble(s, begin, begin + Pick(whole - begin + 1))) ++num_scribbled_;
+  }
+
+  void End(size_t which) {
+    naive_.Release(sequences_[which].get());
+    sequences_.erase(sequences_.begin() + static_cast<long>(which));
+    stream_of_.erase(stream_of_.begin() + static_cast<long>(which));
+  }
+
+  static constexpr int64_t kNumStreams = 4;
+
+  std::mt19937 random_;
+  std::unique_ptr<KvManager> kv_;
+  NaiveKv naive_;
+  int32_t num_models_ = 0;
+  std::vector<TokenId> streams_[kNumStreams];
+  std::vector<std::unique_ptr<NaiveSequence>> sequences_;
+  std::vector<int64_t> stream_of_;  // [sequences]
+  int64_t num_refused_ = 0;
+  int64_t num_scribbled_ = 0;
+};
+
+constexpr int64_t kVerbs = 500000 / testing::kWorkDivisor;
+
+TEST(KvRandom, PagesOfOneSizeAreEvictedInExactOrder) {
+  RandomEngine engine(
+      {MakeLayout(4, {0}), MakeLayout(4, {0, 6}), MakeLayout(2, {5, 12}), MakeLayout(8, {0, 1, 9})},
+      /*num_slabs=*/61, /*max_slabs_per_page=*/1, /*exact_lru=*/true, 1);
+  engine.Run(kVerbs);
+}
+
+TEST(KvRandom, PagesOfSeveralSizes) {
+  RandomEngine engine(
+      {MakeLayout(4, {0}), MakeLayout(8, {0, 10}, 2), MakeLayout(8, {9}, 4), MakeLayout(2, {0, 0})},
+      /*num_slabs=*/72, /*max_slabs_per_page=*/4, /*exact_lru=*/false, 2);
+  engine.Run(kVerbs);
+}
+
+}  // namespace
+}  // namespace tessera

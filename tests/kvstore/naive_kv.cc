@@ -1,0 +1,448 @@
+#include "tests/kvstore/naive_kv.h"
+
+#include <algorithm>
+
+#include "kernels/base/log.h"
+
+namespace tessera::testing {
+namespace {
+
+constexpr int64_t kCellsPerSlab = 8;
+constexpr int64_t kMaxGroups = 8;
+
+}  // namespace
+
+NaiveKv::NaiveKv(KvManager* kv, int64_t num_slabs, int32_t max_slabs_per_page, bool exact_lru)
+    : kv_(kv),
+      num_slabs_(num_slabs),
+      max_slabs_per_page_(max_slabs_per_page),
+      exact_lru_(exact_lru),
+      memory_(num_slabs * kCellsPerSlab) {}
+
+int32_t NaiveKv::Extend(int32_t parent, TokenId token) {
+  const auto [it, is_new] = prefix_of_.try_emplace({parent, token}, 0);
+  if (is_new) {
+    it->second = static_cast<int32_t>(parents_.size());
+    parents_.push_back({parent, token});
+  }
+  return it->second;
+}
+
+int32_t NaiveKv::Root(int32_t model, int32_t salt) { return Extend(-1 - model, salt); }
+
+NaiveKv::Key NaiveKv::KeyOf(const NaiveSequence& s, int32_t group, int64_t page) const {
+  return {s.state.model, group, s.prefixes[(page + 1) * layout(s).page_tokens() - 1]};
+}
+
+NaiveKv::Entry* NaiveKv::Find(const Key& key) {
+  const auto it = findable_.find(key);
+  return it == findable_.end() ? nullptr : &it->second;
+}
+
+int64_t NaiveKv::FirstNeeded(const GroupLayout& group, int64_t num_tokens) {
+  if (group.window == 0) return 0;
+  int64_t position = 0;
+  while (position < num_tokens && position <= num_tokens - group.window) ++position;
+  return position / group.page_tokens;
+}
+
+NaiveKv::Hits NaiveKv::FindHits(const NaiveSequence& s) {
+  Hits hits;
+  if (!s.state.cacheable || s.tokens.empty()) return hits;
+  const int64_t page_tokens = layout(s).page_tokens();
+  const int64_t max_pages = static_cast<int64_t>(s.tokens.size() - 1) / page_tokens;
+  std::set<std::pair<int32_t, int32_t>> pending;  // (model, prefix)
+  for (const NaiveSequence* other : live_) {
+    for (int64_t i = other->state.num_tokens / layout(*other).page_tokens();
+         i < other->announced_end; ++i) {
+      pending.insert({other->state.model, std::get<2>(KeyOf(*other, 0, i))});
+    }
+  }
+  const auto has = [&](int64_t num_pages, bool or_pending) {
+    for (int32_t g = 0; g < layout(s).num_groups(); ++g) {
+      const int64_t first = FirstNeeded(layout(s).groups[g], num_pages * page_tokens);
+      for (int64_t i = first; i < num_pages; ++i) {
+        const Key key = KeyOf(s, g, i);
+        const bool is_pending = pending.count({s.state.model, std::get<2>(key)}) > 0;
+        if (findable_.count(key) == 0 && !(or_pending && is_pending)) return false;
+      }
+    }
+    return true;
+  };
+  for (int64_t pages = max_pages; pages > 0 && hits.pending_pages == 0; --pages) {
+    if (has(pages, true)) hits.pending_pages = pages;
+  }
+  for (int64_t pages = hits.pending_pages; pages > 0 && hits.hit_pages == 0; --pages) {
+    if (has(pages, false)) hits.hit_pages = pages;
+  }
+  for (int32_t g = 0; g < layout(s).num_groups(); ++g) {
+    const int64_t first = FirstNeeded(layout(s).groups[g], hits.hit_pages * page_tokens);
+    for (int64_t i = first; i < hits.hit_pages; ++i) {
+      hits.num_evictable += Find(KeyOf(s, g, i))->refs == 0 ? 1 : 0;
+    }
+  }
+  return hits;
+}
+
+int64_t NaiveKv::NumAvailable(int32_t slabs_per_page) const {
+  std::vector<bool> held(num_slabs_, false);
+  for (const auto& [page, slabs] : taken_) {
+    for (int32_t i = 0; i < slabs; ++i) held[page + i] = true;
+  }
+  int64_t count = 0;
+  const int64_t end = num_slabs_ / max_slabs_per_page_ * max_slabs_per_page_;
+  for (int64_t slab = max_slabs_per_page_; slab < end; slab += slabs_per_page) {
+    const auto begin = held.begin() + slab;
+    count += std::none_of(begin, begin + slabs_per_page, [](bool is_held) { return is_held; });
+  }
+  return count;
+}
+
+void NaiveKv::Match(NaiveSequence* s) {
+  ++num_verbs_;
+  const Hits hits = FindHits(*s);
+  const KvMatch match = kv_->Match(&s->state, s->tokens);
+  CHECK_EQ(match.hit_tokens, hits.hit_pages * layout(*s).page_tokens());
+  CHECK_EQ(match.pending_tokens, hits.pending_pages * layout(*s).page_tokens());
+  CHECK_EQ(match.hit_evictable_slabs, hits.num_evictable * layout(*s).slabs_per_page);
+  CheckInvariants();
+}
+
+bool NaiveKv::Admit(NaiveSequence* s, int64_t num_new_tokens, int64_t reserve_slabs) {
+  ++num_verbs_;
+  const int64_t page_tokens = layout(*s).page_tokens();
+  const int32_t num_groups = layout(*s).num_groups();
+  const int32_t slabs = layout(*s).slabs_per_page;
+  const Hits hits = FindHits(*s);
+  const int64_t hit_tokens = hits.hit_pages * page_tokens;
+  const int64_t num_pages = (hit_tokens + num_new_tokens + page_tokens - 1) / page_tokens;
+  const int64_t num_taken = hits.num_evictable + (num_pages - hits.hit_pages) * num_groups;
+  const int64_t num_left = NumAvailable(slabs) - num_taken;
+  const bool expected = num_left >= 0 && num_left * slabs >= reserve_slabs;
+  const int64_t evicted_before = kv_->stats().evicted_pages;
+  const KvUsage usage_before = kv_->usage();
+
+  CHECK_EQ(kv_->Admit(&s->state, s->tokens, num_new_tokens, reserve_slabs), expected);
+  if (!expected) {
+    CHECK(!s->state.admitted && s->state.groups.empty());
+    CHECK_EQ(kv_->stats().evicted_pages, evicted_before);
+    CHECK_EQ(kv_->usage().free_slabs, usage_before.free_slabs);
+    CheckInvariants();
+    return false;
+  }
+  CHECK_EQ(s->state.num_tokens, hit_tokens);
+  live_.push_back(s);
+  for (int32_t g = 0; g < num_groups; ++g) {
+    CHECK_EQ(static_cast<int64_t>(s->state.groups[g].pages.size()), num_pages);
+    const int64_t first = FirstNeeded(layout(*s).groups[g], hit_tokens);
+    CHECK_EQ(s->state.groups[g].first_live_page, first);
+    for (int64_t i = 0; i < hits.hit_pages; ++i) {
+      const PageId page = s->state.groups[g].pages[i];
+      if (i < first) {
+        CHECK_EQ(page, kNullPage);
+        continue;
+      }
+      Entry* entry = Find(KeyOf(*s, g, i));
+      CHECK_EQ(page, entry->page);
+      ++entry->refs;
+      taken_[page] = slabs;
+    }
+  }
+  AdoptNewPages(s, hits.hit_pages, evicted_before);
+  s->announced_end = s->state.cacheable ? static_cast<int64_t>(s->tokens.size()) / page_tokens : 0;
+  CheckSequence(*s, 0, hit_tokens);
+  CheckInvariants();
+  return true;
+}
+
+bool NaiveKv::Grow(NaiveSequence* s, int64_t num_tokens) {
+  ++num_verbs_;
+  const int64_t page_tokens = layout(*s).page_tokens();
+  const size_t old_pages = s->state.groups[0].pages.size();
+  const int64_t num_pages = (num_tokens + page_tokens - 1) / page_tokens;
+  const int64_t num_more = std::max<int64_t>(0, num_pages - static_cast<int64_t>(old_pages));
+  const bool expected =
+      NumAvailable(layout(*s).slabs_per_page) >= num_more * layout(*s).num_groups();
+  const int64_t evicted_before = kv_->stats().evicted_pages;
+  CHECK_EQ(kv_->Grow(&s->state, num_tokens), expected);
+  const size_t new_pages = old_pages + (expected ? num_more : 0);
+  for (const KvGroupState& table : s->state.groups) CHECK_EQ(table.pages.size(), new_pages);
+  AdoptNewPages(s, old_pages, evicted_before);
+  CheckInvariants();
+  return expected;
+}
+
+void NaiveKv::AdoptNewPages(NaiveSequence* s, size_t first_page, int64_t evicted_before) {
+  const int32_t slabs = layout(*s).slabs_per_page;
+  int64_t num_free = num_slabs_ - max_slabs_per_page_;
+  for (const auto& [page, size] : taken_) num_free -= size;
+  for (const auto& [key, entry] : findable_) {
+    num_free -= entry.refs == 0 ? kv_->layout(std::get<0>(key)).slabs_per_page : 0;
+  }
+  int64_t num_new = 0;
+  for (const KvGroupState& table : s->state.groups) {
+    for (size_t i = first_page; i < table.pages.size(); ++i) {
+      Take(table.pages[i], slabs);
+      ++num_new;
+    }
+  }
+  CheckEvicted(kv_->stats().evicted_pages - evicted_before,
+               std::max<int64_t>(0, num_new - num_free));
+}
+
+// REQUIRES: the page was just handed out.
+void NaiveKv::Take(PageId page, int32_t slabs) {
+  CHECK(page >= max_slabs_per_page_ && page + slabs <= num_slabs_) << page;
+  CHECK_EQ(page % slabs, 0);
+  const auto above = taken_.lower_bound(page);
+  CHECK(above == taken_.end() || above->first >= page + slabs) << page << " is held";
+  CHECK(above == taken_.begin() || std::prev(above)->first + std::prev(above)->second <= page);
+  taken_[page] = slabs;
+}
+
+// Forgets what the store evicted: with pages of one size the least recently released, otherwise
+// what it says, if nobody holds it and the number is right.
+void NaiveKv::CheckEvicted(int64_t num_evicted, int64_t num_expected) {
+  if (exact_lru_) CHECK_EQ(num_evicted, num_expected);
+  if (num_evicted == 0) return;
+  int64_t youngest_gone = 0;
+  int64_t oldest_kept = now_ + 1;
+  for (auto it = findable_.begin(); it != findable_.end();) {
+    const Entry& entry = it->second;
+    const auto& [model, group, prefix] = it->first;
+    const bool kept = kv_->Findable(model, group, entry.hash);
+    CHECK(kept || entry.refs == 0) << "a page in use was evicted";
+    if (kept) {
+      if (entry.refs == 0) oldest_kept = std::min(oldest_kept, entry.released);
+      ++it;
+      continue;
+    }
+    youngest_gone = std::max(youngest_gone, entry.released);
+    --num_evicted;
+    key_of_page_.erase(entry.page);
+    it = findable_.erase(it);
+  }
+  CHECK_EQ(num_evicted, 0);
+  if (exact_lru_) CHECK_LT(youngest_gone, oldest_kept);
+}
+
+void NaiveKv::Advance(NaiveSequence* s, int64_t num_written, int64_t num_tokens) {
+  RunPageOps(s->state.model);
+  ++num_verbs_;
+  const PageLayout& shape = layout(*s);
+  const int64_t page_tokens = shape.page_tokens();
+  for (int32_t g = 0; g < shape.num_groups(); ++g) {
+    for (int64_t p = s->state.num_tokens; p < num_written; ++p) {
+      const PageId page = s->state.groups[g].pages[p / page_tokens];
+      CHECK(key_of_page_.count(page) == 0) << "a findable page is written";
+      Cell(shape, page, p % page_tokens) = Content(*s, g, p);
+    }
+  }
+  const int64_t old_tokens = s->state.num_tokens;
+  const std::vector<KvGroupState> before = s->state.groups;
+  kv_->Advance(&s->state, s->tokens, num_tokens);
+  CHECK_EQ(s->state.num_tokens, num_tokens);
+
+  for (int64_t i = old_tokens / page_tokens; i < num_tokens / page_tokens; ++i) {
+    for (int32_t g = 0; g < shape.num_groups() && s->state.cacheable; ++g) {
+      const Key key = KeyOf(*s, g, i);
+      const PageId page = before[g].pages[i];
+      const PageHash hash = s->state.hashes[i];
+      const bool is_first = findable_.try_emplace(key, Entry{page, hash, 1, 0}).second;
+      if (is_first) key_of_page_[page] = key;
+    }
+  }
+  for (int32_t g = 0; g < shape.num_groups(); ++g) {
+    const KvGroupState& table = s->state.groups[g];
+    const int64_t first = FirstNeeded(shape.groups[g], num_tokens);
+    CHECK_EQ(table.first_live_page, first);
+    for (int64_t i = 0; i < static_cast<int64_t>(table.pages.size()); ++i) {
+      CHECK_EQ(table.pages[i], i < first ? kNullPage : before[g].pages[i]);
+      if (i < first && before[g].pages[i] != kNullPage) Unref(before[g].pages[i]);
+    }
+  }
+  CheckInvariants();
+}
+
+void NaiveKv::Release(NaiveSequence* s) {
+  ++num_verbs_;
+  const bool was_live = s->state.admitted;
+  const std::vector<KvGroupState> before = s->state.groups;
+  kv_->Release(&s->state);
+  CHECK(!s->state.admitted && s->state.groups.empty() && s->state.num_tokens == 0);
+  if (!was_live) return;
+  for (size_t i = before[0].pages.size(); i-- > 0;) {
+    for (size_t g = before.size(); g-- > 0;) {
+      if (before[g].pages[i] != kNullPage) Unref(before[g].pages[i]);
+    }
+  }
+  s->announced_end = 0;
+  s->scribbled.clear();
+  std::erase(live_, s);
+  CheckInvariants();
+}
+
+void NaiveKv::Unref(PageId page) {
+  for (size_t i = 0; i < copies_.size();) {
+    if (copies_[i].op.dst != page) {
+      ++i;
+      continue;
+    }
+    const PageId source = copies_[i].op.src;
+    copies_.erase(copies_.begin() + static_cast<long>(i));
+    Unref(source);
+  }
+  const auto key = key_of_page_.find(page);
+  if (key == key_of_page_.end()) {  // private: free
+    CHECK_EQ(taken_.erase(page), 1u);
+    return;
+  }
+  Entry* entry = Find(key->second);
+  if (--entry->refs > 0) return;
+  entry->released = ++now_;
+  CHECK_EQ(taken_.erase(page), 1u);
+}
+
+bool NaiveKv::Scribble(NaiveSequence* s, int64_t begin, int64_t end) {
+  ++num_verbs_;
+  const PageLayout& shape = layout(*s);
+  const int64_t page_tokens = shape.page_tokens();
+  const std::vector<KvGroupState> before = s->state.groups;
+  const int64_t end_page = (end + page_tokens - 1) / page_tokens;
+  int64_t num_shared = 0;
+  for (const KvGroupState& table : before) {
+    for (int64_t i = begin / page_tokens; i < end_page; ++i) {
+      num_shared += begin < end && key_of_page_.count(table.pages[i]) > 0 ? 1 : 0;
+    }
+  }
+  const bool expected = NumAvailable(shape.slabs_per_page) >= num_shared;
+  int64_t num_free = num_slabs_ - max_slabs_per_page_;
+  for (const auto& [page, size] : taken_) num_free -= size;
+  for (const auto& [key, entry] : findable_) {
+    num_free -= entry.refs == 0 ? kv_->layout(std::get<0>(key)).slabs_per_page : 0;
+  }
+  const int64_t evicted_before = kv_->stats().evicted_pages;
+  CHECK_EQ(kv_->EnsureWritable(&s->state, begin, end), expected);
+  for (int32_t g = 0; g < shape.num_groups(); ++g) {
+    const std::vector<PageId>& pages = s->state.groups[g].pages;
+    for (size_t i = 0; i < pages.size(); ++i) {
+      const PageId old = before[g].pages[i];
+      const bool in_range = static_cast<int64_t>(i) >= begin / page_tokens &&
+                            static_cast<int64_t>(i) < end_page && begin < end;
+      const bool replaced = expected && in_range && key_of_page_.count(old) > 0;
+      CHECK_EQ(pages[i] != old, replaced);
+      if (!replaced) continue;
+      Take(pages[i], shape.slabs_per_page);
+      PageOp op;
+      op.src = old;
+      op.dst = pages[i];
+      copies_.push_back({s->state.model, op});
+    }
+  }
+  CheckEvicted(kv_->stats().evicted_pages - evicted_before,
+               expected ? std::max<int64_t>(0, num_shared - num_free) : 0);
+  CheckInvariants();
+  if (!expected) return false;
+  // Half of the time the copies wait, and other verbs come between.
+  if (++num_scribbles_ % 2 == 0) return true;
+  RunPageOps(s->state.model);
+  for (int64_t p = begin; p < end; ++p) {
+    s->scribbled.insert(p);
+    for (int32_t g = 0; g < shape.num_groups(); ++g) {
+      const PageId page = s->state.groups[g].pages[p / page_tokens];
+      if (page == kNullPage) continue;
+      CHECK(key_of_page_.count(page) == 0) << "a findable page is overwritten";
+      Cell(shape, page, p % page_tokens) = -1;
+    }
+  }
+  return true;
+}
+
+void NaiveKv::RunPageOps(int32_t model) {
+  ++num_verbs_;
+  const std::vector<PageOp> ops = kv_->TakePageOps(model);
+  const PageLayout& shape = kv_->layout(model);
+  size_t num_done = 0;
+  std::vector<Copy> mine;
+  std::erase_if(copies_, [&](const Copy& copy) {
+    if (copy.model == model) mine.push_back(copy);
+    return copy.model == model;
+  });
+  CHECK_EQ(ops.size(), mine.size());
+  for (const PageOp& op : ops) {
+    CHECK(op.kind == PageOpKind::kCopy);
+    CHECK_EQ(op.src, mine[num_done].op.src);
+    CHECK_EQ(op.dst, mine[num_done++].op.dst);
+    for (int64_t i = 0; i < op.num_tokens; ++i) {
+      Cell(shape, op.dst, op.dst_token + i) = Cell(shape, op.src, op.src_token + i);
+    }
+  }
+  for (const Copy& copy : mine) Unref(copy.op.src);
+  CheckInvariants();
+}
+
+void NaiveKv::DropCached() {
+  ++num_verbs_;
+  kv_->DropCached();
+  std::erase_if(findable_, [this](const auto& item) {
+    if (item.second.refs == 0) key_of_page_.erase(item.second.page);
+    return item.second.refs == 0;
+  });
+  CheckInvariants();
+}
+
+int64_t& NaiveKv::Cell(const PageLayout& layout, PageId page, int64_t token) {
+  const int64_t tokens_per_slab = CeilDiv<int64_t>(layout.page_tokens(), layout.slabs_per_page);
+  CHECK_LE(tokens_per_slab, kCellsPerSlab);
+  return memory_[(page + token / tokens_per_slab) * kCellsPerSlab + token % tokens_per_slab];
+}
+
+int64_t NaiveKv::Content(const NaiveSequence& s, int32_t group, int64_t position) const {
+  return s.prefixes[position] * kMaxGroups + group;
+}
+
+void NaiveKv::CheckSequence(const NaiveSequence& s, int64_t begin, int64_t end) {
+  const PageLayout& shape = layout(s);
+  for (int32_t g = 0; g < shape.num_groups(); ++g) {
+    const KvGroupState& table = s.state.groups[g];
+    for (int64_t p = std::max<int64_t>(begin, table.first_live_page * shape.page_tokens()); p < end;
+         ++p) {
+      const PageId page = table.pages[p / shape.page_tokens()];
+      const int64_t want = s.scribbled.count(p) > 0 ? -1 : Content(s, g, p);
+      CHECK_EQ(Cell(shape, page, p % shape.page_tokens()), want) << "position " << p;
+    }
+  }
+}
+
+void NaiveKv::CheckContents() {
+  while (!copies_.empty()) RunPageOps(copies_[0].model);
+  for (const NaiveSequence* s : live_) CheckSequence(*s, 0, s->state.num_tokens);
+  for (const auto& [key, entry] : findable_) {
+    const auto& [model, group, last_prefix] = key;
+    const PageLayout& shape = kv_->layout(model);
+    CHECK(kv_->Findable(model, group, entry.hash));
+    int32_t prefix = last_prefix;
+    for (int64_t i = shape.page_tokens() - 1; i >= 0; --i) {
+      CHECK_EQ(Cell(shape, entry.page, i), prefix * kMaxGroups + group);
+      prefix = parents_[prefix].first;
+    }
+  }
+}
+
+void NaiveKv::CheckInvariants() const {
+  std::vector<const KvState*> states;
+  for (const NaiveSequence* s : live_) states.push_back(&s->state);
+  kv_->CheckInvariants(states);
+  const KvUsage usage = kv_->usage();
+  int64_t held = 0;
+  int64_t cached = 0;
+  for (const auto& [page, slabs] : taken_) held += slabs;
+  for (const auto& [key, entry] : findable_) {
+    cached += entry.refs == 0 ? kv_->layout(std::get<0>(key)).slabs_per_page : 0;
+  }
+  CHECK_EQ(usage.kv_slabs, held);
+  CHECK_EQ(usage.cached_slabs, cached);
+  CHECK_EQ(usage.free_slabs, usage.total_slabs - held - cached);
+}
+
+}  // namespace tessera::testing

@@ -1,0 +1,107 @@
+// The judge of the random test: the KV store's promises once more, over maps and by brute force,
+// with names that are not hashes. It sees the store only through its interface: it predicts what
+// every verb answers, learns page ids from the page tables, and keeps what lies in every slab.
+// Contents are numbers that stand for (model, root, all tokens up to this one, group), so a page
+// that is reused, evicted or written when it must not be shows as a wrong number.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "kvstore/kv_manager.h"
+
+namespace tessera::testing {
+
+// A sequence as the test's engine would hold it.
+struct NaiveSequence {
+  KvState state;
+  std::vector<TokenId> tokens;
+  std::vector<int32_t> prefixes;  // [tokens] names of tokens[0 .. i] under the root
+  int32_t root_prefix = 0;        // the name of no tokens
+  std::set<int64_t> scribbled;    // positions whose contents were overwritten (holes)
+  int64_t announced_end = 0;      // pages
+};
+
+class NaiveKv final {
+ public:
+  // `exact_lru`: all pages have one slab, so who is evicted is known beforehand.
+  NaiveKv(KvManager* kv, int64_t num_slabs, int32_t max_slabs_per_page, bool exact_lru);
+
+  // The prefix of `parent` and then `token`.
+  int32_t Extend(int32_t parent, TokenId token);
+  int32_t Root(int32_t model, int32_t salt);
+
+  // Each calls the verb and checks the answer, the tables, the contents and the invariants.
+  void Match(NaiveSequence* s);
+  bool Admit(NaiveSequence* s, int64_t num_new_tokens, int64_t reserve_slabs);
+  bool Grow(NaiveSequence* s, int64_t num_tokens);
+  // Writes the tokens up to num_written, Advances to num_tokens <= num_written.
+  void Advance(NaiveSequence* s, int64_t num_written, int64_t num_tokens);
+  void Release(NaiveSequence* s);
+  // Overwrites whole pages' tokens [begin, end) with other contents when the store says they may
+  // be.
+  bool Scribble(NaiveSequence* s, int64_t begin, int64_t end);
+  void DropCached();
+  void RunPageOps(int32_t model);
+
+  // All live pages and all findable ones hold what they should. Runs all page ops first.
+  void CheckContents();
+  int64_t num_verbs() const { return num_verbs_; }
+
+ private:
+  using Key = std::tuple<int32_t, int32_t, int32_t>;  // model, group, prefix at the page's end
+  struct Entry {
+    PageId page = kNullPage;
+    PageHash hash;
+    int32_t refs = 0;
+    int64_t released = 0;  // when the last reference went
+  };
+  struct Hits {
+    int64_t hit_pages = 0;
+    int64_t pending_pages = 0;
+    int64_t num_evictable = 0;
+  };
+  struct Copy {
+    int32_t model = 0;
+    PageOp op;
+  };
+
+  const PageLayout& layout(const NaiveSequence& s) const { return kv_->layout(s.state.model); }
+  Key KeyOf(const NaiveSequence& s, int32_t group, int64_t page) const;
+  Entry* Find(const Key& key);
+  static int64_t FirstNeeded(const GroupLayout& group, int64_t num_tokens);
+  Hits FindHits(const NaiveSequence& s);
+  int64_t NumAvailable(int32_t slabs_per_page) const;
+  // Room for pages was granted: those of `tables` that are new are taken, what they displaced is
+  // forgotten.
+  void AdoptNewPages(NaiveSequence* s, size_t first_page, int64_t evicted_before);
+  void CheckEvicted(int64_t num_evicted, int64_t num_expected);
+  void Take(PageId page, int32_t slabs);
+  void Unref(PageId page);
+  void CheckInvariants() const;  // after every verb
+  int64_t& Cell(const PageLayout& layout, PageId page, int64_t token);
+  int64_t Content(const NaiveSequence& s, int32_t group, int64_t position) const;
+  void CheckSequence(const NaiveSequence& s, int64_t begin, int64_t end);
+
+  KvManager* const kv_;
+  const int64_t num_slabs_;
+  const int32_t max_slabs_per_page_;
+  const bool exact_lru_;
+  int64_t num_verbs_ = 0;
+  int64_t now_ = 0;
+  int64_t num_scribbles_ = 0;
+  std::map<std::pair<int32_t, int64_t>, int32_t> prefix_of_;  // (parent, token) -> prefix
+  std::vector<std::pair<int32_t, TokenId>> parents_;          // [prefixes]
+  std::vector<NaiveSequence*> live_;
+  std::map<Key, Entry> findable_;
+  std::map<PageId, Key> key_of_page_;  // of findable pages
+  std::map<PageId, int32_t> taken_;    // referenced pages -> slabs
+  std::vector<Copy> copies_;           // queued page ops
+  std::vector<int64_t> memory_;        // [slabs, kCellsPerSlab]
+};
+
+}  // namespace tessera::testing
