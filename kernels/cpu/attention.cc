@@ -1,0 +1,142 @@
+#include "kernels/cpu/attention.h"
+
+#include <algorithm>
+
+#include "kernels/base/log.h"
+
+namespace tessera::cpu {
+namespace {
+
+// Below this many elements a second fork-join costs more than appending them.
+constexpr int64_t kAppendAloneElements = 4096;
+
+bool TapsLse(const AttentionArgs& args) {
+  bool found = false;
+  if (args.taps == nullptr) return false;
+  ForEachTap(args.batch, TapKind::kLogSumExp, args.layer, args.heads, 0, args.taps,
+             [&found](const Tap& tap, float* out) { found = true; });
+  return found;
+}
+
+}  // namespace
+
+AttentionOp::AttentionOp(const IsaKernels& kernels, ThreadTeam* team)
+    : kernels_(kernels), team_(team), ropes_(team) {
+  for (int m = 0; m < team->num_threads(); ++m) {
+    workers_.push_back(std::make_unique<TileWorker>(kernels));
+  }
+}
+
+void AttentionOp::BeginStep() {
+  ropes_.BeginStep();
+  num_works_ = 0;
+}
+
+const AttentionWork& AttentionOp::FindWork(const AttentionArgs& args) {
+  const GroupLayout& layout = *args.layout;
+  for (size_t i = 0; i < num_works_; ++i) {
+    const CachedWork& cached = *works_[i];
+    if (cached.group == args.group && cached.heads == args.heads &&
+        cached.kv_heads == layout.kv_heads && cached.window == layout.window) {
+      return cached.work;
+    }
+  }
+  if (num_works_ == works_.size()) works_.push_back(std::make_unique<CachedWork>());
+  CachedWork& fresh = *works_[num_works_++];
+  fresh.group = args.group;
+  fresh.heads = args.heads;
+  fresh.kv_heads = layout.kv_heads;
+  fresh.window = layout.window;
+  fresh.work.Build(args.batch, args.group, layout, args.heads / layout.kv_heads,
+                   team_->num_threads());
+  return fresh.work;
+}
+
+void AttentionOp::AppendRow(const AttentionArgs& args, const RopeTables::Table& rope, int64_t row) {
+  const GroupLayout& layout = *args.layout;
+  const int64_t slot = args.batch.write_slots(args.group)[row];
+  if (slot < layout.page_tokens) return;  // padding: the null page is never read
+  const PageId page = static_cast<PageId>(slot / layout.page_tokens);
+  CHECK_LT(page, args.pool.num_slabs);
+  const int32_t token = static_cast<int32_t>(slot % layout.page_tokens);
+  const float* const keys = args.qkv.f32(row) + static_cast<int64_t>(args.heads) * layout.head_dim;
+  AppendProblem problem;
+  problem.k_norm = args.k_norm.weight;
+  problem.k_norm_eps = args.k_norm.eps;
+  problem.cos = rope.cos + row * rope.half;
+  problem.sin = rope.sin + row * rope.half;
+  problem.rotary_dim = static_cast<int32_t>(2 * rope.half);
+  problem.head_dim = layout.head_dim;
+  problem.element = layout.dtype == DType::kF32 ? Element::kF32 : Element::kBF16;
+  for (int32_t h = 0; h < layout.kv_heads; ++h) {
+    char* const cell = args.pool.Page(page) + layout.KeyOffset(args.layer_in_group, h, token);
+    problem.k = keys + static_cast<int64_t>(h) * layout.head_dim;
+    problem.v = problem.k + static_cast<int64_t>(layout.kv_heads) * layout.head_dim;
+    problem.k_out = cell;
+    problem.v_out = cell + layout.value_offset();
+    kernels_.append_head(problem);
+  }
+}
+
+void AttentionOp::Append(const AttentionArgs& args, const RopeTables::Table& rope) {
+  const int64_t row_elements = static_cast<int64_t>(args.layout->kv_heads) * args.layout->head_dim;
+  const int64_t grain = std::max<int64_t>(1, kAppendAloneElements / row_elements);
+  team_->ParallelFor(args.batch.num_tokens(), grain, [&](int64_t begin, int64_t end, int member) {
+    for (int64_t row = begin; row < end; ++row) AppendRow(args, rope, row);
+  });
+}
+
+AttentionCall AttentionOp::NewCall(const AttentionArgs& args, const RopeTables::Table& rope) {
+  AttentionCall call;
+  call.args = &args;
+  call.work = &FindWork(args);
+  call.rope = rope;
+  call.heads_per_kv = args.heads / args.layout->kv_heads;
+  call.padded_dim = RoundUp(args.layout->head_dim, kPanel);
+  const int64_t cells = RoundUp<int64_t>(call.work->num_partials(), kPanel);
+  call.partial_max = partials_.Floats(cells * (2 + call.padded_dim));
+  call.partial_sum = call.partial_max + cells;
+  call.partial_out = call.partial_sum + cells;
+  if (call.work->num_cut_tiles() > pieces_left_size_) {
+    pieces_left_size_ = 2 * call.work->num_cut_tiles();
+    pieces_left_.reset(new std::atomic<int32_t>[static_cast<size_t>(pieces_left_size_)]);
+  }
+  call.pieces_left = pieces_left_.get();
+  for (const AttentionTile& tile : call.work->tiles()) {
+    if (tile.cut < 0) continue;
+    call.pieces_left[tile.cut].store(tile.num_pieces, std::memory_order_relaxed);
+  }
+  return call;
+}
+
+void AttentionOp::Attend(const AttentionCall& call) {
+  const std::vector<AttentionTask>& tasks = call.work->tasks();
+  team_->ParallelFor(
+      static_cast<int64_t>(tasks.size()), 1, [&](int64_t begin, int64_t end, int member) {
+        for (int64_t i = begin; i < end; ++i) {
+          workers_[static_cast<size_t>(member)]->RunTask(call, tasks[static_cast<size_t>(i)]);
+        }
+      });
+}
+
+void AttentionOp::Run(const AttentionArgs& args) {
+  const GroupLayout& layout = *args.layout;
+  CHECK_EQ(args.heads % layout.kv_heads, 0);
+  CHECK(layout.dtype == DType::kF32 || layout.dtype == DType::kBF16) << DTypeName(layout.dtype);
+  CHECK_LE(layout.head_dim, kMaxHeadDim);
+  if (args.batch.num_tokens() == 0) return;
+  RopeTables::Table rope;
+  if (args.rope != nullptr && args.rope->rotary_dim > 0) rope = ropes_.Get(args.rope, args.batch);
+  if (args.taps != nullptr) TapValueDeviation(args);
+  Append(args, rope);
+  AttentionCall call = NewCall(args, rope);
+  const bool taps_lse = TapsLse(args);
+  if (taps_lse) {
+    call.lse = lse_.Floats(static_cast<int64_t>(args.batch.num_tokens()) * args.heads);
+  }
+  Attend(call);
+  if (taps_lse) TapLogSumExp(args, call.lse);
+  if (args.taps != nullptr) TapAttentionMass(call);
+}
+
+}  // namespace tessera::cpu

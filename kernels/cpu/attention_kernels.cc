@@ -1,0 +1,227 @@
+// One block of keys against up to 12 query rows of one kv head: scores (the GEMM tile over
+// transposed keys), a softmax partial per row, and the weighted sum of V rows read where they lie
+// in their pages. Bytes moved per block: its K and V once per call for V, once per block for K.
+#include <cstring>
+
+#include "kernels/cpu/isa_functions.h"
+#include "kernels/cpu/tile.h"
+
+namespace tessera::cpu::TESSERA_ISA {
+namespace {
+
+constexpr float kNegativeInfinity = -__builtin_inff();
+
+int32_t Least(int32_t a, int32_t b) { return a < b ? a : b; }
+int32_t Most(int32_t a, int32_t b) { return a > b ? a : b; }
+
+int64_t ElementBytes(Element element) { return element == Element::kF32 ? 4 : 2; }
+
+// The keys that any row sees: [begin, end).
+struct KeySpan {
+  int32_t begin = kKeyBlock;
+  int32_t end = 0;
+};
+KeySpan VisibleSpan(const AttendProblem& problem) {
+  KeySpan span;
+  for (int32_t r = 0; r < problem.rows; ++r) {
+    if (problem.visible_begin[r] >= problem.visible_end[r]) continue;
+    span.begin = Least(span.begin, problem.visible_begin[r]);
+    span.end = Most(span.end, problem.visible_end[r]);
+  }
+  return span;
+}
+
+template <class Panel>
+void ScoreRows(const AttendProblem& problem, int panel_begin, int panel_end, int64_t steps) {
+  const int64_t panel_bytes = steps * kCacheLine;
+  const char* const b = static_cast<const char*>(problem.keys) + panel_begin * panel_bytes;
+  for (int32_t row = 0; row < problem.rows; row += kMaxRows) {
+    const int rows = Least(problem.rows - row, kMaxRows);
+    ComputePanels<Panel>(reinterpret_cast<const char*>(problem.q + row * problem.q_stride),
+                         problem.q_stride * 4, rows, b, panel_bytes, panel_end - panel_begin, steps,
+                         problem.scores + row * kScoreStride + panel_begin * kPanel, kScoreStride);
+  }
+}
+
+// Turns a row's raw dot products into exp(score - max) in place, 0 where it does not see the key.
+void SoftmaxRow(const AttendProblem& problem, int32_t row, int panel_begin, int panel_end) {
+  float* const scores = problem.scores + row * kScoreStride;
+  const int32_t begin = problem.visible_begin[row];
+  const int32_t end = problem.visible_end[row];
+  const V16 scale = Set1(problem.scale);
+  const V16 temperature = Set1(problem.temperature);
+  const V16 hidden = Set1(kNegativeInfinity);
+  V16 max = hidden;
+  for (int p = panel_begin; p < panel_end; ++p) {
+    V16 s = Mul(Load(scores + p * kPanel), scale);
+    if (problem.softcap > 0.0f) s = Softcap(s, problem.softcap);
+    if (problem.temperature != 1.0f) s = Div(s, temperature);
+    s = KeepLanes(s, begin - p * kPanel, end - p * kPanel, hidden);
+    Store(scores + p * kPanel, s);
+    max = Max(max, s);
+  }
+  const float row_max = ReduceMax(max);
+  V16 sum = Zero();
+  for (int p = panel_begin; p < panel_end; ++p) {
+    V16 e = Exp(Sub(Load(scores + p * kPanel), Set1(row_max)));
+    e = KeepLanes(e, begin - p * kPanel, end - p * kPanel, Zero());
+    Store(scores + p * kPanel, e);
+    sum = Add(sum, e);
+  }
+  problem.max[row] = row_max;
+  problem.sum[row] = begin < end ? ReduceAdd(sum) : 0.0f;
+}
+
+template <Element kElement>
+V16 LoadElements(const void* row, int64_t index) {
+  if constexpr (kElement == Element::kF32) return Load(static_cast<const float*>(row) + index);
+  return LoadBF16(static_cast<const char*>(row) + 2 * index);
+}
+
+// out[r][16 v ...] = sum over keys of scores[r][key] * V[key][dim + 16 v ...], keys ascending.
+template <Element kElement, int kRows, int kVectors>
+void WeightedSum(const AttendProblem& problem, int32_t row, int32_t dim, KeySpan keys) {
+  V16 acc[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) acc[r][v] = Zero();
+  }
+  const float* const weights = problem.scores + row * kScoreStride;
+  for (int32_t key = keys.begin; key < keys.end; ++key) {
+    const void* const value = problem.values[key];
+    V16 x[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) x[v] = LoadElements<kElement>(value, dim + 16 * v);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const V16 weight = BroadcastWord(weights + r * kScoreStride + key);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = Fma(weight, x[v], acc[r][v]);
+    }
+  }
+  float* const out = problem.out + row * problem.out_stride + dim;
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) Store(out + r * problem.out_stride + 16 * v, acc[r][v]);
+  }
+}
+
+template <Element kElement, int kRows>
+void WeightedSumRows(const AttendProblem& problem, int32_t row, KeySpan keys) {
+  constexpr int kVectors = TilePanels(kRows);
+  const int32_t dims = static_cast<int32_t>(problem.out_stride);
+  int32_t dim = 0;
+  for (; dim + 16 * kVectors <= dims; dim += 16 * kVectors) {
+    WeightedSum<kElement, kRows, kVectors>(problem, row, dim, keys);
+  }
+  for (; dim < dims; dim += 16) WeightedSum<kElement, kRows, 1>(problem, row, dim, keys);
+}
+
+template <Element kElement>
+void WeightedSums(const AttendProblem& problem, KeySpan keys) {
+  for (int32_t row = 0; row < problem.rows; row += kMaxRows) {
+    const int rows = Least(problem.rows - row, kMaxRows);
+#define TESSERA_ROWS(R)                               \
+  case R:                                             \
+    WeightedSumRows<kElement, R>(problem, row, keys); \
+    break
+    switch (rows) {
+      TESSERA_ROWS(1);
+      TESSERA_ROWS(2);
+      TESSERA_ROWS(3);
+      TESSERA_ROWS(4);
+      TESSERA_ROWS(5);
+      TESSERA_ROWS(6);
+#if !defined(TESSERA_ISA_AVX2)
+      TESSERA_ROWS(7);
+      TESSERA_ROWS(8);
+      TESSERA_ROWS(9);
+      TESSERA_ROWS(10);
+      TESSERA_ROWS(11);
+      TESSERA_ROWS(12);
+#endif
+    }
+#undef TESSERA_ROWS
+  }
+}
+
+}  // namespace
+
+void PackKeys(const void* const* keys, Element element, int32_t head_dim, int32_t panel_begin,
+              int32_t panel_end, void* panels) {
+  alignas(64) static constexpr char kZeros[kMaxHeadDim * 4] = {};
+  alignas(64) char tails[kPanel][64];
+  alignas(64) char last[16 * 64];
+  const int64_t row_bytes = head_dim * ElementBytes(element);
+  const int64_t num_words = (row_bytes + 3) / 4;
+  const int64_t whole_bytes = row_bytes / 64 * 64;
+  char* out = static_cast<char*>(panels) + panel_begin * num_words * 64;
+  for (int32_t p = panel_begin; p < panel_end; ++p, out += num_words * 64) {
+    const void* rows[kPanel];
+    const void* const* const k = keys + p * kPanel;
+    for (int i = 0; i < kPanel; ++i) rows[i] = k[i] != nullptr ? k[i] : kZeros;
+    for (int64_t offset = 0; offset < whole_bytes; offset += 64) {
+      TransposeWords(rows, offset, out + offset * 16);
+    }
+    if (whole_bytes == row_bytes) continue;
+    for (int i = 0; i < kPanel; ++i) {
+      std::memset(tails[i], 0, 64);
+      rows[i] = tails[i];
+      if (k[i] == nullptr) continue;
+      std::memcpy(tails[i], static_cast<const char*>(k[i]) + whole_bytes,
+                  static_cast<size_t>(row_bytes - whole_bytes));
+    }
+    TransposeWords(rows, 0, last);
+    std::memcpy(out + whole_bytes * 16, last,
+                static_cast<size_t>((num_words - whole_bytes / 4) * 64));
+  }
+}
+
+void Attend(const AttendProblem& problem) {
+  const KeySpan keys = VisibleSpan(problem);
+  for (int32_t r = 0; r < problem.rows; ++r) problem.sum[r] = 0.0f;
+  if (keys.begin >= keys.end) return;
+  const int panel_begin = keys.begin / kPanel;
+  const int panel_end = (keys.end + kPanel - 1) / kPanel;
+  if (problem.element == Element::kBF16) {
+    ScoreRows<BF16Panel>(problem, panel_begin, panel_end, (problem.head_dim + 1) / 2);
+  } else {
+    ScoreRows<F32Panel>(problem, panel_begin, panel_end, problem.head_dim);
+  }
+  for (int32_t r = 0; r < problem.rows; ++r) SoftmaxRow(problem, r, panel_begin, panel_end);
+  if (problem.element == Element::kBF16) {
+    WeightedSums<Element::kBF16>(problem, keys);
+  } else {
+    WeightedSums<Element::kF32>(problem, keys);
+  }
+}
+
+void Merge(float b_max, float b_sum, const float* b_out, int32_t padded_dim, float* max, float* sum,
+           float* out) {
+  if (*sum == 0.0f) {
+    *max = b_max;
+    *sum = b_sum;
+    std::memcpy(out, b_out, sizeof(float) * static_cast<size_t>(padded_dim));
+    return;
+  }
+  const float new_max = *max > b_max ? *max : b_max;
+  alignas(64) float factors[kPanel] = {*max - new_max, b_max - new_max};
+  Store(factors, Exp(Load(factors)));
+  const V16 a = Set1(factors[0]);
+  const V16 b = Set1(factors[1]);
+  *sum = *sum * factors[0] + b_sum * factors[1];
+  *max = new_max;
+  for (int32_t i = 0; i < padded_dim; i += 16) {
+    Store(out + i, Add(Mul(Load(out + i), a), Mul(Load(b_out + i), b)));
+  }
+}
+
+void Divide(const float* x, float divisor, int32_t count, float* out) {
+  for (int32_t i = 0; i < count; i += 16) {
+    StoreN(out + i, Div(LoadN(x + i, count - i), Set1(divisor)), count - i);
+  }
+}
+
+}  // namespace tessera::cpu::TESSERA_ISA

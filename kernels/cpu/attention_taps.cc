@@ -1,0 +1,88 @@
+// The taps that attention feeds.
+#include <algorithm>
+
+#include "kernels/cpu/attention.h"
+
+namespace tessera::cpu {
+namespace {
+
+float ReadElement(DType dtype, const char* row, int64_t i) {
+  return dtype == DType::kF32 ? reinterpret_cast<const float*>(row)[i]
+                              : BF16ToFloat(reinterpret_cast<const BF16*>(row)[i]);
+}
+
+// Squared distance of a row's new V (as it will be stored) from what its cell holds.
+double ValueDeviation(const AttentionArgs& args, int64_t row) {
+  const GroupLayout& layout = *args.layout;
+  const int64_t slot = args.batch.write_slots(args.group)[row];
+  if (slot < layout.page_tokens) return 0.0;
+  const PageId page = static_cast<PageId>(slot / layout.page_tokens);
+  const int32_t token = static_cast<int32_t>(slot % layout.page_tokens);
+  const float* const values =
+      args.qkv.f32(row) + static_cast<int64_t>(args.heads + layout.kv_heads) * layout.head_dim;
+  double sum = 0.0;
+  for (int32_t h = 0; h < layout.kv_heads; ++h) {
+    const char* const cell = args.pool.Page(page) +
+                             layout.KeyOffset(args.layer_in_group, h, token) +
+                             layout.value_offset();
+    for (int32_t d = 0; d < layout.head_dim; ++d) {
+      const float value = values[static_cast<int64_t>(h) * layout.head_dim + d];
+      const float stored = layout.dtype == DType::kF32 ? value : BF16ToFloat(FloatToBF16(value));
+      const double difference = static_cast<double>(stored) - ReadElement(layout.dtype, cell, d);
+      sum += difference * difference;
+    }
+  }
+  return sum;
+}
+
+}  // namespace
+
+void AttentionOp::TapValueDeviation(const AttentionArgs& args) {
+  ForEachTap(args.batch, TapKind::kValueDeviation, args.layer, args.heads, 0, args.taps,
+             [&](const Tap& tap, float* out) {
+               const int64_t first = args.batch.segments()[tap.segment].token_begin + tap.row_begin;
+               for (int64_t i = 0; i < tap.num_rows; ++i) {
+                 out[i] = static_cast<float>(ValueDeviation(args, first + i));
+               }
+             });
+}
+
+void AttentionOp::TapLogSumExp(const AttentionArgs& args, const float* lse) {
+  ForEachTap(args.batch, TapKind::kLogSumExp, args.layer, args.heads, 0, args.taps,
+             [&](const Tap& tap, float* out) {
+               const int64_t first = args.batch.segments()[tap.segment].token_begin + tap.row_begin;
+               std::copy_n(lse + first * args.heads,
+                           static_cast<int64_t>(tap.num_rows) * args.heads, out);
+             });
+}
+
+// Every tile adds up its own rows; tiles are then added in order, so that threads do not show.
+void AttentionOp::TapAttentionMass(const AttentionCall& call) {
+  const AttentionArgs& args = *call.args;
+  const std::vector<AttentionTile>& tiles = call.work->tiles();
+  ForEachTap(args.batch, TapKind::kAttentionMass, args.layer, args.heads, 0, args.taps,
+             [&](const Tap& tap, float* out) {
+               const int64_t num_blocks = TapFloatsPerLayer(args.batch, tap, args.heads, 0);
+               const auto of_segment = [&tap](const AttentionTile& tile) {
+                 return tile.segment == tap.segment;
+               };
+               const auto first = std::find_if(tiles.begin(), tiles.end(), of_segment);
+               const auto last = std::find_if_not(first, tiles.end(), of_segment);
+               mass_.assign(static_cast<size_t>((last - first) * num_blocks), 0.0);
+               team_->ParallelFor(last - first, 1, [&](int64_t begin, int64_t end, int member) {
+                 for (int64_t i = begin; i < end; ++i) {
+                   workers_[static_cast<size_t>(member)]->AddMass(call, first[i], tap,
+                                                                  mass_.data() + i * num_blocks);
+                 }
+               });
+               for (int64_t b = 0; b < num_blocks; ++b) {
+                 double sum = 0.0;
+                 for (int64_t i = 0; i < last - first; ++i) {
+                   sum += mass_[static_cast<size_t>(i * num_blocks + b)];
+                 }
+                 out[b] = static_cast<float>(sum);
+               }
+             });
+}
+
+}  // namespace tessera::cpu

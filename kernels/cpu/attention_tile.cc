@@ -1,0 +1,328 @@
+#include "kernels/cpu/attention_tile.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace tessera::cpu {
+namespace {
+
+constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
+
+// Positions of `stream` in `block` that some row of the tile sees.
+PositionRange VisibleInBlock(const AttentionCall& call, const AttentionTile& tile,
+                             const KvStream& stream, int32_t block) {
+  const int32_t window = call.args->layout->window;
+  const PositionRange oldest = VisibleKeys(stream, window, tile.min_position);
+  const PositionRange newest = VisibleKeys(stream, window, tile.max_position);
+  return {std::max(oldest.begin, block * kAttentionBlock),
+          std::min(newest.end, (block + 1) * kAttentionBlock)};
+}
+
+int32_t NumRows(const AttentionCall& call, const AttentionTile& tile) {
+  return tile.num_tokens * call.heads_per_kv;
+}
+
+}  // namespace
+
+void TileWorker::Reserve(const AttentionCall& call) {
+  const int64_t rows = std::max(kTileRows, call.heads_per_kv);
+  const int64_t dim = call.padded_dim;
+  const int64_t half = RoundUp<int64_t>(call.rope.half, kPanel);
+  const int64_t block_floats = kKeyBlock * dim;
+  float* next = memory_.Floats(3 * rows * dim + 4 * RoundUp<int64_t>(rows, kPanel) +
+                               kMaxAttendRows * (dim + kScoreStride) + 2 * kPanel + 2 * half +
+                               2 * block_floats);
+  const auto take = [&next](int64_t count) {
+    float* const taken = next;
+    next += RoundUp<int64_t>(count, kPanel);
+    return taken;
+  };
+  keys_ = reinterpret_cast<char*>(take(block_floats));
+  values_ = reinterpret_cast<char*>(take(block_floats));
+  q_ = take(rows * dim);
+  scores_ = take(kMaxAttendRows * kScoreStride);
+  block_ = {take(kMaxAttendRows), take(kMaxAttendRows), take(kMaxAttendRows * dim)};
+  stream_ = {take(rows), take(rows), take(rows * dim)};
+  total_ = {take(rows), take(rows), take(rows * dim)};
+  cos_ = take(half);
+  sin_ = take(half);
+}
+
+void TileWorker::PrepareQueries(const AttentionCall& call, const AttentionTile& tile,
+                                int32_t pos_delta) {
+  const AttentionArgs& args = *call.args;
+  const int32_t head_dim = args.layout->head_dim;
+  const int64_t first_head = static_cast<int64_t>(tile.kv_head) * call.heads_per_kv;
+  float* q = q_;
+  for (int32_t t = 0; t < tile.num_tokens; ++t) {
+    const int64_t token = tile.token_begin + t;
+    const float* cos = cos_;
+    const float* sin = sin_;
+    if (pos_delta == 0) {
+      cos = call.rope.cos + token * call.rope.half;
+      sin = call.rope.sin + token * call.rope.half;
+    } else if (call.rope.half > 0) {
+      ComputeRotation(*args.rope, args.batch.positions()[token] - pos_delta,
+                      args.rope->attention_factor, cos_, sin_);
+    }
+    const float* const heads = args.qkv.f32(token) + first_head * head_dim;
+    for (int32_t h = 0; h < call.heads_per_kv; ++h, q += call.padded_dim) {
+      kernels_.rotate_head(heads + h * head_dim, args.q_norm.weight, args.q_norm.eps, cos, sin,
+                           static_cast<int32_t>(2 * call.rope.half), head_dim, q);
+      std::fill(q + head_dim, q + call.padded_dim, 0.0f);
+    }
+  }
+}
+
+void TileWorker::LoadBlock(const AttentionCall& call, const AttentionTile& tile,
+                           const KvStream& stream, int32_t block) {
+  const AttentionArgs& args = *call.args;
+  const GroupLayout& layout = *args.layout;
+  const PositionRange visible = VisibleInBlock(call, tile, stream, block);
+  const int32_t base = block * kAttentionBlock;
+  const int32_t panel_begin = (visible.begin - base) / kPanel;
+  const int32_t panel_end = CeilDiv(visible.end - base, kPanel);
+  std::fill(key_rows_ + panel_begin * kPanel, key_rows_ + panel_end * kPanel, nullptr);
+  ForEachPiece(args.batch, stream, layout.page_tokens, visible.begin, visible.end,
+               [&](const KeyPiece& piece) {
+                 const char* key = args.pool.Page(piece.page) +
+                                   layout.KeyOffset(args.layer_in_group, tile.kv_head, piece.token);
+                 for (int32_t i = 0; i < piece.count; ++i, key += layout.token_stride()) {
+                   key_rows_[piece.pos + i - base] = key;
+                   value_rows_[piece.pos + i - base] = key + layout.value_offset();
+                 }
+               });
+  const Element element = layout.dtype == DType::kF32 ? Element::kF32 : Element::kBF16;
+  kernels_.pack_keys(key_rows_, element, layout.head_dim, panel_begin, panel_end, keys_);
+  if (layout.head_dim == call.padded_dim) return;
+  // Whole vectors would read past a row's end: attend to padded copies.
+  const int64_t row_bytes = call.padded_dim * DTypeBytes(layout.dtype);
+  for (int32_t i = visible.begin - base; i < visible.end - base; ++i) {
+    char* const copy = values_ + i * row_bytes;
+    std::memset(copy, 0, static_cast<size_t>(row_bytes));
+    std::memcpy(copy, value_rows_[i], static_cast<size_t>(layout.token_stride()));
+    value_rows_[i] = copy;
+  }
+}
+
+void TileWorker::AttendRows(const AttentionCall& call, const AttentionTile& tile,
+                            const KvStream& stream, int32_t block, int32_t row, int32_t count,
+                            const Rows& partial) {
+  const AttentionArgs& args = *call.args;
+  const int32_t base = block * kAttentionBlock;
+  int32_t visible_begin[kMaxAttendRows];
+  int32_t visible_end[kMaxAttendRows];
+  for (int32_t r = 0; r < count; ++r) {
+    const int32_t token = tile.token_begin + (row + r) / call.heads_per_kv;
+    const PositionRange visible =
+        VisibleKeys(stream, args.layout->window, args.batch.positions()[token]);
+    visible_begin[r] = std::max(visible.begin - base, 0);
+    visible_end[r] = std::min(visible.end - base, kAttentionBlock);
+  }
+  AttendProblem problem;
+  problem.q = q_ + static_cast<int64_t>(row) * call.padded_dim;
+  problem.q_stride = call.padded_dim;
+  problem.rows = count;
+  problem.head_dim = args.layout->head_dim;
+  problem.keys = keys_;
+  problem.values = value_rows_;
+  problem.element = args.layout->dtype == DType::kF32 ? Element::kF32 : Element::kBF16;
+  problem.visible_begin = visible_begin;
+  problem.visible_end = visible_end;
+  problem.scale = args.scale;
+  problem.softcap = args.softcap;
+  problem.temperature = stream.temperature;
+  problem.scores = scores_;
+  problem.max = partial.max;
+  problem.sum = partial.sum;
+  problem.out = partial.out;
+  problem.out_stride = call.padded_dim;
+  kernels_.attend(problem);
+}
+
+void TileWorker::MergeRow(const AttentionCall& call, const Rows& from, int64_t from_row,
+                          const Rows& to, int64_t to_row) const {
+  if (from.sum[from_row] == 0.0f) return;
+  kernels_.merge(from.max[from_row], from.sum[from_row], from.out + from_row * call.padded_dim,
+                 call.padded_dim, to.max + to_row, to.sum + to_row,
+                 to.out + to_row * call.padded_dim);
+}
+
+void TileWorker::BeginTile(const AttentionCall& call, const AttentionTile& tile) {
+  const int32_t rows = NumRows(call, tile);
+  std::fill(total_.sum, total_.sum + rows, 0.0f);
+  std::fill(stream_.sum, stream_.sum + rows, 0.0f);
+}
+
+// The stream's result, scaled, as a partial of its rows.
+void TileWorker::FinishStream(const AttentionCall& call, const KvStream& stream, int32_t num_rows) {
+  for (int32_t r = 0; r < num_rows; ++r) {
+    if (stream_.sum[r] == 0.0f) continue;
+    float* const out = stream_.out + static_cast<int64_t>(r) * call.padded_dim;
+    kernels_.divide(out, stream_.sum[r], call.padded_dim, out);
+    stream_.max[r] = stream.scale * (stream_.max[r] + std::log(stream_.sum[r]));
+    stream_.sum[r] = 1.0f;
+    MergeRow(call, stream_, r, total_, r);
+    stream_.sum[r] = 0.0f;
+  }
+}
+
+void TileWorker::FinishTile(const AttentionCall& call, const AttentionTile& tile) {
+  const AttentionArgs& args = *call.args;
+  const int32_t head_dim = args.layout->head_dim;
+  for (int32_t r = 0; r < NumRows(call, tile); ++r) {
+    const int64_t token = tile.token_begin + r / call.heads_per_kv;
+    const int64_t head = tile.kv_head * call.heads_per_kv + r % call.heads_per_kv;
+    float* const out = args.out.f32(token) + head * head_dim;
+    const bool empty = total_.sum[r] == 0.0f;
+    if (empty) {
+      std::fill(out, out + head_dim, 0.0f);
+    } else {
+      kernels_.divide(total_.out + static_cast<int64_t>(r) * call.padded_dim, total_.sum[r],
+                      head_dim, out);
+    }
+    if (call.lse == nullptr) continue;
+    call.lse[token * args.heads + head] =
+        empty ? kNegativeInfinity : total_.max[r] + std::log(total_.sum[r]);
+  }
+}
+
+void TileWorker::AttendTile(const AttentionCall& call, const AttentionTile& tile) {
+  const int32_t num_rows = NumRows(call, tile);
+  const KvStream* const end = call.work->streams_end(tile.segment);
+  for (const KvStream* stream = call.work->streams_begin(tile.segment); stream != end; ++stream) {
+    const PositionRange blocks =
+        AttentionWork::VisibleBlocks(*stream, tile, call.args->layout->window);
+    if (blocks.begin < blocks.end) PrepareQueries(call, tile, stream->pos_delta);
+    for (int32_t block = blocks.begin; block < blocks.end; ++block) {
+      LoadBlock(call, tile, *stream, block);
+      for (int32_t row = 0; row < num_rows; row += kMaxAttendRows) {
+        const int32_t count = std::min(kMaxAttendRows, num_rows - row);
+        AttendRows(call, tile, *stream, block, row, count, block_);
+        for (int32_t r = 0; r < count; ++r) MergeRow(call, block_, r, stream_, row + r);
+      }
+    }
+    FinishStream(call, *stream, num_rows);
+  }
+}
+
+void TileWorker::MergePieces(const AttentionCall& call, const AttentionTile& tile) {
+  const int32_t num_rows = NumRows(call, tile);
+  const Rows cells = {call.partial_max, call.partial_sum, call.partial_out};
+  int64_t cell = tile.partial_begin;
+  const KvStream* const end = call.work->streams_end(tile.segment);
+  for (const KvStream* stream = call.work->streams_begin(tile.segment); stream != end; ++stream) {
+    const PositionRange blocks =
+        AttentionWork::VisibleBlocks(*stream, tile, call.args->layout->window);
+    for (int32_t block = blocks.begin; block < blocks.end; ++block) {
+      for (int32_t r = 0; r < num_rows; ++r) MergeRow(call, cells, cell++, stream_, r);
+    }
+    FinishStream(call, *stream, num_rows);
+  }
+}
+
+void TileWorker::RunTask(const AttentionCall& call, const AttentionTask& task) {
+  Reserve(call);
+  const AttentionTile& tile = call.work->tiles()[static_cast<size_t>(task.tile)];
+  if (tile.cut < 0) {
+    BeginTile(call, tile);
+    AttendTile(call, tile);
+    FinishTile(call, tile);
+    return;
+  }
+  const int32_t num_rows = NumRows(call, tile);
+  int32_t stream_first = 0;  // the stream's first block among the tile's
+  const KvStream* const end = call.work->streams_end(tile.segment);
+  for (const KvStream* stream = call.work->streams_begin(tile.segment); stream != end; ++stream) {
+    const PositionRange blocks =
+        AttentionWork::VisibleBlocks(*stream, tile, call.args->layout->window);
+    const int32_t first = std::max(task.block_begin, stream_first);
+    const int32_t last = std::min(task.block_end, stream_first + blocks.end - blocks.begin);
+    if (first < last) PrepareQueries(call, tile, stream->pos_delta);
+    for (int32_t i = first; i < last; ++i) {
+      const int32_t block = blocks.begin + i - stream_first;
+      LoadBlock(call, tile, *stream, block);
+      for (int32_t row = 0; row < num_rows; row += kMaxAttendRows) {
+        const int64_t cell = tile.partial_begin + static_cast<int64_t>(i) * num_rows + row;
+        AttendRows(call, tile, *stream, block, row, std::min(kMaxAttendRows, num_rows - row),
+                   {call.partial_max + cell, call.partial_sum + cell,
+                    call.partial_out + cell * call.padded_dim});
+      }
+    }
+    stream_first += blocks.end - blocks.begin;
+  }
+  if (call.pieces_left[tile.cut].fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+  BeginTile(call, tile);
+  MergePieces(call, tile);
+  FinishTile(call, tile);
+}
+
+void TileWorker::AddMass(const AttentionCall& call, const AttentionTile& tile, const Tap& tap,
+                         double* mass) {
+  Reserve(call);
+  BeginTile(call, tile);
+  const int32_t num_rows = NumRows(call, tile);
+  const KvStream* const begin = call.work->streams_begin(tile.segment);
+  const KvStream* const end = call.work->streams_end(tile.segment);
+  // First each stream's log-sum-exp (as in AttendTile), then each key's share of it.
+  float* const lse = stream_memory_.Floats((end - begin) * num_rows);
+  for (const KvStream* stream = begin; stream != end; ++stream) {
+    const PositionRange blocks =
+        AttentionWork::VisibleBlocks(*stream, tile, call.args->layout->window);
+    if (blocks.begin < blocks.end) PrepareQueries(call, tile, stream->pos_delta);
+    for (int32_t block = blocks.begin; block < blocks.end; ++block) {
+      LoadBlock(call, tile, *stream, block);
+      for (int32_t row = 0; row < num_rows; row += kMaxAttendRows) {
+        const int32_t count = std::min(kMaxAttendRows, num_rows - row);
+        AttendRows(call, tile, *stream, block, row, count, block_);
+        for (int32_t r = 0; r < count; ++r) MergeRow(call, block_, r, stream_, row + r);
+      }
+    }
+    for (int32_t r = 0; r < num_rows; ++r) {
+      const bool empty = stream_.sum[r] == 0.0f;
+      lse[(stream - begin) * num_rows + r] =
+          empty ? kNegativeInfinity : stream_.max[r] + std::log(stream_.sum[r]);
+    }
+    FinishStream(call, *stream, num_rows);
+  }
+  for (const KvStream* stream = begin; stream != end; ++stream) {
+    const PositionRange blocks =
+        AttentionWork::VisibleBlocks(*stream, tile, call.args->layout->window);
+    if (blocks.begin < blocks.end) PrepareQueries(call, tile, stream->pos_delta);
+    for (int32_t block = blocks.begin; block < blocks.end; ++block) {
+      LoadBlock(call, tile, *stream, block);
+      AddBlockMass(call, tile, *stream, block, lse + (stream - begin) * num_rows, tap, mass);
+    }
+  }
+}
+
+void TileWorker::AddBlockMass(const AttentionCall& call, const AttentionTile& tile,
+                              const KvStream& stream, int32_t block, const float* stream_lse,
+                              const Tap& tap, double* mass) {
+  const int32_t num_rows = NumRows(call, tile);
+  const int32_t tap_begin = call.args->batch.segments()[tap.segment].token_begin + tap.row_begin;
+  const PositionRange visible = VisibleInBlock(call, tile, stream, block);
+  const int32_t first_key = stream.key_begin - stream.pos_begin;  // key of position 0
+  for (int32_t row = 0; row < num_rows; row += kMaxAttendRows) {
+    const int32_t count = std::min(kMaxAttendRows, num_rows - row);
+    AttendRows(call, tile, stream, block, row, count, block_);
+    for (int32_t r = 0; r < count; ++r) {
+      const int32_t token = tile.token_begin + (row + r) / call.heads_per_kv;
+      const bool tapped = token >= tap_begin && token < tap_begin + tap.num_rows;
+      if (!tapped || block_.sum[r] == 0.0f) continue;
+      const float lse = stream_lse[row + r];
+      const float total = total_.max[row + r] + std::log(total_.sum[row + r]);
+      const double weight =
+          static_cast<double>(std::exp(block_.max[r] - lse)) * std::exp(stream.scale * lse - total);
+      const PositionRange seen =
+          VisibleKeys(stream, call.args->layout->window, call.args->batch.positions()[token]);
+      const int32_t end = std::min(visible.end, seen.end);
+      for (int32_t pos = std::max(visible.begin, seen.begin); pos < end; ++pos) {
+        const float score = scores_[r * kScoreStride + pos - block * kAttentionBlock];
+        mass[(first_key + pos) / tap.block] += weight * score;
+      }
+    }
+  }
+}
+
+}  // namespace tessera::cpu

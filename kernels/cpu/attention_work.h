@@ -1,0 +1,85 @@
+// How a step's attention is cut into tasks: (segment, kv head, tile of query tokens) and, where one
+// task would keep the others waiting, runs of its key blocks. Costs decide the cut, results do not
+// depend on it: a block's partial is the same wherever it is computed, and partials are always
+// merged in ascending order. Plain data, remade when the batch or the layer's shape changes.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "kernels/attention_plan.h"
+#include "kernels/backend.h"
+
+namespace tessera::cpu {
+
+// Query rows (tokens times heads per kv head) of a tile: enough to pay for transposing a block's
+// keys.
+inline constexpr int32_t kTileRows = 96;
+
+// Query tokens of one segment with one kv head. Its query rows are numbered token by token.
+struct AttentionTile {
+  int32_t segment = 0;
+  int32_t kv_head = 0;
+  int32_t token_begin = 0;  // rows of the batch
+  int32_t num_tokens = 0;
+  // Positions that the tile's rows have.
+  int32_t min_position = 0;
+  int32_t max_position = 0;
+  // When cut: pieces that are not done yet count down, the last one merges.
+  int32_t num_pieces = 1;
+  int32_t cut = -1;           // index among the cut tiles; -1: whole
+  int64_t partial_begin = 0;  // of its first block, in (block, row) units
+  int32_t num_blocks = 0;
+};
+
+struct AttentionTask {
+  int32_t tile = 0;
+  int32_t block_begin = 0;  // of the tile's blocks, counted through the streams
+  int32_t block_end = 0;
+  int64_t cost = 0;
+};
+
+class AttentionWork final {
+ public:
+  // Segments' streams and tasks for one group. `heads_per_kv` = heads / kv_heads.
+  void Build(const BatchView& batch, int group, const GroupLayout& layout, int32_t heads_per_kv,
+             int num_members);
+
+  const std::vector<AttentionTile>& tiles() const { return tiles_; }
+  // Dearest first.
+  const std::vector<AttentionTask>& tasks() const { return tasks_; }
+  int32_t num_cut_tiles() const { return num_cut_tiles_; }
+  int64_t num_partials() const { return num_partials_; }  // (block, row) cells of cut tiles
+
+  const KvStream* streams_begin(int32_t segment) const {
+    return streams_.data() + stream_begin_[static_cast<size_t>(segment)];
+  }
+  const KvStream* streams_end(int32_t segment) const {
+    return streams_.data() + stream_begin_[static_cast<size_t>(segment) + 1];
+  }
+
+  // The blocks [first, last) of a stream that some row of the tile sees.
+  static PositionRange VisibleBlocks(const KvStream& stream, const AttentionTile& tile,
+                                     int32_t window) {
+    const PositionRange oldest = VisibleKeys(stream, window, tile.min_position);
+    const PositionRange newest = VisibleKeys(stream, window, tile.max_position);
+    if (oldest.begin >= newest.end) return {0, 0};
+    return {oldest.begin / kAttentionBlock, CeilDiv(newest.end, kAttentionBlock)};
+  }
+
+ private:
+  void AddTiles(const BatchView& batch, const GroupLayout& layout, int32_t segment,
+                int32_t tile_tokens);
+  void AddTasks(int32_t tile, int32_t rows, int64_t member_share);
+
+  std::vector<KvStream> streams_;
+  std::vector<size_t> stream_begin_;  // [segments + 1]
+  std::vector<AttentionTile> tiles_;
+  std::vector<AttentionTask> tasks_;
+  int32_t num_cut_tiles_ = 0;
+  int64_t num_partials_ = 0;
+};
+
+}  // namespace tessera::cpu

@@ -1,0 +1,96 @@
+// The cpu backend: what calls which op. Kernels per ISA sit behind isa_kernels.h, one file per idea
+// beside it.
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/base/log.h"
+#include "kernels/base/thread_team.h"
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/linear.h"
+#include "kernels/cpu/memory.h"
+#include "kernels/cpu/packed_weight.h"
+#include "kernels/cpu/page_ops.h"
+#include "kernels/sample.h"
+
+namespace tessera {
+namespace cpu {
+namespace {
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(const IsaKernels& kernels, ThreadTeam* team)
+      : kernels_(kernels),
+        team_(team),
+        linear_(kernels, team),
+        attention_(kernels, team),
+        sample_scratch_(static_cast<size_t>(team->num_threads())) {}
+
+  std::string name() const override { return std::string("cpu/") + kernels_.name; }
+
+  std::unique_ptr<DeviceBuffer> Allocate(size_t bytes) override {
+    return HugeBuffer::Create(bytes);
+  }
+  std::unique_ptr<PackedWeight> Pack(const std::vector<WeightView>& parts, DType dtype,
+                                     bool interleave_gate) override {
+    return CpuWeight::Create(parts, dtype, interleave_gate, team_);
+  }
+  void Plan(const BatchView& batch) override { attention_.BeginStep(); }
+  void Apply(const ApplyArgs& args) override { ApplyPageOps(args, team_); }
+  void Embed(const EmbedArgs& args) override;
+  void Linear(const LinearArgs& args) override { linear_.Linear(args); }
+  void Attention(const AttentionArgs& args) override { attention_.Run(args); }
+  void Logits(const LogitsArgs& args) override { linear_.Logits(args); }
+  void Sample(const SampleArgs& args) override;
+
+ private:
+  const IsaKernels& kernels_;
+  ThreadTeam* const team_;
+  LinearOp linear_;
+  AttentionOp attention_;
+  std::vector<SampleScratch> sample_scratch_;  // [members]
+  std::vector<TokenId> embed_tokens_;          // [T]
+};
+
+void CpuBackend::Embed(const EmbedArgs& args) {
+  const CpuWeight& table = *static_cast<const CpuWeight*>(args.table);
+  const TokenId* const tokens = args.batch.tokens();
+  embed_tokens_.assign(tokens, tokens + args.batch.num_tokens());
+  for (int32_t s = 0; s < args.batch.num_segments(); ++s) {
+    const Segment& segment = args.batch.segments()[s];
+    for (int32_t i = 0; i < segment.num_tokens; ++i) {
+      TokenId& token = embed_tokens_[static_cast<size_t>(segment.token_begin + i)];
+      if (token == kLastSampledToken) token = args.slot_tokens[segment.slot];
+      CHECK(token >= 0 && token < table.rows()) << " token " << token;
+    }
+  }
+  team_->ParallelFor(args.batch.num_tokens(), 4, [&](int64_t begin, int64_t end, int member) {
+    for (int64_t row = begin; row < end; ++row) {
+      table.GatherRow(embed_tokens_[static_cast<size_t>(row)], args.scale, args.out.f32(row));
+    }
+  });
+}
+
+void CpuBackend::Sample(const SampleArgs& args) {
+  BeginSample(args);
+  team_->ParallelFor(args.num_rows, 1, [&](int64_t begin, int64_t end, int member) {
+    SampleRows(args, static_cast<int>(begin), static_cast<int>(end),
+               &sample_scratch_[static_cast<size_t>(member)]);
+  });
+  EndSample(args);
+}
+
+}  // namespace
+}  // namespace cpu
+
+std::unique_ptr<Backend> NewCpuBackend(const std::string& isa, ThreadTeam* team) {
+  const cpu::IsaKernels* const kernels = cpu::FindKernels(isa);
+  if (kernels == nullptr) return nullptr;
+  return std::make_unique<cpu::CpuBackend>(*kernels, team);
+}
+
+}  // namespace tessera

@@ -1,0 +1,76 @@
+#include "kernels/cpu/isa.h"
+
+#include <cpuid.h>
+
+#include <cstdint>
+#include <cstdlib>
+
+#include "kernels/backend.h"
+
+namespace tessera {
+namespace cpu {
+namespace {
+
+struct Registers {
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+Registers Cpuid(uint32_t leaf, uint32_t subleaf) {
+  Registers r;
+  if (__get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx) == 0) return {};
+  return r;
+}
+
+bool Bit(uint32_t word, int bit) { return ((word >> bit) & 1u) != 0; }
+
+// The register state that the operating system saves (XCR0).
+uint32_t EnabledState() {
+  uint32_t eax = 0;
+  uint32_t edx = 0;
+  asm volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+  return eax;
+}
+
+}  // namespace
+
+std::vector<const IsaKernels*> SupportedKernels() {
+  const Registers leaf1 = Cpuid(1, 0);
+  const Registers leaf7 = Cpuid(7, 0);
+  const Registers leaf7_1 = Cpuid(7, 1);
+  const bool os_saves = Bit(leaf1.ecx, 27);
+  const uint32_t state = os_saves ? EnabledState() : 0;
+  const bool ymm = (state & 0x6u) == 0x6u;
+  const bool zmm = (state & 0xe6u) == 0xe6u;
+  const bool has_avx2 = ymm && Bit(leaf1.ecx, 28) && Bit(leaf1.ecx, 12) /* FMA */ &&
+                        Bit(leaf1.ecx, 29) /* F16C */ && Bit(leaf7.ebx, 5);
+  const bool has_avx512 = has_avx2 && zmm && Bit(leaf7.ebx, 16) /* F */ &&
+                          Bit(leaf7.ebx, 17) /* DQ */ && Bit(leaf7.ebx, 30) /* BW */ &&
+                          Bit(leaf7.ebx, 31) /* VL */;
+  const bool has_bf16 = has_avx512 && Bit(leaf7_1.eax, 5);
+
+  std::vector<const IsaKernels*> supported;
+  if (has_bf16) supported.push_back(&avx512bf16::Kernels());
+  if (has_avx512) supported.push_back(&avx512::Kernels());
+  if (has_avx2) supported.push_back(&avx2::Kernels());
+  return supported;
+}
+
+const IsaKernels* FindKernels(const std::string& isa) {
+  std::string wanted = isa;
+  const char* const forced = std::getenv("TESSERA_CPU_ISA");
+  if (wanted.empty() && forced != nullptr) wanted = forced;
+  for (const IsaKernels* kernels : SupportedKernels()) {
+    if (wanted.empty() || wanted == kernels->name) return kernels;
+  }
+  return nullptr;
+}
+
+}  // namespace cpu
+
+std::vector<std::string> CpuIsas() {
+  std::vector<std::string> names;
+  for (const cpu::IsaKernels* kernels : cpu::SupportedKernels()) names.emplace_back(kernels->name);
+  return names;
+}
+
+}  // namespace tessera

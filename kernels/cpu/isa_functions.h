@@ -1,0 +1,26 @@
+// The functions behind one ISA's table; included by the per-ISA sources only.
+#pragma once
+
+#include "kernels/cpu/isa_kernels.h"
+#include "kernels/cpu/simd.h"
+
+namespace tessera::cpu::TESSERA_ISA {
+
+void PrepareRow(const float* x, const float* weight, float eps, int64_t cols, int64_t padded_cols,
+                bool round, void* out);
+void NormRow(const float* y, const float* weight, float eps, int64_t cols, bool add, float* out);
+void GemmF32(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
+             int64_t row_end);
+void GemmBF16(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
+              int64_t row_end);
+void AppendHead(const AppendProblem& problem);
+void RotateHead(const float* x, const float* weight, float eps, const float* cos, const float* sin,
+                int32_t rotary_dim, int32_t head_dim, float* out);
+void PackKeys(const void* const* keys, Element element, int32_t head_dim, int32_t panel_begin,
+              int32_t panel_end, void* panels);
+void Attend(const AttendProblem& problem);
+void Merge(float b_max, float b_sum, const float* b_out, int32_t padded_dim, float* max, float* sum,
+           float* out);
+void Divide(const float* x, float divisor, int32_t count, float* out);
+
+}  // namespace tessera::cpu::TESSERA_ISA

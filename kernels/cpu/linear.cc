@@ -1,0 +1,133 @@
+#include "kernels/cpu/linear.h"
+
+#include <algorithm>
+
+#include "kernels/base/log.h"
+
+namespace tessera::cpu {
+namespace {
+
+// A block of prepared rows stays in half of a core's L2 while panels stream past it.
+constexpr int64_t kRowBlockBytes = int64_t{512} << 10;
+// Below this many elements a second fork-join costs more than the rows' preparation.
+constexpr int64_t kPrepareAloneElements = 8192;
+// Panels of one task: a multiple of what the tiles take together, few enough to balance, enough to
+// stream.
+constexpr int64_t kPanelGranule = 4;
+constexpr int64_t kMaxTaskPanels = 32;
+constexpr int64_t kTasksPerMember = 8;
+
+GemmProblem NewProblem(const CpuWeight& weight) {
+  GemmProblem problem;
+  problem.b = weight.panels();
+  problem.panel_bytes = weight.panel_bytes();
+  problem.steps = weight.steps();
+  problem.columns = weight.gated() ? weight.rows() / 2 : weight.rows();
+  return problem;
+}
+
+OutputOp OutputOpOf(const LinearArgs& args) {
+  if (args.epilogue == Epilogue::kGatedAct) {
+    return args.activation == Activation::kSilu ? OutputOp::kGatedSilu : OutputOp::kGatedGelu;
+  }
+  return args.epilogue == Epilogue::kResidualAdd ? OutputOp::kAdd : OutputOp::kStore;
+}
+
+}  // namespace
+
+void LinearOp::PrepareRows(const Rows& rows, const NormArgs& norm, const CpuWeight& weight,
+                           GemmProblem* problem) {
+  const bool round = weight.dtype() == DType::kBF16;
+  if (!round && norm.weight == nullptr && rows.rows == nullptr) {
+    problem->a = rows.x.data;
+    problem->a_stride = rows.x.row_stride * DTypeBytes(DType::kF32);
+    return;
+  }
+  const int64_t element_bytes = round && kernels_.dot_bf16 ? 2 : 4;
+  const int64_t padded_cols = round ? RoundUp<int64_t>(weight.cols(), 2) : weight.cols();
+  // An odd number of cache lines, so that rows do not compete for the same cache sets.
+  const int64_t lines = CeilDiv(padded_cols * element_bytes, kCacheLine);
+  const int64_t stride = (lines | 1) * kCacheLine;
+  char* const out = prepared_.Bytes(static_cast<size_t>(stride * rows.count));
+  const auto prepare = [&](int64_t begin, int64_t end, int member) {
+    for (int64_t i = begin; i < end; ++i) {
+      kernels_.prepare_row(rows.row(i), norm.weight, norm.eps, weight.cols(), padded_cols, round,
+                           out + i * stride);
+    }
+  };
+  if (rows.count * weight.cols() <= kPrepareAloneElements) {
+    prepare(0, rows.count, 0);
+  } else {
+    team_->ParallelFor(rows.count, std::max<int64_t>(1, kPrepareAloneElements / weight.cols()),
+                       prepare);
+  }
+  problem->a = out;
+  problem->a_stride = stride;
+}
+
+void LinearOp::RunGemm(const CpuWeight& weight, int64_t num_rows, const GemmProblem& problem) {
+  const int64_t num_panels = weight.num_panels();
+  const int64_t members = team_->num_threads();
+  const int64_t task_panels =
+      std::clamp(RoundUp(num_panels / (members * kTasksPerMember), kPanelGranule), kPanelGranule,
+                 kMaxTaskPanels);
+  const int64_t panel_tasks = CeilDiv(num_panels, task_panels);
+  const int64_t most_rows = std::max<int64_t>(48, kRowBlockBytes / problem.a_stride);
+  const int64_t row_tasks = CeilDiv(num_rows, most_rows);
+  const auto gemm = weight.dtype() == DType::kBF16 ? kernels_.gemm_bf16 : kernels_.gemm_f32;
+  work_.For(panel_tasks * row_tasks, [&](int64_t task, int member) {
+    const int64_t row_task = task / panel_tasks;
+    const int64_t panel = task % panel_tasks * task_panels;
+    gemm(problem, panel, std::min(panel + task_panels, num_panels), num_rows * row_task / row_tasks,
+         num_rows * (row_task + 1) / row_tasks);
+  });
+}
+
+void LinearOp::PostNorm(const LinearArgs& args, const float* y) {
+  const bool add = args.epilogue == Epilogue::kResidualAdd;
+  const int64_t cols = args.out.cols;
+  team_->ParallelFor(args.out.rows, std::max<int64_t>(1, kPrepareAloneElements / cols),
+                     [&](int64_t begin, int64_t end, int member) {
+                       for (int64_t row = begin; row < end; ++row) {
+                         kernels_.norm_row(y + row * cols, args.post_norm.weight,
+                                           args.post_norm.eps, cols, add, args.out.f32(row));
+                       }
+                     });
+}
+
+void LinearOp::Linear(const LinearArgs& args) {
+  const CpuWeight& weight = *static_cast<const CpuWeight*>(args.weight);
+  const bool gated = args.epilogue == Epilogue::kGatedAct;
+  const bool post_norm = args.post_norm.weight != nullptr;
+  GemmProblem problem = NewProblem(weight);
+  CHECK_EQ(args.x.cols, weight.cols());
+  CHECK_EQ(args.out.rows, args.x.rows);
+  CHECK_EQ(args.out.cols, problem.columns);
+  CHECK_EQ(gated, weight.gated());
+  CHECK(!gated || !post_norm);
+  if (args.x.rows == 0) return;
+
+  PrepareRows({args.x, nullptr, args.x.rows}, args.pre_norm, weight, &problem);
+  problem.bias = args.bias;
+  problem.up_bias = args.bias == nullptr ? nullptr : args.bias + problem.columns;
+  problem.op = post_norm ? OutputOp::kStore : OutputOpOf(args);
+  problem.out = post_norm ? before_norm_.Floats(args.x.rows * problem.columns) : args.out.f32();
+  problem.out_stride = post_norm ? problem.columns : args.out.row_stride;
+  RunGemm(weight, args.x.rows, problem);
+  if (post_norm) PostNorm(args, problem.out);
+}
+
+void LinearOp::Logits(const LogitsArgs& args) {
+  const CpuWeight& weight = *static_cast<const CpuWeight*>(args.weight);
+  CHECK_LE(args.num_rows, kLogitBlock);
+  CHECK(!weight.gated());
+  if (args.num_rows == 0) return;
+  GemmProblem problem = NewProblem(weight);
+  PrepareRows({args.hidden, args.token_rows, args.num_rows}, args.final_norm, weight, &problem);
+  problem.softcap = args.softcap;
+  problem.out = args.out.f32();
+  problem.out_stride = args.out.row_stride;
+  RunGemm(weight, args.num_rows, problem);
+}
+
+}  // namespace tessera::cpu

@@ -1,0 +1,46 @@
+// Linear and Logits on packed weights. At most two fork-joins: rows are normed and rounded (by the
+// caller alone when they are few), then the GEMM with its epilogue; a post norm adds a third. Which
+// rows and panels a member computes never shows in a result. Owned by the backend; rank thread.
+#pragma once
+
+#include "kernels/backend.h"
+#include "kernels/base/thread_team.h"
+#include "kernels/cpu/isa_kernels.h"
+#include "kernels/cpu/memory.h"
+#include "kernels/cpu/packed_weight.h"
+#include "kernels/cpu/work_ranges.h"
+
+namespace tessera::cpu {
+
+class LinearOp final {
+ public:
+  LinearOp(const IsaKernels& kernels, ThreadTeam* team)
+      : kernels_(kernels), team_(team), work_(team) {}
+
+  void Linear(const LinearArgs& args);
+  void Logits(const LogitsArgs& args);
+
+ private:
+  // Rows of x: [rows][i], or i itself when null.
+  struct Rows {
+    Tensor x;
+    const int32_t* rows = nullptr;
+    int64_t count = 0;
+
+    const float* row(int64_t i) const { return x.f32(rows == nullptr ? i : rows[i]); }
+  };
+
+  // Points the problem's `a` at rows that the kernels can read.
+  void PrepareRows(const Rows& rows, const NormArgs& norm, const CpuWeight& weight,
+                   GemmProblem* problem);
+  void RunGemm(const CpuWeight& weight, int64_t num_rows, const GemmProblem& problem);
+  void PostNorm(const LinearArgs& args, const float* y);
+
+  const IsaKernels& kernels_;
+  ThreadTeam* const team_;
+  WorkRanges work_;
+  Scratch prepared_;
+  Scratch before_norm_;
+};
+
+}  // namespace tessera::cpu

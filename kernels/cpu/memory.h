@@ -1,0 +1,50 @@
+// Memory of the cpu backend: zeroed, aligned to 2 MiB and backed by huge pages where the kernel
+// grants them, so that a step that reads a gigabyte of weights does not live in the TLB.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "kernels/backend.h"
+
+namespace tessera::cpu {
+
+inline constexpr size_t kHugePageBytes = size_t{2} << 20;
+
+class HugeBuffer final : public DeviceBuffer {
+ public:
+  // Null when there is not enough memory.
+  static std::unique_ptr<HugeBuffer> Create(size_t bytes);
+  ~HugeBuffer() override;
+  HugeBuffer(const HugeBuffer&) = delete;
+  HugeBuffer& operator=(const HugeBuffer&) = delete;
+
+  void* data() override { return data_; }
+  const char* bytes() const { return data_; }
+  size_t size() const override { return size_; }
+
+ private:
+  HugeBuffer(char* mapping, size_t mapping_bytes, char* data, size_t size)
+      : mapping_(mapping), mapping_bytes_(mapping_bytes), data_(data), size_(size) {}
+
+  char* mapping_;
+  size_t mapping_bytes_;
+  char* data_;
+  size_t size_;
+};
+
+// Working memory that grows to what was asked for most and stays. Growing loses the contents.
+class Scratch {
+ public:
+  // Aligned to 64 bytes. Running out of memory here is fatal: callers bound their steps.
+  char* Bytes(size_t bytes);
+  float* Floats(int64_t count) {
+    return reinterpret_cast<float*>(Bytes(sizeof(float) * static_cast<size_t>(count)));
+  }
+
+ private:
+  std::unique_ptr<HugeBuffer> buffer_;
+};
+
+}  // namespace tessera::cpu

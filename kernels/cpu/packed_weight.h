@@ -1,0 +1,47 @@
+// The cpu backend's weight layout: panels of 16 outputs, so that one vector load gives the next
+// weight(s) of 16 outputs and a matrix-vector product reads memory front to back. Layout in
+// isa_kernels.h (GemmProblem). Immutable after Pack; any thread.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/base/thread_team.h"
+#include "kernels/cpu/isa_kernels.h"
+#include "kernels/cpu/memory.h"
+
+namespace tessera::cpu {
+
+class CpuWeight final : public PackedWeight {
+ public:
+  // Null when memory is short. REQUIRES: as Backend::Pack.
+  static std::unique_ptr<CpuWeight> Create(const std::vector<WeightView>& parts, DType dtype,
+                                           bool gated, ThreadTeam* team);
+
+  int64_t rows() const override { return rows_; }
+  int64_t cols() const override { return cols_; }
+  DType dtype() const override { return dtype_; }
+  size_t bytes() const override { return buffer_->size(); }
+
+  bool gated() const { return gated_; }
+  int64_t num_panels() const { return num_panels_; }
+  int64_t steps() const { return dtype_ == DType::kBF16 ? CeilDiv<int64_t>(cols_, 2) : cols_; }
+  int64_t panel_bytes() const { return steps() * kCacheLine; }
+  const char* panels() const { return buffer_->bytes(); }
+
+  // out[k] = weight[row][k] * scale. REQUIRES: !gated().
+  void GatherRow(int64_t row, float scale, float* out) const;
+
+ private:
+  CpuWeight() = default;
+
+  std::unique_ptr<HugeBuffer> buffer_;
+  int64_t rows_ = 0;
+  int64_t cols_ = 0;
+  int64_t num_panels_ = 0;
+  DType dtype_ = DType::kF32;
+  bool gated_ = false;
+};
+
+}  // namespace tessera::cpu

@@ -1,0 +1,157 @@
+#include "kernels/cpu/page_ops.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "kernels/base/log.h"
+#include "kernels/cpu/rope_table.h"
+
+namespace tessera::cpu {
+namespace {
+
+// One member's buffers, grown once per Apply.
+struct Buffers {
+  std::vector<float> cos, sin;
+  std::vector<char> rows;
+};
+
+class HeadOp {
+ public:
+  HeadOp(const ApplyArgs& args, const PageOp& op, int layer, int head)
+      : op_(op),
+        layout_(args.layout->groups[static_cast<size_t>(op.group)]),
+        pool_(args.pool),
+        layer_(layer),
+        head_(head) {}
+
+  void Copy() const {
+    char* const dst = Key(op_.dst, op_.dst_token);
+    const char* const src = Key(op_.src, op_.src_token);
+    const size_t bytes = static_cast<size_t>(op_.num_tokens * layout_.token_stride());
+    std::memmove(dst, src, bytes);
+    std::memmove(dst + layout_.value_offset(), src + layout_.value_offset(), bytes);
+  }
+
+  // A pure rotation: the attention factor is in the keys already.
+  void RopeShift(const float* cos, const float* sin, int64_t half) const {
+    for (int32_t t = 0; t < op_.num_tokens; ++t) {
+      char* const key = Key(op_.dst, op_.dst_token + t);
+      for (int64_t i = 0; i < half; ++i) {
+        const float a = Read(key, i);
+        const float b = Read(key, i + half);
+        Write(key, i, a * cos[i] - b * sin[i]);
+        Write(key, i + half, b * cos[i] + a * sin[i]);
+      }
+    }
+  }
+
+  // As if all of src were read before dst is written (src may be dst).
+  void Gather(const int32_t* indices, std::vector<char>* rows) const {
+    const size_t stride = static_cast<size_t>(layout_.token_stride());
+    for (const int64_t part : {int64_t{0}, layout_.value_offset()}) {
+      const char* const src = Key(op_.src, 0) + part;
+      rows->assign(src, src + layout_.head_stride());
+      char* const dst = Key(op_.dst, op_.dst_token) + part;
+      for (int32_t t = 0; t < op_.num_tokens; ++t) {
+        CHECK(indices[t] >= 0 && indices[t] < layout_.page_tokens) << indices[t];
+        std::memcpy(dst + static_cast<size_t>(t) * stride,
+                    rows->data() + static_cast<size_t>(indices[t]) * stride, stride);
+      }
+    }
+  }
+
+ private:
+  char* Key(PageId page, int32_t token) const {
+    return pool_.Page(page) + layout_.KeyOffset(layer_, head_, token);
+  }
+  float Read(const char* row, int64_t i) const {
+    return layout_.dtype == DType::kF32 ? reinterpret_cast<const float*>(row)[i]
+                                        : BF16ToFloat(reinterpret_cast<const BF16*>(row)[i]);
+  }
+  void Write(char* row, int64_t i, float value) const {
+    if (layout_.dtype == DType::kF32) {
+      reinterpret_cast<float*>(row)[i] = value;
+    } else {
+      reinterpret_cast<BF16*>(row)[i] = FloatToBF16(value);
+    }
+  }
+
+  const PageOp& op_;
+  const GroupLayout& layout_;
+  const PoolView& pool_;
+  const int layer_;
+  const int head_;
+};
+
+void CheckOp(const ApplyArgs& args, const PageOp& op) {
+  CHECK(op.group >= 0 && op.group < args.layout->num_groups()) << op.group;
+  const GroupLayout& layout = args.layout->groups[static_cast<size_t>(op.group)];
+  CHECK(op.layer_begin >= 0 && op.layer_end <= layout.num_layers);
+  CHECK(op.num_tokens >= 0 && op.dst_token >= 0);
+  CHECK_LE(op.dst_token + op.num_tokens, layout.page_tokens);
+  CHECK(op.dst > kNullPage && op.dst < args.pool.num_slabs) << op.dst;
+  if (op.kind == PageOpKind::kRopeShift) return;
+  CHECK(op.src > kNullPage && op.src < args.pool.num_slabs) << op.src;
+  if (op.kind == PageOpKind::kGather) return;
+  CHECK(op.src_token >= 0);
+  CHECK_LE(op.src_token + op.num_tokens, layout.page_tokens);
+}
+
+void ApplyToLayer(const ApplyArgs& args, const PageOp& op, int layer, Buffers* buffers) {
+  const GroupLayout& layout = args.layout->groups[static_cast<size_t>(op.group)];
+  const RopeSpec* rope = nullptr;
+  if (op.kind == PageOpKind::kRopeShift) {
+    rope = args.ropes[static_cast<size_t>(op.group)][static_cast<size_t>(layer)];
+    if (rope == nullptr || rope->rotary_dim == 0) return;
+    buffers->cos.resize(rope->inv_freq.size());
+    buffers->sin.resize(rope->inv_freq.size());
+    ComputeRotation(*rope, op.delta, 1.0f, buffers->cos.data(), buffers->sin.data());
+  }
+  for (int head = 0; head < layout.kv_heads; ++head) {
+    const HeadOp head_op(args, op, layer, head);
+    switch (op.kind) {
+      case PageOpKind::kCopy:
+        head_op.Copy();
+        break;
+      case PageOpKind::kRopeShift:
+        head_op.RopeShift(buffers->cos.data(), buffers->sin.data(), rope->rotary_dim / 2);
+        break;
+      case PageOpKind::kGather: {
+        const int64_t list = static_cast<int64_t>(layer) * layout.kv_heads + head;
+        head_op.Gather(
+            args.batch.data(args.batch.batch->indices) + op.index_begin + list * op.index_stride,
+            &buffers->rows);
+        break;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void ApplyPageOps(const ApplyArgs& args, ThreadTeam* team) {
+  const StepBatch& batch = *args.batch.batch;
+  const SlotUpdate* const updates = args.batch.data(batch.slot_updates);
+  for (uint32_t i = 0; i < batch.slot_updates.count; ++i) {
+    args.slot_tokens[updates[i].slot] = updates[i].token;
+  }
+  const PageOp* const ops = args.batch.data(batch.page_ops);
+  int max_layers = 0;
+  for (uint32_t i = 0; i < batch.page_ops.count; ++i) {
+    CheckOp(args, ops[i]);
+    max_layers = std::max(max_layers, ops[i].layer_end);
+  }
+  if (max_layers == 0) return;
+  team->ParallelFor(max_layers, 1, [&](int64_t begin, int64_t end, int member) {
+    Buffers buffers;
+    for (int64_t layer = begin; layer < end; ++layer) {
+      for (uint32_t i = 0; i < batch.page_ops.count; ++i) {
+        if (layer < ops[i].layer_begin || layer >= ops[i].layer_end) continue;
+        ApplyToLayer(args, ops[i], static_cast<int>(layer), &buffers);
+      }
+    }
+  });
+}
+
+}  // namespace tessera::cpu

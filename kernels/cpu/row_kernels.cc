@@ -1,0 +1,131 @@
+// What happens to single rows: norms, rounding, rotation, appending to pages; and the ISA's table.
+#include <cstring>
+
+#include "kernels/cpu/isa_functions.h"
+
+namespace tessera::cpu::TESSERA_ISA {
+namespace {
+
+// 1 / sqrt(mean(x^2) + eps). Two accumulators in a fixed order.
+float InverseRms(const float* x, float eps, int64_t cols) {
+  V16 sum0 = Zero();
+  V16 sum1 = Zero();
+  int64_t i = 0;
+  for (; i + 32 <= cols; i += 32) {
+    const V16 a = Load(x + i);
+    const V16 b = Load(x + i + 16);
+    sum0 = Fma(a, a, sum0);
+    sum1 = Fma(b, b, sum1);
+  }
+  for (; i < cols; i += 16) {
+    const V16 a = LoadN(x + i, cols - i);
+    sum0 = Fma(a, a, sum0);
+  }
+  const float mean = ReduceAdd(Add(sum0, sum1)) / static_cast<float>(cols);
+  return 1.0f / __builtin_sqrtf(mean + eps);
+}
+
+void StoreElements(Element element, void* p, int64_t index, V16 x, int64_t count) {
+  char* const base = static_cast<char*>(p);
+  if (element == Element::kF32) {
+    StoreN(reinterpret_cast<float*>(base) + index, x, count);
+    return;
+  }
+  alignas(32) char narrow[32];
+  StoreBF16(narrow, x);
+  std::memcpy(base + 2 * index, narrow, static_cast<size_t>(2 * (count < 16 ? count : 16)));
+}
+
+}  // namespace
+
+void PrepareRow(const float* x, const float* weight, float eps, int64_t cols, int64_t padded_cols,
+                bool round, void* out) {
+  const V16 inverse = weight != nullptr ? Set1(InverseRms(x, eps, cols)) : Zero();
+  char* const o = static_cast<char*>(out);
+  for (int64_t i = 0; i < padded_cols; i += 16) {
+    V16 value = LoadN(x + i, cols - i < 0 ? 0 : cols - i);
+    if (weight != nullptr) {
+      value = Mul(Mul(value, inverse), LoadN(weight + i, cols - i < 0 ? 0 : cols - i));
+    }
+#if defined(TESSERA_HAS_DOT_BF16)
+    if (round) {
+      StoreElements(Element::kBF16, o, i, value, padded_cols - i);
+      continue;
+    }
+#endif
+    if (round) value = RoundBF16(value);
+    StoreN(reinterpret_cast<float*>(o) + i, value, padded_cols - i);
+  }
+}
+
+void NormRow(const float* y, const float* weight, float eps, int64_t cols, bool add, float* out) {
+  const V16 inverse = Set1(InverseRms(y, eps, cols));
+  for (int64_t i = 0; i < cols; i += 16) {
+    V16 value = Mul(Mul(LoadN(y + i, cols - i), inverse), LoadN(weight + i, cols - i));
+    if (add) value = Add(LoadN(out + i, cols - i), value);
+    StoreN(out + i, value, cols - i);
+  }
+}
+
+void RotateHead(const float* x, const float* weight, float eps, const float* cos, const float* sin,
+                int32_t rotary_dim, int32_t head_dim, float* out) {
+  if (weight != nullptr) {
+    const V16 inverse = Set1(InverseRms(x, eps, head_dim));
+    for (int32_t i = 0; i < head_dim; i += 16) {
+      const V16 value =
+          Mul(Mul(LoadN(x + i, head_dim - i), inverse), LoadN(weight + i, head_dim - i));
+      StoreN(out + i, value, head_dim - i);
+    }
+  } else if (x != out) {
+    std::memcpy(out, x, sizeof(float) * static_cast<size_t>(head_dim));
+  }
+  const int32_t half = rotary_dim / 2;
+  for (int32_t i = 0; i < half; i += 16) {
+    const int32_t count = half - i;
+    const V16 a = LoadN(out + i, count);
+    const V16 b = LoadN(out + half + i, count);
+    const V16 c = LoadN(cos + i, count);
+    const V16 s = LoadN(sin + i, count);
+    StoreN(out + i, Sub(Mul(a, c), Mul(b, s)), count);
+    StoreN(out + half + i, Add(Mul(b, c), Mul(a, s)), count);
+  }
+}
+
+void AppendHead(const AppendProblem& problem) {
+  alignas(64) float key[kMaxHeadDim];
+  RotateHead(problem.k, problem.k_norm, problem.k_norm_eps, problem.cos, problem.sin,
+             problem.rotary_dim, problem.head_dim, key);
+  for (int32_t i = 0; i < problem.head_dim; i += 16) {
+    const int32_t count = problem.head_dim - i;
+    StoreElements(problem.element, problem.k_out, i, LoadN(key + i, count), count);
+    StoreElements(problem.element, problem.v_out, i, LoadN(problem.v + i, count), count);
+  }
+}
+
+const IsaKernels& Kernels() {
+  static constexpr IsaKernels kKernels = {
+#if defined(TESSERA_ISA_AVX512BF16)
+    "avx512bf16",
+    true,
+#elif defined(TESSERA_ISA_AVX512)
+    "avx512",
+    false,
+#else
+    "avx2",
+    false,
+#endif
+    &PrepareRow,
+    &NormRow,
+    &GemmF32,
+    &GemmBF16,
+    &AppendHead,
+    &RotateHead,
+    &PackKeys,
+    &Attend,
+    &Merge,
+    &Divide
+  };
+  return kKernels;
+}
+
+}  // namespace tessera::cpu::TESSERA_ISA

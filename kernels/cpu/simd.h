@@ -1,0 +1,16 @@
+// The 16-lane vector that the per-ISA sources are written in, picked by the macro that their object
+// library defines. `static inline` throughout: nothing here may be shared between ISAs.
+#pragma once
+
+#if defined(TESSERA_ISA_AVX512BF16)
+#define TESSERA_ISA avx512bf16
+#include "kernels/cpu/simd_avx512.h"
+#elif defined(TESSERA_ISA_AVX512)
+#define TESSERA_ISA avx512
+#include "kernels/cpu/simd_avx512.h"
+#else
+#define TESSERA_ISA avx2
+#include "kernels/cpu/simd_avx2.h"
+#endif
+
+#include "kernels/cpu/simd_math.h"

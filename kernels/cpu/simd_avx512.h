@@ -1,0 +1,156 @@
+// V16 on AVX-512 (F, BW, DQ, VL): one register.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#define TESSERA_INLINE static inline __attribute__((always_inline))
+
+namespace tessera::cpu::TESSERA_ISA {
+
+struct V16 {
+  __m512 v;
+};
+
+inline constexpr int kMaxRows = 12;  // rows of a register tile with two panels
+
+TESSERA_INLINE V16 Zero() { return {_mm512_setzero_ps()}; }
+TESSERA_INLINE V16 Set1(float x) { return {_mm512_set1_ps(x)}; }
+TESSERA_INLINE V16 Load(const void* p) { return {_mm512_loadu_ps(p)}; }
+TESSERA_INLINE void Store(void* p, V16 x) { _mm512_storeu_ps(p, x.v); }
+TESSERA_INLINE __mmask16 FirstLanes(int64_t count) {
+  return count >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>((1u << count) - 1u);
+}
+// The first `count` lanes; the others are zero (Load) or untouched (Store).
+TESSERA_INLINE V16 LoadN(const float* p, int64_t count) {
+  return {_mm512_maskz_loadu_ps(FirstLanes(count), p)};
+}
+TESSERA_INLINE void StoreN(float* p, V16 x, int64_t count) {
+  _mm512_mask_storeu_ps(p, FirstLanes(count), x.v);
+}
+
+TESSERA_INLINE V16 Add(V16 a, V16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+TESSERA_INLINE V16 Sub(V16 a, V16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+TESSERA_INLINE V16 Mul(V16 a, V16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+TESSERA_INLINE V16 Div(V16 a, V16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+// a * b + c, one rounding.
+TESSERA_INLINE V16 Fma(V16 a, V16 b, V16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// The second operand when either is NaN.
+TESSERA_INLINE V16 Max(V16 a, V16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+TESSERA_INLINE V16 Min(V16 a, V16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+TESSERA_INLINE V16 Abs(V16 a) { return {_mm512_abs_ps(a.v)}; }
+TESSERA_INLINE V16 RoundToInt(V16 a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+// 2^n for integral n in [-126, 127].
+TESSERA_INLINE V16 PowerOfTwo(V16 n) {
+  const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
+}
+// a < b ? x : y
+TESSERA_INLINE V16 SelectLess(V16 a, V16 b, V16 x, V16 y) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
+}
+// Lanes [begin, end) of x, `other` elsewhere; begin and end may lie outside [0, 16].
+TESSERA_INLINE V16 KeepLanes(V16 x, int32_t begin, int32_t end, V16 other) {
+  const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __mmask16 keep = _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(begin)) &
+                         _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(end));
+  return {_mm512_mask_blend_ps(keep, other.v, x.v)};
+}
+
+// Sum and maximum of the 16 lanes in a fixed tree: lane i with i + 8, i + 4, i + 2, i + 1.
+TESSERA_INLINE float ReduceAdd(V16 x) {
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
+  const __m128 q = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  const __m128 d = _mm_add_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)));
+}
+TESSERA_INLINE float ReduceMax(V16 x) {
+  const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
+  const __m128 q = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  const __m128 d = _mm_max_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)));
+}
+
+TESSERA_INLINE V16 LoadBF16(const void* p) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+}
+// 16 pairs of bf16: the first and the second of each.
+TESSERA_INLINE V16 LoadPairsFirst(const void* p) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))};
+}
+TESSERA_INLINE V16 LoadPairsSecond(const void* p) {
+  return {_mm512_castsi512_ps(
+      _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+// The nearest bf16 (ties to even, NaN stays NaN) in the upper half of each lane, zeros below.
+TESSERA_INLINE V16 RoundBF16(V16 x) {
+  const __m512i bits = _mm512_castps_si512(x.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i sum = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  const __mmask16 nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+  const __m512i value = _mm512_mask_blend_epi32(nan, sum, quiet);
+  return {_mm512_castsi512_ps(
+      _mm512_and_si512(value, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+// Rounds to 16 bf16.
+TESSERA_INLINE void StoreBF16(void* p, V16 x) {
+  const __m512i bits = _mm512_srli_epi32(_mm512_castps_si512(RoundBF16(x).v), 16);
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(bits));
+}
+
+#if defined(TESSERA_ISA_AVX512BF16)
+#define TESSERA_HAS_DOT_BF16 1
+// acc + the dot products of 16 pairs of bf16.
+TESSERA_INLINE V16 DotPairs(V16 acc, V16 a, V16 b) {
+  return {_mm512_dpbf16_ps(acc.v, (__m512bh)a.v, (__m512bh)b.v)};
+}
+#endif
+// The 4 bytes at p in every lane.
+TESSERA_INLINE V16 BroadcastWord(const void* p) {
+  return {_mm512_set1_ps(*static_cast<const float*>(p))};
+}
+
+// out[i][j] = in[j][i] for words of 4 bytes; `rows[j] + offset` points at 16 words, `out` at 16 *
+// 64 bytes.
+TESSERA_INLINE void TransposeWords(const void* const* rows, int64_t offset, void* out) {
+  __m512i r[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    r[i] = _mm512_loadu_si512(static_cast<const char*>(rows[i]) + offset);
+  }
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+  char* const o = static_cast<char*>(out);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    _mm512_storeu_si512(o + 64 * i, _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88));
+    _mm512_storeu_si512(o + 64 * (i + 4), _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88));
+    _mm512_storeu_si512(o + 64 * (i + 8), _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd));
+    _mm512_storeu_si512(o + 64 * (i + 12), _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd));
+  }
+}
+
+}  // namespace tessera::cpu::TESSERA_ISA

@@ -1,0 +1,134 @@
+// The register tile that Linear, Logits and the attention scores share: R rows times P panels of 16
+// outputs, accumulated over k in ascending order, one accumulator per output. How R and P are
+// chosen never shows in a result.
+#pragma once
+
+#include "kernels/cpu/isa_kernels.h"
+#include "kernels/cpu/simd.h"
+
+namespace tessera::cpu::TESSERA_ISA {
+
+// How a step's 64 bytes of a panel meet a row's next element(s). A step has kParts multiply-adds.
+struct F32Panel {  // fp32 rows, fp32 panels: one k a step
+  static constexpr int kParts = 1;
+  static constexpr int64_t kRowBytes = 4;
+  TESSERA_INLINE V16 Outputs(const char* b, int part) { return Load(b); }
+  TESSERA_INLINE V16 Row(const char* a, int part) { return BroadcastWord(a); }
+  TESSERA_INLINE V16 MultiplyAdd(V16 acc, V16 a, V16 b) { return Fma(a, b, acc); }
+};
+struct BF16Panel {  // fp32 rows, pairs of bf16: two k a step
+  static constexpr int kParts = 2;
+  static constexpr int64_t kRowBytes = 8;
+  TESSERA_INLINE V16 Outputs(const char* b, int part) {
+    return part == 0 ? LoadPairsFirst(b) : LoadPairsSecond(b);
+  }
+  TESSERA_INLINE V16 Row(const char* a, int part) { return BroadcastWord(a + 4 * part); }
+  TESSERA_INLINE V16 MultiplyAdd(V16 acc, V16 a, V16 b) { return Fma(a, b, acc); }
+};
+#if defined(TESSERA_HAS_DOT_BF16)
+struct BF16DotPanel {  // bf16 rows, pairs of bf16: two k a step in one instruction
+  static constexpr int kParts = 1;
+  static constexpr int64_t kRowBytes = 4;
+  TESSERA_INLINE V16 Outputs(const char* b, int part) { return Load(b); }
+  TESSERA_INLINE V16 Row(const char* a, int part) { return BroadcastWord(a); }
+  TESSERA_INLINE V16 MultiplyAdd(V16 acc, V16 a, V16 b) { return DotPairs(acc, a, b); }
+};
+#endif
+
+// Panels of a tile by its rows: as many as the registers hold.
+constexpr int TilePanels(int rows) {
+  if (kMaxRows == 12) return rows <= 6 ? 4 : 2;
+  return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
+}
+
+// Bytes ahead in each panel that a memory-bound tile prefetches.
+inline constexpr int64_t kPrefetchBytes = 1024;
+
+template <class Panel, int kRows, int kPanels>
+static void ComputeTile(const char* a, int64_t a_stride, const char* b, int64_t panel_bytes,
+                        int64_t steps, float* out, int64_t out_stride) {
+  V16 acc[kRows][kPanels];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) acc[r][p] = Zero();
+  }
+  for (int64_t s = 0; s < steps; ++s) {
+    if constexpr (kRows <= 4) {
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        __builtin_prefetch(b + p * panel_bytes + kPrefetchBytes);
+      }
+    }
+#pragma GCC unroll 2
+    for (int part = 0; part < Panel::kParts; ++part) {
+      V16 outputs[kPanels];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) outputs[p] = Panel::Outputs(b + p * panel_bytes, part);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const V16 row = Panel::Row(a + r * a_stride, part);
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) {
+          acc[r][p] = Panel::MultiplyAdd(acc[r][p], row, outputs[p]);
+        }
+      }
+    }
+    a += Panel::kRowBytes;
+    b += kCacheLine;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) Store(out + r * out_stride + p * kPanel, acc[r][p]);
+  }
+}
+
+using TileFunction = void (*)(const char* a, int64_t a_stride, const char* b, int64_t panel_bytes,
+                              int64_t steps, float* out, int64_t out_stride);
+
+// The tile of `rows` rows with TilePanels(rows) panels, or with one.
+template <class Panel>
+static TileFunction FindTile(int rows, bool one_panel) {
+#define TESSERA_TILE(R) \
+  case R:               \
+    return one_panel ? &ComputeTile<Panel, R, 1> : &ComputeTile<Panel, R, TilePanels(R)>
+  switch (rows) {
+    TESSERA_TILE(1);
+    TESSERA_TILE(2);
+    TESSERA_TILE(3);
+    TESSERA_TILE(4);
+    TESSERA_TILE(5);
+    TESSERA_TILE(6);
+#if !defined(TESSERA_ISA_AVX2)
+    TESSERA_TILE(7);
+    TESSERA_TILE(8);
+    TESSERA_TILE(9);
+    TESSERA_TILE(10);
+    TESSERA_TILE(11);
+    TESSERA_TILE(12);
+#endif
+  }
+#undef TESSERA_TILE
+  return nullptr;
+}
+
+// out[r][16 p ...] for `rows` <= kMaxRows rows and `panels` panels.
+template <class Panel>
+static void ComputePanels(const char* a, int64_t a_stride, int rows, const char* b,
+                          int64_t panel_bytes, int panels, int64_t steps, float* out,
+                          int64_t out_stride) {
+  const int wide = TilePanels(rows);
+  const TileFunction tile = FindTile<Panel>(rows, /*one_panel=*/false);
+  int p = 0;
+  for (; p + wide <= panels; p += wide) {
+    tile(a, a_stride, b + p * panel_bytes, panel_bytes, steps, out + p * kPanel, out_stride);
+  }
+  if (p == panels) return;
+  const TileFunction narrow = FindTile<Panel>(rows, /*one_panel=*/true);
+  for (; p < panels; ++p) {
+    narrow(a, a_stride, b + p * panel_bytes, panel_bytes, steps, out + p * kPanel, out_stride);
+  }
+}
+
+}  // namespace tessera::cpu::TESSERA_ISA

@@ -1,0 +1,54 @@
+// Fork-join over tasks that lie side by side in memory: every member walks its own contiguous share
+// in order (so that the hardware prefetcher streams), then helps the others with what is left of
+// theirs (so that a member that lost its core for a moment does not hold up the step).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "kernels/base/thread_team.h"
+
+namespace tessera::cpu {
+
+class WorkRanges {
+ public:
+  explicit WorkRanges(ThreadTeam* team)
+      : team_(team), cursors_(new Cursor[static_cast<size_t>(team->num_threads())]) {}
+
+  // body(task, member) for every task in [0, count). Which member runs a task must not change its
+  // result.
+  template <class Body>
+  void For(int64_t count, const Body& body) {
+    const int members = team_->num_threads();
+    if (members == 1 || count <= 1) {
+      for (int64_t task = 0; task < count; ++task) body(task, 0);
+      return;
+    }
+    for (int m = 0; m < members; ++m) {
+      cursors_[m].next.store(count * m / members, std::memory_order_relaxed);
+      cursors_[m].end = count * (m + 1) / members;
+    }
+    team_->Run([&](int member) {
+      for (int i = 0; i < members; ++i) {
+        Cursor& cursor = cursors_[(member + i) % members];
+        for (;;) {
+          const int64_t task = cursor.next.fetch_add(1, std::memory_order_relaxed);
+          if (task >= cursor.end) break;
+          body(task, member);
+        }
+      }
+    });
+  }
+
+ private:
+  struct alignas(64) Cursor {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
+  ThreadTeam* const team_;
+  std::unique_ptr<Cursor[]> cursors_;
+};
+
+}  // namespace tessera::cpu

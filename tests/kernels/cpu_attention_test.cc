@@ -1,0 +1,264 @@
+// Attention of the cpu backend, every ISA, judged by ref; and the bitwise promises: rows alone
+// equal rows in any batch or chunk, runs and threads do not show.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/attention_plan.h"
+#include "kernels/backend.h"
+#include "kernels/base/thread_team.h"
+#include "tests/lib/op_fixtures.h"
+
+namespace tessera::testing {
+namespace {
+
+// Scores are sums of head_dim products of unit normals (error about 1e-6 of |score| <= 5), their
+// exponentials carry that error relatively, and outputs are weighted means of values of order 1.
+constexpr double kAbsTolerance = 4e-6;
+constexpr double kRelTolerance = 4e-6;
+
+class CpuAttentionTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  std::unique_ptr<Backend> New(ThreadTeam* team) const { return NewCpuBackend(GetParam(), team); }
+};
+
+INSTANTIATE_TEST_SUITE_P(Isa, CpuAttentionTest, ::testing::ValuesIn(CpuIsas()),
+                         [](const auto& info) { return info.param; });
+
+// Pages as floats; ref and cpu may round a key's last bit apart (the norm's sum).
+std::vector<float> PoolValues(BuiltBatch* built) {
+  const PoolView pool = built->pool();
+  const int64_t bytes = pool.num_slabs * pool.slab_bytes;
+  std::vector<float> values;
+  if (built->attention.kv_dtype == DType::kF32) {
+    const float* const begin = reinterpret_cast<const float*>(pool.base);
+    values.assign(begin, begin + bytes / 4);
+  } else {
+    const BF16* const begin = reinterpret_cast<const BF16*>(pool.base);
+    for (int64_t i = 0; i < bytes / 2; ++i) values.push_back(BF16ToFloat(begin[i]));
+  }
+  return values;
+}
+
+TEST_P(CpuAttentionTest, MatchesRef) {
+  ThreadTeam team(2);
+  const auto cpu = New(&team);
+  const auto ref = NewRefBackend();
+  for (const AttentionCase& attention : AttentionGrid()) {
+    for (int group = 0; group < static_cast<int>(attention.windows.size()); ++group) {
+      const auto for_cpu = BuildBatch(attention, 5);
+      const auto for_ref = BuildBatch(attention, 5);
+      const int layer = attention.layers_per_group - 1;
+      const std::vector<float> actual = RunAttention(cpu.get(), for_cpu.get(), group, layer);
+      const std::vector<float> expected = RunAttention(ref.get(), for_ref.get(), group, layer);
+      ExpectClose(actual, expected, kAbsTolerance, kRelTolerance, attention.name);
+      // A bf16 key may fall to the other side of a rounding border.
+      const double key_rel = attention.qk_norm && attention.kv_dtype == DType::kBF16 ? 8e-3 : 1e-6;
+      ExpectClose(PoolValues(for_cpu.get()), PoolValues(for_ref.get()), 1e-6, key_rel,
+                  attention.name + " pool");
+    }
+  }
+}
+
+// head_dim that is no multiple of a vector, odd pairs, long windows over block borders.
+TEST_P(CpuAttentionTest, RaggedHeadsMatchRef) {
+  ThreadTeam team(2);
+  const auto cpu = New(&team);
+  const auto ref = NewRefBackend();
+  for (int head_dim : {2, 6, 10, 24, 40, 72, 104, 120}) {
+    for (DType dtype : {DType::kF32, DType::kBF16}) {
+      AttentionCase attention;
+      attention.name = "dim" + std::to_string(head_dim);
+      attention.heads = 6;
+      attention.kv_heads = 2;
+      attention.head_dim = head_dim;
+      attention.kv_dtype = dtype;
+      attention.windows = {257};
+      attention.qk_norm = true;
+      attention.segments = {{500, 1}, {0, 37}, {300, 4}};
+      const auto for_cpu = BuildBatch(attention, 9);
+      const auto for_ref = BuildBatch(attention, 9);
+      // A key on the other side of a bf16 rounding border moves a score by 2^-9 of one product.
+      const double abs = dtype == DType::kBF16 ? 2e-3 : kAbsTolerance;
+      ExpectClose(RunAttention(cpu.get(), for_cpu.get()), RunAttention(ref.get(), for_ref.get()),
+                  abs, kRelTolerance, attention.name);
+    }
+  }
+}
+
+TEST_P(CpuAttentionTest, ThreadsDoNotShow) {
+  ThreadTeam one(1);
+  const auto alone = New(&one);
+  for (const AttentionCase& attention : AttentionGrid()) {
+    const auto built = BuildBatch(attention, 5);
+    const std::vector<float> expected = RunAttention(alone.get(), built.get());
+    for (int threads : {2, 3}) {
+      ThreadTeam team(threads);
+      const auto cpu = New(&team);
+      ExpectSameBits(RunAttention(cpu.get(), built.get()), expected, attention.name);
+    }
+  }
+}
+
+// Segment `s` of a built batch as a batch of its own, over the same pool, pages and rows.
+struct Alone {
+  StepBatch batch;
+  BatchArena arena;
+  std::vector<float> qkv;
+  std::vector<float> out;
+};
+std::vector<float> RunAlone(Backend* backend, BuiltBatch* built, int s, int row_begin,
+                            int num_rows) {
+  const BatchView view = built->view();
+  const Segment segment = view.segments()[s];
+  const int first = segment.token_begin + row_begin;
+  Alone alone;
+  alone.batch.num_groups = 1;
+  alone.batch.tokens = alone.arena.Add<TokenId>(static_cast<size_t>(num_rows));
+  alone.batch.positions = alone.arena.AddCopy(
+      std::vector<int32_t>(view.positions() + first, view.positions() + first + num_rows));
+  alone.batch.write_slots = alone.arena.AddCopy(
+      std::vector<int64_t>(view.write_slots(0) + first, view.write_slots(0) + first + num_rows));
+  alone.batch.segments = alone.arena.AddCopy(std::vector<Segment>{{0, 0, num_rows, -1}});
+  const Range runs = view.run_range(0, s);
+  alone.batch.run_ranges = alone.arena.AddCopy(std::vector<Range>{{0, runs.count}});
+  alone.batch.runs = alone.arena.AddCopy(
+      std::vector<KvRun>(view.runs() + runs.begin, view.runs() + runs.begin + runs.count));
+  alone.batch.pages = alone.arena.AddCopy(
+      std::vector<PageId>(view.pages(), view.pages() + built->batch.pages.count));
+  const float* const qkv = built->qkv.data() + static_cast<ptrdiff_t>(first) * built->qkv_cols();
+  alone.qkv.assign(qkv, qkv + static_cast<ptrdiff_t>(num_rows) * built->qkv_cols());
+  alone.out.resize(static_cast<size_t>(num_rows * built->out_cols()));
+  AttentionArgs args = built->Args(0, 0, alone.qkv.data(), alone.out.data());
+  args.batch = {&alone.batch, alone.arena.base()};
+  args.qkv.rows = args.out.rows = num_rows;
+  backend->Plan(args.batch);
+  backend->Attention(args);
+  return alone.out;
+}
+
+// The whole batch first, so that all keys are in the pages; then each segment alone, and in chunks.
+// Rows of a chunk must not see that later rows' keys are in the pages already.
+TEST_P(CpuAttentionTest, SegmentAloneEqualsSegmentInBatch) {
+  ThreadTeam team(2);
+  const auto cpu = New(&team);
+  for (const AttentionCase& attention : AttentionGrid()) {
+    const auto built = BuildBatch(attention, 5);
+    const std::vector<float> all = RunAttention(cpu.get(), built.get());
+    const ptrdiff_t cols = built->out_cols();
+    for (int s = 0; s < built->view().num_segments(); ++s) {
+      const Segment segment = built->view().segments()[s];
+      for (int chunk : {1, 3, 16, segment.num_tokens}) {
+        if (chunk == 1 && segment.num_tokens > 20) continue;
+        for (int row = 0; row < segment.num_tokens; row += chunk) {
+          const int count = std::min(chunk, segment.num_tokens - row);
+          const auto begin = all.begin() + (segment.token_begin + row) * cols;
+          ExpectSameBits(RunAlone(cpu.get(), built.get(), s, row, count),
+                         std::vector<float>(begin, begin + count * cols),
+                         attention.name + " segment " + std::to_string(s));
+        }
+      }
+    }
+  }
+}
+
+// Cutting a run changes nothing.
+TEST_P(CpuAttentionTest, RunsDoNotShow) {
+  ThreadTeam team(2);
+  const auto cpu = New(&team);
+  for (const AttentionCase& attention : AttentionGrid()) {
+    const auto built = BuildBatch(attention, 5);
+    const std::vector<float> expected = RunAttention(cpu.get(), built.get());
+    BatchView view = built->view();
+    std::vector<KvRun> runs;
+    std::vector<Range> ranges;
+    for (int g = 0; g < built->batch.num_groups; ++g) {
+      for (int s = 0; s < view.num_segments(); ++s) {
+        const Range range = view.run_range(g, s);
+        const int32_t begin = static_cast<int32_t>(runs.size());
+        for (int32_t r = range.begin; r < range.begin + range.count; ++r) {
+          KvRun run = view.runs()[r];
+          const int32_t cut = run.count / 3;
+          KvRun rest = run;
+          rest.first += cut;
+          rest.pos_begin += cut;
+          rest.count -= cut;
+          run.count = cut;
+          runs.push_back(run);
+          runs.push_back(rest);
+        }
+        ranges.push_back({begin, static_cast<int32_t>(runs.size()) - begin});
+      }
+    }
+    built->batch.runs = built->arena.AddCopy(runs);
+    built->batch.run_ranges = built->arena.AddCopy(ranges);
+    ExpectSameBits(RunAttention(cpu.get(), built.get()), expected, attention.name);
+  }
+}
+
+// All taps of a layer at once.
+TEST_P(CpuAttentionTest, TapsMatchRef) {
+  ThreadTeam team(2);
+  const auto cpu = New(&team);
+  const auto ref = NewRefBackend();
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    AttentionCase attention;
+    attention.heads = 6;
+    attention.head_dim = 64;
+    attention.kv_dtype = dtype;
+    attention.layers_per_group = 3;
+    attention.segments = {
+        {40, 90}, {600, 3}, {20, 6, 2, {{100, 50, 50, 0.8f, 0.9f}, {280, 200, -30, 0.8f, 0.9f}}}};
+    std::vector<float> results[2];
+    Backend* const backends[2] = {cpu.get(), ref.get()};
+    std::vector<float> plain = RunAttention(cpu.get(), BuildBatch(attention, 3).get(), 0, 1);
+    for (int b = 0; b < 2; ++b) {
+      const auto built = BuildBatch(attention, 3);
+      std::vector<Tap> taps;
+      int floats = 0;
+      for (int s = 0; s < 3; ++s) {
+        for (TapKind kind :
+             {TapKind::kAttentionMass, TapKind::kLogSumExp, TapKind::kValueDeviation}) {
+          Tap tap;
+          tap.kind = kind;
+          tap.segment = s;
+          tap.row_begin = s == 0 ? 11 : 1;
+          tap.num_rows = s == 0 ? 60 : 2;
+          tap.layer_begin = 1;
+          tap.layer_end = 3;
+          tap.block = 7;
+          tap.out_begin = floats;
+          tap.out_count =
+              static_cast<int32_t>(2 * TapFloatsPerLayer(built->view(), tap, attention.heads, 0));
+          floats += tap.out_count;
+          taps.push_back(tap);
+        }
+      }
+      built->batch.taps = built->arena.AddCopy(taps);
+      built->batch.num_tap_floats = floats;
+      const std::vector<float> out = RunAttention(backends[b], built.get(), 0, 1, &results[b]);
+      if (b == 0) ExpectSameBits(out, plain, "taps do not change the result");
+    }
+    EXPECT_GT(*std::max_element(results[0].begin(), results[0].end()), 1.0f);
+    ExpectClose(results[0], results[1], 1e-5, 1e-5, DTypeName(dtype));
+  }
+}
+
+TEST_P(CpuAttentionTest, PaddingWritesNothing) {
+  ThreadTeam team(2);
+  const auto cpu = New(&team);
+  AttentionCase attention;
+  attention.segments = {{0, 4}};
+  const auto built = BuildBatch(attention, 1);
+  std::vector<int64_t> slots = {0, 3, 15, 7};  // all in the null page
+  built->batch.write_slots = built->arena.AddCopy(slots);
+  const std::vector<uint64_t> before = built->pool_words;
+  RunAttention(cpu.get(), built.get());
+  EXPECT_EQ(built->pool_words, before);
+}
+
+}  // namespace
+}  // namespace tessera::testing
