@@ -1,0 +1,275 @@
+#include "server/tokenizer/json_tokenizer.h"
+
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "kernels/base/status.h"
+#include "server/tokenizer/bpe.h"
+#include "server/tokenizer/json_access.h"
+#include "server/tokenizer/json_components.h"
+#include "server/tokenizer/normalizer.h"
+#include "server/tokenizer/pre_tokenizer.h"
+
+namespace tessera {
+namespace {
+
+constexpr std::string_view kMetaspace = "\xE2\x96\x81";  // U+2581
+// Words of these sizes are looked up among those already encoded in the same call.
+constexpr size_t kMinCachedWord = 3;
+constexpr size_t kMaxCachedWord = 48;
+constexpr size_t kMaxCacheEntries = 1 << 16;
+// Shorter texts repeat too few words for that.
+constexpr size_t kMinCachedText = 1024;
+
+class JsonTokenizer final : public Tokenizer {
+ public:
+  struct Pipeline {
+    Normalizer normalizer;
+    PreTokenizer pre_tokenizer;
+    std::unique_ptr<const BpeModel> model;
+    std::vector<AddedToken> normalized_tokens;
+    bool cut_at_metaspace = false;  // see BpeModel::SplitsBefore
+  };
+
+  JsonTokenizer(Parts parts, Pipeline pipeline)
+      : Tokenizer(std::move(parts)),
+        pipeline_(std::move(pipeline)),
+        normalized_splitter_(
+            pipeline_.normalized_tokens,
+            NormalizedContents(pipeline_.normalizer, pipeline_.normalized_tokens)) {}
+
+ private:
+  // Added tokens that are sought in normalized text are normalized themselves.
+  static std::vector<std::string> NormalizedContents(const Normalizer& normalizer,
+                                                     const std::vector<AddedToken>& tokens) {
+    std::vector<std::string> contents;
+    for (const AddedToken& token : tokens) {
+      contents.push_back(token.content);
+      normalizer.Apply(&contents.back());
+    }
+    return contents;
+  }
+
+  void EncodeText(std::string_view text, bool at_origin, std::vector<TokenId>* ids) const override {
+    std::string normalized(text);
+    pipeline_.normalizer.Apply(&normalized);
+    for (const AddedTokenSplitter::Part& part : normalized_splitter_.Split(normalized)) {
+      if (part.id >= 0) {
+        ids->push_back(part.id);
+        continue;
+      }
+      WordList list;
+      list.text = normalized.substr(part.begin, part.end - part.begin);
+      list.words.push_back({0, list.text.size()});
+      list.at_origin = at_origin && part.begin == 0;
+      pipeline_.pre_tokenizer.Apply(&list);
+      if (pipeline_.cut_at_metaspace) CutAtMetaspace(&list);
+      EncodeWords(list, ids);
+    }
+  }
+
+  // Cuts words before each metaspace that follows another character.
+  static void CutAtMetaspace(WordList* list) {
+    std::vector<TextRange> words;
+    for (const TextRange& range : list->words) {
+      const std::string_view word = list->word(range);
+      size_t begin = 0;
+      for (size_t at = word.find(kMetaspace); at != std::string_view::npos;
+           at = word.find(kMetaspace, at + kMetaspace.size())) {
+        const bool follows_metaspace =
+            at >= kMetaspace.size() &&
+            word.substr(at - kMetaspace.size(), kMetaspace.size()) == kMetaspace;
+        if (at == begin || follows_metaspace) continue;
+        words.push_back({range.begin + begin, range.begin + at});
+        begin = at;
+      }
+      words.push_back({range.begin + begin, range.end});
+    }
+    list->words.swap(words);
+  }
+
+  void EncodeWords(const WordList& list, std::vector<TokenId>* ids) const {
+    struct Ids {
+      size_t begin;
+      size_t count;
+    };
+    absl::flat_hash_map<std::string_view, Ids> seen;
+    const bool use_cache = list.text.size() >= kMinCachedText;
+    BpeModel::Scratch scratch;
+    for (const TextRange& range : list.words) {
+      const std::string_view word = list.word(range);
+      const bool cached =
+          use_cache && word.size() >= kMinCachedWord && word.size() <= kMaxCachedWord;
+      if (cached) {
+        if (const auto it = seen.find(word); it != seen.end()) {
+          for (size_t i = 0; i < it->second.count; ++i)
+            ids->push_back((*ids)[it->second.begin + i]);
+          continue;
+        }
+      }
+      const size_t begin = ids->size();
+      pipeline_.model->EncodeWord(word, &scratch, ids);
+      if (cached && seen.size() < kMaxCacheEntries) seen[word] = {begin, ids->size() - begin};
+    }
+  }
+
+  const Pipeline pipeline_;
+  const AddedTokenSplitter normalized_splitter_;
+};
+
+absl::Status ReadVocabulary(const Json& model, TokenTable* table) {
+  ASSIGN_OR_RETURN(const Json* vocab, RequiredObject(model, "vocab", "model"));
+  if (vocab->empty()) return absl::InvalidArgumentError("model.vocab is empty");
+  for (const auto& [token, json] : vocab->items()) {
+    ASSIGN_OR_RETURN(const int64_t id, AsInt(json, "model.vocab['" + token + "']"));
+    RETURN_IF_ERROR(table->Add(id, token, /*in_model=*/true));
+  }
+  return absl::OkStatus();
+}
+
+// ["a b", ...] or [["a", "b"], ...].
+absl::StatusOr<BpeModel::Merges> ReadMerges(const Json& model) {
+  ASSIGN_OR_RETURN(const Json* list, RequiredArray(model, "merges", "model"));
+  BpeModel::Merges merges;
+  merges.reserve(list->size());
+  for (const Json& json : *list) {
+    const std::string where = "model.merges[" + std::to_string(merges.size()) + "]";
+    if (json.is_array() && json.size() == 2 && json[0].is_string() && json[1].is_string()) {
+      merges.emplace_back(json[0].get_ref<const std::string&>(),
+                          json[1].get_ref<const std::string&>());
+      continue;
+    }
+    if (!json.is_string()) {
+      return absl::InvalidArgumentError(where + " must be \"left right\" or [\"left\", \"right\"]");
+    }
+    const std::string& text = json.get_ref<const std::string&>();
+    if (merges.empty() && text.rfind("#version", 0) == 0) continue;
+    const size_t space = text.find(' ');
+    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
+      return absl::InvalidArgumentError(where + " must have exactly one space");
+    }
+    merges.emplace_back(text.substr(0, space), text.substr(space + 1));
+  }
+  return merges;
+}
+
+absl::Status RefuseUnsupportedBpe(const Json& model) {
+  const Json* type = FindMember(model, "type");
+  if (type != nullptr && *type != "BPE") {
+    return absl::UnimplementedError(
+        "model of type '" + (type->is_string() ? type->get_ref<const std::string&>() : "?") +
+        "' is not supported (supported: BPE)");
+  }
+  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
+    ASSIGN_OR_RETURN(const std::optional<std::string> affix, OptionalString(model, key, "model"));
+    if (affix.has_value() && !affix->empty()) {
+      return absl::UnimplementedError(std::string("model.") + key + " is not supported");
+    }
+  }
+  const Json* dropout = FindMember(model, "dropout");
+  if (dropout != nullptr && (!dropout->is_number() || *dropout != 0)) {
+    return absl::UnimplementedError("model.dropout is not supported: set it to null");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<BpeOptions> ReadBpeOptions(const Json& model) {
+  BpeOptions options;
+  ASSIGN_OR_RETURN(const std::optional<std::string> unk,
+                   OptionalString(model, "unk_token", "model"));
+  options.unk_token = unk.value_or("");
+  ASSIGN_OR_RETURN(options.fuse_unk, BoolOr(model, "fuse_unk", false, "model"));
+  ASSIGN_OR_RETURN(options.byte_fallback, BoolOr(model, "byte_fallback", false, "model"));
+  ASSIGN_OR_RETURN(options.ignore_merges, BoolOr(model, "ignore_merges", false, "model"));
+  return options;
+}
+
+absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(const Json& document) {
+  std::vector<AddedToken> tokens;
+  const Json* list = FindMember(document, "added_tokens");
+  if (list == nullptr) return tokens;
+  if (!list->is_array()) return absl::InvalidArgumentError("added_tokens must be an array");
+  for (const Json& json : *list) {
+    const std::string where = "added_tokens[" + std::to_string(tokens.size()) + "]";
+    if (!json.is_object()) return absl::InvalidArgumentError(where + " must be an object");
+    RETURN_IF_ERROR(RequiredInt(json, "id", where).status());
+    ASSIGN_OR_RETURN(AddedToken token, ParseAddedToken(json, where));
+    tokens.push_back(std::move(token));
+  }
+  return tokens;
+}
+
+// BOS and EOS as tokenizer_config.json wants them, where it has a say.
+void OverrideFrame(const TokenizerConfig& config, std::optional<TokenId> bos,
+                   std::optional<TokenId> eos, SpecialFrame* frame) {
+  const auto apply = [&](const std::optional<bool>& wanted, const std::optional<TokenId>& id,
+                         std::vector<TokenId>* side) {
+    if (!wanted.has_value()) return;
+    if (*wanted && id.has_value()) {
+      if (config.RulesFrame() || side->empty()) *side = {*id};
+    } else if (!*wanted && config.RulesFrame()) {
+      side->clear();
+    }
+  };
+  apply(config.add_bos_token, bos, &frame->prefix);
+  apply(config.add_eos_token, eos, &frame->suffix);
+}
+
+std::optional<TokenId> FindNamed(const TokenTable& table, const std::optional<std::string>& name) {
+  if (!name.has_value()) return std::nullopt;
+  return table.Find(*name);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> NewJsonTokenizer(std::string_view json,
+                                                            const TokenizerConfig& config) {
+  ASSIGN_OR_RETURN(const Json document, ParseJson(json, "the file"));
+  ASSIGN_OR_RETURN(const Json* model, RequiredObject(document, "model", "the file"));
+  RETURN_IF_ERROR(RefuseUnsupportedBpe(*model));
+
+  auto table = std::make_unique<TokenTable>();
+  RETURN_IF_ERROR(ReadVocabulary(*model, table.get()));
+  std::vector<AddedToken> tokens;
+  ASSIGN_OR_RETURN(const std::vector<AddedToken> file_tokens, ReadAddedTokens(document));
+  RETURN_IF_ERROR(MergeAddedTokens(file_tokens, /*ignore_conflicts=*/false, table.get(), &tokens));
+  RETURN_IF_ERROR(
+      MergeAddedTokens(config.added_tokens, /*ignore_conflicts=*/true, table.get(), &tokens));
+  std::vector<AddedToken> named;
+  for (const AddedToken& special : config.special_tokens) {
+    const bool described = std::any_of(tokens.begin(), tokens.end(), [&](const AddedToken& token) {
+      return token.content == special.content;
+    });
+    if (!described) named.push_back(special);
+  }
+  RETURN_IF_ERROR(MergeAddedTokens(named, /*ignore_conflicts=*/true, table.get(), &tokens));
+  for (const AddedToken& special : config.special_tokens) {
+    if (const std::optional<TokenId> id = table->Find(special.content)) table->MarkSpecial(*id);
+  }
+
+  JsonTokenizer::Pipeline pipeline;
+  ASSIGN_OR_RETURN(pipeline.normalizer, ParseNormalizer(FindMember(document, "normalizer")));
+  ASSIGN_OR_RETURN(pipeline.pre_tokenizer,
+                   ParsePreTokenizer(FindMember(document, "pre_tokenizer")));
+  RETURN_IF_ERROR(ApplyDecoder(FindMember(document, "decoder"), table.get()));
+  ASSIGN_OR_RETURN(SpecialFrame frame,
+                   ParsePostProcessor(FindMember(document, "post_processor"), *table));
+  ASSIGN_OR_RETURN(const BpeModel::Merges merges, ReadMerges(*model));
+  ASSIGN_OR_RETURN(BpeOptions options, ReadBpeOptions(*model));
+  ASSIGN_OR_RETURN(pipeline.model, BpeModel::Create(table.get(), merges, std::move(options)));
+  pipeline.cut_at_metaspace = pipeline.model->SplitsBefore(kMetaspace);
+
+  Tokenizer::Parts parts;
+  for (AddedToken& token : tokens) {
+    (token.normalized ? pipeline.normalized_tokens : parts.raw_tokens).push_back(std::move(token));
+  }
+  parts.bos_id = FindNamed(*table, config.bos_token);
+  parts.eos_id = FindNamed(*table, config.eos_token);
+  OverrideFrame(config, parts.bos_id, parts.eos_id, &frame);
+  parts.prefix = std::move(frame.prefix);
+  parts.suffix = std::move(frame.suffix);
+  parts.table = std::move(table);
+  return std::make_unique<JsonTokenizer>(std::move(parts), std::move(pipeline));
+}
+
+}  // namespace tessera
