@@ -264,23 +264,27 @@ void EngineCore::RetireEntry(const PlanEntry& entry, const StepResult& result, i
     TakePromptLogprobs(entry, result, first_row);
   if (embeds) TakeHidden(entry, result, first_float);
   kv_->Advance(&s->kv, s->tokens, s->num_computed);
-  if (entry.samples) {
-    TakeToken(s, result, result.rows[first_row + entry.num_targets], now_us);
-  } else if (embeds && s->num_computed == s->num_prompt) {
-    TokenEvent event;
-    event.kind = TokenEvent::Kind::kEmbedding;
-    double sum_of_squares = 0.0;
-    for (const double v : s->hidden_sum) sum_of_squares += v * v;
-    // The mean's direction is the sum's.
-    const double scale = sum_of_squares > 0.0 ? 1.0 / std::sqrt(sum_of_squares) : 0.0;
-    for (const double v : s->hidden_sum) event.embedding.push_back(static_cast<float>(v * scale));
-    s->request->sink->Push(std::move(event));
-    FinishSimple(s, FinishReason::kStop);
+  if (embeds && s->num_computed == s->num_prompt) {
+    FinishEmbedding(s);
     return;
   }
-  if (s->state == SequenceState::kRunning && s->paused && s->num_inflight == 0) {
-    scheduler_.Park(s);
+  if (entry.samples && !TakeToken(s, result, result.rows[first_row + entry.num_targets], now_us)) {
+    return;  // it has finished and may be gone
   }
+  if (s->paused && s->num_inflight == 0) scheduler_.Park(s);
+}
+
+void EngineCore::FinishEmbedding(Sequence* s) {
+  TokenEvent event;
+  event.kind = TokenEvent::Kind::kEmbedding;
+  double sum_of_squares = 0.0;
+  for (const double v : s->hidden_sum) sum_of_squares += v * v;
+  // The mean's direction is the sum's.
+  const double scale = sum_of_squares > 0.0 ? 1.0 / std::sqrt(sum_of_squares) : 0.0;
+  event.embedding.reserve(s->hidden_sum.size());
+  for (const double v : s->hidden_sum) event.embedding.push_back(static_cast<float>(v * scale));
+  s->request->sink->Push(std::move(event));
+  FinishSimple(s, FinishReason::kStop);
 }
 
 void EngineCore::TakePromptLogprobs(const PlanEntry& entry, const StepResult& result,
@@ -310,7 +314,7 @@ void EngineCore::TakeHidden(const PlanEntry& entry, const StepResult& result, in
   }
 }
 
-void EngineCore::TakeToken(Sequence* s, const StepResult& result, const SampledRow& row,
+bool EngineCore::TakeToken(Sequence* s, const StepResult& result, const SampledRow& row,
                            int64_t now_us) {
   const Request& request = *s->request;
   s->tokens.push_back(row.token);
@@ -346,12 +350,11 @@ void EngineCore::TakeToken(Sequence* s, const StepResult& result, const SampledR
   request.sink->Push(std::move(event));
 
   const int64_t max_len = options_.models[request.model].max_model_len;
-  if (stopped) {
-    Finish(s, std::move(finished), FinishReason::kStop);
-  } else if (num_generated >= stopping.max_tokens ||
-             static_cast<int64_t>(s->tokens.size()) >= max_len) {
-    Finish(s, std::move(finished), FinishReason::kLength);
-  }
+  const bool full =
+      num_generated >= stopping.max_tokens || static_cast<int64_t>(s->tokens.size()) >= max_len;
+  if (!stopped && !full) return true;
+  Finish(s, std::move(finished), stopped ? FinishReason::kStop : FinishReason::kLength);
+  return false;
 }
 
 void EngineCore::FinishSimple(Sequence* sequence, FinishReason reason) {

@@ -71,7 +71,9 @@ class EngineCore {
                    int64_t* next_tap, int64_t now_us);
   void TakePromptLogprobs(const PlanEntry& entry, const StepResult& result, int32_t first_row);
   void TakeHidden(const PlanEntry& entry, const StepResult& result, int64_t first_float);
-  void TakeToken(Sequence* sequence, const StepResult& result, const SampledRow& row,
+  void FinishEmbedding(Sequence* sequence);
+  // Appends and reports a sampled token. False if it ended the sequence, which may be gone then.
+  bool TakeToken(Sequence* sequence, const StepResult& result, const SampledRow& row,
                  int64_t now_us);
   void ExpireTimeLimits();
   void LeaveQueue(RequestState* state);

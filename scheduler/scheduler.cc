@@ -187,11 +187,14 @@ bool Scheduler::TryAdmit(Sequence* s, StepPlan* plan, bool* queue_blocked) {
     *queue_blocked = true;
     return false;
   }
-  // The rest of this prompt, what other prompts still need, and room for running streams to grow.
-  int64_t reserve =
-      kv_->SlabsFor(plan->model, num_tokens) - kv_->SlabsFor(plan->model, match.hit_tokens + chunk);
-  if (!running_.empty()) reserve += PromptSlabsOutstanding() + WatermarkSlabs();
-  if (!kv_->Admit(&s->kv, s->tokens, chunk, std::max<int64_t>(0, reserve))) {
+  // With nothing else on the device, whatever fits may start.
+  int64_t reserve = 0;
+  if (!running_.empty()) {
+    const int64_t rest_of_prompt =
+        PromptSlabs(plan->model, num_tokens) - PromptSlabs(plan->model, match.hit_tokens + chunk);
+    reserve = std::max<int64_t>(0, rest_of_prompt) + PromptSlabsOutstanding() + WatermarkSlabs();
+  }
+  if (!kv_->Admit(&s->kv, s->tokens, chunk, reserve)) {
     *queue_blocked = true;
     return false;
   }
@@ -280,12 +283,16 @@ void Scheduler::AddEntry(Sequence* sequence, int64_t num_tokens, StepPlan* plan)
   plan->entries.push_back(entry);
 }
 
+int64_t Scheduler::PromptSlabs(int32_t model, int64_t num_tokens) const {
+  return kv_->SlabsFor(model, num_tokens, options_.max_num_batched_tokens);
+}
+
 int64_t Scheduler::PromptSlabsOutstanding() const {
   int64_t slabs = 0;
   for (const Sequence* s : running_) {
     const int32_t model = s->request->model;
     const int64_t needed =
-        kv_->SlabsFor(model, s->num_tokens()) - HeldSlabs(s->kv, kv_->layout(model));
+        PromptSlabs(model, s->num_tokens()) - HeldSlabs(s->kv, kv_->layout(model));
     slabs += std::max<int64_t>(0, needed);
   }
   return slabs;

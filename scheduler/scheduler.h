@@ -96,6 +96,7 @@ class Scheduler {
   int64_t ChunkTokens(const StepPlan& plan, int32_t model, int64_t begin, int64_t wanted) const;
   void AddEntry(Sequence* sequence, int64_t num_tokens, StepPlan* plan);
   bool Runnable(const Sequence& sequence) const;
+  int64_t PromptSlabs(int32_t model, int64_t num_tokens) const;
   int64_t PromptSlabsOutstanding() const;
   int64_t WatermarkSlabs() const;
 

@@ -1,0 +1,82 @@
+#include "scheduler/cost_model.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+namespace tessera {
+namespace {
+
+StepCost RandomStep(std::mt19937* rng) {
+  StepCost cost;
+  const int num_decodes = static_cast<int>((*rng)() % 32);
+  for (int i = 0; i < num_decodes; ++i) cost.AddSegment(1, 1 + (*rng)() % 2000, 1);
+  if ((*rng)() % 2 == 0 || num_decodes == 0) {
+    const int64_t chunk = 16 + (*rng)() % 500;
+    cost.AddSegment(chunk, chunk + (*rng)() % 1000, 1);
+  }
+  return cost;
+}
+
+double TrueUs(const StepCost& cost) {
+  return 900.0 + 55.0 * static_cast<double>(cost.num_tokens) +
+         0.4 * static_cast<double>(cost.kv_read_tokens) +
+         0.02 * static_cast<double>(cost.attention_pairs) +
+         30.0 * static_cast<double>(cost.num_logit_rows);
+}
+
+TEST(CostModelTest, LearnsALinearMachine) {
+  CostModel model;
+  std::mt19937 rng(1);
+  std::uniform_real_distribution<double> noise(0.95, 1.05);
+  EXPECT_FALSE(model.fitted());
+  for (int i = 0; i < 400; ++i) {
+    const StepCost cost = RandomStep(&rng);
+    model.Observe(cost, TrueUs(cost) * noise(rng));
+  }
+  EXPECT_TRUE(model.fitted());
+  EXPECT_LT(model.relative_error(), 0.08);
+  for (int i = 0; i < 50; ++i) {
+    const StepCost cost = RandomStep(&rng);
+    EXPECT_NEAR(model.PredictUs(cost), TrueUs(cost), 0.08 * TrueUs(cost));
+  }
+}
+
+TEST(CostModelTest, FollowsAMachineThatSlowsDown) {
+  CostModel model;
+  std::mt19937 rng(2);
+  for (int i = 0; i < 300; ++i) {
+    const StepCost cost = RandomStep(&rng);
+    model.Observe(cost, TrueUs(cost));
+  }
+  for (int i = 0; i < 1000; ++i) {
+    const StepCost cost = RandomStep(&rng);
+    model.Observe(cost, 3 * TrueUs(cost));
+  }
+  EXPECT_LT(model.relative_error(), 0.05);
+}
+
+TEST(CostModelTest, MoreWorkNeverPredictsLessTime) {
+  CostModel model;
+  std::mt19937 rng(3);
+  // Pure noise pushes coefficients below zero.
+  for (int i = 0; i < 200; ++i) model.Observe(RandomStep(&rng), 1.0 + rng() % 10000);
+  StepCost cost;
+  double last = 0.0;
+  for (int i = 0; i < 64; ++i) {
+    cost.AddSegment(16, 100, 1);
+    EXPECT_GE(model.PredictUs(cost), last);
+    last = model.PredictUs(cost);
+  }
+}
+
+TEST(CostModelTest, StaysFiniteOnOneKindOfStep) {
+  CostModel model;
+  StepCost cost;
+  cost.AddSegment(1, 500, 1);
+  for (int i = 0; i < 100000; ++i) model.Observe(cost, 2000.0);
+  EXPECT_NEAR(model.PredictUs(cost), 2000.0, 1.0);
+}
+
+}  // namespace
+}  // namespace tessera

@@ -1,0 +1,302 @@
+// The engine core on a fake runner: whatever happens around a request, its tokens are those it gets
+// alone.
+#include "scheduler/engine_core.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+
+#include "tests/lib/fake_runner.h"
+
+namespace tessera {
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int kRandomRounds = 3000;
+#else
+constexpr int kRandomRounds = 30000;
+#endif
+
+struct Received {
+  std::vector<TokenId> tokens;
+  std::vector<OutputToken> prompt_logprobs;
+  std::vector<float> embedding;
+  int num_finished = 0;
+  FinishReason reason = FinishReason::kError;
+  SequenceUsage usage;
+};
+
+class CollectSink final : public TokenSink {
+ public:
+  explicit CollectSink(std::map<int32_t, Received>* out) : out_(out) {}
+  void Push(TokenEvent event) override {
+    Received& received = (*out_)[event.index];
+    EXPECT_EQ(received.num_finished, 0) << "an event after the last one";
+    switch (event.kind) {
+      case TokenEvent::Kind::kPromptLogprobs:
+        EXPECT_TRUE(received.tokens.empty());
+        received.prompt_logprobs = std::move(event.tokens);
+        break;
+      case TokenEvent::Kind::kToken:
+        for (const OutputToken& token : event.tokens) received.tokens.push_back(token.token);
+        break;
+      case TokenEvent::Kind::kEmbedding:
+        received.embedding = std::move(event.embedding);
+        break;
+      case TokenEvent::Kind::kFinished:
+        ++received.num_finished;
+        received.reason = event.reason;
+        received.usage = event.usage;
+        break;
+    }
+  }
+
+ private:
+  std::map<int32_t, Received>* const out_;
+};
+
+struct Stack {
+  std::vector<EngineModel> models;
+  EngineOptions options;
+  int64_t num_slabs = 65;
+  int depth = 1;
+  ManualClock clock;
+  std::unique_ptr<EngineStats> stats;
+  std::unique_ptr<EngineCore> core;
+  int left_queue = 0;
+  uint64_t next_id = 1;
+
+  void Start() {
+    options.models = models;
+    options.deployment_secret = "test";
+    int32_t max_slabs = 1;
+    for (const EngineModel& m : models) max_slabs = std::max(max_slabs, m.layout.slabs_per_page);
+    auto kv = NewKvManager(num_slabs, models[0].layout.slab_bytes, max_slabs);
+    for (const EngineModel& model : models) kv->AddModel(model.layout);
+    testing::FakeRunnerOptions runner;
+    runner.models = models;
+    runner.num_slabs = num_slabs;
+    runner.depth = depth;
+    runner.max_num_seqs = options.max_num_seqs;
+    runner.clock = &clock;
+    stats = std::make_unique<EngineStats>(models.size());
+    core = std::make_unique<EngineCore>(options, std::move(kv),
+                                        std::make_unique<testing::FakeRunner>(runner), &clock,
+                                        stats.get(), [this] { ++left_queue; });
+  }
+
+  std::unique_ptr<Request> NewRequest(std::vector<TokenId> prompt, int64_t max_tokens,
+                                      std::map<int32_t, Received>* out) {
+    auto request = std::make_unique<Request>();
+    request->id = next_id++;
+    request->prompt = std::move(prompt);
+    request->stopping.max_tokens = max_tokens;
+    request->arrival_us = clock.NowUs();
+    request->sink = std::make_shared<CollectSink>(out);
+    return request;
+  }
+
+  void RunAll() {
+    while (core->RunOnce()) core->CheckInvariants();
+    EXPECT_EQ(core->num_unfinished(), 0);
+    EXPECT_EQ(core->kv().usage().kv_slabs, 0);
+  }
+};
+
+std::vector<TokenId> Prompt(int seed, int length) {
+  std::vector<TokenId> prompt;
+  for (int i = 0; i < length; ++i) prompt.push_back((seed * 131 + i * 17) % 1000);
+  return prompt;
+}
+
+TEST(EngineCoreTest, GeneratesAndCounts) {
+  Stack stack;
+  stack.models = {testing::FakeModel("a", {0}, 4, 64)};
+  stack.Start();
+  std::map<int32_t, Received> out;
+  stack.core->Submit(stack.NewRequest(Prompt(1, 10), 5, &out));
+  stack.RunAll();
+  EXPECT_EQ(out[0].tokens, testing::ExpectedTokens(stack.models[0], Prompt(1, 10), 5));
+  EXPECT_EQ(out[0].reason, FinishReason::kLength);
+  EXPECT_EQ(out[0].usage.prompt_tokens, 10);
+  EXPECT_EQ(out[0].usage.completion_tokens, 5);
+  EXPECT_EQ(stack.left_queue, 1);
+  EXPECT_EQ(stack.stats->generated_tokens.value(), 5);
+  EXPECT_EQ(stack.stats->models[0].finished[static_cast<size_t>(FinishReason::kLength)].value(), 1);
+}
+
+TEST(EngineCoreTest, StopsAtEosStopIdsAndContext) {
+  Stack stack;
+  stack.models = {testing::FakeModel("a", {0}, 4, 16)};
+  stack.Start();
+  const std::vector<TokenId> expected = testing::ExpectedTokens(stack.models[0], Prompt(2, 6), 10);
+  std::map<int32_t, Received> eos, stop, ignored, full;
+  auto request = stack.NewRequest(Prompt(2, 6), 8, &eos);
+  request->stopping.eos_ids = {expected[3]};
+  stack.core->Submit(std::move(request));
+  request = stack.NewRequest(Prompt(2, 6), 8, &stop);
+  request->stopping.stop_ids = {expected[2]};
+  stack.core->Submit(std::move(request));
+  request = stack.NewRequest(Prompt(2, 6), 6, &ignored);
+  request->stopping.eos_ids = {expected[3]};
+  request->stopping.ignore_eos = true;
+  stack.core->Submit(std::move(request));
+  stack.core->Submit(stack.NewRequest(Prompt(2, 6), 1000, &full));
+  stack.RunAll();
+  EXPECT_EQ(eos[0].tokens.size(), 4u);
+  EXPECT_EQ(eos[0].reason, FinishReason::kStop);
+  EXPECT_EQ(stop[0].tokens.size(), 3u);
+  EXPECT_EQ(stop[0].reason, FinishReason::kStop);
+  EXPECT_EQ(ignored[0].tokens.size(), 6u);
+  EXPECT_EQ(ignored[0].reason, FinishReason::kLength);
+  EXPECT_EQ(full[0].tokens, expected);  // 6 + 10 fills the context of 16
+  EXPECT_EQ(full[0].reason, FinishReason::kLength);
+}
+
+TEST(EngineCoreTest, EmbedsTheNormalisedMean) {
+  Stack stack;
+  stack.models = {testing::FakeModel("a", {0}, 4, 64)};
+  stack.options.max_num_seqs = 4;
+  stack.options.max_num_batched_tokens = 4;
+  stack.Start();
+  std::map<int32_t, Received> out;
+  auto request = stack.NewRequest(Prompt(3, 11), 1, &out);
+  request->kind = RequestKind::kEmbed;
+  stack.core->Submit(std::move(request));
+  stack.RunAll();
+  std::vector<double> mean(4, 0.0);
+  for (const TokenId token : Prompt(3, 11)) {
+    for (int h = 0; h < 4; ++h) mean[h] += (token >> h) & 7;
+  }
+  double norm = 0.0;
+  for (const double v : mean) norm += v * v;
+  ASSERT_EQ(out[0].embedding.size(), 4u);
+  for (int h = 0; h < 4; ++h) EXPECT_FLOAT_EQ(out[0].embedding[h], mean[h] / std::sqrt(norm));
+  EXPECT_EQ(out[0].num_finished, 1);
+  EXPECT_TRUE(out[0].tokens.empty());
+}
+
+TEST(EngineCoreTest, CopyZeroIsTheRequestWithNOne) {
+  Stack stack;
+  stack.models = {testing::FakeModel("a", {0, 8}, 4, 64)};
+  stack.Start();
+  std::map<int32_t, Received> out;
+  auto request = stack.NewRequest(Prompt(4, 21), 6, &out);
+  request->sampling.n = 4;
+  stack.core->Submit(std::move(request));
+  stack.RunAll();
+  ASSERT_EQ(out.size(), 4u);
+  for (const auto& [index, received] : out) {
+    EXPECT_EQ(received.tokens, testing::ExpectedTokens(stack.models[0], Prompt(4, 21), 6));
+    EXPECT_EQ(received.usage.cached_prompt_tokens, index == 0 ? 0 : 20);
+  }
+}
+
+TEST(EngineCoreTest, ProbeTellsTheMatch) {
+  Stack stack;
+  stack.models = {testing::FakeModel("a", {0}, 4, 64)};
+  stack.Start();
+  EXPECT_EQ(stack.core->Probe({0, Prompt(5, 18), ""}).matched_tokens, 0);
+  std::map<int32_t, Received> out;
+  stack.core->Submit(stack.NewRequest(Prompt(5, 18), 1, &out));
+  stack.RunAll();
+  EXPECT_EQ(stack.core->Probe({0, Prompt(5, 18), ""}).matched_tokens, 16);
+  EXPECT_EQ(stack.core->Probe({0, Prompt(5, 18), "other"}).matched_tokens, 0);
+}
+
+struct Live {
+  std::vector<TokenId> prompt;
+  int64_t max_tokens;
+  int32_t model;
+  int32_t n;
+  bool cancelled = false;
+  bool paused = false;
+  std::map<int32_t, Received> out;
+};
+
+class RandomEngineTest : public ::testing::TestWithParam<int> {};
+
+// Submits, cancels, pauses and resumes at random in a pool that is far too small for all of it.
+TEST_P(RandomEngineTest, EveryRequestGetsTheTokensItGetsAlone) {
+  const int depth = GetParam();
+  std::mt19937 rng(7 + depth);
+  Stack stack;
+  stack.models = {testing::FakeModel("full", {0}, 4, 96),
+                  testing::FakeModel("mixed", {0, 12}, 4, 96)};
+  stack.num_slabs = 61;
+  stack.depth = depth;
+  stack.options.max_num_seqs = 6;
+  stack.options.max_num_batched_tokens = 16;
+  stack.options.target_step_us = 1100;
+  stack.options.ageing_us = 50'000;
+  stack.Start();
+  std::map<uint64_t, std::unique_ptr<Live>> live;
+  int64_t num_checked = 0;
+  for (int round = 0; round < kRandomRounds; ++round) {
+    if (live.size() < 12 && rng() % 3 == 0) {
+      auto l = std::make_unique<Live>();
+      l->model = rng() % 2;
+      l->prompt = Prompt(rng() % 4, 1 + rng() % 50);
+      if (rng() % 2 == 0) l->prompt.push_back(rng() % 1000);
+      l->max_tokens = 1 + rng() % 30;
+      l->n = rng() % 6 == 0 ? 3 : 1;
+      auto request = stack.NewRequest(l->prompt, l->max_tokens, &l->out);
+      request->model = l->model;
+      request->sampling.n = l->n;
+      request->bypass_prefix = rng() % 10 == 0;
+      request->salt = rng() % 8 == 0 ? "salt" : "";
+      request->priority = static_cast<Priority>(rng() % 3);
+      if (rng() % 10 == 0) request->prompt_logprobs = 0;
+      live[request->id] = std::move(l);
+      stack.core->Submit(std::move(request));
+    }
+    if (!live.empty() && rng() % 12 == 0) {
+      auto it = std::next(live.begin(), rng() % live.size());
+      const int verb = rng() % 4;
+      if (verb == 0) {
+        it->second->cancelled = true;
+        stack.core->Cancel(it->first, -1, CancelReason::kClient);
+      } else {
+        it->second->paused = verb == 1;
+        stack.core->Throttle(it->first, verb == 1);
+      }
+    }
+    // Paused ones are let go now and then, so that the test ends.
+    if (round % 200 == 0) {
+      for (auto& [id, l] : live) stack.core->Throttle(id, false);
+    }
+    stack.core->RunOnce();
+    if (round % 7 == 0) stack.core->CheckInvariants();
+    for (auto it = live.begin(); it != live.end();) {
+      Live& l = *it->second;
+      int num_finished = 0;
+      for (const auto& [index, received] : l.out) num_finished += received.num_finished;
+      if (num_finished < l.n) {
+        ++it;
+        continue;
+      }
+      for (const auto& [index, received] : l.out) {
+        const auto expected = testing::ExpectedTokens(stack.models[l.model], l.prompt,
+                                                      static_cast<int64_t>(received.tokens.size()));
+        ASSERT_EQ(received.tokens, expected) << "request " << it->first;
+        if (!l.cancelled) {
+          const int64_t room = 96 - static_cast<int64_t>(l.prompt.size());
+          ASSERT_EQ(static_cast<int64_t>(received.tokens.size()), std::min(l.max_tokens, room));
+        }
+        ++num_checked;
+      }
+      it = live.erase(it);
+    }
+  }
+  for (auto& [id, l] : live) stack.core->Throttle(id, false);
+  stack.RunAll();
+  EXPECT_GT(num_checked, kRandomRounds / 50);
+  EXPECT_GT(stack.stats->preemptions.value(), 0);
+  EXPECT_GT(stack.stats->cached_prompt_tokens.value(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Depth, RandomEngineTest, ::testing::Values(1, 2));
+
+}  // namespace
+}  // namespace tessera

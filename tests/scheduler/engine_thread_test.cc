@@ -1,0 +1,175 @@
+// The engine with its thread: many submitters, refusals, cancels, shutdown.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "scheduler/engine.h"
+#include "tests/lib/fake_runner.h"
+
+namespace tessera {
+namespace {
+
+class CountingSink final : public TokenSink {
+ public:
+  void Push(TokenEvent event) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (event.kind == TokenEvent::Kind::kToken) tokens_.push_back(event.tokens[0].token);
+    if (event.kind != TokenEvent::Kind::kFinished) return;
+    ++num_finished_;
+    reason_ = event.reason;
+    finished_.notify_all();
+  }
+  FinishReason WaitFinished() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    EXPECT_TRUE(
+        finished_.wait_for(lock, std::chrono::seconds(30), [&] { return num_finished_ > 0; }));
+    return reason_;
+  }
+  std::vector<TokenId> tokens() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return tokens_;
+  }
+  int num_finished() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return num_finished_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable finished_;
+  std::vector<TokenId> tokens_;
+  int num_finished_ = 0;
+  FinishReason reason_ = FinishReason::kError;
+};
+
+class EngineThreadTest : public ::testing::Test {
+ protected:
+  void Start(int max_queue, int64_t step_sleep_us = 0) {
+    models_ = {testing::FakeModel("a", {0}, 4, 4000)};
+    EngineOptions options;
+    options.models = models_;
+    options.max_num_seqs = 8;
+    options.max_num_batched_tokens = 64;
+    options.max_queue = max_queue;
+    auto kv = NewKvManager(2049, models_[0].layout.slab_bytes, 1);
+    kv->AddModel(models_[0].layout);
+    testing::FakeRunnerOptions runner;
+    runner.models = models_;
+    runner.num_slabs = 2049;
+    runner.max_num_seqs = 8;
+    runner.step_us = [step_sleep_us](const StepBatch&) {
+      if (step_sleep_us > 0) std::this_thread::sleep_for(std::chrono::microseconds(step_sleep_us));
+      return std::max<int64_t>(1, step_sleep_us);
+    };
+    engine_ =
+        NewEngine(options, std::move(kv), std::make_unique<testing::FakeRunner>(runner), &clock_);
+  }
+
+  std::unique_ptr<Request> NewRequest(int seed, int64_t max_tokens,
+                                      std::shared_ptr<TokenSink> sink) {
+    auto request = std::make_unique<Request>();
+    request->id = next_id_.fetch_add(1);
+    for (int i = 0; i < 10; ++i) request->prompt.push_back((seed * 31 + i) % 1000);
+    request->stopping.max_tokens = max_tokens;
+    request->sink = std::move(sink);
+    return request;
+  }
+
+  SteadyClock clock_;
+  std::vector<EngineModel> models_;
+  std::atomic<uint64_t> next_id_{1};
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(EngineThreadTest, ManySubmittersGetTheirTokens) {
+  Start(1024);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([this, t] {
+      for (int i = 0; i < 25; ++i) {
+        auto sink = std::make_shared<CountingSink>();
+        auto request = NewRequest(t * 100 + i, 12, sink);
+        const std::vector<TokenId> prompt = request->prompt;
+        ASSERT_TRUE(engine_->Submit(std::move(request)).ok());
+        EXPECT_EQ(sink->WaitFinished(), FinishReason::kLength);
+        EXPECT_EQ(sink->tokens(), testing::ExpectedTokens(models_[0], prompt, 12));
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(engine_->stats().generated_tokens.value(), 4 * 25 * 12);
+}
+
+TEST_F(EngineThreadTest, AFullQueueRefusesAtOnceAndSaysWhen) {
+  Start(/*max_queue=*/4, /*step_sleep_us=*/2000);
+  std::vector<std::shared_ptr<CountingSink>> sinks;
+  int refused = 0;
+  for (int i = 0; i < 64; ++i) {
+    auto sink = std::make_shared<CountingSink>();
+    const absl::Status status = engine_->Submit(NewRequest(i, 2000, sink));
+    if (status.ok()) {
+      sinks.push_back(sink);
+      continue;
+    }
+    ++refused;
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_NE(status.message().find("retry in about"), std::string::npos) << status;
+    EXPECT_EQ(sink->num_finished(), 0);
+  }
+  EXPECT_GT(refused, 0);
+  EXPECT_EQ(engine_->stats().refused.value(), refused);
+  engine_->CancelAll(CancelReason::kShutdown);
+  for (auto& sink : sinks) EXPECT_EQ(sink->WaitFinished(), FinishReason::kCancelled);
+}
+
+TEST_F(EngineThreadTest, CancelFreesPagesWithinAStep) {
+  Start(1024, 1000);
+  auto sink = std::make_shared<CountingSink>();
+  auto request = NewRequest(1, 3000, sink);
+  const uint64_t id = request->id;
+  ASSERT_TRUE(engine_->Submit(std::move(request)).ok());
+  while (sink->tokens().size() < 3) std::this_thread::yield();
+  engine_->Cancel(id, -1, CancelReason::kClient);
+  EXPECT_EQ(sink->WaitFinished(), FinishReason::kCancelled);
+  const int64_t steps = engine_->stats().steps.value();
+  while (engine_->stats().slabs_kv.value() != 0) std::this_thread::yield();
+  EXPECT_LE(engine_->stats().steps.value(), steps + 1);
+}
+
+TEST_F(EngineThreadTest, StopFinishesEverythingAndRefuses) {
+  Start(1024, 500);
+  std::vector<std::shared_ptr<CountingSink>> sinks;
+  for (int i = 0; i < 20; ++i) {
+    sinks.push_back(std::make_shared<CountingSink>());
+    ASSERT_TRUE(engine_->Submit(NewRequest(i, 3000, sinks.back())).ok());
+  }
+  engine_->Stop();
+  for (auto& sink : sinks) EXPECT_EQ(sink->num_finished(), 1);
+  EXPECT_EQ(engine_->num_unfinished(), 0);
+  EXPECT_EQ(engine_->Submit(NewRequest(1, 1, std::make_shared<CountingSink>())).code(),
+            absl::StatusCode::kUnavailable);
+}
+
+TEST_F(EngineThreadTest, HeartbeatGoesOnWhileIdle) {
+  Start(16);
+  const int64_t first = engine_->heartbeat_us();
+  std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  EXPECT_GT(engine_->heartbeat_us(), first);
+  EXPECT_LT(clock_.NowUs() - engine_->heartbeat_us(), 300'000);
+}
+
+TEST_F(EngineThreadTest, TimeLimitEndsAnIdleWait) {
+  Start(16, 1000);
+  auto sink = std::make_shared<CountingSink>();
+  auto request = NewRequest(1, 3000, sink);
+  request->stopping.time_limit_us = 50'000;
+  ASSERT_TRUE(engine_->Submit(std::move(request)).ok());
+  EXPECT_EQ(sink->WaitFinished(), FinishReason::kTimeLimit);
+  EXPECT_GT(sink->tokens().size(), 0u);
+}
+
+}  // namespace
+}  // namespace tessera

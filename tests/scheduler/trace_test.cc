@@ -1,0 +1,241 @@
+// Runs the tests/traces/*.trace files: commands to an engine core on a fake runner with a manual
+// clock, each followed by the lines it must print ("= ..."). TESSERA_UPDATE_TRACES=1 rewrites the
+// expectations; read the diff before committing it.
+//
+//   engine KEY=VALUE...   max_seqs, batched, slabs, depth, target_us, ageing_us, watermark_pct
+//   model NAME [windows=0,8] [page_tokens=4] [max_len=64]
+//   submit ID prompt=STREAMxLENGTH[+...] max=N [model=I] [prio=low|high] [n=N] [salt=S] [bypass]
+//   [limit_us=N] [score] step [N]              one round of the loop (N rounds); prints what was
+//   launched and which events came run                   rounds until idle; prints finish events
+//   only cancel ID | pause ID | resume ID | wait MICROSECONDS
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <sstream>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "scheduler/engine_core.h"
+#include "tests/lib/fake_runner.h"
+
+namespace tessera {
+namespace {
+
+using Options = std::map<std::string, std::string>;
+
+class LogSink final : public TokenSink {
+ public:
+  LogSink(uint64_t id, std::vector<std::string>* log) : id_(id), log_(log) {}
+  void Push(TokenEvent event) override {
+    if (event.kind == TokenEvent::Kind::kPromptLogprobs) {
+      log_->push_back(absl::StrCat("  ", id_, " scored ", event.tokens.size()));
+    }
+    if (event.kind != TokenEvent::Kind::kFinished) return;
+    log_->push_back(absl::StrCat(
+        "  ", id_, ".", event.index, " finished ", FinishReasonName(event.reason),
+        " tokens=", event.usage.completion_tokens, " cached=", event.usage.cached_prompt_tokens));
+  }
+
+ private:
+  const uint64_t id_;
+  std::vector<std::string>* const log_;
+};
+
+class TraceRun {
+ public:
+  std::vector<std::string> Execute(const std::string& command) {
+    log_.clear();
+    const std::vector<std::string> words = absl::StrSplit(command, ' ', absl::SkipEmpty());
+    Options options;
+    for (const std::string& word : words) {
+      const std::pair<std::string, std::string> kv = absl::StrSplit(word, absl::MaxSplits('=', 1));
+      options[kv.first] = kv.second;
+    }
+    const std::string& verb = words[0];
+    if (verb == "engine") {
+      engine_ = options;
+    } else if (verb == "model") {
+      AddModel(words[1], options);
+    } else if (verb == "submit") {
+      Submit(Number(words[1]), options);
+    } else if (verb == "step") {
+      const int64_t rounds = words.size() > 1 ? Number(words[1]) : 1;
+      for (int64_t i = 0; i < rounds; ++i) Step(/*print=*/true);
+    } else if (verb == "run") {
+      while (Step(/*print=*/false)) {
+      }
+    } else if (verb == "cancel") {
+      core()->Cancel(Number(words[1]), -1, CancelReason::kClient);
+    } else if (verb == "pause" || verb == "resume") {
+      core()->Throttle(Number(words[1]), verb == "pause");
+    } else if (verb == "wait") {
+      clock_.Advance(Number(words[1]));
+    } else {
+      ADD_FAILURE() << "unknown command: " << command;
+    }
+    if (core_ != nullptr) core_->CheckInvariants();
+    return log_;
+  }
+
+ private:
+  static int64_t Number(const std::string& text) {
+    int64_t value = 0;
+    EXPECT_TRUE(absl::SimpleAtoi(text, &value)) << text;
+    return value;
+  }
+  static int64_t Get(const Options& options, const std::string& key, int64_t otherwise) {
+    const auto it = options.find(key);
+    return it == options.end() ? otherwise : Number(it->second);
+  }
+
+  void AddModel(const std::string& name, const Options& options) {
+    std::vector<int32_t> windows;
+    const auto it = options.find("windows");
+    for (const auto& w : absl::StrSplit(it == options.end() ? "0" : it->second, ',')) {
+      windows.push_back(static_cast<int32_t>(Number(std::string(w))));
+    }
+    models_.push_back(testing::FakeModel(name, windows,
+                                         static_cast<int32_t>(Get(options, "page_tokens", 4)),
+                                         Get(options, "max_len", 64)));
+  }
+
+  EngineCore* core() {
+    if (core_ != nullptr) return core_.get();
+    const int64_t num_slabs = Get(engine_, "slabs", 64) + 1;
+    EngineOptions options;
+    options.models = models_;
+    options.max_num_seqs = static_cast<int32_t>(Get(engine_, "max_seqs", 4));
+    options.max_num_batched_tokens = static_cast<int32_t>(Get(engine_, "batched", 32));
+    options.target_step_us = Get(engine_, "target_us", 0);
+    options.ageing_us = Get(engine_, "ageing_us", 1'000'000);
+    options.watermark = static_cast<double>(Get(engine_, "watermark_pct", 0)) / 100;
+    options.deployment_secret = "trace";
+    auto kv = NewKvManager(num_slabs, models_[0].layout.slab_bytes, 1);
+    for (const EngineModel& model : models_) kv->AddModel(model.layout);
+    testing::FakeRunnerOptions runner;
+    runner.models = models_;
+    runner.num_slabs = num_slabs;
+    runner.depth = static_cast<int>(Get(engine_, "depth", 1));
+    runner.max_num_seqs = options.max_num_seqs;
+    runner.clock = &clock_;
+    stats_ = std::make_unique<EngineStats>(models_.size());
+    core_ = std::make_unique<EngineCore>(options, std::move(kv),
+                                         std::make_unique<testing::FakeRunner>(runner), &clock_,
+                                         stats_.get(), nullptr);
+    core_->set_plan_observer([this](const StepPlan& plan) { PrintPlan(plan); });
+    return core_.get();
+  }
+
+  void PrintPlan(const StepPlan& plan) {
+    std::string line = absl::StrCat("model ", plan.model, ":");
+    for (const PlanEntry& e : plan.entries) {
+      absl::StrAppend(&line, " ", e.sequence->request->id, ".", e.sequence->index, "[", e.begin,
+                      ",", e.begin + e.num_tokens, ")", e.samples ? "*" : "");
+      if (e.num_targets > 0) absl::StrAppend(&line, "t", e.num_targets);
+    }
+    if (print_plans_) log_.push_back(line);
+  }
+
+  bool Step(bool print) {
+    print_plans_ = print;
+    core();
+    const int64_t preemptions = stats_->preemptions.value();
+    const bool busy = core()->RunOnce();
+    const int64_t preempted = stats_->preemptions.value() - preemptions;
+    if (print && preempted > 0) log_.push_back(absl::StrCat("  preempted ", preempted));
+    if (print && !busy) log_.push_back("  idle");
+    return busy;
+  }
+
+  void Submit(int64_t id, const Options& options) {
+    auto request = std::make_unique<Request>();
+    request->id = static_cast<uint64_t>(id);
+    request->model = static_cast<int32_t>(Get(options, "model", 0));
+    core();
+    const EngineModel& model = models_.at(request->model);
+    for (const std::string& part :
+         std::vector<std::string>(absl::StrSplit(options.at("prompt"), '+'))) {
+      const std::pair<std::string, std::string> stream = absl::StrSplit(part, 'x');
+      for (int64_t i = 0; i < Number(stream.second); ++i) {
+        request->prompt.push_back(
+            static_cast<TokenId>((Number(stream.first) * 131 + i * 7) % model.vocab_size));
+      }
+    }
+    request->stopping.max_tokens = Get(options, "max", 1);
+    request->stopping.time_limit_us = Get(options, "limit_us", 0);
+    request->sampling.temperature = 0.0f;
+    request->sampling.n = static_cast<int32_t>(Get(options, "n", 1));
+    request->bypass_prefix = options.count("bypass") > 0;
+    if (options.count("score") > 0) request->prompt_logprobs = 0;
+    if (options.count("salt") > 0) request->salt = options.at("salt");
+    if (options.count("prio") > 0) {
+      request->priority = options.at("prio") == "high" ? Priority::kHigh : Priority::kLow;
+    }
+    request->arrival_us = clock_.NowUs();
+    request->sink = std::make_shared<LogSink>(request->id, &log_);
+    core()->Submit(std::move(request));
+  }
+
+  Options engine_;
+  std::vector<EngineModel> models_;
+  ManualClock clock_;
+  std::unique_ptr<EngineStats> stats_;
+  std::vector<std::string> log_;
+  bool print_plans_ = true;
+  std::unique_ptr<EngineCore> core_;
+};
+
+class TraceTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(TraceTest, PrintsWhatItShould) {
+  std::ifstream in(GetParam());
+  ASSERT_TRUE(in.good()) << GetParam();
+  TraceRun run;
+  std::string updated;
+  std::vector<std::string> printed;
+  size_t next = 0;
+  std::string line;
+  int number = 0;
+  while (std::getline(in, line)) {
+    ++number;
+    if (line.rfind("= ", 0) == 0) {
+      const std::string expected = line.substr(2);
+      EXPECT_EQ(next < printed.size() ? printed[next] : "(nothing)", expected)
+          << GetParam() << ":" << number;
+      ++next;
+      continue;
+    }
+    EXPECT_GE(next, printed.size())
+        << GetParam() << ":" << number
+        << ": not expected: " << (next < printed.size() ? printed[next] : "");
+    absl::StrAppend(&updated, line, "\n");
+    printed.clear();
+    next = 0;
+    if (line.empty() || line[0] == '#') continue;
+    printed = run.Execute(line);
+    for (const std::string& text : printed) absl::StrAppend(&updated, "= ", text, "\n");
+  }
+  EXPECT_GE(next, printed.size()) << GetParam() << ": not expected at the end";
+  in.close();
+  if (std::getenv("TESSERA_UPDATE_TRACES") != nullptr) std::ofstream(GetParam()) << updated;
+}
+
+std::vector<std::string> Traces() {
+  std::vector<std::string> paths;
+  for (const auto& entry : std::filesystem::directory_iterator("tests/traces")) {
+    if (entry.path().extension() == ".trace") paths.push_back(entry.path().string());
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, TraceTest, ::testing::ValuesIn(Traces()), [](const auto& info) {
+  return std::filesystem::path(info.param).stem().string();
+});
+
+}  // namespace
+}  // namespace tessera
