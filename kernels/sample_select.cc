@@ -10,6 +10,11 @@ namespace {
 constexpr int kLanes = 16;
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
+// `condition` ? value : 0, without a branch.
+inline float Select(bool condition, float value) {
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(value) & (condition ? ~0u : 0u));
+}
+
 // exp(x) for x <= 0 within 2 units in the last place; 0 below -87 and for NaN. Plain arithmetic, so
 // that the compiler may vectorise it and every machine gives the same bits. 2^(n + f) with x = (n +
 // f) ln 2, |f| <= 1/2; the polynomial is Cephes' expf.
@@ -26,14 +31,12 @@ inline float ExpNegative(float x) {
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
   const uint32_t exponent = std::bit_cast<uint32_t>(shifted) << 23;
-  const float result = std::bit_cast<float>(std::bit_cast<uint32_t>(p) + exponent);
-  return x >= -87.0f ? result : 0.0f;
+  return Select(x >= -87.0f, std::bit_cast<float>(std::bit_cast<uint32_t>(p) + exponent));
 }
 
 inline float KeptWeight(const Softmax& softmax, const Cut& kept, float logit, TokenId id) {
   const bool keep = (logit > kept.value) | ((logit == kept.value) & (id <= kept.last_id));
-  const float weight = ExpNegative((logit - softmax.maximum) * softmax.inverse_temperature);
-  return keep ? weight : 0.0f;
+  return Select(keep, ExpNegative((logit - softmax.maximum) * softmax.inverse_temperature));
 }
 
 // weights := those of tokens [begin, end).
