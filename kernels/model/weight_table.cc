@@ -55,8 +55,6 @@ const std::vector<WeightRow>& WeightTable(const std::string& family) {
 }
 
 int64_t DimSize(WeightDim dim, const ModelSpec& spec) {
-  const int64_t query = int64_t{spec.heads} * spec.head_dim;
-  const int64_t key_value = int64_t{spec.kv_heads} * spec.head_dim;
   switch (dim) {
     case Dim::kOne:
       return 1;
@@ -66,16 +64,12 @@ int64_t DimSize(WeightDim dim, const ModelSpec& spec) {
       return spec.hidden;
     case Dim::kIntermediate:
       return spec.intermediate;
-    case Dim::kTwoIntermediate:
-      return 2 * spec.intermediate;
     case Dim::kHeadDim:
       return spec.head_dim;
     case Dim::kQuery:
-      return query;
+      return int64_t{spec.heads} * spec.head_dim;
     case Dim::kKeyValue:
-      return key_value;
-    case Dim::kQueryKeyValue:
-      return query + 2 * key_value;
+      return int64_t{spec.kv_heads} * spec.head_dim;
   }
   return 0;
 }

@@ -40,11 +40,9 @@ enum class WeightDim : int32_t {
   kVocab,
   kHidden,
   kIntermediate,
-  kTwoIntermediate,
   kHeadDim,
   kQuery,     // heads * head_dim
   kKeyValue,  // kv_heads * head_dim
-  kQueryKeyValue,
 };
 
 enum class WeightIf : int32_t {
@@ -63,7 +61,6 @@ struct WeightRow {
   WeightDim rows;
   WeightDim cols;
   WeightIf present = WeightIf::kAlways;
-  int32_t num_parts = 1;  // equal parts that the rows hold, one below the other (fused gate_up: 2)
 };
 
 // The table of ModelSpec::family.

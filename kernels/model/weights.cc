@@ -177,11 +177,7 @@ class Loader final {
         std::memcpy(copies.back().get(), data, tensor.num_bytes);
         data = copies.back().get();
       }
-      const int64_t rows = DimSize(row->rows, spec_) / row->num_parts;
-      for (int part = 0; part < row->num_parts; ++part) {
-        parts.push_back({data + part * (tensor.num_bytes / row->num_parts), *tensor.dtype, rows,
-                         DimSize(row->cols, spec_)});
-      }
+      parts.push_back({data, *tensor.dtype, DimSize(row->rows, spec_), DimSize(row->cols, spec_)});
     }
     const bool interleave_gate = slot.slot == WeightSlot::kGateUp;
     std::unique_ptr<PackedWeight>* const out =

@@ -98,7 +98,7 @@ PageId TinyPool::Allocate(int32_t slabs_per_page) {
 }
 
 TinyModel::TinyModel(const std::string& dir, Backend* backend, const TinyOptions& options)
-    : backend_(backend) {
+    : backend_(backend), max_num_seqs_(options.max_num_seqs) {
   const absl::StatusOr<ModelSpec> spec = LoadModelSpec(dir);
   CHECK(spec.ok()) << spec.status();
   const auto checkpoint = Checkpoint::OpenDir(dir);
@@ -111,6 +111,7 @@ TinyModel::TinyModel(const std::string& dir, Backend* backend, const TinyOptions
                              {options.max_tokens, options.max_num_seqs});
   CHECK(model.ok()) << model.status();
   model_ = *std::move(model);
+  spec_ = *spec;
 
   layout_ = MakePageLayout(*spec, options.kv_dtype, options.page_tokens);
   const int64_t page_bytes = layout_.groups[0].page_bytes();
@@ -126,7 +127,7 @@ TinyModel::TinyModel(const std::string& dir, Backend* backend, const TinyOptions
 }
 
 int TinyModel::AddSequence(std::vector<TokenId> tokens) {
-  CHECK_LT(static_cast<int>(sequences_.size()), model_->limits().max_num_seqs);
+  CHECK_LT(static_cast<int>(sequences_.size()), max_num_seqs_);
   sequences_.push_back({std::move(tokens), 0, {}});
   sequences_.back().pages.resize(layout_.groups.size());
   return static_cast<int>(sequences_.size()) - 1;

@@ -90,7 +90,7 @@ class TinyModel {
   // Aborts with the reason when the folder does not load.
   TinyModel(const std::string& dir, Backend* backend, const TinyOptions& options = {});
 
-  const ModelSpec& spec() const { return model_->spec(); }
+  const ModelSpec& spec() const { return spec_; }
   Model& model() { return *model_; }
   const PageLayout& layout() const { return layout_; }
   const PoolView& pool() const { return pool_->view(); }
@@ -121,7 +121,7 @@ class TinyModel {
   // Greedy continuation of a new sequence by the sampler.
   std::vector<TokenId> Greedy(const std::vector<TokenId>& prompt, int num_tokens);
 
-  // Gives the model away (to a runner); only Build may be used afterwards.
+  // Gives the model away (to a runner); only AddSequence, Append and Build may be used afterwards.
   std::unique_ptr<Model> ReleaseModel() { return std::move(model_); }
 
  private:
@@ -136,13 +136,15 @@ class TinyModel {
   void AddSegment(const TinySegment& segment, Lists* lists);
 
   Backend* const backend_;
-  std::unique_ptr<Model> model_;
+  ModelSpec spec_;
+  const int32_t max_num_seqs_;
   std::unique_ptr<TinyPool> own_pool_;
   TinyPool* pool_ = nullptr;
   PageLayout layout_;
   std::vector<TinySequence> sequences_;
   int32_t num_step_tokens_ = 0;
   uint64_t next_step_id_ = 1;
+  std::unique_ptr<Model> model_;
 };
 
 // The largest difference of two equally long vectors; infinity when they are not, or hold NaN.

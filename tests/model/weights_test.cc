@@ -1,0 +1,250 @@
+// Loading weights: what is packed, what it costs, and checkpoints that do not fit their config.
+#include "kernels/model/weights.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "kernels/model/memory.h"
+#include "tests/lib/tiny_model.h"
+
+namespace tessera::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+// A tensor to be written.
+struct RawTensor {
+  std::string dtype;
+  std::vector<int64_t> shape;
+  std::string bytes;
+};
+using RawTensors = std::map<std::string, RawTensor>;
+
+class WeightsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    dir_ = ::testing::TempDir() + "/weights_" +
+           ::testing::UnitTest::GetInstance()->current_test_info()->name();
+    std::filesystem::create_directories(dir_);
+  }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+
+  // Config and tensors of a golden model; the tensors may then be changed and written to dir_.
+  void CopyModel(const std::string& name) {
+    const std::string source = GoldenModelDir(name);
+    std::filesystem::copy_file(source + "/config.json", dir_ + "/config.json");
+    const auto checkpoint = Checkpoint::OpenDir(source);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    for (const auto& [tensor_name, tensor] : (*checkpoint)->tensors()) {
+      tensors_[tensor_name] = {tensor.dtype_name, tensor.shape,
+                               std::string(tensor.data, tensor.num_bytes)};
+    }
+  }
+
+  void Write(size_t header_padding = 0) {
+    nlohmann::json header = nlohmann::json::object();
+    std::string data;
+    for (const auto& [name, tensor] : tensors_) {
+      const size_t begin = data.size();
+      data += tensor.bytes;
+      header[name] = {
+          {"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {begin, data.size()}}};
+    }
+    std::string text = header.dump();
+    while ((text.size() + 8) % 16 != header_padding) text += ' ';
+    const uint64_t length = text.size();
+    std::ofstream file(dir_ + "/model.safetensors", std::ios::binary);
+    file.write(reinterpret_cast<const char*>(&length), sizeof(length));
+    file << text << data;
+  }
+
+  absl::StatusOr<ModelWeights> Load(const WeightOptions& options = {}) {
+    const auto spec = LoadModelSpec(dir_);
+    if (!spec.ok()) return spec.status();
+    const auto checkpoint = Checkpoint::OpenDir(dir_);
+    if (!checkpoint.ok()) return checkpoint.status();
+    return LoadWeights(*spec, **checkpoint, device_.backend.get(), options);
+  }
+  std::string Error() { return std::string(Load().status().message()); }
+
+  TestBackend device_{"ref"};
+  std::string dir_;
+  RawTensors tensors_;
+};
+
+TEST_F(WeightsTest, MissingTensorsAreNamed) {
+  CopyModel("llama2");
+  tensors_.erase("model.layers.1.mlp.up_proj.weight");
+  Write();
+  EXPECT_THAT(Error(), HasSubstr("lacks tensors"));
+  EXPECT_THAT(Error(), HasSubstr("model.layers.1.mlp.up_proj.weight"));
+}
+
+TEST_F(WeightsTest, ManyMissingTensorsAreCounted) {
+  CopyModel("llama2");
+  const RawTensor embed = tensors_["model.embed_tokens.weight"];
+  tensors_ = {{"model.embed_tokens.weight", embed}};
+  Write();
+  EXPECT_THAT(Error(), HasSubstr("(29 in all)"));
+}
+
+TEST_F(WeightsTest, UntiedModelNeedsItsHead) {
+  CopyModel("llama2");
+  tensors_.erase("lm_head.weight");
+  Write();
+  EXPECT_THAT(Error(), HasSubstr("lm_head.weight"));
+}
+
+TEST_F(WeightsTest, UnexpectedTensorsAreNamed) {
+  CopyModel("llama2");
+  tensors_["model.layers.0.self_attn.q_proj.bias"] = {"F32", {32}, std::string(128, '\0')};
+  Write();
+  EXPECT_THAT(Error(), HasSubstr("does not use: model.layers.0.self_attn.q_proj.bias"));
+}
+
+TEST_F(WeightsTest, LayersBeyondTheConfigAreUnexpected) {
+  CopyModel("llama2");
+  tensors_["model.layers.3.input_layernorm.weight"] = {"F32", {32}, std::string(128, '\0')};
+  Write();
+  EXPECT_THAT(Error(), HasSubstr("model.layers.3.input_layernorm.weight"));
+}
+
+TEST_F(WeightsTest, OldLeftoversAreIgnored) {
+  CopyModel("llama32");
+  tensors_["model.layers.0.self_attn.rotary_emb.inv_freq"] = {"F32", {8}, std::string(32, '\0')};
+  tensors_["lm_head.weight"] = tensors_["model.embed_tokens.weight"];
+  Write();
+  const auto weights = Load();
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_EQ(weights->lm_head, nullptr);
+  EXPECT_EQ(weights->head(), weights->embed.get());
+}
+
+TEST_F(WeightsTest, WrongShapesAreNamed) {
+  CopyModel("llama2");
+  tensors_["model.layers.2.self_attn.k_proj.weight"].shape = {64, 16};
+  Write();
+  EXPECT_THAT(Error(), HasSubstr("tensor model.layers.2.self_attn.k_proj.weight has shape [64, 16] "
+                                 "but config.json makes it [32, 32]"));
+}
+
+TEST_F(WeightsTest, NormsAreVectors) {
+  CopyModel("llama2");
+  tensors_["model.norm.weight"].shape = {32, 1};
+  Write();
+  EXPECT_THAT(Error(), HasSubstr("tensor model.norm.weight has shape [32, 1]"));
+}
+
+TEST_F(WeightsTest, UnsupportedDtypeIsNamed) {
+  CopyModel("llama2");
+  tensors_["model.norm.weight"].dtype = "I32";
+  Write();
+  EXPECT_THAT(Error(), HasSubstr("tensor model.norm.weight is stored as I32"));
+}
+
+TEST_F(WeightsTest, NotEnoughMemoryIsSaidBeforeItIsTaken) {
+  CopyModel("llama2");
+  Write();
+  WeightOptions options;
+  options.max_bytes = 100'000;
+  const absl::Status status = Load(options).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("100000 bytes are free"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("--dtype bfloat16"));
+}
+
+TEST_F(WeightsTest, EstimateIsWhatIsPackedButForPadding) {
+  for (const std::string& name : GoldenModels()) {
+    const auto spec = LoadModelSpec(GoldenModelDir(name));
+    const auto checkpoint = Checkpoint::OpenDir(GoldenModelDir(name));
+    ASSERT_TRUE(spec.ok() && checkpoint.ok());
+    for (const WeightDtype dtype : {WeightDtype::kF32, WeightDtype::kBF16}) {
+      WeightOptions options;
+      options.dtype = dtype;
+      const auto weights = LoadWeights(*spec, **checkpoint, device_.backend.get(), options);
+      ASSERT_TRUE(weights.ok()) << weights.status();
+      const int64_t estimate = EstimateWeightBytes(*spec, weights->dtype);
+      EXPECT_GE(weights->num_bytes(), estimate) << name;
+      EXPECT_LE(weights->num_bytes(), estimate * 1.1) << name;
+    }
+  }
+}
+
+TEST_F(WeightsTest, ProgressCountsUpToTheCheckpoint) {
+  CopyModel("llama_bias");
+  Write();
+  int64_t expected = 0;
+  for (const auto& [name, tensor] : tensors_) expected += static_cast<int64_t>(tensor.bytes.size());
+  int64_t last = 0;
+  WeightOptions options;
+  options.progress = [&](int64_t done, int64_t total) {
+    EXPECT_GT(done, last);
+    EXPECT_EQ(total, expected);
+    last = done;
+  };
+  ASSERT_TRUE(Load(options).ok());
+  EXPECT_EQ(last, expected);
+}
+
+// A header of any length leaves tensors at any address.
+TEST_F(WeightsTest, UnalignedTensors) {
+  CopyModel("llama_bias");
+  Write(/*header_padding=*/3);
+  TinyModel model(dir_, device_.backend.get());
+  const Golden golden = LoadGoldenModel("llama_bias");
+  EXPECT_LE(MaxDifference(model.AllLogits(golden.all_ids(), 512), golden.logits), 1e-4f);
+}
+
+// float16 in fp32 is exact, so a model converted by hand gives the same bits.
+TEST_F(WeightsTest, Float16IsExactInFloat32) {
+  CopyModel("llama_fp16");
+  for (auto& [name, tensor] : tensors_) {
+    std::string floats;
+    for (size_t i = 0; i < tensor.bytes.size(); i += 2) {
+      F16 half;
+      std::memcpy(&half, tensor.bytes.data() + i, sizeof(half));
+      const float value = F16ToFloat(half);
+      floats.append(reinterpret_cast<const char*>(&value), sizeof(value));
+    }
+    tensor = {"F32", tensor.shape, floats};
+  }
+  Write();
+  TinyModel converted(dir_, device_.backend.get());
+  TinyModel stored(GoldenModelDir("llama_fp16"), device_.backend.get());
+  EXPECT_EQ(stored.model().weights().dtype, DType::kF32);
+  const std::vector<TokenId> ids = LoadGoldenModel("llama_fp16").prompt_ids;
+  EXPECT_TRUE(SameBits(converted.AllLogits(ids, 512), stored.AllLogits(ids, 512)));
+}
+
+// One float32 matrix among bfloat16 ones: nothing is rounded behind the user's back.
+TEST_F(WeightsTest, MixedTypesAreFloat32) {
+  CopyModel("llama_bf16_sharded");
+  Write();
+  const auto bf16 = Load();
+  ASSERT_TRUE(bf16.ok()) << bf16.status();
+  EXPECT_EQ(bf16->dtype, DType::kBF16);
+  RawTensor& head = tensors_["lm_head.weight"];
+  head = {"F32", head.shape, std::string(head.bytes.size() * 2, '\0')};
+  Write();
+  const auto mixed = Load();
+  ASSERT_TRUE(mixed.ok()) << mixed.status();
+  EXPECT_EQ(mixed->dtype, DType::kF32);
+}
+
+TEST(AvailableMemory, IsPlausible) { EXPECT_GT(AvailableMemoryBytes(), int64_t{1} << 20); }
+
+TEST(ModelCreate, SaysWhatTheArenaTakes) {
+  const auto spec = LoadModelSpec(GoldenModelDir("llama2"));
+  ASSERT_TRUE(spec.ok());
+  // residual 32, qkv 96, attended 32, gated 88 columns; 64 rows of 128 logits.
+  EXPECT_EQ(Model::ArenaBytes(*spec, {1024, 8}), 4 * (1024 * (32 + 96 + 32 + 88) + 64 * 128));
+}
+
+}  // namespace
+}  // namespace tessera::testing
