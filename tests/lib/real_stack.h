@@ -1,0 +1,66 @@
+// The engine core on real models and a real backend, driven by hand: what metamorphic tests of the
+// engine compare.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/base/clock.h"
+#include "scheduler/engine_core.h"
+
+namespace tessera::testing {
+
+struct RealStackOptions {
+  std::vector<std::string> model_dirs;
+  std::string backend = "ref";  // "ref" or one of CpuIsas()
+  int num_threads = 1;
+  int64_t num_slabs = 513;
+  int32_t page_tokens = 16;
+  bool bf16 = false;     // weights and KV
+  EngineOptions engine;  // models are filled in
+};
+
+// Everything one index of a request got.
+struct Generated {
+  std::vector<OutputToken> tokens;
+  std::vector<OutputToken> prompt_logprobs;
+  std::vector<float> embedding;
+  int num_finished = 0;
+  FinishReason reason = FinishReason::kError;
+  SequenceUsage usage;
+};
+
+// Equal tokens and bitwise equal logprobs, embeddings and finish; usage is not compared.
+bool SameResults(const Generated& a, const Generated& b);
+
+class RealStack {
+ public:
+  // Aborts with the reason when a model does not load.
+  explicit RealStack(const RealStackOptions& options);
+  ~RealStack();
+
+  // Queues a copy of `request` (id, arrival and sink are filled in). Results are read with
+  // result().
+  int Submit(const Request& request);
+  // Rounds until nothing is left to do.
+  void RunAll();
+  const Generated& result(int request, int index = 0) { return results_[request][index]; }
+  // Alone in this stack: submits, runs, returns index 0.
+  const Generated& Run(const Request& request);
+
+  EngineCore& core() { return *core_; }
+  const EngineStats& stats() const { return *stats_; }
+  const std::vector<EngineModel>& models() const { return models_; }
+  uint64_t engine_id(int request) const { return static_cast<uint64_t>(request) + 1; }
+
+ private:
+  SteadyClock clock_;
+  std::vector<EngineModel> models_;
+  std::unique_ptr<EngineStats> stats_;
+  std::vector<std::map<int32_t, Generated>> results_;
+  std::unique_ptr<EngineCore> core_;
+};
+
+}  // namespace tessera::testing
