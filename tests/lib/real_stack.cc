@@ -3,8 +3,7 @@
 #include <cstring>
 
 #include "kernels/base/log.h"
-#include "kernels/model/local_runner.h"
-#include "kernels/model/weights.h"
+#include "scheduler/assemble.h"
 
 namespace tessera::testing {
 namespace {
@@ -65,65 +64,26 @@ bool SameResults(const Generated& a, const Generated& b) {
 }
 
 RealStack::RealStack(const RealStackOptions& options) {
-  RunnerDevice device;
-  device.team = std::make_unique<ThreadTeam>(options.num_threads);
-  device.backend = options.backend == "ref" ? NewRefBackend()
-                                            : NewCpuBackend(options.backend, device.team.get());
-  CHECK(device.backend != nullptr) << options.backend;
-  const DType kv_dtype = options.bf16 ? DType::kBF16 : DType::kF32;
-
-  std::vector<int64_t> page_bytes;
-  std::vector<ModelSpec> specs;
-  for (const std::string& dir : options.model_dirs) {
-    auto spec = LoadModelSpec(dir);
-    CHECK(spec.ok()) << spec.status();
-    page_bytes.push_back(MakePageLayout(*spec, kv_dtype, 16).groups[0].page_bytes());
-    specs.push_back(*std::move(spec));
-  }
-  const PoolPlan plan = PlanPool(page_bytes);
-  int32_t max_slabs = 1;
-  for (size_t m = 0; m < specs.size(); ++m) {
-    auto checkpoint = Checkpoint::OpenDir(options.model_dirs[m]);
-    CHECK(checkpoint.ok()) << checkpoint.status();
-    WeightOptions weight_options;
-    weight_options.dtype = options.bf16 ? WeightDtype::kBF16 : WeightDtype::kF32;
-    auto weights = LoadWeights(specs[m], **checkpoint, device.backend.get(), weight_options);
-    CHECK(weights.ok()) << weights.status();
-    const ModelLimits limits{options.engine.max_num_batched_tokens, options.engine.max_num_seqs};
-    auto model = Model::Create(device.backend.get(), specs[m], *std::move(weights), limits);
-    CHECK(model.ok()) << model.status();
-
-    EngineModel engine_model;
-    engine_model.name = options.model_dirs[m];
-    engine_model.revision = "test";
-    engine_model.vocab_size = specs[m].vocab_size;
-    engine_model.hidden = specs[m].hidden;
-    engine_model.num_layers = specs[m].num_layers;
-    engine_model.max_model_len = specs[m].max_positions;
-    // One model may try other page sizes; several follow the plan.
-    const int32_t page_tokens = specs.size() == 1 ? options.page_tokens : plan.page_tokens[m];
-    engine_model.layout = MakePageLayout(specs[m], kv_dtype, page_tokens);
-    engine_model.layout.slabs_per_page = plan.slabs_per_page[m];
-    engine_model.layout.slab_bytes =
-        specs.size() == 1 ? engine_model.layout.groups[0].page_bytes() : plan.slab_bytes;
-    max_slabs = std::max(max_slabs, plan.slabs_per_page[m]);
-    models_.push_back(engine_model);
-    device.models.push_back({*std::move(model), engine_model.layout});
-  }
-
-  const int64_t slab_bytes = models_[0].layout.slab_bytes;
-  device.pool_memory = device.backend->Allocate(options.num_slabs * slab_bytes);
-  CHECK(device.pool_memory != nullptr);
-  device.pool = {static_cast<char*>(device.pool_memory->data()), slab_bytes, options.num_slabs};
-  auto kv = NewKvManager(options.num_slabs, slab_bytes, max_slabs);
-  for (const EngineModel& model : models_) kv->AddModel(model.layout);
-
-  EngineOptions engine = options.engine;
-  engine.models = models_;
+  AssembleOptions assemble;
+  for (const std::string& dir : options.model_dirs) assemble.models.push_back({dir, dir});
+  assemble.backend = options.backend;
+  assemble.num_threads = options.num_threads;
+  assemble.weight_dtype = options.bf16 ? WeightDtype::kBF16 : WeightDtype::kF32;
+  assemble.kv_dtype = options.bf16 ? KvDtype::kBF16 : KvDtype::kF32;
+  assemble.engine = options.engine;
+  if (options.model_dirs.size() == 1) assemble.page_tokens = options.page_tokens;
+  // Asked for once to learn the slabs' size, then with as many as the test wants.
+  auto plan = PlanMemory(assemble);
+  CHECK(plan.ok()) << plan.status();
+  assemble.kv_cache_bytes = options.num_slabs * plan->slab_bytes;
+  plan = PlanMemory(assemble);
+  CHECK(plan.ok()) << plan.status();
+  auto device = Assemble(assemble, *plan);
+  CHECK(device.ok()) << device.status();
+  models_ = device->engine.models;
   stats_ = std::make_unique<EngineStats>(models_.size());
-  core_ = std::make_unique<EngineCore>(engine, std::move(kv),
-                                       NewLocalRunner(std::move(device), RunnerOptions{}), &clock_,
-                                       stats_.get(), nullptr);
+  core_ = std::make_unique<EngineCore>(device->engine, std::move(device->kv),
+                                       std::move(device->runner), &clock_, stats_.get(), nullptr);
 }
 
 RealStack::~RealStack() = default;

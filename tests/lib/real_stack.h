@@ -16,10 +16,10 @@ struct RealStackOptions {
   std::vector<std::string> model_dirs;
   std::string backend = "ref";  // "ref" or one of CpuIsas()
   int num_threads = 1;
-  int64_t num_slabs = 513;
-  int32_t page_tokens = 16;
-  bool bf16 = false;     // weights and KV
-  EngineOptions engine;  // models are filled in
+  int64_t num_slabs = 512;
+  int32_t page_tokens = 16;  // of a single model
+  bool bf16 = false;         // weights and KV
+  EngineOptions engine;      // models are filled in
 };
 
 // Everything one index of a request got.
