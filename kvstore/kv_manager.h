@@ -149,8 +149,8 @@ struct PoolPlan {
   std::vector<int32_t> slabs_per_page;  // per model: powers of two up to kMaxSlabsPerPage
 };
 inline constexpr int32_t kMaxSlabsPerPage = 64;
-// page_bytes_at_16[i]: bytes of one page of model i at 16 tokens (its largest group). Pages within a
-// factor of 100 of each other waste at most 12 % each, and about 2 % on average.
+// page_bytes_at_16[i]: bytes of one page of model i at 16 tokens (its largest group). Pages within
+// a factor of 100 of each other waste at most 12 % each, and about 2 % on average.
 PoolPlan PlanPool(const std::vector<int64_t>& page_bytes_at_16);
 
 }  // namespace tessera
