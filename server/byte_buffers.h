@@ -1,0 +1,17 @@
+// Between protobuf messages and gRPC's byte buffers. Only for the .cc files that speak gRPC.
+#pragma once
+
+#include <google/protobuf/message.h>
+#include <grpcpp/grpcpp.h>
+
+#include <string>
+
+namespace tessera {
+
+grpc::ByteBuffer Serialize(const google::protobuf::Message& message);
+
+// Moves the bytes out of a request: gRPC keeps it until the call ends, and a thousand streams would
+// hold a thousand prompts.
+std::string TakeBytes(const grpc::ByteBuffer* request);
+
+}  // namespace tessera

@@ -1,0 +1,35 @@
+// Collects the embeddings of one Embed call, an engine request per input. Owned by the call, on its
+// responder's thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "scheduler/request.h"
+
+namespace tessera {
+
+namespace v1 {
+class EmbedResponse;
+}
+
+class EmbedOutput final {
+ public:
+  explicit EmbedOutput(int32_t num_inputs);
+  ~EmbedOutput();
+
+  void OnEvent(int32_t input, TokenEvent event);
+  bool finished() const { return num_unfinished_ == 0; }
+  // The first failure, OK while there is none.
+  const absl::Status& status() const { return status_; }
+  // REQUIRES: finished() and status().ok().
+  const v1::EmbedResponse& response() const { return *response_; }
+
+ private:
+  int32_t num_unfinished_;
+  absl::Status status_;
+  std::unique_ptr<v1::EmbedResponse> response_;
+};
+
+}  // namespace tessera

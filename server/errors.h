@@ -1,0 +1,32 @@
+// Errors as clients see them. An absl::Status carries google.rpc details as payloads from where it
+// arises to where it becomes a gRPC status; the messages say what to change. Any thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace grpc {
+class Status;
+}
+
+namespace tessera {
+
+// `reason` is google.rpc.ErrorInfo's: UPPER_SNAKE_CASE, stable, for programs.
+absl::Status MakeError(absl::StatusCode code, absl::string_view reason, absl::string_view message);
+
+// INVALID_ARGUMENT with the field to blame, e.g. "sampling.top_p" (google.rpc.BadRequest). The
+// message begins with the field.
+absl::Status FieldError(absl::string_view field, absl::string_view message);
+
+// Adds google.rpc.RetryInfo.
+absl::Status WithRetry(absl::Status status, int64_t delay_us);
+
+// The serialised google.rpc.Status: code, message, the payloads as details. Errors that were made
+// elsewhere get an ErrorInfo whose reason is the code's name.
+std::string ErrorDetails(const absl::Status& status);
+grpc::Status ToGrpcStatus(const absl::Status& status);
+
+}  // namespace tessera

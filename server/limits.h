@@ -1,0 +1,26 @@
+// The largest values a request may carry: what GetCapabilities tells and validation enforces.
+#pragma once
+
+#include <cstdint>
+
+namespace tessera {
+
+inline constexpr int64_t kMaxMessageBytes = int64_t{64} << 20;  // of the transport
+inline constexpr int64_t kMaxControlBytes = 1 << 20;
+inline constexpr int32_t kMaxN = 128;
+inline constexpr int32_t kMaxLogprobs = 100;
+// prompt tokens x (1 + prompt_logprobs)
+inline constexpr int64_t kMaxPromptScores = 4'000'000;
+inline constexpr int32_t kMaxStopStrings = 64;
+inline constexpr int32_t kMaxStopStringBytes = 1024;
+inline constexpr int32_t kMaxStopTokenIds = 1024;
+inline constexpr int32_t kMaxLogitBias = 1024;
+inline constexpr float kMaxLogitBiasValue = 10'000.0f;
+inline constexpr int32_t kMaxEmbedInputs = 256;
+inline constexpr int32_t kMaxChatMessages = 16'384;
+inline constexpr int32_t kMaxParts = 16'384;
+inline constexpr int32_t kMaxRequestIdBytes = 128;
+inline constexpr int32_t kMaxNameBytes = 256;  // salts, document ids
+inline constexpr int64_t kMaxTimeLimitMs = int64_t{1000} * 86'400 * 365;
+
+}  // namespace tessera

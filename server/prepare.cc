@@ -1,0 +1,196 @@
+#include "server/prepare.h"
+
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status.h"
+#include "server/errors.h"
+#include "server/limits.h"
+#include "server/live_calls.h"
+#include "server/prompt.h"
+#include "server/served_model.h"
+#include "server/tokenizer/tokenizer.h"
+#include "server/wire_check.h"
+#include "tessera/v1/inference.pb.h"
+
+namespace tessera {
+namespace {
+
+// What every preparation needs to know of its surroundings.
+struct Scope {
+  uint64_t call = 0;
+  const ModelRegistry* models = nullptr;
+  LiveCalls* live = nullptr;
+};
+
+std::string DrawRequestId() {
+  std::random_device device;
+  return absl::StrCat("req-", absl::Hex(device(), absl::kZeroPad8),
+                      absl::Hex(device(), absl::kZeroPad8));
+}
+
+absl::Status RegisterName(const std::string& wanted, const Scope& scope, PreparedCall* out) {
+  if (wanted.size() > static_cast<size_t>(kMaxRequestIdBytes)) {
+    return FieldError("request_id", absl::StrCat("has ", wanted.size(), " bytes; give at most ",
+                                                 kMaxRequestIdBytes));
+  }
+  std::string name = wanted.empty() ? DrawRequestId() : wanted;
+  while (!scope.live->Register(name, scope.call)) {
+    if (!wanted.empty()) {
+      return MakeError(absl::StatusCode::kAlreadyExists, "REQUEST_ID_IN_USE",
+                       absl::StrCat("a call with request_id '", wanted,
+                                    "' is still open; give another one, or none"));
+    }
+    name = DrawRequestId();
+  }
+  out->request_id = std::move(name);
+  return absl::OkStatus();
+}
+
+Priority ReadPriority(v1::Priority priority) {
+  switch (priority) {
+    case v1::PRIORITY_LOW:
+      return Priority::kLow;
+    case v1::PRIORITY_HIGH:
+      return Priority::kHigh;
+    default:
+      return Priority::kNormal;
+  }
+}
+
+absl::Status CheckCache(const v1::CacheOptions& cache) {
+  if (cache.salt().size() <= static_cast<size_t>(kMaxNameBytes)) return absl::OkStatus();
+  return FieldError("cache.salt", absl::StrCat("has ", cache.salt().size(), " bytes; give at most ",
+                                               kMaxNameBytes));
+}
+
+// Generate and Chat, which differ in their prompts only.
+template <class Wire>
+absl::Status PrepareStream(const std::string& bytes, const Scope& scope, PreparedCall* out) {
+  Wire wire;
+  RETURN_IF_ERROR(ParseStrict(bytes, &wire));
+  RETURN_IF_ERROR(RegisterName(wire.request_id(), scope, out));
+  ASSIGN_OR_RETURN(out->model, scope.models->Find(wire.model()));
+  if (!wire.adapters().empty()) {
+    return MakeError(absl::StatusCode::kUnimplemented, "NO_ADAPTERS",
+                     "adapters come in a later release; leave `adapters` out");
+  }
+  auto request = std::make_unique<Request>();
+  request->model = out->model->index;
+  // What is cheap to refuse is refused before the prompt is tokenised.
+  RETURN_IF_ERROR(ReadSampling(wire.sampling(), *out->model, &request->sampling));
+  StoppingParams dry_run;
+  TextStops dry_stops;
+  RETURN_IF_ERROR(ReadStopping(wire.stopping(), *out->model, 1, &dry_run, &dry_stops));
+  RETURN_IF_ERROR(CheckCache(wire.cache()));
+  RETURN_IF_ERROR(ReadOutputOptions(wire.output(), 1, request.get()));
+  ASSIGN_OR_RETURN(request->prompt, ReadPrompt(wire, *out->model));
+  const auto prompt_tokens = static_cast<int64_t>(request->prompt.size());
+  RETURN_IF_ERROR(
+      ReadStopping(wire.stopping(), *out->model, prompt_tokens, &request->stopping, &out->stops));
+  RETURN_IF_ERROR(ReadOutputOptions(wire.output(), prompt_tokens, request.get()));
+  request->bypass_prefix = wire.cache().bypass_prefix();
+  request->salt = wire.cache().salt();
+  request->priority = ReadPriority(wire.priority());
+  out->requests.push_back(std::move(request));
+  return absl::OkStatus();
+}
+
+absl::Status PrepareEmbed(const std::string& bytes, const Scope& scope, PreparedCall* out) {
+  v1::EmbedRequest wire;
+  RETURN_IF_ERROR(ParseStrict(bytes, &wire));
+  RETURN_IF_ERROR(RegisterName(wire.request_id(), scope, out));
+  ASSIGN_OR_RETURN(out->model, scope.models->Find(wire.model()));
+  if (wire.inputs().empty() || wire.inputs_size() > kMaxEmbedInputs) {
+    return FieldError("inputs", absl::StrCat("has ", wire.inputs_size(), " entries; give 1 to ",
+                                             kMaxEmbedInputs));
+  }
+  for (const v1::EmbedInput& input : wire.inputs()) {
+    auto request = std::make_unique<Request>();
+    request->model = out->model->index;
+    request->kind = RequestKind::kEmbed;
+    ASSIGN_OR_RETURN(request->prompt, ReadPrompt(input, *out->model));
+    request->stopping.max_tokens = 1;
+    request->priority = ReadPriority(wire.priority());
+    out->requests.push_back(std::move(request));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PrepareTokenize(const std::string& bytes, const Scope& scope, PreparedCall* out) {
+  v1::TokenizeRequest wire;
+  RETURN_IF_ERROR(ParseStrict(bytes, &wire));
+  ASSIGN_OR_RETURN(out->model, scope.models->Find(wire.model()));
+  auto reply = std::make_unique<v1::TokenizeResponse>();
+  bool add_special = !wire.has_add_special_tokens() || wire.add_special_tokens();
+  switch (wire.input_case()) {
+    case v1::TokenizeRequest::kText:
+      RETURN_IF_ERROR(CheckTextSize("text", static_cast<int64_t>(wire.text().size()), *out->model));
+      reply->set_text(wire.text());
+      break;
+    case v1::TokenizeRequest::kChat: {
+      if (wire.add_special_tokens()) {
+        return FieldError("add_special_tokens",
+                          "is true with a chat, whose template writes them itself; leave it out");
+      }
+      add_special = false;
+      ASSIGN_OR_RETURN(*reply->mutable_text(), RenderChat(wire.chat(), *out->model));
+      break;
+    }
+    case v1::TokenizeRequest::INPUT_NOT_SET:
+      return MakeError(absl::StatusCode::kInvalidArgument, "NO_INPUT",
+                       "there is nothing to tokenize; set text or chat");
+  }
+  const std::vector<TokenId> ids = out->model->tokenizer->Encode(reply->text(), add_special);
+  reply->mutable_token_ids()->Assign(ids.begin(), ids.end());
+  out->reply = std::move(reply);
+  return absl::OkStatus();
+}
+
+absl::Status PrepareDetokenize(const std::string& bytes, const Scope& scope, PreparedCall* out) {
+  v1::DetokenizeRequest wire;
+  RETURN_IF_ERROR(ParseStrict(bytes, &wire));
+  ASSIGN_OR_RETURN(out->model, scope.models->Find(wire.model()));
+  RETURN_IF_ERROR(
+      CheckTokenIds("token_ids", wire.token_ids().data(), wire.token_ids_size(), *out->model));
+  auto reply = std::make_unique<v1::DetokenizeResponse>();
+  reply->set_text(out->model->tokenizer->Decode(
+      {wire.token_ids().data(), static_cast<size_t>(wire.token_ids_size())},
+      wire.skip_special_tokens()));
+  out->reply = std::move(reply);
+  return absl::OkStatus();
+}
+
+absl::Status PrepareInto(Method method, const std::string& bytes, const Scope& scope,
+                         PreparedCall* out) {
+  switch (method) {
+    case Method::kGenerate:
+      return PrepareStream<v1::GenerateRequest>(bytes, scope, out);
+    case Method::kChat:
+      return PrepareStream<v1::ChatRequest>(bytes, scope, out);
+    case Method::kEmbed:
+      return PrepareEmbed(bytes, scope, out);
+    case Method::kTokenize:
+      return PrepareTokenize(bytes, scope, out);
+    case Method::kDetokenize:
+      return PrepareDetokenize(bytes, scope, out);
+  }
+  return absl::InternalError("no such method");
+}
+
+}  // namespace
+
+PreparedCall::PreparedCall() = default;
+PreparedCall::~PreparedCall() = default;
+PreparedCall::PreparedCall(PreparedCall&&) noexcept = default;
+PreparedCall& PreparedCall::operator=(PreparedCall&&) noexcept = default;
+
+PreparedCall Prepare(Method method, const std::string& bytes, uint64_t call,
+                     const ModelRegistry& models, LiveCalls* live) {
+  PreparedCall prepared;
+  prepared.status = PrepareInto(method, bytes, Scope{call, &models, live}, &prepared);
+  return prepared;
+}
+
+}  // namespace tessera

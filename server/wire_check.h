@@ -1,0 +1,30 @@
+// Strict reading of requests. Protobuf's own parser ignores fields it does not know and says only
+// "failed" of the rest; a request must instead be refused with words. So the bytes are first walked
+// along the message's descriptor: unknown fields at any depth, wrong wire types, invalid UTF-8,
+// unknown enum values, truncation, and counts that would make a small message a large one in
+// memory. No allocation in proportion to the input. Any thread.
+#pragma once
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace google::protobuf {
+class Descriptor;
+class Message;
+}  // namespace google::protobuf
+
+namespace tessera {
+
+// Sub-messages and strings of one request, and values of one packed list.
+inline constexpr int64_t kMaxWireItems = 262'144;
+inline constexpr int64_t kMaxPackedValues = 4'194'304;
+
+absl::Status CheckWire(const google::protobuf::Descriptor& descriptor, absl::string_view bytes);
+
+// CheckWire, then parses into *message.
+absl::Status ParseStrict(absl::string_view bytes, google::protobuf::Message* message);
+
+// Keeps protobuf's library from writing what clients send it to stderr. Called once, from main.
+void SilenceProtobufLog();
+
+}  // namespace tessera
