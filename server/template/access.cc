@@ -265,17 +265,23 @@ absl::StatusOr<Value> GetSlice(Budget& budget, const Value& value, const Value& 
   return MakeList(budget, std::move(selected));
 }
 
-absl::StatusOr<Value> GetPath(Budget& budget, const Value& value, const Value& path) {
-  if (!path.is_string()) return GetItem(budget, value, path);
+absl::StatusOr<Value> GetPath(Budget& budget, const Value& value, const Value& path,
+                              const Value& fallback) {
+  std::vector<Value> keys = {path};
+  if (path.is_string()) {
+    keys.clear();
+    for (const absl::string_view part : absl::StrSplit(path.text(), '.')) {
+      int64_t index = 0;
+      const bool is_index = std::all_of(part.begin(), part.end(), absl::ascii_isdigit) &&
+                            absl::SimpleAtoi(part, &index);
+      keys.push_back(is_index ? Value::Int(index) : Value::String(std::string(part)));
+    }
+  }
   Value current = value;
-  for (const absl::string_view part : absl::StrSplit(path.text(), '.')) {
+  for (const Value& key : keys) {
     RETURN_IF_ERROR(budget.Spend(Budget::kStepCost));
-    int64_t index = 0;
-    const bool is_index = !part.empty() &&
-                          std::all_of(part.begin(), part.end(), absl::ascii_isdigit) &&
-                          absl::SimpleAtoi(part, &index);
-    const Value key = is_index ? Value::Int(index) : Value::String(std::string(part));
     ASSIGN_OR_RETURN(current, GetItem(budget, current, key));
+    if (current.is_undefined() && !fallback.is_none()) current = fallback;
   }
   return current;
 }

@@ -19,8 +19,10 @@ absl::StatusOr<Value> GetItem(Budget& budget, const Value& value, const Value& k
 // `value[start:stop:step]`; none stands for an absent bound.
 absl::StatusOr<Value> GetSlice(Budget& budget, const Value& value, const Value& start,
                                const Value& stop, const Value& step);
-// `a.b.0` as the filters' `attribute` argument spells a path; an int or a string.
-absl::StatusOr<Value> GetPath(Budget& budget, const Value& value, const Value& path);
+// `a.b.0` as the filters' `attribute` argument spells a path; an int or a string. A part that is
+// absent is `fallback`, unless that is none.
+absl::StatusOr<Value> GetPath(Budget& budget, const Value& value, const Value& path,
+                              const Value& fallback = Value::None());
 
 bool IsIterable(const Value& value);
 // All the elements; of an iterator those that are left, which are then used up.

@@ -97,6 +97,7 @@ absl::StatusOr<Value> ToFloat(Budget& budget, const Value& self, const CallArgs&
 }
 
 absl::StatusOr<Value> Absolute(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("abs", args, 0, {}).status());
   if (self.is_undefined()) return Error(self.undefined_reason());
   if (self.Is(Kind::kFloat)) return Value::Float(std::fabs(self.real()));
   if (!self.is_integral()) return Error("bad operand type for abs(): '", self.TypeName(), "'");

@@ -24,8 +24,7 @@ class KeyReader final {
   // The attribute as it is.
   absl::StatusOr<Value> Raw(const Value& item) const {
     if (path_.is_none()) return item;
-    ASSIGN_OR_RETURN(Value value, GetPath(budget_, item, path_));
-    return value.is_undefined() && !fallback_.is_none() ? fallback_ : value;
+    return GetPath(budget_, item, path_, fallback_);
   }
 
   absl::StatusOr<Value> Key(const Value& item) const {

@@ -12,11 +12,13 @@ namespace tessera::jinja {
 namespace {
 
 absl::StatusOr<Value> LengthOf(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("length", args, 0, {}).status());
   ASSIGN_OR_RETURN(const int64_t length, Length(budget, self));
   return Value::Int(length);
 }
 
 absl::StatusOr<Value> First(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("first", args, 0, {}).status());
   if (self.Is(Kind::kIterator)) {
     Iterator& iterator = self.iterator();
     if (iterator.next < iterator.items.size()) return iterator.items[iterator.next++];
@@ -30,6 +32,7 @@ absl::StatusOr<Value> First(Budget& budget, const Value& self, const CallArgs& a
 }
 
 absl::StatusOr<Value> Last(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("last", args, 0, {}).status());
   if (self.Is(Kind::kIterator)) return Error("'generator' object is not reversible");
   if (self.is_list_like() && !self.items().empty()) return self.items().back();
   ASSIGN_OR_RETURN(const std::vector<Value> items, Iterate(budget, self));
@@ -60,12 +63,13 @@ absl::StatusOr<Value> Join(Budget& budget, const Value& self, const CallArgs& ar
 }
 
 absl::StatusOr<Value> ListOf(Budget& budget, const Value& self, const CallArgs& args) {
-  if (self.Is(Kind::kList)) return self;
+  RETURN_IF_ERROR(Bind("list", args, 0, {}).status());
   ASSIGN_OR_RETURN(std::vector<Value> items, Iterate(budget, self));
   return MakeList(budget, std::move(items));
 }
 
 absl::StatusOr<Value> Items(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("items", args, 0, {}).status());
   if (self.is_undefined()) return MakeGenerator(budget, {});
   if (!self.is_dict()) return Error("Can only get item pairs from a mapping.");
   RETURN_IF_ERROR(budget.Build(self.dict().size() * 4 * sizeof(Value)));
@@ -77,6 +81,7 @@ absl::StatusOr<Value> Items(Budget& budget, const Value& self, const CallArgs& a
 }
 
 absl::StatusOr<Value> Reverse(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("reverse", args, 0, {}).status());
   if (self.is_string()) {
     return GetSlice(budget, self, Value::None(), Value::None(), Value::Int(-1));
   }

@@ -122,6 +122,7 @@ absl::StatusOr<Value> Truncate(Budget& budget, const Value& self, const CallArgs
 }
 
 absl::StatusOr<Value> WordCount(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("wordcount", args, 0, {}).status());
   ASSIGN_OR_RETURN(const std::string text, Str(budget, self));
   int64_t count = 0;
   bool in_word = false;
@@ -135,23 +136,27 @@ absl::StatusOr<Value> WordCount(Budget& budget, const Value& self, const CallArg
 }
 
 absl::StatusOr<Value> AsText(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("string", args, 0, {}).status());
   if (self.is_string()) return self;
   ASSIGN_OR_RETURN(std::string text, Str(budget, self));
   return MakeString(budget, std::move(text));
 }
 
 absl::StatusOr<Value> ForceEscape(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("forceescape", args, 0, {}).status());
   ASSIGN_OR_RETURN(const std::string text, Str(budget, self));
   RETURN_IF_ERROR(budget.Build(6 * text.size()));
   return Value::String(EscapeHtml(text), /*markup=*/true);
 }
 
 absl::StatusOr<Value> Escape(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("escape", args, 0, {}).status());
   if (self.is_markup()) return self;
   return ForceEscape(budget, self, args);
 }
 
 absl::StatusOr<Value> Safe(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("safe", args, 0, {}).status());
   ASSIGN_OR_RETURN(std::string text, Str(budget, self));
   RETURN_IF_ERROR(budget.Build(text.size()));
   return Value::String(std::move(text), /*markup=*/true);
@@ -161,7 +166,7 @@ absl::StatusOr<Value> Format(Budget& budget, const Value& self, const CallArgs& 
   if (!args.positional.empty() && !args.named.empty()) {
     return Error("can't handle positional and keyword arguments at the same time");
   }
-  ASSIGN_OR_RETURN(const Value text, AsText(budget, self, args));
+  ASSIGN_OR_RETURN(const Value text, AsText(budget, self, CallArgs()));
   if (args.named.empty()) return FormatPercent(budget, text, Value::Tuple(args.positional));
   auto named = std::make_shared<Dict>();
   for (const auto& [name, value] : args.named) named->Set(Value::String(name), value);
@@ -188,6 +193,7 @@ std::string Quoted(absl::string_view text, bool is_query) {
 }
 
 absl::StatusOr<Value> UrlEncode(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("urlencode", args, 0, {}).status());
   if (self.is_string() || !IsIterable(self)) {
     ASSIGN_OR_RETURN(const std::string text, Str(budget, self));
     RETURN_IF_ERROR(budget.Build(3 * text.size()));

@@ -34,7 +34,8 @@ class Interpreter final : public StatementRunner {
   absl::StatusOr<Value> CallMacro(const Macro& macro, const CallArgs& args) override {
     const ScopeGuard scope(&state_, NewScope(macro.scope));
     RETURN_IF_ERROR(BindParameters(*macro.statement, macro.name, args));
-    return Captured(macro.statement->body);
+    ASSIGN_OR_RETURN(Capture captured, Captured(macro.statement->body));
+    return std::move(captured.text);
   }
 
   absl::StatusOr<Value> CallLoop(const Loop& loop, const CallArgs& args) override {
@@ -77,6 +78,10 @@ class Interpreter final : public StatementRunner {
         return RunScoped(As<ScopeStatement>(statement).body);
       case StatementKind::kWith:
         return RunWith(As<WithStatement>(statement));
+      case StatementKind::kSetBlock:
+        return RunSetBlock(As<SetBlockStatement>(statement));
+      case StatementKind::kFilterBlock:
+        return RunFilterBlock(As<FilterBlockStatement>(statement));
       case StatementKind::kBreak:
         return Flow::kBreak;
       case StatementKind::kContinue:
@@ -99,14 +104,10 @@ class Interpreter final : public StatementRunner {
         return RunFor(As<ForStatement>(statement));
       case StatementKind::kSet:
         return RunSet(As<SetStatement>(statement));
-      case StatementKind::kSetBlock:
-        return RunSetBlock(As<SetBlockStatement>(statement));
       case StatementKind::kMacro:
         return RunMacro(As<MacroStatement>(statement));
       case StatementKind::kCallBlock:
         return RunCallBlock(As<CallBlockStatement>(statement));
-      case StatementKind::kFilterBlock:
-        return RunFilterBlock(As<FilterBlockStatement>(statement));
       default:
         return absl::InternalError("unknown statement");
     }
@@ -150,14 +151,20 @@ class Interpreter final : public StatementRunner {
     return RunBody(statement.body);
   }
 
+  struct Capture {
+    Value text;
+    Flow flow = Flow::kNext;
+  };
+
   // The text that the body prints, run in a scope of its own.
-  absl::StatusOr<Value> Captured(const Body& body) {
+  absl::StatusOr<Capture> Captured(const Body& body) {
     std::string text;
     std::string* const outer = std::exchange(out_, &text);
     const absl::StatusOr<Flow> flow = RunScoped(body);
     out_ = outer;
     RETURN_IF_ERROR(flow.status());
-    return MakeString(state_.budget, std::move(text));
+    ASSIGN_OR_RETURN(Value value, MakeString(state_.budget, std::move(text)));
+    return Capture{std::move(value), *flow};
   }
 
   absl::Status RunFor(const ForStatement& statement) {
@@ -216,12 +223,16 @@ class Interpreter final : public StatementRunner {
     return Assign(statement.target, std::move(value));
   }
 
-  absl::Status RunSetBlock(const SetBlockStatement& statement) {
-    ASSIGN_OR_RETURN(Value text, Captured(statement.body));
+  // A break or continue inside leaves the target alone.
+  absl::StatusOr<Flow> RunSetBlock(const SetBlockStatement& statement) {
+    ASSIGN_OR_RETURN(Capture captured, Captured(statement.body));
+    if (captured.flow != Flow::kNext) return captured.flow;
+    Value text = std::move(captured.text);
     if (statement.filter != nullptr) {
       ASSIGN_OR_RETURN(text, evaluator_.ApplyFilters(*statement.filter, std::move(text)));
     }
-    return Assign(statement.target, std::move(text));
+    RETURN_IF_ERROR(Assign(statement.target, std::move(text)));
+    return Flow::kNext;
   }
 
   absl::Status Assign(const Target& target, Value value) {
@@ -276,10 +287,14 @@ class Interpreter final : public StatementRunner {
     return AppendStr(state_.budget, result, out_);
   }
 
-  absl::Status RunFilterBlock(const FilterBlockStatement& statement) {
-    ASSIGN_OR_RETURN(Value text, Captured(statement.body));
-    ASSIGN_OR_RETURN(text, evaluator_.ApplyFilters(*statement.filter, std::move(text)));
-    return AppendStr(state_.budget, text, out_);
+  // A break or continue inside drops the text.
+  absl::StatusOr<Flow> RunFilterBlock(const FilterBlockStatement& statement) {
+    ASSIGN_OR_RETURN(Capture captured, Captured(statement.body));
+    if (captured.flow != Flow::kNext) return captured.flow;
+    ASSIGN_OR_RETURN(const Value text,
+                     evaluator_.ApplyFilters(*statement.filter, std::move(captured.text)));
+    RETURN_IF_ERROR(AppendStr(state_.budget, text, out_));
+    return Flow::kNext;
   }
 
   // Sets the macro's parameters in the innermost scope.

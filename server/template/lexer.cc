@@ -263,8 +263,9 @@ class Lexer final {
                               : 99;
         return value < radix;
       };
-      const size_t prefixed_end = DigitsEnd(position_ + 2, is_digit);
-      if (prefixed_end == position_ + 2) continue;
+      const size_t first = position_ + 2 + (source_.substr(position_ + 2, 1) == "_" ? 1 : 0);
+      const size_t prefixed_end = DigitsEnd(first, is_digit);
+      if (prefixed_end == first) continue;
       base = prefix_base;
       digits = position_ + 2;
       end = prefixed_end;

@@ -284,7 +284,7 @@ std::vector<absl::string_view> SplitWhitespace(absl::string_view text, int64_t m
   text = Strip(text, Side::kLeft);
   while (!text.empty()) {
     if (max_splits >= 0 && static_cast<int64_t>(words.size()) == max_splits) {
-      words.push_back(Strip(text, Side::kRight));
+      words.push_back(text);
       return words;
     }
     size_t end = 0;
@@ -303,7 +303,7 @@ std::vector<absl::string_view> SplitWhitespaceFromRight(absl::string_view text,
   text = Strip(text, Side::kRight);
   while (!text.empty()) {
     if (max_splits >= 0 && static_cast<int64_t>(words.size()) == max_splits) {
-      words.push_back(Strip(text, Side::kLeft));
+      words.push_back(text);
       break;
     }
     size_t begin = text.size();
