@@ -76,6 +76,10 @@ absl::StatusOr<std::unique_ptr<BpeModel>> BpeModel::Create(const TokenTable* tab
 
 bool BpeModel::SplitsBefore(std::string_view marker) const {
   if (options_.ignore_merges || !table_->FindInModel(marker).has_value()) return false;
+  // A character that is dropped would make neighbours of what stands around it.
+  const bool drops_characters =
+      unk_id_ == kNoToken && std::count(byte_ids_.begin(), byte_ids_.end(), kNoToken) > 0;
+  if (drops_characters) return false;
   const auto joins_to_marker = [&](const auto& entry) {
     const std::string& left = table_->content(static_cast<TokenId>(entry.first >> 32));
     const std::string& right = table_->content(static_cast<TokenId>(entry.first & 0xFFFFFFFFu));

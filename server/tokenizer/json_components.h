@@ -28,7 +28,7 @@ absl::StatusOr<Normalizer> ParseNormalizer(const Json* json);
 absl::StatusOr<PreTokenizer> ParsePreTokenizer(const Json* json);
 absl::StatusOr<SpecialFrame> ParsePostProcessor(const Json* json, const TokenTable& table);
 
-// Sets the table's pieces and rules as the decoder says.
+// Sets the table's rules and rewrites its pieces as the decoder says.
 absl::Status ApplyDecoder(const Json* json, TokenTable* table);
 
 // Parts that normalizers, pre-tokenizers and decoders share.

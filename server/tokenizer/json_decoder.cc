@@ -88,7 +88,7 @@ class DecoderChain {
   void Apply(TokenTable* table) const {
     for (TokenId id = 0; id < table->size(); ++id) {
       if (!table->Has(id)) continue;
-      std::string piece = table->content(id);
+      std::string piece = table->piece(id);
       for (const TokenStep& step : steps_) {
         if (step.replace.has_value()) piece = step.replace->Apply(piece);
         if (step.strip.has_value()) StripToken(*step.strip, &piece);

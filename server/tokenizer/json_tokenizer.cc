@@ -199,6 +199,17 @@ absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(const Json& document) {
   return tokens;
 }
 
+// A token that is sought in normalized text is decoded from what is found there.
+void SetNormalizedPieces(const std::vector<AddedToken>& tokens, const Normalizer& normalizer,
+                         TokenTable* table) {
+  for (const AddedToken& token : tokens) {
+    if (!token.normalized) continue;
+    std::string piece = token.content;
+    normalizer.Apply(&piece);
+    table->SetPiece(static_cast<TokenId>(token.id), std::move(piece), /*is_byte=*/false);
+  }
+}
+
 // BOS and EOS as tokenizer_config.json wants them, where it has a say.
 void OverrideFrame(const TokenizerConfig& config, std::optional<TokenId> bos,
                    std::optional<TokenId> eos, SpecialFrame* frame) {
@@ -251,6 +262,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> NewJsonTokenizer(std::string_view jso
   ASSIGN_OR_RETURN(pipeline.normalizer, ParseNormalizer(FindMember(document, "normalizer")));
   ASSIGN_OR_RETURN(pipeline.pre_tokenizer,
                    ParsePreTokenizer(FindMember(document, "pre_tokenizer")));
+  SetNormalizedPieces(tokens, pipeline.normalizer, table.get());
   RETURN_IF_ERROR(ApplyDecoder(FindMember(document, "decoder"), table.get()));
   ASSIGN_OR_RETURN(SpecialFrame frame,
                    ParsePostProcessor(FindMember(document, "post_processor"), *table));

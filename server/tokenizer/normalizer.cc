@@ -12,6 +12,9 @@
 namespace tessera {
 namespace {
 
+// Replacements that let a text grow without end stop here.
+constexpr size_t kMaxTextBytes = size_t{1} << 30;
+
 struct FreeDeleter {
   void operator()(utf8proc_uint8_t* p) const { std::free(p); }
 };
@@ -83,7 +86,7 @@ void Normalizer::AddByteLevel() { steps_.push_back({Kind::kByteLevel, {}, {}, {}
 
 void Normalizer::Apply(std::string* text) const {
   for (const Step& step : steps_) {
-    if (text->empty()) return;
+    if (text->empty() || text->size() > kMaxTextBytes) return;
     switch (step.kind) {
       case Kind::kForm:
         ApplyForm(step.form, text);

@@ -105,6 +105,8 @@ class Translator {
 
   absl::Status Item() {
     const char c = Peek();
+    const bool is_quantifier = c == '{' || c == '*' || c == '+' || c == '?';
+    if (c != ')' && !is_quantifier) atom_begin_ = out_.size();
     switch (c) {
       case '\\':
         return Escape(/*in_class=*/false);
@@ -114,6 +116,7 @@ class Translator {
         return Group();
       case ')':
         if (open_.size() == 1) return Unsupported("an unmatched ')'");
+        atom_begin_ = open_.back().begin;
         Close();
         out_ += ')';
         ++at_;
@@ -127,9 +130,14 @@ class Translator {
     }
   }
 
+  void Open(std::string_view opening) {
+    open_.push_back({out_.size(), 0});
+    out_ += opening;
+  }
+
   // Ends what (?i) without a colon opened inside the innermost group.
   void Close() {
-    out_.append(open_.back(), ')');
+    out_.append(open_.back().num_inner, ')');
     open_.pop_back();
   }
 
@@ -137,8 +145,7 @@ class Translator {
     ++at_;
     if (Peek() == '*') return Unsupported("a (*...) verb or callout");
     if (!Accept("?")) {
-      out_ += '(';
-      open_.push_back(0);
+      Open("(");
       return absl::OkStatus();
     }
     if (Accept("#")) {
@@ -148,13 +155,11 @@ class Translator {
     }
     for (const std::string_view opening : {"<=", "<!", ":", "=", "!", ">"}) {
       if (!Accept(opening)) continue;
-      out_ += Join({"(?", opening});
-      open_.push_back(0);
+      Open(Join({"(?", opening}));
       return absl::OkStatus();
     }
     if (Peek() == '<') {
-      out_ += "(?";
-      open_.push_back(0);
+      Open("(?");
       return absl::OkStatus();  // the name follows as ordinary characters
     }
     return GroupOptions();
@@ -171,11 +176,11 @@ class Translator {
     const char end = Peek();
     if (end != ':' && end != ')') return Unsupported("an unknown group");
     ++at_;
-    out_ += Join({"(?", options, ":"});
     if (end == ':') {
-      open_.push_back(0);
-    } else {
-      ++open_.back();  // Ruby: holds to the end of the enclosing group, alternatives included
+      Open(Join({"(?", options, ":"}));
+    } else {  // Ruby: holds to the end of the enclosing group, alternatives included
+      out_ += Join({"(?", options, ":"});
+      ++open_.back().num_inner;
     }
     return absl::OkStatus();
   }
@@ -198,9 +203,19 @@ class Translator {
     }
     at_ = i + 1;
     out_ += Join({"{", low.empty() ? "0" : low, comma ? "," : "", comma ? high : "", "}"});
-    if (!comma && Accept("?")) out_ += "{0,1}";
-    if (Accept("+")) out_ += "{1,}";  // Ruby: repeated, not possessive
+    // Ruby: {n}? is optional, {n,m}+ is repeated; neither is lazy or possessive.
+    if (!comma && Accept("?")) {
+      WrapAtom("?");
+    } else if (Accept("+")) {
+      WrapAtom("+");
+    }
     return absl::OkStatus();
+  }
+
+  // Makes the last atom and its quantifier one atom, with another quantifier.
+  void WrapAtom(std::string_view quantifier) {
+    out_.insert(atom_begin_, "(?:");
+    out_ += Join({")", quantifier});
   }
 
   // `items` are class items; outside of a class they get brackets.
@@ -217,6 +232,7 @@ class Translator {
     if (negated && in_class) {
       if (c == 'W' || c == 'H') return Unsupported("\\W or \\H in a character class");
       out_ += {'\\', c};
+      if (c == 'S') out_ += "\\x{180e}";  // white space to PCRE2 only
       return absl::OkStatus();
     }
     switch (c) {
@@ -377,7 +393,12 @@ class Translator {
   const std::string_view in_;
   size_t at_ = 0;
   std::string out_;
-  std::vector<size_t> open_{0};  // per open group: how many ')' its end needs on top of its own
+  struct OpenGroup {
+    size_t begin;      // in out_
+    size_t num_inner;  // how many ')' its end needs on top of its own
+  };
+  std::vector<OpenGroup> open_{{0, 0}};  // the whole pattern first
+  size_t atom_begin_ = 0;                // in out_: what a quantifier would repeat
 };
 
 }  // namespace
