@@ -2,6 +2,7 @@
 // itself.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -204,6 +205,65 @@ TEST(RefAttentionStreams, ARowThatSeesNothingGivesZeros) {
   EXPECT_EQ(taps, std::vector<float>(taps.size(), -std::numeric_limits<float>::infinity()));
 }
 
+// Blocks lie at absolute positions: one head without rotation, worked out block by block in fp32.
+TEST(RefAttentionStreams, BlocksAreAbsolute) {
+  constexpr int kBegin = 100;  // the stream starts inside block 0
+  constexpr int kCount = 500;
+  constexpr int kDim = 16;
+  AttentionCase attention;
+  attention.heads = attention.kv_heads = 1;
+  attention.head_dim = kDim;
+  attention.rotary_dim = 0;
+  attention.segments = {{0, 1, 1, {{kCount, kBegin, 0, 0.5f, 1.0f}}}};
+  auto built = BuildBatch(attention, 14);
+  const KvRun run = built->view().runs()[0];
+  const float scale = built->Args(0, 0, nullptr, nullptr).scale;
+
+  std::vector<float> out;
+  float merged_max = 0.0f;
+  float merged_sum = 0.0f;
+  for (int block = 0; block * kAttentionBlock < kBegin + kCount; ++block) {
+    std::vector<float> scores;
+    std::vector<std::vector<float>> values;
+    const int end = std::min((block + 1) * kAttentionBlock, kBegin + kCount);
+    for (int pos = std::max(block * kAttentionBlock, kBegin); pos < end; ++pos) {
+      const int at = run.first + pos - kBegin;
+      const PageId page = built->view().pages()[run.page_begin + at / attention.page_tokens];
+      const int token = at % attention.page_tokens;
+      const std::vector<float> key = ReadHead(built.get(), 0, 0, page, token, 0, 0);
+      float dot = 0.0f;
+      for (int d = 0; d < kDim; ++d) dot += built->qkv[d] * key[d];
+      scores.push_back(dot * scale / 0.5f);
+      values.push_back(ReadHead(built.get(), 0, 0, page, token, 0, 1));
+    }
+    const float max = *std::max_element(scores.begin(), scores.end());
+    float sum = 0.0f;
+    std::vector<float> block_out(kDim, 0.0f);
+    for (size_t i = 0; i < scores.size(); ++i) {
+      const float weight = std::exp(scores[i] - max);
+      sum += weight;
+      for (int d = 0; d < kDim; ++d) block_out[d] += weight * values[i][d];
+    }
+    if (block == 0) {
+      out = block_out;
+      merged_max = max;
+      merged_sum = sum;
+      continue;
+    }
+    const float new_max = std::max(merged_max, max);
+    const float a = std::exp(merged_max - new_max);
+    const float b = std::exp(max - new_max);
+    merged_max = new_max;
+    merged_sum = merged_sum * a + sum * b;
+    for (int d = 0; d < kDim; ++d) out[d] = out[d] * a + block_out[d] * b;
+  }
+  for (float& value : out) value /= merged_sum;
+
+  // The row's own key is of no interest here: its run is taken away.
+  built->batch.run_ranges = built->arena.AddCopy(std::vector<Range>{{0, 1}});
+  ExpectSameBits(RunAttention(NewRefBackend().get(), built.get()), out, "blocks");
+}
+
 TEST(RefAttentionStreams, NullPageWritesHarmNothing) {
   AttentionCase attention;
   attention.segments = {{20, 1}, {0, 1}};
@@ -247,6 +307,22 @@ TEST(AttentionPlan, StreamsAndPieces) {
     pieces.push_back({piece.page, piece.token, piece.count, piece.pos});
   });
   EXPECT_EQ(pieces, (std::vector<std::vector<int>>{{7, 3, 2, 11}, {3, 5, 3, 13}, {9, 0, 2, 16}}));
+
+  // Runs that continue each other are still two streams when one of these differs.
+  for (float KvRun::*field : {&KvRun::temperature, &KvRun::scale}) {
+    std::vector<KvRun> pair(2);
+    pair[0] = {0, 1, 0, 4, 0};
+    pair[1] = {1, 1, 0, 4, 4};
+    batch.run_ranges = arena.AddCopy(std::vector<Range>{{0, 2}});
+    int num_streams[2] = {};
+    for (int differ : {0, 1}) {
+      pair[1].*field = differ ? 0.5f : 1.0f;
+      batch.runs = arena.AddCopy(pair);
+      ForEachStream({&batch, arena.base()}, 0, 0, [&](const KvStream&) { ++num_streams[differ]; });
+    }
+    EXPECT_EQ(num_streams[0], 1);
+    EXPECT_EQ(num_streams[1], 2);
+  }
 
   EXPECT_EQ(VisibleKeys(streams[0], 0, 15).end, 16);
   EXPECT_EQ(VisibleKeys(streams[0], 4, 15).begin, 12);
