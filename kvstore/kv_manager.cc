@@ -60,6 +60,7 @@ class PagedKvManager final : public KvManager {
   Prefix FindPrefix(const Model& model, KvState* state, absl::Span<const TokenId> tokens) const;
   void AppendPages(const Model& model, KvState* state, int64_t num_pages);
   void GiveBack(Model* model, PageId page);
+  void CheckState(const KvState& state) const;
   bool IsShared(PageId id) const {
     const Page& page = pool_.page(id);
     return page.refs > 1 || page.published;
@@ -391,32 +392,13 @@ void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) cons
   absl::flat_hash_map<PageId, int32_t> refs;
   absl::flat_hash_map<std::pair<PageHash, int32_t>, int32_t> announced;
   for (const KvState* state : live) {
-    CHECK(state->admitted);
-    const Model& model = models_[state->model];
-    const int64_t page_tokens = model.layout.page_tokens();
-    CHECK_EQ(static_cast<int32_t>(state->groups.size()), model.layout.num_groups());
-    const size_t num_pages = state->groups[0].pages.size();
-    CHECK_LE(state->num_tokens, static_cast<int64_t>(num_pages) * page_tokens);
-    for (size_t g = 0; g < state->groups.size(); ++g) {
-      const KvGroupState& table = state->groups[g];
-      CHECK_EQ(table.pages.size(), num_pages);
-      CHECK_EQ(table.first_live_page, FirstNeededPage(model.layout.groups[g], state->num_tokens));
-      for (size_t i = 0; i < num_pages; ++i) {
-        const PageId id = table.pages[i];
-        CHECK_EQ(id != kNullPage, static_cast<int64_t>(i) >= table.first_live_page);
-        if (id == kNullPage) continue;
-        ++refs[id];
-        const Page& page = pool_.page(id);
-        CHECK(page.kind == PageKind::kKv && page.order == model.order) << "page " << id;
-        CHECK_EQ(page.owner, model.first_owner + static_cast<int32_t>(g)) << "page " << id;
-        const bool is_whole = static_cast<int64_t>(i) < state->num_tokens / page_tokens;
-        CHECK(is_whole || !IsShared(id)) << "page " << id << " may be written while shared";
-        CHECK(!page.published || page.hash == state->hashes[i]) << "page " << id;
-        if (page.published) CHECK_EQ(index_.Find(page.hash, page.owner), id);
-      }
+    CheckState(*state);
+    for (const KvGroupState& table : state->groups) {
+      for (const PageId page : table.pages) refs[page] += page != kNullPage ? 1 : 0;
     }
+    const int64_t first_pending = state->num_tokens / models_[state->model].layout.page_tokens();
     for (int64_t i = 0; i < state->num_pending_pages; ++i) {
-      ++announced[{state->hashes[state->num_tokens / page_tokens + i], state->model}];
+      ++announced[{state->hashes[first_pending + i], state->model}];
     }
   }
   for (const Model& model : models_) {
@@ -425,6 +407,7 @@ void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) cons
       CHECK(!IsShared(op.dst)) << "page " << op.dst;
     }
   }
+  refs.erase(kNullPage);
   int64_t num_referenced = 0;
   for (const auto& [id, count] : refs) {
     CHECK_EQ(pool_.page(id).refs, count) << "page " << id;
@@ -434,6 +417,35 @@ void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) cons
   CHECK_EQ(static_cast<int64_t>(announced.size()), index_.num_pending());
   for (const auto& [key, count] : announced) {
     CHECK_EQ(index_.num_announced(key.first, key.second), count);
+  }
+}
+
+void PagedKvManager::CheckState(const KvState& state) const {
+  CHECK(state.admitted);
+  const Model& model = models_[state.model];
+  const int64_t page_tokens = model.layout.page_tokens();
+  CHECK_EQ(static_cast<int32_t>(state.groups.size()), model.layout.num_groups());
+  const auto num_pages = static_cast<int64_t>(state.groups[0].pages.size());
+  CHECK_LE(state.num_tokens, num_pages * page_tokens);
+  int32_t owner = model.first_owner;
+  for (const KvGroupState& table : state.groups) {
+    const GroupLayout& group = model.layout.groups[owner - model.first_owner];
+    CHECK_EQ(static_cast<int64_t>(table.pages.size()), num_pages);
+    CHECK_EQ(table.first_live_page, FirstNeededPage(group, state.num_tokens));
+    for (int64_t i = 0; i < num_pages; ++i) {
+      const PageId id = table.pages[i];
+      CHECK_EQ(id != kNullPage, i >= table.first_live_page);
+      if (id == kNullPage) continue;
+      const Page& page = pool_.page(id);
+      CHECK(page.kind == PageKind::kKv && page.order == model.order) << "page " << id;
+      CHECK_EQ(page.owner, owner) << "page " << id;
+      const bool is_whole = i < state.num_tokens / page_tokens;
+      CHECK(is_whole || !IsShared(id)) << "page " << id << " may be written while shared";
+      if (!page.published) continue;
+      CHECK(page.hash == state.hashes[i]) << "page " << id;
+      CHECK_EQ(index_.Find(page.hash, page.owner), id);
+    }
+    ++owner;
   }
 }
 

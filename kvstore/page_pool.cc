@@ -219,24 +219,10 @@ void PagePool::CheckInvariants() const {
   std::array<int64_t, kNumPageKinds> referenced{};
   int64_t evictable = 0;
   int64_t published = 0;
-  std::vector<int64_t> num_free_blocks(num_orders_);
-
-  const PageId begin = 1 << top_order();
-  const PageId end = static_cast<PageId>(pages_.size());
-  for (PageId slab = begin; slab < end;) {
+  for (PageId slab = 1 << top_order(); slab < static_cast<PageId>(pages_.size());) {
     const Page& page = pages_[slab];
     if (page.kind == PageKind::kFree) {
-      int order = 0;
-      while (order < num_orders_ && ((slab & ((1 << order) - 1)) != 0 ||
-                                     blocks_[order][slab >> order].list != List::kFree)) {
-        ++order;
-      }
-      CHECK_LT(order, num_orders_) << "slab " << slab << " is lost";
-      CHECK(order == top_order() || blocks_[order][(slab >> order) ^ 1].list != List::kFree)
-          << "buddies of slab " << slab << " not merged";
-      CHECK(page.refs == 0 && !page.published) << "slab " << slab;
-      ++num_free_blocks[order];
-      slab += 1 << order;
+      slab += 1 << CheckFree(slab);
       continue;
     }
     const int slabs = 1 << page.order;
@@ -255,48 +241,58 @@ void PagePool::CheckInvariants() const {
   CHECK_EQ(evictable, evictable_slabs_);
   CHECK_EQ(published, num_published_);
   int64_t used = evictable + free_slabs();
-  for (int64_t slabs : referenced) used += slabs;
+  for (const int64_t slabs : referenced) used += slabs;
   CHECK_EQ(used, num_slabs_);
+  for (int order = 0; order < num_orders_; ++order) CheckBlocks(order, expected[order]);
+}
 
-  for (int order = 0; order < num_orders_; ++order) {
-    int64_t num_reclaimable = 0;
-    int64_t num_available = 0;
-    for (size_t i = begin >> order; i < blocks_[order].size(); ++i) {
-      const Block& block = blocks_[order][i];
-      const Block& want = expected[order][i];
-      CHECK_EQ(block.referenced, want.referenced) << "order " << order << " block " << i;
-      CHECK_EQ(block.evictable, want.evictable) << "order " << order << " block " << i;
-      const bool reclaimable = want.referenced == 0 && want.evictable > 0;
-      CHECK_EQ(block.list == List::kReclaimable, reclaimable) << "order " << order << " " << i;
-      num_reclaimable += reclaimable ? 1 : 0;
-      bool available = want.referenced == 0;
-      for (int larger = order + 1; larger < num_orders_; ++larger) {  // inside a larger page?
-        const PageId first = static_cast<PageId>((i << order) >> larger << larger);
-        const Page& page = pages_[first];
-        available = available && !(page.refs > 0 && page.order >= larger);
-      }
-      num_available += available ? 1 : 0;
+// The order of the listed free block that begins at `slab`.
+int PagePool::CheckFree(PageId slab) const {
+  CHECK(pages_[slab].refs == 0 && !pages_[slab].published) << "slab " << slab;
+  for (int order = 0; order < num_orders_ && (slab & ((1 << order) - 1)) == 0; ++order) {
+    const int32_t index = slab >> order;
+    if (blocks_[order][index].list != List::kFree) continue;
+    CHECK(order == top_order() || blocks_[order][index ^ 1].list != List::kFree)
+        << "buddies of slab " << slab << " are not merged";
+    return order;
+  }
+  CHECK(false) << "slab " << slab << " is lost";
+  return 0;
+}
+
+// Counts and list membership of all blocks of an order, then the lists themselves.
+void PagePool::CheckBlocks(int order, const std::vector<Block>& expected) const {
+  const std::vector<Block>& blocks = blocks_[order];
+  int64_t num_listed[3] = {0, 0, 0};
+  int64_t num_available = 0;
+  for (size_t i = size_t{1} << (top_order() - order); i < blocks.size(); ++i) {
+    CHECK_EQ(blocks[i].referenced, expected[i].referenced) << "order " << order << " block " << i;
+    CHECK_EQ(blocks[i].evictable, expected[i].evictable) << "order " << order << " block " << i;
+    const bool reclaimable = expected[i].referenced == 0 && expected[i].evictable > 0;
+    CHECK_EQ(blocks[i].list == List::kReclaimable, reclaimable) << "order " << order << " " << i;
+    ++num_listed[static_cast<size_t>(blocks[i].list)];
+    bool available = expected[i].referenced == 0;
+    for (int larger = order + 1; larger < num_orders_; ++larger) {  // inside a larger page?
+      const Page& page = pages_[(i << order) >> larger << larger];
+      available = available && !(page.refs > 0 && page.order >= larger);
     }
-    CHECK_EQ(num_available, num_available_[order]) << "order " << order;
+    num_available += available ? 1 : 0;
+  }
+  CHECK_EQ(num_available, num_available_[order]) << "order " << order;
+
+  for (const List list : {List::kFree, List::kReclaimable}) {
+    const Ends& ends = list == List::kFree ? free_[order] : reclaimable_[order];
     uint64_t stamp = 0;
     int32_t prev = -1;
-    for (int32_t i = reclaimable_[order].head; i >= 0; i = blocks_[order][i].next) {
-      CHECK(blocks_[order][i].list == List::kReclaimable && blocks_[order][i].prev == prev);
-      CHECK_GT(blocks_[order][i].stamp, stamp);
-      stamp = blocks_[order][i].stamp;
+    for (int32_t i = ends.head; i >= 0; i = blocks[i].next) {
+      CHECK(blocks[i].list == list && blocks[i].prev == prev) << "order " << order << " " << i;
+      CHECK(list == List::kFree || blocks[i].stamp > stamp) << "order " << order << " " << i;
+      stamp = blocks[i].stamp;
       prev = i;
-      --num_reclaimable;
+      --num_listed[static_cast<size_t>(list)];
     }
-    CHECK_EQ(num_reclaimable, 0);
-    CHECK_EQ(reclaimable_[order].tail, prev);
-    prev = -1;
-    for (int32_t i = free_[order].head; i >= 0; i = blocks_[order][i].next) {
-      CHECK(blocks_[order][i].list == List::kFree && blocks_[order][i].prev == prev);
-      prev = i;
-      --num_free_blocks[order];
-    }
-    CHECK_EQ(num_free_blocks[order], 0);
-    CHECK_EQ(free_[order].tail, prev);
+    CHECK_EQ(num_listed[static_cast<size_t>(list)], 0);
+    CHECK_EQ(ends.tail, prev);
   }
 }
 

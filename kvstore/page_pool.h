@@ -101,6 +101,8 @@ class PagePool final {
   void FreeBlock(PageId page, int order);
   void Evict(PageId page);
   bool EvictForOrder(int order);
+  int CheckFree(PageId slab) const;
+  void CheckBlocks(int order, const std::vector<Block>& expected) const;
 
   const EvictCallback on_evict_;
   int num_orders_ = 0;

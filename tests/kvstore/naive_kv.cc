@@ -174,11 +174,7 @@ bool NaiveKv::Grow(NaiveSequence* s, int64_t num_tokens) {
 
 void NaiveKv::AdoptNewPages(NaiveSequence* s, size_t first_page, int64_t evicted_before) {
   const int32_t slabs = layout(*s).slabs_per_page;
-  int64_t num_free = num_slabs_ - max_slabs_per_page_;
-  for (const auto& [page, size] : taken_) num_free -= size;
-  for (const auto& [key, entry] : findable_) {
-    num_free -= entry.refs == 0 ? kv_->layout(std::get<0>(key)).slabs_per_page : 0;
-  }
+  const int64_t num_free = kv_->usage().total_slabs - HeldSlabs() - CachedSlabs();
   int64_t num_new = 0;
   for (const KvGroupState& table : s->state.groups) {
     for (size_t i = first_page; i < table.pages.size(); ++i) {
@@ -316,11 +312,7 @@ bool NaiveKv::Scribble(NaiveSequence* s, int64_t begin, int64_t end) {
     }
   }
   const bool expected = NumAvailable(shape.slabs_per_page) >= num_shared;
-  int64_t num_free = num_slabs_ - max_slabs_per_page_;
-  for (const auto& [page, size] : taken_) num_free -= size;
-  for (const auto& [key, entry] : findable_) {
-    num_free -= entry.refs == 0 ? kv_->layout(std::get<0>(key)).slabs_per_page : 0;
-  }
+  const int64_t num_free = kv_->usage().total_slabs - HeldSlabs() - CachedSlabs();
   const int64_t evicted_before = kv_->stats().evicted_pages;
   CHECK_EQ(kv_->EnsureWritable(&s->state, begin, end), expected);
   for (int32_t g = 0; g < shape.num_groups(); ++g) {
@@ -429,20 +421,28 @@ void NaiveKv::CheckContents() {
   }
 }
 
+int64_t NaiveKv::HeldSlabs() const {
+  int64_t held = 0;
+  for (const auto& [page, slabs] : taken_) held += slabs;
+  return held;
+}
+
+int64_t NaiveKv::CachedSlabs() const {
+  int64_t cached = 0;
+  for (const auto& [key, entry] : findable_) {
+    cached += entry.refs == 0 ? kv_->layout(std::get<0>(key)).slabs_per_page : 0;
+  }
+  return cached;
+}
+
 void NaiveKv::CheckInvariants() const {
   std::vector<const KvState*> states;
   for (const NaiveSequence* s : live_) states.push_back(&s->state);
   kv_->CheckInvariants(states);
   const KvUsage usage = kv_->usage();
-  int64_t held = 0;
-  int64_t cached = 0;
-  for (const auto& [page, slabs] : taken_) held += slabs;
-  for (const auto& [key, entry] : findable_) {
-    cached += entry.refs == 0 ? kv_->layout(std::get<0>(key)).slabs_per_page : 0;
-  }
-  CHECK_EQ(usage.kv_slabs, held);
-  CHECK_EQ(usage.cached_slabs, cached);
-  CHECK_EQ(usage.free_slabs, usage.total_slabs - held - cached);
+  CHECK_EQ(usage.kv_slabs, HeldSlabs());
+  CHECK_EQ(usage.cached_slabs, CachedSlabs());
+  CHECK_EQ(usage.free_slabs, usage.total_slabs - HeldSlabs() - CachedSlabs());
 }
 
 }  // namespace tessera::testing

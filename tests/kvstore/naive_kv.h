@@ -75,6 +75,8 @@ class NaiveKv final {
   Entry* Find(const Key& key);
   static int64_t FirstNeeded(const GroupLayout& group, int64_t num_tokens);
   Hits FindHits(const NaiveSequence& s);
+  int64_t HeldSlabs() const;
+  int64_t CachedSlabs() const;
   int64_t NumAvailable(int32_t slabs_per_page) const;
   // Room for pages was granted: those of `tables` that are new are taken, what they displaced is
   // forgotten.
