@@ -39,7 +39,8 @@ void ScoreRows(const AttendProblem& problem, int panel_begin, int panel_end, int
     const int rows = Least(problem.rows - row, kMaxRows);
     ComputePanels<Panel>(reinterpret_cast<const char*>(problem.q + row * problem.q_stride),
                          problem.q_stride * 4, rows, b, panel_bytes, panel_end - panel_begin, steps,
-                         problem.scores + row * kScoreStride + panel_begin * kPanel, kScoreStride);
+                         /*ahead=*/0, problem.scores + row * kScoreStride + panel_begin * kPanel,
+                         kScoreStride);
   }
 }
 
@@ -56,15 +57,16 @@ void SoftmaxRow(const AttendProblem& problem, int32_t row, int panel_begin, int 
     V16 s = Mul(Load(scores + p * kPanel), scale);
     if (problem.softcap > 0.0f) s = Softcap(s, problem.softcap);
     if (problem.temperature != 1.0f) s = Div(s, temperature);
-    s = KeepLanes(s, begin - p * kPanel, end - p * kPanel, hidden);
+    const bool whole = begin <= p * kPanel && end >= (p + 1) * kPanel;
+    if (!whole) s = KeepLanes(s, begin - p * kPanel, end - p * kPanel, hidden);
     Store(scores + p * kPanel, s);
     max = Max(max, s);
   }
-  const float row_max = ReduceMax(max);
+  // A hidden key's exponential is exactly 0, also in a row that sees nothing.
+  const float row_max = begin < end ? ReduceMax(max) : 0.0f;
   V16 sum = Zero();
   for (int p = panel_begin; p < panel_end; ++p) {
-    V16 e = Exp(Sub(Load(scores + p * kPanel), Set1(row_max)));
-    e = KeepLanes(e, begin - p * kPanel, end - p * kPanel, Zero());
+    const V16 e = ExpNonPositive(Sub(Load(scores + p * kPanel), Set1(row_max)));
     Store(scores + p * kPanel, e);
     sum = Add(sum, e);
   }
@@ -208,7 +210,7 @@ void Merge(float b_max, float b_sum, const float* b_out, int32_t padded_dim, flo
   }
   const float new_max = *max > b_max ? *max : b_max;
   alignas(64) float factors[kPanel] = {*max - new_max, b_max - new_max};
-  Store(factors, Exp(Load(factors)));
+  Store(factors, ExpNonPositive(Load(factors)));
   const V16 a = Set1(factors[0]);
   const V16 b = Set1(factors[1]);
   *sum = *sum * factors[0] + b_sum * factors[1];

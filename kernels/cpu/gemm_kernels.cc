@@ -57,6 +57,12 @@ void FinishPlain(const GemmProblem& problem, const float* tile, int64_t panel, i
   }
 }
 
+#if defined(TESSERA_HAS_DOT_BF16)
+using NativeBF16Panel = BF16DotPanel;
+#else
+using NativeBF16Panel = BF16Panel;
+#endif
+
 template <class Panel>
 void Gemm(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
           int64_t row_end) {
@@ -74,8 +80,12 @@ void Gemm(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, in
       const int64_t row = row_begin + num_rows * t / num_tiles;
       const int rows = static_cast<int>(row_begin + num_rows * (t + 1) / num_tiles - row);
       const char* const a = static_cast<const char*>(problem.a) + row * problem.a_stride;
+      // While the last tile computes, the next panels come.
+      const int64_t ahead = num_tiles == 1       ? kPrefetchBytes
+                            : t + 1 == num_tiles ? panels * problem.panel_bytes
+                                                 : 0;
       ComputePanels<Panel>(a, problem.a_stride, rows, b, problem.panel_bytes, panels, problem.steps,
-                           tile, kTileStride);
+                           ahead, tile, kTileStride);
       (gated ? FinishGated : FinishPlain)(problem, tile, panel, panels, row, rows);
     }
   }
@@ -90,11 +100,26 @@ void GemmF32(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end,
 
 void GemmBF16(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
               int64_t row_end) {
-#if defined(TESSERA_HAS_DOT_BF16)
-  Gemm<BF16DotPanel>(problem, panel_begin, panel_end, row_begin, row_end);
-#else
-  Gemm<BF16Panel>(problem, panel_begin, panel_end, row_begin, row_end);
-#endif
+  Gemm<NativeBF16Panel>(problem, panel_begin, panel_end, row_begin, row_end);
+}
+
+double SpinMultiplyAdds(int64_t iterations) {
+  // As many independent accumulators as the registers hold.
+  constexpr int kAccumulators = kMaxRows == 12 ? 24 : 6;
+  V16 acc[kAccumulators];
+#pragma GCC unroll 24
+  for (int j = 0; j < kAccumulators; ++j) acc[j] = Zero();
+  const V16 x = Set1(1.0f);
+  for (int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 24
+    for (int j = 0; j < kAccumulators; ++j) {
+      acc[j] = NativeBF16Panel::MultiplyAdd(acc[j], x, x);
+      KeepInRegister(&acc[j]);
+    }
+  }
+  // A pair of products per lane when a step is one instruction.
+  const double flops = NativeBF16Panel::kParts == 1 ? 4.0 * kPanel : 2.0 * kPanel;
+  return flops * kAccumulators * static_cast<double>(iterations);
 }
 
 }  // namespace tessera::cpu::TESSERA_ISA

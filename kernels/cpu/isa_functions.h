@@ -22,5 +22,6 @@ void Attend(const AttendProblem& problem);
 void Merge(float b_max, float b_sum, const float* b_out, int32_t padded_dim, float* max, float* sum,
            float* out);
 void Divide(const float* x, float divisor, int32_t count, float* out);
+double SpinMultiplyAdds(int64_t iterations);
 
 }  // namespace tessera::cpu::TESSERA_ISA

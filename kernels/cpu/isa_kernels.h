@@ -111,6 +111,8 @@ struct IsaKernels {
                 float* sum, float* out) = nullptr;
   // out[i] = x[i] / divisor.
   void (*divide)(const float* x, float divisor, int32_t count, float* out) = nullptr;
+  // Benchmarks: the bf16 GEMM's multiply-add on registers alone; returns the flops it did.
+  double (*spin_multiply_adds)(int64_t iterations) = nullptr;
 };
 
 namespace avx2 {

@@ -123,7 +123,8 @@ const IsaKernels& Kernels() {
     &PackKeys,
     &Attend,
     &Merge,
-    &Divide
+    &Divide,
+    &SpinMultiplyAdds
   };
   return kKernels;
 }

@@ -15,6 +15,8 @@ struct V16 {
 
 inline constexpr int kMaxRows = 6;  // rows of a register tile with one panel
 
+// Keeps the optimiser from seeing through a value.
+TESSERA_INLINE void KeepInRegister(V16* x) { asm volatile("" : "+x"(x->lo), "+x"(x->hi)); }
 TESSERA_INLINE V16 Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 TESSERA_INLINE V16 Set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 TESSERA_INLINE V16 Load(const void* p) {

@@ -15,6 +15,8 @@ struct V16 {
 
 inline constexpr int kMaxRows = 12;  // rows of a register tile with two panels
 
+// Keeps the optimiser from seeing through a value.
+TESSERA_INLINE void KeepInRegister(V16* x) { asm volatile("" : "+v"(x->v)); }
 TESSERA_INLINE V16 Zero() { return {_mm512_setzero_ps()}; }
 TESSERA_INLINE V16 Set1(float x) { return {_mm512_set1_ps(x)}; }
 TESSERA_INLINE V16 Load(const void* p) { return {_mm512_loadu_ps(p)}; }

@@ -3,14 +3,11 @@
 
 namespace tessera::cpu::TESSERA_ISA {
 
-// e^x within 2 ulp; 0 below -87.33 (so exp(-infinity) = 0), infinity above 88.72, NaN for NaN.
-// Range reduction by ln 2 in two parts, then the degree-6 minimax polynomial of Cephes' expf.
-TESSERA_INLINE V16 Exp(V16 x) {
-  const V16 low = Set1(-87.33654f);
-  const V16 high = Set1(88.72283f);
-  const V16 clamped = Min(high, Max(low, x));
-  const V16 n = RoundToInt(Mul(clamped, Set1(1.44269504088896341f)));
-  V16 r = Fma(n, Set1(-0.693359375f), clamped);
+// ln 2 in two parts and the degree-6 minimax polynomial of Cephes' expf: e^x = 2^n * (value of
+// ReducedExp), n = RoundToInt(x / ln 2).
+inline constexpr float kExpLow = -87.33654f;  // e^x is subnormal below
+TESSERA_INLINE V16 ReducedExp(V16 x, V16 n) {
+  V16 r = Fma(n, Set1(-0.693359375f), x);
   r = Fma(n, Set1(2.12194440e-4f), r);
   V16 p = Set1(1.9875691500e-4f);
   p = Fma(p, r, Set1(1.3981999507e-3f));
@@ -18,9 +15,27 @@ TESSERA_INLINE V16 Exp(V16 x) {
   p = Fma(p, r, Set1(4.1665795894e-2f));
   p = Fma(p, r, Set1(1.6666665459e-1f));
   p = Fma(p, r, Set1(5.0000001201e-1f));
-  p = Fma(p, Mul(r, r), Add(r, Set1(1.0f)));
+  return Fma(p, Mul(r, r), Add(r, Set1(1.0f)));
+}
+
+// e^x within 2 ulp for x <= 0; 0 below -87.33 (so exp(-infinity) = 0), NaN for NaN.
+TESSERA_INLINE V16 ExpNonPositive(V16 x) {
+  const V16 low = Set1(kExpLow);
+  const V16 clamped = Max(low, x);
+  const V16 n = RoundToInt(Mul(clamped, Set1(1.44269504088896341f)));
+  const V16 result = Mul(ReducedExp(clamped, n), PowerOfTwo(n));
+  return SelectLess(x, low, Zero(), result);
+}
+
+// e^x within 2 ulp; 0 below -87.33, infinity above 88.72, NaN for NaN.
+TESSERA_INLINE V16 Exp(V16 x) {
+  const V16 low = Set1(kExpLow);
+  const V16 high = Set1(88.72283f);
+  const V16 clamped = Min(high, Max(low, x));
+  const V16 n = RoundToInt(Mul(clamped, Set1(1.44269504088896341f)));
   // 2^n in two factors: n is 128 just below the overflow.
   const V16 half = RoundToInt(Mul(n, Set1(0.5f)));
+  const V16 p = ReducedExp(clamped, n);
   const V16 result = Mul(Mul(p, PowerOfTwo(half)), PowerOfTwo(Sub(n, half)));
   const V16 bounded = SelectLess(x, low, Zero(), result);
   return SelectLess(high, x, Set1(__builtin_inff()), bounded);

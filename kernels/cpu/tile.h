@@ -46,7 +46,7 @@ inline constexpr int64_t kPrefetchBytes = 1024;
 
 template <class Panel, int kRows, int kPanels>
 static void ComputeTile(const char* a, int64_t a_stride, const char* b, int64_t panel_bytes,
-                        int64_t steps, float* out, int64_t out_stride) {
+                        int64_t steps, int64_t ahead, float* out, int64_t out_stride) {
   V16 acc[kRows][kPanels];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
@@ -54,12 +54,8 @@ static void ComputeTile(const char* a, int64_t a_stride, const char* b, int64_t 
     for (int p = 0; p < kPanels; ++p) acc[r][p] = Zero();
   }
   for (int64_t s = 0; s < steps; ++s) {
-    if constexpr (kRows <= 4) {
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) {
-        __builtin_prefetch(b + p * panel_bytes + kPrefetchBytes);
-      }
-    }
+    for (int p = 0; p < kPanels; ++p) __builtin_prefetch(b + p * panel_bytes + ahead);
 #pragma GCC unroll 2
     for (int part = 0; part < Panel::kParts; ++part) {
       V16 outputs[kPanels];
@@ -85,7 +81,7 @@ static void ComputeTile(const char* a, int64_t a_stride, const char* b, int64_t 
 }
 
 using TileFunction = void (*)(const char* a, int64_t a_stride, const char* b, int64_t panel_bytes,
-                              int64_t steps, float* out, int64_t out_stride);
+                              int64_t steps, int64_t ahead, float* out, int64_t out_stride);
 
 // The tile of `rows` rows with TilePanels(rows) panels, or with one.
 template <class Panel>
@@ -116,18 +112,19 @@ static TileFunction FindTile(int rows, bool one_panel) {
 // out[r][16 p ...] for `rows` <= kMaxRows rows and `panels` panels.
 template <class Panel>
 static void ComputePanels(const char* a, int64_t a_stride, int rows, const char* b,
-                          int64_t panel_bytes, int panels, int64_t steps, float* out,
+                          int64_t panel_bytes, int panels, int64_t steps, int64_t ahead, float* out,
                           int64_t out_stride) {
   const int wide = TilePanels(rows);
   const TileFunction tile = FindTile<Panel>(rows, /*one_panel=*/false);
   int p = 0;
   for (; p + wide <= panels; p += wide) {
-    tile(a, a_stride, b + p * panel_bytes, panel_bytes, steps, out + p * kPanel, out_stride);
+    tile(a, a_stride, b + p * panel_bytes, panel_bytes, steps, ahead, out + p * kPanel, out_stride);
   }
   if (p == panels) return;
   const TileFunction narrow = FindTile<Panel>(rows, /*one_panel=*/true);
   for (; p < panels; ++p) {
-    narrow(a, a_stride, b + p * panel_bytes, panel_bytes, steps, out + p * kPanel, out_stride);
+    narrow(a, a_stride, b + p * panel_bytes, panel_bytes, steps, ahead, out + p * kPanel,
+           out_stride);
   }
 }
 

@@ -1,0 +1,298 @@
+// Kernels on the shapes of qwen2.5-0.5b, each beside what the machine can do: counters "of_read"
+// (share of the bandwidth that all threads reach when they only read) and "of_peak" (share of the
+// multiply-adds that all threads reach on registers alone). On a busy machine use --threads=1: then
+// only the thread's own CPU time counts. Other load moves the limits as well,
+// so they are measured before the benchmarks and printed again after them.
+//
+//   tessera_kernel_bench [--threads=N] [--isa=NAME] [google-benchmark flags]
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/base/thread_team.h"
+#include "kernels/cpu/isa.h"
+
+namespace tessera {
+namespace {
+
+constexpr int kHeads = 14;
+constexpr int kKvHeads = 2;
+constexpr int kHeadDim = 64;
+constexpr int64_t kHidden = kHeads * kHeadDim;
+constexpr int64_t kIntermediate = 4864;
+constexpr int64_t kVocab = 151936;
+constexpr size_t kReadBytes = size_t{512} << 20;
+
+struct Machine {
+  std::unique_ptr<ThreadTeam> team;
+  std::unique_ptr<Backend> backend;
+  const cpu::IsaKernels* kernels = nullptr;
+  double read_gbps = 0.0;
+  double peak_gflops = 0.0;
+};
+
+// With one thread its CPU time, else the wall's.
+double Now(int threads) {
+  timespec now;
+  clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+template <class Body>
+double Seconds(int threads, const Body& body) {
+  const double begin = Now(threads);
+  body();
+  return Now(threads) - begin;
+}
+
+uint64_t SumWords(const uint64_t* words, size_t count) {
+  uint64_t sums[8] = {};
+  for (size_t i = 0; i + 8 <= count; i += 8) {
+    for (size_t j = 0; j < 8; ++j) sums[j] += words[i + j];
+  }
+  return sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
+}
+
+double MeasureReadGbps(Machine* machine) {
+  const auto buffer = machine->backend->Allocate(kReadBytes);
+  std::memset(buffer->data(), 1, kReadBytes);
+  const uint64_t* const words = static_cast<const uint64_t*>(buffer->data());
+  const size_t count = kReadBytes / sizeof(uint64_t);
+  const size_t members = static_cast<size_t>(machine->team->num_threads());
+  double best = 1e9;
+  for (int pass = 0; pass < 10; ++pass) {
+    const auto read = [&](int member) {
+      const size_t begin = count * static_cast<size_t>(member) / members;
+      const size_t end = count * static_cast<size_t>(member + 1) / members;
+      benchmark::DoNotOptimize(SumWords(words + begin, end - begin));
+    };
+    best = std::min(best, Seconds(machine->team->num_threads(), [&] { machine->team->Run(read); }));
+  }
+  return static_cast<double>(kReadBytes) / best / 1e9;
+}
+
+double MeasurePeakGflops(Machine* machine) {
+  double best = 0.0;
+  for (int pass = 0; pass < 10; ++pass) {
+    double flops = 0.0;
+    const double seconds = Seconds(machine->team->num_threads(), [&] {
+      machine->team->Run([&](int member) {
+        const double mine = machine->kernels->spin_multiply_adds(200'000);
+        if (member == 0) flops = mine * machine->team->num_threads();
+      });
+    });
+    best = std::max(best, flops / seconds / 1e9);
+  }
+  return best;
+}
+
+void MeasureLimits(Machine* machine) {
+  machine->read_gbps = std::max(machine->read_gbps, MeasureReadGbps(machine));
+  machine->peak_gflops = std::max(machine->peak_gflops, MeasurePeakGflops(machine));
+}
+
+void Report(benchmark::State& state, const Machine& machine, double bytes, double flops) {
+  const double runs = static_cast<double>(state.iterations());
+  const auto rate = [&](double amount) {
+    return benchmark::Counter(amount * runs, benchmark::Counter::kIsRate);
+  };
+  state.counters["GB/s"] = rate(bytes / 1e9);
+  state.counters["GFLOP/s"] = rate(flops / 1e9);
+  state.counters["of_read"] = rate(bytes / 1e9 / machine.read_gbps);
+  state.counters["of_peak"] = rate(flops / 1e9 / machine.peak_gflops);
+}
+
+std::vector<float> RandomFloats(size_t count, float bound) {
+  std::minstd_rand random(1);
+  std::uniform_real_distribution<float> uniform(-bound, bound);
+  std::vector<float> values(count);
+  for (float& value : values) value = uniform(random);
+  return values;
+}
+
+struct LinearShape {
+  const char* name;
+  int64_t n;
+  int64_t k;
+  Epilogue epilogue;
+};
+constexpr LinearShape kShapes[] = {
+    {"qkv", (kHeads + 2 * kKvHeads) * kHeadDim, kHidden, Epilogue::kStore},
+    {"o", kHidden, kHidden, Epilogue::kResidualAdd},
+    {"gate_up", 2 * kIntermediate, kHidden, Epilogue::kGatedAct},
+    {"down", kHidden, kIntermediate, Epilogue::kResidualAdd},
+    {"logits", kVocab, kHidden, Epilogue::kStore},
+};
+
+// As many copies of the weight as exceed the caches, taken in turn, as a model's layers are.
+void BenchLinear(benchmark::State& state, Machine* machine, const LinearShape& shape, DType dtype,
+                 int64_t rows) {
+  const bool gated = shape.epilogue == Epilogue::kGatedAct;
+  const int64_t weight_bytes = shape.n * shape.k * DTypeBytes(dtype);
+  const int64_t copies = std::max<int64_t>(1, (int64_t{128} << 20) / weight_bytes);
+  const std::vector<float> values = RandomFloats(static_cast<size_t>(shape.n * shape.k), 0.05f);
+  std::vector<std::unique_ptr<PackedWeight>> weights;
+  for (int64_t i = 0; i < copies; ++i) {
+    std::vector<WeightView> parts = {{values.data(), DType::kF32, shape.n, shape.k}};
+    if (gated) {
+      parts[0].rows /= 2;
+      parts.push_back(parts[0]);
+    }
+    weights.push_back(machine->backend->Pack(parts, dtype, gated));
+  }
+  const int64_t out_cols = gated ? shape.n / 2 : shape.n;
+  std::vector<float> x = RandomFloats(static_cast<size_t>(rows * shape.k), 1.0f);
+  std::vector<float> out(static_cast<size_t>(rows * out_cols));
+  const std::vector<float> norm(static_cast<size_t>(shape.k), 1.0f);
+  LinearArgs args;
+  args.x = Tensor::F32(x.data(), rows, shape.k);
+  if (shape.k == kHidden) args.pre_norm = {norm.data(), 1e-6f};
+  args.epilogue = shape.epilogue;
+  args.out = Tensor::F32(out.data(), rows, out_cols);
+  size_t next = 0;
+  for (auto _ : state) {
+    args.weight = weights[next++ % weights.size()].get();
+    machine->backend->Linear(args);
+  }
+  Report(state, *machine, static_cast<double>(weight_bytes),
+         2.0 * static_cast<double>(rows) * static_cast<double>(shape.n * shape.k));
+}
+
+// One segment of `rows` tokens behind `prefix` tokens, over as many layers as exceed the caches.
+void BenchAttention(benchmark::State& state, Machine* machine, int rows, int prefix) {
+  const int keys = prefix + rows;
+  GroupLayout layout;
+  layout.kv_heads = kKvHeads;
+  layout.head_dim = kHeadDim;
+  layout.dtype = DType::kBF16;
+  layout.num_layers = 24;
+  const int pages = CeilDiv(keys, layout.page_tokens);
+  const auto pool =
+      machine->backend->Allocate(static_cast<size_t>((pages + 1) * layout.page_bytes()));
+  BatchArena arena;
+  StepBatch batch;
+  batch.tokens = arena.Add<TokenId>(static_cast<size_t>(rows));
+  std::vector<int32_t> positions;
+  std::vector<int64_t> slots;
+  for (int i = prefix; i < keys; ++i) {
+    positions.push_back(i);
+    slots.push_back(layout.page_tokens + i);
+  }
+  std::vector<PageId> page_ids;
+  for (int i = 0; i < pages; ++i) page_ids.push_back(i + 1);
+  batch.positions = arena.AddCopy(positions);
+  batch.write_slots = arena.AddCopy(slots);
+  batch.segments = arena.AddCopy(std::vector<Segment>{{0, 0, rows, -1}});
+  batch.run_ranges = arena.AddCopy(std::vector<Range>{{0, 1}});
+  batch.runs = arena.AddCopy(std::vector<KvRun>{{0, pages, 0, keys, 0, 0}});
+  batch.pages = arena.AddCopy(page_ids);
+  RopeSpec rope;
+  rope.rotary_dim = kHeadDim;
+  for (int i = 0; i < kHeadDim / 2; ++i) {
+    rope.inv_freq.push_back(std::pow(1e6f, -2.0f * static_cast<float>(i) / kHeadDim));
+  }
+  constexpr int kCols = (kHeads + 2 * kKvHeads) * kHeadDim;
+  std::vector<float> qkv = RandomFloats(static_cast<size_t>(rows) * kCols, 1.0f);
+  std::vector<float> out(static_cast<size_t>(rows) * kHidden);
+  AttentionArgs args;
+  args.batch = {&batch, arena.base()};
+  args.qkv = Tensor::F32(qkv.data(), rows, kCols);
+  args.out = Tensor::F32(out.data(), rows, kHidden);
+  args.heads = kHeads;
+  args.scale = 0.125f;
+  args.rope = &rope;
+  args.layout = &layout;
+  args.pool = {static_cast<char*>(pool->data()), layout.page_bytes(), pages + 1};
+  for (auto _ : state) {
+    if (args.layer_in_group == 0) machine->backend->Plan(args.batch);
+    machine->backend->Attention(args);
+    args.layer_in_group = (args.layer_in_group + 1) % layout.num_layers;
+  }
+  const double visible = static_cast<double>(rows) * (prefix + 0.5 * (rows + 1));
+  Report(state, *machine, 2.0 * keys * kKvHeads * kHeadDim * 2.0,
+         4.0 * visible * kHeads * kHeadDim);
+}
+
+void RegisterAll(Machine* machine) {
+  const bool cpu_time = machine->team->num_threads() == 1;
+  const auto add = [cpu_time](const std::string& name, auto body) {
+    auto* const registered = benchmark::RegisterBenchmark(name.c_str(), body);
+    if (!cpu_time) registered->UseRealTime();
+  };
+  for (const LinearShape& shape : kShapes) {
+    for (int64_t rows : {1, 4, 16, 64, 512}) {
+      if (shape.n == kVocab && rows > 64) continue;
+      const std::string name = std::string(shape.name) + "/bf16/rows" + std::to_string(rows);
+      add(name, [machine, &shape, rows](benchmark::State& state) {
+        BenchLinear(state, machine, shape, DType::kBF16, rows);
+      });
+    }
+  }
+  for (int64_t rows : {1, 512}) {
+    add("gate_up/f32/rows" + std::to_string(rows), [machine, rows](benchmark::State& state) {
+      BenchLinear(state, machine, kShapes[2], DType::kF32, rows);
+    });
+  }
+  add("attention/decode/context2048",
+      [machine](benchmark::State& state) { BenchAttention(state, machine, 1, 2047); });
+  add("attention/prefill512",
+      [machine](benchmark::State& state) { BenchAttention(state, machine, 512, 0); });
+  add("attention/prefill512/context8192",
+      [machine](benchmark::State& state) { BenchAttention(state, machine, 512, 7680); });
+}
+
+// Takes "--name=" from the arguments; `fallback` when it is not there.
+std::string TakeFlag(const std::string& name, const std::string& fallback, int* argc, char** argv) {
+  const std::string prefix = "--" + name + "=";
+  for (int i = 1; i < *argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument.compare(0, prefix.size(), prefix) != 0) continue;
+    std::copy(argv + i + 1, argv + *argc, argv + i);
+    --*argc;
+    return argument.substr(prefix.size());
+  }
+  return fallback;
+}
+
+int Main(int argc, char** argv) {
+  const std::string threads = TakeFlag(
+      "threads", std::to_string(std::max(1u, std::thread::hardware_concurrency())), &argc, argv);
+  const std::string isa = TakeFlag("isa", "", &argc, argv);
+  Machine machine;
+  machine.team = std::make_unique<ThreadTeam>(std::max(1, std::atoi(threads.c_str())));
+  machine.backend = NewCpuBackend(isa, machine.team.get());
+  machine.kernels = cpu::FindKernels(isa);
+  if (machine.backend == nullptr) {
+    std::fprintf(stderr, "this machine has no instruction set '%s'\n", isa.c_str());
+    return 2;
+  }
+  MeasureLimits(&machine);
+  RegisterAll(&machine);
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  std::printf("%s, %d threads: read %.1f GB/s, bf16 peak %.0f GFLOP/s\n",
+              machine.backend->name().c_str(), machine.team->num_threads(), machine.read_gbps,
+              machine.peak_gflops);
+  benchmark::RunSpecifiedBenchmarks();
+  MeasureLimits(&machine);
+  std::printf("limits at the end: read %.1f GB/s, bf16 peak %.0f GFLOP/s\n", machine.read_gbps,
+              machine.peak_gflops);
+  return 0;
+}
+
+}  // namespace
+}  // namespace tessera
+
+int main(int argc, char** argv) { return tessera::Main(argc, argv); }
