@@ -240,10 +240,12 @@ absl::StatusOr<Value> GetItem(Budget& budget, const Value& value, const Value& k
 absl::StatusOr<Value> GetSlice(Budget& budget, const Value& value, const Value& start,
                                const Value& stop, const Value& step) {
   if (value.is_undefined()) return Error(value.undefined_reason());
-  const bool is_sliceable = value.is_string() || value.is_list_like() || value.Is(Kind::kRange);
+  if (!value.is_string() && !value.is_list_like() && !value.Is(Kind::kRange)) {
+    return Error("'", value.TypeName(), "' object cannot be sliced");
+  }
   for (const Value* bound : {&start, &stop, &step}) {
-    if (is_sliceable && (bound->is_none() || bound->is_integral())) continue;
-    return Value::Undefined(absl::StrCat(DescribeObject(value), " has no such slice"));
+    if (bound->is_none() || bound->is_integral()) continue;
+    return Error("slice indices must be integers or None, not '", bound->TypeName(), "'");
   }
   // Steps beyond any size select one item at most; clamping keeps the arithmetic in range.
   constexpr int64_t kMaxStep = int64_t{1} << 40;

@@ -48,6 +48,9 @@ absl::StatusOr<Value> MakeRange(Budget& budget, const Value& self, const CallArg
 absl::StatusOr<Value> MakeDictionary(Budget& budget, const Value& self, const CallArgs& args) {
   if (args.positional.size() > 1) return Error("dict expected at most 1 argument");
   auto dict = std::make_shared<Dict>();
+  if (!args.positional.empty() && args.positional[0].is_undefined()) {
+    return Error(args.positional[0].undefined_reason());
+  }
   if (!args.positional.empty() && args.positional[0].is_dict()) {
     RETURN_IF_ERROR(budget.Build(args.positional[0].dict().size() * sizeof(Dict::Entry)));
     for (const auto& [key, value] : args.positional[0].dict().entries()) dict->Set(key, value);

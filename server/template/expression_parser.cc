@@ -386,6 +386,7 @@ absl::StatusOr<ExprPtr> ExpressionParser::ParseSubscript(ExprPtr object) {
     if (num_colons == 0 && !stream_.AtOperator(":")) {
       keys->items.push_back(std::move(part));
       if (!stream_.SkipOperator(",")) break;
+      if (stream_.AtOperator("]")) return stream_.Fail("unexpected ']'");
       continue;
     }
     if (!keys->items.empty()) return stream_.Fail("a slice is the only subscript");

@@ -108,12 +108,15 @@ absl::StatusOr<Value> Truncate(Budget& budget, const Value& self, const CallArgs
   const bool has_leeway = bound.Has(3) && !bound[3].is_none();
   ASSIGN_OR_RETURN(const int64_t leeway,
                    has_leeway ? bound.GetInt(3, 5) : absl::StatusOr<int64_t>(5));
-  ASSIGN_OR_RETURN(const std::string text, Str(budget, self));
+  if (self.is_undefined()) return self;
+  if (!self.is_string())
+    return Error("truncate: the value must be a string, not '", self.TypeName(), "'");
+  const std::string& text = self.text();
   const int64_t end_length = static_cast<int64_t>(CountCodePoints(end));
   const int64_t text_length = static_cast<int64_t>(CountCodePoints(text));
   if (length < end_length) return Error("expected length >= ", end_length, ", got ", length);
   if (leeway < 0) return Error("expected leeway >= 0, got ", leeway);
-  if (text_length - leeway <= length) return MakeString(budget, text);
+  if (text_length - leeway <= length) return self;
   absl::string_view kept =
       absl::string_view(text).substr(0, ByteOffset(text, static_cast<size_t>(length - end_length)));
   const size_t space = bound.GetBool(1, false) ? absl::string_view::npos : kept.rfind(' ');

@@ -215,10 +215,13 @@ class PercentArguments final {
     return *found;
   }
 
+  // What has elements may go unused, except a tuple's.
   absl::Status Finish() const {
-    const bool unused =
-        value_.Is(Kind::kTuple) ? next_ < value_.items().size() : next_ == 0 && !value_.is_dict();
-    if (unused) return Error("not all arguments converted during string formatting");
+    const bool has_elements = value_.is_dict() || value_.Is(Kind::kList) ||
+                              value_.Is(Kind::kRange) || value_.is_undefined();
+    const bool is_unused =
+        value_.Is(Kind::kTuple) ? next_ < value_.items().size() : next_ == 0 && !has_elements;
+    if (is_unused) return Error("not all arguments converted during string formatting");
     return absl::OkStatus();
   }
 

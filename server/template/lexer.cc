@@ -143,7 +143,9 @@ class Lexer final {
     return true;
   }
 
+  // Nothing at all behind the tag is no error in jinja2.
   absl::Status ReadRaw() {
+    if (position_ >= source_.size()) return absl::OkStatus();
     size_t end = 0;
     size_t tag = source_.find("{%", position_);
     while (tag != kNone && !MatchRawTag(tag, "endraw", &end)) tag = source_.find("{%", tag + 1);
@@ -156,6 +158,7 @@ class Lexer final {
   }
 
   absl::Status ReadComment() {
+    if (position_ >= source_.size()) return absl::OkStatus();
     const size_t end = source_.find("#}", position_);
     if (end == kNone) return Fail("Missing end of comment tag");
     const char sign = end > position_ ? SignAt(end - 1) : 0;

@@ -230,7 +230,13 @@ class Parser final {
 
   absl::StatusOr<StatementPtr> ParsePrint(int line) {
     auto node = std::make_unique<PrintStatement>(StatementKind::kPrint, line);
-    ASSIGN_OR_RETURN(node->value, expressions_.ParseExpression());
+    auto values = std::make_unique<ItemsExpr>(ExprKind::kConcat, line);
+    while (!stream_.At(TokenKind::kBlockEnd)) {
+      if (!values->items.empty()) RETURN_IF_ERROR(stream_.ExpectOperator(","));
+      ASSIGN_OR_RETURN(ExprPtr value, expressions_.ParseExpression());
+      values->items.push_back(std::move(value));
+    }
+    node->value = std::move(values);
     return node;
   }
 

@@ -22,27 +22,23 @@ absl::StatusOr<Value> Compares(Budget& budget, const Value& self, const CallArgs
   return Value::Bool(holds);
 }
 
-absl::StatusOr<Value> IsMultiple(Budget& budget, const Value& self, const Value& divisor,
-                                 int64_t rest) {
-  if (!self.is_number() && !self.is_undefined()) {
-    return Error("the test needs a number, not '", self.TypeName(), "'");
-  }
+// Of a string, as in Python, the remainder is its formatting.
+absl::StatusOr<Value> HasRemainder(Budget& budget, const Value& self, const Value& divisor,
+                                   int64_t rest) {
   ASSIGN_OR_RETURN(const Value left, Arithmetic(budget, BinaryOp::kMod, self, divisor));
   ASSIGN_OR_RETURN(const bool holds, Equals(budget, left, Value::Int(rest)));
   return Value::Bool(holds);
 }
 
-absl::StatusOr<Value> IsOdd(Budget& budget, const Value& self, const CallArgs& args) {
-  return IsMultiple(budget, self, Value::Int(2), 1);
-}
-
-absl::StatusOr<Value> IsEven(Budget& budget, const Value& self, const CallArgs& args) {
-  return IsMultiple(budget, self, Value::Int(2), 0);
+template <int64_t kRest>
+absl::StatusOr<Value> IsParity(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("test", args, 0, {}).status());
+  return HasRemainder(budget, self, Value::Int(2), kRest);
 }
 
 absl::StatusOr<Value> IsDivisibleBy(Budget& budget, const Value& self, const CallArgs& args) {
   ASSIGN_OR_RETURN(const BoundArgs bound, Bind("divisibleby", args, 1, {"num"}));
-  return IsMultiple(budget, self, bound[0], 0);
+  return HasRemainder(budget, self, bound[0], 0);
 }
 
 absl::StatusOr<Value> IsSameAs(Budget& budget, const Value& self, const CallArgs& args) {
@@ -52,12 +48,14 @@ absl::StatusOr<Value> IsSameAs(Budget& budget, const Value& self, const CallArgs
 
 template <const char* kMethod>
 absl::StatusOr<Value> TextHas(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("test", args, 0, {}).status());
   ASSIGN_OR_RETURN(std::string text, Str(budget, self));
   return FindStringMethod(kMethod).native(budget, Value::String(std::move(text)), args);
 }
 
 template <NativeFunction (*kFind)(absl::string_view)>
 absl::StatusOr<Value> Exists(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("test", args, 0, {}).status());
   return Value::Bool(self.is_string() && kFind(self.text()) != nullptr);
 }
 
@@ -103,8 +101,8 @@ constexpr NamedFunction kTests[] = {
     {"iterable", Is<Iterable>},
     {"callable", Is<Callable>},
     {"escaped", Is<Escaped>},
-    {"odd", IsOdd},
-    {"even", IsEven},
+    {"odd", IsParity<1>},
+    {"even", IsParity<0>},
     {"divisibleby", IsDivisibleBy},
     {"sameas", IsSameAs},
     {"lower", TextHas<kIsLower>},

@@ -1,4 +1,5 @@
-// The template language against jinja2 itself: tests/golden/jinja.json, made by tests/golden/make_jinja_goldens.py.
+// The template language against jinja2 itself: tests/golden/jinja.json, made by
+// tests/golden/make_jinja_goldens.py.
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -29,7 +30,8 @@ ChatTemplateInput InputOf(const ordered_json& goldens) {
   return input;
 }
 
-absl::StatusOr<std::string> RenderSource(const std::string& source, const ChatTemplateInput& input) {
+absl::StatusOr<std::string> RenderSource(const std::string& source,
+                                         const ChatTemplateInput& input) {
   absl::StatusOr<std::unique_ptr<ChatTemplate>> parsed = ChatTemplate::Parse(source);
   if (!parsed.ok()) return parsed.status();
   return (*parsed)->Render(input);

@@ -1,0 +1,210 @@
+// Hostile templates and conversations: each ends soon with an error that says where and why.
+#include <chrono>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/template/chat_template.h"
+
+namespace tessera {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+// Generous for a loaded machine and a sanitizer; what does not end takes forever.
+constexpr std::chrono::seconds kSoon{60};
+
+// Small enough that the sanitizers' runs are quick.
+jinja::RenderLimits SmallLimits() {
+  jinja::RenderLimits limits;
+  limits.max_output_bytes = size_t{4} << 20;
+  limits.max_built_bytes = size_t{64} << 20;
+  limits.max_work = int64_t{1} << 27;
+  return limits;
+}
+
+absl::StatusOr<std::string> RenderSource(const std::string& source, const std::string& extra = "{}",
+                                         const jinja::RenderLimits& limits = SmallLimits()) {
+  absl::StatusOr<std::unique_ptr<ChatTemplate>> parsed = ChatTemplate::Parse(source);
+  if (!parsed.ok()) return parsed.status();
+  ChatTemplateInput input;
+  input.messages_json = R"([{"role": "user", "content": "Hi"}])";
+  input.extra_args_json = extra;
+  return (*parsed)->Render(input, limits);
+}
+
+std::string ErrorOf(const std::string& source, const std::string& extra = "{}") {
+  const auto begin = std::chrono::steady_clock::now();
+  const absl::StatusOr<std::string> text = RenderSource(source, extra);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, kSoon) << source.substr(0, 200);
+  return text.ok() ? "no error" : std::string(text.status().message());
+}
+
+std::string Repeated(const std::string& text, int count) {
+  std::string out;
+  for (int i = 0; i < count; ++i) out += text;
+  return out;
+}
+
+TEST(TemplateLimits, DeepExpressionsAreRefused) {
+  for (const char* open : {"(", "[", "{'a':", "not ", "-", "x if y else ", "f(", "x["}) {
+    EXPECT_THAT(ErrorOf("{{ " + Repeated(open, 100000)), HasSubstr("too deep")) << open;
+  }
+  for (const char* chain : {" + 1", ".a", "[0]", "|upper", "()", " or 1", " and 1"}) {
+    EXPECT_THAT(ErrorOf("{{ 1" + Repeated(chain, 100000) + " }}"), HasSubstr("nests too deep"))
+        << chain;
+  }
+  EXPECT_THAT(ErrorOf("{% set " + Repeated("(", 100000)), HasSubstr("too deep"));
+}
+
+TEST(TemplateLimits, WideExpressionsAreFine) {
+  const absl::StatusOr<std::string> text = RenderSource(
+      "{{ [" + Repeated("1,", 10000) + "]|length }}{{ 'a'" + Repeated("~'a'", 5000) + " }}");
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_EQ(text->size(), 5u + 5001u);
+}
+
+TEST(TemplateLimits, DeepBlocksAreRefused) {
+  EXPECT_THAT(ErrorOf(Repeated("{% if 1 %}", 100000)), HasSubstr("blocks nest too deep"));
+  EXPECT_THAT(ErrorOf(Repeated("{% for x in y %}", 100000)), HasSubstr("blocks nest too deep"));
+}
+
+TEST(TemplateLimits, MacrosThatCallThemselvesEnd) {
+  EXPECT_THAT(ErrorOf("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}"), HasSubstr("too deep"));
+  EXPECT_THAT(ErrorOf("{% macro f() %}{{ caller is defined }}{% for i in [1] %}{% call f() %}{{ "
+                      "caller }}{% endcall %}{% endfor %}"
+                      "{% endmacro %}{{ f() }}"),
+              HasSubstr("too deep"));
+  EXPECT_THAT(ErrorOf("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}"),
+              HasSubstr("too deep"));
+  // Each level calls twice: the work ends it, or the depth.
+  EXPECT_THAT(ErrorOf("{% macro f(n) %}{% if n > 0 %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}"
+                      "{% endmacro %}{{ f(60) }}"),
+              HasSubstr("works too long"));
+}
+
+TEST(TemplateLimits, RecursionOfUsualDepthWorks) {
+  const absl::StatusOr<std::string> text = RenderSource(
+      "{% macro f(n) %}{% if n > 0 %}{{ 'x' + f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}");
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_EQ(*text, std::string(40, 'x'));
+}
+
+TEST(TemplateLimits, LongLoopsEnd) {
+  EXPECT_THAT(
+      ErrorOf("{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}"),
+      testing::AnyOf(HasSubstr("works too long"), HasSubstr("builds too much")));
+  EXPECT_THAT(ErrorOf("{{ range(100001) }}"), HasSubstr("Range too big"));
+  EXPECT_THAT(ErrorOf("{{ range(-9223372036854775807, 9223372036854775807) }}"),
+              HasSubstr("Range too big"));
+}
+
+TEST(TemplateLimits, BigTextsEnd) {
+  const std::string grow = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(100) %}";
+  EXPECT_THAT(ErrorOf(grow + "{% set ns.x = ns.x ~ ns.x %}{% endfor %}"),
+              HasSubstr("too much text"));
+  EXPECT_THAT(ErrorOf(grow + "{% set ns.x = ns.x|replace('a', 'aaaaaaaa') %}{% endfor %}"),
+              HasSubstr("too"));
+  EXPECT_THAT(ErrorOf("{{ 'a' * 9223372036854775807 }}"), HasSubstr("too much text"));
+  EXPECT_THAT(ErrorOf("{{ [1] * 9223372036854775807 }}"), HasSubstr("too much text"));
+  EXPECT_THAT(ErrorOf("{{ 'a'|center(9223372036854775807) }}"), HasSubstr("too much text"));
+  EXPECT_THAT(ErrorOf("{{ 'a'|indent(9223372036854775807) }}"), HasSubstr("too much text"));
+  EXPECT_THAT(ErrorOf("{{ [1]|tojson(indent=9223372036854775807) }}"), HasSubstr("too much text"));
+  EXPECT_THAT(ErrorOf("{{ [1]|batch(9223372036854775807, 0)|list }}"), HasSubstr("too much text"));
+  EXPECT_THAT(ErrorOf("{{ [1]|slice(9223372036854775807)|list }}"), HasSubstr("too much text"));
+  EXPECT_THAT(ErrorOf("{{ '%999999999999d' % 1 }}"), HasSubstr("exceeds"));
+  EXPECT_THAT(ErrorOf("{{ '{:99999999999}'.format(1) }}"), HasSubstr("exceeds"));
+  EXPECT_THAT(ErrorOf("{% for i in range(100000) %}{{ 'a' * 100 }}{% endfor %}"),
+              HasSubstr("prints too much text"));
+  EXPECT_THAT(ErrorOf("{{ strftime_now('%9999999Y') }}"), HasSubstr("too long"));
+}
+
+TEST(TemplateLimits, ValuesThatShareTheirPartsEnd) {
+  // 2^90 leaves when printed, compared, or written as JSON.
+  const std::string grow =
+      "{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(90) %}"
+      "{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}";
+  for (const char* use : {"{{ ns.x }}", "{{ ns.x == ns.y }}", "{{ ns.x|tojson }}",
+                          "{{ ns.x < ns.y }}", "{{ ns.x in [ns.y] }}"}) {
+    EXPECT_THAT(ErrorOf(grow + use), HasSubstr("too")) << use;
+  }
+}
+
+TEST(TemplateLimits, DeepValuesAreRefused) {
+  EXPECT_THAT(ErrorOf("{% set ns = namespace(x=[]) %}{% for i in range(100000) %}{% set ns.x = "
+                      "[ns.x] %}{% endfor %}"),
+              HasSubstr("nests deeper"));
+  EXPECT_THAT(ErrorOf("{{ x }}", "{\"x\": " + Repeated("[", 100000) + Repeated("]", 100000) + "}"),
+              HasSubstr("nested too deep"));
+}
+
+TEST(TemplateLimits, CyclesThroughNamespacesAreFreed) {
+  // The sanitizers see what leaks.
+  const absl::StatusOr<std::string> text = RenderSource(
+      "{% set ns = namespace() %}{% set ns.self = [ns] %}{% set ns.f = ns.self %}"
+      "{% macro m() %}{{ ns }}{% endmacro %}{% set ns.m = m %}"
+      "{% for x in [1] %}{% set ns.loop = loop %}{% macro k() %}{% endmacro %}{% set ns.k = k %}"
+      "{{ loop.changed(loop, ns) }}{% endfor %}"
+      "{% set c = cycler(ns) %}{% set ns.c = c %}ok");
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_EQ(*text, "Trueok");
+  EXPECT_THAT(ErrorOf("{% set ns = namespace() %}{% set ns.self = ns %}{{ ns }}"),
+              HasSubstr("too deep"));
+  // A chain of namespaces much longer than the stack is deep.
+  EXPECT_EQ(ErrorOf("{% set ns = namespace(x=0) %}{% for i in range(100000) %}"
+                    "{% set ns.x = namespace(x=ns.x) %}{% endfor %}"),
+            "no error");
+}
+
+TEST(TemplateLimits, SearchesAreLinear) {
+  const std::string extra = absl::StrCat("{\"a\": \"", std::string(400000, 'a'), "\", \"b\": \"",
+                                         std::string(200000, 'a'), "b\"}");
+  for (const char* use : {"b in a", "a.find(b)", "a.rfind(b)", "a.count(b)", "a.replace(b, '')",
+                          "a.split(b)|length", "a.rsplit(b)|length", "a.partition(b)|length",
+                          "a.strip(b)|length", "a|replace(b, '')|length"}) {
+    EXPECT_EQ(ErrorOf(absl::StrCat("{% set x = ", use, " %}"), extra), "no error") << use;
+  }
+}
+
+TEST(TemplateLimits, IntegersDoNotWrap) {
+  for (const char* use :
+       {"9223372036854775807 + 1", "-9223372036854775807 - 2", "9223372036854775807 * 2", "2 ** 63",
+        "3 ** 9223372036854775807", "9223372036854775808", "-(-9223372036854775807 - 1)",
+        "(-9223372036854775807 - 1) // -1", "(-9223372036854775807 - 1)|abs", "1e30|int",
+        "-5000000000000000000 * 2"}) {
+    EXPECT_THAT(ErrorOf(absl::StrCat("{{ ", use, " }}")), HasSubstr("exceeds 64 bits")) << use;
+  }
+  EXPECT_THAT(ErrorOf("{{ x }}", R"({"x": 18446744073709551615})"), HasSubstr("64 bits"));
+  EXPECT_THAT(ErrorOf("{{ x }}", R"({"x": 99999999999999999999999})"), HasSubstr("64 bits"));
+  EXPECT_EQ(*RenderSource("{{ (-9223372036854775807 - 1) % -1 }}{{ 0 ** 9223372036854775807 }}"
+                          "{{ (-1) ** 9223372036854775807 }}"),
+            "00-1");
+}
+
+TEST(TemplateLimits, ErrorsNameTheLine) {
+  EXPECT_THAT(ErrorOf("a\nb\n{{ zzz.x }}"),
+              StartsWith("chat template: line 3: 'zzz' is undefined"));
+  EXPECT_THAT(ErrorOf("a\n\n{% if %}"), StartsWith("chat template: line 3: "));
+  EXPECT_THAT(ErrorOf("{#\n\n#}\n{{ raise_exception('roles must alternate') }}"),
+              StartsWith("chat template: line 4: roles must alternate"));
+  EXPECT_THAT(ErrorOf("{% macro f() %}\n{{ 1 + 'a' }}\n{% endmacro %}\n\n{{ f() }}"),
+              HasSubstr("line 2"));
+}
+
+TEST(TemplateLimits, BadInputIsNamed) {
+  EXPECT_THAT(ErrorOf("\xff\xfe"), HasSubstr("not valid UTF-8"));
+  EXPECT_THAT(ErrorOf("{{ '\\ud800' }}"), HasSubstr("names no character"));
+  EXPECT_THAT(ErrorOf("x", "{"), HasSubstr("template arguments: not valid JSON"));
+  EXPECT_THAT(ErrorOf("x", "[]"), HasSubstr("must be a JSON object"));
+  EXPECT_THAT(ErrorOf("x", "{\"a\": \"\xff\"}"), HasSubstr("not valid JSON"));
+  EXPECT_THAT(ErrorOf("{% include 'a' %}"), HasSubstr("'include' is not supported"));
+  ChatTemplateInput input;
+  input.messages_json = "[}";
+  EXPECT_THAT(std::string((*ChatTemplate::Parse("x"))->Render(input).status().message()),
+              HasSubstr("messages: not valid JSON"));
+}
+
+}  // namespace
+}  // namespace tessera
