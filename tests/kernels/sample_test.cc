@@ -230,6 +230,10 @@ TEST(Sampler, KeepsExactlyTheRightSets) {
   EXPECT_EQ(Drawn(input), (std::set<TokenId>{3}));
   input.row.temperature = 1e30f;
   EXPECT_EQ(Drawn(input).size(), 5u);
+  input = plain;
+  input.logits = {0.0f, 0.0f, 0.0f, 0.0f};
+  input.row.top_p = 0.5f;  // reached exactly
+  EXPECT_EQ(Drawn(input), (std::set<TokenId>{0, 1}));
 }
 
 // Chi-square of 20,000 draws with a fixed seed; the bound is the 99.9th percentile of the
