@@ -12,6 +12,12 @@ namespace {
 constexpr TokenId kNoToken = -1;
 // Up to this length a scan for the best pair beats a heap.
 constexpr size_t kShortWord = 24;
+// Words of these sizes are looked up among those already encoded in the same call.
+constexpr size_t kMinCachedWord = 3;
+constexpr size_t kMaxCachedWord = 48;
+constexpr size_t kMaxCacheEntries = 1 << 16;
+// Shorter texts repeat too few words for that.
+constexpr size_t kMinCachedText = 1024;
 
 uint64_t PairKey(TokenId left, TokenId right) {
   return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
@@ -70,6 +76,38 @@ absl::StatusOr<std::unique_ptr<BpeModel>> BpeModel::Create(const TokenTable* tab
     const std::optional<TokenId> merged_id = table->FindInModel(left + right);
     if (!merged_id.has_value()) return MissingFromVocabulary(rank, left + right);
     model->merges_[PairKey(*left_id, *right_id)] = {static_cast<uint32_t>(rank), *merged_id};
+  }
+  return model;
+}
+
+std::unique_ptr<BpeModel> BpeModel::CreateScored(const TokenTable* table,
+                                                 const std::vector<float>& scores,
+                                                 const std::vector<bool>& mergeable,
+                                                 BpeOptions options) {
+  std::unique_ptr<BpeModel> model(new BpeModel(table, std::move(options)));
+  // Equal scores are equal ranks: then the place decides.
+  std::vector<float> order(scores);
+  std::sort(order.begin(), order.end(), std::greater<float>());
+  order.erase(std::unique(order.begin(), order.end()), order.end());
+  const auto mergeable_id = [&](std::string_view content) -> TokenId {
+    const TokenId id = table->FindInModel(content).value_or(kNoToken);
+    return id != kNoToken && mergeable[id] ? id : kNoToken;
+  };
+  for (TokenId id = 0; id < static_cast<TokenId>(scores.size()); ++id) {
+    if (!mergeable[id]) continue;
+    const std::string_view content = table->content(id);
+    const auto rank =
+        std::lower_bound(order.begin(), order.end(), scores[id], std::greater<float>());
+    for (size_t at = 0; at < content.size();) {
+      const Utf8Unit unit = NextUtf8(content, at);
+      if (mergeable_id(content.substr(at, unit.length)) == kNoToken) return nullptr;
+      at += unit.length;
+      if (at == content.size()) break;
+      const TokenId left = mergeable_id(content.substr(0, at));
+      const TokenId right = mergeable_id(content.substr(at));
+      if (left == kNoToken || right == kNoToken) continue;
+      model->merges_[PairKey(left, right)] = {static_cast<uint32_t>(rank - order.begin()), id};
+    }
   }
   return model;
 }
@@ -135,6 +173,29 @@ void BpeModel::AppendSymbols(std::string_view word, Scratch* scratch) const {
     unk_pending = true;
   }
   flush_unk();
+}
+
+void BpeModel::EncodeWords(const WordList& list, std::vector<TokenId>* ids) const {
+  struct Ids {
+    size_t begin;
+    size_t count;
+  };
+  absl::flat_hash_map<std::string_view, Ids> seen;
+  const bool use_cache = list.text.size() >= kMinCachedText;
+  Scratch scratch;
+  for (const TextRange& range : list.words) {
+    const std::string_view word = list.word(range);
+    const bool cached = use_cache && word.size() >= kMinCachedWord && word.size() <= kMaxCachedWord;
+    if (cached) {
+      if (const auto it = seen.find(word); it != seen.end()) {
+        for (size_t i = 0; i < it->second.count; ++i) ids->push_back((*ids)[it->second.begin + i]);
+        continue;
+      }
+    }
+    const size_t begin = ids->size();
+    EncodeWord(word, &scratch, ids);
+    if (cached && seen.size() < kMaxCacheEntries) seen[word] = {begin, ids->size() - begin};
+  }
 }
 
 void BpeModel::EncodeWord(std::string_view word, Scratch* scratch,

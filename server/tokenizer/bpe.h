@@ -14,6 +14,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "kernels/base/types.h"
+#include "server/tokenizer/pre_tokenizer.h"
 #include "server/tokenizer/token_table.h"
 
 namespace tessera {
@@ -34,19 +35,17 @@ class BpeModel final {
   static absl::StatusOr<std::unique_ptr<BpeModel>> Create(const TokenTable* table,
                                                           const Merges& merges, BpeOptions options);
 
-  // Scratch memory of one encoding call.
-  struct Scratch {
-    struct Symbol {
-      TokenId id;
-      int32_t prev;
-      int32_t next;
-    };
-    std::vector<Symbol> symbols;
-    std::vector<uint64_t> queue;
-  };
+  // SentencePiece's kind: two symbols merge when the vocabulary has what they spell, the best score
+  // first. `scores` are by id; `mergeable` says which tokens take part. nullptr when a token has a
+  // character that is not a token itself (such a vocabulary would need merges of what has no id).
+  static std::unique_ptr<BpeModel> CreateScored(const TokenTable* table,
+                                                const std::vector<float>& scores,
+                                                const std::vector<bool>& mergeable,
+                                                BpeOptions options);
 
-  // Appends the ids of one word. REQUIRES: word is valid UTF-8, shorter than 2^31 code points.
-  void EncodeWord(std::string_view word, Scratch* scratch, std::vector<TokenId>* ids) const;
+  // Appends the ids of the words, each encoded by itself. REQUIRES: valid UTF-8, words shorter than
+  // 2^31 code points.
+  void EncodeWords(const WordList& list, std::vector<TokenId>* ids) const;
 
   // True when no merge joins anything to a `marker` on its right: then a text may be cut before
   // each marker that follows another character, and the words encoded alone, without changing the
@@ -58,8 +57,19 @@ class BpeModel final {
     uint32_t rank;
     TokenId id;
   };
+  // Scratch memory of one encoding call.
+  struct Scratch {
+    struct Symbol {
+      TokenId id;
+      int32_t prev;
+      int32_t next;
+    };
+    std::vector<Symbol> symbols;
+    std::vector<uint64_t> queue;
+  };
 
   BpeModel(const TokenTable* table, BpeOptions options);
+  void EncodeWord(std::string_view word, Scratch* scratch, std::vector<TokenId>* ids) const;
   TokenId CharacterId(char32_t code_point) const;
   const Merge* FindMerge(TokenId left, TokenId right) const;
   void AppendSymbols(std::string_view word, Scratch* scratch) const;

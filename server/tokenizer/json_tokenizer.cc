@@ -1,8 +1,8 @@
 #include "server/tokenizer/json_tokenizer.h"
 
+#include <algorithm>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
 #include "kernels/base/status.h"
 #include "server/tokenizer/bpe.h"
 #include "server/tokenizer/json_access.h"
@@ -14,12 +14,6 @@ namespace tessera {
 namespace {
 
 constexpr std::string_view kMetaspace = "\xE2\x96\x81";  // U+2581
-// Words of these sizes are looked up among those already encoded in the same call.
-constexpr size_t kMinCachedWord = 3;
-constexpr size_t kMaxCachedWord = 48;
-constexpr size_t kMaxCacheEntries = 1 << 16;
-// Shorter texts repeat too few words for that.
-constexpr size_t kMinCachedText = 1024;
 
 class JsonTokenizer final : public Tokenizer {
  public:
@@ -63,53 +57,8 @@ class JsonTokenizer final : public Tokenizer {
       list.words.push_back({0, list.text.size()});
       list.at_origin = at_origin && part.begin == 0;
       pipeline_.pre_tokenizer.Apply(&list);
-      if (pipeline_.cut_at_metaspace) CutAtMetaspace(&list);
-      EncodeWords(list, ids);
-    }
-  }
-
-  // Cuts words before each metaspace that follows another character.
-  static void CutAtMetaspace(WordList* list) {
-    std::vector<TextRange> words;
-    for (const TextRange& range : list->words) {
-      const std::string_view word = list->word(range);
-      size_t begin = 0;
-      for (size_t at = word.find(kMetaspace); at != std::string_view::npos;
-           at = word.find(kMetaspace, at + kMetaspace.size())) {
-        const bool follows_metaspace =
-            at >= kMetaspace.size() &&
-            word.substr(at - kMetaspace.size(), kMetaspace.size()) == kMetaspace;
-        if (at == begin || follows_metaspace) continue;
-        words.push_back({range.begin + begin, range.begin + at});
-        begin = at;
-      }
-      words.push_back({range.begin + begin, range.end});
-    }
-    list->words.swap(words);
-  }
-
-  void EncodeWords(const WordList& list, std::vector<TokenId>* ids) const {
-    struct Ids {
-      size_t begin;
-      size_t count;
-    };
-    absl::flat_hash_map<std::string_view, Ids> seen;
-    const bool use_cache = list.text.size() >= kMinCachedText;
-    BpeModel::Scratch scratch;
-    for (const TextRange& range : list.words) {
-      const std::string_view word = list.word(range);
-      const bool cached =
-          use_cache && word.size() >= kMinCachedWord && word.size() <= kMaxCachedWord;
-      if (cached) {
-        if (const auto it = seen.find(word); it != seen.end()) {
-          for (size_t i = 0; i < it->second.count; ++i)
-            ids->push_back((*ids)[it->second.begin + i]);
-          continue;
-        }
-      }
-      const size_t begin = ids->size();
-      pipeline_.model->EncodeWord(word, &scratch, ids);
-      if (cached && seen.size() < kMaxCacheEntries) seen[word] = {begin, ids->size() - begin};
+      if (pipeline_.cut_at_metaspace) CutBefore(kMetaspace, &list);
+      pipeline_.model->EncodeWords(list, ids);
     }
   }
 

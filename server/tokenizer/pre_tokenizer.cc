@@ -135,6 +135,25 @@ void AppendSplit(size_t offset, size_t word_size, const std::vector<TextRange>& 
 
 }  // namespace
 
+void CutBefore(std::string_view marker, WordList* list) {
+  std::vector<TextRange> words;
+  for (const TextRange& range : list->words) {
+    const std::string_view word = list->word(range);
+    size_t begin = 0;
+    size_t marker_end = 0;  // of the marker before
+    for (size_t at = word.find(marker); at != std::string_view::npos;
+         at = word.find(marker, marker_end)) {
+      if (at != marker_end) {
+        words.push_back({range.begin + begin, range.begin + at});
+        begin = at;
+      }
+      marker_end = at + marker.size();
+    }
+    words.push_back({range.begin + begin, range.end});
+  }
+  list->words.swap(words);
+}
+
 void PreTokenizer::AddByteLevel(bool add_prefix_space, std::optional<Regex> regex) {
   Step& step = steps_.emplace_back(Step{Kind::kByteLevel, std::move(regex), {}});
   step.add_prefix_space = add_prefix_space;

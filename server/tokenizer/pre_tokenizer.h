@@ -22,6 +22,9 @@ struct WordList {
   }
 };
 
+// Cuts words before each `marker` that follows something else.
+void CutBefore(std::string_view marker, WordList* list);
+
 // What becomes of the matches of a split: see Hugging Face's SplitDelimiterBehavior.
 enum class SplitBehavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
 

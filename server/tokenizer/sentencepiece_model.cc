@@ -35,8 +35,4 @@ void SentencePieceModel::Encode(std::string_view text, std::vector<int>* ids) co
   impl_->processor.Encode(text, ids).IgnoreError();
 }
 
-std::vector<std::string> SentencePieceModel::EncodeAsPieces(std::string_view text) const {
-  return impl_->processor.EncodeAsPieces(text);
-}
-
 }  // namespace tessera

@@ -26,7 +26,6 @@ class SentencePieceModel final {
   int eos_id() const;
 
   void Encode(std::string_view text, std::vector<int>* ids) const;
-  std::vector<std::string> EncodeAsPieces(std::string_view text) const;
 
  private:
   struct Impl;
