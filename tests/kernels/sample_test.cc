@@ -54,6 +54,7 @@ std::vector<double> NaiveLogprobs(const std::vector<float>& logits) {
   double sum = 0.0;
   for (float logit : logits) sum += std::exp(logit - maximum);
   std::vector<double> logprobs;
+  logprobs.reserve(logits.size());
   for (float logit : logits) logprobs.push_back(logit - maximum - std::log(sum));
   return logprobs;
 }
@@ -499,6 +500,7 @@ TEST(SampleStep, ThreadsDoNotShow) {
   const StepResult together = step.Run([&](const SampleArgs& args) {
     BeginSample(args);
     std::vector<std::thread> threads;
+    threads.reserve(4);
     for (int t = 0; t < 4; ++t) {
       threads.emplace_back([&, t] {
         SampleRows(args, args.num_rows * t / 4, args.num_rows * (t + 1) / 4, &scratches[t]);
