@@ -1,6 +1,7 @@
 #include "server/tokenizer/spm_proto.h"
 
 #include <cstring>
+#include <utility>
 
 namespace tessera {
 namespace {
@@ -74,17 +75,21 @@ class Reader {
 };
 
 bool ReadPiece(std::string_view message, SpmProto* proto) {
+  std::string text;
   float score = 0;
   int64_t type = SpmProto::kNormal;
   Reader reader(message);
   for (Field field; reader.Next(&field);) {
-    if (field.id == 2) {
+    if (field.id == 1) {
+      text = field.bytes;
+    } else if (field.id == 2) {
       const uint32_t bits = static_cast<uint32_t>(field.number);
       std::memcpy(&score, &bits, sizeof(score));
     } else if (field.id == 3) {
       type = static_cast<int64_t>(field.number);
     }
   }
+  proto->pieces.push_back(std::move(text));
   proto->scores.push_back(score);
   proto->piece_types.push_back(type);
   return reader.ok();
@@ -95,6 +100,8 @@ bool ReadTrainerSpec(std::string_view message, SpmProto* proto) {
   for (Field field; reader.Next(&field);) {
     if (field.id == 3) proto->model_type = static_cast<int64_t>(field.number);
     if (field.id == 24) proto->whitespace_as_suffix = field.number != 0;
+    if (field.id == 46) proto->bos_piece = field.bytes;
+    if (field.id == 47) proto->eos_piece = field.bytes;
   }
   return reader.ok();
 }
@@ -111,6 +118,13 @@ bool ReadNormalizerSpec(std::string_view message, SpmProto* proto) {
 }
 
 }  // namespace
+
+int SpmProto::ControlId(std::string_view text) const {
+  for (size_t id = 0; id < pieces.size(); ++id) {
+    if (piece_types[id] == kControl && pieces[id] == text) return static_cast<int>(id);
+  }
+  return -1;
+}
 
 std::optional<SpmProto> ParseSpmProto(std::string_view serialized) {
   SpmProto proto;

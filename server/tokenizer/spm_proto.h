@@ -1,9 +1,11 @@
-// The few fields of a SentencePiece model file that its library keeps to itself, read from the
-// protobuf wire format. Pure function; any thread.
+// A SentencePiece model file, read from the protobuf wire format by ourselves: SentencePiece's
+// library brings a protobuf of its own whose symbols clash with the server's. Pure function; any
+// thread.
 #pragma once
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -20,8 +22,15 @@ struct SpmProto {
     kByte = 6
   };
 
+  int64_t size() const { return static_cast<int64_t>(pieces.size()); }
+  // The id of a control piece of that text; -1: none.
+  int ControlId(std::string_view text) const;
+
+  std::vector<std::string> pieces;   // by id
   std::vector<float> scores;         // by id
   std::vector<int64_t> piece_types;  // by id
+  std::string bos_piece = "<s>";
+  std::string eos_piece = "</s>";
   int64_t model_type = kUnigram;
   bool whitespace_as_suffix = false;
   bool has_charsmap = false;  // the text is normalized by a table
