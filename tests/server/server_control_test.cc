@@ -1,0 +1,226 @@
+// Control, health, reflection and drain over real sockets.
+#include <grpcpp/impl/client_unary_call.h>
+
+#include <chrono>
+#include <set>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "server/control_service.h"
+#include "tests/server/server_fixture.h"
+
+namespace tessera::testing {
+namespace {
+
+class ControlTest : public ServerTest {
+ protected:
+  // A unary call by name with hand-made bytes: services whose stubs are not ours.
+  grpc::Status CallRaw(const std::string& method_name, const std::string& request,
+                       std::string* response) {
+    grpc::Slice slice(request);
+    const grpc::ByteBuffer buffer(&slice, 1);
+    const auto channel = NewChannel();
+    grpc::internal::RpcMethod method(method_name.c_str(), grpc::internal::RpcMethod::NORMAL_RPC,
+                                     channel);
+    const auto context = NewContext();
+    grpc::ByteBuffer result;
+    const grpc::Status status =
+        grpc::internal::BlockingUnaryCallImpl<grpc::ByteBuffer, grpc::ByteBuffer>(
+            channel.get(), method, context.get(), buffer, &result)
+            .status();
+    std::vector<grpc::Slice> slices;
+    response->clear();
+    if (status.ok() && result.Dump(&slices).ok()) {
+      for (const grpc::Slice& piece : slices) {
+        response->append(reinterpret_cast<const char*>(piece.begin()), piece.size());
+      }
+    }
+    return status;
+  }
+  // 1: SERVING, 2: NOT_SERVING (grpc.health.v1), -1: an error.
+  int Health(const std::string& service) {
+    std::string request;
+    if (!service.empty()) {
+      request = absl::StrCat("\x0a", std::string(1, static_cast<char>(service.size())), service);
+    }
+    std::string response;
+    const grpc::Status status = CallRaw("/grpc.health.v1.Health/Check", request, &response);
+    if (!status.ok() || response.size() != 2) return -1;
+    return response[1];
+  }
+};
+
+TEST_F(ControlTest, Capabilities) {
+  v1::GetCapabilitiesResponse response;
+  ASSERT_TRUE(control_->GetCapabilities(NewContext().get(), {}, &response).ok());
+  EXPECT_EQ(response.version(), "test");
+  EXPECT_EQ(response.device(), "none");
+  const std::set<std::string> fields(response.request_fields().begin(),
+                                     response.request_fields().end());
+  for (const char* name : {"tessera.v1.GenerateRequest.text", "tessera.v1.SamplingParams.top_k",
+                           "tessera.v1.ChatMessage.role", "tessera.v1.Part.document_id",
+                           "tessera.v1.DetokenizeRequest.token_ids"}) {
+    EXPECT_TRUE(fields.contains(name)) << name;
+  }
+  EXPECT_EQ(response.limits().max_n(), 128);
+  EXPECT_EQ(response.limits().max_message_bytes(), 64 << 20);
+  EXPECT_EQ(response.limits().max_prompt_bytes(), 64 * kFakeContext);
+}
+
+TEST_F(ControlTest, Models) {
+  v1::ListModelsResponse response;
+  ASSERT_TRUE(control_->ListModels(NewContext().get(), {}, &response).ok());
+  ASSERT_EQ(response.models_size(), 2);
+  EXPECT_EQ(response.models(0).name(), "bytes");
+  EXPECT_TRUE(response.models(0).is_default());
+  EXPECT_TRUE(response.models(0).has_chat_template());
+  EXPECT_EQ(response.models(0).vocab_size(), 300);
+  EXPECT_EQ(response.models(0).max_model_len(), kFakeContext);
+  EXPECT_FALSE(response.models(1).is_default());
+  EXPECT_FALSE(response.models(1).has_chat_template());
+}
+
+TEST_F(ControlTest, Load) {
+  v1::GetLoadResponse response;
+  ASSERT_TRUE(control_->GetLoad(NewContext().get(), {}, &response).ok());
+  EXPECT_EQ(response.pool_bytes(), 100);
+  EXPECT_EQ(response.kv_cache_usage(), 0.25);
+  EXPECT_FALSE(response.draining());
+}
+
+TEST_F(ControlTest, WatchLoad) {
+  v1::WatchLoadRequest request;
+  request.set_interval_ms(100);
+  const auto context = NewContext();
+  const auto reader = control_->WatchLoad(context.get(), request);
+  const auto begin = std::chrono::steady_clock::now();
+  v1::GetLoadResponse response;
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(reader->Read(&response));
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(250));
+  context->TryCancel();
+  while (reader->Read(&response)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  request.set_interval_ms(5);
+  const auto refused_context = NewContext();
+  const auto refused = control_->WatchLoad(refused_context.get(), request);
+  EXPECT_FALSE(refused->Read(&response));
+  EXPECT_EQ(refused->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(ControlTest, WatchLoadEndsWithTheServer) {
+  const auto context = NewContext();
+  const auto reader = control_->WatchLoad(context.get(), {});
+  v1::GetLoadResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  server_->Shutdown(0);
+  while (reader->Read(&response)) {
+  }
+  EXPECT_FALSE(reader->Finish().ok());
+}
+
+TEST_F(ControlTest, CancelNeedsAName) {
+  v1::CancelResponse response;
+  const grpc::Status status = control_->Cancel(NewContext().get(), {}, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(FactsOf(status).bad_field, "request_id");
+}
+
+TEST_F(ControlTest, AdaptersAreUnimplemented) {
+  const auto expect = [](const grpc::Status& status) {
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+    EXPECT_EQ(FactsOf(status).reason, "NO_ADAPTERS");
+    EXPECT_NE(status.error_message().find("later release"), std::string::npos);
+  };
+  v1::RegisterAdaptersResponse registered;
+  expect(control_->RegisterAdapters(NewContext().get(), {}, &registered));
+  v1::LoadAdapterResponse loaded;
+  expect(control_->LoadAdapter(NewContext().get(), {}, &loaded));
+  v1::UnloadAdapterResponse unloaded;
+  expect(control_->UnloadAdapter(NewContext().get(), {}, &unloaded));
+  v1::PinAdapterResponse pinned;
+  expect(control_->PinAdapter(NewContext().get(), {}, &pinned));
+  v1::ListAdaptersResponse list;
+  expect(control_->ListAdapters(NewContext().get(), {}, &list));
+  const auto context = NewContext();
+  const auto reader = control_->WatchAdapters(context.get(), {});
+  EXPECT_FALSE(reader->Read(&list));
+  expect(reader->Finish());
+}
+
+TEST_F(ControlTest, DrainRefusesNewCallsAndFinishesRunningOnes) {
+  Start({.held = true}, {});
+  EXPECT_EQ(Health(""), 1);
+  EXPECT_EQ(Health("tessera.v1.Inference"), 1);
+  StreamResult running;
+  std::thread reader([&] { running = Generate(TextRequest("abc", 6)); });
+  WaitFor("the submission", [&] { return generator_->num_live() == 1; });
+  v1::DrainResponse response;
+  ASSERT_TRUE(control_->Drain(NewContext().get(), {}, &response).ok());
+  EXPECT_EQ(response.calls(), 1);
+  EXPECT_EQ(Health(""), 2);
+  EXPECT_EQ(Health("tessera.v1.Inference"), 2);
+  const StreamResult refused = Generate(TextRequest("abc"));
+  EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(FactsOf(refused.status).reason, "DRAINING");
+  EXPECT_GT(FactsOf(refused.status).retry_us, 0);
+  v1::GetLoadResponse load;
+  ASSERT_TRUE(control_->GetLoad(NewContext().get(), {}, &load).ok());
+  EXPECT_TRUE(load.draining());
+  generator_->Release();
+  reader.join();
+  running.ExpectWellFormed();
+  EXPECT_EQ(running.Text(), "abca");
+  WaitFor("the calls to close", [&] { return server_->num_open_calls() == 0; });
+  EXPECT_FALSE(context_->exit_requested.load());
+  v1::DrainRequest exit;
+  exit.set_exit(true);
+  ASSERT_TRUE(control_->Drain(NewContext().get(), exit, &response).ok());
+  EXPECT_TRUE(context_->exit_requested.load());
+}
+
+TEST_F(ControlTest, HealthFollowsTheStepLoop) {
+  server_->SetHealthy(false);
+  EXPECT_EQ(Health(""), 2);
+  EXPECT_EQ(Health("tessera.v1.Inference"), 2);
+  server_->SetHealthy(true);
+  EXPECT_EQ(Health("tessera.v1.Inference"), 1);
+  EXPECT_EQ(Health("no.such.Service"), -1);
+}
+
+TEST_F(ControlTest, PortInUseIsAnError) {
+  ServingContext other;
+  ServerOptions options;
+  options.listen = server_->address();
+  const auto second = StartServer(options, &other);
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.status().message(),
+            absl::StrCat("--listen ", server_->address(),
+                         ": Address already in use; give another address, or port 0 for a free "
+                         "one"));
+}
+
+TEST_F(ControlTest, AddressesThatCannotBe) {
+  for (const char* bad : {"nowhere", "no.such.host.invalid:1", "192.0.2.1:0"}) {
+    ServingContext other;
+    ServerOptions options;
+    options.listen = bad;
+    const auto server = StartServer(options, &other);
+    ASSERT_FALSE(server.ok()) << bad;
+    EXPECT_NE(server.status().message().find("give"), std::string::npos);
+  }
+}
+
+TEST_F(ControlTest, LoopbackPeers) {
+  for (const char* local : {"ipv4:127.0.0.1:5", "ipv4:127.9.9.9:5", "ipv6:%5B::1%5D:5",
+                            "ipv6:[::1]:5", "ipv6:[::ffff:127.0.0.1]:5", "unix:/tmp/x", "unix:"}) {
+    EXPECT_TRUE(IsLoopbackPeer(local)) << local;
+  }
+  for (const char* remote : {"ipv4:10.0.0.1:5", "ipv4:1.127.0.0:5", "ipv6:%5B2001:db8::1%5D:5",
+                             "ipv6:[::ffff:10.0.0.1]:5", "", "127.0.0.1:5"}) {
+    EXPECT_FALSE(IsLoopbackPeer(remote)) << remote;
+  }
+}
+
+}  // namespace
+}  // namespace tessera::testing

@@ -1,0 +1,286 @@
+#include "tests/server/server_fixture.h"
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "server/template/chat_template.h"
+#include "server/template/chat_template_source.h"
+#include "server/tokenizer/tokenizer.h"
+#include "server/tokenizer/utf8.h"
+
+namespace tessera::testing {
+namespace {
+
+// GPT-2's spelling of bytes as printable code points.
+std::string ByteAsText(int byte) {
+  const auto printable = [](int b) {
+    return (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || (b >= 174 && b <= 255);
+  };
+  int code_point = byte;
+  if (!printable(byte)) {
+    code_point = 256;
+    for (int b = 0; b < byte; ++b) code_point += printable(b) ? 0 : 1;
+  }
+  std::string text;
+  AppendUtf8(static_cast<char32_t>(code_point), &text);
+  return text;
+}
+
+nlohmann::json AddedToken(int id, const char* content) {
+  return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
+          {"rstrip", false}, {"normalized", false}, {"special", true}};
+}
+
+template <class Reader>
+StreamResult ReadAll(Reader reader) {
+  StreamResult result;
+  v1::GenerateResponse message;
+  while (reader->Read(&message)) result.messages.push_back(message);
+  result.status = reader->Finish();
+  return result;
+}
+
+}  // namespace
+
+void WriteByteTokenizer(const std::string& dir, bool with_chat_template) {
+  nlohmann::json vocab;
+  for (int byte = 0; byte < 256; ++byte) vocab[ByteAsText(byte)] = byte;
+  const nlohmann::json tokenizer = {
+      {"version", "1.0"},
+      {"added_tokens", {AddedToken(kFakeBos, "<s>"), AddedToken(kFakeEos, "</s>")}},
+      {"normalizer", nullptr},
+      {"pre_tokenizer",
+       {{"type", "ByteLevel"},
+        {"add_prefix_space", false},
+        {"trim_offsets", true},
+        {"use_regex", false}}},
+      {"post_processor",
+       {{"type", "TemplateProcessing"},
+        {"single",
+         {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}},
+          {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
+        {"pair", nlohmann::json::array()},
+        {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {kFakeBos}}, {"tokens", {"<s>"}}}}}}}},
+      {"decoder",
+       {{"type", "ByteLevel"},
+        {"add_prefix_space", false},
+        {"trim_offsets", true},
+        {"use_regex", false}}},
+      {"model",
+       {{"type", "BPE"},
+        {"dropout", nullptr},
+        {"unk_token", nullptr},
+        {"continuing_subword_prefix", nullptr},
+        {"end_of_word_suffix", nullptr},
+        {"fuse_unk", false},
+        {"byte_fallback", false},
+        {"vocab", vocab},
+        {"merges", nlohmann::json::array()}}}};
+  nlohmann::json config = {
+      {"bos_token", "<s>"}, {"eos_token", "</s>"}, {"tokenizer_class", "PreTrainedTokenizerFast"}};
+  if (with_chat_template) {
+    config["chat_template"] =
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'forbidden' %}"
+        "{{ raise_exception('no such role here') }}{% endif %}"
+        "[{{ m.role }}]{{ m.content }}{% endfor %}"
+        "{% if tools %}<tools:{{ tools | length }}>{% endif %}"
+        "{% if extra is defined %}<{{ extra }}>{% endif %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}";
+  }
+  std::ofstream(dir + "/tokenizer.json") << tokenizer.dump();
+  std::ofstream(dir + "/tokenizer_config.json") << config.dump();
+}
+
+std::string MakeTempDir(const std::string& name) {
+  std::string dir = ::testing::TempDir() + "/tessera_" + name + "_XXXXXX";
+  EXPECT_NE(mkdtemp(dir.data()), nullptr);
+  return dir;
+}
+
+std::vector<ServedModel> FakeModels() {
+  std::vector<ServedModel> models;
+  for (const char* name : {"bytes", "plain"}) {
+    const std::string dir = MakeTempDir(name);
+    const bool with_chat = models.empty();
+    WriteByteTokenizer(dir, with_chat);
+    ServedModel& model = models.emplace_back();
+    model.name = name;
+    model.index = static_cast<int32_t>(models.size()) - 1;
+    model.family = "fake";
+    model.vocab_size = 300;
+    model.max_model_len = kFakeContext;
+    model.hidden = 8;
+    model.max_prompt_bytes = DefaultMaxPromptBytes(kFakeContext);
+    model.eos_ids = {kFakeEos};
+    model.bos_token = "<s>";
+    model.eos_token = "</s>";
+    auto tokenizer = LoadTokenizer(dir);
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    model.tokenizer = *std::move(tokenizer);
+    if (with_chat) {
+      const auto source = LoadChatTemplateSource(dir);
+      EXPECT_TRUE(source.ok() && source->has_value());
+      auto parsed = ChatTemplate::Parse((*source)->text);
+      EXPECT_TRUE(parsed.ok()) << parsed.status();
+      model.chat_template = *std::move(parsed);
+    }
+    std::filesystem::remove_all(dir);
+  }
+  return models;
+}
+
+std::string StreamResult::Text(int index) const {
+  std::string text;
+  for (const v1::GenerateResponse& message : messages) {
+    if (message.index() == index && message.has_output()) text += message.output().text();
+  }
+  return text;
+}
+
+std::vector<int> StreamResult::Ids(int index) const {
+  std::vector<int> ids;
+  for (const v1::GenerateResponse& message : messages) {
+    if (message.index() != index) continue;
+    for (const int id : message.output().token_ids()) ids.push_back(id);
+  }
+  return ids;
+}
+
+const v1::GenerateResponse* StreamResult::FinishedOf(int index) const {
+  for (const v1::GenerateResponse& message : messages) {
+    if (message.index() == index && message.has_finished()) return &message;
+  }
+  return nullptr;
+}
+
+void StreamResult::ExpectWellFormed(int n) const {
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  ASSERT_FALSE(messages.empty());
+  EXPECT_TRUE(messages[0].has_accepted());
+  std::vector<int64_t> num_tokens(static_cast<size_t>(n));
+  std::vector<bool> finished(static_cast<size_t>(n));
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const v1::GenerateResponse& message = messages[i];
+    EXPECT_EQ(message.request_id(), messages[0].request_id());
+    EXPECT_FALSE(message.request_id().empty());
+    ASSERT_GE(message.index(), 0);
+    ASSERT_LT(message.index(), n);
+    const auto index = static_cast<size_t>(message.index());
+    EXPECT_FALSE(finished[index]) << "a message after `finished`";
+    EXPECT_EQ(message.has_accepted(), i == 0);
+    if (message.has_output()) {
+      EXPECT_TRUE(IsValidUtf8(message.output().text()));
+      EXPECT_EQ(message.output().token_offset(), num_tokens[index]);
+      num_tokens[index] += message.output().token_ids_size();
+    }
+    if (!message.has_finished()) continue;
+    finished[index] = true;
+    EXPECT_EQ(message.usage().completion_tokens(), num_tokens[index]);
+    EXPECT_EQ(message.usage().prompt_tokens(), messages[0].accepted().prompt_tokens());
+    EXPECT_TRUE(message.has_timing());
+    EXPECT_EQ(message.finished().exactness(), v1::EXACTNESS_EXACT);
+  }
+  for (const bool done : finished) EXPECT_TRUE(done) << "an index without `finished`";
+}
+
+void ServerTest::Start(FakeGeneratorOptions fake, ServerOptions options) {
+  Stop();
+  generator_ = std::make_unique<FakeGenerator>(fake);
+  registry_ = std::make_unique<ModelRegistry>(FakeModels());
+  context_ = std::make_unique<ServingContext>();
+  context_->generator = generator_.get();
+  context_->models = registry_.get();
+  context_->clock = &clock_;
+  context_->version = "test";
+  context_->device = "none";
+  context_->load = [this] {
+    LoadSnapshot load;
+    load.running = generator_->num_live();
+    load.pool_bytes = 100;
+    load.kv_bytes = 25;
+    load.free_bytes = 75;
+    return load;
+  };
+  options.listen = "127.0.0.1:0";
+  auto server = StartServer(options, context_.get());
+  ASSERT_TRUE(server.ok()) << server.status();
+  server_ = *std::move(server);
+  stub_ = v1::Inference::NewStub(NewChannel());
+  control_ = v1::Control::NewStub(NewChannel());
+}
+
+void ServerTest::Stop() {
+  stub_.reset();
+  control_.reset();
+  server_.reset();
+  generator_.reset();
+}
+
+std::unique_ptr<grpc::ClientContext> ServerTest::NewContext(int64_t deadline_ms) const {
+  auto context = std::make_unique<grpc::ClientContext>();
+  context->set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(deadline_ms));
+  return context;
+}
+
+std::shared_ptr<grpc::Channel> ServerTest::NewChannel() const {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection of its own
+  arguments.SetMaxReceiveMessageSize(-1);
+  arguments.SetMaxSendMessageSize(-1);
+  return grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(),
+                                   arguments);
+}
+
+StreamResult ServerTest::Generate(const v1::GenerateRequest& request, int64_t deadline_ms) {
+  const auto context = NewContext(deadline_ms);
+  return ReadAll(stub_->Generate(context.get(), request));
+}
+
+StreamResult ServerTest::Chat(const v1::ChatRequest& request) {
+  const auto context = NewContext();
+  return ReadAll(stub_->Chat(context.get(), request));
+}
+
+v1::GenerateRequest ServerTest::TextRequest(const std::string& text, int64_t max_tokens) {
+  v1::GenerateRequest request;
+  request.set_text(text);
+  request.mutable_stopping()->set_max_tokens(max_tokens);
+  return request;
+}
+
+void ServerTest::WaitFor(const char* what, const std::function<bool()>& condition) {
+  for (int i = 0; i < 10'000; ++i) {
+    if (condition()) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  ADD_FAILURE() << "waited in vain: " << what;
+}
+
+ErrorFacts FactsOf(const grpc::Status& status) {
+  ErrorFacts facts;
+  google::rpc::Status details;
+  EXPECT_TRUE(details.ParseFromString(status.error_details()));
+  EXPECT_EQ(details.code(), static_cast<int>(status.error_code()));
+  EXPECT_EQ(details.message(), status.error_message());
+  for (const google::protobuf::Any& any : details.details()) {
+    google::rpc::ErrorInfo info;
+    google::rpc::RetryInfo retry;
+    google::rpc::BadRequest bad;
+    if (any.UnpackTo(&info)) {
+      facts.reason = info.reason();
+      facts.domain = info.domain();
+    } else if (any.UnpackTo(&retry)) {
+      facts.retry_us =
+          retry.retry_delay().seconds() * 1'000'000 + retry.retry_delay().nanos() / 1000;
+    } else if (any.UnpackTo(&bad) && bad.field_violations_size() > 0) {
+      facts.bad_field = bad.field_violations(0).field();
+    }
+  }
+  return facts;
+}
+
+}  // namespace tessera::testing

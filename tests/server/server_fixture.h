@@ -1,0 +1,83 @@
+// A server over real sockets with the fake generator behind it, and the client's side of the tests.
+// The model's tokenizer has one token per byte (ids 0 to 255), <s> (256, put before every text) and
+// </s> (257, end of sequence), so that text and tokens can be told apart by eye.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+#include "server/served_model.h"
+#include "server/server.h"
+#include "server/serving.h"
+#include "tessera/v1/control.grpc.pb.h"
+#include "tessera/v1/inference.grpc.pb.h"
+#include "tests/server/fake_generator.h"
+
+namespace tessera::testing {
+
+inline constexpr int64_t kFakeContext = 4096;
+inline constexpr TokenId kFakeBos = 256;
+inline constexpr TokenId kFakeEos = 257;
+
+// Writes the byte tokenizer into `dir`, with a chat template when asked.
+void WriteByteTokenizer(const std::string& dir, bool with_chat_template);
+// A folder of its own under the test's temporary directory.
+std::string MakeTempDir(const std::string& name);
+
+// Two models: "bytes" (the default, with a chat template) and "plain" (without).
+std::vector<ServedModel> FakeModels();
+
+struct StreamResult {
+  grpc::Status status;
+  std::vector<v1::GenerateResponse> messages;
+
+  std::string Text(int index = 0) const;
+  std::vector<int> Ids(int index = 0) const;
+  const v1::GenerateResponse* FinishedOf(int index = 0) const;  // null: none
+  // Everything the contract says of a stream's order; failures are reported to gtest.
+  void ExpectWellFormed(int n = 1) const;
+};
+
+class ServerTest : public ::testing::Test {
+ protected:
+  void SetUp() override { Start({}, {}); }
+  void TearDown() override { Stop(); }
+
+  void Start(FakeGeneratorOptions fake, ServerOptions options);
+  void Stop();
+
+  std::unique_ptr<grpc::ClientContext> NewContext(int64_t deadline_ms = 20'000) const;
+  std::shared_ptr<grpc::Channel> NewChannel() const;
+  StreamResult Generate(const v1::GenerateRequest& request, int64_t deadline_ms = 20'000);
+  StreamResult Chat(const v1::ChatRequest& request);
+  static v1::GenerateRequest TextRequest(const std::string& text, int64_t max_tokens = 4);
+
+  // Waits until `condition` holds; fails the test after ten seconds.
+  static void WaitFor(const char* what, const std::function<bool()>& condition);
+
+  std::unique_ptr<FakeGenerator> generator_;
+  std::unique_ptr<ModelRegistry> registry_;
+  std::unique_ptr<ServingContext> context_;
+  SteadyClock clock_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<v1::Inference::Stub> stub_;
+  std::unique_ptr<v1::Control::Stub> control_;
+};
+
+// The details of an error: reason of ErrorInfo, RetryInfo's delay (-1: none).
+struct ErrorFacts {
+  std::string reason;
+  std::string domain;
+  int64_t retry_us = -1;
+  std::string bad_field;
+};
+ErrorFacts FactsOf(const grpc::Status& status);
+
+}  // namespace tessera::testing
