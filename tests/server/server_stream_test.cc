@@ -412,7 +412,7 @@ TEST_F(StreamTest, ControlCancelFinishesTheStream) {
 }
 
 TEST_F(StreamTest, SlowReaderIsPausedAndLosesNothing) {
-  Start({}, {});
+  Start({.token_us = 100}, {});
   context_->stream_buffer_bytes = 16 << 10;
   v1::GenerateRequest request;
   request.mutable_token_ids()->add_ids('x');
@@ -438,7 +438,7 @@ TEST_F(StreamTest, SlowReaderIsPausedAndLosesNothing) {
 }
 
 TEST_F(StreamTest, ClientCancelsWhilePaused) {
-  Start({}, {});
+  Start({.token_us = 100}, {});
   context_->stream_buffer_bytes = 1 << 10;
   v1::GenerateRequest request = TextRequest("x", 4000);
   request.mutable_output()->set_logprobs(100);
