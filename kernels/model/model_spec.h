@@ -30,6 +30,7 @@ struct LayerSpec {
 
 // Defaults of generation_config.json; unset where the model says nothing.
 struct GenerationDefaults {
+  bool present = false;  // the model has the file
   bool do_sample = false;
   std::optional<float> temperature;
   std::optional<int32_t> top_k;

@@ -1,0 +1,109 @@
+// tesserad: reads the configuration, starts the node, prints the ready line, and waits for a
+// signal. SIGTERM and SIGINT drain; a second one cancels what is left. Exit status: 0 served and
+// ended, 2 wrong configuration or model, 1 anything else.
+
+#include <csignal>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "kernels/base/clock.h"
+#include "kernels/base/log.h"
+#include "server/flags.h"
+#include "server/node.h"
+#include "server/version.h"
+#include "tessera/v1/config.pb.h"
+
+namespace tessera {
+namespace {
+
+constexpr int kExitConfig = 2;
+constexpr long kTickNs = 100'000'000;  // how often health and the drain are looked at
+
+// Waits one tick for SIGTERM or SIGINT. True when one came. REQUIRES: both are blocked in all
+// threads.
+bool WaitForSignal(const sigset_t& signals) {
+  const timespec tick{0, kTickNs};
+  return sigtimedwait(&signals, nullptr, &tick) > 0;
+}
+
+void Drain(Node* node, const sigset_t& signals, int64_t drain_seconds) {
+  const SteadyClock clock;
+  const int64_t deadline_us = clock.NowUs() + drain_seconds * 1'000'000;
+  node->BeginDrain();
+  TLOG_INFO("draining: {} calls are open, {} s to finish them", node->num_open_calls(),
+            drain_seconds);
+  while (node->num_open_calls() > 0 && clock.NowUs() < deadline_us) {
+    if (WaitForSignal(signals)) break;
+  }
+  if (node->num_open_calls() > 0) {
+    TLOG_WARN("cancelling {} calls", node->num_open_calls());
+    node->CancelAll();
+  }
+}
+
+int Serve(const v1::Config& config, const sigset_t& signals) {
+  auto node = StartNode(config);
+  if (!node.ok()) {
+    std::fprintf(stderr, "tesserad: %s\n", std::string(node.status().message()).c_str());
+    return kExitConfig;
+  }
+  std::printf("tesserad ready grpc=%s metrics=%s\n", (*node)->grpc_address().c_str(),
+              (*node)->metrics_address().c_str());
+  std::fflush(stdout);
+  while (!WaitForSignal(signals) && !(*node)->exit_requested()) (*node)->UpdateHealth();
+  Drain(node->get(), signals,
+        config.server().has_drain_seconds() ? config.server().drain_seconds() : 30);
+  (*node)->Shutdown();
+  TLOG_INFO("ended");
+  return 0;
+}
+
+int Check(const v1::Config& config) {
+  const auto plan = CheckNode(config);
+  if (!plan.ok()) {
+    std::fprintf(stderr, "tesserad: %s\n", std::string(plan.status().message()).c_str());
+    return kExitConfig;
+  }
+  std::printf("%s\n", plan->c_str());
+  return 0;
+}
+
+int Main(const std::vector<std::string>& arguments) {
+  // Before any thread starts, so that all of them inherit the mask.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+
+  v1::Config config;
+  const auto action = ParseFlags(arguments, &config);
+  if (!action.ok()) {
+    std::fprintf(stderr, "tesserad: %s\n", std::string(action.status().message()).c_str());
+    return kExitConfig;
+  }
+  const std::string level = config.log().has_level() ? config.log().level() : "info";
+  if (!InitLogging(level)) return kExitConfig;
+  switch (*action) {
+    case Action::kHelp:
+      std::fputs(HelpText().c_str(), stdout);
+      return 0;
+    case Action::kVersion:
+      std::printf("tesserad %s\n", kVersion);
+      return 0;
+    case Action::kCheck:
+      return Check(config);
+    case Action::kServe:
+      return Serve(config, signals);
+  }
+  return 1;
+}
+
+}  // namespace
+}  // namespace tessera
+
+int main(int argc, char** argv) {
+  return tessera::Main(std::vector<std::string>(argv + 1, argv + argc));
+}

@@ -1,0 +1,93 @@
+#include "server/model_loader.h"
+
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/log.h"
+#include "kernels/base/status.h"
+#include "server/template/chat_template.h"
+#include "server/template/chat_template_source.h"
+#include "server/tokenizer/tokenizer.h"
+
+namespace tessera {
+namespace {
+
+SamplingParams Defaults(const GenerationDefaults& generation) {
+  SamplingParams params;
+  if (!generation.present) return params;
+  if (generation.do_sample && generation.temperature) params.temperature = *generation.temperature;
+  if (!generation.do_sample) params.temperature = 0.0f;
+  if (generation.top_k) params.top_k = *generation.top_k;
+  if (generation.top_p) params.top_p = *generation.top_p;
+  if (generation.min_p) params.min_p = *generation.min_p;
+  if (generation.repetition_penalty) params.repetition_penalty = *generation.repetition_penalty;
+  return params;
+}
+
+std::optional<std::string> TextOf(const Tokenizer& tokenizer, std::optional<TokenId> id) {
+  if (!id) return std::nullopt;
+  return std::string(tokenizer.TokenText(*id));
+}
+
+int64_t CountParameters(const ModelSpec& spec) {
+  const int64_t q = static_cast<int64_t>(spec.heads) * spec.head_dim;
+  const int64_t kv = static_cast<int64_t>(spec.kv_heads) * spec.head_dim;
+  const int64_t layer = spec.hidden * (2 * q + 2 * kv + 3 * spec.intermediate + 2);
+  const int64_t embeddings = spec.vocab_size * spec.hidden * (spec.tied_embeddings ? 1 : 2);
+  return spec.num_layers * layer + embeddings + spec.hidden;
+}
+
+absl::Status LoadTemplates(const std::string& dir, ServedModel* model) {
+  ASSIGN_OR_RETURN(const std::optional<ChatTemplateSource> source, LoadChatTemplateSource(dir));
+  if (!source) return absl::OkStatus();
+  ASSIGN_OR_RETURN(model->chat_template, ChatTemplate::Parse(source->text));
+  if (!source->tool_use) return absl::OkStatus();
+  ASSIGN_OR_RETURN(model->tool_template, ChatTemplate::Parse(*source->tool_use));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ServedModel> LoadServedModel(const AssembleModel& source, int32_t index,
+                                            const MemoryPlan::PerModel& plan,
+                                            int64_t max_prompt_bytes) {
+  ServedModel model;
+  model.name = source.name;
+  model.index = index;
+  model.family = plan.spec.family;
+  model.revision = std::filesystem::absolute(source.dir).lexically_normal().string();
+  model.vocab_size = plan.spec.vocab_size;
+  model.max_model_len = plan.max_model_len;
+  model.trained_context = plan.spec.max_positions;
+  model.hidden = plan.spec.hidden;
+  model.num_parameters = CountParameters(plan.spec);
+  model.dtype = DTypeName(plan.weight_dtype);
+  model.kv_dtype = DTypeName(plan.kv_dtype);
+  model.max_prompt_bytes =
+      max_prompt_bytes > 0 ? max_prompt_bytes : DefaultMaxPromptBytes(plan.max_model_len);
+  model.defaults = Defaults(plan.spec.generation);
+
+  ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, LoadTokenizer(source.dir));
+  if (tokenizer->vocab_size() > plan.spec.vocab_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source.dir, ": the tokenizer has ids up to ", tokenizer->vocab_size() - 1,
+                     ", but config.json's vocab_size is ", plan.spec.vocab_size,
+                     ": use the tokenizer files that belong to this model"));
+  }
+  model.eos_ids = plan.spec.eos_ids;
+  if (model.eos_ids.empty() && tokenizer->eos_id()) model.eos_ids.push_back(*tokenizer->eos_id());
+  model.bos_token = TextOf(*tokenizer, tokenizer->bos_id());
+  model.eos_token = TextOf(*tokenizer, tokenizer->eos_id());
+  model.tokenizer = std::move(tokenizer);
+  // Without its template a model still serves Generate, Embed and Tokenize.
+  if (const absl::Status status = LoadTemplates(source.dir, &model); !status.ok()) {
+    model.chat_template = nullptr;
+    model.tool_template = nullptr;
+    TLOG_WARN("{}: Chat is off for this model: its chat template cannot be used: {}", source.dir,
+              std::string(status.message()));
+  }
+  return model;
+}
+
+}  // namespace tessera

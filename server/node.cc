@@ -1,0 +1,277 @@
+#include "server/node.h"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/clock.h"
+#include "kernels/base/log.h"
+#include "kernels/base/status.h"
+#include "scheduler/assemble.h"
+#include "scheduler/engine.h"
+#include "server/config.h"
+#include "server/metrics.h"
+#include "server/model_loader.h"
+#include "server/server.h"
+#include "server/serving.h"
+#include "server/version.h"
+#include "tessera/v1/config.pb.h"
+
+namespace tessera {
+namespace {
+
+constexpr int64_t kProgressIntervalUs = 2'000'000;
+constexpr int64_t kShortestIntervalUs = 200'000;
+
+// A log line each 10 % or 2 s of packing weights, and the last.
+class LoadProgress {
+ public:
+  explicit LoadProgress(const Clock* clock) : clock_(clock) {}
+
+  void Report(const std::string& model, int64_t done_bytes, int64_t total_bytes) {
+    const int64_t tenths = total_bytes > 0 ? 10 * done_bytes / total_bytes : 10;
+    const int64_t now_us = clock_->NowUs();
+    const bool is_last = done_bytes >= total_bytes;
+    const int64_t interval_us = tenths == tenths_ ? kProgressIntervalUs : kShortestIntervalUs;
+    if (!is_last && model == model_ && now_us - last_us_ < interval_us) return;
+    model_ = model;
+    tenths_ = tenths;
+    last_us_ = now_us;
+    TLOG_INFO("loading {}: {} of {} MiB", model, done_bytes >> 20, total_bytes >> 20);
+  }
+
+ private:
+  const Clock* const clock_;
+  std::string model_;
+  int64_t tenths_ = -1;
+  int64_t last_us_ = 0;
+};
+
+WeightDtype WeightDtypeOf(const std::string& name) {
+  if (name == "float32" || name == "float16") return WeightDtype::kF32;
+  return name == "bfloat16" ? WeightDtype::kBF16 : WeightDtype::kAuto;
+}
+
+KvDtype KvDtypeOf(const std::string& name) {
+  if (name == "float32") return KvDtype::kF32;
+  return name == "bfloat16" ? KvDtype::kBF16 : KvDtype::kAuto;
+}
+
+AssembleOptions OptionsOf(const v1::Config& config) {
+  const v1::EngineConfig& engine = config.engine();
+  AssembleOptions options;
+  for (const v1::ModelConfig& model : config.models()) {
+    options.models.push_back({model.name(), model.path()});
+  }
+  if (engine.device() == "ref") options.backend = "ref";
+  options.num_threads = engine.threads();
+  options.weight_dtype = WeightDtypeOf(engine.dtype());
+  options.kv_dtype = KvDtypeOf(engine.kv_cache_dtype());
+  options.kv_cache_bytes = static_cast<int64_t>(engine.kv_cache_bytes());
+  options.max_model_len = engine.max_model_len();
+  EngineOptions& e = options.engine;
+  if (engine.has_max_num_batched_tokens())
+    e.max_num_batched_tokens = engine.max_num_batched_tokens();
+  // Each running stream needs a token in each step.
+  e.max_num_seqs = std::min(e.max_num_seqs, e.max_num_batched_tokens);
+  if (engine.has_max_num_seqs()) e.max_num_seqs = engine.max_num_seqs();
+  if (!engine.has_max_num_batched_tokens()) {
+    e.max_num_batched_tokens = std::max(e.max_num_batched_tokens, e.max_num_seqs);
+  }
+  if (engine.has_max_queue()) e.max_queue = engine.max_queue();
+  if (engine.has_target_step_ms()) e.target_step_us = engine.target_step_ms() * 1000;
+  if (engine.has_ageing_ms()) e.ageing_us = engine.ageing_ms() * 1000;
+  e.deployment_secret = engine.deployment_secret();
+  return options;
+}
+
+absl::Status CheckOptions(const AssembleOptions& options) {
+  if (options.engine.max_num_batched_tokens >= options.engine.max_num_seqs) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("engine.max_num_batched_tokens (", options.engine.max_num_batched_tokens,
+                   ") must be at least engine.max_num_seqs (", options.engine.max_num_seqs,
+                   "): every running stream needs a token in every step"));
+}
+
+std::string DescribePlan(const AssembleOptions& options, const MemoryPlan& plan) {
+  std::string text;
+  for (size_t i = 0; i < plan.models.size(); ++i) {
+    const MemoryPlan::PerModel& m = plan.models[i];
+    absl::StrAppend(&text, "model ", options.models[i].name, ": ", m.spec.family, ", weights ",
+                    DTypeName(m.weight_dtype), " ", FormatSize(m.weight_bytes), ", KV ",
+                    DTypeName(m.kv_dtype), " in pages of ", m.layout.page_tokens(),
+                    " tokens, buffers ", FormatSize(m.arena_bytes), ", max-model-len ",
+                    m.max_model_len, "\n");
+    if (m.spec.stored_dtype == DType::kF16) {
+      absl::StrAppend(&text, "model ", options.models[i].name, ": float16 weights are computed as ",
+                      DTypeName(m.weight_dtype), "\n");
+    }
+    if (m.max_model_len < m.spec.max_positions && options.max_model_len == 0) {
+      absl::StrAppend(&text, "model ", options.models[i].name, ": its context of ",
+                      m.spec.max_positions,
+                      " tokens is cut to what the KV cache holds; raise --kv-cache-bytes\n");
+    }
+  }
+  absl::StrAppend(
+      &text, "kv-cache-bytes ", FormatSize(plan.pool_bytes()), " (", plan.num_slabs,
+      " slabs), max-num-seqs ", options.engine.max_num_seqs, ", max-num-batched-tokens ",
+      options.engine.max_num_batched_tokens, ", max-queue ", options.engine.max_queue, ", total ",
+      FormatSize(plan.total_bytes()), " of ", FormatSize(plan.available_bytes), " available");
+  return text;
+}
+
+void LogLines(const std::string& text) {
+  size_t begin = 0;
+  while (begin < text.size()) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    TLOG_INFO("{}", text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+}
+
+class RunningNode final : public Node {
+ public:
+  ~RunningNode() override { Shutdown(); }
+
+  absl::Status Start(const v1::Config& config) {
+    AssembleOptions options = OptionsOf(config);
+    RETURN_IF_ERROR(CheckOptions(options));
+    ASSIGN_OR_RETURN(const MemoryPlan plan, PlanMemory(options));
+    LogLines(DescribePlan(options, plan));
+
+    std::vector<ServedModel> models;
+    for (size_t i = 0; i < plan.models.size(); ++i) {
+      ASSIGN_OR_RETURN(ServedModel model,
+                       LoadServedModel(options.models[i], static_cast<int32_t>(i), plan.models[i],
+                                       static_cast<int64_t>(config.limits().max_prompt_bytes())));
+      models.push_back(std::move(model));
+    }
+    registry_ = std::make_unique<ModelRegistry>(std::move(models));
+
+    LoadProgress progress(&clock_);
+    options.progress = [&progress](const std::string& model, int64_t done, int64_t total) {
+      progress.Report(model, done, total);
+    };
+    ASSIGN_OR_RETURN(Device device, Assemble(options, plan));
+    TLOG_INFO("backend {}, {} threads", device.backend_name, device.num_threads);
+    slab_bytes_ = plan.slab_bytes;
+    stale_us_ =
+        int64_t{config.server().has_stale_seconds() ? config.server().stale_seconds() : 60} *
+        1'000'000;
+    context_.device = device.backend_name;
+    engine_ = NewEngine(std::move(device.engine), std::move(device.kv), std::move(device.runner),
+                        &clock_);
+    return Serve(config);
+  }
+
+  const std::string& grpc_address() const override { return server_->address(); }
+  const std::string& metrics_address() const override { return metrics_->address(); }
+
+  void UpdateHealth() override {
+    const bool healthy = Live();
+    if (healthy == healthy_) return;
+    healthy_ = healthy;
+    if (!healthy) TLOG_ERROR("no step has ended for {} s: not serving", stale_us_ / 1'000'000);
+    server_->SetHealthy(healthy);
+  }
+  bool exit_requested() const override { return context_.exit_requested.load(); }
+  void BeginDrain() override { server_->BeginDrain(); }
+  int64_t num_open_calls() const override { return server_->num_open_calls(); }
+  void CancelAll() override {
+    server_->CancelAll();
+    engine_->CancelAll(CancelReason::kShutdown);
+  }
+
+  // The written order: the port, the calls, the engine (with its runner), then what they used.
+  void Shutdown() override {
+    if (server_ != nullptr) server_->Shutdown(/*grace_us=*/1'000'000);
+    if (engine_ != nullptr) engine_->Stop();
+    metrics_.reset();
+    server_.reset();
+    engine_.reset();
+  }
+
+ private:
+  bool Live() const { return clock_.NowUs() - engine_->heartbeat_us() < stale_us_; }
+
+  absl::Status Serve(const v1::Config& config) {
+    context_.generator = engine_.get();
+    context_.models = registry_.get();
+    context_.clock = &clock_;
+    context_.load = [this] { return Load(); };
+    context_.version = kVersion;
+    if (config.limits().has_stream_buffer_bytes()) {
+      context_.stream_buffer_bytes = static_cast<int64_t>(config.limits().stream_buffer_bytes());
+    }
+    ServerOptions options;
+    const v1::ServerConfig& server = config.server();
+    if (server.has_listen()) options.listen = server.listen();
+    options.responder_threads =
+        std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 2, 4);
+    if (server.has_responder_threads()) options.responder_threads = server.responder_threads();
+    options.max_connection_age_seconds = server.max_connection_age_seconds();
+    if (server.has_keepalive_seconds()) options.keepalive_seconds = server.keepalive_seconds();
+
+    MetricsSources sources;
+    sources.engine = &engine_->stats();
+    sources.models = &engine_->models();
+    sources.context = &context_;
+    sources.slab_bytes = slab_bytes_;
+    sources.live = [this] { return Live(); };
+    const std::string listen =
+        server.has_metrics_listen() ? server.metrics_listen() : "127.0.0.1:9464";
+    ASSIGN_OR_RETURN(metrics_, StartMetrics(listen, std::move(sources)));
+    ASSIGN_OR_RETURN(server_, StartServer(options, &context_));
+    return absl::OkStatus();
+  }
+
+  LoadSnapshot Load() const {
+    const EngineStats& stats = engine_->stats();
+    LoadSnapshot load;
+    load.running = stats.sequences_running.value();
+    load.waiting = stats.sequences_waiting.value();
+    load.queue_delay_us = engine_->QueueDelayUs();
+    load.pool_bytes = stats.slabs_total.value() * slab_bytes_;
+    load.free_bytes = stats.slabs_free.value() * slab_bytes_;
+    load.cached_bytes = stats.slabs_cached.value() * slab_bytes_;
+    load.kv_bytes = stats.slabs_kv.value() * slab_bytes_;
+    load.adapter_bytes = stats.slabs_adapter.value() * slab_bytes_;
+    load.staging_bytes = stats.slabs_staging.value() * slab_bytes_;
+    load.generated_tokens = stats.generated_tokens.value();
+    load.prompt_tokens = stats.prompt_tokens.value();
+    return load;
+  }
+
+  SteadyClock clock_;
+  ServingContext context_;
+  std::unique_ptr<ModelRegistry> registry_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<MetricsServer> metrics_;
+  int64_t slab_bytes_ = 0;
+  int64_t stale_us_ = 0;
+  bool healthy_ = true;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Node>> StartNode(const v1::Config& config) {
+  auto node = std::make_unique<RunningNode>();
+  RETURN_IF_ERROR(node->Start(config));
+  return node;
+}
+
+absl::StatusOr<std::string> CheckNode(const v1::Config& config) {
+  const AssembleOptions options = OptionsOf(config);
+  RETURN_IF_ERROR(CheckOptions(options));
+  ASSIGN_OR_RETURN(const MemoryPlan plan, PlanMemory(options));
+  for (size_t i = 0; i < plan.models.size(); ++i) {
+    RETURN_IF_ERROR(
+        LoadServedModel(options.models[i], static_cast<int32_t>(i), plan.models[i], 0).status());
+  }
+  return DescribePlan(options, plan);
+}
+
+}  // namespace tessera
