@@ -1,0 +1,53 @@
+// Any bytes are a tokenizer or are refused: those that begin with '{' as a tokenizer.json, others
+// as SentencePiece's tokenizer.model. What loads encodes and decodes text made of the input, and
+// streams what it decodes.
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "kernels/base/log.h"
+#include "server/tokenizer/detokenizer.h"
+#include "server/tokenizer/json_tokenizer.h"
+#include "server/tokenizer/spm_tokenizer.h"
+#include "server/tokenizer/utf8.h"
+
+namespace {
+
+void Use(const tessera::Tokenizer& tokenizer, const std::string& text) {
+  const std::vector<tessera::TokenId> ids = tokenizer.Encode(text, /*add_special=*/true);
+  for (const tessera::TokenId id : ids) {
+    CHECK(id >= 0 && id < tokenizer.vocab_size());
+    CHECK(tokenizer.TokenText(id).size() <= (1u << 20));
+  }
+  for (const bool skip_special : {false, true}) {
+    const std::string whole = tokenizer.Decode(ids, skip_special);
+    CHECK(tessera::IsValidUtf8(whole));
+    tessera::IncrementalDetokenizer detokenizer(&tokenizer, {}, skip_special);
+    std::string streamed;
+    for (const tessera::TokenId id : ids) {
+      const std::string delta = detokenizer.Push(id);
+      CHECK(tessera::IsValidUtf8(delta));
+      streamed += delta;
+    }
+    streamed += detokenizer.Flush();
+    CHECK(streamed == whole);
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string input(reinterpret_cast<const char*>(data), size);
+  const bool is_json = size > 0 && input[0] == '{';
+  const auto tokenizer =
+      is_json ? tessera::NewJsonTokenizer(input, {}) : tessera::NewSpmTokenizer(input, {});
+  if (!tokenizer.ok()) {
+    CHECK(!tokenizer.status().message().empty());
+    return 0;
+  }
+  const size_t end = std::min<size_t>(size, 256);
+  Use(**tokenizer, input.substr(0, end));
+  Use(**tokenizer, input.substr(size - end));
+  Use(**tokenizer, "Hello  world's e\xCC\x81 \xF0\x9F\xA6\x99 12345\r\n <s>");
+  return 0;
+}
