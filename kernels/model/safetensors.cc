@@ -352,10 +352,12 @@ const StoredTensor* Checkpoint::Find(absl::string_view name) const {
 }
 
 void Checkpoint::Drop(const StoredTensor& tensor) const {
-  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = RoundUp(reinterpret_cast<uintptr_t>(tensor.data), page);
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(tensor.data) + tensor.num_bytes) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  // Whole pages inside the tensor.
+  const int64_t page = sysconf(_SC_PAGESIZE);
+  const int64_t misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(tensor.data) % page);
+  const int64_t skip = misplaced == 0 ? 0 : page - misplaced;
+  const int64_t length = (tensor.num_bytes - skip) / page * page;
+  if (length > 0) madvise(const_cast<char*>(tensor.data) + skip, length, MADV_DONTNEED);
 }
 
 }  // namespace tessera

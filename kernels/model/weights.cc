@@ -138,7 +138,7 @@ class Loader final {
   }
 
   absl::Status LoadSlot(const Slot& slot, int layer) {
-    const absl::Status status = slot.is_vector() ? LoadVector(slot, layer) : Pack(slot, layer);
+    absl::Status status = slot.is_vector() ? LoadVector(slot, layer) : Pack(slot, layer);
     for (const WeightRow* row : slot.rows) {
       const StoredTensor& tensor = *checkpoint_.Find(WeightName(*row, layer));
       checkpoint_.Drop(tensor);

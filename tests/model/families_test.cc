@@ -142,6 +142,7 @@ TEST(Families, EosAndGenerationDefaults) {
                "min_p":0.05,"repetition_penalty":1.05,"pad_token_id":0})");
   EXPECT_THAT(spec.eos_ids, ElementsAre(5, 6));
   EXPECT_EQ(spec.bos_id, 1);
+  EXPECT_TRUE(spec.generation.present);
   EXPECT_TRUE(spec.generation.do_sample);
   EXPECT_FLOAT_EQ(*spec.generation.temperature, 0.6f);
   EXPECT_EQ(*spec.generation.top_k, 20);
@@ -150,8 +151,10 @@ TEST(Families, EosAndGenerationDefaults) {
   EXPECT_FLOAT_EQ(*spec.generation.repetition_penalty, 1.05f);
   const ModelSpec silent = Spec(With(Llama(), {{"eos_token_id", 2}}), "{}");
   EXPECT_THAT(silent.eos_ids, ElementsAre(2));
+  EXPECT_TRUE(silent.generation.present);
   EXPECT_FALSE(silent.generation.do_sample);
   EXPECT_FALSE(silent.generation.temperature.has_value());
+  EXPECT_FALSE(Spec(Llama()).generation.present);
   EXPECT_EQ(Spec(Llama(), R"({"top_k":-1})").generation.top_k, 0);
 }
 
