@@ -1,40 +1,62 @@
 #include "kernels/cpu/packed_weight.h"
 
-#include <cstring>
+#include <algorithm>
 
 #include "kernels/base/log.h"
 
 namespace tessera::cpu {
 namespace {
 
-float ReadFloat(const WeightView& view, int64_t index) {
-  switch (view.dtype) {
-    case DType::kBF16:
-      return BF16ToFloat(static_cast<const BF16*>(view.data)[index]);
-    case DType::kF16:
-      return F16ToFloat(static_cast<const F16*>(view.data)[index]);
-    default:
-      return static_cast<const float*>(view.data)[index];
-  }
-}
+// Checkpoint elements by type, so that the inner loops are chosen once per row.
+struct BFloat {
+  BF16 bits;
+};
+struct Half {
+  F16 bits;
+};
 
-BF16 ReadBF16(const WeightView& view, int64_t index) {
-  if (view.dtype == DType::kBF16) return static_cast<const BF16*>(view.data)[index];
-  return FloatToBF16(ReadFloat(view, index));
-}
+// Columns that are packed for all 16 outputs before the next ones, so that the lines being filled
+// stay in the first-level cache.
+constexpr int64_t kPackColumns = 512;
 
-// Output `lane` of a panel from row `row` of `view`.
-void PackLane(const WeightView& view, int64_t row, DType dtype, int lane, char* panel) {
-  const int64_t begin = row * view.cols;
-  if (dtype == DType::kBF16) {
-    BF16* const out = reinterpret_cast<BF16*>(panel);
-    for (int64_t k = 0; k < view.cols; ++k) {
-      out[(k / 2 * kPanel + lane) * 2 + k % 2] = ReadBF16(view, begin + k);
-    }
+float ToFloat(float value) { return value; }
+float ToFloat(BFloat value) { return BF16ToFloat(value.bits); }
+float ToFloat(Half value) { return F16ToFloat(value.bits); }
+uint32_t ToBF16(float value) { return FloatToBF16(value); }
+uint32_t ToBF16(BFloat value) { return value.bits; }
+uint32_t ToBF16(Half value) { return FloatToBF16(F16ToFloat(value.bits)); }
+
+// Elements [begin, end) of a row to output `lane` of its panel. REQUIRES: `begin` is even.
+template <class T>
+void PackElements(const T* row, int64_t begin, int64_t end, DType dtype, int lane, char* panel) {
+  if (dtype == DType::kF32) {
+    float* const out = reinterpret_cast<float*>(panel);
+    for (int64_t k = begin; k < end; ++k) out[k * kPanel + lane] = ToFloat(row[k]);
     return;
   }
-  float* const out = reinterpret_cast<float*>(panel);
-  for (int64_t k = 0; k < view.cols; ++k) out[k * kPanel + lane] = ReadFloat(view, begin + k);
+  uint32_t* const out = reinterpret_cast<uint32_t*>(panel);
+  for (int64_t k = begin; k + 1 < end; k += 2) {
+    out[k / 2 * kPanel + lane] = ToBF16(row[k]) | ToBF16(row[k + 1]) << 16;
+  }
+  if (end % 2 != 0) out[end / 2 * kPanel + lane] = ToBF16(row[end - 1]);
+}
+
+void PackLane(const WeightView& view, int64_t row, int64_t begin, int64_t end, DType dtype,
+              int lane, char* panel) {
+  const int64_t first = row * view.cols;
+  switch (view.dtype) {
+    case DType::kF32:
+      return PackElements(static_cast<const float*>(view.data) + first, begin, end, dtype, lane,
+                          panel);
+    case DType::kBF16:
+      return PackElements(static_cast<const BFloat*>(view.data) + first, begin, end, dtype, lane,
+                          panel);
+    case DType::kF16:
+      return PackElements(static_cast<const Half*>(view.data) + first, begin, end, dtype, lane,
+                          panel);
+    default:
+      CHECK(false) << " a weight of " << DTypeName(view.dtype) << " cannot be packed";
+  }
 }
 
 struct Source {
@@ -54,6 +76,23 @@ Source FindSource(const std::vector<WeightView>& parts, bool gated, int64_t pane
     row -= parts[part].rows;
   }
   return {-1, 0};
+}
+
+void PackPanel(const std::vector<WeightView>& parts, bool gated, DType dtype, int64_t panel,
+               char* out) {
+  Source sources[kPanel];
+  for (int lane = 0; lane < kPanel; ++lane) {
+    sources[lane] = FindSource(parts, gated, panel, lane);
+  }
+  const int64_t cols = parts[0].cols;
+  for (int64_t begin = 0; begin < cols; begin += kPackColumns) {
+    const int64_t end = std::min(begin + kPackColumns, cols);
+    for (int lane = 0; lane < kPanel; ++lane) {
+      if (sources[lane].part < 0) continue;
+      PackLane(parts[static_cast<size_t>(sources[lane].part)], sources[lane].row, begin, end, dtype,
+               lane, out);
+    }
+  }
 }
 
 }  // namespace
@@ -83,12 +122,7 @@ std::unique_ptr<CpuWeight> CpuWeight::Create(const std::vector<WeightView>& part
   char* const panels = static_cast<char*>(weight->buffer_->data());
   team->ParallelFor(weight->num_panels_, 4, [&](int64_t begin, int64_t end, int member) {
     for (int64_t panel = begin; panel < end; ++panel) {
-      for (int lane = 0; lane < kPanel; ++lane) {
-        const Source source = FindSource(parts, gated, panel, lane);
-        if (source.part < 0) continue;
-        PackLane(parts[static_cast<size_t>(source.part)], source.row, dtype, lane,
-                 panels + panel * weight->panel_bytes());
-      }
+      PackPanel(parts, gated, dtype, panel, panels + panel * weight->panel_bytes());
     }
   });
   return weight;

@@ -67,6 +67,8 @@ static void ComputeTile(const char* a, int64_t a_stride, const char* b, int64_t 
 #pragma GCC unroll 4
         for (int p = 0; p < kPanels; ++p) {
           acc[r][p] = Panel::MultiplyAdd(acc[r][p], row, outputs[p]);
+          // Else g++ mixes the parts and runs out of registers.
+          if constexpr (Panel::kParts > 1) KeepInRegister(&acc[r][p]);
         }
       }
     }

@@ -11,6 +11,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
 #include "tests/lib/op_fixtures.h"
+#include "tests/lib/op_properties.h"
 
 namespace tessera::testing {
 namespace {
@@ -43,22 +44,26 @@ std::vector<float> PoolValues(BuiltBatch* built) {
   return values;
 }
 
-TEST_P(CpuAttentionTest, MatchesRef) {
+// Not per ISA: ref takes its time.
+TEST(CpuAttentionGridTest, MatchesRef) {
   ThreadTeam team(2);
-  const auto cpu = New(&team);
   const auto ref = NewRefBackend();
   for (const AttentionCase& attention : AttentionGrid()) {
     for (int group = 0; group < static_cast<int>(attention.windows.size()); ++group) {
-      const auto for_cpu = BuildBatch(attention, 5);
-      const auto for_ref = BuildBatch(attention, 5);
       const int layer = attention.layers_per_group - 1;
-      const std::vector<float> actual = RunAttention(cpu.get(), for_cpu.get(), group, layer);
+      const auto for_ref = BuildBatch(attention, 5);
       const std::vector<float> expected = RunAttention(ref.get(), for_ref.get(), group, layer);
-      ExpectClose(actual, expected, kAbsTolerance, kRelTolerance, attention.name);
-      // A bf16 key may fall to the other side of a rounding border.
-      const double key_rel = attention.qk_norm && attention.kv_dtype == DType::kBF16 ? 8e-3 : 1e-6;
-      ExpectClose(PoolValues(for_cpu.get()), PoolValues(for_ref.get()), 1e-6, key_rel,
-                  attention.name + " pool");
+      const std::vector<float> expected_pool = PoolValues(for_ref.get());
+      for (const std::string& isa : CpuIsas()) {
+        const auto cpu = NewCpuBackend(isa, &team);
+        const auto built = BuildBatch(attention, 5);
+        const std::vector<float> actual = RunAttention(cpu.get(), built.get(), group, layer);
+        ExpectClose(actual, expected, kAbsTolerance, kRelTolerance, isa + " " + attention.name);
+        // A bf16 key may fall to the other side of a rounding border.
+        const bool border = attention.qk_norm && attention.kv_dtype == DType::kBF16;
+        ExpectClose(PoolValues(built.get()), expected_pool, 1e-6, border ? 8e-3 : 1e-6,
+                    isa + " " + attention.name + " pool");
+      }
     }
   }
 }
@@ -151,7 +156,7 @@ TEST_P(CpuAttentionTest, SegmentAloneEqualsSegmentInBatch) {
     const ptrdiff_t cols = built->out_cols();
     for (int s = 0; s < built->view().num_segments(); ++s) {
       const Segment segment = built->view().segments()[s];
-      for (int chunk : {1, 3, 16, segment.num_tokens}) {
+      for (int chunk : {1, 16, segment.num_tokens}) {
         if (chunk == 1 && segment.num_tokens > 20) continue;
         for (int row = 0; row < segment.num_tokens; row += chunk) {
           const int count = std::min(chunk, segment.num_tokens - row);
@@ -165,37 +170,35 @@ TEST_P(CpuAttentionTest, SegmentAloneEqualsSegmentInBatch) {
   }
 }
 
-// Cutting a run changes nothing.
-TEST_P(CpuAttentionTest, RunsDoNotShow) {
+TEST_P(CpuAttentionTest, RunsPagesAndChunksDoNotShow) {
   ThreadTeam team(2);
   const auto cpu = New(&team);
   for (const AttentionCase& attention : AttentionGrid()) {
-    const auto built = BuildBatch(attention, 5);
-    const std::vector<float> expected = RunAttention(cpu.get(), built.get());
-    BatchView view = built->view();
-    std::vector<KvRun> runs;
-    std::vector<Range> ranges;
-    for (int g = 0; g < built->batch.num_groups; ++g) {
-      for (int s = 0; s < view.num_segments(); ++s) {
-        const Range range = view.run_range(g, s);
-        const int32_t begin = static_cast<int32_t>(runs.size());
-        for (int32_t r = range.begin; r < range.begin + range.count; ++r) {
-          KvRun run = view.runs()[r];
-          const int32_t cut = run.count / 3;
-          KvRun rest = run;
-          rest.first += cut;
-          rest.pos_begin += cut;
-          rest.count -= cut;
-          run.count = cut;
-          runs.push_back(run);
-          runs.push_back(rest);
-        }
-        ranges.push_back({begin, static_cast<int32_t>(runs.size()) - begin});
-      }
+    ExpectRunsDoNotShow(cpu.get(), attention, 2);
+    ExpectPagesDoNotShow(cpu.get(), attention, 8, 3);
+    ExpectChunksDoNotShow(cpu.get(), attention, 7, 4);
+  }
+}
+
+// Layers of a step share rope tables and tasks.
+TEST_P(CpuAttentionTest, LayersOfAStepAreIndependent) {
+  ThreadTeam team(2);
+  const auto cpu = New(&team);
+  AttentionCase attention;
+  attention.windows = {0, 24};
+  attention.layers_per_group = 2;
+  attention.segments = {{37, 20}, {300, 1}};
+  const auto step = BuildBatch(attention, 8);
+  const auto other = New(&team);
+  cpu->Plan(step->view());
+  for (int group = 0; group < 2; ++group) {
+    for (int layer = 0; layer < 2; ++layer) {
+      std::vector<float> qkv = step->qkv;
+      std::vector<float> out(static_cast<size_t>(step->num_tokens() * step->out_cols()));
+      cpu->Attention(step->Args(group, layer, qkv.data(), out.data()));
+      const auto alone = BuildBatch(attention, 8);
+      ExpectSameBits(out, RunAttention(other.get(), alone.get(), group, layer));
     }
-    built->batch.runs = built->arena.AddCopy(runs);
-    built->batch.run_ranges = built->arena.AddCopy(ranges);
-    ExpectSameBits(RunAttention(cpu.get(), built.get()), expected, attention.name);
   }
 }
 

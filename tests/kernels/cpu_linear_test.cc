@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
@@ -241,6 +242,50 @@ TEST_P(CpuLinearTest, LogitsMatchRef) {
                      std::vector<float>(all.begin() + 3 * 1003, all.begin() + 4 * 1003));
     }
   }
+}
+
+// The sampler is shared: what is tested is that rows are handed out and gathered right.
+TEST(CpuBackendTest, SamplesAsRef) {
+  if (CpuIsas().empty()) GTEST_SKIP() << "no AVX2 here";
+  constexpr int64_t kVocab = 777;
+  constexpr int kRows = 20;
+  ThreadTeam team(2);
+  const auto cpu = NewCpuBackend("", &team);
+  const auto ref = NewRefBackend();
+  BatchArena arena;
+  StepBatch batch;
+  std::vector<SamplerRow> rows(kRows + 3);
+  for (size_t r = 0; r < rows.size(); ++r) {
+    rows[r].slot = static_cast<int32_t>(r);
+    rows[r].temperature = r % 3 == 0 ? 0.0f : 0.9f;
+    rows[r].top_k = r % 4 == 1 ? 12 : 0;
+    rows[r].num_logprobs = r % 2 == 0 ? 3 : -1;
+    rows[r].seed = r;
+  }
+  batch.sampler_rows = arena.AddCopy(rows);
+  StepResult results[2];
+  std::vector<TokenId> slots[2];
+  Backend* const backends[2] = {cpu.get(), ref.get()};
+  for (int b = 0; b < 2; ++b) {
+    std::vector<float> logits = RandomFloats(kRows * kVocab, 2.0f, 5);
+    slots[b].assign(rows.size(), -9);
+    SampleArgs args;
+    args.batch = {&batch, arena.base()};
+    args.row_begin = 3;
+    args.num_rows = kRows;
+    args.logits = Tensor::F32(logits.data(), kRows, kVocab);
+    args.slot_tokens = slots[b].data();
+    args.result = &results[b];
+    backends[b]->Sample(args);
+  }
+  EXPECT_EQ(slots[0], slots[1]);
+  ASSERT_EQ(results[0].rows.size(), results[1].rows.size());
+  for (size_t r = 0; r < results[0].rows.size(); ++r) {
+    EXPECT_EQ(results[0].rows[r].token, results[1].rows[r].token) << r;
+    EXPECT_EQ(results[0].rows[r].logprob, results[1].rows[r].logprob) << r;
+    EXPECT_EQ(results[0].rows[r].top.begin, results[1].rows[r].top.begin) << r;
+  }
+  EXPECT_EQ(results[0].top.size(), results[1].top.size());
 }
 
 TEST(CpuBackendTest, KnowsItsInstructionSets) {

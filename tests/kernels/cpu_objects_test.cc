@@ -1,0 +1,52 @@
+// The one-definition rule across instruction sets: an object built for one ISA must not offer the
+// linker an inline function (of the standard library, of a shared header) that plain code might
+// then call on a machine without that ISA. All they may define lies in their own namespace.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <memory>
+#include <sstream>
+#include <string>
+
+namespace tessera::testing {
+namespace {
+
+std::string Output(const std::string& command) {
+  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command.c_str(), "r"), &pclose);
+  std::string output;
+  char buffer[4096];
+  while (pipe != nullptr && std::fgets(buffer, sizeof(buffer), pipe.get()) != nullptr) {
+    output += buffer;
+  }
+  return output;
+}
+
+class CpuObjectsTest : public ::testing::TestWithParam<std::pair<const char*, const char*>> {};
+
+TEST_P(CpuObjectsTest, DefineOnlyTheirOwnNames) {
+  const auto& [isa, archive] = GetParam();
+  const std::string own = std::string("tessera::cpu::") + isa + "::";
+  std::istringstream symbols(
+      Output("nm --demangle --defined-only --extern-only '" + std::string(archive) + "'"));
+  int num_own = 0;
+  for (std::string line; std::getline(symbols, line);) {
+    // "address type name"; other lines name the archive's members.
+    const size_t type = line.find(' ');
+    if (type == std::string::npos || type + 3 > line.size()) continue;
+    const std::string name = line.substr(type + 3);
+    // Sanitizers add their own.
+    if (name.rfind("__", 0) == 0) continue;
+    EXPECT_NE(name.find(own), std::string::npos) << line;
+    ++num_own;
+  }
+  EXPECT_GT(num_own, 5) << "does `nm` work?";
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, CpuObjectsTest,
+                         ::testing::Values(std::pair("avx2", TESSERA_CPU_AVX2_ARCHIVE),
+                                           std::pair("avx512", TESSERA_CPU_AVX512_ARCHIVE),
+                                           std::pair("avx512bf16", TESSERA_CPU_AVX512BF16_ARCHIVE)),
+                         [](const auto& info) { return std::string(info.param.first); });
+
+}  // namespace
+}  // namespace tessera::testing
