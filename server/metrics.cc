@@ -5,78 +5,96 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "server/config.h"
+#include "server/net.h"
 #include "server/serving.h"
 
 namespace tessera {
 namespace {
 
-void Answer(mg_connection* connection, int code, const char* type, const std::string& body) {
-  const char* phrase = code == 200 ? "OK" : "Service Unavailable";
-  mg_printf(
-      connection,
-      "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
-      code, phrase, type, body.size());
-  mg_write(connection, body.data(), body.size());
+struct Answer {
+  int code = 200;
+  const char* content_type = "text/plain; charset=utf-8";
+  std::string body;
+};
+
+// Answers GET and HEAD by a function.
+class Handler final : public CivetHandler {
+ public:
+  explicit Handler(std::function<Answer()> answer) : answer_(std::move(answer)) {}
+
+  bool handleGet(CivetServer*, mg_connection* connection) override {
+    return Send(connection, true);
+  }
+  bool handleHead(CivetServer*, mg_connection* connection) override {
+    return Send(connection, false);
+  }
+
+ private:
+  bool Send(mg_connection* connection, bool with_body) {
+    const Answer answer = answer_();
+    mg_printf(connection,
+              "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n"
+              "Cache-Control: no-store\r\n\r\n",
+              answer.code, answer.code == 200 ? "OK" : "Service Unavailable", answer.content_type,
+              answer.body.size());
+    if (with_body) mg_write(connection, answer.body.data(), answer.body.size());
+    return true;
+  }
+
+  const std::function<Answer()> answer_;
+};
+
+Answer Probe(bool good, const char* why_not) {
+  return good ? Answer{200, "text/plain; charset=utf-8", "ok\n"}
+              : Answer{503, "text/plain; charset=utf-8", why_not};
 }
 
-class PageHandler final : public CivetHandler {
+constexpr char kNotLive[] = "no step has ended for too long\n";
+
+class CivetMetricsServer final : public MetricsServer {
  public:
-  explicit PageHandler(const MetricsSources* sources) : sources_(sources) {}
-  bool handleGet(CivetServer*, mg_connection* connection) override {
-    Answer(connection, 200, "text/plain; version=0.0.4; charset=utf-8", MetricsText(*sources_));
-    return true;
-  }
-
- private:
-  const MetricsSources* const sources_;
-};
-
-class CheckHandler final : public CivetHandler {
- public:
-  CheckHandler(const char* yes, const char* no, std::function<bool()> check)
-      : yes_(yes), no_(no), check_(std::move(check)) {}
-  bool handleGet(CivetServer*, mg_connection* connection) override {
-    const bool ok = check_();
-    Answer(connection, ok ? 200 : 503, "text/plain; charset=utf-8", ok ? yes_ : no_);
-    return true;
-  }
-
- private:
-  const char* const yes_;
-  const char* const no_;
-  const std::function<bool()> check_;
-};
-
-class HttpMetricsServer final : public MetricsServer {
- public:
-  explicit HttpMetricsServer(MetricsSources sources)
+  explicit CivetMetricsServer(MetricsSources sources)
       : sources_(std::move(sources)),
-        page_(&sources_),
-        live_("live\n", "the step loop is stuck\n", sources_.live),
-        ready_("ready\n", "draining or stuck\n",
-               [this] { return sources_.live() && !sources_.context->draining.load(); }) {}
+        metrics_([this] {
+          return Answer{200, "text/plain; version=0.0.4; charset=utf-8", MetricsText(sources_)};
+        }),
+        healthz_([this] { return Probe(sources_.live(), kNotLive); }),
+        readyz_([this] {
+          if (sources_.context->draining.load()) return Probe(false, "draining\n");
+          return Probe(sources_.live(), kNotLive);
+        }) {}
 
   absl::Status Start(const std::string& listen) {
-    ASSIGN_OR_RETURN(const HostPort where, ParseHostPort(listen));
-    const std::string host =
-        where.host.find(':') == std::string::npos ? where.host : absl::StrCat("[", where.host, "]");
-    const std::string port =
-        absl::StrCat(host == "localhost" ? "127.0.0.1" : host, ":", where.port);
-    try {
-      server_ = std::make_unique<CivetServer>(
-          std::vector<std::string>{"listening_ports", port, "num_threads", "2"});
-    } catch (const CivetException&) {
+    const absl::StatusOr<HostPort> address = ParseHostPort(listen);
+    if (!address.ok()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("cannot listen on ", listen,
-                       " for metrics: is the port in use? choose another with "
-                       "--metrics-listen (port 0 picks a free one)"));
+          absl::StrCat("--metrics-listen ", address.status().message()));
     }
-    server_->addHandler("/metrics", page_);
-    server_->addHandler("/healthz", live_);
-    server_->addHandler("/readyz", ready_);
-    address_ = absl::StrCat(host, ":", server_->getListeningPorts().at(0));
+    absl::StatusOr<HostPort> numeric = ResolveHost(*address);
+    if (!numeric.ok()) return ListenError("--metrics-listen", *address);
+    const std::vector<std::string> options = {"listening_ports",    FormatHostPort(*numeric),
+                                              "num_threads",        "2",
+                                              "request_timeout_ms", "10000"};
+    static const CivetCallbacks kQuiet = [] {
+      CivetCallbacks callbacks;
+      callbacks.log_message = [](const mg_connection*, const char* message) {
+        TLOG_DEBUG("metrics: {}", message);
+        return 1;
+      };
+      return callbacks;
+    }();
+    try {
+      server_ = std::make_unique<CivetServer>(options, &kQuiet);
+    } catch (const CivetException&) {
+      return ListenError("--metrics-listen", *address);
+    }
+    server_->addHandler("/metrics$", metrics_);
+    server_->addHandler("/healthz$", healthz_);
+    server_->addHandler("/readyz$", readyz_);
+    address_ = FormatHostPort({address->host, server_->getListeningPorts().front()});
     return absl::OkStatus();
   }
 
@@ -84,18 +102,18 @@ class HttpMetricsServer final : public MetricsServer {
 
  private:
   const MetricsSources sources_;
-  PageHandler page_;
-  CheckHandler live_;
-  CheckHandler ready_;
+  Handler metrics_;
+  Handler healthz_;
+  Handler readyz_;
   std::string address_;
-  std::unique_ptr<CivetServer> server_;  // ended first: its threads use the handlers
+  std::unique_ptr<CivetServer> server_;  // last: its threads use the handlers
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> StartMetrics(const std::string& listen,
                                                             MetricsSources sources) {
-  auto server = std::make_unique<HttpMetricsServer>(std::move(sources));
+  auto server = std::make_unique<CivetMetricsServer>(std::move(sources));
   RETURN_IF_ERROR(server->Start(listen));
   return server;
 }

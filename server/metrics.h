@@ -1,7 +1,6 @@
-// The operators' port: /metrics (Prometheus text), /healthz (live: the step loop's heartbeat),
-// /readyz (takes requests). Plain counters stay with their owners; this room alone knows
-// Prometheus' types and reads them when scraped. Every series is there at zero from the start, and
-// labels are bounded.
+// Metrics and probes over HTTP: /metrics (Prometheus text), /healthz (the step loop is alive) and
+// /readyz (alive and not draining). Counters live in their owners; they are read at each scrape, so
+// every series is there at zero from the start. Owned by main; serves on threads of its own.
 #pragma once
 
 #include <cstdint>
@@ -24,20 +23,20 @@ struct MetricsSources {
   const std::vector<EngineModel>* models = nullptr;
   const ServingContext* context = nullptr;
   int64_t slab_bytes = 0;
-  std::function<bool()> live;
+  std::function<bool()> live;  // thread-safe
 };
+
+// What /metrics answers.
+std::string MetricsText(const MetricsSources& sources);
 
 class MetricsServer {
  public:
   virtual ~MetricsServer() = default;
-  virtual const std::string& address() const = 0;  // HOST:PORT with the real port
+  // HOST:PORT with the real port.
+  virtual const std::string& address() const = 0;
 };
 
-// `listen` is HOST:PORT; port 0 picks a free one. A port in use is an error that says so.
 absl::StatusOr<std::unique_ptr<MetricsServer>> StartMetrics(const std::string& listen,
                                                             MetricsSources sources);
-
-// The text of /metrics.
-std::string MetricsText(const MetricsSources& sources);
 
 }  // namespace tessera

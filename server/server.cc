@@ -4,24 +4,19 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/service_type.h>
-#include <netdb.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <atomic>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <mutex>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
 #include "server/config.h"
 #include "server/control_service.h"
 #include "server/inference_service.h"
 #include "server/limits.h"
+#include "server/net.h"
 #include "server/responder_pool.h"
 #include "server/serving.h"
 
@@ -29,35 +24,6 @@ namespace tessera {
 namespace {
 
 constexpr char kServiceName[] = "tessera.v1.Inference";
-
-std::string Join(const HostPort& address) {
-  const bool is_v6 = absl::StrContains(address.host, ':');
-  return is_v6 ? absl::StrCat("[", address.host, "]:", address.port)
-               : absl::StrCat(address.host, ":", address.port);
-}
-
-// Why an address cannot be listened on, as the system says it; gRPC only says that it cannot.
-std::string WhyNotBound(const HostPort& address) {
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
-  addrinfo* found = nullptr;
-  const int error =
-      getaddrinfo(address.host.c_str(), std::to_string(address.port).c_str(), &hints, &found);
-  if (error != 0) return gai_strerror(error);
-  std::string why = "it cannot be bound";
-  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd >= 0) {
-    const int on = 1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, 1) != 0) {
-      why = std::strerror(errno);
-    }
-    close(fd);
-  }
-  freeaddrinfo(found);
-  return why;
-}
 
 void SetConnectionOptions(const ServerOptions& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
@@ -94,18 +60,16 @@ class GrpcServer final : public Server {
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     grpc::ServerBuilder builder;
     int port = 0;
-    builder.AddListeningPort(Join(*address), grpc::InsecureServerCredentials(), &port);
+    builder.AddListeningPort(FormatHostPort(*address), grpc::InsecureServerCredentials(), &port);
     SetConnectionOptions(options, &builder);
     builder.RegisterService(inference_.get());
     builder.RegisterService(control_.get());
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port == 0) {
-      return absl::UnavailableError(
-          absl::StrCat("--listen ", options.listen, ": ", WhyNotBound(*address),
-                       "; give another address, or port 0 for a free one"));
+      return ListenError("--listen", *address);
     }
     address->port = port;
-    address_ = Join(*address);
+    address_ = FormatHostPort(*address);
     PublishHealth();
     return absl::OkStatus();
   }

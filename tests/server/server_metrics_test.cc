@@ -1,0 +1,207 @@
+// /metrics, /healthz and /readyz over a real socket.
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <set>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "scheduler/engine.h"
+#include "server/config.h"
+#include "server/metrics.h"
+#include "server/serving.h"
+
+namespace tessera {
+namespace {
+
+class MetricsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    for (const char* name : {"small", "lar\"ge"}) {
+      EngineModel& model = models_.emplace_back();
+      model.name = name;
+      model.layout.groups.resize(1);
+      model.layout.slabs_per_page = 2;
+    }
+    context_.version = "1.2.3";
+    context_.device = "cpu";
+    sources_.engine = &stats_;
+    sources_.models = &models_;
+    sources_.context = &context_;
+    sources_.slab_bytes = 4096;
+    sources_.live = [this] { return live_.load(); };
+  }
+
+  // The whole answer to a request; empty when nobody answers.
+  static std::string Http(const std::string& address, const std::string& request) {
+    const HostPort where = *ParseHostPort(address);
+    const int fd = socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in to = {};
+    to.sin_family = AF_INET;
+    to.sin_port = htons(static_cast<uint16_t>(where.port));
+    inet_pton(AF_INET, "127.0.0.1", &to.sin_addr);
+    std::string answer;
+    if (connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)) == 0 &&
+        write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size())) {
+      char buffer[4096];
+      for (ssize_t n = 0; (n = read(fd, buffer, sizeof(buffer))) > 0;) {
+        answer.append(buffer, static_cast<size_t>(n));
+      }
+    }
+    close(fd);
+    return answer;
+  }
+  static std::string Get(const std::string& address, const std::string& path) {
+    return Http(address, absl::StrCat("GET ", path, " HTTP/1.1\r\nHost: x\r\n\r\n"));
+  }
+  // The value of a series as it is written, e.g. `tessera_pages{kind="kv"}`; "" when absent.
+  std::string ValueOf(const std::string& series) const {
+    for (const absl::string_view line : absl::StrSplit(MetricsText(sources_), '\n')) {
+      if (line.size() > series.size() && line.substr(0, series.size()) == series &&
+          line[series.size()] == ' ') {
+        return std::string(line.substr(series.size() + 1));
+      }
+    }
+    return "";
+  }
+
+  EngineStats stats_{2};
+  std::vector<EngineModel> models_;
+  ServingContext context_;
+  MetricsSources sources_;
+  std::atomic<bool> live_{true};
+};
+
+TEST_F(MetricsTest, EverySeriesIsThereAtZero) {
+  for (const char* series : {"tessera_requests_total{model=\"small\",reason=\"stop\"}",
+                             "tessera_requests_total{model=\"small\",reason=\"error\"}",
+                             "tessera_requests_total{model=\"lar\\\"ge\",reason=\"length\"}",
+                             "tessera_requests_running",
+                             "tessera_requests_waiting",
+                             "tessera_requests_refused_total",
+                             "tessera_prompt_tokens_total",
+                             "tessera_cached_prompt_tokens_total",
+                             "tessera_generated_tokens_total",
+                             "tessera_preemptions_total",
+                             "tessera_pages{kind=\"free\"}",
+                             "tessera_pages{kind=\"cached\"}",
+                             "tessera_pages{kind=\"kv\"}",
+                             "tessera_pages{kind=\"adapter\"}",
+                             "tessera_pages{kind=\"staging\"}",
+                             "tessera_kv_cache_usage_ratio",
+                             "tessera_time_to_first_token_seconds_count",
+                             "tessera_inter_token_latency_seconds_sum",
+                             "tessera_request_queue_seconds_bucket{le=\"+Inf\"}",
+                             "tessera_e2e_request_latency_seconds_count",
+                             "tessera_step_seconds_count",
+                             "tessera_batch_tokens_count",
+                             "tessera_cost_model_error_ratio",
+                             "vllm:num_requests_waiting",
+                             "vllm:num_requests_running",
+                             "vllm:kv_cache_usage_perc",
+                             "tessera_grpc_calls_total{method=\"Generate\",code=\"OK\"}",
+                             "tessera_grpc_calls_open"}) {
+    EXPECT_EQ(ValueOf(series), "0") << series;
+  }
+  EXPECT_EQ(ValueOf("tessera_build_info{version=\"1.2.3\",device=\"cpu\"}"), "1");
+  EXPECT_EQ(ValueOf("vllm:cache_config_info{block_size=\"16\",num_gpu_blocks=\"0\"}"), "1");
+  EXPECT_NE(MetricsText(sources_).find("vllm:lora_requests_info{"), std::string::npos);
+}
+
+TEST_F(MetricsTest, ValuesFollowTheEngine) {
+  stats_.models[1].finished[static_cast<int>(FinishReason::kLength)].Add(7);
+  stats_.sequences_running.Set(3);
+  stats_.slabs_total.Set(100);
+  stats_.slabs_cached.Set(50);
+  stats_.slabs_kv.Set(20);
+  stats_.slabs_staging.Set(5);
+  stats_.ttft_s.Observe(0.5);
+  stats_.ttft_s.Observe(1e9);
+  context_.stats.calls[1][3].Add(2);
+  EXPECT_EQ(ValueOf("tessera_requests_total{model=\"lar\\\"ge\",reason=\"length\"}"), "7");
+  EXPECT_EQ(ValueOf("tessera_requests_running"), "3");
+  EXPECT_EQ(ValueOf("vllm:num_requests_running"), "3");
+  EXPECT_EQ(ValueOf("tessera_pages{kind=\"cached\"}"), "50");
+  EXPECT_EQ(ValueOf("tessera_kv_cache_usage_ratio"), "0.25");
+  EXPECT_EQ(ValueOf("vllm:kv_cache_usage_perc"), "0.25");
+  EXPECT_EQ(ValueOf("tessera_time_to_first_token_seconds_count"), "2");
+  EXPECT_EQ(ValueOf("tessera_time_to_first_token_seconds_bucket{le=\"+Inf\"}"), "2");
+  EXPECT_EQ(ValueOf("vllm:cache_config_info{block_size=\"16\",num_gpu_blocks=\"50\"}"), "1");
+  EXPECT_EQ(ValueOf("tessera_grpc_calls_total{method=\"Chat\",code=\"INVALID_ARGUMENT\"}"), "2");
+}
+
+TEST_F(MetricsTest, HistogramsAreCumulative) {
+  for (const double seconds : {0.001, 0.02, 0.3, 4.0, 50.0}) stats_.step_s.Observe(seconds);
+  int64_t before = 0;
+  int num_buckets = 0;
+  for (const absl::string_view line : absl::StrSplit(MetricsText(sources_), '\n')) {
+    if (line.rfind("tessera_step_seconds_bucket", 0) != 0) continue;
+    int64_t count = 0;
+    ASSERT_TRUE(absl::SimpleAtoi(line.substr(line.rfind(' ') + 1), &count));
+    EXPECT_GE(count, before);
+    before = count;
+    ++num_buckets;
+  }
+  EXPECT_EQ(before, 5);
+  EXPECT_GT(num_buckets, 5);
+}
+
+TEST_F(MetricsTest, TextIsWellFormed) {
+  std::set<std::string> types;
+  std::string previous;
+  for (const absl::string_view line : absl::StrSplit(MetricsText(sources_), '\n')) {
+    if (line.rfind("# TYPE ", 0) == 0) {
+      EXPECT_TRUE(types.insert(std::string(line)).second) << line;
+    } else if (!line.empty() && line[0] != '#') {
+      double value = 0;
+      EXPECT_TRUE(absl::SimpleAtod(line.substr(line.rfind(' ') + 1), &value)) << line;
+    }
+  }
+  EXPECT_GT(types.size(), 25u);
+}
+
+TEST_F(MetricsTest, ProbesOverHttp) {
+  auto server = StartMetrics("127.0.0.1:0", sources_);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string address = (*server)->address();
+  EXPECT_EQ(address.rfind("127.0.0.1:", 0), 0u);
+  const std::string page = Get(address, "/metrics");
+  EXPECT_EQ(page.rfind("HTTP/1.1 200", 0), 0u);
+  EXPECT_NE(page.find("text/plain; version=0.0.4"), std::string::npos);
+  EXPECT_NE(page.find("tessera_requests_running 0"), std::string::npos);
+  EXPECT_EQ(Get(address, "/healthz").rfind("HTTP/1.1 200", 0), 0u);
+  EXPECT_EQ(Get(address, "/readyz").rfind("HTTP/1.1 200", 0), 0u);
+  EXPECT_EQ(Get(address, "/").rfind("HTTP/1.1 404", 0), 0u);
+  EXPECT_EQ(Get(address, "/metrics/x").rfind("HTTP/1.1 404", 0), 0u);
+  const std::string head = Http(address, "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_EQ(head.rfind("HTTP/1.1 200", 0), 0u);
+  EXPECT_EQ(head.substr(head.size() - 4), "\r\n\r\n");
+  context_.draining = true;
+  EXPECT_EQ(Get(address, "/healthz").rfind("HTTP/1.1 200", 0), 0u);
+  EXPECT_EQ(Get(address, "/readyz").rfind("HTTP/1.1 503", 0), 0u);
+  context_.draining = false;
+  live_ = false;
+  EXPECT_EQ(Get(address, "/healthz").rfind("HTTP/1.1 503", 0), 0u);
+  EXPECT_EQ(Get(address, "/readyz").rfind("HTTP/1.1 503", 0), 0u);
+}
+
+TEST_F(MetricsTest, AddressesThatCannotBe) {
+  auto server = StartMetrics("localhost:0", sources_);
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_EQ(Get((*server)->address(), "/healthz").rfind("HTTP/1.1 200", 0), 0u);
+  const auto twin = StartMetrics((*server)->address(), sources_);
+  ASSERT_FALSE(twin.ok());
+  EXPECT_NE(twin.status().message().find("Address already in use; give another address"),
+            std::string::npos)
+      << twin.status();
+  EXPECT_FALSE(StartMetrics("nowhere", sources_).ok());
+  EXPECT_FALSE(StartMetrics("no.such.host.invalid:0", sources_).ok());
+}
+
+}  // namespace
+}  // namespace tessera
