@@ -26,8 +26,8 @@ struct RenderLimits {
   // Evaluated nodes count kStepCost, scanned or copied bytes 1. The default is a few seconds of a
   // core.
   int64_t max_work = int64_t{1} << 31;
-  // Nested evaluations, so macros that call themselves too. Each takes about 1 KiB of stack.
-  int max_depth = 800;
+  // Nested evaluations, so macros that call themselves too. Each takes up to 2 KiB of stack.
+  int max_depth = 400;
 };
 
 template <typename... Parts>

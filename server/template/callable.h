@@ -68,7 +68,9 @@ class BoundArgs final {
   bool Has(size_t index) const { return slots_[index] != nullptr; }
   const Value& operator[](size_t index) const { return *slots_[index]; }
   // `fallback` where absent.
-  Value Get(size_t index, Value fallback) const { return Has(index) ? *slots_[index] : fallback; }
+  Value Get(size_t index, const Value& fallback) const {
+    return Has(index) ? *slots_[index] : fallback;
+  }
   bool GetBool(size_t index, bool fallback) const {
     return Has(index) ? slots_[index]->Truthy() : fallback;
   }

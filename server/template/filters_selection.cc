@@ -87,6 +87,7 @@ absl::StatusOr<Value> Sort(Budget& budget, const Value& self, const CallArgs& ar
   }
   RETURN_IF_ERROR(SortByKey(budget, bound.GetBool(0, false), &keyed));
   std::vector<Value> sorted;
+  sorted.reserve(keyed.size());
   for (Keyed& entry : keyed) sorted.push_back(std::move(entry.item));
   return MakeList(budget, std::move(sorted));
 }
@@ -108,6 +109,7 @@ absl::StatusOr<Value> DictSort(Budget& budget, const Value& self, const CallArgs
   }
   RETURN_IF_ERROR(SortByKey(budget, bound.GetBool(2, false), &keyed));
   std::vector<Value> sorted;
+  sorted.reserve(keyed.size());
   for (Keyed& entry : keyed) sorted.push_back(std::move(entry.item));
   return MakeList(budget, std::move(sorted));
 }
