@@ -15,6 +15,7 @@
 #include <cstring>
 #include <ctime>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <thread>
@@ -190,8 +191,8 @@ void BenchAttention(benchmark::State& state, Machine* machine, int rows, int pre
     positions.push_back(i);
     slots.push_back(layout.page_tokens + i);
   }
-  std::vector<PageId> page_ids;
-  for (int i = 0; i < pages; ++i) page_ids.push_back(i + 1);
+  std::vector<PageId> page_ids(static_cast<size_t>(pages));
+  std::iota(page_ids.begin(), page_ids.end(), 1);
   batch.positions = arena.AddCopy(positions);
   batch.write_slots = arena.AddCopy(slots);
   batch.segments = arena.AddCopy(std::vector<Segment>{{0, 0, rows, -1}});

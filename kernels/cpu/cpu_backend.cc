@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -62,8 +63,8 @@ void CpuBackend::Embed(const EmbedArgs& args) {
   embed_tokens_.assign(tokens, tokens + args.batch.num_tokens());
   for (int32_t s = 0; s < args.batch.num_segments(); ++s) {
     const Segment& segment = args.batch.segments()[s];
-    for (int32_t i = 0; i < segment.num_tokens; ++i) {
-      TokenId& token = embed_tokens_[static_cast<size_t>(segment.token_begin + i)];
+    TokenId* const first = embed_tokens_.data() + segment.token_begin;
+    for (TokenId& token : std::span(first, static_cast<size_t>(segment.num_tokens))) {
       if (token == kLastSampledToken) token = args.slot_tokens[segment.slot];
       CHECK(token >= 0 && token < table.rows()) << " token " << token;
     }

@@ -1,6 +1,12 @@
 // V16 on AVX-512 (F, BW, DQ, VL): one register.
 #pragma once
 
+#if defined(__GNUC__) && !defined(__clang__)
+// g++ 12 finds the "undefined" vectors of its own AVX-512 headers uninitialised (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
 #include <immintrin.h>
 
 #include <cstdint>

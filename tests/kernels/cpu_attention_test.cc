@@ -136,7 +136,7 @@ std::vector<float> RunAlone(Backend* backend, BuiltBatch* built, int s, int row_
       std::vector<PageId>(view.pages(), view.pages() + built->batch.pages.count));
   const float* const qkv = built->qkv.data() + static_cast<ptrdiff_t>(first) * built->qkv_cols();
   alone.qkv.assign(qkv, qkv + static_cast<ptrdiff_t>(num_rows) * built->qkv_cols());
-  alone.out.resize(static_cast<size_t>(num_rows * built->out_cols()));
+  alone.out.resize(static_cast<size_t>(num_rows) * static_cast<size_t>(built->out_cols()));
   AttentionArgs args = built->Args(0, 0, alone.qkv.data(), alone.out.data());
   args.batch = {&alone.batch, alone.arena.base()};
   args.qkv.rows = args.out.rows = num_rows;
@@ -194,7 +194,8 @@ TEST_P(CpuAttentionTest, LayersOfAStepAreIndependent) {
   for (int group = 0; group < 2; ++group) {
     for (int layer = 0; layer < 2; ++layer) {
       std::vector<float> qkv = step->qkv;
-      std::vector<float> out(static_cast<size_t>(step->num_tokens() * step->out_cols()));
+      std::vector<float> out(static_cast<size_t>(step->num_tokens()) *
+                             static_cast<size_t>(step->out_cols()));
       cpu->Attention(step->Args(group, layer, qkv.data(), out.data()));
       const auto alone = BuildBatch(attention, 8);
       ExpectSameBits(out, RunAttention(other.get(), alone.get(), group, layer));

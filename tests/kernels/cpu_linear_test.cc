@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -159,8 +160,8 @@ std::vector<float> EmbedAll(Backend* backend, const PackedWeight& weight, float 
   const int vocab = static_cast<int>(weight.rows());
   BatchArena arena;
   StepBatch batch;
-  std::vector<TokenId> tokens;
-  for (TokenId token = 0; token < vocab; ++token) tokens.push_back(token);
+  std::vector<TokenId> tokens(static_cast<size_t>(vocab));
+  std::iota(tokens.begin(), tokens.end(), 0);
   tokens.push_back(kLastSampledToken);
   batch.tokens = arena.AddCopy(tokens);
   batch.segments = arena.AddCopy(
@@ -183,6 +184,7 @@ TEST_P(CpuLinearTest, PackedWeightsRoundTrip) {
   constexpr int64_t kCols = 45;
   const std::vector<float> a = RandomFloats(21 * kCols, 1.0f, 1);
   std::vector<BF16> b_bf16;
+  b_bf16.reserve(8 * kCols);
   for (float value : RandomFloats(8 * kCols, 1.0f, 2)) b_bf16.push_back(FloatToBF16(value));
   const std::vector<F16> c_f16(5 * kCols, F16{0x3555});  // 0.33325195
   const std::vector<WeightView> parts = {{a.data(), DType::kF32, 21, kCols},
@@ -230,8 +232,8 @@ TEST_P(CpuLinearTest, LogitsMatchRef) {
   ThreadTeam team(2);
   const auto cpu = New(&team);
   const auto ref = NewRefBackend();
-  std::vector<int32_t> rows;
-  for (int32_t i = 0; i < 40; ++i) rows.push_back((i * 7) % 50);
+  std::vector<int32_t> rows(40);
+  for (int32_t i = 0; i < 40; ++i) rows[static_cast<size_t>(i)] = (i * 7) % 50;
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (float softcap : {0.0f, 3.0f}) {
       // Logits are of order 3; see LinearTolerance.
