@@ -31,10 +31,14 @@ namespace {
 constexpr int kHeads = 14;
 constexpr int kKvHeads = 2;
 constexpr int kHeadDim = 64;
+constexpr int kLayers = 24;
+constexpr int64_t kQkvCols = (kHeads + 2 * kKvHeads) * kHeadDim;
 constexpr int64_t kHidden = kHeads * kHeadDim;
 constexpr int64_t kIntermediate = 4864;
 constexpr int64_t kVocab = 151936;
 constexpr size_t kReadBytes = size_t{512} << 20;
+
+class WholeModel;
 
 struct Machine {
   std::unique_ptr<ThreadTeam> team;
@@ -42,6 +46,7 @@ struct Machine {
   const cpu::IsaKernels* kernels = nullptr;
   double read_gbps = 0.0;
   double peak_gflops = 0.0;
+  std::shared_ptr<WholeModel> model;  // made when first asked for
 };
 
 // With one thread its CPU time, else the wall's.
@@ -130,7 +135,7 @@ struct LinearShape {
   Epilogue epilogue;
 };
 constexpr LinearShape kShapes[] = {
-    {"qkv", (kHeads + 2 * kKvHeads) * kHeadDim, kHidden, Epilogue::kStore},
+    {"qkv", kQkvCols, kHidden, Epilogue::kStore},
     {"o", kHidden, kHidden, Epilogue::kResidualAdd},
     {"gate_up", 2 * kIntermediate, kHidden, Epilogue::kGatedAct},
     {"down", kHidden, kIntermediate, Epilogue::kResidualAdd},
@@ -171,59 +176,159 @@ void BenchLinear(benchmark::State& state, Machine* machine, const LinearShape& s
          2.0 * static_cast<double>(rows) * static_cast<double>(shape.n * shape.k));
 }
 
-// One segment of `rows` tokens behind `prefix` tokens, over as many layers as exceed the caches.
+// One segment of `rows` tokens behind `prefix` tokens, and the pages it lies in.
+class OneSegment {
+ public:
+  OneSegment(Machine* machine, int rows, int prefix) : rows_(rows), keys_(prefix + rows) {
+    layout_.kv_heads = kKvHeads;
+    layout_.head_dim = kHeadDim;
+    layout_.dtype = DType::kBF16;
+    layout_.num_layers = kLayers;
+    const int pages = CeilDiv(keys_, layout_.page_tokens);
+    pool_ = machine->backend->Allocate(static_cast<size_t>((pages + 1) * layout_.page_bytes()));
+    pool_view_ = {static_cast<char*>(pool_->data()), layout_.page_bytes(), pages + 1};
+    std::vector<int32_t> positions(static_cast<size_t>(rows));
+    std::iota(positions.begin(), positions.end(), prefix);
+    std::vector<int64_t> slots(static_cast<size_t>(rows));
+    std::iota(slots.begin(), slots.end(), int64_t{layout_.page_tokens} + prefix);
+    std::vector<PageId> page_ids(static_cast<size_t>(pages));
+    std::iota(page_ids.begin(), page_ids.end(), 1);
+    batch_.tokens = arena_.Add<TokenId>(static_cast<size_t>(rows));
+    batch_.positions = arena_.AddCopy(positions);
+    batch_.write_slots = arena_.AddCopy(slots);
+    batch_.segments = arena_.AddCopy(std::vector<Segment>{{0, 0, rows, -1}});
+    batch_.run_ranges = arena_.AddCopy(std::vector<Range>{{0, 1}});
+    batch_.runs = arena_.AddCopy(std::vector<KvRun>{{0, pages, 0, keys_, 0, 0}});
+    batch_.pages = arena_.AddCopy(page_ids);
+    rope_.rotary_dim = kHeadDim;
+    for (int i = 0; i < kHeadDim / 2; ++i) {
+      rope_.inv_freq.push_back(std::pow(1e6f, -2.0f * static_cast<float>(i) / kHeadDim));
+    }
+  }
+
+  BatchView view() const { return {&batch_, arena_.base()}; }
+  AttentionArgs Args(int layer, std::vector<float>* qkv, std::vector<float>* out) const {
+    AttentionArgs args;
+    args.batch = view();
+    args.qkv = Tensor::F32(qkv->data(), rows_, kQkvCols);
+    args.out = Tensor::F32(out->data(), rows_, kHidden);
+    args.layer_in_group = layer;
+    args.heads = kHeads;
+    args.scale = 0.125f;
+    args.rope = &rope_;
+    args.layout = &layout_;
+    args.pool = pool_view_;
+    return args;
+  }
+
+ private:
+  const int rows_;
+  const int keys_;
+  GroupLayout layout_;
+  std::unique_ptr<DeviceBuffer> pool_;
+  PoolView pool_view_;
+  BatchArena arena_;
+  StepBatch batch_;
+  RopeSpec rope_;
+};
+
+// Layers in turn, so that keys come from memory where they do not fit the caches.
 void BenchAttention(benchmark::State& state, Machine* machine, int rows, int prefix) {
-  const int keys = prefix + rows;
-  GroupLayout layout;
-  layout.kv_heads = kKvHeads;
-  layout.head_dim = kHeadDim;
-  layout.dtype = DType::kBF16;
-  layout.num_layers = 24;
-  const int pages = CeilDiv(keys, layout.page_tokens);
-  const auto pool =
-      machine->backend->Allocate(static_cast<size_t>((pages + 1) * layout.page_bytes()));
-  BatchArena arena;
-  StepBatch batch;
-  batch.tokens = arena.Add<TokenId>(static_cast<size_t>(rows));
-  std::vector<int32_t> positions;
-  std::vector<int64_t> slots;
-  for (int i = prefix; i < keys; ++i) {
-    positions.push_back(i);
-    slots.push_back(layout.page_tokens + i);
-  }
-  std::vector<PageId> page_ids(static_cast<size_t>(pages));
-  std::iota(page_ids.begin(), page_ids.end(), 1);
-  batch.positions = arena.AddCopy(positions);
-  batch.write_slots = arena.AddCopy(slots);
-  batch.segments = arena.AddCopy(std::vector<Segment>{{0, 0, rows, -1}});
-  batch.run_ranges = arena.AddCopy(std::vector<Range>{{0, 1}});
-  batch.runs = arena.AddCopy(std::vector<KvRun>{{0, pages, 0, keys, 0, 0}});
-  batch.pages = arena.AddCopy(page_ids);
-  RopeSpec rope;
-  rope.rotary_dim = kHeadDim;
-  for (int i = 0; i < kHeadDim / 2; ++i) {
-    rope.inv_freq.push_back(std::pow(1e6f, -2.0f * static_cast<float>(i) / kHeadDim));
-  }
-  constexpr int kCols = (kHeads + 2 * kKvHeads) * kHeadDim;
-  std::vector<float> qkv = RandomFloats(static_cast<size_t>(rows) * kCols, 1.0f);
+  const OneSegment segment(machine, rows, prefix);
+  std::vector<float> qkv = RandomFloats(static_cast<size_t>(rows) * kQkvCols, 1.0f);
   std::vector<float> out(static_cast<size_t>(rows) * kHidden);
-  AttentionArgs args;
-  args.batch = {&batch, arena.base()};
-  args.qkv = Tensor::F32(qkv.data(), rows, kCols);
-  args.out = Tensor::F32(out.data(), rows, kHidden);
-  args.heads = kHeads;
-  args.scale = 0.125f;
-  args.rope = &rope;
-  args.layout = &layout;
-  args.pool = {static_cast<char*>(pool->data()), layout.page_bytes(), pages + 1};
+  int layer = 0;
   for (auto _ : state) {
-    if (args.layer_in_group == 0) machine->backend->Plan(args.batch);
-    machine->backend->Attention(args);
-    args.layer_in_group = (args.layer_in_group + 1) % layout.num_layers;
+    if (layer == 0) machine->backend->Plan(segment.view());
+    machine->backend->Attention(segment.Args(layer, &qkv, &out));
+    layer = (layer + 1) % kLayers;
   }
   const double visible = static_cast<double>(rows) * (prefix + 0.5 * (rows + 1));
-  Report(state, *machine, 2.0 * keys * kKvHeads * kHeadDim * 2.0,
+  Report(state, *machine, 2.0 * (prefix + rows) * kKvHeads * kHeadDim * 2.0,
          4.0 * visible * kHeads * kHeadDim);
+}
+
+// The weights of a whole model, random.
+class WholeModel {
+ public:
+  explicit WholeModel(Machine* machine) : backend_(machine->backend.get()) {
+    const std::vector<float> values = RandomFloats(static_cast<size_t>(kVocab * kHidden), 0.02f);
+    const auto pack = [&](int64_t n, int64_t k, bool gated) {
+      std::vector<WeightView> parts = {{values.data(), DType::kF32, gated ? n / 2 : n, k}};
+      if (gated) parts.push_back(parts[0]);
+      bytes_ += n * k * DTypeBytes(DType::kBF16);
+      return backend_->Pack(parts, DType::kBF16, gated);
+    };
+    for (int layer = 0; layer < kLayers; ++layer) {
+      for (const LinearShape& shape : kShapes) {
+        if (shape.n == kVocab) continue;
+        weights_.push_back(pack(shape.n, shape.k, shape.epilogue == Epilogue::kGatedAct));
+      }
+    }
+    table_ = pack(kVocab, kHidden, false);
+  }
+
+  int64_t bytes() const { return bytes_; }
+
+  // Everything of a step but sampling; logits of the last row.
+  void Step(const OneSegment& segment, int64_t rows) {
+    residual_.resize(static_cast<size_t>(rows * kHidden));
+    qkv_.resize(static_cast<size_t>(rows * kQkvCols));
+    attended_.resize(residual_.size());
+    gated_.resize(static_cast<size_t>(rows * kIntermediate));
+    logits_.resize(kVocab);
+    const Tensor residual = Tensor::F32(residual_.data(), rows, kHidden);
+    backend_->Plan(segment.view());
+    EmbedArgs embed;
+    embed.batch = segment.view();
+    embed.table = table_.get();
+    embed.out = residual;
+    backend_->Embed(embed);
+    for (int layer = 0; layer < kLayers; ++layer) {
+      Linear(layer, 0, residual, Tensor::F32(qkv_.data(), rows, kQkvCols));
+      backend_->Attention(segment.Args(layer, &qkv_, &attended_));
+      Linear(layer, 1, Tensor::F32(attended_.data(), rows, kHidden), residual);
+      Linear(layer, 2, residual, Tensor::F32(gated_.data(), rows, kIntermediate));
+      Linear(layer, 3, Tensor::F32(gated_.data(), rows, kIntermediate), residual);
+    }
+    const int32_t last = static_cast<int32_t>(rows - 1);
+    LogitsArgs logits;
+    logits.hidden = residual;
+    logits.token_rows = &last;
+    logits.num_rows = 1;
+    logits.final_norm = {norm_.data(), 1e-6f};
+    logits.weight = table_.get();
+    logits.out = Tensor::F32(logits_.data(), 1, kVocab);
+    backend_->Logits(logits);
+  }
+
+ private:
+  void Linear(int layer, int shape, const Tensor& x, const Tensor& out) {
+    LinearArgs args;
+    args.x = x;
+    args.weight = weights_[static_cast<size_t>(layer * 4 + shape)].get();
+    if (shape % 2 == 0) args.pre_norm = {norm_.data(), 1e-6f};
+    args.epilogue = kShapes[shape].epilogue;
+    args.out = out;
+    backend_->Linear(args);
+  }
+
+  Backend* const backend_;
+  std::vector<std::unique_ptr<PackedWeight>> weights_;  // [layers, 4]
+  std::unique_ptr<PackedWeight> table_;
+  int64_t bytes_ = 0;
+  const std::vector<float> norm_ = std::vector<float>(kHidden, 1.0f);
+  std::vector<float> residual_, qkv_, attended_, gated_, logits_;
+};
+
+void BenchStep(benchmark::State& state, Machine* machine, int rows, int prefix) {
+  if (machine->model == nullptr) machine->model = std::make_shared<WholeModel>(machine);
+  const OneSegment segment(machine, rows, prefix);
+  for (auto _ : state) machine->model->Step(segment, rows);
+  const double bytes = static_cast<double>(machine->model->bytes());
+  Report(state, *machine, bytes, (bytes - 2.0 * kVocab * kHidden) * rows);
+  state.counters["tokens/s"] = benchmark::Counter(static_cast<double>(state.iterations()) * rows,
+                                                  benchmark::Counter::kIsRate);
 }
 
 void RegisterAll(Machine* machine) {
@@ -252,6 +357,9 @@ void RegisterAll(Machine* machine) {
       [machine](benchmark::State& state) { BenchAttention(state, machine, 512, 0); });
   add("attention/prefill512/context8192",
       [machine](benchmark::State& state) { BenchAttention(state, machine, 512, 7680); });
+  add("step/decode/context256",
+      [machine](benchmark::State& state) { BenchStep(state, machine, 1, 255); });
+  add("step/prefill512", [machine](benchmark::State& state) { BenchStep(state, machine, 512, 0); });
 }
 
 // Takes "--name=" from the arguments; `fallback` when it is not there.
