@@ -9,9 +9,9 @@
 
 #include "kernels/base/clock.h"
 #include "kernels/base/log.h"
+#include "kernels/base/version.h"
 #include "server/flags.h"
 #include "server/node.h"
-#include "server/version.h"
 #include "tessera/v1/config.pb.h"
 
 namespace tessera {

@@ -9,6 +9,7 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
+#include "kernels/base/version.h"
 #include "scheduler/assemble.h"
 #include "scheduler/engine.h"
 #include "server/config.h"
@@ -16,7 +17,6 @@
 #include "server/model_loader.h"
 #include "server/server.h"
 #include "server/serving.h"
-#include "server/version.h"
 #include "tessera/v1/config.pb.h"
 
 namespace tessera {

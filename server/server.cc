@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -11,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "server/config.h"
 #include "server/control_service.h"
@@ -24,6 +26,11 @@ namespace tessera {
 namespace {
 
 constexpr char kServiceName[] = "tessera.v1.Inference";
+
+// What gRPC has to say goes to our log; what matters of it comes back as statuses too.
+void LogFromGrpc(gpr_log_func_args* args) {
+  TLOG_DEBUG("grpc {}:{}: {}", args->file, args->line, args->message);
+}
 
 void SetConnectionOptions(const ServerOptions& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
@@ -118,6 +125,7 @@ class GrpcServer final : public Server {
 
 absl::StatusOr<std::unique_ptr<Server>> StartServer(const ServerOptions& options,
                                                     ServingContext* context) {
+  gpr_set_log_function(&LogFromGrpc);
   auto server = std::make_unique<GrpcServer>(options, context);
   RETURN_IF_ERROR(server->Start(options));
   return server;

@@ -3,7 +3,6 @@
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/message.h>
-#include <google/protobuf/stubs/logging.h>
 #include <google/protobuf/wire_format_lite.h>
 
 #include <algorithm>
@@ -144,7 +143,5 @@ absl::Status ParseStrict(absl::string_view bytes, google::protobuf::Message* mes
   if (!message->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return Malformed("");
   return absl::OkStatus();
 }
-
-void SilenceProtobufLog() { google::protobuf::SetLogHandler(nullptr); }
 
 }  // namespace tessera

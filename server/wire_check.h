@@ -24,7 +24,4 @@ absl::Status CheckWire(const google::protobuf::Descriptor& descriptor, absl::str
 // CheckWire, then parses into *message.
 absl::Status ParseStrict(absl::string_view bytes, google::protobuf::Message* message);
 
-// Keeps protobuf's library from writing what clients send it to stderr. Called once, from main.
-void SilenceProtobufLog();
-
 }  // namespace tessera

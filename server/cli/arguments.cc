@@ -1,24 +1,61 @@
 #include "server/cli/arguments.h"
 
-#include <algorithm>
+#include <fstream>
+#include <iostream>
+#include <sstream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 
 namespace tessera::cli {
+namespace {
 
-absl::StatusOr<Arguments> Arguments::Parse(const std::vector<std::string>& arguments,
-                                           const std::vector<FlagSpec>& known) {
-  Arguments parsed;
-  bool only_words = false;
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    std::string name = arguments[i];
-    if (only_words || name.size() < 3 || name.compare(0, 2, "--") != 0) {
-      if (name == "--") {
-        only_words = true;
-      } else {
-        parsed.words_.push_back(name);
-      }
+const FlagSpec* Find(const std::vector<FlagSpec>& specs, const std::string& name) {
+  for (const FlagSpec& spec : specs) {
+    if (name == spec.name) return &spec;
+  }
+  return nullptr;
+}
+
+template <class T>
+bool ParseNumber(const std::string& text, T* value) {
+  if constexpr (std::is_same_v<T, float>) {
+    return absl::SimpleAtof(text, value);
+  } else {
+    return absl::SimpleAtoi(text, value);
+  }
+}
+
+template <class T>
+absl::Status ReadNumber(const Arguments& arguments, const std::string& flag,
+                        std::optional<T>* value) {
+  const std::optional<std::string> text = arguments.Text(flag);
+  if (!text) return absl::OkStatus();
+  T number;
+  if (!ParseNumber(*text, &number)) {
+    return absl::InvalidArgumentError(absl::StrCat(flag, " is '", *text, "'; give a number"));
+  }
+  *value = number;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Arguments> Arguments::Parse(const std::vector<std::string>& words,
+                                           const std::vector<FlagSpec>& specs) {
+  Arguments arguments;
+  bool flags_ended = false;
+  for (size_t i = 0; i < words.size(); ++i) {
+    std::string name = words[i];
+    if (!flags_ended && name == "--") {
+      flags_ended = true;
+      continue;
+    }
+    if (flags_ended || name.size() < 2 || name[0] != '-') {
+      arguments.positional_.push_back(name);
       continue;
     }
     std::optional<std::string> value;
@@ -26,56 +63,82 @@ absl::StatusOr<Arguments> Arguments::Parse(const std::vector<std::string>& argum
       value = name.substr(equals + 1);
       name.resize(equals);
     }
-    const auto spec = std::find_if(known.begin(), known.end(),
-                                   [&name](const FlagSpec& flag) { return name == flag.name; });
-    if (spec == known.end()) {
-      return absl::InvalidArgumentError(absl::StrCat("unknown flag ", name, "; see --help"));
+    const FlagSpec* spec = Find(specs, name);
+    if (spec == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat("unknown flag '", name, "'; see --help"));
     }
     if (spec->value == nullptr) {
       if (value) return absl::InvalidArgumentError(absl::StrCat(name, " takes no value"));
       value = "";
     } else if (!value) {
-      if (i + 1 == arguments.size()) {
+      if (i + 1 == words.size()) {
         return absl::InvalidArgumentError(absl::StrCat(name, " needs a value: ", spec->value));
       }
-      value = arguments[++i];
+      value = words[++i];
     }
-    parsed.values_[name].push_back(*value);
+    arguments.values_[name].push_back(*value);
   }
-  return parsed;
+  return arguments;
 }
 
-std::optional<std::string> Arguments::Text(const std::string& name) const {
-  const auto it = values_.find(name);
+std::optional<std::string> Arguments::Text(const std::string& flag) const {
+  const auto it = values_.find(flag);
   if (it == values_.end()) return std::nullopt;
   return it->second.back();
 }
 
-std::vector<std::string> Arguments::All(const std::string& name) const {
-  const auto it = values_.find(name);
-  return it == values_.end() ? std::vector<std::string>() : it->second;
+const std::vector<std::string>& Arguments::All(const std::string& flag) const {
+  static const std::vector<std::string> kNone;
+  const auto it = values_.find(flag);
+  return it == values_.end() ? kNone : it->second;
 }
 
-absl::Status Arguments::Int(const std::string& name, std::optional<int64_t>* out) const {
-  const std::optional<std::string> text = Text(name);
-  if (!text) return absl::OkStatus();
-  int64_t value = 0;
-  if (!absl::SimpleAtoi(*text, &value)) {
-    return absl::InvalidArgumentError(absl::StrCat(name, " wants an integer, not '", *text, "'"));
-  }
-  *out = value;
-  return absl::OkStatus();
+absl::Status Arguments::Read(const std::string& flag, std::optional<int32_t>* value) const {
+  return ReadNumber(*this, flag, value);
+}
+absl::Status Arguments::Read(const std::string& flag, std::optional<int64_t>* value) const {
+  return ReadNumber(*this, flag, value);
+}
+absl::Status Arguments::Read(const std::string& flag, std::optional<uint64_t>* value) const {
+  return ReadNumber(*this, flag, value);
+}
+absl::Status Arguments::Read(const std::string& flag, std::optional<float>* value) const {
+  return ReadNumber(*this, flag, value);
 }
 
-absl::Status Arguments::Float(const std::string& name, std::optional<float>* out) const {
-  const std::optional<std::string> text = Text(name);
-  if (!text) return absl::OkStatus();
-  float value = 0.0f;
-  if (!absl::SimpleAtof(*text, &value)) {
-    return absl::InvalidArgumentError(absl::StrCat(name, " wants a number, not '", *text, "'"));
+absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text) {
+  std::vector<int32_t> ids;
+  for (const absl::string_view word :
+       absl::StrSplit(text, absl::ByAnyChar(", \t\n"), absl::SkipEmpty())) {
+    int32_t id = 0;
+    if (!absl::SimpleAtoi(word, &id)) {
+      return absl::InvalidArgumentError(absl::StrCat("'", word, "' is no token id"));
+    }
+    ids.push_back(id);
   }
-  *out = value;
-  return absl::OkStatus();
+  return ids;
+}
+
+std::string FlagHelp(const std::vector<FlagSpec>& specs) {
+  std::string text;
+  for (const FlagSpec& spec : specs) {
+    const std::string flag =
+        spec.value == nullptr ? spec.name : absl::StrCat(spec.name, " ", spec.value);
+    absl::StrAppendFormat(&text, "  %-28s %s\n", flag, spec.help);
+  }
+  return text;
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  std::stringstream text;
+  if (path == "-") {
+    text << std::cin.rdbuf();
+    return text.str();
+  }
+  std::ifstream stream(path, std::ios::binary);
+  if (stream) text << stream.rdbuf();
+  if (!stream) return absl::NotFoundError(absl::StrCat("cannot read '", path, "'; check the path"));
+  return text.str();
 }
 
 }  // namespace tessera::cli

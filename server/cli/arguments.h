@@ -1,42 +1,53 @@
-// The client's command line: words and --flags. Every command names the flags it knows; an unknown
-// one is an error that names the command's help. Main thread only.
+// The command line of `tessera`: flags by a table, so that parsing and help cannot disagree. Errors
+// say what to type instead.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 
 namespace tessera::cli {
 
 struct FlagSpec {
   const char* name;   // "--max-tokens"
-  const char* value;  // what help calls the value, "N"; null: a switch
+  const char* value;  // what help calls the value; null: a switch
   const char* help;
 };
 
-class Arguments {
+class Arguments final {
  public:
-  // Flags may stand anywhere; "--" ends them; --name=value works too. Values of a repeated flag are
-  // kept in order.
-  static absl::StatusOr<Arguments> Parse(const std::vector<std::string>& arguments,
-                                         const std::vector<FlagSpec>& known);
+  // Flags may stand anywhere; "--" ends them. A flag that is in none of `specs` is an error.
+  static absl::StatusOr<Arguments> Parse(const std::vector<std::string>& words,
+                                         const std::vector<FlagSpec>& specs);
 
-  const std::vector<std::string>& words() const { return words_; }
-  bool Has(const std::string& name) const { return values_.count(name) > 0; }
-  // The last value given.
-  std::optional<std::string> Text(const std::string& name) const;
-  std::vector<std::string> All(const std::string& name) const;
-  // Errors name the flag.
-  absl::Status Int(const std::string& name, std::optional<int64_t>* out) const;
-  absl::Status Float(const std::string& name, std::optional<float>* out) const;
+  const std::vector<std::string>& positional() const { return positional_; }
+  bool Has(const std::string& flag) const { return values_.contains(flag); }
+  // The last one given.
+  std::optional<std::string> Text(const std::string& flag) const;
+  const std::vector<std::string>& All(const std::string& flag) const;
+
+  // Sets *value when the flag was given; an error when its text is no such number.
+  absl::Status Read(const std::string& flag, std::optional<int32_t>* value) const;
+  absl::Status Read(const std::string& flag, std::optional<int64_t>* value) const;
+  absl::Status Read(const std::string& flag, std::optional<uint64_t>* value) const;
+  absl::Status Read(const std::string& flag, std::optional<float>* value) const;
 
  private:
-  std::vector<std::string> words_;
+  std::vector<std::string> positional_;
   std::map<std::string, std::vector<std::string>> values_;
 };
+
+// "1,2,3" or "1 2 3".
+absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text);
+
+std::string FlagHelp(const std::vector<FlagSpec>& specs);
+
+// The content of a file; "-" is standard input.
+absl::StatusOr<std::string> ReadFile(const std::string& path);
 
 }  // namespace tessera::cli

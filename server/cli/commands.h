@@ -1,28 +1,31 @@
-// The client's commands. Each knows its flags and runs against a server; the table in commands.cc
-// is what main dispatches on.
+// The commands of `tessera`, as a table.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "server/cli/arguments.h"
-#include "server/cli/client.h"
 
 namespace tessera::cli {
 
+class Session;
+
 struct Command {
   const char* name;
-  const char* usage;  // words after the name
-  const char* help;
+  const char* usage;    // after the name: "[PROMPT]"
+  const char* summary;  // one line
   std::vector<FlagSpec> flags;
-  int (*run)(const Arguments& arguments, Client* client);
+  // Returns the exit status.
+  std::function<int(const Arguments& arguments, Session* session)> run;
 };
 
-// generate, chat: generate_commands.cc; the others: query_commands.cc.
-std::vector<Command> GenerateCommands();
-std::vector<Command> QueryCommands();
+std::vector<Command> StreamCommands();   // generate, chat
+std::vector<Command> UnaryCommands();    // embed, tokenize, detokenize
+std::vector<Command> ControlCommands();  // models, load, drain, ...
 
-// Says what is wrong with the command line; the exit status for it.
+// Prints "tessera: message" and returns kUsage.
+int UsageError(const absl::Status& status);
 int UsageError(const std::string& message);
 
 }  // namespace tessera::cli

@@ -1,98 +1,113 @@
-// tessera: the command-line client. Streams as it arrives; usage and timing go to stderr; Ctrl-C
-// cancels the call.
+// tessera: the command-line client of tesserad. Text and tables go to stdout, usage, timing and
+// errors to stderr. Exit status: 0, 1 when the server refuses or nobody answers, 2 for a wrong
+// command line, 130 after Ctrl-C.
 
-#include <csignal>
 #include <cstdio>
-#include <optional>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/version.h"
 #include "server/cli/commands.h"
-#include "server/version.h"
+#include "server/cli/session.h"
 
 namespace tessera::cli {
 
 int UsageError(const std::string& message) {
   std::fprintf(stderr, "tessera: %s\n", message.c_str());
-  return kExitUsage;
+  return kUsage;
 }
+
+int UsageError(const absl::Status& status) { return UsageError(std::string(status.message())); }
 
 namespace {
 
-const std::vector<FlagSpec>& CommonFlags() {
-  static const std::vector<FlagSpec>* const kFlags = new std::vector<FlagSpec>{
-      {"--server", "HOST:PORT", "default 127.0.0.1:50051"},
+std::vector<FlagSpec> GlobalFlags() {
+  return {
+      {"--server", "HOST:PORT", "of tesserad (127.0.0.1:50051, or $TESSERA_SERVER)"},
       {"--timeout", "SECONDS", "deadline of the call"},
-      {"--json", nullptr, "messages as JSON, one a line"},
-      {"--help", nullptr, "this"},
+      {"--json", nullptr, "print messages as JSON, one a line"},
+      {"--help", nullptr, "this, or of a command: tessera COMMAND --help"},
+      {"--version", nullptr, "print the version"},
   };
-  return *kFlags;
 }
 
 std::vector<Command> AllCommands() {
-  std::vector<Command> commands = GenerateCommands();
-  for (Command& command : QueryCommands()) commands.push_back(std::move(command));
-  return commands;
+  std::vector<Command> all = StreamCommands();
+  for (const std::vector<Command>& more : {UnaryCommands(), ControlCommands()}) {
+    all.insert(all.end(), more.begin(), more.end());
+  }
+  return all;
 }
 
-void PrintFlags(const std::vector<FlagSpec>& flags) {
-  for (const FlagSpec& flag : flags) {
-    const std::string name =
-        flag.value == nullptr ? flag.name : absl::StrCat(flag.name, " ", flag.value);
-    std::printf("  %-28s %s\n", name.c_str(), flag.help);
+void PrintHelp(const std::vector<Command>& commands) {
+  std::printf("tessera talks to tesserad.\n\n  tessera [flags] COMMAND [arguments]\n\n");
+  for (const Command& command : commands) {
+    std::printf("  %-14s %s\n", command.name, command.summary);
   }
+  std::printf("\n%s", FlagHelp(GlobalFlags()).c_str());
 }
 
-int Help() {
-  std::printf("tessera %s: talks to a tesserad\n\n  tessera COMMAND [flags]\n\n", kVersion);
-  for (const Command& command : AllCommands()) {
-    std::printf("  %-10s %s\n", command.name, command.help);
-  }
-  std::printf("\n");
-  PrintFlags(CommonFlags());
-  return kExitOk;
+void PrintCommandHelp(const Command& command) {
+  std::printf("tessera %s %s\n\n%s.\n\n%s%s", command.name, command.usage, command.summary,
+              FlagHelp(command.flags).c_str(), FlagHelp(GlobalFlags()).c_str());
 }
 
-int CommandHelp(const Command& command) {
-  std::printf("tessera %s %s\n  %s\n\n", command.name, command.usage, command.help);
-  PrintFlags(command.flags);
-  PrintFlags(CommonFlags());
-  return kExitOk;
+const Command* FindCommand(const std::vector<Command>& commands, const std::string& name) {
+  for (const Command& command : commands) {
+    if (name == command.name) return &command;
+  }
+  return nullptr;
 }
 
-int Main(std::vector<std::string> arguments) {
-  // Before any thread starts: Client's watcher takes the signal.
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGINT);
-  sigprocmask(SIG_BLOCK, &signals, nullptr);
-
-  if (arguments.empty() || arguments[0] == "--help" || arguments[0] == "-h" ||
-      arguments[0] == "help") {
-    return Help();
-  }
-  if (arguments[0] == "--version") {
-    std::printf("tessera %s\n", kVersion);
-    return kExitOk;
-  }
-  for (const Command& command : AllCommands()) {
-    if (arguments[0] != command.name) continue;
-    arguments.erase(arguments.begin());
-    std::vector<FlagSpec> known = command.flags;
-    known.insert(known.end(), CommonFlags().begin(), CommonFlags().end());
-    const auto parsed = Arguments::Parse(arguments, known);
-    if (!parsed.ok()) return UsageError(std::string(parsed.status().message()));
-    if (parsed->Has("--help")) return CommandHelp(command);
-    std::optional<float> timeout;
-    if (const auto status = parsed->Float("--timeout", &timeout); !status.ok()) {
-      return UsageError(std::string(status.message()));
+// Takes the command's name out of the words: the first that is neither a flag nor a flag's value.
+std::string TakeCommand(std::vector<std::string>* words) {
+  for (size_t i = 0; i < words->size(); ++i) {
+    if ((*words)[i] == "--server" || (*words)[i] == "--timeout") {
+      ++i;
+    } else if ((*words)[i].empty() || (*words)[i][0] != '-') {
+      const std::string name = (*words)[i];
+      words->erase(words->begin() + static_cast<ptrdiff_t>(i));
+      return name;
     }
-    Client client(parsed->Text("--server").value_or("127.0.0.1:50051"), timeout,
-                  parsed->Has("--json"));
-    return command.run(*parsed, &client);
   }
-  return UsageError(absl::StrCat("unknown command '", arguments[0], "'; see tessera --help"));
+  return "";
+}
+
+int Main(std::vector<std::string> words) {
+  const std::vector<Command> commands = AllCommands();
+  const std::string name = TakeCommand(&words);
+  std::vector<FlagSpec> flags = GlobalFlags();
+  const Command* command = FindCommand(commands, name);
+  if (command != nullptr) flags.insert(flags.end(), command->flags.begin(), command->flags.end());
+  if (command == nullptr && !name.empty() && name != "help") {
+    return UsageError(absl::StrCat("unknown command '", name, "'; see tessera --help"));
+  }
+  const absl::StatusOr<Arguments> arguments = Arguments::Parse(words, flags);
+  if (!arguments.ok()) return UsageError(arguments.status());
+  if (arguments->Has("--version")) {
+    std::printf("tessera %s\n", kVersion);
+    return kOk;
+  }
+  if (command == nullptr || arguments->Has("--help")) {
+    command == nullptr ? PrintHelp(commands) : PrintCommandHelp(*command);
+    return command == nullptr && name.empty() && !arguments->Has("--help") ? kUsage : kOk;
+  }
+  SessionOptions options;
+  const char* from_environment = std::getenv("TESSERA_SERVER");
+  options.server = from_environment != nullptr ? from_environment : "127.0.0.1:50051";
+  if (const auto server = arguments->Text("--server")) options.server = *server;
+  options.json = arguments->Has("--json");
+  if (const auto timeout = arguments->Text("--timeout");
+      timeout && (!absl::SimpleAtod(*timeout, &options.deadline_seconds) ||
+                  !(options.deadline_seconds > 0 && options.deadline_seconds < 1e9))) {
+    return UsageError(absl::StrCat("--timeout is '", *timeout, "'; give seconds above 0"));
+  }
+  Session session(options);
+  return command->run(*arguments, &session);
 }
 
 }  // namespace

@@ -1,0 +1,235 @@
+// models, load, drain, health, cancel, capabilities, adapters.
+#include <chrono>
+#include <cstdio>
+#include <thread>
+
+#include <grpcpp/channel.h>
+
+#include "absl/strings/str_cat.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "server/cli/commands.h"
+#include "server/cli/session.h"
+
+namespace tessera::cli {
+namespace {
+
+double Mebibytes(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+int RunModels(const Arguments& arguments, Session* session) {
+  v1::ListModelsResponse response;
+  const int status = RunUnary(session, [&](grpc::ClientContext* context) {
+    return session->control().ListModels(context, {}, &response);
+  });
+  if (status != kOk) return status;
+  if (session->json()) {
+    Session::PrintJson(response);
+    return kOk;
+  }
+  for (const v1::ModelInfo& model : response.models()) {
+    std::printf(
+        "%s%s: %s, %.1fM parameters, %s weights, %s KV, context %lld, vocabulary %lld%s\n",
+        model.name().c_str(), model.is_default() ? " (default)" : "", model.family().c_str(),
+        static_cast<double>(model.num_parameters()) / 1e6, model.dtype().c_str(),
+        model.kv_cache_dtype().c_str(), static_cast<long long>(model.max_model_len()),
+        static_cast<long long>(model.vocab_size()), model.has_chat_template() ? ", chat" : "");
+  }
+  return kOk;
+}
+
+void PrintLoad(const Session& session, const v1::GetLoadResponse& load) {
+  if (session.json()) return Session::PrintJson(load);
+  std::printf(
+      "running %lld, waiting %lld, calls %lld, queue delay %.1f ms, KV %.1f of %.1f MiB (%.1f %%), "
+      "cached %.1f MiB, generated %lld tokens%s\n",
+      static_cast<long long>(load.running()), static_cast<long long>(load.waiting()),
+      static_cast<long long>(load.calls()), static_cast<double>(load.queue_delay_us()) / 1e3,
+      Mebibytes(load.kv_bytes()), Mebibytes(load.pool_bytes()), 100 * load.kv_cache_usage(),
+      Mebibytes(load.cached_bytes()), static_cast<long long>(load.generated_tokens()),
+      load.draining() ? ", draining" : "");
+  std::fflush(stdout);
+}
+
+int RunLoad(const Arguments& arguments, Session* session) {
+  v1::GetLoadResponse load;
+  if (!arguments.Has("--watch")) {
+    const int status = RunUnary(session, [&](grpc::ClientContext* context) {
+      return session->control().GetLoad(context, {}, &load);
+    });
+    if (status == kOk) PrintLoad(*session, load);
+    return status;
+  }
+  v1::WatchLoadRequest request;
+  std::optional<int64_t> interval_ms;
+  if (const absl::Status status = arguments.Read("--interval-ms", &interval_ms); !status.ok()) {
+    return UsageError(status);
+  }
+  if (interval_ms) request.set_interval_ms(*interval_ms);
+  const auto context = session->NewContext();
+  const auto reader = session->control().WatchLoad(context.get(), request);
+  while (reader->Read(&load)) PrintLoad(*session, load);
+  const grpc::Status status = reader->Finish();
+  session->EndContext();
+  if (status.ok() || session->interrupted()) return kOk;  // Ctrl-C is how one stops watching
+  return session->Fail(status);
+}
+
+int RunDrain(const Arguments& arguments, Session* session) {
+  v1::DrainRequest request;
+  if (arguments.Has("--exit")) request.set_exit(true);
+  v1::DrainResponse response;
+  int status = RunUnary(session, [&](grpc::ClientContext* context) {
+    return session->control().Drain(context, request, &response);
+  });
+  if (status != kOk) return status;
+  if (session->json()) {
+    Session::PrintJson(response);
+  } else {
+    std::printf("draining, %lld calls are open\n", static_cast<long long>(response.calls()));
+  }
+  while (arguments.Has("--wait")) {
+    v1::GetLoadResponse load;
+    status = RunUnary(session, [&](grpc::ClientContext* context) {
+      return session->control().GetLoad(context, {}, &load);
+    });
+    if (status != kOk || load.calls() == 0) return status;
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  }
+  return kOk;
+}
+
+int RunHealth(const Arguments& arguments, Session* session) {
+  namespace health = grpc::health::v1;
+  const auto stub = health::Health::NewStub(session->channel());
+  health::HealthCheckRequest request;
+  if (!arguments.positional().empty()) request.set_service(arguments.positional()[0]);
+  health::HealthCheckResponse response;
+  const int status = RunUnary(session, [&](grpc::ClientContext* context) {
+    return stub->Check(context, request, &response);
+  });
+  if (status != kOk) return status;
+  if (session->json()) {
+    Session::PrintJson(response);
+  } else {
+    std::printf("%s\n", health::HealthCheckResponse::ServingStatus_Name(response.status()).c_str());
+  }
+  return response.status() == health::HealthCheckResponse::SERVING ? kOk : kFailed;
+}
+
+int RunCancel(const Arguments& arguments, Session* session) {
+  if (arguments.positional().size() != 1) return UsageError("cancel needs one REQUEST_ID");
+  v1::CancelRequest request;
+  request.set_request_id(arguments.positional()[0]);
+  v1::CancelResponse response;
+  const int status = RunUnary(session, [&](grpc::ClientContext* context) {
+    return session->control().Cancel(context, request, &response);
+  });
+  if (status != kOk) return status;
+  if (session->json()) {
+    Session::PrintJson(response);
+  } else {
+    std::printf("%s\n", response.found() ? "cancelled" : "no such call is open");
+  }
+  return response.found() ? kOk : kFailed;
+}
+
+int RunCapabilities(const Arguments& arguments, Session* session) {
+  v1::GetCapabilitiesResponse response;
+  const int status = RunUnary(session, [&](grpc::ClientContext* context) {
+    return session->control().GetCapabilities(context, {}, &response);
+  });
+  if (status != kOk) return status;
+  if (session->json()) {
+    Session::PrintJson(response);
+  } else {
+    std::printf("%s", response.DebugString().c_str());
+  }
+  return kOk;
+}
+
+// The server answers these with UNIMPLEMENTED until adapters come.
+int RunAdapters(const Arguments& arguments, Session* session) {
+  const std::vector<std::string>& words = arguments.positional();
+  const std::string verb = words.empty() ? "" : words[0];
+  const std::string name = words.size() > 1 ? words[1] : "";
+  const bool needs_name = verb == "load" || verb == "unload" || verb == "pin";
+  if (needs_name && name.empty()) {
+    return UsageError(absl::StrCat("adapters ", verb, " needs a NAME"));
+  }
+  if (verb == "register" && words.size() != 3) return UsageError("adapters register NAME DIR");
+  v1::ListAdaptersResponse list;
+  if (verb == "watch") {
+    const auto context = session->NewContext();
+    const auto reader = session->control().WatchAdapters(context.get(), {});
+    while (reader->Read(&list)) Session::PrintJson(list);
+    const grpc::Status status = reader->Finish();
+    session->EndContext();
+    return status.ok() ? kOk : session->Fail(status);
+  }
+  const auto call = [&](grpc::ClientContext* context) -> grpc::Status {
+    v1::Control::Stub& control = session->control();
+    if (verb == "register") {
+      v1::RegisterAdaptersRequest request;
+      v1::RegisterAdaptersResponse response;
+      v1::AdapterSource* source = request.add_adapters();
+      source->set_name(name);
+      source->set_path(words[2]);
+      if (const auto model = arguments.Text("--model")) source->set_model(*model);
+      return control.RegisterAdapters(context, request, &response);
+    }
+    if (verb == "load") {
+      v1::LoadAdapterRequest request;
+      v1::LoadAdapterResponse response;
+      request.set_name(name);
+      return control.LoadAdapter(context, request, &response);
+    }
+    if (verb == "unload") {
+      v1::UnloadAdapterRequest request;
+      v1::UnloadAdapterResponse response;
+      request.set_name(name);
+      return control.UnloadAdapter(context, request, &response);
+    }
+    if (verb == "pin") {
+      v1::PinAdapterRequest request;
+      v1::PinAdapterResponse response;
+      request.set_name(name);
+      return control.PinAdapter(context, request, &response);
+    }
+    return control.ListAdapters(context, {}, &list);
+  };
+  if (!needs_name && verb != "register" && verb != "list") {
+    return UsageError("adapters needs a verb: register, load, unload, pin, list or watch");
+  }
+  const int status = RunUnary(session, call);
+  if (status == kOk && verb == "list") Session::PrintJson(list);
+  return status;
+}
+
+}  // namespace
+
+std::vector<Command> ControlCommands() {
+  return {
+      {"models", "", "what is served", {}, RunModels},
+      {"load",
+       "",
+       "how busy the server is",
+       {{"--watch", nullptr, "again and again, until Ctrl-C"},
+        {"--interval-ms", "N", "between two looks (1000)"}},
+       RunLoad},
+      {"cancel", "REQUEST_ID", "end a running call", {}, RunCancel},
+      {"drain",
+       "",
+       "refuse new calls, let running ones finish",
+       {{"--exit", nullptr, "end the server when they have"},
+        {"--wait", nullptr, "return when they have"}},
+       RunDrain},
+      {"health", "[SERVICE]", "SERVING or NOT_SERVING (exit status 1)", {}, RunHealth},
+      {"capabilities", "", "what this server knows and allows", {}, RunCapabilities},
+      {"adapters",
+       "register|load|unload|pin|list|watch [NAME [DIR]]",
+       "LoRA adapters (a later release)",
+       {{"--model", "NAME", "the model they belong to"}},
+       RunAdapters},
+  };
+}
+
+}  // namespace tessera::cli

@@ -1,0 +1,235 @@
+// generate and chat.
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/status.h"
+#include "server/cli/commands.h"
+#include "server/cli/request_flags.h"
+#include "server/cli/session.h"
+
+namespace tessera::cli {
+namespace {
+
+const char* ReasonText(v1::FinishReason reason) {
+  switch (reason) {
+    case v1::FINISH_REASON_STOP:
+      return "stop";
+    case v1::FINISH_REASON_LENGTH:
+      return "length";
+    case v1::FINISH_REASON_TIME_LIMIT:
+      return "time limit";
+    case v1::FINISH_REASON_CANCELLED:
+      return "cancelled";
+    case v1::FINISH_REASON_QUOTA:
+      return "quota";
+    default:
+      return "error";
+  }
+}
+
+// Prints a stream as it arrives. Several indices cannot share a terminal's line, so with n > 1 each
+// is printed when it is finished.
+class StreamPrinter final {
+ public:
+  StreamPrinter(bool json, bool quiet, bool several)
+      : json_(json), quiet_(quiet), several_(several) {}
+
+  void Print(const v1::GenerateResponse& message) {
+    if (json_) return Session::PrintJson(message);
+    if (message.has_output()) OnText(message.index(), message.output().text());
+    if (message.has_finished()) OnFinished(message);
+  }
+
+  const std::string& text() const { return whole_; }
+  bool failed() const { return failed_; }
+
+ private:
+  void OnText(int index, const std::string& text) {
+    if (several_) {
+      held_[index] += text;
+      return;
+    }
+    whole_ += text;
+    std::fputs(text.c_str(), stdout);
+    std::fflush(stdout);
+  }
+
+  void OnFinished(const v1::GenerateResponse& message) {
+    if (several_) std::printf("--- %d ---\n%s", message.index(), held_[message.index()].c_str());
+    std::fputs("\n", stdout);
+    std::fflush(stdout);
+    if (message.finished().reason() == v1::FINISH_REASON_ERROR) {
+      failed_ = true;
+      std::fprintf(stderr, "tessera: %s\n", message.finished().status().message().c_str());
+    }
+    if (quiet_) return;
+    const v1::Usage& usage = message.usage();
+    const v1::Timing& timing = message.timing();
+    const double seconds = static_cast<double>(timing.decode_us()) / 1e6;
+    const double rate =
+        seconds > 0 ? static_cast<double>(usage.completion_tokens() - 1) / seconds : 0.0;
+    std::fprintf(
+        stderr,
+        "[%lld prompt tokens (%lld cached), %lld generated, %s; queue %.1f ms, first token "
+        "%.1f ms, %.1f tokens/s]\n",
+        static_cast<long long>(usage.prompt_tokens()),
+        static_cast<long long>(usage.cached_prompt_tokens()),
+        static_cast<long long>(usage.completion_tokens()), ReasonText(message.finished().reason()),
+        static_cast<double>(timing.queue_us()) / 1e3, static_cast<double>(timing.ttft_us()) / 1e3,
+        rate);
+  }
+
+  const bool json_;
+  const bool quiet_;
+  const bool several_;
+  std::map<int, std::string> held_;
+  std::string whole_;
+  bool failed_ = false;
+};
+
+template <class Reader>
+int PrintStream(Session* session, StreamPrinter* printer, Reader reader) {
+  v1::GenerateResponse message;
+  while (reader->Read(&message)) printer->Print(message);
+  const grpc::Status status = reader->Finish();
+  session->EndContext();
+  if (!status.ok()) {
+    if (!session->json() && !printer->text().empty()) std::fputs("\n", stdout);
+    return session->Fail(status);
+  }
+  return printer->failed() ? kFailed : kOk;
+}
+
+StreamPrinter NewPrinter(const Arguments& arguments, const Session& session, int n) {
+  return StreamPrinter(session.json(), arguments.Has("--quiet"), n > 1);
+}
+
+// Where the words on the command line are not the text: --prompt-file, or standard input.
+absl::StatusOr<std::string> TextArgument(const Arguments& arguments) {
+  if (!arguments.positional().empty()) return absl::StrJoin(arguments.positional(), " ");
+  if (const auto file = arguments.Text("--prompt-file")) return ReadFile(*file);
+  if (isatty(STDIN_FILENO)) {
+    return absl::InvalidArgumentError("there is no text; give it as an argument or on stdin");
+  }
+  return ReadFile("-");
+}
+
+int RunGenerate(const Arguments& arguments, Session* session) {
+  v1::GenerateRequest request;
+  if (const absl::Status status = ApplyRequestFlags(arguments, &request); !status.ok()) {
+    return UsageError(status);
+  }
+  if (const auto text = arguments.Text("--token-ids")) {
+    const absl::StatusOr<std::vector<int32_t>> ids = ParseIds(*text);
+    if (!ids.ok()) return UsageError(ids.status());
+    request.mutable_token_ids()->mutable_ids()->Assign(ids->begin(), ids->end());
+  } else {
+    absl::StatusOr<std::string> prompt = TextArgument(arguments);
+    if (!prompt.ok()) return UsageError(prompt.status());
+    request.set_text(*std::move(prompt));
+    if (arguments.Has("--echo") && !session->json()) std::fputs(request.text().c_str(), stdout);
+  }
+  const auto context = session->NewContext();
+  StreamPrinter printer = NewPrinter(arguments, *session, request.sampling().n());
+  return PrintStream(session, &printer, session->inference().Generate(context.get(), request));
+}
+
+void AddMessage(const std::string& role, const std::string& content, v1::ChatRequest* request) {
+  v1::ChatMessage* message = request->add_messages();
+  message->set_role(role);
+  message->set_content(content);
+}
+
+absl::Status FillChat(const Arguments& arguments, v1::ChatRequest* request) {
+  RETURN_IF_ERROR(ApplyRequestFlags(arguments, request));
+  if (const auto system = arguments.Text("--system")) AddMessage("system", *system, request);
+  for (const std::string& text : arguments.All("--message")) {
+    const size_t equals = text.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      return absl::InvalidArgumentError(absl::StrCat("--message is '", text, "'; give ROLE=TEXT"));
+    }
+    AddMessage(text.substr(0, equals), text.substr(equals + 1), request);
+  }
+  if (const auto file = arguments.Text("--tools-file")) {
+    ASSIGN_OR_RETURN(std::string tools, ReadFile(*file));
+    request->set_tools_json(std::move(tools));
+  }
+  if (const auto args = arguments.Text("--template-args")) request->set_template_args_json(*args);
+  if (arguments.Has("--no-generation-prompt")) request->set_add_generation_prompt(false);
+  return absl::OkStatus();
+}
+
+int SendChat(const Arguments& arguments, Session* session, v1::ChatRequest* request,
+             std::string* answer) {
+  const auto context = session->NewContext();
+  StreamPrinter printer = NewPrinter(arguments, *session, request->sampling().n());
+  const int status =
+      PrintStream(session, &printer, session->inference().Chat(context.get(), *request));
+  *answer = printer.text();
+  return status;
+}
+
+// A conversation at a terminal: a line is a message; an empty line or Ctrl-D ends it.
+int Converse(const Arguments& arguments, Session* session, v1::ChatRequest* request) {
+  std::string line;
+  for (;;) {
+    std::fputs("> ", stderr);
+    if (!std::getline(std::cin, line) || line.empty()) return kOk;
+    AddMessage("user", line, request);
+    std::string answer;
+    const int status = SendChat(arguments, session, request, &answer);
+    if (status != kOk && status != kInterrupted) return status;
+    AddMessage("assistant", answer, request);
+  }
+}
+
+int RunChat(const Arguments& arguments, Session* session) {
+  v1::ChatRequest request;
+  if (const absl::Status status = FillChat(arguments, &request); !status.ok()) {
+    return UsageError(status);
+  }
+  const bool has_text = !arguments.positional().empty() || arguments.Has("--prompt-file");
+  if (!has_text && !arguments.Has("--message") && isatty(STDIN_FILENO) && !session->json()) {
+    return Converse(arguments, session, &request);
+  }
+  if (has_text || !arguments.Has("--message")) {
+    const absl::StatusOr<std::string> text = TextArgument(arguments);
+    if (!text.ok()) return UsageError(text.status());
+    AddMessage("user", *text, &request);
+  }
+  std::string ignored;
+  return SendChat(arguments, session, &request, &ignored);
+}
+
+}  // namespace
+
+std::vector<Command> StreamCommands() {
+  std::vector<FlagSpec> generate = {
+      {"--prompt-file", "FILE", "read the prompt from a file (-: standard input)"},
+      {"--token-ids", "IDS", "the prompt as token ids, e.g. 1,15043"},
+      {"--echo", nullptr, "print the prompt before its continuation"},
+  };
+  std::vector<FlagSpec> chat = {
+      {"--system", "TEXT", "a system message before all others"},
+      {"--message", "ROLE=TEXT", "a message; repeat for a conversation"},
+      {"--prompt-file", "FILE", "read the user's message from a file (-: standard input)"},
+      {"--tools-file", "FILE", "a JSON array of tools"},
+      {"--template-args", "JSON", "variables of the template, e.g. {\"enable_thinking\": false}"},
+      {"--no-generation-prompt", nullptr, "do not open the assistant's turn"},
+  };
+  const std::vector<FlagSpec> shared = RequestFlags();
+  generate.insert(generate.end(), shared.begin(), shared.end());
+  chat.insert(chat.end(), shared.begin(), shared.end());
+  return {
+      {"generate", "[PROMPT]", "continue a text", generate, RunGenerate},
+      {"chat", "[MESSAGE]", "ask the model; without a message, a conversation", chat, RunChat},
+  };
+}
+
+}  // namespace tessera::cli

@@ -1,0 +1,113 @@
+// embed, tokenize, detokenize.
+#include <cstdio>
+
+#include "absl/strings/str_join.h"
+#include "server/cli/commands.h"
+#include "server/cli/session.h"
+
+namespace tessera::cli {
+namespace {
+
+// Texts from the command line, else standard input as one.
+absl::StatusOr<std::vector<std::string>> Texts(const Arguments& arguments) {
+  if (!arguments.positional().empty()) return arguments.positional();
+  absl::StatusOr<std::string> text = ReadFile("-");
+  if (!text.ok()) return text.status();
+  return std::vector<std::string>{*std::move(text)};
+}
+
+int RunEmbed(const Arguments& arguments, Session* session) {
+  const absl::StatusOr<std::vector<std::string>> texts = Texts(arguments);
+  if (!texts.ok()) return UsageError(texts.status());
+  v1::EmbedRequest request;
+  if (const auto model = arguments.Text("--model")) request.set_model(*model);
+  for (const std::string& text : *texts) request.add_inputs()->set_text(text);
+  v1::EmbedResponse response;
+  const int status = RunUnary(session, [&](grpc::ClientContext* context) {
+    return session->inference().Embed(context, request, &response);
+  });
+  if (status != kOk) return status;
+  if (session->json()) {
+    Session::PrintJson(response);
+    return kOk;
+  }
+  for (const v1::Embedding& embedding : response.embeddings()) {
+    std::printf("%s\n", absl::StrJoin(embedding.values(), " ").c_str());
+  }
+  std::fprintf(stderr, "[%lld prompt tokens]\n",
+               static_cast<long long>(response.usage().prompt_tokens()));
+  return kOk;
+}
+
+int RunTokenize(const Arguments& arguments, Session* session) {
+  const absl::StatusOr<std::vector<std::string>> texts = Texts(arguments);
+  if (!texts.ok()) return UsageError(texts.status());
+  const std::string text = absl::StrJoin(*texts, " ");
+  v1::TokenizeRequest request;
+  if (const auto model = arguments.Text("--model")) request.set_model(*model);
+  if (arguments.Has("--chat")) {
+    v1::ChatMessage* message = request.mutable_chat()->add_messages();
+    message->set_role("user");
+    message->set_content(text);
+  } else {
+    request.set_text(text);
+    if (arguments.Has("--no-special")) request.set_add_special_tokens(false);
+  }
+  v1::TokenizeResponse response;
+  const int status = RunUnary(session, [&](grpc::ClientContext* context) {
+    return session->inference().Tokenize(context, request, &response);
+  });
+  if (status != kOk) return status;
+  if (session->json()) {
+    Session::PrintJson(response);
+    return kOk;
+  }
+  std::printf("%s\n", absl::StrJoin(response.token_ids(), " ").c_str());
+  std::fprintf(stderr, "[%d tokens]\n", response.token_ids_size());
+  return kOk;
+}
+
+int RunDetokenize(const Arguments& arguments, Session* session) {
+  const absl::StatusOr<std::vector<std::string>> texts = Texts(arguments);
+  if (!texts.ok()) return UsageError(texts.status());
+  const absl::StatusOr<std::vector<int32_t>> ids = ParseIds(absl::StrJoin(*texts, " "));
+  if (!ids.ok()) return UsageError(ids.status());
+  v1::DetokenizeRequest request;
+  if (const auto model = arguments.Text("--model")) request.set_model(*model);
+  if (arguments.Has("--skip-special")) request.set_skip_special_tokens(true);
+  request.mutable_token_ids()->Assign(ids->begin(), ids->end());
+  v1::DetokenizeResponse response;
+  const int status = RunUnary(session, [&](grpc::ClientContext* context) {
+    return session->inference().Detokenize(context, request, &response);
+  });
+  if (status != kOk) return status;
+  if (session->json()) {
+    Session::PrintJson(response);
+  } else {
+    std::printf("%s\n", response.text().c_str());
+  }
+  return kOk;
+}
+
+}  // namespace
+
+std::vector<Command> UnaryCommands() {
+  const FlagSpec model = {"--model", "NAME", "served model (the default one)"};
+  return {
+      {"embed", "TEXT...", "one vector per text", {model}, RunEmbed},
+      {"tokenize",
+       "[TEXT]",
+       "token ids of a text",
+       {model,
+        {"--no-special", nullptr, "add no special tokens"},
+        {"--chat", nullptr, "the text is a user's message: render the chat template"}},
+       RunTokenize},
+      {"detokenize",
+       "IDS",
+       "text of token ids",
+       {model, {"--skip-special", nullptr, "leave special tokens out"}},
+       RunDetokenize},
+  };
+}
+
+}  // namespace tessera::cli
