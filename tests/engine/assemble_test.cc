@@ -1,0 +1,88 @@
+// Planning memory: computed defaults fit, and what does not fit is an error that says what to
+// change.
+#include "scheduler/assemble.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/lib/tiny_model.h"
+
+namespace tessera::testing {
+namespace {
+
+AssembleOptions Options(const std::string& model) {
+  AssembleOptions options;
+  options.models = {{"m", GoldenModelDir(model)}};
+  options.backend = "ref";
+  options.engine.max_num_seqs = 4;
+  options.engine.max_num_batched_tokens = 64;
+  return options;
+}
+
+TEST(AssembleTest, TheComputedPoolHoldsFullContextsOfAllSequences) {
+  const AssembleOptions options = Options("llama32");
+  const auto plan = PlanMemory(options);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->models[0].max_model_len, plan->models[0].spec.max_positions);
+  auto device = Assemble(options, *plan);
+  ASSERT_TRUE(device.ok()) << device.status();
+  const int64_t full = device->kv->SlabsFor(0, plan->models[0].max_model_len, 64);
+  EXPECT_GE(device->kv->usage().total_slabs, 4 * full);
+}
+
+TEST(AssembleTest, TheContextIsCutToWhatThePoolHolds) {
+  AssembleOptions options = Options("llama32");
+  const auto whole = PlanMemory(options);
+  ASSERT_TRUE(whole.ok());
+  options.kv_cache_bytes = 3 * whole->slab_bytes;
+  const auto plan = PlanMemory(options);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->models[0].max_model_len, 3 * plan->models[0].layout.page_tokens());
+}
+
+TEST(AssembleTest, APoolForNobodyIsRefused) {
+  AssembleOptions options = Options("qwen2_alternating");
+  options.kv_cache_bytes = 1;
+  const auto plan = PlanMemory(options);
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(plan.status().message().find("raise --kv-cache-bytes"), std::string::npos)
+      << plan.status();
+}
+
+TEST(AssembleTest, MoreThanTheMachineHasIsRefusedBeforeItIsAllocated) {
+  AssembleOptions options = Options("llama32");
+  options.kv_cache_bytes = int64_t{1} << 50;
+  const auto plan = PlanMemory(options);
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(plan.status().message().find("lower --kv-cache-bytes"), std::string::npos)
+      << plan.status();
+}
+
+TEST(AssembleTest, AnUnknownBackendIsNamedWithThoseThatExist) {
+  AssembleOptions options = Options("llama32");
+  options.backend = "avx1024";
+  const auto plan = PlanMemory(options);
+  ASSERT_TRUE(plan.ok());
+  const auto device = Assemble(options, *plan);
+  EXPECT_EQ(device.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(device.status().message().find("avx1024"), std::string::npos);
+  EXPECT_NE(device.status().message().find("ref"), std::string::npos);
+}
+
+TEST(AssembleTest, ProgressReachesTheEnd) {
+  AssembleOptions options = Options("llama_bf16_sharded");
+  const auto plan = PlanMemory(options);
+  ASSERT_TRUE(plan.ok());
+  int64_t last_done = 0;
+  int64_t last_total = -1;
+  options.progress = [&](const std::string& model, int64_t done, int64_t total) {
+    EXPECT_EQ(model, "m");
+    EXPECT_GE(done, last_done);
+    last_done = done;
+    last_total = total;
+  };
+  ASSERT_TRUE(Assemble(options, *plan).ok());
+  EXPECT_EQ(last_done, last_total);
+}
+
+}  // namespace
+}  // namespace tessera::testing
