@@ -2,7 +2,11 @@
 
 #include <filesystem>
 #include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 #include "kernels/base/status.h"
 
@@ -10,6 +14,63 @@ namespace tessera {
 namespace {
 
 constexpr uintmax_t kMaxFileBytes = uintmax_t{512} << 20;
+constexpr size_t kMaxNesting = 100;
+
+// Takes the parser's events and builds the tree. What nlohmann calls a handler must have these
+// names.
+class TreeBuilder {  // NOLINTBEGIN(readability-identifier-naming)
+ public:
+  bool null() { return Put(Json()); }
+  bool boolean(bool value) { return Put(Json(value)); }
+  bool number_integer(int64_t value) { return Put(Json(value)); }
+  bool number_unsigned(uint64_t value) {
+    if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+      return Put(Json(static_cast<double>(value)));
+    }
+    return Put(Json(static_cast<int64_t>(value)));
+  }
+  bool number_float(double value, const std::string&) { return Put(Json(value)); }
+  bool string(std::string& value) { return Put(Json(std::move(value))); }
+  bool binary(nlohmann::json::binary_t&) { return false; }
+  bool start_object(size_t) { return Open(Json(Json::Object())); }
+  bool key(std::string& name) {
+    open_.back()->mutable_object()->push_back({std::move(name), Json()});
+    return true;
+  }
+  bool end_object() { return Close(); }
+  bool start_array(size_t) { return Open(Json(Json::Array())); }
+  bool end_array() { return Close(); }
+  bool parse_error(size_t, const std::string&, const nlohmann::detail::exception&) { return false; }
+  // NOLINTEND(readability-identifier-naming)
+
+  Json Take() { return std::move(root_); }
+
+ private:
+  // The place where the next value goes.
+  Json* Place() {
+    if (open_.empty()) return &root_;
+    if (open_.back()->is_object()) return &open_.back()->mutable_object()->back().value;
+    return &open_.back()->mutable_array()->emplace_back();
+  }
+  bool Put(Json value) {
+    *Place() = std::move(value);
+    return true;
+  }
+  bool Open(Json value) {
+    if (open_.size() >= kMaxNesting) return false;
+    Json* place = Place();
+    *place = std::move(value);
+    open_.push_back(place);
+    return true;
+  }
+  bool Close() {
+    open_.pop_back();
+    return true;
+  }
+
+  Json root_;
+  std::vector<Json*> open_;  // a parent does not grow while its child is open
+};
 
 absl::Status WrongType(const std::string& where, const char* key, const char* wanted,
                        const Json* value) {
@@ -19,6 +80,18 @@ absl::Status WrongType(const std::string& where, const char* key, const char* wa
 }
 
 }  // namespace
+
+Json::Json() = default;
+Json::Json(Value value) : value_(std::move(value)) {}
+Json::Json(Json&&) noexcept = default;
+Json& Json::operator=(Json&&) noexcept = default;
+Json::~Json() = default;
+
+const char* Json::type_name() const {
+  constexpr const char* kNames[] = {"null",     "a boolean", "an integer", "a number",
+                                    "a string", "an array",  "an object"};
+  return kNames[value_.index()];
+}
 
 absl::StatusOr<std::string> ReadTokenizerFile(const std::string& path) {
   std::error_code error;
@@ -39,25 +112,30 @@ absl::StatusOr<std::string> ReadTokenizerFile(const std::string& path) {
 }
 
 absl::StatusOr<Json> ParseJson(std::string_view text, const std::string& name) {
-  Json document = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (document.is_discarded()) return absl::InvalidArgumentError(name + " is not valid JSON");
+  TreeBuilder builder;
+  if (!nlohmann::json::sax_parse(text, &builder)) {
+    return absl::InvalidArgumentError(name + " is not valid JSON, or nested too deeply");
+  }
+  Json document = builder.Take();
   if (!document.is_object()) return absl::InvalidArgumentError(name + " is not a JSON object");
   return document;
 }
 
 const Json* FindMember(const Json& object, const char* key) {
   if (!object.is_object()) return nullptr;
-  const auto it = object.find(key);
-  if (it == object.end() || it->is_null()) return nullptr;
-  return &*it;
+  const Json::Object& members = object.object();
+  for (auto member = members.rbegin(); member != members.rend(); ++member) {
+    if (member->key == key) return member->value.is_null() ? nullptr : &member->value;
+  }
+  return nullptr;
 }
 
 absl::StatusOr<bool> BoolOr(const Json& object, const char* key, bool fallback,
                             const std::string& where) {
   const Json* value = FindMember(object, key);
   if (value == nullptr) return fallback;
-  if (!value->is_boolean()) return WrongType(where, key, "true or false", value);
-  return value->get_ref<const Json::boolean_t&>();
+  if (!value->is_bool()) return WrongType(where, key, "true or false", value);
+  return value->boolean();
 }
 
 absl::StatusOr<std::optional<std::string>> OptionalString(const Json& object, const char* key,
@@ -65,7 +143,7 @@ absl::StatusOr<std::optional<std::string>> OptionalString(const Json& object, co
   const Json* value = FindMember(object, key);
   if (value == nullptr) return std::optional<std::string>();
   if (!value->is_string()) return WrongType(where, key, "a string", value);
-  return std::optional<std::string>(value->get_ref<const std::string&>());
+  return std::optional<std::string>(value->string());
 }
 
 absl::StatusOr<int64_t> IntOr(const Json& object, const char* key, int64_t fallback,
@@ -103,14 +181,7 @@ absl::StatusOr<const Json*> RequiredObject(const Json& object, const char* key,
 }
 
 absl::StatusOr<int64_t> AsInt(const Json& value, const std::string& where) {
-  if (value.is_number_unsigned()) {
-    const uint64_t number = value.get_ref<const Json::number_unsigned_t&>();
-    if (number <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
-      return static_cast<int64_t>(number);
-    }
-  } else if (value.is_number_integer()) {
-    return value.get_ref<const Json::number_integer_t&>();
-  }
+  if (value.is_int()) return value.integer();
   return absl::InvalidArgumentError(where + " must be an integer of at most 64 bits");
 }
 

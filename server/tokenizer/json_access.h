@@ -1,20 +1,61 @@
-// Checked reading of the JSON files of a tokenizer: nothing here throws, whatever the file holds,
-// and errors name the place. Included only by the .cc files of this room that read files; any
-// thread.
+// The JSON files of a tokenizer, parsed into a plain tree and read with checks: nothing here
+// throws, whatever the file holds, and errors name the place. Used by the files of this room that
+// load; any thread.
 #pragma once
 
 #include <cstdint>
-#include <limits>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
 namespace tessera {
 
-using Json = nlohmann::json;
+struct JsonMember;
+
+// A value. Nesting is bounded by the parser, so that a tree may be walked by recursion.
+class Json final {
+ public:
+  using Array = std::vector<Json>;
+  using Object = std::vector<JsonMember>;  // in the file's order
+  using Value = std::variant<std::monostate, bool, int64_t, double, std::string, Array, Object>;
+
+  Json();
+  explicit Json(Value value);
+  Json(Json&&) noexcept;
+  Json& operator=(Json&&) noexcept;
+  ~Json();
+
+  bool is_null() const { return std::holds_alternative<std::monostate>(value_); }
+  bool is_bool() const { return std::holds_alternative<bool>(value_); }
+  bool is_int() const { return std::holds_alternative<int64_t>(value_); }
+  bool is_double() const { return std::holds_alternative<double>(value_); }
+  bool is_string() const { return std::holds_alternative<std::string>(value_); }
+  bool is_array() const { return std::holds_alternative<Array>(value_); }
+  bool is_object() const { return std::holds_alternative<Object>(value_); }
+  const char* type_name() const;
+
+  // REQUIRES, for those below: the type.
+  bool boolean() const { return *std::get_if<bool>(&value_); }
+  int64_t integer() const { return *std::get_if<int64_t>(&value_); }
+  double number() const { return *std::get_if<double>(&value_); }
+  const std::string& string() const { return *std::get_if<std::string>(&value_); }
+  const Array& array() const { return *std::get_if<Array>(&value_); }
+  const Object& object() const { return *std::get_if<Object>(&value_); }
+  Array* mutable_array() { return std::get_if<Array>(&value_); }
+  Object* mutable_object() { return std::get_if<Object>(&value_); }
+
+ private:
+  Value value_;
+};
+
+struct JsonMember {
+  std::string key;
+  Json value;
+};
 
 // The bytes of a file; NOT_FOUND when there is none. Files above 512 MiB are refused.
 absl::StatusOr<std::string> ReadTokenizerFile(const std::string& path);

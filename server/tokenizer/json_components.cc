@@ -67,9 +67,9 @@ absl::Status AddNormalizers(const Json& json, const std::string& where, int dept
   ASSIGN_OR_RETURN(const std::string type, RequiredString(json, "type", where));
   if (type == "Sequence") {
     ASSIGN_OR_RETURN(const Json* list, RequiredArray(json, "normalizers", where));
-    for (size_t i = 0; i < list->size(); ++i) {
-      RETURN_IF_ERROR(AddNormalizers((*list)[i], where + ".normalizers[" + std::to_string(i) + "]",
-                                     depth + 1, out));
+    for (size_t i = 0; i < list->array().size(); ++i) {
+      RETURN_IF_ERROR(AddNormalizers(
+          list->array()[i], where + ".normalizers[" + std::to_string(i) + "]", depth + 1, out));
     }
   } else if (type == "NFC") {
     out->AddForm(Normalizer::Form::kNfc);
@@ -127,9 +127,9 @@ absl::Status AddPreTokenizers(const Json& json, const std::string& where, int de
   ASSIGN_OR_RETURN(const std::string type, RequiredString(json, "type", where));
   if (type == "Sequence") {
     ASSIGN_OR_RETURN(const Json* list, RequiredArray(json, "pretokenizers", where));
-    for (size_t i = 0; i < list->size(); ++i) {
+    for (size_t i = 0; i < list->array().size(); ++i) {
       RETURN_IF_ERROR(AddPreTokenizers(
-          (*list)[i], where + ".pretokenizers[" + std::to_string(i) + "]", depth + 1, out));
+          list->array()[i], where + ".pretokenizers[" + std::to_string(i) + "]", depth + 1, out));
     }
   } else if (type == "ByteLevel") {
     ASSIGN_OR_RETURN(const bool prefix, BoolOr(json, "add_prefix_space", true, where));
@@ -167,14 +167,15 @@ absl::Status AddPreTokenizers(const Json& json, const std::string& where, int de
 absl::StatusOr<std::vector<TokenId>> TemplateIds(const Json& special_tokens,
                                                  const std::string& name, const TokenTable& table,
                                                  const std::string& where) {
+  std::string place = where;
+  place.append(".").append(name);
   ASSIGN_OR_RETURN(const Json* entry, RequiredObject(special_tokens, name.c_str(), where));
-  ASSIGN_OR_RETURN(const Json* ids, RequiredArray(*entry, "ids", where + "." + name));
+  ASSIGN_OR_RETURN(const Json* ids, RequiredArray(*entry, "ids", place));
   std::vector<TokenId> result;
-  for (const Json& json : *ids) {
-    ASSIGN_OR_RETURN(const int64_t id, AsInt(json, where + "." + name + ".ids"));
+  for (const Json& json : ids->array()) {
+    ASSIGN_OR_RETURN(const int64_t id, AsInt(json, place));
     if (!table.Has(id)) {
-      return absl::InvalidArgumentError(where + "." + name + ": no token has the id " +
-                                        std::to_string(id));
+      return absl::InvalidArgumentError(place + ": no token has the id " + std::to_string(id));
     }
     result.push_back(static_cast<TokenId>(id));
   }
@@ -184,12 +185,12 @@ absl::StatusOr<std::vector<TokenId>> TemplateIds(const Json& special_tokens,
 absl::StatusOr<SpecialFrame> ParseTemplate(const Json& json, const TokenTable& table,
                                            const std::string& where) {
   ASSIGN_OR_RETURN(const Json* single, RequiredArray(json, "single", where));
-  const Json none = Json::object();
+  const Json none{Json::Object()};
   const Json* special_tokens = FindMember(json, "special_tokens");
   if (special_tokens == nullptr) special_tokens = &none;
   SpecialFrame frame;
   int num_sequences = 0;
-  for (const Json& piece : *single) {
+  for (const Json& piece : single->array()) {
     if (FindMember(piece, "Sequence") != nullptr) {
       ++num_sequences;
       continue;
@@ -212,8 +213,9 @@ absl::StatusOr<SpecialFrame> ParseTemplate(const Json& json, const TokenTable& t
 absl::StatusOr<TokenId> NamedId(const Json& json, const char* key, const TokenTable& table,
                                 const std::string& where) {
   ASSIGN_OR_RETURN(const Json* pair, RequiredArray(json, key, where));
-  if (pair->size() != 2) return absl::InvalidArgumentError(where + "." + key + " must be a pair");
-  ASSIGN_OR_RETURN(const int64_t id, AsInt((*pair)[1], where + "." + key));
+  if (pair->array().size() != 2)
+    return absl::InvalidArgumentError(where + "." + key + " must be a pair");
+  ASSIGN_OR_RETURN(const int64_t id, AsInt(pair->array()[1], where + "." + key));
   if (!table.Has(id)) {
     return absl::InvalidArgumentError(where + "." + key + ": no token has the id " +
                                       std::to_string(id));
@@ -228,9 +230,10 @@ absl::Status AddPostProcessors(const Json& json, const TokenTable& table, const 
   if (type == "ByteLevel") return absl::OkStatus();  // concerns offsets only
   if (type == "Sequence") {
     ASSIGN_OR_RETURN(const Json* list, RequiredArray(json, "processors", where));
-    for (size_t i = 0; i < list->size(); ++i) {
-      RETURN_IF_ERROR(AddPostProcessors(
-          (*list)[i], table, where + ".processors[" + std::to_string(i) + "]", depth + 1, out));
+    for (size_t i = 0; i < list->array().size(); ++i) {
+      RETURN_IF_ERROR(AddPostProcessors(list->array()[i], table,
+                                        where + ".processors[" + std::to_string(i) + "]", depth + 1,
+                                        out));
     }
     return absl::OkStatus();
   }
@@ -290,7 +293,7 @@ absl::StatusOr<SpecialFrame> ParsePostProcessor(const Json* json, const TokenTab
 absl::StatusOr<AddedToken> ParseAddedToken(const Json& json, const std::string& where) {
   AddedToken token;
   if (json.is_string()) {
-    token.content = json.get_ref<const std::string&>();
+    token.content = json.string();
     token.normalized = false;
     return token;
   }

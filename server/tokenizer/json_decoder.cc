@@ -56,8 +56,9 @@ class DecoderChain {
     ASSIGN_OR_RETURN(const std::string type, RequiredString(json, "type", where));
     if (type == "Sequence") {
       ASSIGN_OR_RETURN(const Json* list, RequiredArray(json, "decoders", where));
-      for (size_t i = 0; i < list->size(); ++i) {
-        RETURN_IF_ERROR(Add((*list)[i], where + ".decoders[" + std::to_string(i) + "]", depth + 1));
+      for (size_t i = 0; i < list->array().size(); ++i) {
+        RETURN_IF_ERROR(
+            Add(list->array()[i], where + ".decoders[" + std::to_string(i) + "]", depth + 1));
       }
       return absl::OkStatus();
     }

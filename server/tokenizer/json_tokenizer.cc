@@ -68,10 +68,13 @@ class JsonTokenizer final : public Tokenizer {
 
 absl::Status ReadVocabulary(const Json& model, TokenTable* table) {
   ASSIGN_OR_RETURN(const Json* vocab, RequiredObject(model, "vocab", "model"));
-  if (vocab->empty()) return absl::InvalidArgumentError("model.vocab is empty");
-  for (const auto& [token, json] : vocab->items()) {
-    ASSIGN_OR_RETURN(const int64_t id, AsInt(json, "model.vocab['" + token + "']"));
-    RETURN_IF_ERROR(table->Add(id, token, /*in_model=*/true));
+  if (vocab->object().empty()) return absl::InvalidArgumentError("model.vocab is empty");
+  for (const JsonMember& token : vocab->object()) {
+    if (!token.value.is_int()) {
+      return absl::InvalidArgumentError("model.vocab: the id of '" + token.key +
+                                        "' must be an integer");
+    }
+    RETURN_IF_ERROR(table->Add(token.value.integer(), token.key, /*in_model=*/true));
   }
   return absl::OkStatus();
 }
@@ -80,18 +83,18 @@ absl::Status ReadVocabulary(const Json& model, TokenTable* table) {
 absl::StatusOr<BpeModel::Merges> ReadMerges(const Json& model) {
   ASSIGN_OR_RETURN(const Json* list, RequiredArray(model, "merges", "model"));
   BpeModel::Merges merges;
-  merges.reserve(list->size());
-  for (const Json& json : *list) {
+  merges.reserve(list->array().size());
+  for (const Json& json : list->array()) {
     const std::string where = "model.merges[" + std::to_string(merges.size()) + "]";
-    if (json.is_array() && json.size() == 2 && json[0].is_string() && json[1].is_string()) {
-      merges.emplace_back(json[0].get_ref<const std::string&>(),
-                          json[1].get_ref<const std::string&>());
+    if (json.is_array() && json.array().size() == 2 && json.array()[0].is_string() &&
+        json.array()[1].is_string()) {
+      merges.emplace_back(json.array()[0].string(), json.array()[1].string());
       continue;
     }
     if (!json.is_string()) {
       return absl::InvalidArgumentError(where + " must be \"left right\" or [\"left\", \"right\"]");
     }
-    const std::string& text = json.get_ref<const std::string&>();
+    const std::string& text = json.string();
     if (merges.empty() && text.rfind("#version", 0) == 0) continue;
     const size_t space = text.find(' ');
     if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
@@ -103,11 +106,10 @@ absl::StatusOr<BpeModel::Merges> ReadMerges(const Json& model) {
 }
 
 absl::Status RefuseUnsupportedBpe(const Json& model) {
-  const Json* type = FindMember(model, "type");
-  if (type != nullptr && *type != "BPE") {
-    return absl::UnimplementedError(
-        "model of type '" + (type->is_string() ? type->get_ref<const std::string&>() : "?") +
-        "' is not supported (supported: BPE)");
+  ASSIGN_OR_RETURN(const std::optional<std::string> type, OptionalString(model, "type", "model"));
+  if (type.value_or("BPE") != "BPE") {
+    return absl::UnimplementedError("model of type '" + *type +
+                                    "' is not supported (supported: BPE)");
   }
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     ASSIGN_OR_RETURN(const std::optional<std::string> affix, OptionalString(model, key, "model"));
@@ -116,7 +118,9 @@ absl::Status RefuseUnsupportedBpe(const Json& model) {
     }
   }
   const Json* dropout = FindMember(model, "dropout");
-  if (dropout != nullptr && (!dropout->is_number() || *dropout != 0)) {
+  const bool no_dropout = dropout == nullptr || (dropout->is_int() && dropout->integer() == 0) ||
+                          (dropout->is_double() && dropout->number() == 0);
+  if (!no_dropout) {
     return absl::UnimplementedError("model.dropout is not supported: set it to null");
   }
   return absl::OkStatus();
@@ -138,7 +142,7 @@ absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(const Json& document) {
   const Json* list = FindMember(document, "added_tokens");
   if (list == nullptr) return tokens;
   if (!list->is_array()) return absl::InvalidArgumentError("added_tokens must be an array");
-  for (const Json& json : *list) {
+  for (const Json& json : list->array()) {
     const std::string where = "added_tokens[" + std::to_string(tokens.size()) + "]";
     if (!json.is_object()) return absl::InvalidArgumentError(where + " must be an object");
     RETURN_IF_ERROR(RequiredInt(json, "id", where).status());

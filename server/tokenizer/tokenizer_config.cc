@@ -50,7 +50,7 @@ absl::Status ReadNamedTokens(const Json& json, const std::string& file, Tokenize
   }
   const Json* additional = FindMember(json, "additional_special_tokens");
   if (additional == nullptr || !additional->is_array()) return absl::OkStatus();
-  for (const Json& value : *additional) {
+  for (const Json& value : additional->array()) {
     if (!value.is_string() && !value.is_object()) continue;
     RETURN_IF_ERROR(AddSpecial(value, file + ": 'additional_special_tokens'", config));
   }
@@ -61,8 +61,9 @@ absl::Status ReadAddedTokensDecoder(const Json& json, const std::string& file,
                                     TokenizerConfig* config) {
   const Json* decoder = FindMember(json, "added_tokens_decoder");
   if (decoder == nullptr || !decoder->is_object()) return absl::OkStatus();
-  for (const auto& [key, value] : decoder->items()) {
-    const std::string where = file + ": added_tokens_decoder[\"" + key + "\"]";
+  for (const auto& [key, value] : decoder->object()) {
+    std::string where = file;
+    where.append(": added_tokens_decoder['").append(key).append("']");
     int64_t id = -1;
     const auto parsed = std::from_chars(key.data(), key.data() + key.size(), id);
     if (parsed.ec != std::errc() || parsed.ptr != key.data() + key.size()) {
@@ -79,7 +80,7 @@ absl::Status ReadAddedTokensDecoder(const Json& json, const std::string& file,
 
 absl::StatusOr<Json> ReadOptionalJson(const std::string& path) {
   absl::StatusOr<std::string> bytes = ReadTokenizerFile(path);
-  if (absl::IsNotFound(bytes.status())) return Json(Json::object());
+  if (absl::IsNotFound(bytes.status())) return Json(Json::Object());
   if (!bytes.ok()) return bytes.status();
   return ParseJson(*bytes, path);
 }
@@ -124,7 +125,7 @@ absl::Status MergeAddedTokens(const std::vector<AddedToken>& more, bool ignore_c
       token.id = *known;
     } else if (token.id < 0) {
       continue;
-    } else if (const absl::Status added = table->Add(token.id, token.content, /*in_model=*/false);
+    } else if (absl::Status added = table->Add(token.id, token.content, /*in_model=*/false);
                !added.ok()) {
       if (!ignore_conflicts) return added;
       TLOG_WARN("tokenizer_config.json: {}; the entry is left out", std::string(added.message()));

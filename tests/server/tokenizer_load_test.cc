@@ -203,7 +203,7 @@ TEST(JsonTokenizer, RefusesWhatItCannotDoAndNamesIt) {
   const std::vector<Refusal> refusals = {
       {"no model", [](json* d) { d->erase("model"); }, "'model' must be an object"},
       {"model type", [](json* d) { (*d)["model"]["type"] = "WordPiece"; }, "WordPiece"},
-      {"model type is no string", [](json* d) { (*d)["model"]["type"] = 5; }, "type '?'"},
+      {"model type is no string", [](json* d) { (*d)["model"]["type"] = 5; }, "a string"},
       {"vocab list", [](json* d) { (*d)["model"]["vocab"] = json::array(); }, "vocab"},
       {"empty vocab", [](json* d) { (*d)["model"]["vocab"] = json::object(); }, "empty"},
       {"negative id", [](json* d) { (*d)["model"]["vocab"]["x"] = -1; }, "id -1"},
