@@ -87,7 +87,7 @@ void Model::MakeRopeTable() {
 }
 
 Tensor Model::Activations(float* data, int64_t cols) const {
-  return Tensor::F32(data, batch_.num_tokens(), cols);
+  return Tensor::F32(data, num_tokens_, cols);
 }
 
 void Model::RunStep(const BatchView& batch, const KvView& kv, StepResult* result) {
@@ -100,6 +100,7 @@ void Model::Begin(const BatchView& batch, const KvView& kv, StepResult* result) 
   CHECK_LE(batch.num_tokens(), limits_.max_tokens);
   CHECK_EQ(kv.layout->num_groups(), static_cast<int>(spec_.kv_groups.size()));
   batch_ = batch;
+  num_tokens_ = batch.num_tokens();
   kv_ = kv;
   result_ = result;
   next_layer_ = 0;
@@ -115,7 +116,7 @@ void Model::Begin(const BatchView& batch, const KvView& kv, StepResult* result) 
   apply_.pool = kv_.pool;
   apply_.slot_tokens = static_cast<TokenId*>(slot_tokens_->data());
   backend_->Apply(apply_);
-  if (batch_.num_tokens() == 0) return;
+  if (num_tokens_ == 0) return;
   EmbedArgs embed;
   embed.batch = batch_;
   embed.table = weights_.embed.get();
@@ -130,7 +131,7 @@ void Model::RunLayers(int first, int last) {
   CHECK_LE(first, last);
   CHECK_LE(last, spec_.num_layers);
   next_layer_ = last;
-  if (batch_.num_tokens() == 0) return;
+  if (num_tokens_ == 0) return;
   while (first < last) {
     const int stop = NextTapped(first, last);
     backend_->RunLayers(first, stop, [this, first, stop] {
@@ -211,7 +212,7 @@ void Model::RunMlp(int layer) {
 
 void Model::Finish() {
   CHECK_EQ(next_layer_, spec_.num_layers);
-  if (batch_.num_tokens() == 0) return;
+  if (num_tokens_ == 0) return;
   CopyHiddenTaps(spec_.num_layers);
   const SamplerRow* const rows = batch_.data(batch_.batch->sampler_rows);
   const int32_t num_rows = static_cast<int32_t>(batch_.batch->sampler_rows.count);

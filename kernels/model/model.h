@@ -91,6 +91,7 @@ class Model final {
 
   // Of the current step.
   BatchView batch_;
+  int32_t num_tokens_ = 0;  // outlives the batch
   KvView kv_;
   StepResult* result_ = nullptr;
   int next_layer_ = 0;

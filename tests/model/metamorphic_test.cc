@@ -30,6 +30,8 @@ std::vector<Case> Cases() {
   for (const std::string& backend : AllBackends()) {
     for (const char* model : {"llama32", "mistral", "qwen2_alternating", "qwen2_padded_group"}) {
       cases.push_back({backend, model, DType::kF32});
+    }
+    for (const char* model : {"llama32", "qwen2_alternating"}) {
       cases.push_back({backend, model, DType::kBF16});
     }
   }
@@ -39,7 +41,7 @@ std::vector<Case> Cases() {
 class MetamorphicTest : public ::testing::TestWithParam<Case> {
  protected:
   static constexpr int kShort = 40;
-  static constexpr int kLong = 600;  // several blocks of kAttentionBlock keys
+  static constexpr int kLong = 540;  // several blocks of kAttentionBlock keys
 
   TinyOptions Options() const {
     TinyOptions options;
@@ -73,7 +75,7 @@ TEST_P(MetamorphicTest, ChunkedIsWholeOverManyBlocks) {
   const auto model = NewModel();
   const std::vector<TokenId> prompt = Prompt(kLong);
   const std::vector<float> whole = model->AllLogits(prompt, kLong);
-  for (const int chunk : {37, 64, 255, 256, 257, 599}) {
+  for (const int chunk : {37, 64, 255, 256, 257, 539}) {
     EXPECT_TRUE(SameBits(model->AllLogits(prompt, chunk), whole)) << "chunks of " << chunk;
   }
 }
@@ -165,12 +167,12 @@ TEST_P(MetamorphicTest, LayerRangesAreTheWhole) {
 TEST_P(MetamorphicTest, OneRunIsSeveral) {
   const auto model = NewModel();
   const std::vector<TokenId> prompt = Prompt(kLong);
-  const std::vector<float> expected = model->AllLogits(prompt, 150);
+  const std::vector<float> expected = model->AllLogits(prompt, 135);
   for (const int num_runs : {2, 3, 41}) {
     const int sequence = model->AddSequence(prompt);
     std::vector<float> logits;
-    for (int i = 0; i < kLong / 150; ++i) {
-      TinySegment segment{sequence, 150};
+    for (int i = 0; i < kLong / 135; ++i) {
+      TinySegment segment{sequence, 135};
       segment.num_runs = num_runs;
       model->Step({segment});
       const std::vector<float> rows = model->LastLogits();
