@@ -2,7 +2,7 @@
 // search.
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -194,7 +194,7 @@ TEST(StopMatcher, TenThousandStopStringsCostLittle) {
     for (int j = 0; j < 100; ++j) stop += static_cast<char>('a' + random() % 3);
     stops.push_back(stop + "#" + std::to_string(i));
   }
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();  // of the processor: the machine may be busy
   const StopSet set(stops);
   StopMatcher matcher(&set, false);
   std::string shown;
@@ -207,7 +207,7 @@ TEST(StopMatcher, TenThousandStopStringsCostLittle) {
   ASSERT_TRUE(result.match.has_value());
   EXPECT_EQ(*result.match, 7777u);
   EXPECT_EQ((shown + result.text).size(), 100004u);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, 20.0);
 }
 
 }  // namespace
