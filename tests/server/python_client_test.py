@@ -1,0 +1,236 @@
+#!/usr/bin/python3
+"""A stock Python client against the real daemon: stubs made from proto/ alone, grpcio as Debian has it.
+
+    python_client_test.py TESSERAD      runs on the model that ships in deploy/models
+"""
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+import urllib.request
+
+import grpc
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+MODEL = os.path.join(ROOT, "deploy", "models", "tessera-first")
+DAEMON = None  # path of tesserad
+
+
+def make_stubs(directory):
+    """Generates Python modules from proto/ and from the test's own reflection.proto."""
+    protos = []
+    for base, _, names in os.walk(os.path.join(ROOT, "proto")):
+        protos += [os.path.join(base, name) for name in names if name.endswith(".proto")]
+    protos.append(os.path.join(ROOT, "tests", "server", "reflection.proto"))
+    subprocess.run(
+        ["protoc", "-I", os.path.join(ROOT, "proto"), "-I", os.path.join(ROOT, "tests", "server"),
+         f"--python_out={directory}", f"--grpc_python_out={directory}",
+         "--plugin=protoc-gen-grpc_python=/usr/bin/grpc_python_plugin", *protos], check=True)
+    # `google` is a package of protobuf's own already: ours is found beside it, not instead of it.
+    import google
+    google.__path__.append(os.path.join(directory, "google"))
+    import grpc as package
+    package.__path__.append(os.path.join(directory, "grpc"))
+    sys.path.insert(0, directory)
+
+
+class PythonClientTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.directory = tempfile.TemporaryDirectory()
+        make_stubs(cls.directory.name)
+        global inference, inference_grpc, control, control_grpc, reflection, reflection_grpc, status, details
+        import tessera.v1.control_pb2 as control
+        import tessera.v1.control_pb2_grpc as control_grpc
+        import tessera.v1.inference_pb2 as inference
+        import tessera.v1.inference_pb2_grpc as inference_grpc
+        import reflection_pb2 as reflection
+        import reflection_pb2_grpc as reflection_grpc
+        import google.rpc.error_details_pb2 as details
+        import google.rpc.status_pb2 as status
+        cls.daemon = subprocess.Popen(
+            [DAEMON, "--model", f"first={MODEL}", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
+             "--threads", "1", "--kv-cache-bytes", "32MiB", "--log-level", "warn"],
+            stdout=subprocess.PIPE, text=True)
+        line = cls.daemon.stdout.readline().split()
+        assert line[:2] == ["tesserad", "ready"], line
+        cls.address = line[2][len("grpc="):]
+        cls.metrics = line[3][len("metrics="):]
+        cls.channel = grpc.insecure_channel(cls.address)
+        cls.stub = inference_grpc.InferenceStub(cls.channel)
+        cls.control = control_grpc.ControlStub(cls.channel)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.channel.close()
+        cls.daemon.terminate()
+        code = cls.daemon.wait(timeout=60)
+        cls.daemon.stdout.close()
+        cls.directory.cleanup()
+        assert code == 0, f"tesserad ended with {code}"
+
+    def request(self, text="Once upon a time", max_tokens=8, **fields):
+        request = inference.GenerateRequest(text=text, **fields)
+        request.sampling.temperature = 0
+        request.stopping.max_tokens = max_tokens
+        request.stopping.ignore_eos = True
+        return request
+
+    def expect_error(self, code, call, reason=None):
+        with self.assertRaises(grpc.RpcError) as caught:
+            call()
+        error = caught.exception
+        self.assertEqual(error.code(), code, error.details())
+        if reason is None:
+            return error
+        bytes_ = dict(error.trailing_metadata())["grpc-status-details-bin"]
+        parsed = status.Status.FromString(bytes_)
+        self.assertEqual(parsed.code, code.value[0])
+        infos = [details.ErrorInfo.FromString(any_.value) for any_ in parsed.details
+                 if any_.type_url.endswith("/google.rpc.ErrorInfo")]
+        self.assertEqual([(i.domain, i.reason) for i in infos], [("tessera", reason)])
+        return error
+
+    def idle(self):
+        deadline = time.time() + 20
+        while time.time() < deadline:
+            load = self.control.GetLoad(control.GetLoadRequest())
+            if load.running == 0 and load.waiting == 0 and load.kv_bytes == 0 and load.calls == 0:
+                return
+            time.sleep(0.02)
+        self.fail(f"still busy: {load}")
+
+    def test_generate(self):
+        messages = list(self.stub.Generate(self.request(max_tokens=20), timeout=60))
+        kinds = [m.WhichOneof("event") for m in messages]
+        self.assertEqual(kinds[0], "accepted")
+        self.assertEqual(kinds[-1], "finished")
+        self.assertEqual(set(kinds[1:-1]), {"output"})
+        text = "".join(m.output.text for m in messages)
+        self.assertGreater(len(text), 10)
+        self.assertEqual(sum(len(m.output.token_ids) for m in messages), 20)
+        last = messages[-1]
+        self.assertEqual(last.finished.reason, inference.FINISH_REASON_LENGTH)
+        self.assertEqual(last.usage.completion_tokens, 20)
+        self.assertEqual(last.usage.prompt_tokens, messages[0].accepted.prompt_tokens)
+        self.assertGreater(last.timing.ttft_us, 0)
+        again = list(self.stub.Generate(self.request(max_tokens=20), timeout=60))
+        self.assertEqual("".join(m.output.text for m in again), text)
+
+    def test_chat(self):
+        request = inference.ChatRequest(messages=[inference.ChatMessage(role="user", content="Hello")])
+        request.stopping.max_tokens = 10
+        messages = list(self.stub.Chat(request, timeout=60))
+        self.assertEqual(messages[-1].WhichOneof("event"), "finished")
+
+    def test_unary_calls(self):
+        tokens = self.stub.Tokenize(inference.TokenizeRequest(text="Once upon a time"), timeout=60)
+        self.assertGreater(len(tokens.token_ids), 1)
+        text = self.stub.Detokenize(inference.DetokenizeRequest(token_ids=tokens.token_ids,
+                                                                skip_special_tokens=True), timeout=60).text
+        self.assertEqual(text, "Once upon a time")
+        embeddings = self.stub.Embed(inference.EmbedRequest(inputs=[inference.EmbedInput(text="a"),
+                                                                    inference.EmbedInput(text="b")]), timeout=60)
+        for embedding in embeddings.embeddings:
+            self.assertAlmostEqual(sum(v * v for v in embedding.values), 1.0, places=3)
+
+    def test_cancel(self):
+        call = self.stub.Generate(self.request(max_tokens=900), timeout=60)
+        next(call)
+        next(call)
+        call.cancel()
+        with self.assertRaises(grpc.RpcError) as caught:
+            list(call)
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.CANCELLED)
+        self.idle()
+
+    def test_control_cancel(self):
+        call = self.stub.Generate(self.request(max_tokens=900, request_id="by-name"), timeout=60)
+        next(call)
+        self.assertTrue(self.control.Cancel(control.CancelRequest(request_id="by-name")).found)
+        last = list(call)[-1]
+        self.assertEqual(last.finished.reason, inference.FINISH_REASON_CANCELLED)
+        self.assertFalse(self.control.Cancel(control.CancelRequest(request_id="by-name")).found)
+        self.idle()
+
+    def test_deadline(self):
+        request = self.request(max_tokens=1000)
+        request.sampling.n = 64
+        request.sampling.temperature = 1
+        self.expect_error(grpc.StatusCode.DEADLINE_EXCEEDED,
+                          lambda: list(self.stub.Generate(request, timeout=0.2)))
+        self.idle()
+
+    def test_unknown_field(self):
+        # Field 99 is in no version of the proto; a raw call sends what a newer client would.
+        raw = self.channel.unary_stream("/tessera.v1.Inference/Generate")
+        bytes_ = self.request().SerializeToString() + b"\x98\x06\x01"
+        error = self.expect_error(grpc.StatusCode.INVALID_ARGUMENT, lambda: list(raw(bytes_, timeout=60)),
+                                  "UNKNOWN_FIELD")
+        self.assertIn("field 99 of tessera.v1.GenerateRequest", error.details())
+
+    def test_invalid_utf8(self):
+        raw = self.channel.unary_stream("/tessera.v1.Inference/Generate")
+        self.expect_error(grpc.StatusCode.INVALID_ARGUMENT, lambda: list(raw(b"\x1a\x02\xff\xfe", timeout=60)),
+                          "INVALID_FIELD")
+
+    def test_errors(self):
+        self.expect_error(grpc.StatusCode.NOT_FOUND,
+                          lambda: list(self.stub.Generate(self.request(model="missing"), timeout=60)),
+                          "MODEL_NOT_FOUND")
+        bad = self.request()
+        bad.sampling.top_p = float("nan")
+        self.expect_error(grpc.StatusCode.INVALID_ARGUMENT, lambda: list(self.stub.Generate(bad, timeout=60)),
+                          "INVALID_FIELD")
+        large = grpc.insecure_channel(self.address, options=[("grpc.max_send_message_length", -1)])
+        stub = inference_grpc.InferenceStub(large)
+        self.expect_error(grpc.StatusCode.INVALID_ARGUMENT,
+                          lambda: list(stub.Generate(self.request(text="x" * (10 << 20)), timeout=60)),
+                          "INVALID_FIELD")
+        large.close()
+
+    def test_reflection(self):
+        stub = reflection_grpc.ServerReflectionStub(self.channel)
+
+        def ask(**fields):
+            return next(stub.ServerReflectionInfo(iter([reflection.ServerReflectionRequest(**fields)])))
+
+        names = {s.name for s in ask(list_services="").list_services_response.service}
+        self.assertLessEqual({"tessera.v1.Inference", "tessera.v1.Control", "grpc.health.v1.Health"}, names)
+        answer = ask(file_containing_symbol="tessera.v1.Inference")
+        from google.protobuf import descriptor_pb2
+        file = descriptor_pb2.FileDescriptorProto.FromString(
+            answer.file_descriptor_response.file_descriptor_proto[0])
+        methods = {m.name for s in file.service if s.name == "Inference" for m in s.method}
+        self.assertEqual(methods, {"Generate", "Chat", "Embed", "Tokenize", "Detokenize"})
+
+    def test_many_threads(self):
+        results = []
+
+        def run(i):
+            messages = list(self.stub.Generate(self.request(text=f"Story {i}", max_tokens=5), timeout=120))
+            results.append(messages[-1].WhichOneof("event"))
+
+        threads = [threading.Thread(target=run, args=(i,)) for i in range(40)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(results, ["finished"] * 40)
+        self.idle()
+
+    def test_metrics(self):
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics") as answer:
+            text = answer.read().decode()
+        for name in ("tessera_requests_total{", "vllm:num_requests_running", "tessera_pages{"):
+            self.assertIn(name, text)
+        with urllib.request.urlopen(f"http://{self.metrics}/readyz") as answer:
+            self.assertEqual(answer.status, 200)
+
+
+if __name__ == "__main__":
+    DAEMON = sys.argv.pop(1)
+    unittest.main(verbosity=2)

@@ -1,0 +1,457 @@
+// The whole stack in one process, over real sockets, on the model that ships: whatever clients do,
+// afterwards every page is free or cached, no call is open and the threads are back.
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/log.h"
+#include "server/node.h"
+#include "tessera/v1/config.pb.h"
+#include "tessera/v1/control.grpc.pb.h"
+#include "tessera/v1/inference.grpc.pb.h"
+
+namespace tessera {
+namespace {
+
+constexpr char kModel[] = "deploy/models/tessera-first";
+
+int64_t CountThreads() {
+  int64_t count = 0;
+  for ([[maybe_unused]] const auto& entry :
+       std::filesystem::directory_iterator("/proc/self/task")) {
+    ++count;
+  }
+  return count;
+}
+
+bool WaitFor(const std::function<bool()>& condition, int64_t timeout_ms = 30'000) {
+  for (int64_t i = 0; i < timeout_ms; ++i) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return false;
+}
+
+struct Outcome {
+  grpc::Status status;
+  std::string text;
+  int64_t num_tokens = 0;
+  int num_finished = 0;
+  v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
+};
+
+// A stream that is read as it comes, on gRPC's own threads.
+class StreamClient final : public grpc::ClientReadReactor<v1::GenerateResponse> {
+ public:
+  StreamClient(v1::Inference::Stub* stub, v1::GenerateRequest request)
+      : request_(std::move(request)) {
+    stub->async()->Generate(&context_, &request_, this);
+    StartRead(&response_);
+    StartCall();
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      outcome_.text += response_.output().text();
+      outcome_.num_tokens += response_.output().token_ids_size();
+      if (response_.has_finished()) {
+        ++outcome_.num_finished;
+        outcome_.reason = response_.finished().reason();
+      }
+    }
+    StartRead(&response_);
+  }
+  void OnDone(const grpc::Status& status) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    outcome_.status = status;
+    done_ = true;
+    changed_.notify_all();
+  }
+
+  void Cancel() { context_.TryCancel(); }
+  Outcome Wait() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return done_; });
+    return outcome_;
+  }
+  int64_t num_tokens() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return outcome_.num_tokens;
+  }
+
+ private:
+  const v1::GenerateRequest request_;
+  grpc::ClientContext context_;
+  v1::GenerateResponse response_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  Outcome outcome_;
+  bool done_ = false;
+};
+
+class NodeTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() { InitLogging("error"); }
+  void TearDown() override { Stop(); }
+
+  void Start(const std::function<void(v1::Config*)>& change = [](v1::Config*) {}) {
+    v1::Config config;
+    config.add_models()->set_name("first");
+    config.mutable_models(0)->set_path(kModel);
+    config.mutable_server()->set_listen("127.0.0.1:0");
+    config.mutable_server()->set_metrics_listen("127.0.0.1:0");
+    config.mutable_engine()->set_threads(1);
+    config.mutable_engine()->set_kv_cache_bytes(32 << 20);
+    change(&config);
+    auto node = StartNode(config);
+    ASSERT_TRUE(node.ok()) << node.status();
+    node_ = *std::move(node);
+    stub_ = v1::Inference::NewStub(NewChannel());
+    control_ = v1::Control::NewStub(NewChannel());
+  }
+  void Stop() {
+    stub_.reset();
+    control_.reset();
+    node_.reset();
+  }
+
+  std::shared_ptr<grpc::Channel> NewChannel() const {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 64 << 10);
+    return grpc::CreateCustomChannel(node_->grpc_address(), grpc::InsecureChannelCredentials(),
+                                     arguments);
+  }
+  static v1::GenerateRequest Request(const std::string& text, int64_t max_tokens) {
+    v1::GenerateRequest request;
+    request.set_text(text);
+    request.mutable_sampling()->set_temperature(0);
+    request.mutable_stopping()->set_max_tokens(max_tokens);
+    request.mutable_stopping()->set_ignore_eos(true);
+    return request;
+  }
+  static v1::GenerateRequest LongPrompt(int64_t max_tokens) {
+    v1::GenerateRequest request = Request("", max_tokens);
+    for (int i = 0; i < 900; ++i) request.mutable_token_ids()->add_ids(100 + i % 800);
+    return request;
+  }
+  v1::GetLoadResponse Load() {
+    grpc::ClientContext context;
+    v1::GetLoadResponse load;
+    EXPECT_TRUE(control_->GetLoad(&context, {}, &load).ok());
+    return load;
+  }
+  // Nothing is left of any call.
+  void ExpectIdle() {
+    EXPECT_TRUE(WaitFor([this] {
+      const v1::GetLoadResponse load = Load();
+      return load.running() == 0 && load.waiting() == 0 && load.calls() == 0 &&
+             load.kv_bytes() == 0;
+    })) << Load().ShortDebugString();
+    const v1::GetLoadResponse load = Load();
+    EXPECT_EQ(load.free_bytes() + load.cached_bytes(), load.pool_bytes());
+    StreamClient after(stub_.get(), Request("Once upon a time", 4));
+    EXPECT_TRUE(after.Wait().status.ok());
+  }
+
+  std::unique_ptr<Node> node_;
+  std::unique_ptr<v1::Inference::Stub> stub_;
+  std::unique_ptr<v1::Control::Stub> control_;
+};
+
+TEST_F(NodeTest, GeneratesTheSameAloneAndAmongOthers) {
+  Start();
+  const Outcome alone = StreamClient(stub_.get(), Request("Once upon a time", 60)).Wait();
+  ASSERT_TRUE(alone.status.ok()) << alone.status.error_message();
+  EXPECT_EQ(alone.num_tokens, 60);
+  EXPECT_GT(alone.text.size(), 60u);
+  std::vector<std::unique_ptr<StreamClient>> streams;
+  for (int i = 0; i < 20; ++i) {
+    streams.push_back(std::make_unique<StreamClient>(
+        stub_.get(),
+        Request(i % 2 == 0 ? "Once upon a time" : absl::StrCat("There were ", i), 60)));
+  }
+  for (int i = 0; i < 20; ++i) {
+    const Outcome outcome = streams[static_cast<size_t>(i)]->Wait();
+    ASSERT_TRUE(outcome.status.ok());
+    if (i % 2 == 0) {
+      EXPECT_EQ(outcome.text, alone.text);
+    }
+  }
+  ExpectIdle();
+}
+
+TEST_F(NodeTest, CancelWhileQueued) {
+  Start([](v1::Config* config) { config->mutable_engine()->set_max_num_seqs(1); });
+  StreamClient first(stub_.get(), Request("One", 900));
+  ASSERT_TRUE(WaitFor([&] { return first.num_tokens() > 0; }));
+  StreamClient second(stub_.get(), Request("Two", 900));
+  ASSERT_TRUE(WaitFor([&] { return Load().waiting() == 1; }));
+  second.Cancel();
+  EXPECT_EQ(second.Wait().status.error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(WaitFor([&] { return Load().waiting() == 0; }, 1000));
+  first.Cancel();
+  first.Wait();
+  ExpectIdle();
+}
+
+TEST_F(NodeTest, CancelWhilePrefilling) {
+  Start([](v1::Config* config) {
+    config->mutable_engine()->set_device("ref");  // slow, so that there is time
+    config->mutable_engine()->set_max_num_seqs(4);
+    config->mutable_engine()->set_max_num_batched_tokens(8);
+  });
+  StreamClient stream(stub_.get(), LongPrompt(10));
+  ASSERT_TRUE(WaitFor([&] { return Load().kv_bytes() > 0; }));
+  EXPECT_EQ(stream.num_tokens(), 0);
+  stream.Cancel();
+  EXPECT_EQ(stream.Wait().status.error_code(), grpc::StatusCode::CANCELLED);
+  ExpectIdle();
+}
+
+TEST_F(NodeTest, CancelWhileDecoding) {
+  Start();
+  StreamClient stream(stub_.get(), Request("Once", 900));
+  ASSERT_TRUE(WaitFor([&] { return stream.num_tokens() > 5; }));
+  stream.Cancel();
+  EXPECT_EQ(stream.Wait().status.error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_LT(stream.num_tokens(), 900);
+  ExpectIdle();
+}
+
+TEST_F(NodeTest, CancelOneOfSeveralCopiesByStopText) {
+  Start();
+  v1::GenerateRequest request = Request("Once upon a time", 200);
+  request.mutable_sampling()->set_n(8);
+  request.mutable_sampling()->set_temperature(1);
+  request.mutable_stopping()->add_stop("e");
+  StreamClient stream(stub_.get(), request);
+  const Outcome outcome = stream.Wait();
+  ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+  EXPECT_EQ(outcome.num_finished, 8);
+  EXPECT_EQ(outcome.text.find('e'), std::string::npos);
+  ExpectIdle();
+}
+
+TEST_F(NodeTest, SlowReaderPausesItselfOnly) {
+  Start([](v1::Config* config) { config->mutable_limits()->set_stream_buffer_bytes(64 << 10); });
+  v1::GenerateRequest request = Request("Once", 900);
+  request.mutable_output()->set_logprobs(100);  // about 1.3 KB a token
+  grpc::ClientContext context;
+  const auto reader = stub_->Generate(&context, request);
+  v1::GenerateResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+  // It is paused when its tokens stop coming although it is not finished.
+  ASSERT_TRUE(WaitFor([&] {
+    const v1::GetLoadResponse before = Load();
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    const v1::GetLoadResponse after = Load();
+    return after.generated_tokens() == before.generated_tokens() && after.waiting() == 1;
+  }));
+  EXPECT_LT(Load().generated_tokens(), 900);
+  StreamClient other(stub_.get(), Request("Two", 50));
+  EXPECT_EQ(other.Wait().num_tokens, 50);
+  int64_t num_tokens = 0;
+  while (reader->Read(&message)) num_tokens += message.output().token_ids_size();
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(num_tokens, 900);
+  ExpectIdle();
+}
+
+TEST_F(NodeTest, CancelWhilePaused) {
+  Start([](v1::Config* config) { config->mutable_limits()->set_stream_buffer_bytes(1024); });
+  v1::GenerateRequest request = Request("Once", 900);
+  request.mutable_output()->set_logprobs(100);
+  grpc::ClientContext context;
+  const auto reader = stub_->Generate(&context, request);
+  ASSERT_TRUE(WaitFor([&] { return Load().waiting() == 1; }));
+  context.TryCancel();
+  v1::GenerateResponse message;
+  while (reader->Read(&message)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  ExpectIdle();
+}
+
+TEST_F(NodeTest, DeadlineInQueueAndInMidStream) {
+  Start([](v1::Config* config) { config->mutable_engine()->set_max_num_seqs(1); });
+  const auto run = [&](const std::string& text, int64_t deadline_ms) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(deadline_ms));
+    v1::GenerateRequest request = Request(text, 1000);
+    request.mutable_output()->set_logprobs(100);  // long enough for any machine
+    request.mutable_sampling()->set_n(1);
+    const auto reader = stub_->Generate(&context, request);
+    v1::GenerateResponse message;
+    int64_t num_tokens = 0;
+    while (reader->Read(&message)) num_tokens += message.output().token_ids_size();
+    EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+    return num_tokens;
+  };
+  EXPECT_GT(run("Once", 60), -1);
+  StreamClient blocker(stub_.get(), Request("One", 900));
+  ASSERT_TRUE(WaitFor([&] { return blocker.num_tokens() > 0; }));
+  EXPECT_EQ(run("Two", 20), 0);
+  blocker.Cancel();
+  blocker.Wait();
+  ExpectIdle();
+}
+
+TEST_F(NodeTest, TimeLimitEndsWithWhatThereIs) {
+  Start();
+  v1::GenerateRequest request = Request("Once", 1000);
+  request.mutable_sampling()->set_n(64);
+  request.mutable_sampling()->set_temperature(1);
+  request.mutable_stopping()->set_time_limit_ms(100);
+  const Outcome outcome = StreamClient(stub_.get(), request).Wait();
+  ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+  EXPECT_EQ(outcome.num_finished, 64);
+  EXPECT_EQ(outcome.reason, v1::FINISH_REASON_TIME_LIMIT);
+  ExpectIdle();
+}
+
+TEST_F(NodeTest, Disconnect) {
+  Start();
+  std::vector<std::unique_ptr<StreamClient>> streams;
+  {
+    const auto stub = v1::Inference::NewStub(NewChannel());
+    for (int i = 0; i < 10; ++i) {
+      streams.push_back(std::make_unique<StreamClient>(stub.get(), Request("Once", 900)));
+    }
+    ASSERT_TRUE(WaitFor([&] { return streams.back()->num_tokens() > 0; }));
+    for (const auto& stream : streams) stream->Cancel();
+  }
+  for (const auto& stream : streams) stream->Wait();
+  ExpectIdle();
+}
+
+TEST_F(NodeTest, ControlCancelFreesTheSequence) {
+  Start();
+  v1::GenerateRequest request = Request("Once", 900);
+  request.set_request_id("victim");
+  StreamClient stream(stub_.get(), request);
+  ASSERT_TRUE(WaitFor([&] { return stream.num_tokens() > 0; }));
+  grpc::ClientContext context;
+  v1::CancelRequest cancel;
+  cancel.set_request_id("victim");
+  v1::CancelResponse response;
+  ASSERT_TRUE(control_->Cancel(&context, cancel, &response).ok());
+  EXPECT_TRUE(response.found());
+  const Outcome outcome = stream.Wait();
+  EXPECT_TRUE(outcome.status.ok());
+  EXPECT_EQ(outcome.num_finished, 1);
+  EXPECT_EQ(outcome.reason, v1::FINISH_REASON_CANCELLED);
+  ExpectIdle();
+}
+
+TEST_F(NodeTest, DrainUnderLoad) {
+  Start();
+  std::vector<std::unique_ptr<StreamClient>> streams;
+  for (int i = 0; i < 30; ++i) {
+    streams.push_back(
+        std::make_unique<StreamClient>(stub_.get(), Request(absl::StrCat("Number ", i), 100)));
+  }
+  ASSERT_TRUE(WaitFor([&] { return node_->num_open_calls() == 30; }));
+  ASSERT_TRUE(WaitFor([&] { return Load().running() + Load().waiting() == 30; }));
+  node_->BeginDrain();
+  const Outcome refused = StreamClient(stub_.get(), Request("late", 5)).Wait();
+  EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  for (const auto& stream : streams) {
+    const Outcome outcome = stream->Wait();
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+    EXPECT_EQ(outcome.num_tokens, 100);
+  }
+  EXPECT_TRUE(WaitFor([&] { return node_->num_open_calls() == 0; }));
+}
+
+TEST_F(NodeTest, CancelAllUnderLoad) {
+  Start();
+  std::vector<std::unique_ptr<StreamClient>> streams;
+  for (int i = 0; i < 30; ++i) {
+    streams.push_back(
+        std::make_unique<StreamClient>(stub_.get(), Request(absl::StrCat("Number ", i), 900)));
+  }
+  ASSERT_TRUE(WaitFor([&] { return Load().running() + Load().waiting() == 30; }));
+  node_->BeginDrain();
+  node_->CancelAll();
+  for (const auto& stream : streams) {
+    const Outcome outcome = stream->Wait();
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+    EXPECT_EQ(outcome.num_finished, 1);
+    EXPECT_EQ(outcome.reason, v1::FINISH_REASON_CANCELLED);
+  }
+}
+
+TEST_F(NodeTest, AThousandStreams) {
+  Start();
+  StreamClient(stub_.get(), Request("warm", 2)).Wait();  // gRPC's pools are up
+  const int64_t threads_before = CountThreads();
+  std::vector<std::unique_ptr<v1::Inference::Stub>> stubs;
+  for (int i = 0; i < 10; ++i) stubs.push_back(v1::Inference::NewStub(NewChannel()));
+  constexpr int kStreams = 1000;
+  std::vector<std::unique_ptr<StreamClient>> streams;
+  for (int i = 0; i < kStreams; ++i) {
+    streams.push_back(std::make_unique<StreamClient>(stubs[static_cast<size_t>(i % 10)].get(),
+                                                     Request(absl::StrCat("Story ", i % 7), 12)));
+  }
+  std::map<int, std::string> texts;
+  for (int i = 0; i < kStreams; ++i) {
+    const Outcome outcome = streams[static_cast<size_t>(i)]->Wait();
+    ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+    EXPECT_EQ(outcome.num_tokens, 12);
+    EXPECT_EQ(outcome.num_finished, 1);
+    const auto [it, is_new] = texts.emplace(i % 7, outcome.text);
+    if (!is_new) {
+      EXPECT_EQ(outcome.text, it->second);
+    }
+  }
+  stubs.clear();
+  ExpectIdle();
+  EXPECT_TRUE(WaitFor([&] { return CountThreads() <= threads_before + 4; }))
+      << CountThreads() << " threads, before " << threads_before;
+}
+
+TEST_F(NodeTest, ThreadsAreBackAfterShutdown) {
+  Start();
+  StreamClient(stub_.get(), Request("warm", 2)).Wait();
+  Stop();
+  const int64_t threads_before = CountThreads();
+  for (int i = 0; i < 2; ++i) {
+    Start();
+    StreamClient(stub_.get(), Request("again", 2)).Wait();
+    Stop();
+  }
+  EXPECT_TRUE(WaitFor([&] { return CountThreads() <= threads_before + 2; }))
+      << CountThreads() << " threads, before " << threads_before;
+}
+
+TEST_F(NodeTest, EmbeddingsAreNormalisedAndExact) {
+  Start();
+  v1::EmbedRequest request;
+  for (const char* text : {"a cat", "a dog", "a cat"}) request.add_inputs()->set_text(text);
+  grpc::ClientContext context;
+  v1::EmbedResponse response;
+  ASSERT_TRUE(stub_->Embed(&context, request, &response).ok());
+  ASSERT_EQ(response.embeddings_size(), 3);
+  double square = 0;
+  for (const float value : response.embeddings(0).values()) square += double{value} * value;
+  EXPECT_NEAR(square, 1.0, 1e-4);
+  EXPECT_EQ(response.embeddings(0).SerializeAsString(), response.embeddings(2).SerializeAsString());
+  EXPECT_NE(response.embeddings(0).SerializeAsString(), response.embeddings(1).SerializeAsString());
+  ExpectIdle();
+}
+
+}  // namespace
+}  // namespace tessera
