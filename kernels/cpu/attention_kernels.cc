@@ -33,14 +33,16 @@ KeySpan VisibleSpan(const AttendProblem& problem) {
 
 template <class Panel>
 void ScoreRows(const AttendProblem& problem, int panel_begin, int panel_end, int64_t steps) {
-  const int64_t panel_bytes = steps * kCacheLine;
-  const char* const b = static_cast<const char*>(problem.keys) + panel_begin * panel_bytes;
+  TileProblem tile;
+  tile.a_stride = problem.q_stride * 4;
+  tile.panel_bytes = steps * kCacheLine;
+  tile.b = static_cast<const char*>(problem.keys) + panel_begin * tile.panel_bytes;
+  tile.steps = steps;
+  tile.out_stride = kScoreStride;
   for (int32_t row = 0; row < problem.rows; row += kMaxRows) {
-    const int rows = Least(problem.rows - row, kMaxRows);
-    ComputePanels<Panel>(reinterpret_cast<const char*>(problem.q + row * problem.q_stride),
-                         problem.q_stride * 4, rows, b, panel_bytes, panel_end - panel_begin, steps,
-                         /*ahead=*/0, problem.scores + row * kScoreStride + panel_begin * kPanel,
-                         kScoreStride);
+    tile.a = reinterpret_cast<const char*>(problem.q + row * problem.q_stride);
+    tile.out = problem.scores + row * kScoreStride + panel_begin * kPanel;
+    ComputePanels<Panel>(tile, Least(problem.rows - row, kMaxRows), panel_end - panel_begin);
   }
 }
 

@@ -66,27 +66,32 @@ using NativeBF16Panel = BF16Panel;
 template <class Panel>
 void Gemm(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
           int64_t row_end) {
-  alignas(64) float tile[kMaxRows * kTileStride];
+  alignas(64) float results[kMaxRows * kTileStride];
   const bool gated = problem.op == OutputOp::kGatedSilu || problem.op == OutputOp::kGatedGelu;
   const int64_t num_rows = row_end - row_begin;
-  const int64_t num_tiles = (num_rows + kMaxRows - 1) / kMaxRows;
   // Tiles of nearly equal height: the tallest decides how many panels go together.
+  const int64_t num_tiles = (num_rows + kMaxRows - 1) / kMaxRows;
   const int group = GroupPanels(static_cast<int>((num_rows + num_tiles - 1) / num_tiles));
+  TileProblem tile;
+  tile.a_stride = problem.a_stride;
+  tile.panel_bytes = problem.panel_bytes;
+  tile.steps = problem.steps;
+  tile.out = results;
+  tile.out_stride = kTileStride;
   for (int64_t panel = panel_begin; panel < panel_end; panel += group) {
     const int panels =
         static_cast<int>(panel_end - panel < group ? panel_end - panel : int64_t{group});
-    const char* const b = static_cast<const char*>(problem.b) + panel * problem.panel_bytes;
+    tile.b = static_cast<const char*>(problem.b) + panel * problem.panel_bytes;
     for (int64_t t = 0; t < num_tiles; ++t) {
       const int64_t row = row_begin + num_rows * t / num_tiles;
       const int rows = static_cast<int>(row_begin + num_rows * (t + 1) / num_tiles - row);
-      const char* const a = static_cast<const char*>(problem.a) + row * problem.a_stride;
-      // While the last tile computes, the next panels come.
-      const int64_t ahead = num_tiles == 1       ? kPrefetchBytes
-                            : t + 1 == num_tiles ? panels * problem.panel_bytes
-                                                 : 0;
-      ComputePanels<Panel>(a, problem.a_stride, rows, b, problem.panel_bytes, panels, problem.steps,
-                           ahead, tile, kTileStride);
-      (gated ? FinishGated : FinishPlain)(problem, tile, panel, panels, row, rows);
+      tile.a = static_cast<const char*>(problem.a) + row * problem.a_stride;
+      // While the last tile computes, the next group's panels come.
+      tile.ahead = num_tiles == 1       ? kPrefetchBytes
+                   : t + 1 == num_tiles ? panels * problem.panel_bytes
+                                        : 0;
+      ComputePanels<Panel>(tile, rows, panels);
+      (gated ? FinishGated : FinishPlain)(problem, results, panel, panels, row, rows);
     }
   }
 }

@@ -25,15 +25,31 @@ float InverseRms(const float* x, float eps, int64_t cols) {
   return 1.0f / __builtin_sqrtf(mean + eps);
 }
 
+// Lanes [0, count) of x as elements [index, index + count) of p.
 void StoreElements(Element element, void* p, int64_t index, V16 x, int64_t count) {
   char* const base = static_cast<char*>(p);
   if (element == Element::kF32) {
     StoreN(reinterpret_cast<float*>(base) + index, x, count);
     return;
   }
+  if (count >= 16) {
+    StoreBF16(base + 2 * index, x);
+    return;
+  }
   alignas(32) char narrow[32];
   StoreBF16(narrow, x);
-  std::memcpy(base + 2 * index, narrow, static_cast<size_t>(2 * (count < 16 ? count : 16)));
+  std::memcpy(base + 2 * index, narrow, static_cast<size_t>(2 * count));
+}
+
+TESSERA_INLINE V16 Normed(V16 x, V16 inverse, V16 weight) { return Mul(Mul(x, inverse), weight); }
+
+// Elements [i, i + count) of a prepared row.
+TESSERA_INLINE void StorePrepared(V16 value, bool round, int64_t i, int64_t count, void* out) {
+#if defined(TESSERA_HAS_DOT_BF16)
+  if (round) return StoreElements(Element::kBF16, out, i, value, count);
+#endif
+  if (round) value = RoundBF16(value);
+  StoreElements(Element::kF32, out, i, value, count);
 }
 
 }  // namespace
@@ -41,27 +57,22 @@ void StoreElements(Element element, void* p, int64_t index, V16 x, int64_t count
 void PrepareRow(const float* x, const float* weight, float eps, int64_t cols, int64_t padded_cols,
                 bool round, void* out) {
   const V16 inverse = weight != nullptr ? Set1(InverseRms(x, eps, cols)) : Zero();
-  char* const o = static_cast<char*>(out);
-  for (int64_t i = 0; i < padded_cols; i += 16) {
-    V16 value = LoadN(x + i, cols - i < 0 ? 0 : cols - i);
-    if (weight != nullptr) {
-      value = Mul(Mul(value, inverse), LoadN(weight + i, cols - i < 0 ? 0 : cols - i));
-    }
-#if defined(TESSERA_HAS_DOT_BF16)
-    if (round) {
-      StoreElements(Element::kBF16, o, i, value, padded_cols - i);
-      continue;
-    }
-#endif
-    if (round) value = RoundBF16(value);
-    StoreN(reinterpret_cast<float*>(o) + i, value, padded_cols - i);
+  int64_t i = 0;
+  for (; i + 16 <= cols; i += 16) {
+    V16 value = Load(x + i);
+    if (weight != nullptr) value = Normed(value, inverse, Load(weight + i));
+    StorePrepared(value, round, i, 16, out);
   }
+  if (i == padded_cols) return;
+  V16 value = LoadN(x + i, cols - i);
+  if (weight != nullptr) value = Normed(value, inverse, LoadN(weight + i, cols - i));
+  StorePrepared(value, round, i, padded_cols - i, out);
 }
 
 void NormRow(const float* y, const float* weight, float eps, int64_t cols, bool add, float* out) {
   const V16 inverse = Set1(InverseRms(y, eps, cols));
   for (int64_t i = 0; i < cols; i += 16) {
-    V16 value = Mul(Mul(LoadN(y + i, cols - i), inverse), LoadN(weight + i, cols - i));
+    V16 value = Normed(LoadN(y + i, cols - i), inverse, LoadN(weight + i, cols - i));
     if (add) value = Add(LoadN(out + i, cols - i), value);
     StoreN(out + i, value, cols - i);
   }
@@ -73,7 +84,7 @@ void RotateHead(const float* x, const float* weight, float eps, const float* cos
     const V16 inverse = Set1(InverseRms(x, eps, head_dim));
     for (int32_t i = 0; i < head_dim; i += 16) {
       const V16 value =
-          Mul(Mul(LoadN(x + i, head_dim - i), inverse), LoadN(weight + i, head_dim - i));
+          Normed(LoadN(x + i, head_dim - i), inverse, LoadN(weight + i, head_dim - i));
       StoreN(out + i, value, head_dim - i);
     }
   } else if (x != out) {

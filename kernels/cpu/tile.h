@@ -35,7 +35,7 @@ struct BF16DotPanel {  // bf16 rows, pairs of bf16: two k a step in one instruct
 };
 #endif
 
-// Panels of a tile by its rows: as many as the registers hold.
+// Panels of a tile by its rows, at most: as many as the registers hold.
 constexpr int TilePanels(int rows) {
   if (kMaxRows == 12) return rows <= 6 ? 4 : 2;
   return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
@@ -44,16 +44,33 @@ constexpr int TilePanels(int rows) {
 // Bytes ahead in each panel that a memory-bound tile prefetches.
 inline constexpr int64_t kPrefetchBytes = 1024;
 
+struct TileProblem {
+  const char* a = nullptr;  // the first row's first element
+  int64_t a_stride = 0;     // bytes
+  const char* b = nullptr;  // the first panel's first step
+  int64_t panel_bytes = 0;
+  int64_t steps = 0;
+  int64_t ahead = 0;     // bytes from what is read to what is prefetched
+  float* out = nullptr;  // [rows, out_stride]: 16 outputs a panel
+  int64_t out_stride = 0;
+};
+
 template <class Panel, int kRows, int kPanels>
-static void ComputeTile(const char* a, int64_t a_stride, const char* b, int64_t panel_bytes,
-                        int64_t steps, int64_t ahead, float* out, int64_t out_stride) {
+static void ComputeTile(const TileProblem& problem) {
+  const char* a = problem.a;
+  const char* b = problem.b;
+  const int64_t a_stride = problem.a_stride;
+  const int64_t panel_bytes = problem.panel_bytes;
+  const int64_t ahead = problem.ahead;
+  float* const out = problem.out;
+  const int64_t out_stride = problem.out_stride;
   V16 acc[kRows][kPanels];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) acc[r][p] = Zero();
   }
-  for (int64_t s = 0; s < steps; ++s) {
+  for (int64_t s = problem.steps; s > 0; --s) {
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) __builtin_prefetch(b + p * panel_bytes + ahead);
 #pragma GCC unroll 2
@@ -82,15 +99,26 @@ static void ComputeTile(const char* a, int64_t a_stride, const char* b, int64_t 
   }
 }
 
-using TileFunction = void (*)(const char* a, int64_t a_stride, const char* b, int64_t panel_bytes,
-                              int64_t steps, int64_t ahead, float* out, int64_t out_stride);
+using TileFunction = void (*)(const TileProblem&);
 
-// The tile of `rows` rows with TilePanels(rows) panels, or with one.
+template <class Panel, int kRows>
+static TileFunction FindTileOfRows(int panels) {
+  constexpr int kMost = TilePanels(kRows);
+  if constexpr (kMost >= 4) {
+    if (panels >= 4) return &ComputeTile<Panel, kRows, 4>;
+  }
+  if constexpr (kMost >= 2) {
+    if (panels >= 2) return &ComputeTile<Panel, kRows, 2>;
+  }
+  return &ComputeTile<Panel, kRows, 1>;
+}
+
+// The tile of `rows` rows with `panels` (1, 2 or 4, at most TilePanels(rows)) panels.
 template <class Panel>
-static TileFunction FindTile(int rows, bool one_panel) {
+static TileFunction FindTile(int rows, int panels) {
 #define TESSERA_TILE(R) \
   case R:               \
-    return one_panel ? &ComputeTile<Panel, R, 1> : &ComputeTile<Panel, R, TilePanels(R)>
+    return FindTileOfRows<Panel, R>(panels)
   switch (rows) {
     TESSERA_TILE(1);
     TESSERA_TILE(2);
@@ -111,22 +139,17 @@ static TileFunction FindTile(int rows, bool one_panel) {
   return nullptr;
 }
 
-// out[r][16 p ...] for `rows` <= kMaxRows rows and `panels` panels.
+// `panels` panels for `rows` <= kMaxRows rows, in as few tiles as the registers allow.
 template <class Panel>
-static void ComputePanels(const char* a, int64_t a_stride, int rows, const char* b,
-                          int64_t panel_bytes, int panels, int64_t steps, int64_t ahead, float* out,
-                          int64_t out_stride) {
-  const int wide = TilePanels(rows);
-  const TileFunction tile = FindTile<Panel>(rows, /*one_panel=*/false);
-  int p = 0;
-  for (; p + wide <= panels; p += wide) {
-    tile(a, a_stride, b + p * panel_bytes, panel_bytes, steps, ahead, out + p * kPanel, out_stride);
-  }
-  if (p == panels) return;
-  const TileFunction narrow = FindTile<Panel>(rows, /*one_panel=*/true);
-  for (; p < panels; ++p) {
-    narrow(a, a_stride, b + p * panel_bytes, panel_bytes, steps, ahead, out + p * kPanel,
-           out_stride);
+static void ComputePanels(TileProblem problem, int rows, int panels) {
+  for (int width = TilePanels(rows); width > 0; width /= 2) {
+    if (panels < width) continue;
+    const TileFunction tile = FindTile<Panel>(rows, width);
+    for (; panels >= width; panels -= width) {
+      tile(problem);
+      problem.b += width * problem.panel_bytes;
+      problem.out += width * kPanel;
+    }
   }
 }
 

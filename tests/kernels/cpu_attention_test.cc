@@ -70,7 +70,7 @@ TEST(CpuAttentionGridTest, MatchesRef) {
 
 // head_dim that is no multiple of a vector, odd pairs, long windows over block borders.
 TEST_P(CpuAttentionTest, RaggedHeadsMatchRef) {
-  ThreadTeam team(2);
+  ThreadTeam team(1);
   const auto cpu = New(&team);
   const auto ref = NewRefBackend();
   for (int head_dim : {2, 6, 10, 24, 40, 72, 104, 120}) {
@@ -148,7 +148,7 @@ std::vector<float> RunAlone(Backend* backend, BuiltBatch* built, int s, int row_
 // The whole batch first, so that all keys are in the pages; then each segment alone, and in chunks.
 // Rows of a chunk must not see that later rows' keys are in the pages already.
 TEST_P(CpuAttentionTest, SegmentAloneEqualsSegmentInBatch) {
-  ThreadTeam team(2);
+  ThreadTeam team(1);
   const auto cpu = New(&team);
   for (const AttentionCase& attention : AttentionGrid()) {
     const auto built = BuildBatch(attention, 5);
@@ -171,7 +171,7 @@ TEST_P(CpuAttentionTest, SegmentAloneEqualsSegmentInBatch) {
 }
 
 TEST_P(CpuAttentionTest, RunsPagesAndChunksDoNotShow) {
-  ThreadTeam team(2);
+  ThreadTeam team(1);
   const auto cpu = New(&team);
   for (const AttentionCase& attention : AttentionGrid()) {
     ExpectRunsDoNotShow(cpu.get(), attention, 2);
