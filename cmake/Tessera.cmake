@@ -3,7 +3,8 @@
 #   tessera_binary(NAME SRCS ... [DEPS ...])              -> build/bin/NAME
 #   tessera_test(NAME SRCS ... [DEPS ...] [TIMEOUT seconds] [SANITIZE]) -> ctest NAME (one ctest test per binary)
 #       SANITIZE: also built and run in the asan and tsan presets (engine, store, parsers, server)
-#   tessera_fuzzer(NAME SRCS ... [DEPS ...])              -> only in the `fuzz` preset (clang, libFuzzer)
+#   tessera_fuzzer(NAME SRCS ... [DEPS ...])              -> only in the `fuzz` preset (clang, libFuzzer); target `fuzzers`
+#       builds them all
 include_guard(GLOBAL)
 
 function(tessera_library name)
@@ -48,4 +49,8 @@ function(tessera_fuzzer name)
   target_link_libraries(${name} PRIVATE ${ARG_DEPS})
   target_link_options(${name} PRIVATE -fsanitize=fuzzer)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz)
+  if(NOT TARGET fuzzers)
+    add_custom_target(fuzzers)
+  endif()
+  add_dependencies(fuzzers ${name})
 endfunction()
