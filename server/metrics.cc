@@ -2,6 +2,9 @@
 
 #include <CivetServer.h>
 
+#include <atomic>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -67,6 +70,22 @@ class CivetMetricsServer final : public MetricsServer {
           return Probe(sources_.live(), kNotLive);
         }) {}
 
+  // Civetweb sees that it shall end at its next connection, or after two seconds: so connections
+  // are made until it has.
+  ~CivetMetricsServer() override {
+    if (server_ == nullptr) return;
+    std::atomic<bool> ended{false};
+    std::thread touch([this, &ended] {
+      while (!ended.load()) {
+        TouchPort(bound_);
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+    });
+    server_->close();
+    ended.store(true);
+    touch.join();
+  }
+
   absl::Status Start(const std::string& listen) {
     const absl::StatusOr<HostPort> address = ParseHostPort(listen);
     if (!address.ok()) {
@@ -94,7 +113,8 @@ class CivetMetricsServer final : public MetricsServer {
     server_->addHandler("/metrics$", metrics_);
     server_->addHandler("/healthz$", healthz_);
     server_->addHandler("/readyz$", readyz_);
-    address_ = FormatHostPort({address->host, server_->getListeningPorts().front()});
+    bound_ = {numeric->host, server_->getListeningPorts().front()};
+    address_ = FormatHostPort({address->host, bound_.port});
     return absl::OkStatus();
   }
 
@@ -106,6 +126,7 @@ class CivetMetricsServer final : public MetricsServer {
   Handler healthz_;
   Handler readyz_;
   std::string address_;
+  HostPort bound_;
   std::unique_ptr<CivetServer> server_;  // last: its threads use the handlers
 };
 

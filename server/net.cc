@@ -67,6 +67,17 @@ std::string WhyNotBound(const HostPort& address) {
   return why;
 }
 
+void TouchPort(const HostPort& address) {
+  std::string error;
+  const AddressList found = LookUp(address, &error);
+  if (found == nullptr) return;
+  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return;
+  // Nobody minds when it fails: the port is closed then.
+  (void)!connect(fd, found->ai_addr, found->ai_addrlen);
+  close(fd);
+}
+
 absl::Status ListenError(const std::string& flag, const HostPort& address) {
   return absl::UnavailableError(absl::StrCat(flag, " ", FormatHostPort(address), ": ",
                                              WhyNotBound(address),

@@ -20,4 +20,7 @@ std::string WhyNotBound(const HostPort& address);
 // "--listen 127.0.0.1:80: Permission denied; give another address, or port 0 for a free one"
 absl::Status ListenError(const std::string& flag, const HostPort& address);
 
+// Connects to the address and hangs up.
+void TouchPort(const HostPort& address);
+
 }  // namespace tessera

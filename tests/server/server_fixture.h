@@ -1,6 +1,4 @@
 // A server over real sockets with the fake generator behind it, and the client's side of the tests.
-// The model's tokenizer has one token per byte (ids 0 to 255), <s> (256, put before every text) and
-// </s> (257, end of sequence), so that text and tokens can be told apart by eye.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -13,26 +11,14 @@
 
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
-#include "server/served_model.h"
 #include "server/server.h"
 #include "server/serving.h"
 #include "tessera/v1/control.grpc.pb.h"
 #include "tessera/v1/inference.grpc.pb.h"
 #include "tests/server/fake_generator.h"
+#include "tests/server/fake_models.h"
 
 namespace tessera::testing {
-
-inline constexpr int64_t kFakeContext = 4096;
-inline constexpr TokenId kFakeBos = 256;
-inline constexpr TokenId kFakeEos = 257;
-
-// Writes the byte tokenizer into `dir`, with a chat template when asked.
-void WriteByteTokenizer(const std::string& dir, bool with_chat_template);
-// A folder of its own under the test's temporary directory.
-std::string MakeTempDir(const std::string& name);
-
-// Two models: "bytes" (the default, with a chat template) and "plain" (without).
-std::vector<ServedModel> FakeModels();
 
 struct StreamResult {
   grpc::Status status;

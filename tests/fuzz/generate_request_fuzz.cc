@@ -1,0 +1,47 @@
+// Arbitrary bytes as requests of every Inference method (the first byte says which), as far as the
+// engine; and what is accepted must keep the engine's promises.
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "kernels/base/log.h"
+#include "server/limits.h"
+#include "server/live_calls.h"
+#include "server/prepare.h"
+#include "tests/server/fake_models.h"
+
+namespace {
+
+void CheckRequest(const tessera::Request& request) {
+  using tessera::testing::kFakeContext;
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  CHECK(prompt >= 1 && prompt < kFakeContext);
+  for (const tessera::TokenId id : request.prompt) CHECK(id >= 0 && id < 300);
+  CHECK(request.stopping.max_tokens >= 1);
+  CHECK(request.stopping.max_tokens <= kFakeContext - prompt);
+  CHECK(request.stopping.min_tokens <= request.stopping.max_tokens);
+  CHECK(request.sampling.n >= 1 && request.sampling.n <= tessera::kMaxN);
+  CHECK(request.sampling.temperature >= 0);
+  CHECK(request.sampling.top_p > 0 && request.sampling.top_p <= 1);
+  for (const tessera::TokenBias& bias : request.sampling.logit_bias) {
+    CHECK(bias.token >= 0 && bias.token < 300 && bias.bias == bias.bias);
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const auto* const models = new tessera::ModelRegistry(tessera::testing::FakeModels());
+  if (size == 0) return 0;
+  tessera::LiveCalls live;
+  const auto method = static_cast<tessera::Method>(data[0] % 5);
+  const std::string bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
+  const tessera::PreparedCall prepared = tessera::Prepare(method, bytes, 1, *models, &live);
+  if (!prepared.status.ok()) {
+    CHECK(!prepared.status.message().empty());
+    return 0;
+  }
+  CHECK_EQ(prepared.reply != nullptr, prepared.requests.empty());
+  for (const auto& request : prepared.requests) CheckRequest(*request);
+  return 0;
+}
