@@ -306,7 +306,7 @@ class WholeModel {
   void Linear(int layer, int shape, const Tensor& x, const Tensor& out) {
     LinearArgs args;
     args.x = x;
-    args.weight = weights_[static_cast<size_t>(layer * 4 + shape)].get();
+    args.weight = weights_[static_cast<size_t>(layer) * 4 + static_cast<size_t>(shape)].get();
     if (shape % 2 == 0) args.pre_norm = {norm_.data(), 1e-6f};
     args.epilogue = kShapes[shape].epilogue;
     args.out = out;

@@ -129,7 +129,7 @@ class ThreadedEngine final : public Engine {
   void Apply(CancelMessage m) { core_.Cancel(m.request_id, m.index, m.reason); }
   void Apply(CancelAllMessage m) { core_.CancelAll(m.reason); }
   void Apply(ThrottleMessage m) { core_.Throttle(m.request_id, m.paused); }
-  void Apply(ProbeMessage m) { m.done(core_.Probe(m.query)); }
+  void Apply(const ProbeMessage& m) { m.done(core_.Probe(m.query)); }
 
   const EngineOptions options_;
   const Clock* const clock_;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <tuple>
 
 #include "scheduler/sequence.h"
 
@@ -16,7 +17,10 @@ struct QueueKey {
   uint64_t request_id = 0;
   int32_t index = 0;
 
-  friend auto operator<=>(const QueueKey&, const QueueKey&) = default;
+  friend bool operator<(const QueueKey& a, const QueueKey& b) {
+    return std::tie(a.rank, a.arrival_us, a.request_id, a.index) <
+           std::tie(b.rank, b.arrival_us, b.request_id, b.index);
+  }
 };
 
 class QueuePolicy {

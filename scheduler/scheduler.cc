@@ -149,10 +149,9 @@ void Scheduler::PlanPrefills(int32_t model, StepPlan* plan) {
     if (!Runnable(*s) || s->num_to_compute() <= 1) continue;
     const int64_t chunk = ChunkTokens(*plan, model, s->num_scheduled(), s->num_to_compute());
     if (chunk == 0) return;
-    if (kv_->Grow(&s->kv, s->num_scheduled() + chunk)) {
-      AddEntry(s, chunk, plan);
-    } else if (plan->empty() && GrowOrPreempt(s, s->num_scheduled() + chunk, *plan)) {
-      // Nobody else can give pages back by finishing, so somebody has to go.
+    const int64_t end = s->num_scheduled() + chunk;
+    // When the plan is empty nobody can give pages back by finishing, so somebody has to go.
+    if (kv_->Grow(&s->kv, end) || (plan->empty() && GrowOrPreempt(s, end, *plan))) {
       AddEntry(s, chunk, plan);
     }
   }
