@@ -38,6 +38,7 @@ std::string JoinPath(const std::string& path, const std::string& name) {
 absl::Status UnknownKey(const std::string& origin, const std::string& path,
                         const Descriptor& descriptor, const std::string& key) {
   std::vector<std::string> names;
+  names.reserve(static_cast<size_t>(descriptor.field_count()));
   for (int i = 0; i < descriptor.field_count(); ++i) names.push_back(descriptor.field(i)->name());
   const std::string nearest = NearestWord(key, names);
   return absl::InvalidArgumentError(absl::StrCat(

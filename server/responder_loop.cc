@@ -148,7 +148,7 @@ absl::Status ResponderLoop::Submit(Call* call, PreparedCall prepared) {
     request->id = id;
     request->arrival_us = call->arrival_us;
     request->sink = std::make_shared<EventSink>(inbox_, call->id, static_cast<int32_t>(i));
-    const absl::Status status = context_->generator->Submit(std::move(request));
+    absl::Status status = context_->generator->Submit(std::move(request));
     if (!status.ok()) {
       CancelEngine(*call, CancelReason::kClient);
       if (status.code() != absl::StatusCode::kResourceExhausted) return status;
@@ -174,7 +174,7 @@ void ResponderLoop::Handle(EventMessage message) {
     return;
   }
   const int32_t index = message.event.index;
-  if (call->stream->OnEvent(std::move(message.event))) {
+  if (call->stream->OnEvent(message.event)) {
     context_->generator->Cancel(call->engine_ids.front(), index, CancelReason::kStopText);
   }
   Pump(call);
@@ -246,7 +246,7 @@ void ResponderLoop::CancelEngine(const Call& call, CancelReason reason) {
   for (const uint64_t id : call.engine_ids) context_->generator->Cancel(id, -1, reason);
 }
 
-void ResponderLoop::Finish(Call* call, absl::Status status) {
+void ResponderLoop::Finish(Call* call, const absl::Status& status) {
   CallPort* port = std::exchange(call->port, nullptr);
   if (!call->preparing) Close(call, status.code());
   port->Finish(status);

@@ -93,7 +93,7 @@ class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
   void Throttle(Call* call);
   void CancelEngine(const Call& call, CancelReason reason);
   // The call is over; *call is gone or waits for its preparation.
-  void Finish(Call* call, absl::Status status);
+  void Finish(Call* call, const absl::Status& status);
   void Reply(Call* call, const google::protobuf::Message& message);
   void Close(Call* call, absl::StatusCode code);
 

@@ -84,7 +84,7 @@ void StreamOutput::Accept(int64_t prompt_tokens) {
   buffer_.Add(std::move(message));
 }
 
-bool StreamOutput::OnEvent(TokenEvent event) {
+bool StreamOutput::OnEvent(const TokenEvent& event) {
   if (event.index < 0 || event.index >= options_.n) return false;
   if (indices_[static_cast<size_t>(event.index)]->finished) return false;
   switch (event.kind) {

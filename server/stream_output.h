@@ -36,7 +36,7 @@ class StreamOutput final {
 
   // True when this event's index met a stop string: the engine must be told to end it. Its later
   // tokens are ignored; its `finished` follows the engine's.
-  bool OnEvent(TokenEvent event);
+  bool OnEvent(const TokenEvent& event);
 
   WriteBuffer& buffer() { return buffer_; }
   bool finished() const { return num_unfinished_ == 0; }

@@ -7,8 +7,8 @@
 namespace tessera {
 namespace {
 
-// How long a worker spins for the next job before it sleeps. Longer than the gap between two ops of a step, shorter
-// than anything an idle server would notice.
+// How long a worker spins for the next job before it sleeps. Longer than the gap between two ops of
+// a step, shorter than anything an idle server would notice.
 constexpr int64_t kSpinNs = 100'000;
 
 void CpuRelax() { __builtin_ia32_pause(); }
@@ -41,7 +41,8 @@ void ThreadTeam::RunErased(ErasedBody body, const void* context) {
   context_ = context;
   num_running_.store(num_threads_ - 1, std::memory_order_relaxed);
   generation_.fetch_add(1, std::memory_order_seq_cst);
-  // seq_cst on both sides: either a worker about to sleep sees the new generation, or we see it sleeping.
+  // seq_cst on both sides: either a worker about to sleep sees the new generation, or we see it
+  // sleeping.
   if (num_sleeping_.load(std::memory_order_seq_cst) > 0) {
     { std::lock_guard<std::mutex> lock(mutex_); }
     wake_.notify_all();
@@ -60,7 +61,8 @@ void ThreadTeam::WorkerLoop(int member) {
   for (;;) {
     const auto spin_until = std::chrono::steady_clock::now() + std::chrono::nanoseconds(kSpinNs);
     while (generation_.load(std::memory_order_acquire) == seen) {
-      for (int i = 0; i < 64 && generation_.load(std::memory_order_relaxed) == seen; ++i) CpuRelax();
+      for (int i = 0; i < 64 && generation_.load(std::memory_order_relaxed) == seen; ++i)
+        CpuRelax();
       if (generation_.load(std::memory_order_relaxed) != seen) continue;
       if (std::chrono::steady_clock::now() < spin_until) continue;
       std::unique_lock<std::mutex> lock(mutex_);

@@ -69,7 +69,7 @@ std::string TakeCommand(std::vector<std::string>* words) {
     if ((*words)[i] == "--server" || (*words)[i] == "--timeout") {
       ++i;
     } else if ((*words)[i].empty() || (*words)[i][0] != '-') {
-      const std::string name = (*words)[i];
+      std::string name = (*words)[i];
       words->erase(words->begin() + static_cast<ptrdiff_t>(i));
       return name;
     }

@@ -59,7 +59,9 @@ Session::~Session() {
     std::lock_guard<std::mutex> lock(mutex_);
     ended_ = true;
   }
-  pthread_kill(signal_thread_.native_handle(), SIGTERM);
+  // It waits for this signal with sigwait; nothing is terminated.
+  pthread_kill(signal_thread_.native_handle(),
+               SIGTERM);  // NOLINT(bugprone-bad-signal-to-kill-thread)
   signal_thread_.join();
 }
 
