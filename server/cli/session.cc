@@ -60,8 +60,8 @@ Session::~Session() {
     ended_ = true;
   }
   // It waits for this signal with sigwait; nothing is terminated.
-  pthread_kill(signal_thread_.native_handle(),
-               SIGTERM);  // NOLINT(bugprone-bad-signal-to-kill-thread)
+  // NOLINTNEXTLINE(bugprone-bad-signal-to-kill-thread)
+  pthread_kill(signal_thread_.native_handle(), SIGTERM);
   signal_thread_.join();
 }
 
