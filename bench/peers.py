@@ -53,7 +53,8 @@ def ensure_tools(work):
         open(os.path.join(models, "ok"), "w").close()
     if not os.path.exists(os.path.join(llama, "ok")):
         call([sys.executable, "-m", "venv", llama])
-        env = dict(os.environ, CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAMA_BUILD_TESTS=OFF -DLLAVA_BUILD=OFF",
+        env = dict(os.environ, CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF " + " ".join(
+                   f"-DLLAMA_BUILD_{part}=OFF" for part in ("TESTS", "TOOLS", "EXAMPLES", "SERVER", "APP")),
                    CMAKE_BUILD_PARALLEL_LEVEL=str(os.cpu_count()))
         call([python_of(llama), "-m", "pip", "install", "-q", "--no-binary", "llama-cpp-python", "llama-cpp-python"], env=env)
         open(os.path.join(llama, "ok"), "w").close()

@@ -17,6 +17,8 @@ constexpr char kRetryInfo[] = "type.googleapis.com/google.rpc.RetryInfo";
 constexpr char kBadRequest[] = "type.googleapis.com/google.rpc.BadRequest";
 // gRPC sends the message and the details as headers, which clients bound (8 KiB by default).
 constexpr size_t kMaxMessageBytes = 1500;
+// A client that is told to come back at once would only be refused again.
+constexpr int64_t kMinRetryUs = 100'000;
 
 std::string ErrorInfoBytes(absl::string_view reason) {
   google::rpc::ErrorInfo info;
@@ -53,6 +55,7 @@ absl::Status FieldError(absl::string_view field, absl::string_view message) {
 }
 
 absl::Status WithRetry(absl::Status status, int64_t delay_us) {
+  delay_us = std::max(delay_us, kMinRetryUs);
   google::rpc::RetryInfo retry;
   retry.mutable_retry_delay()->set_seconds(delay_us / 1'000'000);
   retry.mutable_retry_delay()->set_nanos(static_cast<int32_t>(delay_us % 1'000'000) * 1000);

@@ -21,7 +21,7 @@ absl::Status MakeError(absl::StatusCode code, absl::string_view reason, absl::st
 // message begins with the field.
 absl::Status FieldError(absl::string_view field, absl::string_view message);
 
-// Adds google.rpc.RetryInfo.
+// Adds google.rpc.RetryInfo, never less than 100 ms.
 absl::Status WithRetry(absl::Status status, int64_t delay_us);
 
 // The serialised google.rpc.Status: code, message, the payloads as details. Errors that were made

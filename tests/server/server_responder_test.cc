@@ -1,0 +1,289 @@
+// The responder's protocol without sockets, so that the thread sanitizer sees all of it: threads of
+// the test stand for gRPC's. Whatever happens in whatever order, a call ends exactly once and
+// leaves nothing behind.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "google/rpc/error_details.pb.h"
+#include "server/call_port.h"
+#include "server/responder_pool.h"
+#include "server/serving.h"
+#include "tessera/v1/inference.pb.h"
+#include "tests/server/fake_generator.h"
+#include "tests/server/fake_models.h"
+
+namespace tessera::testing {
+namespace {
+
+// The transport of one call. It takes messages at once, or one at each Read() when it is slow.
+class FakePort final : public CallPort {
+ public:
+  FakePort(ServingContext* context, ResponderPool* pool, std::string request, bool slow)
+      : id_(context->next_call.fetch_add(1)),
+        live_(&context->live),
+        responder_(&pool->Of(id_)),
+        request_(std::move(request)),
+        slow_(slow) {
+    live_->Opened();
+  }
+
+  void Open(Method method) { responder_->Open(id_, method, this); }
+  void Gone() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      broken_ = true;
+    }
+    responder_->Gone(id_);
+    Read();  // gRPC fails the write in flight
+  }
+  void CancelByName() { responder_->CancelCall(id_); }
+  // Lets the message in flight go.
+  void Read() {
+    bool ok = false;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!in_flight_) return;
+      in_flight_ = false;
+      ok = !broken_;
+    }
+    responder_->WriteDone(id_, ok);
+  }
+
+  std::string TakeRequest() override { return std::move(request_); }
+  void StartWrite(const google::protobuf::Message& message) override {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      EXPECT_FALSE(in_flight_) << "two writes at once";
+      EXPECT_FALSE(status_.has_value()) << "a write after the end";
+      in_flight_ = true;
+      messages_.emplace_back().CopyFrom(message);
+      if (slow_ && !broken_) return;
+    }
+    Read();
+  }
+  void Finish(const absl::Status& status) override { End(status); }
+  void Reply(const google::protobuf::Message&) override { End(absl::OkStatus()); }
+
+  bool ended() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return status_.has_value();
+  }
+  absl::Status status() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return status_.value_or(absl::UnknownError("not ended"));
+  }
+  std::vector<v1::GenerateResponse> messages() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return messages_;
+  }
+  std::string Text() const {
+    std::string text;
+    for (const v1::GenerateResponse& message : messages()) text += message.output().text();
+    return text;
+  }
+
+ private:
+  void End(const absl::Status& status) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    EXPECT_FALSE(status_.has_value()) << "ended twice";
+    EXPECT_FALSE(in_flight_) << "ended during a write";
+    status_ = status;
+    live_->Closed();
+  }
+
+  const uint64_t id_;
+  LiveCalls* const live_;
+  Responder* const responder_;
+  std::string request_;
+  const bool slow_;
+  mutable std::mutex mutex_;
+  bool in_flight_ = false;
+  bool broken_ = false;
+  std::vector<v1::GenerateResponse> messages_;
+  std::optional<absl::Status> status_;
+};
+
+// Of google.rpc.RetryInfo; -1: none.
+int64_t RetryDelayUs(const absl::Status& status) {
+  const auto payload = status.GetPayload("type.googleapis.com/google.rpc.RetryInfo");
+  google::rpc::RetryInfo retry;
+  if (!payload.has_value() || !retry.ParseFromString(std::string(*payload))) return -1;
+  return retry.retry_delay().seconds() * 1'000'000 + retry.retry_delay().nanos() / 1000;
+}
+
+class ResponderTest : public ::testing::Test {
+ protected:
+  ResponderTest() : registry_(FakeModels()) {}
+  ~ResponderTest() override {
+    EXPECT_EQ(context_.live.num_open(), 0);
+    pool_.reset();
+  }
+
+  void Start(FakeGeneratorOptions fake, int32_t threads = 2) {
+    generator_ = std::make_unique<FakeGenerator>(fake);
+    context_.generator = generator_.get();
+    context_.models = &registry_;
+    context_.clock = &clock_;
+    pool_ = std::make_unique<ResponderPool>(threads, 64 << 20, &context_);
+  }
+
+  std::unique_ptr<FakePort> Call(const std::string& text, int64_t max_tokens, bool slow = false) {
+    v1::GenerateRequest request;
+    request.set_text(text);
+    request.mutable_stopping()->set_max_tokens(max_tokens);
+    auto port =
+        std::make_unique<FakePort>(&context_, pool_.get(), request.SerializeAsString(), slow);
+    port->Open(Method::kGenerate);
+    return port;
+  }
+
+  static void WaitFor(const char* what, const std::function<bool()>& condition) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (!condition()) {
+      ASSERT_LT(std::chrono::steady_clock::now(), deadline) << "still waiting for " << what;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+
+  SteadyClock clock_;
+  ModelRegistry registry_;
+  ServingContext context_;
+  std::unique_ptr<FakeGenerator> generator_;
+  std::unique_ptr<ResponderPool> pool_;
+};
+
+TEST_F(ResponderTest, StreamsToItsEnd) {
+  Start({});
+  const auto port = Call("abc", 9);
+  WaitFor("the end", [&] { return port->ended(); });
+  EXPECT_TRUE(port->status().ok());
+  EXPECT_EQ(port->Text(), "abcabc");
+  EXPECT_TRUE(port->messages().front().has_accepted());
+  EXPECT_TRUE(port->messages().back().has_finished());
+}
+
+TEST_F(ResponderTest, SlowReaderHoldsBackItselfOnly) {
+  Start({.token_us = 100});
+  context_.stream_buffer_bytes = 2048;
+  const auto slow = Call("x", 4000, /*slow=*/true);
+  WaitFor("the pause", [&] { return generator_->num_paused() == 1; });
+  const auto other = Call("abc", 300);
+  WaitFor("the other", [&] { return other->ended(); });
+  EXPECT_EQ(generator_->num_paused(), 1);
+  WaitFor("the end", [&] {
+    slow->Read();
+    return slow->ended();
+  });
+  EXPECT_TRUE(slow->status().ok());
+  int64_t num_tokens = 0;
+  for (const v1::GenerateResponse& message : slow->messages()) {
+    num_tokens += message.output().token_ids_size();
+  }
+  EXPECT_EQ(num_tokens, 4000);
+}
+
+TEST_F(ResponderTest, RefusalsNameAWaitThatIsNeverZero) {
+  Start({.max_requests = 0, .queue_delay_us = 0});
+  const auto full = Call("abc", 4);
+  WaitFor("the refusal", [&] { return full->ended(); });
+  EXPECT_EQ(full->status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_GE(RetryDelayUs(full->status()), 100'000);
+  context_.max_open_calls = 0;
+  const auto refused = Call("abc", 4);
+  WaitFor("the refusal", [&] { return refused->ended(); });
+  EXPECT_EQ(refused->status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_GE(RetryDelayUs(refused->status()), 100'000);
+}
+
+TEST_F(ResponderTest, GoneInEveryState) {
+  Start({.token_us = 100, .held = true});
+  context_.stream_buffer_bytes = 256;
+  const auto queued = Call("abc", 1000);
+  const auto large = Call(std::string(60'000, 'x'), 1000);  // prepared in the lane
+  const auto unread = Call("abc", 1000, /*slow=*/true);
+  large->Gone();
+  WaitFor("the acceptance", [&] { return !unread->messages().empty(); });
+  unread->Gone();
+  queued->Gone();
+  for (const FakePort* port : {queued.get(), large.get(), unread.get()}) {
+    WaitFor("the end", [&] { return port->ended(); });
+    EXPECT_FALSE(port->status().ok());
+  }
+  generator_->Release();
+  const auto paused = Call("x", 4000, /*slow=*/true);
+  WaitFor("the pause", [&] { return generator_->num_paused() == 1; });
+  paused->Gone();
+  WaitFor("the end", [&] { return paused->ended(); });
+  WaitFor("the engine", [&] { return generator_->num_live() == 0; });
+}
+
+// Four transports open, read, leave and cancel at random, until a shutdown cancels all.
+TEST_F(ResponderTest, RandomLivesEndOnceAndLeaveNothing) {
+  Start({.max_requests = 24, .token_us = 20}, /*threads=*/3);
+  context_.stream_buffer_bytes = 1024;
+  std::atomic<int> num_ok{0};
+  const auto transport = [&](uint32_t seed) {
+    std::mt19937 random(seed);
+    std::vector<std::unique_ptr<FakePort>> open;
+    std::vector<std::unique_ptr<FakePort>> ended;
+    for (int turn = 0; turn < 600; ++turn) {
+      if (open.size() < 10) {
+        const bool large = random() % 16 == 0;
+        open.push_back(Call(large ? std::string(20'000, 'y') : absl::StrCat("call ", turn),
+                            1 + random() % 200, random() % 2 == 0));
+      }
+      FakePort& port = *open[random() % open.size()];
+      switch (random() % 12) {
+        case 0:
+          port.Gone();
+          break;
+        case 1:
+          port.CancelByName();
+          break;
+        default:
+          port.Read();
+          break;
+      }
+      std::this_thread::sleep_for(std::chrono::microseconds(random() % 200));
+      for (size_t i = 0; i < open.size();) {
+        if (!open[i]->ended()) {
+          ++i;
+          continue;
+        }
+        num_ok += open[i]->status().ok();
+        ended.push_back(std::move(open[i]));
+        open.erase(open.begin() + static_cast<ptrdiff_t>(i));
+      }
+    }
+    pool_->CancelAll();
+    WaitFor("the last calls", [&] {
+      bool all = true;
+      for (const auto& port : open) {
+        port->Read();
+        all = all && port->ended();
+      }
+      return all;
+    });
+  };
+  std::vector<std::thread> transports;
+  for (uint32_t seed = 0; seed < 4; ++seed) transports.emplace_back(transport, seed);
+  for (std::thread& thread : transports) thread.join();
+  WaitFor("the engine", [&] { return generator_->num_live() == 0; });
+  EXPECT_GT(num_ok, 0);
+  EXPECT_EQ(context_.live.num_open(), 0);
+}
+
+}  // namespace
+}  // namespace tessera::testing
