@@ -2,8 +2,7 @@
 
 #include <utf8proc.h>
 
-#include <cstdlib>
-#include <memory>
+#include <algorithm>
 #include <utility>
 
 #include "server/tokenizer/byte_level.h"
@@ -15,9 +14,8 @@ namespace {
 // Replacements that let a text grow without end stop here.
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
 
-struct FreeDeleter {
-  void operator()(utf8proc_uint8_t* p) const { std::free(p); }
-};
+// Code points that one may decompose to: U+FDFA gives 18.
+constexpr utf8proc_ssize_t kMaxDecomposition = 32;
 
 bool IsAscii(std::string_view text) {
   for (const char c : text) {
@@ -26,30 +24,73 @@ bool IsAscii(std::string_view text) {
   return true;
 }
 
-void ApplyForm(Normalizer::Form form, std::string* text) {
-  if (IsAscii(*text)) return;  // ASCII is its own form in all four
-  int options = UTF8PROC_STABLE;
+utf8proc_option_t OptionsOf(Normalizer::Form form) {
+  const int compose = UTF8PROC_STABLE | UTF8PROC_COMPOSE;
+  const int decompose = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE;
   switch (form) {
     case Normalizer::Form::kNfc:
-      options |= UTF8PROC_COMPOSE;
-      break;
+      return static_cast<utf8proc_option_t>(compose);
     case Normalizer::Form::kNfd:
-      options |= UTF8PROC_DECOMPOSE;
-      break;
+      return static_cast<utf8proc_option_t>(decompose);
     case Normalizer::Form::kNfkc:
-      options |= UTF8PROC_COMPOSE | UTF8PROC_COMPAT;
-      break;
-    case Normalizer::Form::kNfkd:
-      options |= UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT;
-      break;
+      return static_cast<utf8proc_option_t>(compose | UTF8PROC_COMPAT);
+    default:
+      return static_cast<utf8proc_option_t>(decompose | UTF8PROC_COMPAT);
   }
-  utf8proc_uint8_t* raw = nullptr;
-  const utf8proc_ssize_t size = utf8proc_map(
-      reinterpret_cast<const utf8proc_uint8_t*>(text->data()),
-      static_cast<utf8proc_ssize_t>(text->size()), &raw, static_cast<utf8proc_option_t>(options));
-  const std::unique_ptr<utf8proc_uint8_t, FreeDeleter> result(raw);
-  if (size < 0) return;  // only for text that is not UTF-8
-  text->assign(reinterpret_cast<const char*>(result.get()), static_cast<size_t>(size));
+}
+
+int CombiningClass(utf8proc_int32_t code_point) {
+  return utf8proc_get_property(code_point)->combining_class;
+}
+
+// The full decomposition of every code point, one after the other. False: not UTF-8.
+bool Decompose(std::string_view text, utf8proc_option_t options,
+               std::vector<utf8proc_int32_t>* out) {
+  const auto* next = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
+  auto left = static_cast<utf8proc_ssize_t>(text.size());
+  out->reserve(text.size());
+  while (left > 0) {
+    utf8proc_int32_t code_point = 0;
+    const utf8proc_ssize_t bytes = utf8proc_iterate(next, left, &code_point);
+    if (bytes <= 0) return false;
+    utf8proc_int32_t parts[kMaxDecomposition];
+    const utf8proc_ssize_t count =
+        utf8proc_decompose_char(code_point, parts, kMaxDecomposition, options, nullptr);
+    if (count < 0 || count > kMaxDecomposition) return false;
+    out->insert(out->end(), parts, parts + count);
+    next += bytes;
+    left -= bytes;
+  }
+  return true;
+}
+
+// Canonical order: each run of combining marks by class. utf8proc_map bubbles marks into place one
+// step at a time, which takes the square of their number.
+void OrderMarks(std::vector<utf8proc_int32_t>* code_points) {
+  const auto is_mark = [](utf8proc_int32_t c) { return CombiningClass(c) != 0; };
+  const auto by_class = [](utf8proc_int32_t a, utf8proc_int32_t b) {
+    return CombiningClass(a) < CombiningClass(b);
+  };
+  auto begin = code_points->begin();
+  while (begin != code_points->end()) {
+    begin = std::find_if(begin, code_points->end(), is_mark);
+    const auto end = std::find_if_not(begin, code_points->end(), is_mark);
+    if (end - begin > 1) std::stable_sort(begin, end, by_class);
+    begin = end;
+  }
+}
+
+void ApplyForm(Normalizer::Form form, std::string* text) {
+  if (IsAscii(*text)) return;  // ASCII is its own form in all four
+  const utf8proc_option_t options = OptionsOf(form);
+  std::vector<utf8proc_int32_t> code_points;
+  if (!Decompose(*text, options, &code_points)) return;  // only for text that is not UTF-8
+  OrderMarks(&code_points);
+  const auto count = static_cast<utf8proc_ssize_t>(code_points.size());
+  code_points.push_back(0);  // utf8proc ends what it writes with a zero byte
+  const utf8proc_ssize_t size = utf8proc_reencode(code_points.data(), count, options);
+  if (size < 0) return;
+  text->assign(reinterpret_cast<const char*>(code_points.data()), static_cast<size_t>(size));
 }
 
 }  // namespace
