@@ -4,6 +4,8 @@
     python_client_test.py TESSERAD      runs on the model that ships in deploy/models
 """
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,6 +37,13 @@ def make_stubs(directory):
     import grpc as package
     package.__path__.append(os.path.join(directory, "grpc"))
     sys.path.insert(0, directory)
+
+
+def readme_block(language, containing):
+    """The README's fenced block of that language with these words in it."""
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as f:
+        blocks = re.findall(rf"^```{language}\n(.*?)^```$", f.read(), re.MULTILINE | re.DOTALL)
+    return next(block for block in blocks if containing in block)
 
 
 class PythonClientTest(unittest.TestCase):
@@ -71,6 +80,16 @@ class PythonClientTest(unittest.TestCase):
         cls.daemon.stdout.close()
         cls.directory.cleanup()
         assert code == 0, f"tesserad ended with {code}"
+
+    def test_the_example_of_the_readme(self):
+        with tempfile.TemporaryDirectory() as directory:
+            shutil.copytree(os.path.join(ROOT, "proto"), os.path.join(directory, "proto"))
+            subprocess.run(["bash", "-ec", readme_block("", "protoc")], cwd=directory, check=True)
+            program = readme_block("python", "InferenceStub").replace("127.0.0.1:50051", self.address)
+            ran = subprocess.run([sys.executable, "-c", program], cwd=directory, capture_output=True, text=True,
+                                 timeout=60)
+        self.assertEqual(ran.returncode, 0, ran.stderr)
+        self.assertGreater(len(ran.stdout), 20)
 
     def request(self, text="Once upon a time", max_tokens=8, **fields):
         request = inference.GenerateRequest(text=text, **fields)
