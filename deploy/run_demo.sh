@@ -7,16 +7,38 @@ model=${MODEL:-deploy/models/tessera-first}
 log=$(mktemp)
 ready=$(mktemp -u)
 mkfifo "$ready"
-trap 'rm -f "$log" "$ready"' EXIT
+server=
+signalled=
 
-build/bin/tesserad --model "$model" "$@" >"$ready" 2>"$log" &
+# The server's exit status, however many signals interrupt the wait.
+wait_for_server() {
+  local interrupts status
+  while :; do
+    interrupts=$signalled
+    status=0
+    wait "$server" || status=$?
+    if [ "$signalled" = "$interrupts" ] || [ "$status" -le 128 ]; then return "$status"; fi
+  done
+}
+
+# Whatever ends us ends the server. A second TERM would cancel what it drains, so a signal's own TERM is enough.
+finish() {
+  if [ -n "$server" ] && kill -0 "$server" 2>/dev/null; then
+    [ -n "$signalled" ] || kill -TERM "$server" 2>/dev/null || true
+    wait_for_server || true
+  fi
+  rm -f "$log" "$ready"
+}
+trap finish EXIT
+trap 'signalled+=x; [ -z "$server" ] || kill -TERM "$server" 2>/dev/null || true' INT TERM HUP
+
+# A session of its own: Ctrl-C in the terminal reaches the server once, through us.
+setsid build/bin/tesserad --model "$model" "$@" >"$ready" 2>"$log" &
 server=$!
-# Ctrl-C and TERM reach the server once, through us; it drains and ends by itself.
-trap 'kill -TERM "$server" 2>/dev/null || true' INT TERM
 if ! read -r line <"$ready" || [ "${line%% *}" != tesserad ]; then
   cat "$log" >&2
-  wait "$server" || exit $?
-  exit 1
+  wait_for_server || exit $?
+  [ -n "$signalled" ] && exit 0 || exit 1
 fi
 grpc=${line#*grpc=}; grpc=${grpc%% *}
 metrics=${line##*metrics=}
@@ -24,14 +46,17 @@ metrics=${line##*metrics=}
 echo "model: $model"
 echo "prompt: Once upon a time"
 echo
-build/bin/tessera generate --server "$grpc" --max-tokens 120 "Once upon a time"
-echo
-echo "Tessera is serving."
-echo "  gRPC API   $grpc   (try: build/bin/tessera chat --server $grpc 'Tell me a story.')"
-echo "  metrics    http://$metrics/metrics"
-echo "  stop       Ctrl-C"
+build/bin/tessera generate --server "$grpc" --max-tokens 120 "Once upon a time" || {
+  status=$?
+  [ -n "$signalled" ] || exit "$status"
+}
+if [ -z "$signalled" ]; then
+  echo
+  echo "Tessera is serving."
+  echo "  gRPC API   $grpc   (try: build/bin/tessera chat --server $grpc 'Tell me a story.')"
+  echo "  metrics    http://$metrics/metrics"
+  echo "  stop       Ctrl-C"
+fi
 status=0
-wait "$server" || status=$?
-# `wait` returns early when a signal arrives: wait for the drain as well.
-while kill -0 "$server" 2>/dev/null; do wait "$server" && status=0 || status=$?; done
+wait_for_server || status=$?
 exit "$status"
