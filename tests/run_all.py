@@ -160,7 +160,9 @@ def main():
         print(f"skipped {name}: {reason}")
     for name, why in tally.failed:
         print(f"FAILED {name}: {why}")
-    print(f"{tally.passed} passed, {len(tally.failed)} failed" + (f", {len(tally.skipped)} skipped" if tally.skipped else ""))
+    if tally.skipped:
+        print(f"{len(tally.skipped)} skipped")
+    print(f"{tally.passed} passed, {len(tally.failed)} failed")
     return 1 if tally.failed else 0
 
 
