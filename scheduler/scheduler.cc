@@ -86,20 +86,26 @@ bool Scheduler::Runnable(const Sequence& sequence) const {
 
 std::vector<int32_t> Scheduler::ModelOrder() {
   std::vector<bool> has_work(models_.size(), false);
-  for (const Sequence* s : running_) has_work[s->request->model] = true;
-  for (const Sequence* s : waiting_) has_work[s->request->model] = true;
-  // A model that was idle does not get credit for it.
+  for (const Sequence* s : running_) {
+    if (!s->paused) has_work[s->request->model] = true;
+  }
+  for (const Sequence* s : waiting_) {
+    if (!s->paused) has_work[s->request->model] = true;
+  }
   double least_used = -1.0;
   for (size_t m = 0; m < models_.size(); ++m) {
     if (!has_work[m] || !models_[m].active) continue;
     least_used = least_used < 0 ? models_[m].used_us : std::min(least_used, models_[m].used_us);
   }
+  // Nobody was busy: what was used before counts no more.
+  if (least_used < 0) {
+    for (ModelState& state : models_) state.used_us = 0.0;
+  }
   std::vector<int32_t> order;
   for (size_t m = 0; m < models_.size(); ++m) {
     ModelState& state = models_[m];
-    if (has_work[m] && !state.active && least_used >= 0) {
-      state.used_us = std::max(state.used_us, least_used);
-    }
+    // A model that was idle does not get credit for it.
+    if (has_work[m] && !state.active) state.used_us = std::max(state.used_us, least_used);
     state.active = has_work[m];
     if (has_work[m]) order.push_back(static_cast<int32_t>(m));
   }
@@ -108,10 +114,18 @@ std::vector<int32_t> Scheduler::ModelOrder() {
   return order;
 }
 
+bool Scheduler::IsComputing(int32_t model) const {
+  return std::any_of(running_.begin(), running_.end(), [model](const Sequence* s) {
+    return s->request->model == model && s->num_inflight > 0;
+  });
+}
+
 StepPlan Scheduler::Schedule() {
   for (const int32_t model : ModelOrder()) {
     StepPlan plan = PlanModel(model);
     if (!plan.empty()) return plan;
+    // It waits for pages or for others: that is no more reason for credit than being idle.
+    models_[model].active = IsComputing(model);
   }
   return {};
 }

@@ -76,11 +76,12 @@ class Scheduler {
  private:
   struct ModelState {
     CostModel cost;
-    double used_us = 0.0;  // device time, for rule 1
-    bool active = false;   // had work at the last Schedule
+    double used_us = 0.0;  // device time since all models were idle, for rule 1
+    bool active = false;   // at the last Schedule: had work, and some of it could run
   };
 
   std::vector<int32_t> ModelOrder();
+  bool IsComputing(int32_t model) const;  // a launched step of the model has not retired
   StepPlan PlanModel(int32_t model);
   void PlanDecodes(int32_t model, StepPlan* plan);
   void PlanPrefills(int32_t model, StepPlan* plan);
