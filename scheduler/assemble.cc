@@ -1,12 +1,11 @@
 #include "scheduler/assemble.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/cores.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "kernels/model/local_runner.h"
@@ -18,12 +17,6 @@ namespace {
 
 // Share of the available memory that a computed pool may take.
 constexpr int64_t kPoolShare = 4;
-
-int32_t NumCores() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
-}
 
 DType KvDtypeOf(KvDtype asked, DType weight_dtype) {
   if (asked == KvDtype::kF32) return DType::kF32;
@@ -157,7 +150,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const AssembleOptions& options) {
 
 absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan& plan) {
   Device device;
-  device.num_threads = options.num_threads > 0 ? options.num_threads : NumCores();
+  device.num_threads = options.num_threads > 0 ? options.num_threads : NumUsableCores();
   device.engine = options.engine;
   device.kv = NewKvManager(plan.num_slabs, plan.slab_bytes, plan.max_slabs_per_page);
 

@@ -34,7 +34,7 @@ struct AssembleOptions {
   // "ref", or an instruction set of CpuIsas(); empty: the best this machine has (or
   // TESSERA_CPU_ISA's).
   std::string backend;
-  int32_t num_threads = 0;  // 0: one per core this process may use
+  int32_t num_threads = 0;  // 0: NumUsableCores()
   WeightDtype weight_dtype = WeightDtype::kAuto;
   KvDtype kv_dtype = KvDtype::kAuto;
   // Bytes of the page pool. 0: what max_num_seqs sequences of max_model_len need, at most a quarter
