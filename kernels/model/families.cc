@@ -259,7 +259,6 @@ absl::Status ReadGeneration(const JsonFile& file, ModelSpec* spec) {
     if (file.Has(key)) *out = static_cast<float>(file.Number(key, min, max));
   };
   defaults.present = true;
-  defaults.present = true;
   defaults.do_sample = file.Bool("do_sample", false);
   read("temperature", 0.0, 1e3, &defaults.temperature);
   read("top_p", 0.0, 1.0, &defaults.top_p);
