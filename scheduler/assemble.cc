@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/cores.h"
@@ -43,6 +44,16 @@ int64_t LongestThatFits(const MemoryPlan::PerModel& model, const MemoryPlan& pla
     (SlabsFor(model, plan, middle, step_tokens) <= num_slabs ? low : high) = middle;
   }
   return low;
+}
+
+// A step's embeddings lie in one array of floats, whose positions are 32 bits wide
+// (Tap::out_begin).
+absl::Status CheckStepTokens(const AssembleModel& model, int64_t hidden, int64_t step_tokens) {
+  const int64_t most = std::numeric_limits<int32_t>::max() / hidden;
+  if (step_tokens <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("steps of ", step_tokens, " tokens are too large for model ", model.name, " of ",
+                   hidden, " hidden dimensions: lower --max-num-batched-tokens to ", most));
 }
 
 absl::Status PlanLayouts(const AssembleOptions& options, MemoryPlan* plan) {
@@ -134,6 +145,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const AssembleOptions& options) {
   for (const AssembleModel& model : options.models) {
     MemoryPlan::PerModel m;
     ASSIGN_OR_RETURN(m.spec, LoadModelSpec(model.dir));
+    RETURN_IF_ERROR(CheckStepTokens(model, m.spec.hidden, options.engine.max_num_batched_tokens));
     ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::OpenDir(model.dir));
     RETURN_IF_ERROR(CheckWeights(m.spec, *checkpoint));
     m.weight_dtype = ResolveWeightDtype(m.spec, *checkpoint, options.weight_dtype);

@@ -57,17 +57,16 @@ class ThreadedEngine final : public Engine {
 
   absl::Status Submit(std::unique_ptr<Request> request) override {
     if (stopping_.load()) return absl::UnavailableError("the server is shutting down");
-    // Counted before it is queued, so that a burst cannot pass the limit.
-    if (num_queued_.fetch_add(1, std::memory_order_relaxed) >= options_.max_queue) {
-      num_queued_.fetch_sub(1, std::memory_order_relaxed);
+    const int64_t num_sequences = request->sampling.n;
+    if (!TakeQueuePlaces(num_sequences)) {
       stats_.refused.Add();
       return absl::ResourceExhaustedError(absl::StrCat(
-          "the queue is full (", options_.max_queue, " requests wait): retry in about ",
+          "the queue is full (at most ", options_.max_queue, " sequences wait): retry in about ",
           QueueDelayUs() / 1000 + 1, " ms, or start the server with a larger --max-queue"));
     }
     if (request->arrival_us == 0) request->arrival_us = clock_->NowUs();
     if (!inbox_.Send(SubmitMessage{std::move(request)})) {
-      num_queued_.fetch_sub(1, std::memory_order_relaxed);
+      num_queued_.fetch_sub(num_sequences, std::memory_order_relaxed);
       return absl::UnavailableError("the server is shutting down");
     }
     return absl::OkStatus();
@@ -102,6 +101,17 @@ class ThreadedEngine final : public Engine {
   }
 
  private:
+  // Counted before they are queued, so that a burst cannot pass the limit. An empty queue takes any
+  // one request: else one of more copies than the limit could never run.
+  bool TakeQueuePlaces(int64_t num_sequences) {
+    int64_t queued = num_queued_.load(std::memory_order_relaxed);
+    do {
+      if (queued > 0 && queued + num_sequences > options_.max_queue) return false;
+    } while (!num_queued_.compare_exchange_weak(queued, queued + num_sequences,
+                                                std::memory_order_relaxed));
+    return true;
+  }
+
   void Loop() {
     std::vector<Message> messages;
     bool busy = false;
@@ -135,7 +145,7 @@ class ThreadedEngine final : public Engine {
   const Clock* const clock_;
   EngineStats stats_;
   Mailbox<Message> inbox_;
-  std::atomic<int64_t> num_queued_{0};
+  std::atomic<int64_t> num_queued_{0};  // sequences before their first step
   std::atomic<int64_t> num_unfinished_{0};
   std::atomic<int64_t> heartbeat_us_{0};
   std::atomic<bool> stopping_{false};

@@ -39,7 +39,8 @@ struct EngineOptions {
   // While streams run, prefill chunks are cut so that a step is predicted to take no longer than
   // this. 0: no bound.
   int64_t target_step_us = 200'000;
-  // Requests that may wait; further ones are refused at once.
+  // Sequences that may wait for their first step; a request of more is refused at once, unless
+  // nothing waits. A request counts as its n.
   int32_t max_queue = 1024;
   // A waiting request gains one priority class each time it has waited this long.
   int64_t ageing_us = 5'000'000;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "kernels/base/log.h"
 
@@ -22,7 +23,7 @@ EngineOptions WithSecret(EngineOptions options) {
 }
 
 void CountPrompt(Sequence* sequence) {
-  for (const TokenId token : sequence->tokens) {
+  for (const TokenId token : sequence->request->prompt) {
     TokenCount& count = sequence->counts[token];
     count.token = token;
     count.in_prompt = 1;
@@ -88,7 +89,6 @@ void EngineCore::Submit(std::unique_ptr<Request> request) {
     auto sequence = std::make_unique<Sequence>();
     sequence->request = &r;
     sequence->index = index;
-    sequence->tokens = r.prompt;
     sequence->num_prompt = static_cast<int64_t>(r.prompt.size());
     sequence->kv.model = r.model;
     sequence->kv.root = root_hash;
@@ -212,16 +212,15 @@ void EngineCore::Launch(StepPlan plan) {
     if (s->first_step_us == 0) {
       s->first_step_us = now_us;
       stats_->queue_s.Observe(static_cast<double>(now_us - s->request->arrival_us) * 1e-6);
-      LeaveQueue(&requests_.at(s->request->id));
+      LeaveQueue(s);
     }
   }
   runner_->Launch(&built->batch, &built->arena);
   inflight_.push_back({std::move(plan), std::move(built)});
 }
 
-void EngineCore::LeaveQueue(RequestState* state) {
-  if (state->left_queue) return;
-  state->left_queue = true;
+void EngineCore::LeaveQueue(Sequence* sequence) {
+  if (!std::exchange(sequence->counts_in_queue, false)) return;
   if (on_left_queue_) on_left_queue_();
 }
 
@@ -369,7 +368,7 @@ void EngineCore::Finish(Sequence* s, TokenEvent event, FinishReason reason) {
   event.reason = reason;
   event.usage.prompt_tokens = s->num_prompt;
   event.usage.cached_prompt_tokens = s->cached_prompt_tokens;
-  event.usage.completion_tokens = static_cast<int64_t>(s->tokens.size()) - s->num_prompt;
+  event.usage.completion_tokens = s->num_known() - s->num_prompt;
   const int64_t first_step_us = s->first_step_us > 0 ? s->first_step_us : now_us;
   event.timing.queue_us = first_step_us - request.arrival_us;
   if (s->first_token_us > 0) {
@@ -388,10 +387,10 @@ void EngineCore::Finish(Sequence* s, TokenEvent event, FinishReason reason) {
 void EngineCore::ForgetIfIdle(Sequence* s) {
   if (s->num_inflight > 0) return;
   scheduler_.Remove(s);
+  LeaveQueue(s);
   const uint64_t id = s->request->id;
   const auto it = requests_.find(id);
   RequestState& state = it->second;
-  LeaveQueue(&state);
   const int64_t deadline_us = state.request->arrival_us + state.request->stopping.time_limit_us;
   state.sequences[s->index].reset();
   if (--state.num_alive > 0) return;

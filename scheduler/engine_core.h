@@ -22,8 +22,8 @@ namespace tessera {
 
 class EngineCore {
  public:
-  // `stats` outlives the core. on_first_step(request) is called once per request when it leaves the
-  // queue for the first time or ends there.
+  // `stats` outlives the core. on_left_queue() is called once per sequence, when its first step is
+  // launched or it ends before.
   EngineCore(EngineOptions options, std::unique_ptr<KvManager> kv, std::unique_ptr<Runner> runner,
              const Clock* clock, EngineStats* stats, std::function<void()> on_left_queue);
   ~EngineCore();
@@ -58,7 +58,6 @@ class EngineCore {
     std::unique_ptr<Request> request;
     std::vector<std::unique_ptr<Sequence>> sequences;  // by index; null once gone
     int32_t num_alive = 0;
-    bool left_queue = false;
   };
   struct InflightStep {
     StepPlan plan;
@@ -76,7 +75,7 @@ class EngineCore {
   bool TakeToken(Sequence* sequence, const StepResult& result, const SampledRow& row,
                  int64_t now_us);
   void ExpireTimeLimits();
-  void LeaveQueue(RequestState* state);
+  void LeaveQueue(Sequence* sequence);
   // Sends the last event; frees pages at once, or when the last inflight step has retired.
   void Finish(Sequence* sequence, TokenEvent event, FinishReason reason);
   void FinishSimple(Sequence* sequence, FinishReason reason);

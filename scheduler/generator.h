@@ -35,9 +35,9 @@ class Generator {
  public:
   virtual ~Generator() = default;
 
-  // Queues the request. ResourceExhausted when the queue is full (nothing was queued and no event
-  // follows); Unavailable after shutdown began. On OK the sink gets exactly one kFinished per
-  // index.
+  // Queues the request. ResourceExhausted when the queue has no room for its n sequences (nothing
+  // was queued and no event follows); Unavailable after shutdown began. On OK the sink gets exactly
+  // one kFinished per index.
   virtual absl::Status Submit(std::unique_ptr<Request> request) = 0;
 
   // Ends one index (or all, index < 0) of a request; unknown or finished ids are ignored. Pages are

@@ -1,6 +1,7 @@
 #include "scheduler/scheduler.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/base/log.h"
 
@@ -37,7 +38,22 @@ Scheduler::Scheduler(const EngineOptions& options, KvManager* kv, const Clock* c
   for (int32_t slot = options_.max_num_seqs - 1; slot >= 0; --slot) free_slots_.push_back(slot);
 }
 
-void Scheduler::Enqueue(Sequence* sequence) { waiting_.push_back(sequence); }
+void Scheduler::Enqueue(Sequence* sequence) { PushWaiting(sequence); }
+
+void Scheduler::PushWaiting(Sequence* sequence) {
+  CHECK_EQ(sequence->queue_index, -1);
+  sequence->queue_index = static_cast<int32_t>(waiting_.size());
+  waiting_.push_back(sequence);
+}
+
+// The last one takes its place: many may leave at once.
+void Scheduler::PopWaiting(Sequence* sequence) {
+  const int32_t index = std::exchange(sequence->queue_index, -1);
+  CHECK(waiting_.at(index) == sequence);
+  waiting_[index] = waiting_.back();
+  if (waiting_[index] != sequence) waiting_[index]->queue_index = index;
+  waiting_.pop_back();
+}
 
 void Scheduler::TakeOffDevice(Sequence* sequence) {
   CHECK_EQ(sequence->num_inflight, 0);
@@ -54,8 +70,7 @@ void Scheduler::Remove(Sequence* sequence) {
     TakeOffDevice(sequence);
     return;
   }
-  const auto it = std::find(waiting_.begin(), waiting_.end(), sequence);
-  if (it != waiting_.end()) waiting_.erase(it);
+  if (sequence->queue_index >= 0) PopWaiting(sequence);
 }
 
 void Scheduler::Park(Sequence* sequence) {
@@ -71,7 +86,7 @@ void Scheduler::Preempt(Sequence* sequence) {
 void Scheduler::BackToQueue(Sequence* sequence) {
   TakeOffDevice(sequence);
   sequence->state = SequenceState::kWaiting;
-  waiting_.push_back(sequence);
+  PushWaiting(sequence);
 }
 
 // A sequence whose next token is still being sampled may run ahead only if its logits do not depend
@@ -191,7 +206,7 @@ void Scheduler::PlanAdmissions(int32_t model, StepPlan* plan) {
 }
 
 bool Scheduler::TryAdmit(Sequence* s, StepPlan* plan, bool* queue_blocked) {
-  const KvMatch match = kv_->Match(&s->kv, s->tokens);
+  const KvMatch match = kv_->Match(&s->kv, s->known_tokens());
   const int64_t num_tokens = s->num_tokens();
   if (match.pending_tokens >= match.hit_tokens + kMinPendingGain) return false;
   const int64_t chunk =
@@ -207,10 +222,11 @@ bool Scheduler::TryAdmit(Sequence* s, StepPlan* plan, bool* queue_blocked) {
         PromptSlabs(plan->model, num_tokens) - PromptSlabs(plan->model, match.hit_tokens + chunk);
     reserve = std::max<int64_t>(0, rest_of_prompt) + PromptSlabsOutstanding() + WatermarkSlabs();
   }
-  if (!kv_->Admit(&s->kv, s->tokens, chunk, reserve)) {
+  if (!kv_->Admit(&s->kv, s->known_tokens(), chunk, reserve)) {
     *queue_blocked = true;
     return false;
   }
+  s->TakePrompt();
   s->num_computed = s->kv.num_tokens;
   if (s->num_preemptions == 0 && s->first_step_us == 0) {
     s->cached_prompt_tokens = s->num_computed;
@@ -219,7 +235,7 @@ bool Scheduler::TryAdmit(Sequence* s, StepPlan* plan, bool* queue_blocked) {
   s->slot = free_slots_.back();
   free_slots_.pop_back();
   s->state = SequenceState::kRunning;
-  waiting_.erase(std::find(waiting_.begin(), waiting_.end(), s));
+  PopWaiting(s);
   running_.push_back(s);
 
   const int64_t now_us = clock_->NowUs();

@@ -92,6 +92,8 @@ class Scheduler {
   bool GrowOrPreempt(Sequence* sequence, int64_t num_tokens, const StepPlan& plan);
   void Preempt(Sequence* sequence);
   void BackToQueue(Sequence* sequence);
+  void PushWaiting(Sequence* sequence);
+  void PopWaiting(Sequence* sequence);
   void TakeOffDevice(Sequence* sequence);
   // Tokens of a prompt that may join the plan: within the budget and the step-time target.
   int64_t ChunkTokens(const StepPlan& plan, int32_t model, int64_t begin, int64_t wanted) const;
@@ -108,7 +110,7 @@ class Scheduler {
   const std::unique_ptr<QueuePolicy> policy_;
   std::vector<ModelState> models_;
   std::vector<Sequence*> running_;   // in admission order
-  std::vector<Sequence*> waiting_;   // unordered; the policy orders
+  std::vector<Sequence*> waiting_;   // unordered (the policy orders), each at its queue_index
   std::vector<int32_t> free_slots_;  // lowest last
   // Mean time between admissions while the queue was full, for the delay estimate.
   int64_t last_admission_us_ = 0;

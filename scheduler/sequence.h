@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/types/span.h"
 #include "kvstore/kv_manager.h"
 #include "scheduler/request.h"
 
@@ -25,14 +26,18 @@ struct Sequence {
   int32_t index = 0;  // which of n
   SequenceState state = SequenceState::kWaiting;
 
-  std::vector<TokenId> tokens;  // prompt and generated, as far as the host knows them
+  // Prompt and generated, as far as the host knows them. Empty until the first admission: whoever
+  // waits for it shares the request's prompt, so a queue of copies costs no memory.
+  std::vector<TokenId> tokens;
   int64_t num_prompt = 0;
   int64_t num_computed = 0;  // KV of tokens [0, num_computed) is written
   int32_t num_inflight = 0;  // tokens after them that launched steps are computing
   int32_t num_pending = 0;   // tokens after `tokens` that launched steps will sample
   KvState kv;
   int32_t slot = -1;
-  bool paused = false;  // its reader is slow: it computes nothing and holds no pages
+  bool paused = false;          // its reader is slow: it computes nothing and holds no pages
+  int32_t queue_index = -1;     // in the scheduler's list of waiting ones; -1: not there
+  bool counts_in_queue = true;  // against max_queue: until its first step or its end
 
   int64_t cached_prompt_tokens = 0;  // at the first admission
   int32_t num_preemptions = 0;
@@ -45,8 +50,17 @@ struct Sequence {
   bool prompt_scored = false;                       // and sent
   std::vector<double> hidden_sum;                   // kEmbed
 
+  absl::Span<const TokenId> known_tokens() const {
+    return tokens.empty() ? absl::MakeConstSpan(request->prompt) : absl::MakeConstSpan(tokens);
+  }
+  int64_t num_known() const { return static_cast<int64_t>(known_tokens().size()); }
+  // Gives it tokens of its own. Called when it is admitted.
+  void TakePrompt() {
+    if (tokens.empty()) tokens = request->prompt;
+  }
+
   // Tokens that exist or will once the launched steps are done.
-  int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()) + num_pending; }
+  int64_t num_tokens() const { return num_known() + num_pending; }
   int64_t num_generated() const { return num_tokens() - num_prompt; }
   int64_t num_scheduled() const { return num_computed + num_inflight; }
   int64_t num_to_compute() const { return num_tokens() - num_scheduled(); }

@@ -44,7 +44,7 @@ constexpr ConfigFlag kFlags[] = {
     {"--max-num-seqs", "engine.max_num_seqs", "N", "sequences computed at once (256)"},
     {"--max-num-batched-tokens", "engine.max_num_batched_tokens", "N", "tokens of one step (512)"},
     {"--max-model-len", "engine.max_model_len", "N", "tokens of prompt and output together"},
-    {"--max-queue", "engine.max_queue", "N", "requests that may wait (1024)"},
+    {"--max-queue", "engine.max_queue", "N", "sequences (a request's n) that may wait (1024)"},
     {"--log-level", "log.level", "LEVEL", "trace, debug, info, warn, error (info)"},
     {"--drain-seconds", "server.drain_seconds", "N", "for running calls after SIGTERM (30)"},
 };

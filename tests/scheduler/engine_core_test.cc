@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <ctime>
 #include <map>
 #include <random>
 
@@ -56,6 +57,11 @@ class CollectSink final : public TokenSink {
   std::map<int32_t, Received>* const out_;
 };
 
+class DropSink final : public TokenSink {
+ public:
+  void Push(TokenEvent) override {}
+};
+
 struct Stack {
   std::vector<EngineModel> models;
   EngineOptions options;
@@ -64,7 +70,7 @@ struct Stack {
   ManualClock clock;
   std::unique_ptr<EngineStats> stats;
   std::unique_ptr<EngineCore> core;
-  int left_queue = 0;
+  int left_queue = 0;  // sequences
   uint64_t next_id = 1;
 
   void Start() {
@@ -191,6 +197,54 @@ TEST(EngineCoreTest, CopyZeroIsTheRequestWithNOne) {
     EXPECT_EQ(received.tokens, testing::ExpectedTokens(stack.models[0], Prompt(4, 21), 6));
     EXPECT_EQ(received.usage.cached_prompt_tokens, index == 0 ? 0 : 20);
   }
+}
+
+TEST(EngineCoreTest, WaitingCopiesShareThePromptAndCountOneByOne) {
+  Stack stack;
+  stack.models = {testing::FakeModel("a", {0}, 4, 64)};
+  stack.options.max_num_seqs = 2;
+  stack.Start();
+  std::map<int32_t, Received> out;
+  auto request = stack.NewRequest(Prompt(4, 21), 6, &out);
+  request->sampling.n = 6;
+  stack.core->Submit(std::move(request));
+  EXPECT_EQ(stack.left_queue, 0);
+  for (const Sequence* s : stack.core->scheduler().waiting()) EXPECT_EQ(s->tokens.capacity(), 0u);
+  stack.core->RunOnce();
+  EXPECT_EQ(stack.left_queue, 1);
+  stack.core->RunOnce();
+  EXPECT_EQ(stack.left_queue, 2);
+  EXPECT_EQ(stack.core->scheduler().waiting().size(), 4u);
+  for (const Sequence* s : stack.core->scheduler().waiting()) EXPECT_EQ(s->tokens.capacity(), 0u);
+  stack.core->Cancel(1, 5, CancelReason::kClient);
+  EXPECT_EQ(stack.left_queue, 3);
+  EXPECT_EQ(out[5].usage.completion_tokens, 0);
+  stack.RunAll();
+  EXPECT_EQ(stack.left_queue, 6);
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(out[i].tokens, testing::ExpectedTokens(stack.models[0], Prompt(4, 21), 6));
+  }
+}
+
+double CpuSeconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
+
+TEST(EngineCoreTest, ManyLeaveTheQueueAtOnceInLinearTime) {
+  Stack stack;
+  stack.models = {testing::FakeModel("a", {0}, 4, 64)};
+  stack.Start();
+  std::map<int32_t, Received> out;
+  const int num_requests = kRandomRounds / 30;
+  for (int i = 0; i < num_requests; ++i) {
+    auto request = stack.NewRequest(Prompt(i, 8), 1, &out);
+    request->sampling.n = 128;
+    request->sink = std::make_shared<DropSink>();
+    stack.core->Submit(std::move(request));
+  }
+  const double begin_s = CpuSeconds();
+  stack.core->CancelAll(CancelReason::kClient);
+  EXPECT_LT(CpuSeconds() - begin_s, 1.0);
+  EXPECT_EQ(stack.left_queue, 128 * num_requests);
+  stack.RunAll();
 }
 
 TEST(EngineCoreTest, ProbeTellsTheMatch) {

@@ -125,6 +125,24 @@ TEST_F(EngineThreadTest, AFullQueueRefusesAtOnceAndSaysWhen) {
   for (auto& sink : sinks) EXPECT_EQ(sink->WaitFinished(), FinishReason::kCancelled);
 }
 
+TEST_F(EngineThreadTest, TheQueueCountsTheCopiesOfARequest) {
+  Start(/*max_queue=*/4, /*step_sleep_us=*/1000);
+  // Nothing waits: one request may be larger than the queue. 8 of it run, 92 wait.
+  auto many = std::make_shared<CountingSink>();
+  auto request = NewRequest(1, 3000, many);
+  request->sampling.n = 100;
+  const uint64_t id = request->id;
+  ASSERT_TRUE(engine_->Submit(std::move(request)).ok());
+  while (many->tokens().empty()) std::this_thread::yield();
+  EXPECT_EQ(engine_->Submit(NewRequest(2, 1, std::make_shared<CountingSink>())).code(),
+            absl::StatusCode::kResourceExhausted);
+  engine_->Cancel(id, -1, CancelReason::kClient);
+  while (engine_->num_unfinished() > 0) std::this_thread::yield();
+  auto one = std::make_shared<CountingSink>();
+  ASSERT_TRUE(engine_->Submit(NewRequest(3, 1, one)).ok());
+  EXPECT_EQ(one->WaitFinished(), FinishReason::kLength);
+}
+
 TEST_F(EngineThreadTest, CancelFreesPagesWithinAStep) {
   Start(1024, 1000);
   auto sink = std::make_shared<CountingSink>();
