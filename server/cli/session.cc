@@ -16,6 +16,9 @@
 namespace tessera::cli {
 namespace {
 
+// How long a server may take to accept the connection; one that is being restarted is not missed.
+constexpr std::chrono::milliseconds kConnectPatience(500);
+
 sigset_t InterruptSignals() {
   sigset_t signals;
   sigemptyset(&signals);
@@ -47,8 +50,11 @@ Session::Session(SessionOptions options) : options_(std::move(options)) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   channel_ =
       grpc::CreateCustomChannel(options_.server, grpc::InsecureChannelCredentials(), arguments);
+  // Whether it worked is said by the call that follows.
+  channel_->WaitForConnected(std::chrono::system_clock::now() + kConnectPatience);
   inference_ = v1::Inference::NewStub(channel_);
   control_ = v1::Control::NewStub(channel_);
   signal_thread_ = std::thread([this] { WaitForSignals(); });
