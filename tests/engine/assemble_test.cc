@@ -4,6 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <string>
+
+#include "absl/strings/str_cat.h"
 #include "tests/lib/tiny_model.h"
 
 namespace tessera::testing {
@@ -55,6 +59,22 @@ TEST(AssembleTest, MoreThanTheMachineHasIsRefusedBeforeItIsAllocated) {
   EXPECT_EQ(plan.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_NE(plan.status().message().find("lower --kv-cache-bytes"), std::string::npos)
       << plan.status();
+}
+
+// Positions in a step's results are 32 bits wide.
+TEST(AssembleTest, StepsWhoseEmbeddingsCannotBeCountedAreRefused) {
+  AssembleOptions options = Options("llama32");
+  const auto spec = LoadModelSpec(options.models[0].dir);
+  ASSERT_TRUE(spec.ok());
+  const int64_t most = INT32_MAX / spec->hidden;
+  options.engine.max_num_batched_tokens = static_cast<int32_t>(most + 1);
+  const absl::Status status = PlanMemory(options).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  EXPECT_NE(status.message().find(absl::StrCat("lower --max-num-batched-tokens to ", most)),
+            std::string::npos)
+      << status;
+  options.engine.max_num_batched_tokens = static_cast<int32_t>(most);
+  EXPECT_NE(PlanMemory(options).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST(AssembleTest, AnUnknownBackendIsNamedWithThoseThatExist) {
