@@ -63,14 +63,18 @@ ordered_json ParseQuietly(absl::string_view text) {
   return ordered_json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
 }
 
-// Replaces arguments that are the text of a JSON object by the object.
+// Replaces arguments that are the text of a JSON object by the object. What templates could not
+// take as JSON (nested too deep, integers beyond 64 bits) stays a text.
 void UnpackArguments(ordered_json* call) {
   if (!call->is_object() || !call->contains("function")) return;
   ordered_json& function = (*call)["function"];
   if (!function.is_object() || !function.contains("arguments")) return;
   ordered_json& arguments = function["arguments"];
   if (!arguments.is_string()) return;
-  ordered_json parsed = ParseQuietly(arguments.get_ref<const std::string&>());
+  const std::string& text = arguments.get_ref<const std::string&>();
+  // Bounds the nesting before anything recurses over it.
+  if (!jinja::ParseJson("arguments", text).ok()) return;
+  ordered_json parsed = ParseQuietly(text);
   if (parsed.is_object()) arguments = std::move(parsed);
 }
 

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/template/chat_template.h"
@@ -138,6 +139,29 @@ TEST(TemplateLimits, DeepValuesAreRefused) {
               HasSubstr("nests deeper"));
   EXPECT_THAT(ErrorOf("{{ x }}", "{\"x\": " + Repeated("[", 100000) + Repeated("]", 100000) + "}"),
               HasSubstr("nested too deep"));
+}
+
+// A text inside JSON is JSON again: its nesting has a bound of its own.
+TEST(TemplateLimits, DeepArgumentsOfToolCallsStayText) {
+  const auto render = [](const std::string& arguments) {
+    ChatMessage message;
+    message.role = "assistant";
+    const std::string quoted = absl::StrReplaceAll(arguments, {{"\"", "\\\""}});
+    message.tool_calls_json =
+        absl::StrCat(R"([{"function": {"name": "f", "arguments": ")", quoted, "\"}}]");
+    const absl::StatusOr<std::string> messages = MessagesToJson({message});
+    if (!messages.ok()) return std::string(messages.status().message());
+    ChatTemplateInput input;
+    input.messages_json = *messages;
+    const auto parsed = ChatTemplate::Parse(
+        "{% set a = messages[0].tool_calls[0].function.arguments %}"
+        "{{ 'text' if a is string else a.a }}");
+    const absl::StatusOr<std::string> text = (*parsed)->Render(input, SmallLimits());
+    return text.ok() ? *text : std::string(text.status().message());
+  };
+  EXPECT_EQ(render(R"({"a": 7})"), "7");
+  EXPECT_EQ(render("{\"a\": " + Repeated("[", 300'000) + Repeated("]", 300'000) + "}"), "text");
+  EXPECT_EQ(render(Repeated("{\"a\":", 300'000) + "1" + Repeated("}", 300'000)), "text");
 }
 
 TEST(TemplateLimits, CyclesThroughNamespacesAreFreed) {
