@@ -4,16 +4,27 @@
 
 #include <vector>
 
-#include "kernels/base/log.h"
+#include "absl/strings/str_cat.h"
+#include "server/errors.h"
+#include "server/limits.h"
 
 namespace tessera {
 
-grpc::ByteBuffer Serialize(const google::protobuf::Message& message) {
+absl::StatusOr<grpc::ByteBuffer> Serialize(const google::protobuf::Message& message) {
+  // Beyond 2 GiB protobuf has no encoding at all.
+  if (message.ByteSizeLong() > static_cast<size_t>(kMaxMessageBytes)) {
+    return MakeError(
+        absl::StatusCode::kResourceExhausted, "REPLY_TOO_LARGE",
+        absl::StrCat("the reply has ", message.ByteSizeLong(), " bytes, more than the ",
+                     kMaxMessageBytes, " of a message; ask for less at once"));
+  }
   grpc::ByteBuffer buffer;
   bool owned = false;
   const grpc::Status status =
       grpc::SerializationTraits<google::protobuf::Message>::Serialize(message, &buffer, &owned);
-  CHECK(status.ok()) << status.error_message();
+  if (!status.ok()) {
+    return MakeError(absl::StatusCode::kInternal, "REPLY_NOT_ENCODED", status.error_message());
+  }
   return buffer;
 }
 

@@ -6,9 +6,12 @@
 
 #include <string>
 
+#include "absl/status/statusor.h"
+
 namespace tessera {
 
-grpc::ByteBuffer Serialize(const google::protobuf::Message& message);
+// RESOURCE_EXHAUSTED for a message that the transport does not carry (kMaxMessageBytes).
+absl::StatusOr<grpc::ByteBuffer> Serialize(const google::protobuf::Message& message);
 
 // Moves the bytes out of a request: gRPC keeps it until the call ends, and a thousand streams would
 // hold a thousand prompts.

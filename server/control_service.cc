@@ -89,7 +89,9 @@ class LoadWatcher final : public grpc::ServerWriteReactor<ByteBuffer> {
   void Send() {
     v1::GetLoadResponse response;
     FillLoad(*context_, &response);
-    in_flight_ = Serialize(response);
+    absl::StatusOr<ByteBuffer> bytes = Serialize(response);
+    if (!bytes.ok()) return Finish(ToGrpcStatus(bytes.status()));
+    in_flight_ = *std::move(bytes);
     StartWrite(&in_flight_);
   }
 
@@ -226,8 +228,9 @@ class ControlService final : public RawBase {
                                           const google::protobuf::Message& message,
                                           ByteBuffer* response) {
     grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-    if (status.ok()) *response = Serialize(message);
-    reactor->Finish(ToGrpcStatus(status));
+    absl::StatusOr<ByteBuffer> bytes = status.ok() ? Serialize(message) : status;
+    if (bytes.ok()) *response = *std::move(bytes);
+    reactor->Finish(ToGrpcStatus(bytes.status()));
     return reactor;
   }
   static grpc::ServerUnaryReactor* Refuse(CallbackServerContext* call) {

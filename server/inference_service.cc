@@ -45,11 +45,16 @@ class StreamReactor final : public grpc::ServerWriteReactor<ByteBuffer>, public 
   void Start(Method method) { responder_->Open(id_, method, this); }
 
   void StartWrite(const Message& message) override {
-    in_flight_ = Serialize(message);
+    absl::StatusOr<ByteBuffer> bytes = Serialize(message);
+    if (!bytes.ok()) {
+      failure_ = bytes.status();
+      return responder_->WriteDone(id_, false);  // it finishes the call
+    }
+    in_flight_ = *std::move(bytes);
     grpc::ServerWriteReactor<ByteBuffer>::StartWrite(&in_flight_);
   }
   void Finish(const absl::Status& status) override {
-    grpc::ServerWriteReactor<ByteBuffer>::Finish(ToGrpcStatus(status));
+    grpc::ServerWriteReactor<ByteBuffer>::Finish(ToGrpcStatus(failure_.ok() ? status : failure_));
   }
   void Reply(const Message&) override { CHECK(false) << "a stream has no single reply"; }
 
@@ -62,6 +67,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<ByteBuffer>, public 
 
  private:
   ByteBuffer in_flight_;
+  absl::Status failure_;  // of a message that could not be sent
 };
 
 class UnaryReactor final : public grpc::ServerUnaryReactor, public CallBase {
@@ -76,8 +82,9 @@ class UnaryReactor final : public grpc::ServerUnaryReactor, public CallBase {
     grpc::ServerUnaryReactor::Finish(ToGrpcStatus(status));
   }
   void Reply(const Message& message) override {
-    *response_ = Serialize(message);
-    grpc::ServerUnaryReactor::Finish(grpc::Status::OK);
+    absl::StatusOr<ByteBuffer> bytes = Serialize(message);
+    if (bytes.ok()) *response_ = *std::move(bytes);
+    grpc::ServerUnaryReactor::Finish(ToGrpcStatus(bytes.status()));
   }
 
   void OnCancel() override { responder_->Gone(id_); }

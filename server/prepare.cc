@@ -10,6 +10,7 @@
 #include "server/live_calls.h"
 #include "server/prompt.h"
 #include "server/served_model.h"
+#include "server/tokenizer/decode_stream.h"
 #include "server/tokenizer/tokenizer.h"
 #include "server/wire_check.h"
 #include "tessera/v1/inference.pb.h"
@@ -148,16 +149,35 @@ absl::Status PrepareTokenize(const std::string& bytes, const Scope& scope, Prepa
   return absl::OkStatus();
 }
 
+// A vocabulary may have long tokens: the text is bounded while it grows.
+absl::StatusOr<std::string> DecodeBounded(const google::protobuf::RepeatedField<int32_t>& ids,
+                                          bool skip_special, const ServedModel& model) {
+  std::string text;
+  DecodeStream stream(&model.tokenizer->table(), skip_special);
+  for (int i = 0; i < ids.size(); ++i) {
+    stream.Push(ids[i], &text);
+    if (static_cast<int64_t>(text.size()) <= kMaxDetokenizedBytes) continue;
+    return FieldError("token_ids",
+                      absl::StrCat("give more than ", kMaxDetokenizedBytes,
+                                   " bytes of text; send at most the first ", i, " of them"));
+  }
+  stream.Flush(&text);
+  return text;
+}
+
 absl::Status PrepareDetokenize(const std::string& bytes, const Scope& scope, PreparedCall* out) {
   v1::DetokenizeRequest wire;
   RETURN_IF_ERROR(ParseStrict(bytes, &wire));
   ASSIGN_OR_RETURN(out->model, scope.models->Find(wire.model()));
+  if (wire.token_ids_size() > kMaxDetokenizeIds) {
+    return FieldError("token_ids", absl::StrCat("has ", wire.token_ids_size(),
+                                                " ids; give at most ", kMaxDetokenizeIds));
+  }
   RETURN_IF_ERROR(
       CheckTokenIds("token_ids", wire.token_ids().data(), wire.token_ids_size(), *out->model));
   auto reply = std::make_unique<v1::DetokenizeResponse>();
-  reply->set_text(out->model->tokenizer->Decode(
-      {wire.token_ids().data(), static_cast<size_t>(wire.token_ids_size())},
-      wire.skip_special_tokens()));
+  ASSIGN_OR_RETURN(*reply->mutable_text(),
+                   DecodeBounded(wire.token_ids(), wire.skip_special_tokens(), *out->model));
   out->reply = std::move(reply);
   return absl::OkStatus();
 }

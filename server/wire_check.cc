@@ -77,7 +77,6 @@ class WireChecker {
                          static_cast<WireFormatLite::FieldType>(field->type()))) {
       return Malformed(name);
     }
-    if (++num_items_ > kMaxPackedValues) return TooMany(name, kMaxPackedValues);
     return CheckScalar(*field, name, in);
   }
 
@@ -101,8 +100,7 @@ class WireChecker {
                            const std::string& name) {
     CodedInputStream in(reinterpret_cast<const uint8_t*>(bytes.data()),
                         static_cast<int>(bytes.size()));
-    for (int64_t count = 0; in.CurrentPosition() < static_cast<int>(bytes.size()); ++count) {
-      if (count >= kMaxPackedValues) return TooMany(name, kMaxPackedValues);
+    while (in.CurrentPosition() < static_cast<int>(bytes.size())) {
       RETURN_IF_ERROR(CheckScalar(field, name, &in));
     }
     return absl::OkStatus();
@@ -110,6 +108,8 @@ class WireChecker {
 
   absl::Status CheckScalar(const FieldDescriptor& field, const std::string& name,
                            CodedInputStream* in) {
+    // Protobuf joins the chunks of a packed list, so they are counted together.
+    if (++num_numbers_ > kMaxWireNumbers) return TooMany(name, kMaxWireNumbers);
     const auto wire_type =
         WireFormatLite::WireTypeForFieldType(static_cast<WireFormatLite::FieldType>(field.type()));
     if (wire_type == WireFormatLite::WIRETYPE_FIXED32) {
@@ -129,7 +129,7 @@ class WireChecker {
   }
 
   int64_t num_messages_ = 0;
-  int64_t num_items_ = 0;
+  int64_t num_numbers_ = 0;
 };
 
 }  // namespace

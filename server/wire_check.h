@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "server/limits.h"
 
 namespace google::protobuf {
 class Descriptor;
@@ -15,9 +16,10 @@ class Message;
 
 namespace tessera {
 
-// Sub-messages and strings of one request, and values of one packed list.
+// Of one request in all, however they are encoded: sub-messages and strings, and numbers. A list of
+// kMaxDetokenizeIds ids leaves room for what stands beside it.
 inline constexpr int64_t kMaxWireItems = 262'144;
-inline constexpr int64_t kMaxPackedValues = 4'194'304;
+inline constexpr int64_t kMaxWireNumbers = kMaxDetokenizeIds + 65'536;
 
 absl::Status CheckWire(const google::protobuf::Descriptor& descriptor, absl::string_view bytes);
 

@@ -29,7 +29,7 @@ std::string ByteAsText(int byte) {
   return text;
 }
 
-nlohmann::json AddedToken(int id, const char* content) {
+nlohmann::json AddedToken(int id, const std::string& content) {
   return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
           {"rstrip", false}, {"normalized", false}, {"special", true}};
 }
@@ -41,7 +41,9 @@ void WriteByteTokenizer(const std::string& dir, bool with_chat_template) {
   for (int byte = 0; byte < 256; ++byte) vocab[ByteAsText(byte)] = byte;
   const nlohmann::json tokenizer = {
       {"version", "1.0"},
-      {"added_tokens", {AddedToken(kFakeBos, "<s>"), AddedToken(kFakeEos, "</s>")}},
+      {"added_tokens",
+       {AddedToken(kFakeBos, "<s>"), AddedToken(kFakeEos, "</s>"),
+        AddedToken(kFakeLong, std::string(static_cast<size_t>(kFakeLongBytes), '~'))}},
       {"normalizer", nullptr},
       {"pre_tokenizer",
        {{"type", "ByteLevel"},

@@ -14,6 +14,8 @@ namespace tessera::testing {
 inline constexpr int64_t kFakeContext = 4096;
 inline constexpr TokenId kFakeBos = 256;
 inline constexpr TokenId kFakeEos = 257;
+inline constexpr TokenId kFakeLong = 258;  // a token of kFakeLongBytes bytes
+inline constexpr int64_t kFakeLongBytes = 64;
 
 // Writes the byte tokenizer into `dir`, with a chat template when asked.
 void WriteByteTokenizer(const std::string& dir, bool with_chat_template);

@@ -6,7 +6,9 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "server/byte_buffers.h"
 #include "server/control_service.h"
+#include "server/limits.h"
 #include "tests/server/server_fixture.h"
 
 namespace tessera::testing {
@@ -209,6 +211,16 @@ TEST_F(ControlTest, AddressesThatCannotBe) {
     ASSERT_FALSE(server.ok()) << bad;
     EXPECT_NE(server.status().message().find("give"), std::string::npos);
   }
+}
+
+TEST_F(ControlTest, RepliesThatNoMessageCarriesAreErrors) {
+  v1::DetokenizeResponse reply;
+  reply.set_text(std::string(static_cast<size_t>(kMaxMessageBytes), 'x'));
+  const auto bytes = Serialize(reply);
+  EXPECT_EQ(bytes.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(bytes.status().message().find("ask for less"), std::string::npos) << bytes.status();
+  reply.set_text("x");
+  EXPECT_TRUE(Serialize(reply).ok());
 }
 
 TEST_F(ControlTest, LoopbackPeers) {
