@@ -9,6 +9,7 @@
 #include "kernels/base/cores.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
+#include "kernels/footprint.h"
 #include "kernels/model/local_runner.h"
 #include "kernels/model/memory.h"
 #include "kernels/model/model.h"
@@ -98,7 +99,8 @@ absl::Status PlanPoolSize(const AssembleOptions& options, MemoryPlan* plan) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "not enough memory: weights and buffers take ", fixed_bytes >> 20, " MiB and the KV cache ",
         plan->pool_bytes() >> 20, " MiB, but only ", plan->available_bytes >> 20,
-        " MiB are available; lower --kv-cache-bytes, use --dtype bfloat16 or serve fewer models"));
+        " MiB are available; lower --kv-cache-bytes or --max-num-batched-tokens, use "
+        "--dtype bfloat16 or serve fewer models"));
   }
   const int64_t usable_slabs = plan->num_slabs - plan->max_slabs_per_page;
   for (size_t i = 0; i < plan->models.size(); ++i) {
@@ -151,8 +153,9 @@ absl::StatusOr<MemoryPlan> PlanMemory(const AssembleOptions& options) {
     m.weight_dtype = ResolveWeightDtype(m.spec, *checkpoint, options.weight_dtype);
     m.kv_dtype = KvDtypeOf(options.kv_dtype, m.weight_dtype);
     m.weight_bytes = EstimateWeightBytes(m.spec, m.weight_dtype);
-    m.arena_bytes = Model::ArenaBytes(
-        m.spec, {options.engine.max_num_batched_tokens, options.engine.max_num_seqs});
+    const ModelLimits limits{options.engine.max_num_batched_tokens, options.engine.max_num_seqs};
+    m.arena_bytes = BufferBytes(Model::ArenaBytes(m.spec, limits)) +
+                    Model::StepBytes(m.spec, limits, m.weight_dtype);
     plan.models.push_back(std::move(m));
   }
   RETURN_IF_ERROR(PlanLayouts(options, &plan));

@@ -58,8 +58,8 @@ struct MemoryPlan {
     DType weight_dtype = DType::kF32;
     DType kv_dtype = DType::kF32;
     PageLayout layout;
-    int64_t weight_bytes = 0;
-    int64_t arena_bytes = 0;
+    int64_t weight_bytes = 0;  // packed
+    int64_t arena_bytes = 0;   // activations and the backend's working space
     int64_t max_model_len = 0;
   };
   std::vector<PerModel> models;

@@ -12,7 +12,7 @@ std::unique_ptr<HugeBuffer> HugeBuffer::Create(size_t bytes) {
   if (bytes > std::numeric_limits<size_t>::max() / 2) return nullptr;
   // Small buffers (tests, tiny models) do not deserve a huge page.
   const bool huge = bytes >= kHugePageBytes;
-  const size_t alignment = huge ? kHugePageBytes : size_t{4096};
+  const size_t alignment = huge ? kHugePageBytes : size_t{kSmallPageBytes};
   const size_t size = RoundUp(bytes == 0 ? size_t{1} : bytes, alignment);
   const size_t mapping_bytes = huge ? size + alignment : size;
   void* const mapping =

@@ -7,10 +7,11 @@
 #include <memory>
 
 #include "kernels/backend.h"
+#include "kernels/footprint.h"
 
 namespace tessera::cpu {
 
-inline constexpr size_t kHugePageBytes = size_t{2} << 20;
+inline constexpr size_t kHugePageBytes = size_t{kLargePageBytes};
 
 class HugeBuffer final : public DeviceBuffer {
  public:

@@ -3,9 +3,12 @@
 #include <algorithm>
 
 #include "kernels/base/log.h"
+#include "kernels/footprint.h"
 
 namespace tessera::cpu {
 namespace {
+
+static_assert(kPanel == kPackedOutputs, "plans count with it");
 
 // Checkpoint elements by type, so that the inner loops are chosen once per row.
 struct BFloat {

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
+#include "kernels/footprint.h"
 
 namespace tessera {
 namespace {
@@ -40,6 +41,22 @@ std::vector<ArenaPart> ArenaParts(const ModelSpec& spec, const ModelLimits& limi
 int64_t Model::ArenaBytes(const ModelSpec& spec, const ModelLimits& limits) {
   int64_t bytes = 0;
   for (const ArenaPart& part : ArenaParts(spec, limits)) bytes += part.bytes();
+  return bytes;
+}
+
+int64_t Model::StepBytes(const ModelSpec& spec, const ModelLimits& limits, DType weight_dtype) {
+  const int64_t rows = limits.max_tokens;
+  // In fp32 only normed rows are written anew.
+  int64_t widest = spec.hidden;
+  if (weight_dtype == DType::kBF16) {
+    widest = std::max({widest, QueryDim(spec), spec.intermediate});
+  }
+  const int64_t hidden_bytes = rows * spec.hidden * DTypeBytes(DType::kF32);
+  int64_t bytes = PreparedBytes(rows, widest) + BufferBytes(hidden_bytes);
+  if (spec.post_norms) bytes += WorkBytes(hidden_bytes);
+  for (const RopeSpec& rope : spec.ropes) {
+    bytes += WorkBytes(rows * rope.rotary_dim * DTypeBytes(DType::kF32));
+  }
   return bytes;
 }
 

@@ -39,6 +39,10 @@ class Model final {
 
   // Bytes of a model's arena.
   static int64_t ArenaBytes(const ModelSpec& spec, const ModelLimits& limits);
+  // Bytes that the largest step takes beside the arena, at most: rows that the backend prepares,
+  // rope tables, hidden states on their way out. Attention's partials, which come with long
+  // contexts, are not counted.
+  static int64_t StepBytes(const ModelSpec& spec, const ModelLimits& limits, DType weight_dtype);
 
   const ModelSpec& spec() const { return spec_; }
   const ModelWeights& weights() const { return weights_; }

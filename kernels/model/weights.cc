@@ -10,14 +10,14 @@
 #include "absl/strings/str_join.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
+#include "kernels/footprint.h"
 #include "kernels/model/weight_table.h"
 
 namespace tessera {
 namespace {
 
-constexpr size_t kMaxNamed = 4;            // tensors that an error lists
-constexpr int64_t kVectorAlign = 16;       // floats
-constexpr double kPackingOverhead = 1.02;  // of the backends' padding, for the memory check
+constexpr size_t kMaxNamed = 4;       // tensors that an error lists
+constexpr int64_t kVectorAlign = 16;  // floats
 
 // Rows of one slot: the parts of one fused weight.
 struct Slot {
@@ -282,12 +282,20 @@ DType ResolveWeightDtype(const ModelSpec& spec, const Checkpoint& checkpoint, We
 }
 
 int64_t EstimateWeightBytes(const ModelSpec& spec, DType dtype) {
+  int64_t vectors = 0;  // floats
   int64_t bytes = 0;
   for (const Slot& slot : PresentSlots(spec)) {
-    const int64_t element = slot.is_vector() ? sizeof(float) : DTypeBytes(dtype);
-    bytes += NumLayers(slot, spec) * NumElements(slot, spec) * element;
+    const int64_t layers = NumLayers(slot, spec);
+    if (slot.is_vector()) {
+      vectors += layers * RoundUp(NumElements(slot, spec), kVectorAlign);
+      continue;
+    }
+    int64_t rows = 0;
+    for (const WeightRow* row : slot.rows) rows += DimSize(row->rows, spec);
+    const int64_t parts = slot.slot == WeightSlot::kGateUp ? 2 : 1;
+    bytes += layers * PackedBytes(parts, rows / parts, DimSize(slot.rows[0]->cols, spec), dtype);
   }
-  return bytes;
+  return bytes + BufferBytes(vectors * DTypeBytes(DType::kF32));
 }
 
 absl::Status CheckWeights(const ModelSpec& spec, const Checkpoint& checkpoint) {
@@ -324,14 +332,6 @@ absl::Status CheckWeights(const ModelSpec& spec, const Checkpoint& checkpoint) {
 absl::StatusOr<ModelWeights> LoadWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
                                          Backend* backend, const WeightOptions& options) {
   RETURN_IF_ERROR(CheckWeights(spec, checkpoint));
-  const DType dtype = ResolveWeightDtype(spec, checkpoint, options.dtype);
-  const int64_t needed = static_cast<int64_t>(EstimateWeightBytes(spec, dtype) * kPackingOverhead);
-  if (options.max_bytes > 0 && needed > options.max_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "not enough memory: the weights take ", needed, " bytes as ", DTypeName(dtype), " and ",
-        options.max_bytes, " bytes are free",
-        dtype == DType::kF32 ? "; --dtype bfloat16 halves them" : "; use a smaller model"));
-  }
   return Loader(spec, checkpoint, backend, options).Load();
 }
 

@@ -54,8 +54,6 @@ enum class WeightDtype : int32_t {
 
 struct WeightOptions {
   WeightDtype dtype = WeightDtype::kAuto;
-  // Refuse, before anything is allocated, when the weights need more. 0: do not ask.
-  int64_t max_bytes = 0;
   // Called after each packed weight, with bytes of the checkpoint. May be empty.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
 };
@@ -63,7 +61,7 @@ struct WeightOptions {
 // What `dtype` means for this checkpoint: kF32 or kBF16.
 DType ResolveWeightDtype(const ModelSpec& spec, const Checkpoint& checkpoint, WeightDtype dtype);
 
-// Bytes of the packed weights, but for the backend's padding (a few rows a matrix).
+// Bytes that the packed weights take at most, with the backends' padding and whole pages.
 int64_t EstimateWeightBytes(const ModelSpec& spec, DType dtype);
 
 // All tensors are there, have the right shapes, and no others are. Errors name the tensors.

@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <fstream>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "tests/lib/real_stack.h"
 #include "tests/lib/tiny_model.h"
 
 namespace tessera::testing {
@@ -75,6 +77,56 @@ TEST(AssembleTest, StepsWhoseEmbeddingsCannotBeCountedAreRefused) {
       << status;
   options.engine.max_num_batched_tokens = static_cast<int32_t>(most);
   EXPECT_NE(PlanMemory(options).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+// Bytes of this process's own pages in memory, without those of mapped files.
+int64_t ResidentBytes() {
+  std::ifstream file("/proc/self/status");
+  for (std::string word; file >> word;) {
+    int64_t kib = 0;
+    if (word == "RssAnon:" && file >> kib) return kib << 10;
+  }
+  return 0;
+}
+
+// A step as large as they come, with prompts and embeddings, on the model that ships.
+TEST(AssembleTest, WhatIsTakenStaysBelowThePlan) {
+  const std::string dir = "deploy/models/tessera-first";
+  constexpr int32_t kStepTokens = 8000;
+  RealStackOptions options;
+  options.model_dirs = {dir};
+  options.backend = "";
+  options.bf16 = true;
+  options.engine.max_num_seqs = 8;
+  options.engine.max_num_batched_tokens = kStepTokens;
+
+  AssembleOptions assemble;
+  assemble.models = {{"m", dir}};
+  assemble.weight_dtype = WeightDtype::kBF16;
+  assemble.kv_dtype = KvDtype::kBF16;
+  assemble.page_tokens = options.page_tokens;
+  assemble.engine = options.engine;
+  assemble.kv_cache_bytes = 1 << 20;
+  const auto sized = PlanMemory(assemble);
+  ASSERT_TRUE(sized.ok()) << sized.status();
+  options.num_slabs = kStepTokens / options.page_tokens + 16;
+  assemble.kv_cache_bytes = options.num_slabs * sized->slab_bytes;
+  const auto plan = PlanMemory(assemble);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+
+  const int64_t before = ResidentBytes();
+  ASSERT_GT(before, 0);
+  RealStack stack(options);
+  for (int i = 0; i < 8; ++i) {
+    Request request;
+    if (i % 2 == 1) request.kind = RequestKind::kEmbed;
+    for (int t = 0; t < kStepTokens / 8; ++t) request.prompt.push_back((i * 37 + t * 11) % 1000);
+    request.stopping.max_tokens = 1;
+    stack.Submit(request);
+  }
+  stack.RunAll();
+  EXPECT_LE(stack.stats().steps.value(), 4) << "the prompts were not computed together";
+  EXPECT_LE(ResidentBytes() - before, plan->total_bytes());
 }
 
 TEST(AssembleTest, AnUnknownBackendIsNamedWithThoseThatExist) {

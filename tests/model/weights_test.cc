@@ -149,18 +149,7 @@ TEST_F(WeightsTest, UnsupportedDtypeIsNamed) {
   EXPECT_THAT(Error(), HasSubstr("tensor model.norm.weight is stored as I32"));
 }
 
-TEST_F(WeightsTest, NotEnoughMemoryIsSaidBeforeItIsTaken) {
-  CopyModel("llama2");
-  Write();
-  WeightOptions options;
-  options.max_bytes = 100'000;
-  const absl::Status status = Load(options).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("100000 bytes are free"));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("--dtype bfloat16"));
-}
-
-TEST_F(WeightsTest, EstimateIsWhatIsPackedButForPadding) {
+TEST_F(WeightsTest, EstimateIsWhatIsPackedInWholePages) {
   for (const std::string& name : GoldenModels()) {
     const auto spec = LoadModelSpec(GoldenModelDir(name));
     const auto checkpoint = Checkpoint::OpenDir(GoldenModelDir(name));
@@ -171,8 +160,10 @@ TEST_F(WeightsTest, EstimateIsWhatIsPackedButForPadding) {
       const auto weights = LoadWeights(*spec, **checkpoint, device_.backend.get(), options);
       ASSERT_TRUE(weights.ok()) << weights.status();
       const int64_t estimate = EstimateWeightBytes(*spec, weights->dtype);
-      EXPECT_GE(weights->num_bytes(), estimate) << name;
-      EXPECT_LE(weights->num_bytes(), estimate * 1.1) << name;
+      // Tiny matrices: a page for each is all that may come on top.
+      const int64_t num_buffers = 3 + 4 * spec->num_layers;
+      EXPECT_GE(estimate, weights->num_bytes()) << name;
+      EXPECT_LT(estimate, weights->num_bytes() + num_buffers * 4096) << name;
     }
   }
 }
