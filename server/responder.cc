@@ -4,7 +4,6 @@
 
 #include "kernels/base/mailbox.h"
 #include "server/call_port.h"
-#include "server/preparer.h"
 #include "server/responder_loop.h"
 #include "server/serving.h"
 

@@ -8,7 +8,6 @@
 #include "server/call_port.h"
 #include "server/embed_output.h"
 #include "server/errors.h"
-#include "server/preparer.h"
 #include "server/served_model.h"
 #include "server/serving.h"
 #include "server/stream_output.h"
@@ -107,7 +106,10 @@ void ResponderLoop::Handle(OpenMessage message) {
         Prepare(method, *bytes, id, *self->context_->models, &self->context_->live);
     self->inbox_->Send(PreparedMessage{id, std::move(prepared)});
   };
-  if (preparer_->Submit(size, std::move(job))) return;
+  if (const auto ticket = preparer_->Submit(size, std::move(job))) {
+    call->ticket = *ticket;
+    return;
+  }
   call->preparing = false;
   Finish(call, WithRetry(MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_LARGE_REQUESTS",
                                    "too many large requests are being read; try again later"),
@@ -248,6 +250,7 @@ void ResponderLoop::CancelEngine(const Call& call, CancelReason reason) {
 
 void ResponderLoop::Finish(Call* call, const absl::Status& status) {
   CallPort* port = std::exchange(call->port, nullptr);
+  if (call->preparing && preparer_->Cancel(call->ticket)) call->preparing = false;
   if (!call->preparing) Close(call, status.code());
   port->Finish(status);
 }

@@ -12,12 +12,12 @@
 #include "scheduler/generator.h"
 #include "scheduler/request.h"
 #include "server/prepare.h"
+#include "server/preparer.h"
 
 namespace tessera {
 
 class CallPort;
 class EmbedOutput;
-class Preparer;
 class StreamOutput;
 struct ServingContext;
 
@@ -61,7 +61,7 @@ class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
 
  private:
   // A call is in one of four states: being prepared (no engine ids), generating, writing its last
-  // messages, and over (port is null) while its preparation is still under way.
+  // messages, and over (port is null) while the preparer's thread still has it.
   struct Call {
     uint64_t id = 0;
     Method method = Method::kGenerate;
@@ -72,6 +72,7 @@ class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
     std::unique_ptr<StreamOutput> stream;
     std::unique_ptr<EmbedOutput> embed;
     bool preparing = false;
+    Preparer::Ticket ticket;  // while the preparer has it
     bool write_in_flight = false;
     bool gone = false;
     bool paused = false;

@@ -7,13 +7,14 @@
 
 #include "server/preparer.h"
 #include "server/responder.h"
+#include "server/serving.h"
 
 namespace tessera {
 
 class ResponderPool final {
  public:
   ResponderPool(int32_t num_threads, int64_t preparer_bytes, ServingContext* context)
-      : preparer_(preparer_bytes) {
+      : preparer_(preparer_bytes, context->clock) {
     for (int32_t i = 0; i < num_threads; ++i) {
       responders_.push_back(std::make_unique<Responder>(context, &preparer_));
     }
@@ -25,7 +26,7 @@ class ResponderPool final {
   }
 
  private:
-  Preparer preparer_;  // destroyed after the responders: it drains first into their inboxes
+  Preparer preparer_;  // outlives the responders
   std::vector<std::unique_ptr<Responder>> responders_;
 };
 

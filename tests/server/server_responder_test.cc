@@ -3,6 +3,7 @@
 // leaves nothing behind.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -131,12 +132,12 @@ class ResponderTest : public ::testing::Test {
     pool_.reset();
   }
 
-  void Start(FakeGeneratorOptions fake, int32_t threads = 2) {
+  void Start(FakeGeneratorOptions fake, int32_t threads = 2, int64_t lane_bytes = 64 << 20) {
     generator_ = std::make_unique<FakeGenerator>(fake);
     context_.generator = generator_.get();
     context_.models = &registry_;
     context_.clock = &clock_;
-    pool_ = std::make_unique<ResponderPool>(threads, 64 << 20, &context_);
+    pool_ = std::make_unique<ResponderPool>(threads, lane_bytes, &context_);
   }
 
   std::unique_ptr<FakePort> Call(const std::string& text, int64_t max_tokens, bool slow = false) {
@@ -227,6 +228,34 @@ TEST_F(ResponderTest, GoneInEveryState) {
   paused->Gone();
   WaitFor("the end", [&] { return paused->ended(); });
   WaitFor("the engine", [&] { return generator_->num_live() == 0; });
+}
+
+TEST_F(ResponderTest, OrdinaryRequestsDoNotWaitForHugeOnes) {
+  Start({});
+  std::vector<std::unique_ptr<FakePort>> huge;
+  for (int i = 0; i < 60; ++i) huge.push_back(Call(std::string(200'000, 'x'), 4));
+  const auto ordinary = Call(std::string(20'000, 'y'), 4);
+  WaitFor("the ordinary one", [&] { return ordinary->ended(); });
+  const auto num_ended =
+      std::count_if(huge.begin(), huge.end(), [](const auto& port) { return port->ended(); });
+  EXPECT_LT(num_ended, 40);
+  for (const auto& port : huge) {
+    WaitFor("the huge ones", [&] { return port->ended(); });
+    EXPECT_EQ(port->status().code(), absl::StatusCode::kInvalidArgument) << port->status();
+  }
+}
+
+TEST_F(ResponderTest, CallsThatAreOverLeaveTheLane) {
+  Start({}, /*threads=*/2, /*lane_bytes=*/1 << 20);
+  std::vector<std::unique_ptr<FakePort>> over;
+  for (int i = 0; i < 5; ++i) over.push_back(Call(std::string(200'000, 'x'), 4));
+  for (const auto& port : over) port->Gone();
+  for (const auto& port : over) {
+    WaitFor("the end", [&] { return port->ended(); });
+  }
+  const auto next = Call(std::string(200'000, 'y'), 4);
+  WaitFor("its end", [&] { return next->ended(); });
+  EXPECT_EQ(next->status().code(), absl::StatusCode::kInvalidArgument) << next->status();
 }
 
 // Four transports open, read, leave and cancel at random, until a shutdown cancels all.
