@@ -17,13 +17,45 @@ constexpr double kErrorSmoothing = 0.05;
 
 }  // namespace
 
+StepCost& StepCost::operator+=(const StepCost& other) {
+  num_tokens += other.num_tokens;
+  num_segments += other.num_segments;
+  kv_read_tokens += other.kv_read_tokens;
+  attention_pairs += other.attention_pairs;
+  num_logit_rows += other.num_logit_rows;
+  return *this;
+}
+
+StepCost& StepCost::operator-=(const StepCost& other) {
+  num_tokens -= other.num_tokens;
+  num_segments -= other.num_segments;
+  kv_read_tokens -= other.kv_read_tokens;
+  attention_pairs -= other.attention_pairs;
+  num_logit_rows -= other.num_logit_rows;
+  return *this;
+}
+
+// Chunk i of the full ones ends at (i + 1) * step_tokens: an arithmetic series.
+StepCost PrefillCost(int64_t num_tokens, int64_t step_tokens) {
+  const int64_t num_full = num_tokens / step_tokens;
+  const int64_t rest = num_tokens % step_tokens;
+  StepCost cost;
+  cost.num_tokens = num_tokens;
+  cost.num_segments = num_full + (rest > 0 ? 1 : 0);
+  cost.kv_read_tokens = step_tokens * num_full * (num_full + 1) / 2 + (rest > 0 ? num_tokens : 0);
+  cost.attention_pairs =
+      step_tokens * step_tokens * num_full * (num_full + 1) / 2 + rest * num_tokens;
+  cost.num_logit_rows = cost.num_segments;
+  return cost;
+}
+
 CostModel::CostModel() {
   for (int i = 0; i < kNumFeatures; ++i) covariance_[i][i] = kInitialCovariance;
 }
 
 // Scaled so that typical values are around one.
-CostModel::Vector CostModel::Features(const StepCost& cost) {
-  return {1.0,
+CostModel::Vector CostModel::Features(const StepCost& cost, int64_t num_steps) {
+  return {static_cast<double>(num_steps),
           static_cast<double>(cost.num_tokens) / 64,
           static_cast<double>(cost.num_segments) / 16,
           static_cast<double>(cost.kv_read_tokens) / 4096,
@@ -31,11 +63,11 @@ CostModel::Vector CostModel::Features(const StepCost& cost) {
           static_cast<double>(cost.num_logit_rows) / 16};
 }
 
-double CostModel::PredictUs(const StepCost& cost) const {
-  const Vector x = Features(cost);
+double CostModel::PredictUs(const StepCost& cost, int64_t num_steps) const {
+  const Vector x = Features(cost, num_steps);
   double us = 0.0;
   for (int i = 0; i < kNumFeatures; ++i) us += std::max(0.0, weights_[i]) * x[i];
-  return std::max(1.0, us);
+  return std::max(static_cast<double>(num_steps), us);
 }
 
 void CostModel::Observe(const StepCost& cost, double measured_us) {
@@ -46,7 +78,7 @@ void CostModel::Observe(const StepCost& cost, double measured_us) {
   }
   ++num_observed_;
 
-  const Vector x = Features(cost);
+  const Vector x = Features(cost, 1);
   Vector gain{};
   double denominator = kForgetting;
   double residual = measured_us;

@@ -16,6 +16,10 @@ struct StepCost {
   int64_t attention_pairs = 0;  // sum over segments of query tokens x context length
   int64_t num_logit_rows = 0;
 
+  // Sums over steps, for CostModel::PredictUs of several.
+  StepCost& operator+=(const StepCost& other);
+  StepCost& operator-=(const StepCost& other);
+
   void AddSegment(int64_t num_query_tokens, int64_t context_length, int64_t logit_rows) {
     num_tokens += num_query_tokens;
     ++num_segments;
@@ -25,13 +29,17 @@ struct StepCost {
   }
 };
 
+// The sum over the steps that compute a prompt alone in chunks of `step_tokens`: as many steps as
+// it has segments.
+StepCost PrefillCost(int64_t num_tokens, int64_t step_tokens);
+
 class CostModel {
  public:
   CostModel();
 
-  // Predicted microseconds, at least 1. Coefficients that came out negative count as zero, so more
-  // work never predicts less time.
-  double PredictUs(const StepCost& cost) const;
+  // Predicted microseconds, at least 1 a step. Coefficients that came out negative count as zero,
+  // so more work never predicts less time. Of several steps: their sum and their number.
+  double PredictUs(const StepCost& cost, int64_t num_steps = 1) const;
 
   // Learns from a finished step.
   void Observe(const StepCost& cost, double measured_us);
@@ -46,7 +54,7 @@ class CostModel {
   static constexpr int kMinObserved = 4;
   using Vector = std::array<double, kNumFeatures>;
 
-  static Vector Features(const StepCost& cost);
+  static Vector Features(const StepCost& cost, int64_t num_steps);
 
   Vector weights_{};
   std::array<Vector, kNumFeatures> covariance_{};

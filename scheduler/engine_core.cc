@@ -133,10 +133,8 @@ void EngineCore::Throttle(uint64_t request_id, bool paused) {
   const auto it = requests_.find(request_id);
   if (it == requests_.end()) return;
   for (const auto& s : it->second.sequences) {
-    if (s == nullptr || s->state == SequenceState::kFinished || s->paused == paused) continue;
-    s->paused = paused;
-    // While a step still computes for it, RetireEntry parks it.
-    if (paused && s->num_inflight == 0) scheduler_.Park(s.get());
+    if (s == nullptr || s->state == SequenceState::kFinished) continue;
+    scheduler_.SetPaused(s.get(), paused);
   }
 }
 

@@ -40,8 +40,25 @@ Scheduler::Scheduler(const EngineOptions& options, KvManager* kv, const Clock* c
 
 void Scheduler::Enqueue(Sequence* sequence) { PushWaiting(sequence); }
 
+// Its tokens stay as they are while it waits, so what was added is what is taken away.
+void Scheduler::CountWaiting(const Sequence& sequence, int sign) {
+  const StepCost cost = PrefillCost(sequence.num_tokens(), options_.max_num_batched_tokens);
+  StepCost& waiting = models_[sequence.request->model].waiting;
+  sign > 0 ? waiting += cost : waiting -= cost;
+  num_ready_ += sign;
+}
+
+void Scheduler::SetPaused(Sequence* sequence, bool paused) {
+  if (sequence->paused == paused) return;
+  sequence->paused = paused;
+  if (sequence->queue_index >= 0) CountWaiting(*sequence, paused ? -1 : 1);
+  // While a step still computes for it, its owner parks it when that has retired.
+  if (paused && sequence->num_inflight == 0) Park(sequence);
+}
+
 void Scheduler::PushWaiting(Sequence* sequence) {
   CHECK_EQ(sequence->queue_index, -1);
+  if (!sequence->paused) CountWaiting(*sequence, 1);
   sequence->queue_index = static_cast<int32_t>(waiting_.size());
   waiting_.push_back(sequence);
 }
@@ -53,6 +70,7 @@ void Scheduler::PopWaiting(Sequence* sequence) {
   waiting_[index] = waiting_.back();
   if (waiting_[index] != sequence) waiting_[index]->queue_index = index;
   waiting_.pop_back();
+  if (!sequence->paused) CountWaiting(*sequence, -1);
 }
 
 void Scheduler::TakeOffDevice(Sequence* sequence) {
@@ -226,7 +244,6 @@ bool Scheduler::TryAdmit(Sequence* s, StepPlan* plan, bool* queue_blocked) {
     *queue_blocked = true;
     return false;
   }
-  s->TakePrompt();
   s->num_computed = s->kv.num_tokens;
   if (s->num_preemptions == 0 && s->first_step_us == 0) {
     s->cached_prompt_tokens = s->num_computed;
@@ -236,6 +253,7 @@ bool Scheduler::TryAdmit(Sequence* s, StepPlan* plan, bool* queue_blocked) {
   free_slots_.pop_back();
   s->state = SequenceState::kRunning;
   PopWaiting(s);
+  s->TakePrompt();
   running_.push_back(s);
 
   const int64_t now_us = clock_->NowUs();
@@ -343,29 +361,20 @@ void Scheduler::OnStepDone(const StepPlan& plan, int64_t step_us) {
 double Scheduler::PredictPrefillUs(int32_t model, int64_t num_tokens) const {
   const CostModel& cost = models_[model].cost;
   if (!cost.fitted()) return 0.0;
-  double us = 0.0;
-  for (int64_t begin = 0; begin < num_tokens; begin += options_.max_num_batched_tokens) {
-    const int64_t chunk = std::min<int64_t>(options_.max_num_batched_tokens, num_tokens - begin);
-    StepCost step;
-    step.AddSegment(chunk, begin + chunk, 1);
-    us += cost.PredictUs(step);
-  }
-  return us;
+  const StepCost steps = PrefillCost(num_tokens, options_.max_num_batched_tokens);
+  return cost.PredictUs(steps, steps.num_segments);
 }
 
 int64_t Scheduler::PredictQueueDelayUs() const {
   double us = 0.0;
-  int64_t num_ahead = 0;
-  for (const Sequence* s : waiting_) {
-    if (s->paused) continue;
-    us += PredictPrefillUs(s->request->model, s->num_tokens());
-    ++num_ahead;
+  for (const ModelState& m : models_) {
+    if (m.cost.fitted()) us += m.cost.PredictUs(m.waiting, m.waiting.num_segments);
   }
   for (const Sequence* s : running_) {
     if (s->num_to_compute() > 1) us += PredictPrefillUs(s->request->model, s->num_to_compute());
   }
   // Beyond the free slots, sequences wait for others to finish.
-  const int64_t without_slot = num_ahead + 1 - static_cast<int64_t>(free_slots_.size());
+  const int64_t without_slot = num_ready_ + 1 - static_cast<int64_t>(free_slots_.size());
   if (without_slot > 0) {
     us = std::max(us, static_cast<double>(without_slot) * admission_interval_us_);
   }

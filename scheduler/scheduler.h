@@ -56,6 +56,8 @@ class Scheduler {
   void Enqueue(Sequence* sequence);
   // Takes a sequence out for good and gives its slot and pages back. REQUIRES: num_inflight == 0.
   void Remove(Sequence* sequence);
+  // Holds a sequence back or lets it go on.
+  void SetPaused(Sequence* sequence, bool paused);
   // Takes a paused sequence off the device: its pages become evictable. REQUIRES: paused,
   // num_inflight == 0.
   void Park(Sequence* sequence);
@@ -67,7 +69,8 @@ class Scheduler {
 
   const std::vector<Sequence*>& running() const { return running_; }
   const std::vector<Sequence*>& waiting() const { return waiting_; }
-  // Predicted wait of a request that would be queued now.
+  // Predicted wait of a request that would be queued now. Costs nothing per waiting sequence: the
+  // engine tells it after every step.
   int64_t PredictQueueDelayUs() const;
   // Predicted time to compute `num_tokens` prompt tokens of a model, alone.
   double PredictPrefillUs(int32_t model, int64_t num_tokens) const;
@@ -77,6 +80,7 @@ class Scheduler {
   struct ModelState {
     CostModel cost;
     double used_us = 0.0;  // device time since all models were idle, for rule 1
+    StepCost waiting;      // of the prompts that wait and are not paused
     bool active = false;   // at the last Schedule: had work, and some of it could run
   };
 
@@ -94,6 +98,7 @@ class Scheduler {
   void BackToQueue(Sequence* sequence);
   void PushWaiting(Sequence* sequence);
   void PopWaiting(Sequence* sequence);
+  void CountWaiting(const Sequence& sequence, int sign);
   void TakeOffDevice(Sequence* sequence);
   // Tokens of a prompt that may join the plan: within the budget and the step-time target.
   int64_t ChunkTokens(const StepPlan& plan, int32_t model, int64_t begin, int64_t wanted) const;
@@ -111,6 +116,7 @@ class Scheduler {
   std::vector<ModelState> models_;
   std::vector<Sequence*> running_;   // in admission order
   std::vector<Sequence*> waiting_;   // unordered (the policy orders), each at its queue_index
+  int64_t num_ready_ = 0;            // of the waiting ones, not paused
   std::vector<int32_t> free_slots_;  // lowest last
   // Mean time between admissions while the queue was full, for the delay estimate.
   int64_t last_admission_us_ = 0;

@@ -70,6 +70,26 @@ TEST(CostModelTest, MoreWorkNeverPredictsLessTime) {
   }
 }
 
+TEST(CostModelTest, APromptCostsTheSumOfItsChunks) {
+  CostModel model;
+  std::mt19937 rng(4);
+  for (int i = 0; i < 50; ++i) {
+    const StepCost cost = RandomStep(&rng);
+    model.Observe(cost, TrueUs(cost));
+  }
+  for (const int64_t num_tokens : {0, 1, 63, 64, 65, 640, 1001}) {
+    double us = 0.0;
+    for (int64_t begin = 0; begin < num_tokens; begin += 64) {
+      const int64_t chunk = std::min<int64_t>(64, num_tokens - begin);
+      StepCost step;
+      step.AddSegment(chunk, begin + chunk, 1);
+      us += model.PredictUs(step);
+    }
+    const StepCost steps = PrefillCost(num_tokens, 64);
+    EXPECT_NEAR(model.PredictUs(steps, steps.num_segments), us, 1e-9 * us) << num_tokens;
+  }
+}
+
 TEST(CostModelTest, StaysFiniteOnOneKindOfStep) {
   CostModel model;
   StepCost cost;

@@ -247,6 +247,47 @@ TEST(EngineCoreTest, ManyLeaveTheQueueAtOnceInLinearTime) {
   stack.RunAll();
 }
 
+TEST(EngineCoreTest, TheQueueDelayIsTheSumOfWhatWaitsAndCheapToTell) {
+  Stack stack;
+  stack.models = {testing::FakeModel("a", {0}, 4, 100), testing::FakeModel("b", {0}, 4, 200'000)};
+  stack.num_slabs = 60'001;
+  stack.options.max_num_seqs = 1;
+  stack.options.max_num_batched_tokens = 64;
+  stack.Start();
+  std::map<int32_t, Received> out;
+  for (int model = 0; model < 2; ++model) {
+    auto request = stack.NewRequest(Prompt(model, 70), 10, &out);
+    request->model = model;
+    request->sink = std::make_shared<DropSink>();
+    stack.core->Submit(std::move(request));
+    stack.RunAll();
+  }
+  const Scheduler& scheduler = stack.core->scheduler();
+  EXPECT_EQ(scheduler.PredictQueueDelayUs(), 0);
+  std::vector<uint64_t> ids;
+  for (int i = 0; i < 500; ++i) {
+    auto request = stack.NewRequest(Prompt(i, i % 2 == 0 ? 90 : 128'000), 1, &out);
+    request->model = i % 2;
+    request->sink = std::make_shared<DropSink>();
+    ids.push_back(request->id);
+    stack.core->Submit(std::move(request));
+  }
+  const double both_us = scheduler.PredictPrefillUs(0, 90) + scheduler.PredictPrefillUs(1, 128'000);
+  EXPECT_GT(both_us, 2000 * 1000.0);
+  EXPECT_NEAR(scheduler.PredictQueueDelayUs(), 250 * both_us, 2.0);
+  // Who is held back or gone is not waited for.
+  for (int i = 0; i < 200; ++i) stack.core->Throttle(ids[i], true);
+  EXPECT_NEAR(scheduler.PredictQueueDelayUs(), 150 * both_us, 2.0);
+  for (int i = 0; i < 100; ++i) stack.core->Throttle(ids[i], false);
+  for (int i = 100; i < 300; ++i) stack.core->Cancel(ids[i], -1, CancelReason::kClient);
+  EXPECT_NEAR(scheduler.PredictQueueDelayUs(), 150 * both_us, 2.0);
+  const double begin_s = CpuSeconds();
+  for (int i = 0; i < 1000; ++i) scheduler.PredictQueueDelayUs();
+  EXPECT_LT(CpuSeconds() - begin_s, 0.2);
+  stack.core->CancelAll(CancelReason::kClient);
+  EXPECT_EQ(scheduler.PredictQueueDelayUs(), 0);
+}
+
 TEST(EngineCoreTest, ProbeTellsTheMatch) {
   Stack stack;
   stack.models = {testing::FakeModel("a", {0}, 4, 64)};
