@@ -98,12 +98,7 @@ void BatchBuilder::AddSamplerRows(const PlanEntry& entry, int32_t token_begin) {
   row.biases.count = static_cast<int32_t>(biases_.size()) - row.biases.begin;
 
   row.counts.begin = static_cast<int32_t>(counts_.size());
-  if (s.has_penalties()) {
-    for (const auto& [token, count] : s.counts) counts_.push_back(count);
-    // The map's order is arbitrary; the sampler's sums must not be.
-    std::sort(counts_.begin() + row.counts.begin, counts_.end(),
-              [](const TokenCount& a, const TokenCount& b) { return a.token < b.token; });
-  }
+  counts_.insert(counts_.end(), s.counts.begin(), s.counts.end());
   row.counts.count = static_cast<int32_t>(counts_.size()) - row.counts.begin;
   sampler_rows_.push_back(row);
 }

@@ -22,14 +22,6 @@ EngineOptions WithSecret(EngineOptions options) {
   return options;
 }
 
-void CountPrompt(Sequence* sequence) {
-  for (const TokenId token : sequence->request->prompt) {
-    TokenCount& count = sequence->counts[token];
-    count.token = token;
-    count.in_prompt = 1;
-  }
-}
-
 OutputToken MakeOutputToken(const StepResult& result, const SampledRow& row) {
   OutputToken token;
   token.token = row.token;
@@ -85,6 +77,11 @@ void EngineCore::Submit(std::unique_ptr<Request> request) {
   if (r.bypass_prefix) root.kv_policy = "private " + std::to_string(next_private_root_++);
   const PageHash root_hash = HashRoot(root);
 
+  std::shared_ptr<const std::vector<TokenCount>> prompt_counts;
+  if (r.sampling.repetition_penalty != 1.0f) {
+    prompt_counts = std::make_shared<const std::vector<TokenCount>>(CountPrompt(r.prompt));
+  }
+
   for (int32_t index = 0; index < r.sampling.n; ++index) {
     auto sequence = std::make_unique<Sequence>();
     sequence->request = &r;
@@ -94,7 +91,7 @@ void EngineCore::Submit(std::unique_ptr<Request> request) {
     sequence->kv.root = root_hash;
     sequence->kv.cacheable =
         !(scores_prompt && index == 0) && !(r.bypass_prefix && r.sampling.n == 1);
-    if (sequence->has_penalties()) CountPrompt(sequence.get());
+    sequence->prompt_counts = prompt_counts;
     if (r.kind == RequestKind::kEmbed) sequence->hidden_sum.resize(model.hidden);
     scheduler_.Enqueue(sequence.get());
     state.sequences.push_back(std::move(sequence));
@@ -314,12 +311,7 @@ void EngineCore::TakeHidden(const PlanEntry& entry, const StepResult& result, in
 bool EngineCore::TakeToken(Sequence* s, const StepResult& result, const SampledRow& row,
                            int64_t now_us) {
   const Request& request = *s->request;
-  s->tokens.push_back(row.token);
-  if (s->has_penalties()) {
-    TokenCount& count = s->counts[row.token];
-    count.token = row.token;
-    ++count.output_count;
-  }
+  s->TakeToken(row.token);
   stats_->generated_tokens.Add();
   if (s->first_token_us == 0) {
     s->first_token_us = now_us;

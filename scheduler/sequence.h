@@ -6,9 +6,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
 #include "kvstore/kv_manager.h"
 #include "scheduler/request.h"
@@ -45,19 +45,22 @@ struct Sequence {
   int64_t first_token_us = 0;
   int64_t last_token_us = 0;
 
-  absl::flat_hash_map<TokenId, TokenCount> counts;  // only when a penalty is active
-  std::vector<OutputToken> prompt_logprobs;         // as far as the prompt was scored
-  bool prompt_scored = false;                       // and sent
-  std::vector<double> hidden_sum;                   // kEmbed
+  // Only when a penalty is active: what the sampler gets, sorted by token. The prompt's are made
+  // once per request, and only for a repetition penalty: the others count generated tokens.
+  std::vector<TokenCount> counts;
+  std::shared_ptr<const std::vector<TokenCount>> prompt_counts;
+  std::vector<OutputToken> prompt_logprobs;  // as far as the prompt was scored
+  bool prompt_scored = false;                // and sent
+  std::vector<double> hidden_sum;            // kEmbed
 
   absl::Span<const TokenId> known_tokens() const {
     return tokens.empty() ? absl::MakeConstSpan(request->prompt) : absl::MakeConstSpan(tokens);
   }
   int64_t num_known() const { return static_cast<int64_t>(known_tokens().size()); }
-  // Gives it tokens of its own. Called when it is admitted.
-  void TakePrompt() {
-    if (tokens.empty()) tokens = request->prompt;
-  }
+  // Gives it tokens and counts of its own. Called when it is admitted.
+  void TakePrompt();
+  // Appends a sampled token.
+  void TakeToken(TokenId token);
 
   // Tokens that exist or will once the launched steps are done.
   int64_t num_tokens() const { return num_known() + num_pending; }
@@ -70,5 +73,8 @@ struct Sequence {
            s.frequency_penalty != 0.0f;
   }
 };
+
+// The distinct tokens of a prompt, sorted.
+std::vector<TokenCount> CountPrompt(absl::Span<const TokenId> prompt);
 
 }  // namespace tessera

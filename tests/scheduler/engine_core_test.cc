@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <ctime>
 #include <map>
 #include <random>
@@ -72,6 +73,7 @@ struct Stack {
   std::unique_ptr<EngineCore> core;
   int left_queue = 0;  // sequences
   uint64_t next_id = 1;
+  std::vector<int> num_counts;  // of each step: token counts for penalties
 
   void Start() {
     options.models = models;
@@ -86,6 +88,10 @@ struct Stack {
     runner.depth = depth;
     runner.max_num_seqs = options.max_num_seqs;
     runner.clock = &clock;
+    runner.step_us = [this](const StepBatch& batch) {
+      num_counts.push_back(static_cast<int>(batch.counts.count));
+      return int64_t{1000} + 10 * static_cast<int64_t>(batch.tokens.count);
+    };
     stats = std::make_unique<EngineStats>(models.size());
     core = std::make_unique<EngineCore>(options, std::move(kv),
                                         std::make_unique<testing::FakeRunner>(runner), &clock,
@@ -286,6 +292,45 @@ TEST(EngineCoreTest, TheQueueDelayIsTheSumOfWhatWaitsAndCheapToTell) {
   EXPECT_LT(CpuSeconds() - begin_s, 0.2);
   stack.core->CancelAll(CancelReason::kClient);
   EXPECT_EQ(scheduler.PredictQueueDelayUs(), 0);
+}
+
+TEST(EngineCoreTest, PenaltiesCountThePromptOnlyForRepetition) {
+  Stack stack;
+  stack.models = {testing::FakeModel("a", {0}, 4, 64)};
+  stack.Start();
+  std::map<int32_t, Received> presence, repetition;
+  auto request = stack.NewRequest({9, 3, 9, 500, 3, 7, 4}, 4, &presence);
+  request->sampling.presence_penalty = 0.5f;
+  stack.core->Submit(std::move(request));
+  stack.RunAll();
+  EXPECT_EQ(stack.num_counts, (std::vector<int>{0, 1, 2, 3}));
+  stack.num_counts.clear();
+  request = stack.NewRequest({9, 3, 9, 500, 3, 7, 4}, 4, &repetition);
+  request->sampling.repetition_penalty = 1.5f;
+  stack.core->Submit(std::move(request));
+  stack.RunAll();
+  EXPECT_EQ(stack.num_counts, (std::vector<int>{5, 6, 7, 8}));
+}
+
+TEST(SequenceTest, CountsStaySortedAndArePerSequence) {
+  Request request;
+  request.prompt = {9, 3, 9, 500, 3};
+  request.sampling.repetition_penalty = 1.5f;
+  const auto counts = std::make_shared<const std::vector<TokenCount>>(CountPrompt(request.prompt));
+  Sequence s;
+  s.request = &request;
+  s.prompt_counts = counts;
+  s.TakePrompt();
+  for (const TokenId token : {7, 500, 7, 1, 600}) s.TakeToken(token);
+  const std::vector<std::array<int, 3>> expected = {{1, 1, 0}, {3, 0, 1},   {7, 2, 0},
+                                                    {9, 0, 1}, {500, 1, 1}, {600, 1, 0}};
+  ASSERT_EQ(s.counts.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_EQ(s.counts[i].token, expected[i][0]);
+    EXPECT_EQ(s.counts[i].output_count, expected[i][1]);
+    EXPECT_EQ(s.counts[i].in_prompt, expected[i][2]);
+  }
+  EXPECT_EQ(counts->size(), 3u);
 }
 
 TEST(EngineCoreTest, ProbeTellsTheMatch) {
