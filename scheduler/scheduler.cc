@@ -23,6 +23,15 @@ int64_t HeldSlabs(const KvState& state, const PageLayout& layout) {
   return num_pages * layout.slabs_per_page;
 }
 
+// The prompt tokens [begin, end) of a segment whose rows score the token after them.
+Range ScoredTokens(const Sequence& s, int64_t begin, int64_t end) {
+  if (s.request->prompt_logprobs < 0 || s.index != 0) return {};
+  // After a preemption the prompt is computed again; what was scored is not scored twice.
+  const int64_t first = std::max(begin, static_cast<int64_t>(s.prompt_logprobs.size()));
+  const int64_t last = std::min(end, s.num_prompt - 1);
+  return {static_cast<int32_t>(first), static_cast<int32_t>(std::max<int64_t>(0, last - first))};
+}
+
 }  // namespace
 
 Scheduler::Scheduler(const EngineOptions& options, KvManager* kv, const Clock* clock,
@@ -194,7 +203,7 @@ void Scheduler::PlanPrefills(int32_t model, StepPlan* plan) {
   for (Sequence* s : candidates) {
     if (s->state != SequenceState::kRunning || s->request->model != model) continue;
     if (!Runnable(*s) || s->num_to_compute() <= 1) continue;
-    const int64_t chunk = ChunkTokens(*plan, model, s->num_scheduled(), s->num_to_compute());
+    const int64_t chunk = ChunkTokens(*plan, *s, s->num_scheduled(), s->num_to_compute());
     if (chunk == 0) return;
     const int64_t end = s->num_scheduled() + chunk;
     // When the plan is empty nobody can give pages back by finishing, so somebody has to go.
@@ -227,8 +236,7 @@ bool Scheduler::TryAdmit(Sequence* s, StepPlan* plan, bool* queue_blocked) {
   const KvMatch match = kv_->Match(&s->kv, s->known_tokens());
   const int64_t num_tokens = s->num_tokens();
   if (match.pending_tokens >= match.hit_tokens + kMinPendingGain) return false;
-  const int64_t chunk =
-      ChunkTokens(*plan, plan->model, match.hit_tokens, num_tokens - match.hit_tokens);
+  const int64_t chunk = ChunkTokens(*plan, *s, match.hit_tokens, num_tokens - match.hit_tokens);
   if (chunk == 0) {
     *queue_blocked = true;
     return false;
@@ -285,17 +293,18 @@ bool Scheduler::GrowOrPreempt(Sequence* sequence, int64_t num_tokens, const Step
   return true;
 }
 
-int64_t Scheduler::ChunkTokens(const StepPlan& plan, int32_t model, int64_t begin,
+int64_t Scheduler::ChunkTokens(const StepPlan& plan, const Sequence& sequence, int64_t begin,
                                int64_t wanted) const {
   const int64_t budget = options_.max_num_batched_tokens - plan.cost.num_tokens;
   int64_t chunk = std::min(wanted, budget);
-  const CostModel& cost = models_[model].cost;
+  const CostModel& cost = models_[plan.model].cost;
   const bool streams_run = std::any_of(plan.entries.begin(), plan.entries.end(),
                                        [](const PlanEntry& e) { return e.num_tokens == 1; });
   if (!streams_run || options_.target_step_us <= 0 || !cost.fitted()) return chunk;
   const auto fits = [&](int64_t tokens) {
     StepCost total = plan.cost;
-    total.AddSegment(tokens, begin + tokens, 1);
+    const int64_t end = begin + tokens;
+    total.AddSegment(tokens, end, ScoredTokens(sequence, begin, end).count + 1);
     return cost.PredictUs(total) <= static_cast<double>(options_.target_step_us);
   };
   if (chunk <= 0 || fits(chunk)) return std::max<int64_t>(chunk, 0);
@@ -319,13 +328,9 @@ void Scheduler::AddEntry(Sequence* sequence, int64_t num_tokens, StepPlan* plan)
   const int64_t end = entry.begin + num_tokens;
   const Request& request = *sequence->request;
   entry.samples = request.kind == RequestKind::kGenerate && end == sequence->num_tokens();
-  if (request.prompt_logprobs >= 0 && sequence->index == 0) {
-    // After a preemption the prompt is computed again; what was scored is not scored twice.
-    const int64_t num_scored = static_cast<int64_t>(sequence->prompt_logprobs.size());
-    entry.target_begin = std::max(entry.begin, num_scored);
-    const int64_t last = std::min(end, sequence->num_prompt - 1);
-    entry.num_targets = static_cast<int32_t>(std::max<int64_t>(0, last - entry.target_begin));
-  }
+  const Range scored = ScoredTokens(*sequence, entry.begin, end);
+  entry.target_begin = scored.begin;
+  entry.num_targets = scored.count;
   plan->cost.AddSegment(num_tokens, end, entry.num_targets + (entry.samples ? 1 : 0));
   plan->entries.push_back(entry);
 }

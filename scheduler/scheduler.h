@@ -101,7 +101,8 @@ class Scheduler {
   void CountWaiting(const Sequence& sequence, int sign);
   void TakeOffDevice(Sequence* sequence);
   // Tokens of a prompt that may join the plan: within the budget and the step-time target.
-  int64_t ChunkTokens(const StepPlan& plan, int32_t model, int64_t begin, int64_t wanted) const;
+  int64_t ChunkTokens(const StepPlan& plan, const Sequence& sequence, int64_t begin,
+                      int64_t wanted) const;
   void AddEntry(Sequence* sequence, int64_t num_tokens, StepPlan* plan);
   bool Runnable(const Sequence& sequence) const;
   int64_t PromptSlabs(int32_t model, int64_t num_tokens) const;

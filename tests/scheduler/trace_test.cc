@@ -2,7 +2,8 @@
 // clock, each followed by the lines it must print ("= ..."). TESSERA_UPDATE_TRACES=1 rewrites the
 // expectations; read the diff before committing it.
 //
-//   engine KEY=VALUE...   max_seqs, batched, slabs, depth, target_us, ageing_us, watermark_pct
+//   engine KEY=VALUE...   max_seqs, batched, slabs, depth, target_us, ageing_us, watermark_pct,
+//   row_us (what a step costs per row of logits)
 //   model NAME [windows=0,8] [page_tokens=4] [max_len=64]
 //   submit ID prompt=STREAMxLENGTH[+...] max=N [model=I] [prio=low|high] [n=N] [salt=S] [bypass]
 //   [limit_us=N] [score] step [N]              one round of the loop (N rounds); prints what was
@@ -122,6 +123,10 @@ class TraceRun {
     runner.depth = static_cast<int>(Get(engine_, "depth", 1));
     runner.max_num_seqs = options.max_num_seqs;
     runner.clock = &clock_;
+    runner.step_us = [row_us = Get(engine_, "row_us", 0)](const StepBatch& batch) {
+      return int64_t{1000} + 10 * static_cast<int64_t>(batch.tokens.count) +
+             row_us * static_cast<int64_t>(batch.sampler_rows.count);
+    };
     stats_ = std::make_unique<EngineStats>(models_.size());
     core_ = std::make_unique<EngineCore>(options, std::move(kv),
                                          std::make_unique<testing::FakeRunner>(runner), &clock_,
