@@ -287,14 +287,13 @@ void EngineCore::TakePromptLogprobs(const PlanEntry& entry, const StepResult& re
   for (int32_t t = 0; t < entry.num_targets; ++t) {
     s->prompt_logprobs.push_back(MakeOutputToken(result, result.rows[first_row + t]));
   }
-  if (s->prompt_scored || static_cast<int64_t>(s->prompt_logprobs.size()) + 1 < s->num_prompt)
-    return;
+  s->num_scored += entry.num_targets;
+  if (s->prompt_scored || s->num_scored + 1 < s->num_prompt) return;
   s->prompt_scored = true;
   TokenEvent event;
   event.kind = TokenEvent::Kind::kPromptLogprobs;
   event.index = s->index;
-  event.tokens = s->prompt_logprobs;
-  for (OutputToken& token : s->prompt_logprobs) token.top = {};  // the count is still needed
+  event.tokens = std::exchange(s->prompt_logprobs, {});
   s->request->sink->Push(std::move(event));
 }
 

@@ -27,7 +27,7 @@ int64_t HeldSlabs(const KvState& state, const PageLayout& layout) {
 Range ScoredTokens(const Sequence& s, int64_t begin, int64_t end) {
   if (s.request->prompt_logprobs < 0 || s.index != 0) return {};
   // After a preemption the prompt is computed again; what was scored is not scored twice.
-  const int64_t first = std::max(begin, static_cast<int64_t>(s.prompt_logprobs.size()));
+  const int64_t first = std::max(begin, s.num_scored);
   const int64_t last = std::min(end, s.num_prompt - 1);
   return {static_cast<int32_t>(first), static_cast<int32_t>(std::max<int64_t>(0, last - first))};
 }

@@ -49,7 +49,8 @@ struct Sequence {
   // once per request, and only for a repetition penalty: the others count generated tokens.
   std::vector<TokenCount> counts;
   std::shared_ptr<const std::vector<TokenCount>> prompt_counts;
-  std::vector<OutputToken> prompt_logprobs;  // as far as the prompt was scored
+  int64_t num_scored = 0;                    // prompt tokens with a logprob
+  std::vector<OutputToken> prompt_logprobs;  // theirs, until the whole prompt's are sent
   bool prompt_scored = false;                // and sent
   std::vector<double> hidden_sum;            // kEmbed
 
