@@ -63,6 +63,8 @@ void Scheduler::SetPaused(Sequence* sequence, bool paused) {
   if (sequence->queue_index >= 0) CountWaiting(*sequence, paused ? -1 : 1);
   // While a step still computes for it, its owner parks it when that has retired.
   if (paused && sequence->num_inflight == 0) Park(sequence);
+  const Sequence*& refused = models_[sequence->request->model].refused;
+  if (refused == sequence) refused = nullptr;
 }
 
 void Scheduler::PushWaiting(Sequence* sequence) {
@@ -74,6 +76,8 @@ void Scheduler::PushWaiting(Sequence* sequence) {
 
 // The last one takes its place: many may leave at once.
 void Scheduler::PopWaiting(Sequence* sequence) {
+  const Sequence*& refused = models_[sequence->request->model].refused;
+  if (refused == sequence) refused = nullptr;
   const int32_t index = std::exchange(sequence->queue_index, -1);
   CHECK(waiting_.at(index) == sequence);
   waiting_[index] = waiting_.back();
@@ -228,14 +232,25 @@ void Scheduler::PlanAdmissions(int32_t model, StepPlan* plan) {
     std::pop_heap(heap.begin(), heap.end(), later);
     Sequence* s = heap.back().second;
     heap.pop_back();
+    if (IsBehindRefused(*s, now_us)) return;
     TryAdmit(s, plan, &queue_blocked);
   }
+}
+
+bool Scheduler::IsBehindRefused(const Sequence& s, int64_t now_us) const {
+  const QueueKey key = policy_->Key(s, now_us);
+  return std::any_of(models_.begin(), models_.end(), [&](const ModelState& m) {
+    return m.refused != nullptr && policy_->Key(*m.refused, now_us) < key;
+  });
 }
 
 bool Scheduler::TryAdmit(Sequence* s, StepPlan* plan, bool* queue_blocked) {
   const KvMatch match = kv_->Match(&s->kv, s->known_tokens());
   const int64_t num_tokens = s->num_tokens();
-  if (match.pending_tokens >= match.hit_tokens + kMinPendingGain) return false;
+  if (match.pending_tokens >= match.hit_tokens + kMinPendingGain) {
+    if (models_[plan->model].refused == s) models_[plan->model].refused = nullptr;
+    return false;
+  }
   const int64_t chunk = ChunkTokens(*plan, *s, match.hit_tokens, num_tokens - match.hit_tokens);
   if (chunk == 0) {
     *queue_blocked = true;
@@ -249,6 +264,7 @@ bool Scheduler::TryAdmit(Sequence* s, StepPlan* plan, bool* queue_blocked) {
     reserve = std::max<int64_t>(0, rest_of_prompt) + PromptSlabsOutstanding() + WatermarkSlabs();
   }
   if (!kv_->Admit(&s->kv, s->known_tokens(), chunk, reserve)) {
+    models_[plan->model].refused = s;
     *queue_blocked = true;
     return false;
   }

@@ -9,7 +9,7 @@
 //  step time stays bounded
 //     while streams run; then to admitting waiting sequences in the policy's order.
 //  4. A sequence is admitted only if its whole prompt fits beside what running prompts still need,
-//  plus a watermark.
+//  plus a watermark; none is admitted, of any model, before one ahead of it that was refused.
 //  5. When a running sequence cannot grow, the running sequence that would be served last is
 //  preempted by recompute.
 //  6. A waiting sequence whose prefix is being computed right now waits for it.
@@ -80,8 +80,11 @@ class Scheduler {
   struct ModelState {
     CostModel cost;
     double used_us = 0.0;  // device time since all models were idle, for rule 1
-    StepCost waiting;      // of the prompts that wait and are not paused
-    bool active = false;   // at the last Schedule: had work, and some of it could run
+    // The first in its queue, when it was refused for pages: nobody behind it is admitted,
+    // whichever model it is for. Null once it is admitted, leaves or is held back.
+    const Sequence* refused = nullptr;
+    StepCost waiting;     // of the prompts that wait and are not paused
+    bool active = false;  // at the last Schedule: had work, and some of it could run
   };
 
   std::vector<int32_t> ModelOrder();
@@ -90,6 +93,7 @@ class Scheduler {
   void PlanDecodes(int32_t model, StepPlan* plan);
   void PlanPrefills(int32_t model, StepPlan* plan);
   void PlanAdmissions(int32_t model, StepPlan* plan);
+  bool IsBehindRefused(const Sequence& sequence, int64_t now_us) const;
   bool TryAdmit(Sequence* sequence, StepPlan* plan, bool* queue_blocked);
   // Room for tokens [0, num_tokens), preempting others if needed; false if `sequence` itself had to
   // go.
