@@ -9,8 +9,8 @@ inline constexpr int64_t kMaxMessageBytes = int64_t{64} << 20;  // of the transp
 inline constexpr int64_t kMaxControlBytes = 1 << 20;
 inline constexpr int32_t kMaxN = 128;
 inline constexpr int32_t kMaxLogprobs = 100;
-// prompt tokens x (1 + prompt_logprobs)
-inline constexpr int64_t kMaxPromptScores = 4'000'000;
+// prompt tokens x (1 + prompt_logprobs): they are kept until the client has read them
+inline constexpr int64_t kMaxPromptScores = 1'000'000;
 inline constexpr int32_t kMaxStopStrings = 64;
 inline constexpr int32_t kMaxStopStringBytes = 1024;
 inline constexpr int32_t kMaxStopTokenIds = 1024;

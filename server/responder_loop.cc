@@ -176,7 +176,7 @@ void ResponderLoop::Handle(EventMessage message) {
     return;
   }
   const int32_t index = message.event.index;
-  if (call->stream->OnEvent(message.event)) {
+  if (call->stream->OnEvent(std::move(message.event))) {
     context_->generator->Cancel(call->engine_ids.front(), index, CancelReason::kStopText);
   }
   Pump(call);

@@ -1,9 +1,9 @@
 #include "server/stream_output.h"
 
-#include <algorithm>
 #include <optional>
 #include <utility>
 
+#include "server/pending_scores.h"
 #include "server/served_model.h"
 #include "server/tokenizer/detokenizer.h"
 #include "server/tokenizer/tokenizer.h"
@@ -11,9 +11,6 @@
 
 namespace tessera {
 namespace {
-
-// A message of prompt scores holds about so many bytes: clients take 4 MiB by default.
-constexpr int64_t kScoreMessageBytes = 1 << 20;
 
 v1::FinishReason WireReason(FinishReason reason) {
   switch (reason) {
@@ -31,16 +28,6 @@ v1::FinishReason WireReason(FinishReason reason) {
       return v1::FINISH_REASON_ERROR;
   }
   return v1::FINISH_REASON_ERROR;
-}
-
-void CopyScore(const OutputToken& token, v1::TokenLogprob* score) {
-  score->set_token_id(token.token);
-  score->set_logprob(token.logprob);
-  for (const TokenLogprob& candidate : token.top) {
-    v1::TopLogprob* top = score->add_top();
-    top->set_token_id(candidate.token);
-    top->set_logprob(candidate.logprob);
-  }
 }
 
 }  // namespace
@@ -84,12 +71,12 @@ void StreamOutput::Accept(int64_t prompt_tokens) {
   buffer_.Add(std::move(message));
 }
 
-bool StreamOutput::OnEvent(const TokenEvent& event) {
+bool StreamOutput::OnEvent(TokenEvent event) {
   if (event.index < 0 || event.index >= options_.n) return false;
   if (indices_[static_cast<size_t>(event.index)]->finished) return false;
   switch (event.kind) {
     case TokenEvent::Kind::kPromptLogprobs:
-      OnPromptScores(event);
+      buffer_.AddPromptScores(NewMessage(event.index), std::move(event.tokens));
       return false;
     case TokenEvent::Kind::kToken:
       return OnTokens(event);
@@ -100,21 +87,6 @@ bool StreamOutput::OnEvent(const TokenEvent& event) {
       return false;
   }
   return false;
-}
-
-void StreamOutput::OnPromptScores(const TokenEvent& event) {
-  size_t begin = 0;
-  do {
-    v1::GenerateResponse message = NewMessage(event.index);
-    v1::PromptScores* prompt = message.mutable_prompt();
-    int64_t bytes = 0;
-    while (begin < event.tokens.size() && bytes < kScoreMessageBytes) {
-      CopyScore(event.tokens[begin], prompt->add_logprobs());
-      bytes += 16 + 12 * static_cast<int64_t>(event.tokens[begin].top.size());
-      ++begin;
-    }
-    buffer_.Add(std::move(message));
-  } while (begin < event.tokens.size());
 }
 
 bool StreamOutput::AppendTokenText(TokenId token, Index* index, std::string* out) const {

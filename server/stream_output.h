@@ -36,7 +36,7 @@ class StreamOutput final {
 
   // True when this event's index met a stop string: the engine must be told to end it. Its later
   // tokens are ignored; its `finished` follows the engine's.
-  bool OnEvent(const TokenEvent& event);
+  bool OnEvent(TokenEvent event);
 
   WriteBuffer& buffer() { return buffer_; }
   bool finished() const { return num_unfinished_ == 0; }
@@ -44,7 +44,6 @@ class StreamOutput final {
  private:
   struct Index;
 
-  void OnPromptScores(const TokenEvent& event);
   bool OnTokens(const TokenEvent& event);
   void OnFinished(const TokenEvent& event);
   // Appends the text that a token settles, stop strings considered; true when one is complete.

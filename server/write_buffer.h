@@ -1,13 +1,15 @@
 // What a stream has to say and its reader has not taken yet. One message is in flight at a time;
 // the others wait here, and new output of an index is merged into its last waiting message, so that
-// a slow reader gets fewer and larger messages instead of a growing queue. Owned by a call, on its
-// responder's thread.
+// a slow reader gets fewer and larger messages instead of a growing queue. Scores of a prompt
+// become messages only as they are taken. Owned by a call, on its responder's thread.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <memory>
 #include <vector>
+
+#include "scheduler/request.h"
 
 namespace tessera {
 
@@ -21,6 +23,8 @@ class WriteBuffer final {
   ~WriteBuffer();
 
   void Add(v1::GenerateResponse message);
+  // Sent as one or more messages like `message`, each with some of the scores.
+  void AddPromptScores(v1::GenerateResponse message, std::vector<OutputToken> scores);
   // The oldest message. REQUIRES: !empty().
   v1::GenerateResponse Take();
 

@@ -2,6 +2,7 @@
 // the test stand for gRPC's. Whatever happens in whatever order, a call ends exactly once and
 // leaves nothing behind.
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <atomic>
@@ -21,6 +22,7 @@
 #include "server/call_port.h"
 #include "server/responder_pool.h"
 #include "server/serving.h"
+#include "server/stream_output.h"
 #include "tessera/v1/inference.pb.h"
 #include "tests/server/fake_generator.h"
 #include "tests/server/fake_models.h"
@@ -256,6 +258,57 @@ TEST_F(ResponderTest, CallsThatAreOverLeaveTheLane) {
   const auto next = Call(std::string(200'000, 'y'), 4);
   WaitFor("its end", [&] { return next->ended(); });
   EXPECT_EQ(next->status().code(), absl::StatusCode::kInvalidArgument) << next->status();
+}
+
+// Bytes on the heap; 0 under the sanitizers, whose heap is their own.
+int64_t HeapBytes() {
+  const struct mallinfo2 info = mallinfo2();
+  return static_cast<int64_t>(info.uordblks + info.hblkhd);
+}
+
+TEST_F(ResponderTest, PromptScoresBecomeMessagesAsTheyAreTaken) {
+  constexpr size_t kTokens = 5000;
+  StreamOptions options;
+  options.request_id = "r";
+  options.model = &registry_.models().front();
+  StreamOutput output(std::move(options));
+  TokenEvent event;
+  event.kind = TokenEvent::Kind::kPromptLogprobs;
+  for (size_t i = 0; i < kTokens; ++i) {
+    OutputToken& token = event.tokens.emplace_back();
+    token.token = static_cast<TokenId>(i);
+    token.top.assign(100, {7, -1.0f});
+  }
+  const int64_t before = HeapBytes();
+  output.OnEvent(std::move(event));
+  EXPECT_LT(HeapBytes() - before, 1 << 20);
+  TokenEvent end;
+  end.kind = TokenEvent::Kind::kFinished;
+  output.OnEvent(std::move(end));
+
+  WriteBuffer& buffer = output.buffer();
+  EXPECT_GT(buffer.bytes(), 5 << 20);
+  int num_messages = 0;
+  int64_t next = 0;
+  while (!buffer.empty()) {
+    const int64_t bytes = buffer.bytes();
+    const v1::GenerateResponse message = buffer.Take();
+    EXPECT_LT(buffer.bytes(), bytes);
+    EXPECT_LT(message.ByteSizeLong(), (1u << 20) + 4096);
+    EXPECT_EQ(message.request_id(), "r");
+    if (message.has_finished()) {
+      EXPECT_TRUE(buffer.empty());
+      continue;
+    }
+    ++num_messages;
+    for (const v1::TokenLogprob& score : message.prompt().logprobs()) {
+      EXPECT_EQ(score.token_id(), next++);
+      EXPECT_EQ(score.top_size(), 100);
+    }
+  }
+  EXPECT_EQ(next, static_cast<int64_t>(kTokens));
+  EXPECT_GT(num_messages, 5);
+  EXPECT_EQ(buffer.bytes(), 0);
 }
 
 // Four transports open, read, leave and cancel at random, until a shutdown cancels all.
