@@ -50,7 +50,9 @@ void FillCapabilities(const ServingContext& context, v1::GetCapabilitiesResponse
   limits->set_max_stop_string_bytes(kMaxStopStringBytes);
   limits->set_max_stop_token_ids(kMaxStopTokenIds);
   limits->set_max_logit_bias(kMaxLogitBias);
-  limits->set_max_embed_inputs(kMaxEmbedInputs);
+  for (const ServedModel& model : context.models->models()) {
+    limits->set_max_embed_inputs(std::max(limits->max_embed_inputs(), model.max_embed_inputs));
+  }
   limits->set_max_chat_messages(kMaxChatMessages);
   for (const char* feature : {"prefix_cache", "chunked_prefill", "chat_templates", "embeddings"}) {
     response->add_features(feature);

@@ -148,7 +148,14 @@ class RunningNode final : public Node {
                                        static_cast<int64_t>(config.limits().max_prompt_bytes())));
       models.push_back(std::move(model));
     }
+    for (ServedModel& model : models) {
+      model.max_embed_inputs = std::min(model.max_embed_inputs, options.engine.max_queue);
+    }
     registry_ = std::make_unique<ModelRegistry>(std::move(models));
+    // All that may wait and run, and as many that are being read or written.
+    context_.max_open_calls =
+        std::max(context_.max_open_calls,
+                 2 * (int64_t{options.engine.max_queue} + options.engine.max_num_seqs));
 
     LoadProgress progress(&clock_);
     options.progress = [&progress](const std::string& model, int64_t done, int64_t total) {

@@ -98,15 +98,22 @@ absl::Status PrepareStream(const std::string& bytes, const Scope& scope, Prepare
   return absl::OkStatus();
 }
 
+absl::Status CheckNumInputs(int count, const ServedModel& model) {
+  if (count >= 1 && count <= model.max_embed_inputs) return absl::OkStatus();
+  const bool is_queue = count > 0 && count <= kMaxEmbedInputs;
+  return FieldError("inputs",
+                    absl::StrCat("has ", count, " entries; give 1 to ", model.max_embed_inputs,
+                                 is_queue ? ", which is all that this server's queue holds "
+                                            "(engine.max_queue)"
+                                          : ""));
+}
+
 absl::Status PrepareEmbed(const std::string& bytes, const Scope& scope, PreparedCall* out) {
   v1::EmbedRequest wire;
   RETURN_IF_ERROR(ParseStrict(bytes, &wire));
   RETURN_IF_ERROR(RegisterName(wire.request_id(), scope, out));
   ASSIGN_OR_RETURN(out->model, scope.models->Find(wire.model()));
-  if (wire.inputs().empty() || wire.inputs_size() > kMaxEmbedInputs) {
-    return FieldError("inputs", absl::StrCat("has ", wire.inputs_size(), " entries; give 1 to ",
-                                             kMaxEmbedInputs));
-  }
+  RETURN_IF_ERROR(CheckNumInputs(wire.inputs_size(), *out->model));
   for (const v1::EmbedInput& input : wire.inputs()) {
     auto request = std::make_unique<Request>();
     request->model = out->model->index;

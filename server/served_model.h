@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "kernels/base/types.h"
 #include "scheduler/request.h"
+#include "server/limits.h"
 
 namespace tessera {
 
@@ -31,8 +32,9 @@ struct ServedModel {
   int64_t num_parameters = 0;  // 0: not known
   std::string dtype;
   std::string kv_dtype;
-  int64_t max_prompt_bytes = 0;  // of text, before it is tokenised
-  SamplingParams defaults;       // of generation_config.json; seed and n unused
+  int64_t max_prompt_bytes = 0;                // of text, before it is tokenised
+  int32_t max_embed_inputs = kMaxEmbedInputs;  // more would never fit the engine's queue
+  SamplingParams defaults;                     // of generation_config.json; seed and n unused
   std::vector<TokenId> eos_ids;
   std::shared_ptr<const Tokenizer> tokenizer;         // never null
   std::shared_ptr<const ChatTemplate> chat_template;  // null: the model has none

@@ -437,6 +437,53 @@ TEST_F(NodeTest, ThreadsAreBackAfterShutdown) {
       << CountThreads() << " threads, before " << threads_before;
 }
 
+TEST_F(NodeTest, InputsThatNeverFitTheQueueAreRefusedForGood) {
+  Start([](v1::Config* config) { config->mutable_engine()->set_max_queue(3); });
+  v1::EmbedRequest request;
+  v1::EmbedResponse response;
+  for (int i = 0; i < 4; ++i) request.add_inputs()->set_text("a cat");
+  grpc::ClientContext refused;
+  const grpc::Status status = stub_->Embed(&refused, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << status.error_message();
+  EXPECT_EQ(status.error_message(),
+            "inputs has 4 entries; give 1 to 3, which is all that this server's queue holds "
+            "(engine.max_queue)");
+  request.mutable_inputs()->RemoveLast();
+  grpc::ClientContext served;
+  EXPECT_TRUE(stub_->Embed(&served, request, &response).ok());
+  v1::GetCapabilitiesResponse capabilities;
+  grpc::ClientContext context;
+  ASSERT_TRUE(control_->GetCapabilities(&context, {}, &capabilities).ok());
+  EXPECT_EQ(capabilities.limits().max_embed_inputs(), 3);
+  ExpectIdle();
+}
+
+// The limit on open calls follows the queue: what the queue takes is not refused before it.
+TEST_F(NodeTest, ALongQueueMayBeFull) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "thousands of streams";
+#endif
+  Start([](v1::Config* config) {
+    config->mutable_engine()->set_max_queue(6000);
+    config->mutable_engine()->set_max_num_seqs(4);
+  });
+  StreamClient(stub_.get(), Request("warm", 2)).Wait();
+  constexpr int kCalls = 4400;
+  std::vector<std::unique_ptr<v1::Inference::Stub>> stubs;
+  for (int i = 0; i < 50; ++i) stubs.push_back(v1::Inference::NewStub(NewChannel()));
+  std::vector<std::unique_ptr<StreamClient>> streams;
+  for (int i = 0; i < kCalls; ++i) {
+    streams.push_back(std::make_unique<StreamClient>(stubs[static_cast<size_t>(i % 50)].get(),
+                                                     Request("Once", 1000)));
+  }
+  EXPECT_TRUE(WaitFor([&] { return Load().waiting() > 4300; }, 60'000)) << Load().waiting();
+  for (const auto& stream : streams) stream->Cancel();
+  for (const auto& stream : streams) {
+    EXPECT_NE(stream->Wait().status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  }
+  ExpectIdle();
+}
+
 TEST_F(NodeTest, EmbeddingsAreNormalisedAndExact) {
   Start();
   v1::EmbedRequest request;
