@@ -73,11 +73,28 @@ int RunLoad(const Arguments& arguments, Session* session) {
   return session->Fail(status);
 }
 
+// A server that was told to exit may go before it was seen without calls: it no longer answers, or
+// drops the question.
+int WaitForCalls(bool exits, Session* session) {
+  for (;;) {
+    v1::GetLoadResponse load;
+    const auto context = session->NewContext();
+    const grpc::Status status = session->control().GetLoad(context.get(), {}, &load);
+    session->EndContext();
+    const bool is_gone = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+                         status.error_code() == grpc::StatusCode::CANCELLED;
+    if (exits && is_gone && !session->interrupted()) return kOk;
+    if (!status.ok()) return session->Fail(status);
+    if (load.calls() == 0) return kOk;
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  }
+}
+
 int RunDrain(const Arguments& arguments, Session* session) {
   v1::DrainRequest request;
   if (arguments.Has("--exit")) request.set_exit(true);
   v1::DrainResponse response;
-  int status = RunUnary(session, [&](grpc::ClientContext* context) {
+  const int status = RunUnary(session, [&](grpc::ClientContext* context) {
     return session->control().Drain(context, request, &response);
   });
   if (status != kOk) return status;
@@ -86,15 +103,7 @@ int RunDrain(const Arguments& arguments, Session* session) {
   } else {
     std::printf("draining, %lld calls are open\n", static_cast<long long>(response.calls()));
   }
-  while (arguments.Has("--wait")) {
-    v1::GetLoadResponse load;
-    status = RunUnary(session, [&](grpc::ClientContext* context) {
-      return session->control().GetLoad(context, {}, &load);
-    });
-    if (status != kOk || load.calls() == 0) return status;
-    std::this_thread::sleep_for(std::chrono::milliseconds(200));
-  }
-  return kOk;
+  return arguments.Has("--wait") ? WaitForCalls(request.exit(), session) : kOk;
 }
 
 int RunHealth(const Arguments& arguments, Session* session) {

@@ -55,7 +55,7 @@ class Daemon:
         self.end()
 
 
-LONG = ("generate", "--ignore-eos", "--max-tokens", "900", "--n", "8", "--json", "Once")
+LONG = ("generate", "--ignore-eos", "--max-tokens", "900", "--n", "128", "--json", "Once")  # seconds on any machine
 
 
 def daemon(*flags):
@@ -164,6 +164,20 @@ class DaemonTest(unittest.TestCase):
         self.assertLess(time.time() - begin, 20)
         out, _ = running.communicate(timeout=60)
         self.assertIn("FINISH_REASON_CANCELLED", out.splitlines()[-1])
+
+    def test_drain_with_exit_and_wait(self):
+        # The daemon goes with its last call, between two looks of the client.
+        server = Daemon()
+        running = server.start_client("--json", "generate", "--ignore-eos", "--max-tokens", "300", "--n", "8", "Once")
+        self.assertIn("accepted", running.stdout.readline())
+        done = server.client("drain", "--exit", "--wait")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stderr, "")
+        out, _ = running.communicate(timeout=60)
+        self.assertEqual(running.returncode, 0)
+        self.assertIn("FINISH_REASON_LENGTH", out.splitlines()[-1])
+        self.assertEqual(server.process.wait(timeout=60), 0)
+        server.end()
 
     def test_drain_with_exit(self):
         server = Daemon()
