@@ -1,9 +1,11 @@
 // tesserad: reads the configuration, starts the node, prints the ready line, and waits for a
-// signal. SIGTERM and SIGINT drain; a second one cancels what is left. Exit status: 0 served and
-// ended, 2 wrong configuration or model, 1 anything else.
+// signal. SIGTERM and SIGINT end it while it loads; later they drain, and a second one cancels what
+// is left. Exit status: 0 ended by a signal or Control.Drain, 2 wrong configuration or model, 1
+// anything else.
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -27,6 +29,15 @@ bool WaitForSignal(const sigset_t& signals) {
   return sigtimedwait(&signals, nullptr, &tick) > 0;
 }
 
+// Nobody was served yet and nothing was written: the process may end where it stands, as the
+// threads that load do not ask whether it should.
+void EndIfAsked(const sigset_t& signals) {
+  const timespec no_wait{0, 0};
+  if (sigtimedwait(&signals, nullptr, &no_wait) <= 0) return;
+  TLOG_INFO("ended while loading");
+  std::_Exit(0);
+}
+
 void Drain(Node* node, const sigset_t& signals, int64_t drain_seconds) {
   const SteadyClock clock;
   const int64_t deadline_us = clock.NowUs() + drain_seconds * 1'000'000;
@@ -43,7 +54,7 @@ void Drain(Node* node, const sigset_t& signals, int64_t drain_seconds) {
 }
 
 int Serve(const v1::Config& config, const sigset_t& signals) {
-  auto node = StartNode(config);
+  auto node = StartNode(config, [&signals] { EndIfAsked(signals); });
   if (!node.ok()) {
     std::fprintf(stderr, "tesserad: %s\n", std::string(node.status().message()).c_str());
     return kExitConfig;
@@ -94,6 +105,7 @@ int Main(const std::vector<std::string>& arguments) {
       std::printf("tesserad %s\n", kVersion);
       return 0;
     case Action::kCheck:
+      sigprocmask(SIG_UNBLOCK, &signals, nullptr);
       return Check(config);
     case Action::kServe:
       return Serve(config, signals);

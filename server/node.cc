@@ -135,7 +135,7 @@ class RunningNode final : public Node {
  public:
   ~RunningNode() override { Shutdown(); }
 
-  absl::Status Start(const v1::Config& config) {
+  absl::Status Start(const v1::Config& config, const std::function<void()>& while_loading) {
     AssembleOptions options = OptionsOf(config);
     RETURN_IF_ERROR(CheckOptions(options));
     ASSIGN_OR_RETURN(const MemoryPlan plan, PlanMemory(options));
@@ -143,6 +143,7 @@ class RunningNode final : public Node {
 
     std::vector<ServedModel> models;
     for (size_t i = 0; i < plan.models.size(); ++i) {
+      if (while_loading) while_loading();
       ASSIGN_OR_RETURN(ServedModel model,
                        LoadServedModel(options.models[i], static_cast<int32_t>(i), plan.models[i],
                                        static_cast<int64_t>(config.limits().max_prompt_bytes())));
@@ -158,10 +159,12 @@ class RunningNode final : public Node {
                  2 * (int64_t{options.engine.max_queue} + options.engine.max_num_seqs));
 
     LoadProgress progress(&clock_);
-    options.progress = [&progress](const std::string& model, int64_t done, int64_t total) {
+    options.progress = [&](const std::string& model, int64_t done, int64_t total) {
       progress.Report(model, done, total);
+      if (while_loading) while_loading();
     };
     ASSIGN_OR_RETURN(Device device, Assemble(options, plan));
+    if (while_loading) while_loading();
     TLOG_INFO("backend {}, {} threads", device.backend_name, device.num_threads);
     slab_bytes_ = plan.slab_bytes;
     stale_us_ =
@@ -264,9 +267,10 @@ class RunningNode final : public Node {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Node>> StartNode(const v1::Config& config) {
+absl::StatusOr<std::unique_ptr<Node>> StartNode(const v1::Config& config,
+                                                const std::function<void()>& while_loading) {
   auto node = std::make_unique<RunningNode>();
-  RETURN_IF_ERROR(node->Start(config));
+  RETURN_IF_ERROR(node->Start(config, while_loading));
   return node;
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -38,8 +39,10 @@ class Node {
 };
 
 // Loads and serves. Configuration, model, memory and port errors say what to change. Progress and
-// computed defaults are logged.
-absl::StatusOr<std::unique_ptr<Node>> StartNode(const v1::Config& config);
+// computed defaults are logged. `while_loading`, if given, is called again and again until the
+// ports are opened: before each model and with each piece of weights. It may end the process.
+absl::StatusOr<std::unique_ptr<Node>> StartNode(const v1::Config& config,
+                                                const std::function<void()>& while_loading = {});
 
 // What StartNode would do, without loading: the plan of memory as text.
 absl::StatusOr<std::string> CheckNode(const v1::Config& config);

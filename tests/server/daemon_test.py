@@ -125,6 +125,23 @@ class DaemonTest(unittest.TestCase):
         for number in (signal.SIGTERM, signal.SIGINT):
             self.assertEqual(Daemon().end(number), 0)
 
+    def start_with_term_pending(self, *flags):
+        """A signal that is there before the program begins (a mask and what it holds back outlive exec)."""
+        def send():
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            os.kill(os.getpid(), signal.SIGTERM)
+        return subprocess.run([DAEMON, "--model", MODEL, "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
+                               *flags], capture_output=True, text=True, timeout=120, preexec_fn=send, check=False)
+
+    def test_signal_while_loading(self):
+        done = self.start_with_term_pending()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stdout, "")  # it never was ready
+        self.assertIn("ended while loading", done.stderr)
+
+    def test_signal_ends_check(self):
+        self.assertEqual(self.start_with_term_pending("--check").returncode, -signal.SIGTERM)
+
     def test_term_lets_running_calls_finish(self):
         server = Daemon()
         running = server.start_client("--json", "generate", "--ignore-eos", "--max-tokens", "300", "Once")
