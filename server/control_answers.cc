@@ -31,19 +31,21 @@ void AddFields(const Descriptor& descriptor, std::set<std::string>* names) {
 void FillCapabilities(const ServingContext& context, v1::GetCapabilitiesResponse* response) {
   response->set_version(context.version);
   response->set_device(context.device);
+  // Adapters' requests are refused unread.
   std::set<std::string> names;
   for (const Descriptor* request :
        {v1::GenerateRequest::descriptor(), v1::ChatRequest::descriptor(),
         v1::EmbedRequest::descriptor(), v1::TokenizeRequest::descriptor(),
-        v1::DetokenizeRequest::descriptor()}) {
+        v1::DetokenizeRequest::descriptor(), v1::GetCapabilitiesRequest::descriptor(),
+        v1::ListModelsRequest::descriptor(), v1::GetLoadRequest::descriptor(),
+        v1::WatchLoadRequest::descriptor(), v1::CancelRequest::descriptor(),
+        v1::DrainRequest::descriptor()}) {
     AddFields(*request, &names);
   }
   for (const std::string& name : names) response->add_request_fields(name);
   v1::RequestLimits* limits = response->mutable_limits();
   limits->set_max_message_bytes(kMaxMessageBytes);
-  for (const ServedModel& model : context.models->models()) {
-    limits->set_max_prompt_bytes(std::max(limits->max_prompt_bytes(), model.max_prompt_bytes));
-  }
+  limits->set_max_prompt_bytes(context.max_prompt_bytes);
   limits->set_max_n(kMaxN);
   limits->set_max_logprobs(kMaxLogprobs);
   limits->set_max_stop_strings(kMaxStopStrings);

@@ -157,6 +157,7 @@ class RunningNode final : public Node {
     context_.max_open_calls =
         std::max(context_.max_open_calls,
                  2 * (int64_t{options.engine.max_queue} + options.engine.max_num_seqs));
+    context_.max_prompt_bytes = static_cast<int64_t>(config.limits().max_prompt_bytes());
 
     LoadProgress progress(&clock_);
     options.progress = [&](const std::string& model, int64_t done, int64_t total) {

@@ -50,6 +50,7 @@ struct ServingContext {
   std::string device;
   int64_t stream_buffer_bytes = 1 << 20;
   int64_t max_open_calls = 4096;  // further ones are refused before they are read
+  int64_t max_prompt_bytes = 0;   // as configured; 0: by each model's context
 
   LiveCalls live;
   ServerStats stats;

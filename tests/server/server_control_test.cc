@@ -59,14 +59,22 @@ TEST_F(ControlTest, Capabilities) {
   EXPECT_EQ(response.device(), "none");
   const std::set<std::string> fields(response.request_fields().begin(),
                                      response.request_fields().end());
-  for (const char* name : {"tessera.v1.GenerateRequest.text", "tessera.v1.SamplingParams.top_k",
-                           "tessera.v1.ChatMessage.role", "tessera.v1.Part.document_id",
-                           "tessera.v1.DetokenizeRequest.token_ids"}) {
+  for (const char* name :
+       {"tessera.v1.GenerateRequest.text", "tessera.v1.SamplingParams.top_k",
+        "tessera.v1.ChatMessage.role", "tessera.v1.Part.document_id",
+        "tessera.v1.DetokenizeRequest.token_ids", "tessera.v1.WatchLoadRequest.interval_ms",
+        "tessera.v1.CancelRequest.request_id", "tessera.v1.DrainRequest.exit"}) {
     EXPECT_TRUE(fields.contains(name)) << name;
   }
   EXPECT_EQ(response.limits().max_n(), 128);
   EXPECT_EQ(response.limits().max_message_bytes(), 64 << 20);
-  EXPECT_EQ(response.limits().max_prompt_bytes(), 64 * kFakeContext);
+  EXPECT_FALSE(fields.contains("tessera.v1.LoadAdapterRequest.name"));
+  EXPECT_EQ(response.limits().max_embed_inputs(), 256);
+  // By each model's context, until it is configured.
+  EXPECT_EQ(response.limits().max_prompt_bytes(), 0);
+  context_->max_prompt_bytes = 1000;
+  ASSERT_TRUE(control_->GetCapabilities(NewContext().get(), {}, &response).ok());
+  EXPECT_EQ(response.limits().max_prompt_bytes(), 1000);
 }
 
 TEST_F(ControlTest, Models) {
