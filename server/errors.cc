@@ -27,15 +27,16 @@ std::string ErrorInfoBytes(absl::string_view reason) {
   return info.SerializeAsString();
 }
 
-// Cut at a code point, so that it stays valid UTF-8.
-std::string BoundedMessage(absl::string_view message) {
-  if (message.size() <= kMaxMessageBytes) return std::string(message);
-  size_t end = kMaxMessageBytes;
-  while (end > 0 && (static_cast<unsigned char>(message[end]) & 0xC0) == 0x80) --end;
-  return absl::StrCat(message.substr(0, end), "...");
-}
+std::string BoundedMessage(absl::string_view message) { return CutText(message, kMaxMessageBytes); }
 
 }  // namespace
+
+std::string CutText(absl::string_view text, size_t max_bytes) {
+  if (text.size() <= max_bytes) return std::string(text);
+  size_t end = max_bytes;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  return absl::StrCat(text.substr(0, end), "...");
+}
 
 absl::Status MakeError(absl::StatusCode code, absl::string_view reason, absl::string_view message) {
   absl::Status status(code, BoundedMessage(message));

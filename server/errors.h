@@ -2,6 +2,7 @@
 // arises to where it becomes a gRPC status; the messages say what to change. Any thread.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -13,6 +14,10 @@ class Status;
 }
 
 namespace tessera {
+
+// The text, or its beginning and "..." when it has more bytes; cut at a code point, so that it
+// stays valid UTF-8.
+std::string CutText(absl::string_view text, size_t max_bytes);
 
 // `reason` is google.rpc.ErrorInfo's: UPPER_SNAKE_CASE, stable, for programs.
 absl::Status MakeError(absl::StatusCode code, absl::string_view reason, absl::string_view message);

@@ -114,11 +114,12 @@ absl::Status PrepareEmbed(const std::string& bytes, const Scope& scope, Prepared
   RETURN_IF_ERROR(RegisterName(wire.request_id(), scope, out));
   ASSIGN_OR_RETURN(out->model, scope.models->Find(wire.model()));
   RETURN_IF_ERROR(CheckNumInputs(wire.inputs_size(), *out->model));
-  for (const v1::EmbedInput& input : wire.inputs()) {
+  for (int i = 0; i < wire.inputs_size(); ++i) {
     auto request = std::make_unique<Request>();
     request->model = out->model->index;
     request->kind = RequestKind::kEmbed;
-    ASSIGN_OR_RETURN(request->prompt, ReadPrompt(input, *out->model));
+    ASSIGN_OR_RETURN(request->prompt,
+                     ReadPrompt(wire.inputs(i), absl::StrCat("inputs[", i, "]"), *out->model));
     request->stopping.max_tokens = 1;
     request->priority = ReadPriority(wire.priority());
     out->requests.push_back(std::move(request));

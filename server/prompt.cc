@@ -9,6 +9,7 @@
 #include "server/params.h"
 #include "server/served_model.h"
 #include "server/template/chat_template.h"
+#include "server/template/json_text.h"
 #include "server/tokenizer/tokenizer.h"
 #include "tessera/v1/inference.pb.h"
 
@@ -31,19 +32,19 @@ absl::StatusOr<TokenIds> TakeIds(absl::string_view field, const v1::TokenIds& id
   return TokenIds(ids.ids().begin(), ids.ids().end());
 }
 
-absl::StatusOr<TokenIds> FitsContext(TokenIds ids, const ServedModel& model) {
+absl::StatusOr<TokenIds> FitsContext(TokenIds ids, const ServedModel& model,
+                                     absl::string_view what = "the prompt") {
   const auto count = static_cast<int64_t>(ids.size());
   if (count > 0 && count < model.max_model_len) return ids;
   if (count == 0) {
     return MakeError(absl::StatusCode::kInvalidArgument, "EMPTY_PROMPT",
-                     "the prompt has no tokens; give some text or token ids");
+                     absl::StrCat(what, " has no tokens; give some text or token ids"));
   }
-  return MakeError(
-      absl::StatusCode::kInvalidArgument, "PROMPT_TOO_LONG",
-      absl::StrCat("the prompt has ", count, " tokens and fills the context of model '", model.name,
-                   "' (", model.max_model_len,
-                   " tokens of prompt and output); shorten it to at most ",
-                   model.max_model_len - 1));
+  return MakeError(absl::StatusCode::kInvalidArgument, "PROMPT_TOO_LONG",
+                   absl::StrCat(what, " has ", count, " tokens and fills the context of model '",
+                                model.name, "' (", model.max_model_len,
+                                " tokens of prompt and output); shorten it to at most ",
+                                model.max_model_len - 1));
 }
 
 absl::StatusOr<TokenIds> EncodeParts(const v1::Parts& parts, const ServedModel& model) {
@@ -110,6 +111,27 @@ absl::StatusOr<std::vector<ChatMessage>> ReadMessages(const v1::ChatPrompt& chat
   return messages;
 }
 
+// What is wrong with a field's JSON is the field's fault, not a refusal of the template.
+absl::Status CheckJson(const v1::ChatPrompt& chat) {
+  if (chat.has_tools_json()) {
+    const auto tools = jinja::ParseJson("the text", chat.tools_json());
+    if (!tools.ok() || !tools->is_list_like()) {
+      return FieldError("tools_json", absl::StrCat("must be a JSON array of tool definitions; ",
+                                                   tools.ok() ? "it is something else"
+                                                              : tools.status().message()));
+    }
+  }
+  if (chat.has_template_args_json()) {
+    const auto args = jinja::ParseJson("the text", chat.template_args_json());
+    if (!args.ok() || !args->is_dict()) {
+      return FieldError("template_args_json",
+                        absl::StrCat("must be a JSON object; ",
+                                     args.ok() ? "it is something else" : args.status().message()));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckTextSize(absl::string_view field, int64_t bytes, const ServedModel& model) {
@@ -131,6 +153,7 @@ absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& chat, const ServedM
   absl::StatusOr<std::string> json = MessagesToJson(messages);
   if (!json.ok()) return FieldError("messages", json.status().message());
   input.messages_json = *std::move(json);
+  RETURN_IF_ERROR(CheckJson(chat));
   if (chat.has_tools_json()) input.tools_json = chat.tools_json();
   if (chat.has_template_args_json()) input.extra_args_json = chat.template_args_json();
   input.add_generation_prompt = !chat.has_add_generation_prompt() || chat.add_generation_prompt();
@@ -181,21 +204,22 @@ absl::StatusOr<TokenIds> ReadPrompt(const v1::ChatRequest& request, const Served
   return FitsContext(model.tokenizer->Encode(text, /*add_special=*/false), model);
 }
 
-absl::StatusOr<TokenIds> ReadPrompt(const v1::EmbedInput& input, const ServedModel& model) {
+absl::StatusOr<TokenIds> ReadPrompt(const v1::EmbedInput& input, absl::string_view field,
+                                    const ServedModel& model) {
   absl::StatusOr<TokenIds> ids;
   switch (input.content_case()) {
     case v1::EmbedInput::kText:
-      ids = EncodeText("inputs.text", input.text(), /*add_special=*/true, model);
+      ids = EncodeText(absl::StrCat(field, ".text"), input.text(), /*add_special=*/true, model);
       break;
     case v1::EmbedInput::kTokenIds:
-      ids = TakeIds("inputs.token_ids", input.token_ids(), model);
+      ids = TakeIds(absl::StrCat(field, ".token_ids"), input.token_ids(), model);
       break;
     case v1::EmbedInput::CONTENT_NOT_SET:
-      ids = FieldError("inputs", "has an input without content; set text or token_ids");
+      ids = FieldError(field, "has no content; set text or token_ids");
       break;
   }
   RETURN_IF_ERROR(ids.status());
-  return FitsContext(*std::move(ids), model);
+  return FitsContext(*std::move(ids), model, field);
 }
 
 }  // namespace tessera

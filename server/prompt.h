@@ -27,8 +27,9 @@ absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::GenerateRequest& reque
                                                 const ServedModel& model);
 absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::ChatRequest& request,
                                                 const ServedModel& model);
+// Errors blame `field`, e.g. "inputs[3]".
 absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::EmbedInput& input,
-                                                const ServedModel& model);
+                                                absl::string_view field, const ServedModel& model);
 
 // The messages as the model's template spells them.
 absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& chat, const ServedModel& model);

@@ -20,9 +20,10 @@ absl::StatusOr<const ServedModel*> ModelRegistry::Find(absl::string_view name) c
     if (model.name == name) return &model;
   }
   const auto add_name = [](std::string* out, const ServedModel& model) { out->append(model.name); };
-  return MakeError(absl::StatusCode::kNotFound, "MODEL_NOT_FOUND",
-                   absl::StrCat("model '", name.substr(0, 256), "' is not served here; served: ",
-                                absl::StrJoin(models_, ", ", add_name)));
+  return MakeError(
+      absl::StatusCode::kNotFound, "MODEL_NOT_FOUND",
+      absl::StrCat("model '", CutText(name, kMaxNameBytes),
+                   "' is not served here; served: ", absl::StrJoin(models_, ", ", add_name)));
 }
 
 }  // namespace tessera

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/limits.h"
+#include "server/tokenizer/utf8.h"
 #include "tests/server/server_fixture.h"
 
 namespace tessera::testing {
@@ -237,15 +238,23 @@ TEST_F(ErrorsTest, Chats) {
   ExpectReason(Chat(chat).status, grpc::StatusCode::INVALID_ARGUMENT, "CHAT_TEMPLATE_REFUSED",
                "no such role here");
   chat.mutable_messages(0)->set_role("user");
-  chat.set_tools_json("{not json");
-  ExpectReason(Chat(chat).status, grpc::StatusCode::INVALID_ARGUMENT, "CHAT_TEMPLATE_REFUSED",
-               "tools");
+  const auto expect_blames = [&](const std::string& field, const std::string& part) {
+    const grpc::Status status = Chat(chat).status;
+    ExpectReason(status, grpc::StatusCode::INVALID_ARGUMENT, "INVALID_FIELD", part);
+    EXPECT_EQ(FactsOf(status).bad_field, field);
+  };
+  for (const char* bad : {"{not json", "{}", "7", ""}) {
+    chat.set_tools_json(bad);
+    expect_blames("tools_json", "must be a JSON array");
+  }
   chat.clear_tools_json();
-  chat.set_template_args_json("[1]");
-  EXPECT_EQ(Chat(chat).status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  for (const char* bad : {"[1]", "{\"a\":", "null"}) {
+    chat.set_template_args_json(bad);
+    expect_blames("template_args_json", "must be a JSON object");
+  }
   chat.clear_template_args_json();
   chat.mutable_messages(0)->set_tool_calls_json("nonsense");
-  EXPECT_EQ(Chat(chat).status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  expect_blames("messages", "tool_calls_json");
 }
 
 TEST_F(ErrorsTest, UnaryCalls) {
@@ -255,9 +264,16 @@ TEST_F(ErrorsTest, UnaryCalls) {
   ExpectReason(embed_status(), grpc::StatusCode::INVALID_ARGUMENT, "INVALID_FIELD", "1 to 256");
   embed.add_inputs();
   ExpectReason(embed_status(), grpc::StatusCode::INVALID_ARGUMENT, "INVALID_FIELD",
-               "without content");
-  embed.mutable_inputs(0)->mutable_token_ids()->add_ids(1000);
-  ExpectReason(embed_status(), grpc::StatusCode::INVALID_ARGUMENT, "INVALID_FIELD", "the id 1000");
+               "inputs[0] has no content");
+  embed.mutable_inputs(0)->set_text("fine");
+  embed.add_inputs()->mutable_token_ids()->add_ids(1000);
+  ExpectReason(embed_status(), grpc::StatusCode::INVALID_ARGUMENT, "INVALID_FIELD",
+               "inputs[1].token_ids has the id 1000");
+  embed.mutable_inputs(1)->set_text("");
+  EXPECT_EQ(FactsOf(embed_status()).bad_field, "inputs[1].text");
+  embed.mutable_inputs(1)->set_text(std::string(kFakeContext, 'x'));
+  ExpectReason(embed_status(), grpc::StatusCode::INVALID_ARGUMENT, "PROMPT_TOO_LONG",
+               "inputs[1] has 4097 tokens");
   embed.set_model("x");
   ExpectReason(embed_status(), grpc::StatusCode::NOT_FOUND, "MODEL_NOT_FOUND", "served");
 
@@ -337,6 +353,13 @@ TEST_F(ErrorsTest, LongMessagesAreCut) {
   const StreamResult result = Generate(request);
   EXPECT_EQ(result.status.error_code(), grpc::StatusCode::NOT_FOUND);
   EXPECT_LT(result.status.error_message().size(), 2000u);
+  // Never inside a code point.
+  std::string name(255, 'm');
+  while (name.size() < 300) name += "\xE2\x82\xAC";
+  request.set_model(name);
+  const std::string message = Generate(request).status.error_message();
+  EXPECT_TRUE(IsValidUtf8(message)) << message;
+  EXPECT_NE(message.find("m...'"), std::string::npos) << message;
 }
 
 }  // namespace
