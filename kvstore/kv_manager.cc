@@ -37,6 +37,9 @@ class PagedKvManager final : public KvManager {
   std::vector<PageOp> TakePageOps(int32_t model) override;
   int64_t SlabsFor(int32_t model, int64_t num_tokens, int64_t step_tokens) const override;
   bool Findable(int32_t model, int32_t group, const PageHash& hash) const override;
+  bool Announced(int32_t model, const PageHash& hash) const override {
+    return index_.num_announced(hash, model) > 0;
+  }
   const PageLayout& layout(int32_t model) const override { return models_[model].layout; }
   KvUsage usage() const override;
   const KvStats& stats() const override;

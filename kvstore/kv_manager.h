@@ -125,6 +125,8 @@ class KvManager {
   }
   // Whether the page of that name could be hit in a group of the model.
   virtual bool Findable(int32_t model, int32_t group, const PageHash& hash) const = 0;
+  // Whether an admitted sequence of the model is computing the page of that name right now.
+  virtual bool Announced(int32_t model, const PageHash& hash) const = 0;
   virtual const PageLayout& layout(int32_t model) const = 0;
   virtual KvUsage usage() const = 0;
   virtual const KvStats& stats() const = 0;

@@ -223,18 +223,41 @@ void Scheduler::PlanAdmissions(int32_t model, StepPlan* plan) {
   const int64_t now_us = clock_->NowUs();
   std::vector<std::pair<QueueKey, Sequence*>> heap;
   for (Sequence* s : waiting_) {
-    if (s->request->model == model && !s->paused) heap.emplace_back(policy_->Key(*s, now_us), s);
+    if (s->request->model == model && !s->paused && !IsAwaiting(s))
+      heap.emplace_back(policy_->Key(*s, now_us), s);
   }
   const auto later = [](const auto& a, const auto& b) { return b.first < a.first; };
   std::make_heap(heap.begin(), heap.end(), later);
   bool queue_blocked = false;
+  const Sequence* last = nullptr;
   while (!heap.empty() && !queue_blocked && !free_slots_.empty()) {
     std::pop_heap(heap.begin(), heap.end(), later);
     Sequence* s = heap.back().second;
     heap.pop_back();
     if (IsBehindRefused(*s, now_us)) return;
-    TryAdmit(s, plan, &queue_blocked);
+    if (ChunkTokens(*plan, *s, 0, 1) == 0) return;
+    // The copies of a request come one after the other.
+    if (last != nullptr && last->request == s->request) LearnFromCopy(*last, s);
+    last = s;
+    if (!s->awaited.has_value()) TryAdmit(s, plan, &queue_blocked);
   }
+}
+
+bool Scheduler::IsAwaiting(Sequence* s) const {
+  if (s->awaited.has_value() && !kv_->Announced(s->request->model, *s->awaited)) s->awaited.reset();
+  return s->awaited.has_value();
+}
+
+// What was found out about the prompt of a request need not be found out again for its copies: the
+// names of its pages, and which of them to wait for.
+void Scheduler::LearnFromCopy(const Sequence& copy, Sequence* s) const {
+  if (!copy.kv.cacheable || !s->kv.cacheable) return;
+  if (copy.tokens.empty() && s->tokens.empty()) s->awaited = copy.awaited;
+  if (s->awaited.has_value()) return;
+  const size_t num_names = std::min<size_t>(
+      copy.kv.hashes.size(), s->num_prompt / kv_->layout(s->request->model).page_tokens());
+  if (s->kv.hashes.size() >= num_names) return;
+  s->kv.hashes.assign(copy.kv.hashes.begin(), copy.kv.hashes.begin() + num_names);
 }
 
 bool Scheduler::IsBehindRefused(const Sequence& s, int64_t now_us) const {
@@ -247,8 +270,12 @@ bool Scheduler::IsBehindRefused(const Sequence& s, int64_t now_us) const {
 bool Scheduler::TryAdmit(Sequence* s, StepPlan* plan, bool* queue_blocked) {
   const KvMatch match = kv_->Match(&s->kv, s->known_tokens());
   const int64_t num_tokens = s->num_tokens();
+  const int64_t page_tokens = kv_->layout(plan->model).page_tokens();
   if (match.pending_tokens >= match.hit_tokens + kMinPendingGain) {
     if (models_[plan->model].refused == s) models_[plan->model].refused = nullptr;
+    // Once this page is there, less than the gain is left to wait for.
+    const int64_t page = (match.pending_tokens - kMinPendingGain) / page_tokens;
+    s->awaited = s->kv.hashes.at(page);
     return false;
   }
   const int64_t chunk = ChunkTokens(*plan, *s, match.hit_tokens, num_tokens - match.hit_tokens);

@@ -94,6 +94,8 @@ class Scheduler {
   void PlanPrefills(int32_t model, StepPlan* plan);
   void PlanAdmissions(int32_t model, StepPlan* plan);
   bool IsBehindRefused(const Sequence& sequence, int64_t now_us) const;
+  bool IsAwaiting(Sequence* sequence) const;
+  void LearnFromCopy(const Sequence& copy, Sequence* sequence) const;
   bool TryAdmit(Sequence* sequence, StepPlan* plan, bool* queue_blocked);
   // Room for tokens [0, num_tokens), preempting others if needed; false if `sequence` itself had to
   // go.

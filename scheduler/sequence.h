@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -35,6 +36,8 @@ struct Sequence {
   int32_t num_pending = 0;   // tokens after `tokens` that launched steps will sample
   KvState kv;
   int32_t slot = -1;
+  // A page of its prefix that another sequence is computing: it waits while that is announced.
+  std::optional<PageHash> awaited;
   bool paused = false;          // its reader is slow: it computes nothing and holds no pages
   int32_t queue_index = -1;     // in the scheduler's list of waiting ones; -1: not there
   bool counts_in_queue = true;  // against max_queue: until its first step or its end

@@ -214,8 +214,13 @@ TEST_F(KvManagerTest, AnnouncedPagesArePending) {
   EXPECT_EQ(match.hit_tokens, 0);
   EXPECT_EQ(match.pending_tokens, 12);
   EXPECT_EQ(Pending(Iota(6)), 4);
+  const std::vector<PageHash> names = first->hashes;
+  for (const PageHash& name : names) EXPECT_TRUE(kv_->Announced(model_, name));
+  EXPECT_FALSE(kv_->Announced(model_ + 1, names[0]));
 
   kv_->Advance(first, Iota(14), 4);
+  EXPECT_FALSE(kv_->Announced(model_, names[0]));  // it is there
+  EXPECT_TRUE(kv_->Announced(model_, names[1]));
   match = kv_->Match(NewState(), Iota(20));
   EXPECT_EQ(match.hit_tokens, 4);
   EXPECT_EQ(match.pending_tokens, 12);
@@ -227,7 +232,9 @@ TEST_F(KvManagerTest, AnnouncedPagesArePending) {
   EXPECT_EQ(second->num_pending_pages, 2);
   Release(first);
   EXPECT_EQ(Pending(Iota(20)), 12);
+  EXPECT_TRUE(kv_->Announced(model_, names[2]));
   Release(second);
+  EXPECT_FALSE(kv_->Announced(model_, names[2]));
   EXPECT_EQ(Pending(Iota(20)), 4);  // equal to the hit
 }
 

@@ -63,6 +63,52 @@ class DropSink final : public TokenSink {
   void Push(TokenEvent) override {}
 };
 
+// Counts how often prefixes are looked up.
+class CountingKv final : public KvManager {
+ public:
+  CountingKv(std::unique_ptr<KvManager> kv, int* num_matches)
+      : kv_(std::move(kv)), num_matches_(num_matches) {}
+
+  int32_t AddModel(const PageLayout& layout) override { return kv_->AddModel(layout); }
+  KvMatch Match(KvState* state, absl::Span<const TokenId> tokens) const override {
+    ++*num_matches_;
+    return kv_->Match(state, tokens);
+  }
+  bool Admit(KvState* state, absl::Span<const TokenId> tokens, int64_t num_new_tokens,
+             int64_t reserve_slabs) override {
+    return kv_->Admit(state, tokens, num_new_tokens, reserve_slabs);
+  }
+  bool Grow(KvState* state, int64_t num_tokens) override { return kv_->Grow(state, num_tokens); }
+  void Advance(KvState* state, absl::Span<const TokenId> tokens, int64_t num_tokens) override {
+    kv_->Advance(state, tokens, num_tokens);
+  }
+  void Release(KvState* state) override { kv_->Release(state); }
+  bool EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) override {
+    return kv_->EnsureWritable(state, token_begin, token_end);
+  }
+  std::vector<PageOp> TakePageOps(int32_t model) override { return kv_->TakePageOps(model); }
+  int64_t SlabsFor(int32_t model, int64_t num_tokens, int64_t step_tokens) const override {
+    return kv_->SlabsFor(model, num_tokens, step_tokens);
+  }
+  bool Findable(int32_t model, int32_t group, const PageHash& hash) const override {
+    return kv_->Findable(model, group, hash);
+  }
+  bool Announced(int32_t model, const PageHash& hash) const override {
+    return kv_->Announced(model, hash);
+  }
+  const PageLayout& layout(int32_t model) const override { return kv_->layout(model); }
+  KvUsage usage() const override { return kv_->usage(); }
+  const KvStats& stats() const override { return kv_->stats(); }
+  void DropCached() override { kv_->DropCached(); }
+  void CheckInvariants(absl::Span<const KvState* const> live) const override {
+    kv_->CheckInvariants(live);
+  }
+
+ private:
+  const std::unique_ptr<KvManager> kv_;
+  int* const num_matches_;
+};
+
 struct Stack {
   std::vector<EngineModel> models;
   EngineOptions options;
@@ -73,6 +119,7 @@ struct Stack {
   std::unique_ptr<EngineCore> core;
   int left_queue = 0;  // sequences
   uint64_t next_id = 1;
+  int num_matches = 0;
   std::vector<int> num_counts;  // of each step: token counts for penalties
 
   void Start() {
@@ -80,7 +127,8 @@ struct Stack {
     options.deployment_secret = "test";
     int32_t max_slabs = 1;
     for (const EngineModel& m : models) max_slabs = std::max(max_slabs, m.layout.slabs_per_page);
-    auto kv = NewKvManager(num_slabs, models[0].layout.slab_bytes, max_slabs);
+    auto kv = std::make_unique<CountingKv>(
+        NewKvManager(num_slabs, models[0].layout.slab_bytes, max_slabs), &num_matches);
     for (const EngineModel& model : models) kv->AddModel(model.layout);
     testing::FakeRunnerOptions runner;
     runner.models = models;
@@ -359,6 +407,34 @@ TEST(EngineCoreTest, PromptLogprobsAreHandedOverOnce) {
   EXPECT_EQ(num_targets, 19);
   EXPECT_EQ(out[0].prompt_logprobs.size(), 19u);
   EXPECT_EQ(out[0].tokens, testing::ExpectedTokens(stack.models[0], Prompt(6, 20), 4));
+}
+
+TEST(EngineCoreTest, WaitingForAPrefixLooksItUpOnce) {
+  Stack stack;
+  stack.models = {testing::FakeModel("a", {0}, 4, 400)};
+  stack.num_slabs = 1001;
+  stack.options.max_num_seqs = 32;
+  stack.options.max_num_batched_tokens = 128;
+  stack.options.target_step_us = 1250;  // beside a stream about 24 tokens, so there is always room
+  stack.Start();
+  std::map<int32_t, Received> stream, copies, other;
+  stack.core->Submit(stack.NewRequest(Prompt(1, 8), 40, &stream));
+  for (int i = 0; i < 6; ++i) stack.core->RunOnce();
+  stack.num_matches = 0;
+  auto request = stack.NewRequest(Prompt(2, 300), 2, &copies);
+  request->sampling.n = 16;
+  stack.core->Submit(std::move(request));
+  stack.core->Submit(stack.NewRequest(Prompt(2, 300), 2, &other));
+  for (int i = 0; i < 10; ++i) stack.core->RunOnce();
+  EXPECT_EQ(stack.core->scheduler().running().size(), 2u);
+  EXPECT_LE(stack.num_matches, 3);  // the first, one copy for all, the other request
+  stack.RunAll();
+  EXPECT_LE(stack.num_matches, 3 + 16);
+  for (const auto& [index, received] : copies) {
+    EXPECT_EQ(received.tokens, testing::ExpectedTokens(stack.models[0], Prompt(2, 300), 2));
+    EXPECT_GE(received.usage.cached_prompt_tokens, index == 0 ? 0 : 280);
+  }
+  EXPECT_GE(other[0].usage.cached_prompt_tokens, 280);
 }
 
 TEST(EngineCoreTest, ProbeTellsTheMatch) {
