@@ -409,13 +409,38 @@ TEST(EngineCoreTest, PromptLogprobsAreHandedOverOnce) {
   EXPECT_EQ(out[0].tokens, testing::ExpectedTokens(stack.models[0], Prompt(6, 20), 4));
 }
 
-TEST(EngineCoreTest, WaitingForAPrefixLooksItUpOnce) {
+TEST(EngineCoreTest, CopiesAndOthersAwaitAPageWithoutLookingThePromptUpAgain) {
+  Stack stack;
+  stack.models = {testing::FakeModel("a", {0}, 4, 400)};
+  stack.num_slabs = 1001;
+  stack.depth = 2;
+  stack.options.max_num_seqs = 32;
+  stack.options.max_num_batched_tokens = 512;  // room for all, and still they wait
+  stack.Start();
+  std::map<int32_t, Received> copies, other;
+  auto request = stack.NewRequest(Prompt(2, 300), 2, &copies);
+  request->sampling.n = 16;
+  stack.core->Submit(std::move(request));
+  stack.core->Submit(stack.NewRequest(Prompt(2, 300), 2, &other));
+  stack.core->RunOnce();            // launches the prompt
+  stack.core->RunOnce();            // plans again before it retires
+  EXPECT_EQ(stack.num_matches, 3);  // the first, one copy for all, the other request
+  stack.RunAll();
+  EXPECT_EQ(stack.num_matches, 3 + 16);
+  for (const auto& [index, received] : copies) {
+    EXPECT_EQ(received.tokens, testing::ExpectedTokens(stack.models[0], Prompt(2, 300), 2));
+    EXPECT_EQ(received.usage.cached_prompt_tokens, index == 0 ? 0 : 296);
+  }
+  EXPECT_EQ(other[0].usage.cached_prompt_tokens, 296);
+}
+
+TEST(EngineCoreTest, NothingIsLookedUpWithoutRoomForIt) {
   Stack stack;
   stack.models = {testing::FakeModel("a", {0}, 4, 400)};
   stack.num_slabs = 1001;
   stack.options.max_num_seqs = 32;
   stack.options.max_num_batched_tokens = 128;
-  stack.options.target_step_us = 1250;  // beside a stream about 24 tokens, so there is always room
+  stack.options.target_step_us = 1250;  // beside a stream about 24 tokens: one prompt fills a step
   stack.Start();
   std::map<int32_t, Received> stream, copies, other;
   stack.core->Submit(stack.NewRequest(Prompt(1, 8), 40, &stream));
