@@ -169,7 +169,6 @@ KvMatch PagedKvManager::Match(KvState* state, absl::Span<const TokenId> tokens) 
   KvMatch match;
   match.hit_tokens = prefix.hit_pages * model.layout.page_tokens();
   match.pending_tokens = prefix.pending_pages * model.layout.page_tokens();
-  match.hit_evictable_slabs = prefix.num_evictable << model.order;
   return match;
 }
 
@@ -380,7 +379,6 @@ KvUsage PagedKvManager::usage() const {
   usage.kv_slabs = pool_.referenced_slabs(PageKind::kKv);
   usage.adapter_slabs = pool_.referenced_slabs(PageKind::kAdapter);
   usage.staging_slabs = pool_.referenced_slabs(PageKind::kStaging);
-  usage.weight_slabs = pool_.referenced_slabs(PageKind::kWeights);
   return usage;
 }
 

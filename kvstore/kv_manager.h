@@ -51,8 +51,6 @@ struct KvMatch {
   // Tokens of the longest prefix once the pages that admitted sequences are computing right now are
   // there too. > hit_tokens: waiting for them may be cheaper than computing them again.
   int64_t pending_tokens = 0;
-  // Pages the match would take out of the evictable ones, over all groups, in slabs.
-  int64_t hit_evictable_slabs = 0;
 };
 
 // Slabs by what they are used for; they add up to the pool without the null page.
@@ -63,7 +61,6 @@ struct KvUsage {
   int64_t kv_slabs = 0;      // referenced by sequences
   int64_t adapter_slabs = 0;
   int64_t staging_slabs = 0;
-  int64_t weight_slabs = 0;
 };
 
 struct KvStats {

@@ -87,7 +87,7 @@ class Engine : public Generator {
   virtual int64_t heartbeat_us() const = 0;
   // Sequences not finished yet.
   virtual int64_t num_unfinished() const = 0;
-  // Finishes everything with `reason` and refuses new requests.
+  // Ends all that was submitted before; `reason` as in Cancel. Requests that come later are taken.
   virtual void CancelAll(CancelReason reason) = 0;
   // CancelAll, joins the thread. Called by the destructor too.
   virtual void Stop() = 0;

@@ -182,7 +182,6 @@ StepPlan Scheduler::PlanModel(int32_t model) {
   PlanDecodes(model, &plan);
   PlanPrefills(model, &plan);
   PlanAdmissions(model, &plan);
-  plan.predicted_us = models_[model].cost.PredictUs(plan.cost);
   return plan;
 }
 

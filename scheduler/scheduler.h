@@ -43,7 +43,6 @@ struct StepPlan {
   int32_t model = -1;
   std::vector<PlanEntry> entries;
   StepCost cost;
-  double predicted_us = 0.0;
 
   bool empty() const { return entries.empty(); }
 };

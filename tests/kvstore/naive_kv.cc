@@ -104,7 +104,6 @@ void NaiveKv::Match(NaiveSequence* s) {
   const KvMatch match = kv_->Match(&s->state, s->tokens);
   CHECK_EQ(match.hit_tokens, hits.hit_pages * layout(*s).page_tokens());
   CHECK_EQ(match.pending_tokens, hits.pending_pages * layout(*s).page_tokens());
-  CHECK_EQ(match.hit_evictable_slabs, hits.num_evictable * layout(*s).slabs_per_page);
   CheckInvariants();
 }
 
