@@ -20,6 +20,8 @@ struct StepCost {
   StepCost& operator+=(const StepCost& other);
   StepCost& operator-=(const StepCost& other);
 
+  friend bool operator==(const StepCost&, const StepCost&) = default;
+
   void AddSegment(int64_t num_query_tokens, int64_t context_length, int64_t logit_rows) {
     num_tokens += num_query_tokens;
     ++num_segments;

@@ -422,6 +422,7 @@ void EngineCore::CheckInvariants() const {
   CHECK_EQ(live.size(), scheduler_.running().size());
   CHECK_EQ(num_alive,
            static_cast<int64_t>(scheduler_.running().size() + scheduler_.waiting().size()));
+  scheduler_.CheckInvariants();
   kv_->CheckInvariants(live);
 }
 

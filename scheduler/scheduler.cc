@@ -428,4 +428,25 @@ int64_t Scheduler::PredictQueueDelayUs() const {
   return static_cast<int64_t>(us);
 }
 
+void Scheduler::CheckInvariants() const {
+  CHECK_EQ(static_cast<int32_t>(running_.size() + free_slots_.size()), options_.max_num_seqs);
+  for (const Sequence* s : running_) CHECK(s->queue_index == -1 && !s->awaited.has_value());
+  std::vector<StepCost> waiting(models_.size());
+  int64_t num_ready = 0;
+  for (size_t i = 0; i < waiting_.size(); ++i) {
+    const Sequence& s = *waiting_[i];
+    CHECK_EQ(s.queue_index, static_cast<int32_t>(i));
+    if (s.paused) continue;
+    ++num_ready;
+    waiting[s.request->model] += PrefillCost(s.num_tokens(), options_.max_num_batched_tokens);
+  }
+  CHECK_EQ(num_ready, num_ready_);
+  for (size_t m = 0; m < models_.size(); ++m) {
+    CHECK(waiting[m] == models_[m].waiting) << "model " << m;
+    const Sequence* refused = models_[m].refused;
+    CHECK(refused == nullptr || std::count(waiting_.begin(), waiting_.end(), refused) == 1);
+    CHECK(refused == nullptr || !refused->paused);
+  }
+}
+
 }  // namespace tessera

@@ -73,6 +73,8 @@ class Scheduler {
   int64_t PredictQueueDelayUs() const;
   // Predicted time to compute `num_tokens` prompt tokens of a model, alone.
   double PredictPrefillUs(int32_t model, int64_t num_tokens) const;
+  // CHECK-fails unless lists, places in them and running sums agree.
+  void CheckInvariants() const;
   const CostModel& cost_model(int32_t model) const { return models_[model].cost; }
 
  private:
