@@ -287,7 +287,7 @@ TEST(EngineCoreTest, ManyLeaveTheQueueAtOnceInLinearTime) {
   stack.models = {testing::FakeModel("a", {0}, 4, 64)};
   stack.Start();
   std::map<int32_t, Received> out;
-  const int num_requests = kRandomRounds / 30;
+  const int num_requests = kRandomRounds / 12;
   for (int i = 0; i < num_requests; ++i) {
     auto request = stack.NewRequest(Prompt(i, 8), 1, &out);
     request->sampling.n = 128;
