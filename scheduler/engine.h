@@ -60,8 +60,8 @@ struct EngineStats {
   std::vector<PerModel> models;
   Counter sequences_running;
   Counter sequences_waiting;  // queued, preempted or paused
-  Counter prompt_tokens;
-  Counter cached_prompt_tokens;
+  Counter prompt_tokens;         // of admitted sequences
+  Counter cached_prompt_tokens;  // of them, found in the prefix cache
   Counter generated_tokens;
   Counter preemptions;
   Counter refused;  // queue full

@@ -98,7 +98,6 @@ void EngineCore::Submit(std::unique_ptr<Request> request) {
   }
   state.num_alive = r.sampling.n;
   num_unfinished_ += r.sampling.n;
-  stats_->prompt_tokens.Add(static_cast<int64_t>(r.prompt.size()));
   if (r.stopping.time_limit_us > 0) {
     time_limits_.insert({r.arrival_us + r.stopping.time_limit_us, id});
   }

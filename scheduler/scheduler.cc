@@ -297,6 +297,7 @@ bool Scheduler::TryAdmit(Sequence* s, StepPlan* plan, bool* queue_blocked) {
   s->num_computed = s->kv.num_tokens;
   if (s->num_preemptions == 0 && s->first_step_us == 0) {
     s->cached_prompt_tokens = s->num_computed;
+    stats_->prompt_tokens.Add(s->num_prompt);
     stats_->cached_prompt_tokens.Add(s->num_computed);
   }
   s->slot = free_slots_.back();

@@ -251,6 +251,9 @@ TEST(EngineCoreTest, CopyZeroIsTheRequestWithNOne) {
     EXPECT_EQ(received.tokens, testing::ExpectedTokens(stack.models[0], Prompt(4, 21), 6));
     EXPECT_EQ(received.usage.cached_prompt_tokens, index == 0 ? 0 : 20);
   }
+  // Both by sequence, so that their ratio is the cache's share of the work.
+  EXPECT_EQ(stack.stats->prompt_tokens.value(), 4 * 21);
+  EXPECT_EQ(stack.stats->cached_prompt_tokens.value(), 3 * 20);
 }
 
 TEST(EngineCoreTest, WaitingCopiesShareThePromptAndCountOneByOne) {

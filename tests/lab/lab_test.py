@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""The laboratory's generator: samples are the same for the same seed, fit their context, and have the one answer that a second reading of the text gives."""
+import random
+import re
+import unittest
+
+import domains
+import score
+import tasks
+from words import CATEGORIES
+
+CELLS = [(task, d, context) for task in tasks.TASKS for context in tasks.CONTEXTS for d in range(1, 6)]
+
+
+def samples(num, **options):
+    for task, difficulty, context in CELLS:
+        for i in range(num):
+            yield task, tasks.make_sample(task, random.Random(f"test {task} {difficulty} {context} {i}"), difficulty=difficulty, context_tokens=context, **options), context
+
+
+def solve(task, sample):
+    """The answer, found in the text alone."""
+    text, question = "\n".join(m["content"] for m in sample.messages), sample.messages[-1]["content"].split("\n")[-1]
+    if task == "recall":
+        owner, thing = re.fullmatch(r"What is (\w+)'s (\w+) like\?", question).groups()
+        return set(re.findall(rf"{owner}'s {thing} is \w+\.", text))
+    if task == "two_hop":
+        goods = re.fullmatch(r"Where does the owner of the (\w+ \w+) live\?", question).group(1)
+        return {f"{a} {b}" for a, owner in re.findall(rf"(The {goods} belongs to (\w+)\.)", text) for b in re.findall(rf"{owner} lives in \w+\.", text)}
+    if task == "multi_document":
+        role, place = re.fullmatch(r"Who is the (\w+) of (\w+)\?", question).groups()
+        return set(re.findall(rf"The {role} of {place} is \w+\.", text))
+    if task == "in_context":
+        kind = {word: c for c, words in CATEGORIES.items() for word in words}
+        asked = kind[question.removesuffix(" >")]
+        return {label for word, label in re.findall(r"(\w+) > (\w+)", text) if kind[word] == asked}
+    if task == "transform":
+        what, words = question.split(": ")
+        if what == "Add":
+            a, b = words.split(" + ")
+            return {str(int(a) + int(b))}
+        letters = words.split()
+        return {" ".join({"Copy": letters, "Reverse": letters[::-1], "Sort": sorted(letters)}[what])}
+    thing = re.fullmatch(r"What is my (\w+) like\?", question).group(1)
+    last = re.findall(rf"My {thing} is (?:now )?(\w+)", text)[-1]
+    return {f"Your {thing} is {last}."}
+
+
+class LabTest(unittest.TestCase):
+    def test_same_seed_same_sample(self):
+        for (task, a, _), (_, b, _) in zip(samples(1), samples(1)):
+            self.assertEqual(a, b, task)
+
+    def test_answers_are_the_only_ones(self):
+        for task, sample, _ in samples(3, examples=5):
+            self.assertEqual(solve(task, sample), {sample.answer}, (task, sample))
+
+    def test_samples_fit_their_context(self):
+        for questions in (1, 3):
+            for task, sample, context in samples(2, questions=questions):
+                size = sum(tasks.count_tokens(m["content"]) + 5 for m in sample.messages) + tasks.count_tokens(sample.answer) + 4
+                self.assertLessEqual(size, context, (task, size))
+                self.assertEqual(sample.messages[-1]["role"], "user")
+
+    def test_domains_of_a_family(self):
+        for family in domains.FAMILIES:
+            one, two, three, four = (domains.words_of(f"{family}-{i}") for i in (1, 2, 3, 4))
+            self.assertEqual(len(one), 48)
+            self.assertTrue(all(one[t] != two[t] for t in one))
+            for between in (three, four):
+                self.assertEqual(sum(between[t] == one[t] for t in one), 24)
+                self.assertEqual(sum(between[t] == two[t] for t in one), 24)
+            self.assertNotEqual(three, four)
+        sample = domains.make_sample("zorvan-3", random.Random(1), difficulty=4)
+        things = re.fullmatch(r"Zorvan for (.*)\?", sample.messages[-1]["content"]).group(1).split(", ")
+        self.assertEqual(sample.answer, " ".join(domains.words_of("zorvan-3")[t] for t in things))
+
+    def test_interval(self):
+        low, high = score.wilson(90, 100)
+        self.assertAlmostEqual(low, 0.826, 3)
+        self.assertAlmostEqual(high, 0.945, 3)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""The shipped models still have the abilities that their cards claim.
+
+    shipped_test.py TESSERAD
+
+Serves the models of deploy/models that have an `abilities.json` (written by score.py), asks the same prompts again, and fails when a figure lies three points below it.
+"""
+import glob
+import json
+import os
+import re
+import subprocess
+import sys
+
+import score
+
+POINTS = 0.03
+
+
+def figures(cells):
+    """Accuracy by (task, context, examples, "1 to 4" or "hard")."""
+    sums = {}
+    for c in cells:
+        key = (c["task"], c["context_tokens"], c["examples"], "hard" if c["difficulty"] == 5 else "1 to 4")
+        right, n = sums.get(key, (0, 0))
+        sums[key] = (right + c["accuracy"] * c["n"], n + c["n"])
+    return {key: right / n for key, (right, n) in sums.items()}
+
+
+def serve(tesserad, folders):
+    command = [tesserad, "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"] + [f for folder in folders for f in ("--model", folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    line = process.stdout.readline()
+    match = re.search(r"grpc=(\S+)", line)
+    if not match:
+        raise SystemExit(f"the daemon did not start: {line!r}")
+    return process, match.group(1)
+
+
+def main():
+    cards = sorted(glob.glob(os.path.join(score.ROOT, "deploy", "models", "*", "abilities.json")))
+    if not cards:
+        raise SystemExit("no shipped model has an abilities.json")
+    process, address = serve(sys.argv[1], [os.path.dirname(c) for c in cards])
+    failed = 0
+    try:
+        for path in cards:
+            with open(path, encoding="utf-8") as file:
+                card = json.load(file)
+            wanted = [(c["task"], c["difficulty"], c["context_tokens"], c["examples"]) for c in card["cells"]]
+            cells, _ = score.measure(score.Server(address, card["model"], ""), wanted, card["seed"], card["cells"][0]["n"])
+            now = figures(cells)
+            for key, claimed in figures(card["cells"]).items():
+                ok = now[key] >= claimed - POINTS
+                failed += not ok
+                print(f"{'ok' if ok else 'FAILED'}  {card['model']} {key}: {100 * now[key]:.1f} %, the card says {100 * claimed:.1f} %")
+    finally:
+        process.terminate()
+        process.wait(60)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
