@@ -26,6 +26,7 @@
 #include "kernels/base/types.h"
 #include "kernels/batch.h"
 #include "kernels/page_layout.h"
+#include "kernels/step_result.h"
 #include "kernels/tensor.h"
 
 namespace tessera {

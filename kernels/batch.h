@@ -6,20 +6,12 @@
 // The engine writes a batch, ranks read it. scheduler/README.md is the contract.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <vector>
 
 #include "kernels/base/types.h"
+#include "kernels/batch_arena.h"
 
 namespace tessera {
-
-template <class T>
-struct ArenaSpan {
-  uint32_t offset = 0;  // bytes from the arena's begin
-  uint32_t count = 0;   // elements
-};
 
 // A run of query tokens of one sequence: decode (1), a prefill chunk, verification of drafts (k +
 // 1), or a hole to be recomputed (several segments of one sequence in one step).
@@ -171,41 +163,6 @@ struct StepBatch {
   int32_t num_tap_floats = 0;
 };
 
-// Owns the bytes behind a StepBatch; reused from step to step without allocating once it has grown.
-// Spans are relative, so the bytes may be copied anywhere.
-class BatchArena {
- public:
-  void Clear() { bytes_.clear(); }
-
-  // Zero-initialised room for `count` elements. Pointers from data() are invalid after the next
-  // Add.
-  template <class T>
-  ArenaSpan<T> Add(size_t count) {
-    const size_t offset = RoundUp(bytes_.size(), alignof(std::max_align_t));
-    bytes_.resize(offset + count * sizeof(T));
-    return {static_cast<uint32_t>(offset), static_cast<uint32_t>(count)};
-  }
-  template <class T>
-  ArenaSpan<T> AddCopy(const std::vector<T>& values) {
-    const ArenaSpan<T> span = Add<T>(values.size());
-    if (!values.empty()) std::memcpy(data(span), values.data(), values.size() * sizeof(T));
-    return span;
-  }
-  template <class T>
-  T* data(ArenaSpan<T> span) {
-    return reinterpret_cast<T*>(bytes_.data() + span.offset);
-  }
-  template <class T>
-  const T* data(ArenaSpan<T> span) const {
-    return reinterpret_cast<const T*>(bytes_.data() + span.offset);
-  }
-  const char* base() const { return bytes_.data(); }
-  size_t size() const { return bytes_.size(); }
-
- private:
-  std::vector<char> bytes_;
-};
-
 // A batch and where its arena lies in this address space.
 struct BatchView {
   const StepBatch* batch = nullptr;
@@ -228,28 +185,6 @@ struct BatchView {
   }
   const KvRun* runs() const { return data(batch->runs); }
   const PageId* pages() const { return data(batch->pages); }
-};
-
-struct TokenLogprob {
-  TokenId token = 0;
-  float logprob =
-      0.0f;  // natural log, of the raw model distribution (before temperature and penalties)
-};
-
-// What a sampler row gave.
-struct SampledRow {
-  TokenId token = 0;
-  float logprob = 0.0f;  // of `token`; 0 unless num_logprobs >= 0
-  Range top;             // in StepResult::top: the num_logprobs best, best first
-};
-
-struct StepResult {
-  uint64_t step_id = 0;
-  int32_t model = 0;
-  std::vector<SampledRow> rows;  // [R], as StepBatch::sampler_rows
-  std::vector<TokenLogprob> top;
-  std::vector<float> taps;
-  int64_t step_us = 0;  // measured by the runner
 };
 
 }  // namespace tessera

@@ -21,6 +21,7 @@
 #include "kernels/backend.h"
 #include "kernels/batch.h"
 #include "kernels/sample_select.h"
+#include "kernels/step_result.h"
 
 namespace tessera {
 

@@ -89,9 +89,6 @@ class ThreadedEngine final : public Engine {
   const EngineStats& stats() const override { return stats_; }
   const std::vector<EngineModel>& models() const override { return options_.models; }
   int64_t heartbeat_us() const override { return heartbeat_us_.load(std::memory_order_relaxed); }
-  int64_t num_unfinished() const override {
-    return num_unfinished_.load(std::memory_order_relaxed);
-  }
 
   void Stop() override {
     if (stopping_.exchange(true)) return;
@@ -121,12 +118,10 @@ class ThreadedEngine final : public Engine {
         std::visit([this](auto& m) { Apply(std::move(m)); }, message);
       }
       busy = core_.RunOnce();
-      num_unfinished_.store(core_.num_unfinished(), std::memory_order_relaxed);
     }
     core_.CancelAll(CancelReason::kShutdown);
     while (core_.RunOnce()) {
     }
-    num_unfinished_.store(core_.num_unfinished(), std::memory_order_relaxed);
   }
 
   int64_t IdleWaitUs() const {
@@ -146,7 +141,6 @@ class ThreadedEngine final : public Engine {
   EngineStats stats_;
   Mailbox<Message> inbox_;
   std::atomic<int64_t> num_queued_{0};  // sequences before their first step
-  std::atomic<int64_t> num_unfinished_{0};
   std::atomic<int64_t> heartbeat_us_{0};
   std::atomic<bool> stopping_{false};
   EngineCore core_;

@@ -59,7 +59,7 @@ struct EngineStats {
   };
   std::vector<PerModel> models;
   Counter sequences_running;
-  Counter sequences_waiting;  // queued, preempted or paused
+  Counter sequences_waiting;     // queued, preempted or paused
   Counter prompt_tokens;         // of admitted sequences
   Counter cached_prompt_tokens;  // of them, found in the prefix cache
   Counter generated_tokens;
@@ -85,8 +85,6 @@ class Engine : public Generator {
   // Clock time at which the loop last came round; it does so at least every 200 ms when idle, and
   // after each step.
   virtual int64_t heartbeat_us() const = 0;
-  // Sequences not finished yet.
-  virtual int64_t num_unfinished() const = 0;
   // Ends all that was submitted before; `reason` as in Cancel. Requests that come later are taken.
   virtual void CancelAll(CancelReason reason) = 0;
   // CancelAll, joins the thread. Called by the destructor too.

@@ -11,7 +11,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/base/types.h"
-#include "kernels/batch.h"
+#include "kernels/step_result.h"
 
 namespace tessera {
 

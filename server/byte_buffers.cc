@@ -10,7 +10,7 @@
 
 namespace tessera {
 
-absl::StatusOr<grpc::ByteBuffer> Serialize(const google::protobuf::Message& message) {
+absl::Status Serialize(const google::protobuf::Message& message, grpc::ByteBuffer* buffer) {
   // Beyond 2 GiB protobuf has no encoding at all.
   if (message.ByteSizeLong() > static_cast<size_t>(kMaxMessageBytes)) {
     return MakeError(
@@ -18,14 +18,13 @@ absl::StatusOr<grpc::ByteBuffer> Serialize(const google::protobuf::Message& mess
         absl::StrCat("the reply has ", message.ByteSizeLong(), " bytes, more than the ",
                      kMaxMessageBytes, " of a message; ask for less at once"));
   }
-  grpc::ByteBuffer buffer;
   bool owned = false;
   const grpc::Status status =
-      grpc::SerializationTraits<google::protobuf::Message>::Serialize(message, &buffer, &owned);
+      grpc::SerializationTraits<google::protobuf::Message>::Serialize(message, buffer, &owned);
   if (!status.ok()) {
     return MakeError(absl::StatusCode::kInternal, "REPLY_NOT_ENCODED", status.error_message());
   }
-  return buffer;
+  return absl::OkStatus();
 }
 
 std::string TakeBytes(const grpc::ByteBuffer* request) {

@@ -6,12 +6,13 @@
 
 #include <string>
 
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
 
 namespace tessera {
 
-// RESOURCE_EXHAUSTED for a message that the transport does not carry (kMaxMessageBytes).
-absl::StatusOr<grpc::ByteBuffer> Serialize(const google::protobuf::Message& message);
+// RESOURCE_EXHAUSTED for a message that the transport does not carry (kMaxMessageBytes). `buffer`
+// is written only on success.
+absl::Status Serialize(const google::protobuf::Message& message, grpc::ByteBuffer* buffer);
 
 // Moves the bytes out of a request: gRPC keeps it until the call ends, and a thousand streams would
 // hold a thousand prompts.

@@ -89,9 +89,8 @@ class LoadWatcher final : public grpc::ServerWriteReactor<ByteBuffer> {
   void Send() {
     v1::GetLoadResponse response;
     FillLoad(*context_, &response);
-    absl::StatusOr<ByteBuffer> bytes = Serialize(response);
-    if (!bytes.ok()) return Finish(ToGrpcStatus(bytes.status()));
-    in_flight_ = *std::move(bytes);
+    const absl::Status status = Serialize(response, &in_flight_);
+    if (!status.ok()) return Finish(ToGrpcStatus(status));
     StartWrite(&in_flight_);
   }
 
@@ -228,9 +227,7 @@ class ControlService final : public RawBase {
                                           const google::protobuf::Message& message,
                                           ByteBuffer* response) {
     grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-    absl::StatusOr<ByteBuffer> bytes = status.ok() ? Serialize(message) : status;
-    if (bytes.ok()) *response = *std::move(bytes);
-    reactor->Finish(ToGrpcStatus(bytes.status()));
+    reactor->Finish(ToGrpcStatus(status.ok() ? Serialize(message, response) : status));
     return reactor;
   }
   static grpc::ServerUnaryReactor* Refuse(CallbackServerContext* call) {

@@ -45,12 +45,10 @@ class StreamReactor final : public grpc::ServerWriteReactor<ByteBuffer>, public 
   void Start(Method method) { responder_->Open(id_, method, this); }
 
   void StartWrite(const Message& message) override {
-    absl::StatusOr<ByteBuffer> bytes = Serialize(message);
-    if (!bytes.ok()) {
-      failure_ = bytes.status();
+    if (absl::Status status = Serialize(message, &in_flight_); !status.ok()) {
+      failure_ = std::move(status);
       return responder_->WriteDone(id_, false);  // it finishes the call
     }
-    in_flight_ = *std::move(bytes);
     grpc::ServerWriteReactor<ByteBuffer>::StartWrite(&in_flight_);
   }
   void Finish(const absl::Status& status) override {
@@ -82,9 +80,7 @@ class UnaryReactor final : public grpc::ServerUnaryReactor, public CallBase {
     grpc::ServerUnaryReactor::Finish(ToGrpcStatus(status));
   }
   void Reply(const Message& message) override {
-    absl::StatusOr<ByteBuffer> bytes = Serialize(message);
-    if (bytes.ok()) *response_ = *std::move(bytes);
-    grpc::ServerUnaryReactor::Finish(ToGrpcStatus(bytes.status()));
+    grpc::ServerUnaryReactor::Finish(ToGrpcStatus(Serialize(message, response_)));
   }
 
   void OnCancel() override { responder_->Gone(id_); }

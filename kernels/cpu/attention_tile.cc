@@ -187,21 +187,26 @@ void TileWorker::FinishTile(const AttentionCall& call, const AttentionTile& tile
   }
 }
 
+void TileWorker::AttendStream(const AttentionCall& call, const AttentionTile& tile,
+                              const KvStream& stream, int32_t num_rows) {
+  const PositionRange blocks =
+      AttentionWork::VisibleBlocks(stream, tile, call.args->layout->window);
+  if (blocks.begin < blocks.end) PrepareQueries(call, tile, stream.pos_delta);
+  for (int32_t block = blocks.begin; block < blocks.end; ++block) {
+    LoadBlock(call, tile, stream, block);
+    for (int32_t row = 0; row < num_rows; row += kMaxAttendRows) {
+      const int32_t count = std::min(kMaxAttendRows, num_rows - row);
+      AttendRows(call, tile, stream, block, row, count, block_);
+      for (int32_t r = 0; r < count; ++r) MergeRow(call, block_, r, stream_, row + r);
+    }
+  }
+}
+
 void TileWorker::AttendTile(const AttentionCall& call, const AttentionTile& tile) {
   const int32_t num_rows = NumRows(call, tile);
   const KvStream* const end = call.work->streams_end(tile.segment);
   for (const KvStream* stream = call.work->streams_begin(tile.segment); stream != end; ++stream) {
-    const PositionRange blocks =
-        AttentionWork::VisibleBlocks(*stream, tile, call.args->layout->window);
-    if (blocks.begin < blocks.end) PrepareQueries(call, tile, stream->pos_delta);
-    for (int32_t block = blocks.begin; block < blocks.end; ++block) {
-      LoadBlock(call, tile, *stream, block);
-      for (int32_t row = 0; row < num_rows; row += kMaxAttendRows) {
-        const int32_t count = std::min(kMaxAttendRows, num_rows - row);
-        AttendRows(call, tile, *stream, block, row, count, block_);
-        for (int32_t r = 0; r < count; ++r) MergeRow(call, block_, r, stream_, row + r);
-      }
-    }
+    AttendStream(call, tile, *stream, num_rows);
     FinishStream(call, *stream, num_rows);
   }
 }
@@ -267,17 +272,7 @@ void TileWorker::AddMass(const AttentionCall& call, const AttentionTile& tile, c
   // First each stream's log-sum-exp (as in AttendTile), then each key's share of it.
   float* const lse = stream_memory_.Floats((end - begin) * num_rows);
   for (const KvStream* stream = begin; stream != end; ++stream) {
-    const PositionRange blocks =
-        AttentionWork::VisibleBlocks(*stream, tile, call.args->layout->window);
-    if (blocks.begin < blocks.end) PrepareQueries(call, tile, stream->pos_delta);
-    for (int32_t block = blocks.begin; block < blocks.end; ++block) {
-      LoadBlock(call, tile, *stream, block);
-      for (int32_t row = 0; row < num_rows; row += kMaxAttendRows) {
-        const int32_t count = std::min(kMaxAttendRows, num_rows - row);
-        AttendRows(call, tile, *stream, block, row, count, block_);
-        for (int32_t r = 0; r < count; ++r) MergeRow(call, block_, r, stream_, row + r);
-      }
-    }
+    AttendStream(call, tile, *stream, num_rows);
     for (int32_t r = 0; r < num_rows; ++r) {
       const bool empty = stream_.sum[r] == 0.0f;
       lse[(stream - begin) * num_rows + r] =

@@ -52,6 +52,9 @@ class TileWorker final {
   void Reserve(const AttentionCall& call);
   void BeginTile(const AttentionCall& call, const AttentionTile& tile);
   void AttendTile(const AttentionCall& call, const AttentionTile& tile);
+  // All that the tile's rows see of a stream, merged into stream_.
+  void AttendStream(const AttentionCall& call, const AttentionTile& tile, const KvStream& stream,
+                    int32_t num_rows);
   void PrepareQueries(const AttentionCall& call, const AttentionTile& tile, int32_t pos_delta);
   void LoadBlock(const AttentionCall& call, const AttentionTile& tile, const KvStream& stream,
                  int32_t block);

@@ -16,6 +16,7 @@
 #include "kernels/model/model_spec.h"
 #include "kernels/model/weights.h"
 #include "kernels/page_layout.h"
+#include "kernels/step_result.h"
 
 namespace tessera {
 

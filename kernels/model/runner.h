@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "kernels/batch.h"
+#include "kernels/step_result.h"
 
 namespace tessera {
 

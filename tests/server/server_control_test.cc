@@ -224,11 +224,13 @@ TEST_F(ControlTest, AddressesThatCannotBe) {
 TEST_F(ControlTest, RepliesThatNoMessageCarriesAreErrors) {
   v1::DetokenizeResponse reply;
   reply.set_text(std::string(static_cast<size_t>(kMaxMessageBytes), 'x'));
-  const auto bytes = Serialize(reply);
-  EXPECT_EQ(bytes.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_NE(bytes.status().message().find("ask for less"), std::string::npos) << bytes.status();
+  grpc::ByteBuffer buffer;
+  const absl::Status status = Serialize(reply, &buffer);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(status.message().find("ask for less"), std::string::npos) << status;
   reply.set_text("x");
-  EXPECT_TRUE(Serialize(reply).ok());
+  EXPECT_TRUE(Serialize(reply, &buffer).ok());
+  EXPECT_EQ(buffer.Length(), reply.ByteSizeLong());
 }
 
 TEST_F(ControlTest, LoopbackPeers) {
