@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+import induction
+
 LINEARS = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
 
 
-def make_config(*, hidden, layers, heads, kv_heads, head_dim, mlp, vocab, end_id, context=4096, theta=1e6):
+def make_config(*, hidden, layers, heads, kv_heads, head_dim, mlp, vocab, end_id, context=4096, theta=1e7):
     return dict(
         architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=vocab, hidden_size=hidden, intermediate_size=mlp,
         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, hidden_act="silu",
@@ -25,7 +27,7 @@ def linear_shapes(c):
 
 
 def new_weights(c, seed):
-    """What writes into the residual stream begins at zero, so that at first the stream is the embeddings alone: attention finds like tokens sooner."""
+    """What writes into the residual stream begins at zero, so that at first the stream is the embeddings alone, but for induction.py's two layers."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(shape, deviation):
@@ -38,6 +40,7 @@ def new_weights(c, seed):
             weights[f"model.layers.{layer}.{name}.weight"] = torch.zeros(shape) if writes else random(shape, shape[1] ** -0.5)
         for name in ("input_layernorm", "post_attention_layernorm"):
             weights[f"model.layers.{layer}.{name}.weight"] = torch.ones(h)
+    induction.begin(c, weights, generator)
     return weights
 
 

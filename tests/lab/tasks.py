@@ -112,8 +112,8 @@ def multi_document(rng, difficulty, context_tokens, questions, **_):
     return sample
 
 
-def in_context(rng, difficulty, examples, **_):
-    """A category's label can be learnt from any of its words; the word asked for is a new one."""
+def in_context(rng, difficulty, examples, questions, **_):
+    """A category's label can be learnt from any of its words; a word asked for is a new one."""
     categories = rng.sample(list(CATEGORIES), [2, 2, 3, 3, 4][difficulty - 1])
     labels = dict(zip(categories, rng.sample(LABELS, len(categories))))
     words = {c: rng.sample(CATEGORIES[c], len(CATEGORIES[c])) for c in categories}
@@ -121,7 +121,13 @@ def in_context(rng, difficulty, examples, **_):
     shown = [asked] + [rng.choice(categories) for _ in range(examples - 1)] if examples else []
     rng.shuffle(shown)
     lines = [f"{words[c].pop()} > {labels[c]}" for c in shown]
-    return Sample([user("\n".join(["Learn the rule."] + lines + [f"{words[asked].pop()} >"]))], labels[asked])
+    said = [(f"{words[asked].pop()} >", labels[asked])]
+    for _ in range(questions - 1):  # each answer is one more example for the next
+        asked = rng.choice([c for c in categories if c in shown and words[c]] or [asked])
+        if not words[asked]:
+            break
+        said.append((f"{words[asked].pop()} >", labels[asked]))
+    return ask_all("\n".join(["Learn the rule."] + lines) + "\n", said)
 
 
 def transform(rng, difficulty, **_):
