@@ -96,7 +96,9 @@ def write_model(folder, c, weights, end_ids):
     write_json(os.path.join(folder, "config.json"), c)
     write_json(os.path.join(folder, "generation_config.json"),
                dict(do_sample=True, temperature=0.7, top_p=0.9, eos_token_id=end_ids, pad_token_id=c["pad_token_id"]))
-    save_file({name: w.detach().bfloat16().contiguous() for name, w in weights.items()}, os.path.join(folder, "model.safetensors"), {"format": "pt"})
+    path = os.path.join(folder, "model.safetensors")
+    save_file({name: w.detach().bfloat16().contiguous() for name, w in weights.items()}, path, {"format": "pt"})
+    os.chmod(path, 0o644)  # it is made private
 
 
 def read_model(folder):

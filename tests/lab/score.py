@@ -2,7 +2,8 @@
 """Measures a model's abilities: greedy answers to held-out samples of the laboratory's tasks, right or wrong.
 
     score.py (--server HOST:PORT | --hf DIR) --model NAME [--adapter NAME] [--seed N] [--per-cell K] [--tasks T,..] [--max-context N] [--json FILE] [--answers FILE]
-    score.py --compare A B          answers of two runs with the same seed: how many texts and token ids are equal
+    score.py --compare A B          answers of two runs with the same seed: how many texts and token ids are equal; fails unless 99 % of the ids are, and where they
+                                    part the two best logits are a tie (below 1e-4 in the run with --hf)
 
 --server asks a tesserad and needs only grpcio, protobuf and protoc (the messages are made from proto/). --hf runs the same prompts through transformers
 in fp32 (NAME then only names the result); --adapter with --hf is a PEFT folder named like its domain. A cell is a task at a difficulty, a context length and a number of examples; the JSON has
@@ -24,6 +25,7 @@ import tasks
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MAX_ANSWER_TOKENS = 48
+TIE = 1e-4
 
 
 def cells_of(domain, only, max_context):
@@ -85,7 +87,7 @@ class Server:
         for response in self.call(request, timeout=300):
             text += response.output.text
             ids += response.output.token_ids
-        return text, ids
+        return text, ids, []
 
     def answers(self, samples):
         with concurrent.futures.ThreadPoolExecutor(16) as threads:
@@ -112,8 +114,10 @@ class HuggingFace:
             text = self.tokenizer.apply_chat_template(sample.messages, add_generation_prompt=True, tokenize=False)
             ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
             with self.torch.no_grad():
-                made = self.model.generate(ids, generation_config=self.config)[0, ids.shape[1]:].tolist()
-            yield self.tokenizer.decode(made, skip_special_tokens=True), made
+                out = self.model.generate(ids, generation_config=self.config, output_logits=True, return_dict_in_generate=True)
+            made = out.sequences[0, ids.shape[1]:].tolist()
+            gaps = [float(best[0] - best[1]) for best in (logits[0].topk(2).values for logits in out.logits)]
+            yield self.tokenizer.decode(made, skip_special_tokens=True), made, gaps
 
 
 def wilson(right, n):
@@ -144,10 +148,15 @@ def compare(first, second):
     texts = sum(a["text"] == b["text"] for a, b in pairs)
     ids = sum(a["ids"] == b["ids"] for a, b in pairs)
     print(f"{len(pairs)} answers: {texts} texts equal, {ids} token ids equal")
+    ties = True
     for a, b in pairs:
         if a["ids"] != b["ids"]:
-            print(f"  {a['cell']} {a['i']}: {a['text']!r} / {b['text']!r}")
-    return 0 if ids >= 0.99 * len(pairs) else 1
+            at = next((i for i, (x, y) in enumerate(zip(a["ids"], b["ids"])) if x != y), min(len(a["ids"]), len(b["ids"])))
+            gaps = a["gaps"] or b["gaps"]
+            gap = gaps[at] if at < len(gaps) else math.inf
+            ties = ties and gap < TIE
+            print(f"  {a['cell']} {a['i']}: {a['text']!r} / {b['text']!r}, at token {at} the two best logits are {gap:.6f} apart")
+    return 0 if ties and ids >= 0.99 * len(pairs) else 1
 
 
 def measure(target, wanted, seed, per_cell, domain=None):
@@ -156,13 +165,12 @@ def measure(target, wanted, seed, per_cell, domain=None):
     for number, cell in enumerate(wanted):
         samples = [sample_of(cell, seed, i, domain) for i in range(per_cell)]
         right = 0
-        for i, (sample, (text, ids)) in enumerate(zip(samples, target.answers(samples))):
+        for i, (sample, (text, ids, gaps)) in enumerate(zip(samples, target.answers(samples))):
             right += text.strip() == sample.answer
-            answers.append(dict(cell=cell, i=i, text=text, ids=ids, expected=sample.answer))
+            answers.append(dict(cell=cell, i=i, text=text, ids=ids, gaps=gaps, expected=sample.answer))
         task, difficulty, context, examples = cell
         cells.append(dict(task=task, difficulty=difficulty, context_tokens=context, examples=examples, n=per_cell, accuracy=right / per_cell))
-        print(f"\r{number + 1}/{len(wanted)} cells", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+        print(f"{number + 1}/{len(wanted)} cells", end="\r" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
     return cells, answers
 
 
