@@ -1,5 +1,5 @@
-// The command line of `tessera`: flags by a table, so that parsing and help cannot disagree. Errors
-// say what to type instead.
+// The command line of the programs on the client's side: flags by a table, so that parsing and help
+// cannot disagree. Errors say what to type instead.
 #pragma once
 
 #include <cstdint>

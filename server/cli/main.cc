@@ -3,7 +3,6 @@
 // command line, 130 after Ctrl-C.
 
 #include <cstdio>
-#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -11,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/version.h"
+#include "server/cli/channel.h"
 #include "server/cli/commands.h"
 #include "server/cli/session.h"
 
@@ -27,7 +27,7 @@ namespace {
 
 std::vector<FlagSpec> GlobalFlags() {
   return {
-      {"--server", "HOST:PORT", "of tesserad (127.0.0.1:50051, or $TESSERA_SERVER)"},
+      ServerFlag(),
       {"--timeout", "SECONDS", "deadline of the call"},
       {"--json", nullptr, "print messages as JSON, one a line"},
       {"--help", nullptr, "this, or of a command: tessera COMMAND --help"},
@@ -97,9 +97,7 @@ int Main(std::vector<std::string> words) {
     return command == nullptr && name.empty() && !arguments->Has("--help") ? kUsage : kOk;
   }
   SessionOptions options;
-  const char* from_environment = std::getenv("TESSERA_SERVER");
-  options.server = from_environment != nullptr ? from_environment : "127.0.0.1:50051";
-  if (const auto server = arguments->Text("--server")) options.server = *server;
+  options.server = ServerAddress(*arguments);
   options.json = arguments->Has("--json");
   if (const auto timeout = arguments->Text("--timeout");
       timeout && (!absl::SimpleAtod(*timeout, &options.deadline_seconds) ||

@@ -1,88 +1,28 @@
 #include "server/cli/session.h"
 
 #include <google/protobuf/util/json_util.h>
-#include <google/rpc/error_details.pb.h>
-#include <google/rpc/status.pb.h>
-#include <grpcpp/grpcpp.h>
-#include <unistd.h>
 
 #include <chrono>
-#include <csignal>
 #include <cstdio>
 #include <utility>
 
-#include "absl/status/status.h"
+#include "server/cli/channel.h"
 
 namespace tessera::cli {
-namespace {
+Session::Session(SessionOptions options)
+    : options_(std::move(options)),
+      interrupts_([this] { return OnSignal(); }),
+      channel_(NewChannel(options_.server)),
+      inference_(v1::Inference::NewStub(channel_)),
+      control_(v1::Control::NewStub(channel_)) {}
 
-// How long a server may take to accept the connection; one that is being restarted is not missed.
-constexpr std::chrono::milliseconds kConnectPatience(500);
-
-sigset_t InterruptSignals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGINT);
-  sigaddset(&signals, SIGTERM);
-  return signals;
-}
-
-void PrintDetails(const std::string& bytes) {
-  google::rpc::Status details;
-  if (bytes.empty() || !details.ParseFromString(bytes)) return;
-  for (const google::protobuf::Any& any : details.details()) {
-    google::rpc::ErrorInfo info;
-    google::rpc::RetryInfo retry;
-    if (any.UnpackTo(&info)) {
-      std::fprintf(stderr, "  reason: %s\n", info.reason().c_str());
-    } else if (any.UnpackTo(&retry)) {
-      const double seconds = static_cast<double>(retry.retry_delay().seconds()) +
-                             static_cast<double>(retry.retry_delay().nanos()) / 1e9;
-      std::fprintf(stderr, "  try again in %.1f s\n", seconds);
-    }
-  }
-}
-
-}  // namespace
-
-Session::Session(SessionOptions options) : options_(std::move(options)) {
-  const sigset_t signals = InterruptSignals();
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  channel_ =
-      grpc::CreateCustomChannel(options_.server, grpc::InsecureChannelCredentials(), arguments);
-  // Whether it worked is said by the call that follows.
-  channel_->WaitForConnected(std::chrono::system_clock::now() + kConnectPatience);
-  inference_ = v1::Inference::NewStub(channel_);
-  control_ = v1::Control::NewStub(channel_);
-  signal_thread_ = std::thread([this] { WaitForSignals(); });
-}
-
-Session::~Session() {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    ended_ = true;
-  }
-  // It waits for this signal with sigwait; nothing is terminated.
-  // NOLINTNEXTLINE(bugprone-bad-signal-to-kill-thread)
-  pthread_kill(signal_thread_.native_handle(), SIGTERM);
-  signal_thread_.join();
-}
-
-void Session::WaitForSignals() {
-  const sigset_t signals = InterruptSignals();
-  for (;;) {
-    int number = 0;
-    if (sigwait(&signals, &number) != 0) return;
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (ended_) return;
-    // The first one cancels; a second one, or one between calls, ends the program.
-    if (interrupted_ || current_ == nullptr) _exit(kInterrupted);
-    interrupted_ = true;
-    current_->TryCancel();
-  }
+bool Session::OnSignal() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  // The first one cancels; a second one, or one between calls, ends the program.
+  if (interrupted_ || current_ == nullptr) return false;
+  interrupted_ = true;
+  current_->TryCancel();
+  return true;
 }
 
 std::unique_ptr<grpc::ClientContext> Session::NewContext() {
@@ -113,14 +53,7 @@ int Session::Fail(const grpc::Status& status) const {
     std::fprintf(stderr, "tessera: cancelled\n");
     return kInterrupted;
   }
-  const auto code = static_cast<absl::StatusCode>(status.error_code());
-  std::fprintf(stderr, "tessera: %s: %s\n", absl::StatusCodeToString(code).c_str(),
-               status.error_message().c_str());
-  PrintDetails(status.error_details());
-  if (status.error_code() == grpc::StatusCode::UNAVAILABLE && status.error_details().empty()) {
-    std::fprintf(stderr, "  is tesserad running at %s? (--server HOST:PORT)\n",
-                 options_.server.c_str());
-  }
+  std::fprintf(stderr, "tessera: %s\n", FailureText(status, options_.server).c_str());
   return kFailed;
 }
 

@@ -7,18 +7,16 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 
-#include "server/cli/arguments.h"
+#include "server/cli/interrupts.h"
 #include "tessera/v1/control.grpc.pb.h"
 #include "tessera/v1/inference.grpc.pb.h"
 
 namespace tessera::cli {
 
 inline constexpr int kOk = 0;
-inline constexpr int kFailed = 1;         // the server said no, or nobody answered
-inline constexpr int kUsage = 2;          // the command line is wrong
-inline constexpr int kInterrupted = 130;  // Ctrl-C
+inline constexpr int kFailed = 1;  // the server said no, or nobody answered
+inline constexpr int kUsage = 2;   // the command line is wrong
 
 struct SessionOptions {
   std::string server;
@@ -28,10 +26,8 @@ struct SessionOptions {
 
 class Session final {
  public:
-  // Blocks SIGINT and SIGTERM and waits for them on a thread of its own: construct it before
-  // anything else starts threads.
+  // Construct it before anything else starts threads (see Interrupts).
   explicit Session(SessionOptions options);
-  ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
@@ -51,17 +47,16 @@ class Session final {
   static void PrintJson(const google::protobuf::Message& message);
 
  private:
-  void WaitForSignals();
+  bool OnSignal();
 
   const SessionOptions options_;
-  std::shared_ptr<grpc::Channel> channel_;
-  std::unique_ptr<v1::Inference::Stub> inference_;
-  std::unique_ptr<v1::Control::Stub> control_;
   mutable std::mutex mutex_;
   grpc::ClientContext* current_ = nullptr;
   bool interrupted_ = false;
-  bool ended_ = false;
-  std::thread signal_thread_;
+  Interrupts interrupts_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::Inference::Stub> inference_;
+  std::unique_ptr<v1::Control::Stub> control_;
 };
 
 // Runs one unary call and returns the exit status when it failed.
