@@ -176,29 +176,45 @@ void BenchLinear(benchmark::State& state, Machine* machine, const LinearShape& s
          2.0 * static_cast<double>(rows) * static_cast<double>(shape.n * shape.k));
 }
 
-// One segment of `rows` tokens behind `prefix` tokens, and the pages it lies in.
-class OneSegment {
+// Segments of `rows` tokens behind `prefix` tokens each, and the pages they lie in, in no order.
+class Segments {
  public:
-  OneSegment(Machine* machine, int rows, int prefix) : rows_(rows), keys_(prefix + rows) {
+  Segments(Machine* machine, int num_segments, int rows, int prefix)
+      : rows_(num_segments * rows), keys_(prefix + rows) {
     layout_.kv_heads = kKvHeads;
     layout_.head_dim = kHeadDim;
     layout_.dtype = DType::kBF16;
     layout_.num_layers = kLayers;
     const int pages = CeilDiv(keys_, layout_.page_tokens);
-    pool_ = machine->backend->Allocate(static_cast<size_t>((pages + 1) * layout_.page_bytes()));
-    pool_view_ = {static_cast<char*>(pool_->data()), layout_.page_bytes(), pages + 1};
-    std::vector<int32_t> positions(static_cast<size_t>(rows));
-    std::iota(positions.begin(), positions.end(), prefix);
-    std::vector<int64_t> slots(static_cast<size_t>(rows));
-    std::iota(slots.begin(), slots.end(), int64_t{layout_.page_tokens} + prefix);
-    std::vector<PageId> page_ids(static_cast<size_t>(pages));
+    const int num_slabs = num_segments * pages + 1;
+    pool_ = machine->backend->Allocate(static_cast<size_t>(num_slabs * layout_.page_bytes()));
+    pool_view_ = {static_cast<char*>(pool_->data()), layout_.page_bytes(), num_slabs};
+    // Memory that nobody has written is one page of zeros, which no cache ever misses.
+    std::memset(pool_->data(), 0x3c, pool_->size());
+    std::vector<PageId> page_ids(static_cast<size_t>(num_slabs - 1));
     std::iota(page_ids.begin(), page_ids.end(), 1);
-    batch_.tokens = arena_.Add<TokenId>(static_cast<size_t>(rows));
+    std::shuffle(page_ids.begin(), page_ids.end(), std::mt19937(1));
+    std::vector<int32_t> positions;
+    std::vector<int64_t> slots;
+    std::vector<Segment> segments;
+    std::vector<Range> run_ranges;
+    std::vector<KvRun> runs;
+    for (int s = 0; s < num_segments; ++s) {
+      for (int position = prefix; position < keys_; ++position) {
+        const PageId page = page_ids[s * pages + position / layout_.page_tokens];
+        positions.push_back(position);
+        slots.push_back(page * layout_.page_tokens + position % layout_.page_tokens);
+      }
+      segments.push_back({s, s * rows, rows, -1});
+      run_ranges.push_back({s, 1});
+      runs.push_back({s * pages, pages, 0, keys_, 0, 0});
+    }
+    batch_.tokens = arena_.Add<TokenId>(static_cast<size_t>(rows_));
     batch_.positions = arena_.AddCopy(positions);
     batch_.write_slots = arena_.AddCopy(slots);
-    batch_.segments = arena_.AddCopy(std::vector<Segment>{{0, 0, rows, -1}});
-    batch_.run_ranges = arena_.AddCopy(std::vector<Range>{{0, 1}});
-    batch_.runs = arena_.AddCopy(std::vector<KvRun>{{0, pages, 0, keys_, 0, 0}});
+    batch_.segments = arena_.AddCopy(segments);
+    batch_.run_ranges = arena_.AddCopy(run_ranges);
+    batch_.runs = arena_.AddCopy(runs);
     batch_.pages = arena_.AddCopy(page_ids);
     rope_.rotary_dim = kHeadDim;
     for (int i = 0; i < kHeadDim / 2; ++i) {
@@ -233,18 +249,20 @@ class OneSegment {
 };
 
 // Layers in turn, so that keys come from memory where they do not fit the caches.
-void BenchAttention(benchmark::State& state, Machine* machine, int rows, int prefix) {
-  const OneSegment segment(machine, rows, prefix);
-  std::vector<float> qkv = RandomFloats(static_cast<size_t>(rows) * kQkvCols, 1.0f);
-  std::vector<float> out(static_cast<size_t>(rows) * kHidden);
+void BenchAttention(benchmark::State& state, Machine* machine, int num_segments, int rows,
+                    int prefix) {
+  const Segments segment(machine, num_segments, rows, prefix);
+  const size_t num_rows = static_cast<size_t>(num_segments) * static_cast<size_t>(rows);
+  std::vector<float> qkv = RandomFloats(num_rows * kQkvCols, 1.0f);
+  std::vector<float> out(num_rows * kHidden);
   int layer = 0;
   for (auto _ : state) {
     if (layer == 0) machine->backend->Plan(segment.view());
     machine->backend->Attention(segment.Args(layer, &qkv, &out));
     layer = (layer + 1) % kLayers;
   }
-  const double visible = static_cast<double>(rows) * (prefix + 0.5 * (rows + 1));
-  Report(state, *machine, 2.0 * (prefix + rows) * kKvHeads * kHeadDim * 2.0,
+  const double visible = static_cast<double>(num_rows) * (prefix + 0.5 * (rows + 1));
+  Report(state, *machine, 2.0 * num_segments * (prefix + rows) * kKvHeads * kHeadDim * 2.0,
          4.0 * visible * kHeads * kHeadDim);
 }
 
@@ -271,7 +289,7 @@ class WholeModel {
   int64_t bytes() const { return bytes_; }
 
   // Everything of a step but sampling; logits of the last row.
-  void Step(const OneSegment& segment, int64_t rows) {
+  void Step(const Segments& segment, int64_t rows) {
     residual_.resize(static_cast<size_t>(rows * kHidden));
     qkv_.resize(static_cast<size_t>(rows * kQkvCols));
     attended_.resize(residual_.size());
@@ -323,7 +341,7 @@ class WholeModel {
 
 void BenchStep(benchmark::State& state, Machine* machine, int rows, int prefix) {
   if (machine->model == nullptr) machine->model = std::make_shared<WholeModel>(machine);
-  const OneSegment segment(machine, rows, prefix);
+  const Segments segment(machine, 1, rows, prefix);
   for (auto _ : state) machine->model->Step(segment, rows);
   const double bytes = static_cast<double>(machine->model->bytes());
   Report(state, *machine, bytes, (bytes - 2.0 * kVocab * kHidden) * rows);
@@ -352,11 +370,13 @@ void RegisterAll(Machine* machine) {
     });
   }
   add("attention/decode/context2048",
-      [machine](benchmark::State& state) { BenchAttention(state, machine, 1, 2047); });
+      [machine](benchmark::State& state) { BenchAttention(state, machine, 1, 1, 2047); });
+  add("attention/decode8/context2048",
+      [machine](benchmark::State& state) { BenchAttention(state, machine, 8, 1, 2047); });
   add("attention/prefill512",
-      [machine](benchmark::State& state) { BenchAttention(state, machine, 512, 0); });
+      [machine](benchmark::State& state) { BenchAttention(state, machine, 1, 512, 0); });
   add("attention/prefill512/context8192",
-      [machine](benchmark::State& state) { BenchAttention(state, machine, 512, 7680); });
+      [machine](benchmark::State& state) { BenchAttention(state, machine, 1, 512, 7680); });
   add("step/decode/context256",
       [machine](benchmark::State& state) { BenchStep(state, machine, 1, 255); });
   add("step/prefill512", [machine](benchmark::State& state) { BenchStep(state, machine, 512, 0); });

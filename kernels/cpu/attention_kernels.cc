@@ -16,6 +16,14 @@ int32_t Most(int32_t a, int32_t b) { return a > b ? a : b; }
 
 int64_t ElementBytes(Element element) { return element == Element::kF32 ? 4 : 2; }
 
+// Rows lie in pages all over memory, a stride that no hardware prefetcher follows: each phase of a
+// block asks for what the next one reads. Asking for a null row's bytes is harmless.
+TESSERA_INLINE void Prefetch(const void* row, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += kCacheLine) {
+    __builtin_prefetch(static_cast<const char*>(row) + at, 0, 2);
+  }
+}
+
 // The keys that any row sees: [begin, end).
 struct KeySpan {
   int32_t begin = kKeyBlock;
@@ -83,6 +91,7 @@ V16 LoadElements(const void* row, int64_t index) {
 }
 
 // out[r][16 v ...] = sum over keys of scores[r][key] * V[key][dim + 16 v ...], keys ascending.
+// Prefetches problem.next_keys with the first dims.
 template <Element kElement, int kRows, int kVectors>
 void WeightedSum(const AttendProblem& problem, int32_t row, int32_t dim, KeySpan keys) {
   V16 acc[kRows][kVectors];
@@ -92,8 +101,11 @@ void WeightedSum(const AttendProblem& problem, int32_t row, int32_t dim, KeySpan
     for (int v = 0; v < kVectors; ++v) acc[r][v] = Zero();
   }
   const float* const weights = problem.scores + row * kScoreStride;
+  const void* const* const next = row == 0 && dim == 0 ? problem.next_keys : nullptr;
+  const int64_t row_bytes = problem.head_dim * ElementBytes(kElement);
   for (int32_t key = keys.begin; key < keys.end; ++key) {
     const void* const value = problem.values[key];
+    if (next != nullptr) Prefetch(next[key], row_bytes);
     V16 x[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) x[v] = LoadElements<kElement>(value, dim + 16 * v);
@@ -153,8 +165,9 @@ void WeightedSums(const AttendProblem& problem, KeySpan keys) {
 
 }  // namespace
 
-void PackKeys(const void* const* keys, Element element, int32_t head_dim, int32_t panel_begin,
-              int32_t panel_end, void* panels) {
+void PackKeys(const void* const* keys, const void* const* values, Element element, int32_t head_dim,
+              int32_t panel_begin, int32_t panel_end, void* panels) {
+  constexpr int32_t kPanelsAhead = 3;  // of a first block, whose keys nobody asked for before
   alignas(64) static constexpr char kZeros[kMaxHeadDim * 4] = {};
   alignas(64) char tails[kPanel][64];
   alignas(64) char last[16 * 64];
@@ -165,7 +178,12 @@ void PackKeys(const void* const* keys, Element element, int32_t head_dim, int32_
   for (int32_t p = panel_begin; p < panel_end; ++p, out += num_words * 64) {
     const void* rows[kPanel];
     const void* const* const k = keys + p * kPanel;
-    for (int i = 0; i < kPanel; ++i) rows[i] = k[i] != nullptr ? k[i] : kZeros;
+    const int32_t ahead = Least(p + kPanelsAhead, panel_end - 1) - p;
+    for (int i = 0; i < kPanel; ++i) {
+      rows[i] = k[i] != nullptr ? k[i] : kZeros;
+      Prefetch(k[ahead * kPanel + i], row_bytes);
+      Prefetch(values[p * kPanel + i], row_bytes);
+    }
     for (int64_t offset = 0; offset < whole_bytes; offset += 64) {
       TransposeWords(rows, offset, out + offset * 16);
     }

@@ -26,10 +26,11 @@ int32_t NumRows(const AttentionCall& call, const AttentionTile& tile) {
 
 void TileWorker::Reserve(const AttentionCall& call) {
   const int64_t rows = std::max(kTileRows, call.heads_per_kv);
+  const int64_t query_rows = std::max<int64_t>(rows, kSharedRows);
   const int64_t dim = call.padded_dim;
   const int64_t half = RoundUp<int64_t>(call.rope.half, kPanel);
   const int64_t block_floats = kKeyBlock * dim;
-  float* next = memory_.Floats(3 * rows * dim + 4 * RoundUp<int64_t>(rows, kPanel) +
+  float* next = memory_.Floats((query_rows + 2 * rows) * dim + 4 * RoundUp<int64_t>(rows, kPanel) +
                                kMaxAttendRows * (dim + kScoreStride) + 2 * kPanel + 2 * half +
                                2 * block_floats);
   const auto take = [&next](int64_t count) {
@@ -39,7 +40,9 @@ void TileWorker::Reserve(const AttentionCall& call) {
   };
   keys_ = reinterpret_cast<char*>(take(block_floats));
   values_ = reinterpret_cast<char*>(take(block_floats));
-  q_ = take(rows * dim);
+  q_ = take(query_rows * dim);
+  tokens_.resize(static_cast<size_t>(query_rows));
+  cells_.resize(static_cast<size_t>(query_rows));
   scores_ = take(kMaxAttendRows * kScoreStride);
   block_ = {take(kMaxAttendRows), take(kMaxAttendRows), take(kMaxAttendRows * dim)};
   stream_ = {take(rows), take(rows), take(rows * dim)};
@@ -49,11 +52,11 @@ void TileWorker::Reserve(const AttentionCall& call) {
 }
 
 void TileWorker::PrepareQueries(const AttentionCall& call, const AttentionTile& tile,
-                                int32_t pos_delta) {
+                                int32_t pos_delta, int32_t first_row) {
   const AttentionArgs& args = *call.args;
   const int32_t head_dim = args.layout->head_dim;
   const int64_t first_head = static_cast<int64_t>(tile.kv_head) * call.heads_per_kv;
-  float* q = q_;
+  int32_t row = first_row;
   for (int32_t t = 0; t < tile.num_tokens; ++t) {
     const int64_t token = tile.token_begin + t;
     const float* cos = cos_;
@@ -66,7 +69,9 @@ void TileWorker::PrepareQueries(const AttentionCall& call, const AttentionTile& 
                       args.rope->attention_factor, cos_, sin_);
     }
     const float* const heads = args.qkv.f32(token) + first_head * head_dim;
-    for (int32_t h = 0; h < call.heads_per_kv; ++h, q += call.padded_dim) {
+    for (int32_t h = 0; h < call.heads_per_kv; ++h, ++row) {
+      float* const q = q_ + static_cast<int64_t>(row) * call.padded_dim;
+      tokens_[static_cast<size_t>(row)] = static_cast<int32_t>(token);
       kernels_.rotate_head(heads + h * head_dim, args.q_norm.weight, args.q_norm.eps, cos, sin,
                            static_cast<int32_t>(2 * call.rope.half), head_dim, q);
       std::fill(q + head_dim, q + call.padded_dim, 0.0f);
@@ -74,46 +79,58 @@ void TileWorker::PrepareQueries(const AttentionCall& call, const AttentionTile& 
   }
 }
 
-void TileWorker::LoadBlock(const AttentionCall& call, const AttentionTile& tile,
-                           const KvStream& stream, int32_t block) {
+void TileWorker::FindRows(const AttentionCall& call, const AttentionTile& tile,
+                          const KvStream& stream, int32_t block, BlockRows* rows) const {
   const AttentionArgs& args = *call.args;
   const GroupLayout& layout = *args.layout;
   const PositionRange visible = VisibleInBlock(call, tile, stream, block);
   const int32_t base = block * kAttentionBlock;
-  const int32_t panel_begin = (visible.begin - base) / kPanel;
-  const int32_t panel_end = CeilDiv(visible.end - base, kPanel);
-  std::fill(key_rows_ + panel_begin * kPanel, key_rows_ + panel_end * kPanel, nullptr);
+  *rows = BlockRows();
   ForEachPiece(args.batch, stream, layout.page_tokens, visible.begin, visible.end,
                [&](const KeyPiece& piece) {
                  const char* key = args.pool.Page(piece.page) +
                                    layout.KeyOffset(args.layer_in_group, tile.kv_head, piece.token);
                  for (int32_t i = 0; i < piece.count; ++i, key += layout.token_stride()) {
-                   key_rows_[piece.pos + i - base] = key;
-                   value_rows_[piece.pos + i - base] = key + layout.value_offset();
+                   rows->keys[piece.pos + i - base] = key;
+                   rows->values[piece.pos + i - base] = key + layout.value_offset();
                  }
                });
+}
+
+void TileWorker::LoadBlock(const AttentionCall& call, const AttentionTile& tile,
+                           const KvStream& stream, int32_t block, int32_t end) {
+  const GroupLayout& layout = *call.args->layout;
+  if (has_next_) {
+    std::swap(loaded_, next_);
+  } else {
+    FindRows(call, tile, stream, block, loaded_);
+  }
+  has_next_ = block + 1 < end;
+  if (has_next_) FindRows(call, tile, stream, block + 1, next_);
+  const PositionRange visible = VisibleInBlock(call, tile, stream, block);
+  const int32_t base = block * kAttentionBlock;
   const Element element = layout.dtype == DType::kF32 ? Element::kF32 : Element::kBF16;
-  kernels_.pack_keys(key_rows_, element, layout.head_dim, panel_begin, panel_end, keys_);
+  kernels_.pack_keys(loaded_->keys, loaded_->values, element, layout.head_dim,
+                     (visible.begin - base) / kPanel, CeilDiv(visible.end - base, kPanel), keys_);
   if (layout.head_dim == call.padded_dim) return;
   // Whole vectors would read past a row's end: attend to padded copies.
   const int64_t row_bytes = call.padded_dim * DTypeBytes(layout.dtype);
   for (int32_t i = visible.begin - base; i < visible.end - base; ++i) {
     char* const copy = values_ + i * row_bytes;
     std::memset(copy, 0, static_cast<size_t>(row_bytes));
-    std::memcpy(copy, value_rows_[i], static_cast<size_t>(layout.token_stride()));
-    value_rows_[i] = copy;
+    std::memcpy(copy, loaded_->values[i], static_cast<size_t>(layout.token_stride()));
+    loaded_->values[i] = copy;
   }
 }
 
-void TileWorker::AttendRows(const AttentionCall& call, const AttentionTile& tile,
-                            const KvStream& stream, int32_t block, int32_t row, int32_t count,
-                            const Rows& partial) {
+void TileWorker::AttendRows(const AttentionCall& call, const KvStream& stream, int32_t block,
+                            int32_t row, int32_t count, const Rows& partial) {
   const AttentionArgs& args = *call.args;
   const int32_t base = block * kAttentionBlock;
   int32_t visible_begin[kMaxAttendRows];
   int32_t visible_end[kMaxAttendRows];
   for (int32_t r = 0; r < count; ++r) {
-    const int32_t token = tile.token_begin + (row + r) / call.heads_per_kv;
+    const int32_t token = tokens_.data()[row + r];
     const PositionRange visible =
         VisibleKeys(stream, args.layout->window, args.batch.positions()[token]);
     visible_begin[r] = std::max(visible.begin - base, 0);
@@ -125,7 +142,8 @@ void TileWorker::AttendRows(const AttentionCall& call, const AttentionTile& tile
   problem.rows = count;
   problem.head_dim = args.layout->head_dim;
   problem.keys = keys_;
-  problem.values = value_rows_;
+  problem.values = loaded_->values;
+  if (has_next_ && row == 0) problem.next_keys = next_->keys;
   problem.element = args.layout->dtype == DType::kF32 ? Element::kF32 : Element::kBF16;
   problem.visible_begin = visible_begin;
   problem.visible_end = visible_end;
@@ -191,12 +209,12 @@ void TileWorker::AttendStream(const AttentionCall& call, const AttentionTile& ti
                               const KvStream& stream, int32_t num_rows) {
   const PositionRange blocks =
       AttentionWork::VisibleBlocks(stream, tile, call.args->layout->window);
-  if (blocks.begin < blocks.end) PrepareQueries(call, tile, stream.pos_delta);
+  if (blocks.begin < blocks.end) PrepareQueries(call, tile, stream.pos_delta, 0);
   for (int32_t block = blocks.begin; block < blocks.end; ++block) {
-    LoadBlock(call, tile, stream, block);
+    LoadBlock(call, tile, stream, block, blocks.end);
     for (int32_t row = 0; row < num_rows; row += kMaxAttendRows) {
       const int32_t count = std::min(kMaxAttendRows, num_rows - row);
-      AttendRows(call, tile, stream, block, row, count, block_);
+      AttendRows(call, stream, block, row, count, block_);
       for (int32_t r = 0; r < count; ++r) MergeRow(call, block_, r, stream_, row + r);
     }
   }
@@ -226,8 +244,50 @@ void TileWorker::MergePieces(const AttentionCall& call, const AttentionTile& til
   }
 }
 
+void TileWorker::EndPiece(const AttentionCall& call, const AttentionTile& tile) {
+  if (call.pieces_left[tile.cut].fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+  BeginTile(call, tile);
+  MergePieces(call, tile);
+  FinishTile(call, tile);
+}
+
+void TileWorker::RunShared(const AttentionCall& call, const AttentionTask& task) {
+  const std::vector<int32_t>& members = call.work->shared_tiles(task.shared);
+  const std::vector<AttentionTile>& tiles = call.work->tiles();
+  const AttentionTile& first = tiles[static_cast<size_t>(task.tile)];
+  const KvStream& stream = *call.work->streams_begin(first.segment);
+  int32_t num_rows = 0;
+  for (const int32_t member : members) {
+    const AttentionTile& tile = tiles[static_cast<size_t>(member)];
+    PrepareQueries(call, tile, stream.pos_delta, num_rows);
+    for (int32_t r = 0; r < NumRows(call, tile); ++r) {
+      cells_[static_cast<size_t>(num_rows++)] = {tile.partial_begin + r, NumRows(call, tile)};
+    }
+  }
+  for (int32_t block = task.block_begin; block < task.block_end; ++block) {
+    LoadBlock(call, first, stream, block, task.block_end);
+    for (int32_t row = 0; row < num_rows; row += kMaxAttendRows) {
+      const int32_t count = std::min(kMaxAttendRows, num_rows - row);
+      AttendRows(call, stream, block, row, count, block_);
+      for (int32_t r = 0; r < count; ++r) {
+        const Cells& of_row = cells_.data()[row + r];
+        const int64_t cell = of_row.first + block * of_row.stride;
+        call.partial_max[cell] = block_.max[r];
+        call.partial_sum[cell] = block_.sum[r];
+        std::copy_n(block_.out + static_cast<int64_t>(r) * call.padded_dim, call.padded_dim,
+                    call.partial_out + cell * call.padded_dim);
+      }
+    }
+  }
+  for (const int32_t member : members) EndPiece(call, tiles[static_cast<size_t>(member)]);
+}
+
 void TileWorker::RunTask(const AttentionCall& call, const AttentionTask& task) {
   Reserve(call);
+  if (task.shared >= 0) {
+    RunShared(call, task);
+    return;
+  }
   const AttentionTile& tile = call.work->tiles()[static_cast<size_t>(task.tile)];
   if (tile.cut < 0) {
     BeginTile(call, tile);
@@ -243,23 +303,20 @@ void TileWorker::RunTask(const AttentionCall& call, const AttentionTask& task) {
         AttentionWork::VisibleBlocks(*stream, tile, call.args->layout->window);
     const int32_t first = std::max(task.block_begin, stream_first);
     const int32_t last = std::min(task.block_end, stream_first + blocks.end - blocks.begin);
-    if (first < last) PrepareQueries(call, tile, stream->pos_delta);
+    if (first < last) PrepareQueries(call, tile, stream->pos_delta, 0);
     for (int32_t i = first; i < last; ++i) {
       const int32_t block = blocks.begin + i - stream_first;
-      LoadBlock(call, tile, *stream, block);
+      LoadBlock(call, tile, *stream, block, blocks.begin + last - stream_first);
       for (int32_t row = 0; row < num_rows; row += kMaxAttendRows) {
         const int64_t cell = tile.partial_begin + static_cast<int64_t>(i) * num_rows + row;
-        AttendRows(call, tile, *stream, block, row, std::min(kMaxAttendRows, num_rows - row),
+        AttendRows(call, *stream, block, row, std::min(kMaxAttendRows, num_rows - row),
                    {call.partial_max + cell, call.partial_sum + cell,
                     call.partial_out + cell * call.padded_dim});
       }
     }
     stream_first += blocks.end - blocks.begin;
   }
-  if (call.pieces_left[tile.cut].fetch_sub(1, std::memory_order_acq_rel) > 1) return;
-  BeginTile(call, tile);
-  MergePieces(call, tile);
-  FinishTile(call, tile);
+  EndPiece(call, tile);
 }
 
 void TileWorker::AddMass(const AttentionCall& call, const AttentionTile& tile, const Tap& tap,
@@ -283,9 +340,9 @@ void TileWorker::AddMass(const AttentionCall& call, const AttentionTile& tile, c
   for (const KvStream* stream = begin; stream != end; ++stream) {
     const PositionRange blocks =
         AttentionWork::VisibleBlocks(*stream, tile, call.args->layout->window);
-    if (blocks.begin < blocks.end) PrepareQueries(call, tile, stream->pos_delta);
+    if (blocks.begin < blocks.end) PrepareQueries(call, tile, stream->pos_delta, 0);
     for (int32_t block = blocks.begin; block < blocks.end; ++block) {
-      LoadBlock(call, tile, *stream, block);
+      LoadBlock(call, tile, *stream, block, blocks.end);
       AddBlockMass(call, tile, *stream, block, lse + (stream - begin) * num_rows, tap, mass);
     }
   }
@@ -300,7 +357,7 @@ void TileWorker::AddBlockMass(const AttentionCall& call, const AttentionTile& ti
   const int32_t first_key = stream.key_begin - stream.pos_begin;  // key of position 0
   for (int32_t row = 0; row < num_rows; row += kMaxAttendRows) {
     const int32_t count = std::min(kMaxAttendRows, num_rows - row);
-    AttendRows(call, tile, stream, block, row, count, block_);
+    AttendRows(call, stream, block, row, count, block_);
     for (int32_t r = 0; r < count; ++r) {
       const int32_t token = tile.token_begin + (row + r) / call.heads_per_kv;
       const bool tapped = token >= tap_begin && token < tap_begin + tap.num_rows;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <vector>
 
 #include "kernels/attention_plan.h"
 #include "kernels/backend.h"
@@ -49,18 +50,38 @@ class TileWorker final {
     float* out = nullptr;  // [rows, padded_dim]
   };
 
+  // Where the partials of a query row of a shared task go: (block, row) cells.
+  struct Cells {
+    int64_t first = 0;   // of block 0
+    int64_t stride = 0;  // from block to block
+  };
+  // Rows of a block's keys by position; null where it has none.
+  struct BlockRows {
+    const void* keys[kKeyBlock] = {};
+    const void* values[kKeyBlock] = {};
+  };
+
   void Reserve(const AttentionCall& call);
   void BeginTile(const AttentionCall& call, const AttentionTile& tile);
   void AttendTile(const AttentionCall& call, const AttentionTile& tile);
   // All that the tile's rows see of a stream, merged into stream_.
   void AttendStream(const AttentionCall& call, const AttentionTile& tile, const KvStream& stream,
                     int32_t num_rows);
-  void PrepareQueries(const AttentionCall& call, const AttentionTile& tile, int32_t pos_delta);
+  // Makes the tile's queries the rows from first_row on.
+  void PrepareQueries(const AttentionCall& call, const AttentionTile& tile, int32_t pos_delta,
+                      int32_t first_row);
+  // Finds where the keys of a block lie.
+  void FindRows(const AttentionCall& call, const AttentionTile& tile, const KvStream& stream,
+                int32_t block, BlockRows* rows) const;
+  // Makes `block` the loaded one. A caller loads blocks in ascending order and ends with end - 1.
   void LoadBlock(const AttentionCall& call, const AttentionTile& tile, const KvStream& stream,
-                 int32_t block);
-  // Rows [row, row + count) of the tile against the loaded block, count <= kMaxAttendRows.
-  void AttendRows(const AttentionCall& call, const AttentionTile& tile, const KvStream& stream,
-                  int32_t block, int32_t row, int32_t count, const Rows& partial);
+                 int32_t block, int32_t end);
+  // Prepared rows [row, row + count) against the loaded block, count <= kMaxAttendRows.
+  void AttendRows(const AttentionCall& call, const KvStream& stream, int32_t block, int32_t row,
+                  int32_t count, const Rows& partial);
+  void RunShared(const AttentionCall& call, const AttentionTask& task);
+  // After a piece of a cut tile: the last one merges.
+  void EndPiece(const AttentionCall& call, const AttentionTile& tile);
   void MergePieces(const AttentionCall& call, const AttentionTile& tile);
   void MergeRow(const AttentionCall& call, const Rows& from, int64_t from_row, const Rows& to,
                 int64_t to_row) const;
@@ -72,17 +93,21 @@ class TileWorker final {
   const IsaKernels& kernels_;
   Scratch memory_;
   Scratch stream_memory_;
-  float* q_ = nullptr;       // [rows, padded_dim]
-  float* scores_ = nullptr;  // [kMaxAttendRows, kScoreStride]
-  float* cos_ = nullptr;     // [rotary_dim / 2], of a stream with a pos_delta
+  float* q_ = nullptr;           // [rows, padded_dim]: the prepared queries
+  std::vector<int32_t> tokens_;  // [rows] of the prepared queries
+  std::vector<Cells> cells_;     // [rows] of the prepared queries of a shared task
+  float* scores_ = nullptr;      // [kMaxAttendRows, kScoreStride]
+  float* cos_ = nullptr;         // [rotary_dim / 2], of a stream with a pos_delta
   float* sin_ = nullptr;
   char* keys_ = nullptr;    // transposed panels of the loaded block
   char* values_ = nullptr;  // its V rows, padded, where head_dim is no multiple of 16
   Rows block_;              // of kMaxAttendRows rows
   Rows stream_;             // of the running stream
   Rows total_;              // of the finished streams
-  const void* key_rows_[kKeyBlock] = {};
-  const void* value_rows_[kKeyBlock] = {};
+  BlockRows rows_[2];
+  BlockRows* loaded_ = &rows_[0];
+  BlockRows* next_ = &rows_[1];
+  bool has_next_ = false;  // next_ is of the block behind the loaded one
 };
 
 }  // namespace tessera::cpu

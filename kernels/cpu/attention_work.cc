@@ -14,7 +14,9 @@ void AttentionWork::Build(const BatchView& batch, int group, const GroupLayout& 
   streams_.clear();
   stream_begin_.clear();
   tiles_.clear();
+  first_tile_.clear();
   tasks_.clear();
+  shared_tiles_.clear();
   num_cut_tiles_ = 0;
   num_partials_ = 0;
   const int32_t tile_tokens = std::max(1, kTileRows / heads_per_kv);
@@ -22,20 +24,25 @@ void AttentionWork::Build(const BatchView& batch, int group, const GroupLayout& 
     stream_begin_.push_back(streams_.size());
     ForEachStream(batch, group, s, [this](const KvStream& stream) { streams_.push_back(stream); });
     stream_begin_.push_back(streams_.size());
+    first_tile_.push_back(static_cast<int32_t>(tiles_.size()));
     AddTiles(batch, layout, s, tile_tokens);
     stream_begin_.pop_back();
   }
   stream_begin_.push_back(streams_.size());
+  if (layout.window == 0) ShareBlocks(batch, layout, heads_per_kv, tile_tokens);
 
+  const size_t num_shared = tasks_.size();
   int64_t total = 0;
+  for (const AttentionTask& task : tasks_) total += task.cost;
   for (const AttentionTile& tile : tiles_) {
-    total += tile.num_blocks * BlockCost(tile.num_tokens * heads_per_kv);
+    total += (tile.num_blocks - tile.num_shared) * BlockCost(tile.num_tokens * heads_per_kv);
   }
   const int64_t member_share =
       num_members == 1 ? std::numeric_limits<int64_t>::max() : total / num_members;
   for (size_t i = 0; i < tiles_.size(); ++i) {
     AddTasks(static_cast<int32_t>(i), tiles_[i].num_tokens * heads_per_kv, member_share);
   }
+  CutShared(num_shared, member_share);
   std::sort(tasks_.begin(), tasks_.end(), [](const AttentionTask& a, const AttentionTask& b) {
     if (a.cost != b.cost) return a.cost > b.cost;
     return a.tile != b.tile ? a.tile < b.tile : a.block_begin < b.block_begin;
@@ -64,24 +71,85 @@ void AttentionWork::AddTiles(const BatchView& batch, const GroupLayout& layout, 
   }
 }
 
-// Cuts a tile that costs more than half of a member's share into eighths of a share.
+void AttentionWork::ShareBlocks(const BatchView& batch, const GroupLayout& layout,
+                                int32_t heads_per_kv, int32_t tile_tokens) {
+  std::vector<PrefixCandidate> candidates;
+  for (int32_t s = 0; s < batch.num_segments(); ++s) {
+    const int32_t num_tokens = batch.segments()[s].num_tokens;
+    if (num_tokens == 0 || num_tokens > std::min(kMaxSharingTokens, tile_tokens)) continue;
+    const KvStream* const stream = streams_begin(s);
+    if (stream == streams_end(s) || stream->pos_begin != 0) continue;
+    const AttentionTile& tile = tiles_[static_cast<size_t>(first_tile_[static_cast<size_t>(s)])];
+    const int32_t seen_by_all = std::min(stream->pos_end, tile.min_position + 1);
+    candidates.push_back({s, stream, seen_by_all / kAttentionBlock});
+  }
+  for (const SharedBlocks& shared : FindSharedBlocks(batch, layout.page_tokens, candidates)) {
+    const int32_t num_blocks = shared.block_end - shared.block_begin;
+    for (int32_t kv_head = 0; kv_head < layout.kv_heads; ++kv_head) {
+      int32_t rows = kSharedRows + 1;  // of the open task: none is open
+      for (const int32_t member : shared.members) {
+        const size_t segment = static_cast<size_t>(candidates[static_cast<size_t>(member)].segment);
+        const int32_t index = first_tile_[segment] + kv_head;
+        AttentionTile& tile = tiles_[static_cast<size_t>(index)];
+        tile.num_shared = std::max(tile.num_shared, shared.block_end);
+        const int32_t tile_rows = tile.num_tokens * heads_per_kv;
+        if (rows + tile_rows > kSharedRows) {
+          tasks_.push_back({index, shared.block_begin, shared.block_end, num_blocks * BlockCost(0),
+                            static_cast<int32_t>(shared_tiles_.size())});
+          shared_tiles_.emplace_back();
+          rows = 0;
+        }
+        rows += tile_rows;
+        tasks_.back().cost += static_cast<int64_t>(num_blocks) * tile_rows;
+        shared_tiles_.back().push_back(index);
+      }
+    }
+  }
+}
+
+// Cuts the first num_shared tasks as AddTasks does.
+void AttentionWork::CutShared(size_t num_shared, int64_t member_share) {
+  const int64_t piece_cost = std::max<int64_t>(1, member_share / 8);
+  for (size_t i = 0; i < num_shared; ++i) {
+    const AttentionTask whole = tasks_[i];
+    const int64_t num_blocks = whole.block_end - whole.block_begin;
+    const int64_t num_pieces = std::min(num_blocks, CeilDiv(whole.cost, piece_cost));
+    for (int64_t p = 0; p < num_pieces; ++p) {
+      AttentionTask piece = whole;
+      piece.block_begin = whole.block_begin + static_cast<int32_t>(num_blocks * p / num_pieces);
+      piece.block_end = whole.block_begin + static_cast<int32_t>(num_blocks * (p + 1) / num_pieces);
+      piece.cost = whole.cost / num_blocks * (piece.block_end - piece.block_begin);
+      if (p == 0) {
+        tasks_[i] = piece;
+      } else {
+        tasks_.push_back(piece);
+      }
+    }
+    for (const int32_t tile : shared_tiles(whole.shared)) {
+      tiles_[static_cast<size_t>(tile)].num_pieces += static_cast<int32_t>(num_pieces);
+    }
+  }
+}
+
+// Cuts a tile that costs more than half of a member's share into eighths of a share; one with
+// shared blocks is cut in any case.
 void AttentionWork::AddTasks(int32_t index, int32_t rows, int64_t member_share) {
   AttentionTile& tile = tiles_[static_cast<size_t>(index)];
   const int64_t block_cost = BlockCost(rows);
-  const int64_t cost = tile.num_blocks * block_cost;
-  if (cost <= member_share / 2 || tile.num_blocks < 2) {
+  const int64_t num_own = tile.num_blocks - tile.num_shared;
+  const int64_t cost = num_own * block_cost;
+  if (tile.num_shared == 0 && (cost <= member_share / 2 || tile.num_blocks < 2)) {
     tasks_.push_back({index, 0, tile.num_blocks, cost});
     return;
   }
   const int64_t piece_cost = std::max<int64_t>(1, member_share / 8);
-  tile.num_pieces =
-      static_cast<int32_t>(std::min<int64_t>(tile.num_blocks, CeilDiv(cost, piece_cost)));
+  tile.num_pieces = static_cast<int32_t>(std::min(num_own, CeilDiv(cost, piece_cost)));
   tile.cut = num_cut_tiles_++;
   tile.partial_begin = num_partials_;
   num_partials_ += static_cast<int64_t>(tile.num_blocks) * rows;
   for (int64_t i = 0; i < tile.num_pieces; ++i) {
-    const int32_t begin = static_cast<int32_t>(tile.num_blocks * i / tile.num_pieces);
-    const int32_t end = static_cast<int32_t>(tile.num_blocks * (i + 1) / tile.num_pieces);
+    const int32_t begin = tile.num_shared + static_cast<int32_t>(num_own * i / tile.num_pieces);
+    const int32_t end = tile.num_shared + static_cast<int32_t>(num_own * (i + 1) / tile.num_pieces);
     tasks_.push_back({index, begin, end, (end - begin) * block_cost});
   }
 }

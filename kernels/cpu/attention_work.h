@@ -1,7 +1,9 @@
 // How a step's attention is cut into tasks: (segment, kv head, tile of query tokens) and, where one
-// task would keep the others waiting, runs of its key blocks. Costs decide the cut, results do not
-// depend on it: a block's partial is the same wherever it is computed, and partials are always
-// merged in ascending order. Plain data, remade when the batch or the layer's shape changes.
+// task would keep the others waiting, runs of its key blocks. Blocks that several segments have in
+// front (shared_prefix.h) are tasks of their own, done once for the rows of all. Costs decide the
+// cut, results do not depend on it: a block's partial is the same wherever it is computed, and
+// partials are always merged in ascending order. Plain data, remade when the batch or the layer's
+// shape changes.
 #pragma once
 
 #include <algorithm>
@@ -11,12 +13,16 @@
 
 #include "kernels/attention_plan.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/shared_prefix.h"
 
 namespace tessera::cpu {
 
 // Query rows (tokens times heads per kv head) of a tile: enough to pay for transposing a block's
 // keys.
 inline constexpr int32_t kTileRows = 96;
+// Query rows that load a shared block together, and the tokens of a segment that may be among them.
+inline constexpr int32_t kSharedRows = 256;
+inline constexpr int32_t kMaxSharingTokens = 8;
 
 // Query tokens of one segment with one kv head. Its query rows are numbered token by token.
 struct AttentionTile {
@@ -32,6 +38,7 @@ struct AttentionTile {
   int32_t cut = -1;           // index among the cut tiles; -1: whole
   int64_t partial_begin = 0;  // of its first block, in (block, row) units
   int32_t num_blocks = 0;
+  int32_t num_shared = 0;  // of the first blocks; they belong to shared tasks
 };
 
 struct AttentionTask {
@@ -39,6 +46,7 @@ struct AttentionTask {
   int32_t block_begin = 0;  // of the tile's blocks, counted through the streams
   int32_t block_end = 0;
   int64_t cost = 0;
+  int32_t shared = -1;  // index of shared_tiles() whose blocks these are; `tile` is their first
 };
 
 class AttentionWork final {
@@ -52,6 +60,10 @@ class AttentionWork final {
   const std::vector<AttentionTask>& tasks() const { return tasks_; }
   int32_t num_cut_tiles() const { return num_cut_tiles_; }
   int64_t num_partials() const { return num_partials_; }  // (block, row) cells of cut tiles
+  // Tiles of one kv head with blocks in common, at most kSharedRows query rows.
+  const std::vector<int32_t>& shared_tiles(int32_t shared) const {
+    return shared_tiles_[static_cast<size_t>(shared)];
+  }
 
   const KvStream* streams_begin(int32_t segment) const {
     return streams_.data() + stream_begin_[static_cast<size_t>(segment)];
@@ -72,12 +84,18 @@ class AttentionWork final {
  private:
   void AddTiles(const BatchView& batch, const GroupLayout& layout, int32_t segment,
                 int32_t tile_tokens);
+  // Collects shared_tiles_, a task for each (not cut yet), and the tiles' num_shared.
+  void ShareBlocks(const BatchView& batch, const GroupLayout& layout, int32_t heads_per_kv,
+                   int32_t tile_tokens);
   void AddTasks(int32_t tile, int32_t rows, int64_t member_share);
+  void CutShared(size_t num_shared, int64_t member_share);
 
   std::vector<KvStream> streams_;
   std::vector<size_t> stream_begin_;  // [segments + 1]
   std::vector<AttentionTile> tiles_;
+  std::vector<int32_t> first_tile_;  // [segments]
   std::vector<AttentionTask> tasks_;
+  std::vector<std::vector<int32_t>> shared_tiles_;
   int32_t num_cut_tiles_ = 0;
   int64_t num_partials_ = 0;
 };

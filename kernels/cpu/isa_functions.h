@@ -16,8 +16,8 @@ void GemmBF16(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end
 void AppendHead(const AppendProblem& problem);
 void RotateHead(const float* x, const float* weight, float eps, const float* cos, const float* sin,
                 int32_t rotary_dim, int32_t head_dim, float* out);
-void PackKeys(const void* const* keys, Element element, int32_t head_dim, int32_t panel_begin,
-              int32_t panel_end, void* panels);
+void PackKeys(const void* const* keys, const void* const* values, Element element, int32_t head_dim,
+              int32_t panel_begin, int32_t panel_end, void* panels);
 void Attend(const AttendProblem& problem);
 void Merge(float b_max, float b_sum, const float* b_out, int32_t padded_dim, float* max, float* sum,
            float* out);

@@ -66,6 +66,7 @@ struct AttendProblem {
   int32_t head_dim = 0;
   const void* keys = nullptr;              // panels of PackKeys
   const void* const* values = nullptr;     // [kKeyBlock] V rows; null where the block has no key
+  const void* const* next_keys = nullptr;  // [kKeyBlock] K rows to bring near meanwhile, or null
   Element element = Element::kF32;         // of keys and values
   const int32_t* visible_begin = nullptr;  // [rows] the row's keys in the block: [begin, end)
   const int32_t* visible_end = nullptr;
@@ -103,8 +104,9 @@ struct IsaKernels {
                       const float* sin, int32_t rotary_dim, int32_t head_dim, float* out) = nullptr;
   // Transposes K rows [kPanel * panel_begin, kPanel * panel_end) of a block into panels of 16 keys
   // (fp32: [head_dim][16], bf16: [head_dim / 2][16][2]); null rows become zeros.
-  void (*pack_keys)(const void* const* keys, Element element, int32_t head_dim, int32_t panel_begin,
-                    int32_t panel_end, void* panels) = nullptr;
+  void (*pack_keys)(const void* const* keys, const void* const* values, Element element,
+                    int32_t head_dim, int32_t panel_begin, int32_t panel_end,
+                    void* panels) = nullptr;
   void (*attend)(const AttendProblem&) = nullptr;
   // Merges partial (b_max, b_sum, b_out) into (max, sum, out). REQUIRES: b_sum > 0.
   void (*merge)(float b_max, float b_sum, const float* b_out, int32_t padded_dim, float* max,

@@ -170,6 +170,28 @@ TEST_P(CpuAttentionTest, SegmentAloneEqualsSegmentInBatch) {
   }
 }
 
+// Blocks that segments have in common are computed once for all of them.
+TEST_P(CpuAttentionTest, SharedPrefixesDoNotShow) {
+  const auto ref = NewRefBackend();
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const auto built = BuildSharingBatch(dtype, 11);
+    const std::vector<float> expected = RunAttention(ref.get(), built.get());
+    for (int threads : {1, 2, 3}) {
+      ThreadTeam team(threads);
+      const auto cpu = New(&team);
+      const std::vector<float> all = RunAttention(cpu.get(), built.get());
+      ExpectClose(all, expected, kAbsTolerance, kRelTolerance, "sharing");
+      for (int s = 0; s < built->view().num_segments(); ++s) {
+        const Segment segment = built->view().segments()[s];
+        const auto begin = all.begin() + segment.token_begin * built->out_cols();
+        ExpectSameBits(RunAlone(cpu.get(), built.get(), s, 0, segment.num_tokens),
+                       std::vector<float>(begin, begin + segment.num_tokens * built->out_cols()),
+                       "segment " + std::to_string(s));
+      }
+    }
+  }
+}
+
 TEST_P(CpuAttentionTest, RunsPagesAndChunksDoNotShow) {
   ThreadTeam team(1);
   const auto cpu = New(&team);

@@ -200,6 +200,35 @@ std::unique_ptr<BuiltBatch> BuildBatch(const AttentionCase& attention, uint64_t 
   return built;
 }
 
+void SharePages(BuiltBatch* built, int segment, int with_segment, int num_pages) {
+  const BatchView view = built->view();
+  const int page_tokens = built->attention.page_tokens;
+  PageId* const pages = built->arena.data(built->batch.pages);
+  const PageId* const from = pages + view.runs()[view.run_range(0, with_segment).begin].page_begin;
+  const Range range = view.run_range(0, segment);
+  for (int r = range.begin; r < range.begin + range.count; ++r) {
+    const KvRun& run = view.runs()[r];
+    const int number = (run.pos_begin - run.first) / page_tokens;  // of the run's first page
+    const int used = CeilDiv(run.first + run.count, page_tokens);
+    for (int i = 0; i < used && number + i < num_pages; ++i) {
+      pages[run.page_begin + i] = from[number + i];
+    }
+  }
+}
+
+std::unique_ptr<BuiltBatch> BuildSharingBatch(DType kv_dtype, uint64_t seed) {
+  AttentionCase attention;
+  attention.name = "sharing";
+  attention.heads = 14;
+  attention.head_dim = 64;
+  attention.kv_dtype = kv_dtype;
+  attention.segments = {{1100, 1}, {1050, 1}, {1025, 4}, {700, 1, 3}, {1300, 1}, {40, 1}};
+  auto built = BuildBatch(attention, seed);
+  const int pages_per_block = kAttentionBlock / attention.page_tokens;
+  for (int s = 1; s <= 4; ++s) SharePages(built.get(), s, 0, (5 - s) * pages_per_block + s - 1);
+  return built;
+}
+
 void FillPool(BuiltBatch* built, uint64_t seed) {
   const DType dtype = built->attention.kv_dtype;
   const PoolView pool = built->pool();

@@ -74,6 +74,14 @@ struct BuiltBatch {
 // its streams end, else at 0.
 std::unique_ptr<BuiltBatch> BuildBatch(const AttentionCase& attention, uint64_t seed);
 
+// Makes the first num_pages pages of a segment those of another (of one run), in group 0. REQUIRES:
+// both begin at position 0.
+void SharePages(BuiltBatch* built, int segment, int with_segment, int num_pages);
+
+// Six segments of one token (one of four) and long prefixes that share pages as branches of a tree
+// do: 1 has 4 blocks (kAttentionBlock) in common with 0, 2 has 3, 3 has 2, 4 has 1, 5 has none.
+std::unique_ptr<BuiltBatch> BuildSharingBatch(DType kv_dtype, uint64_t seed);
+
 // Random K and V in all pages but the null page.
 void FillPool(BuiltBatch* built, uint64_t seed);
 

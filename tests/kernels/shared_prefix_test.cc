@@ -1,0 +1,114 @@
+// Which blocks the cpu backend finds to be shared, and that it makes tasks of them.
+#include "kernels/cpu/shared_prefix.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "kernels/cpu/attention_work.h"
+#include "tests/lib/op_fixtures.h"
+
+namespace tessera::testing {
+namespace {
+
+using cpu::AttentionTask;
+using cpu::AttentionTile;
+using cpu::AttentionWork;
+using cpu::FindSharedBlocks;
+using cpu::PrefixCandidate;
+using cpu::SharedBlocks;
+
+class SharedPrefixTest : public ::testing::Test {
+ protected:
+  // All whole blocks of every segment.
+  std::vector<SharedBlocks> Find(const BuiltBatch& built) {
+    streams_.clear();
+    std::vector<PrefixCandidate> candidates;
+    for (int s = 0; s < built.view().num_segments(); ++s) {
+      ForEachStream(built.view(), 0, s, [&](const KvStream& stream) {
+        streams_.push_back(std::make_unique<KvStream>(stream));
+        candidates.push_back({s, streams_.back().get(), stream.pos_end / kAttentionBlock});
+      });
+    }
+    std::vector<SharedBlocks> found =
+        FindSharedBlocks(built.view(), built.attention.page_tokens, candidates);
+    std::sort(found.begin(), found.end(), [](const SharedBlocks& a, const SharedBlocks& b) {
+      return a.block_begin != b.block_begin ? a.block_begin < b.block_begin : a.members < b.members;
+    });
+    return found;
+  }
+
+  std::vector<std::unique_ptr<KvStream>> streams_;
+};
+
+void ExpectShared(const SharedBlocks& shared, int begin, int end, std::vector<int32_t> members) {
+  EXPECT_EQ(shared.block_begin, begin);
+  EXPECT_EQ(shared.block_end, end);
+  EXPECT_EQ(shared.members, members);
+}
+
+TEST_F(SharedPrefixTest, BranchesOfATree) {
+  const auto built = BuildSharingBatch(DType::kF32, 1);
+  const std::vector<SharedBlocks> found = Find(*built);
+  ASSERT_EQ(found.size(), 4u);
+  ExpectShared(found[0], 0, 1, {0, 1, 2, 3, 4});
+  ExpectShared(found[1], 1, 2, {0, 1, 2, 3});
+  ExpectShared(found[2], 2, 3, {0, 1, 2});
+  ExpectShared(found[3], 3, 4, {0, 1});
+}
+
+TEST_F(SharedPrefixTest, TwoTreesAndABlockThatDiffersInOnePage) {
+  AttentionCase attention;
+  attention.segments = {{600, 1}, {600, 1}, {600, 1}, {600, 1}};
+  const auto built = BuildBatch(attention, 1);
+  SharePages(built.get(), 2, 0, 32);
+  SharePages(built.get(), 3, 1, 31);  // one page short of two blocks
+  const std::vector<SharedBlocks> found = Find(*built);
+  ASSERT_EQ(found.size(), 2u);
+  ExpectShared(found[0], 0, 2, {0, 2});
+  ExpectShared(found[1], 0, 1, {1, 3});
+}
+
+TEST_F(SharedPrefixTest, NothingInCommon) {
+  AttentionCase attention;
+  attention.segments = {{600, 1}, {600, 1}, {3, 1}};
+  EXPECT_TRUE(Find(*BuildBatch(attention, 1)).empty());
+}
+
+// Every block of every tile belongs to one task.
+TEST_F(SharedPrefixTest, TasksCoverEachBlockOnce) {
+  const auto built = BuildSharingBatch(DType::kBF16, 3);
+  const int heads_per_kv = built->attention.heads / built->attention.kv_heads;
+  for (int members : {1, 2, 5}) {
+    AttentionWork work;
+    work.Build(built->view(), 0, built->layout.groups[0], heads_per_kv, members);
+    std::vector<std::map<int, int>> times(work.tiles().size());
+    std::vector<int> pieces(work.tiles().size(), 0);
+    int num_shared = 0;
+    for (const AttentionTask& task : work.tasks()) {
+      num_shared += task.shared >= 0 ? 1 : 0;
+      const std::vector<int32_t> alone = {task.tile};
+      for (const int32_t tile : task.shared >= 0 ? work.shared_tiles(task.shared) : alone) {
+        ++pieces[static_cast<size_t>(tile)];
+        for (int b = task.block_begin; b < task.block_end; ++b) {
+          ++times[static_cast<size_t>(tile)][b];
+        }
+      }
+    }
+    EXPECT_GE(num_shared, 8);  // four groups, two kv heads
+    for (size_t i = 0; i < work.tiles().size(); ++i) {
+      const AttentionTile& tile = work.tiles()[i];
+      EXPECT_EQ(static_cast<int>(times[i].size()), tile.num_blocks);
+      for (const auto& [block, count] : times[i]) EXPECT_EQ(count, 1) << block;
+      if (tile.cut >= 0) {
+        EXPECT_EQ(pieces[i], tile.num_pieces);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tessera::testing
