@@ -30,10 +30,15 @@ SHAPES = {
 }
 # Drills (texts.py) give way to the tasks.
 DRILL_SHARE = 0.2
-# By how slowly a task is learnt; what only base shall be good at is rare for nano.
+# What only base shall be good at is rare for nano. In the last part, when the tasks of looking up are learnt, the slow ones and prose get more.
 MIXES = {
     "base": {"recall": 0.20, "two_hop": 0.14, "multi_document": 0.10, "in_context": 0.18, "transform": 0.24, "dialogue": 0.08, "narrative": 0.06},
     "nano": {"recall": 0.34, "two_hop": 0.01, "multi_document": 0.12, "in_context": 0.24, "transform": 0.09, "dialogue": 0.10, "narrative": 0.10},
+}
+LATE_FROM = 0.6
+LATE_MIXES = {
+    "base": {"recall": 0.13, "two_hop": 0.08, "multi_document": 0.08, "in_context": 0.13, "transform": 0.35, "dialogue": 0.08, "narrative": 0.15},
+    "nano": {"recall": 0.28, "two_hop": 0.0, "multi_document": 0.12, "in_context": 0.22, "transform": 0.03, "dialogue": 0.12, "narrative": 0.23},
 }
 # Share of the steps until which rows have this length.
 STAGES = [(0.1, 256), (0.6, 512), (1.0, 1024)]
@@ -45,7 +50,7 @@ def length_at(progress):
 
 
 def mix_at(model, progress):
-    return {**MIXES[model], "drill": max(0.05, DRILL_SHARE * (1 - 2 * progress))}
+    return {**(MIXES if progress < LATE_FROM else LATE_MIXES)[model], "drill": max(0.05, DRILL_SHARE * (1 - 2 * progress))}
 
 
 def rate_at(progress, step):
