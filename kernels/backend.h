@@ -4,7 +4,8 @@
 //
 // Numbers. Activations between ops are fp32 rows. A Linear rounds its input rows (after the norm)
 // to bf16 when its weight is bf16 and accumulates in fp32 over k in ascending order, in an order
-// that does not depend on the number of rows; with fp32 weights nothing is rounded. K and V are
+// that does not depend on the number of rows; with fp32 weights nothing is rounded; with int8 and
+// int4 weights rows are quantised as kernels/weight_format.h says. K and V are
 // rounded to the pages' dtype when appended. Attention computes in fp32 over fixed absolute blocks
 // of kAttentionBlock key positions per stream (see KvRun); each block gives (output, log-sum-exp),
 // merged in position order. `ref` rounds at the same points, so it judges bf16 tightly too.
@@ -28,6 +29,7 @@
 #include "kernels/page_layout.h"
 #include "kernels/step_result.h"
 #include "kernels/tensor.h"
+#include "kernels/weight_format.h"
 
 namespace tessera {
 
@@ -42,8 +44,9 @@ class PackedWeight {
   virtual ~PackedWeight() = default;
   virtual int64_t rows() const = 0;  // N, outputs (after fusing)
   virtual int64_t cols() const = 0;  // K, inputs
-  virtual DType dtype() const = 0;   // kF32 or kBF16
+  virtual const WeightFormat& format() const = 0;
   virtual size_t bytes() const = 0;
+  DType dtype() const { return format().dtype; }
 };
 
 // Device memory, freed with the object.
@@ -155,12 +158,14 @@ class Backend {
   // Zeroed memory of the device. Null when there is not enough.
   virtual std::unique_ptr<DeviceBuffer> Allocate(size_t bytes) = 0;
 
-  // Packs the rows of `parts` (equal cols), one below the other, into one weight of `dtype` (kF32
-  // or kBF16). With interleave_gate REQUIRES two parts of equal rows, gate and up, for
-  // Epilogue::kGatedAct. The parts may be unmapped afterwards. The same weight may serve both
-  // Logits and Embed (tied embeddings). Null when memory is short.
-  virtual std::unique_ptr<PackedWeight> Pack(const std::vector<WeightView>& parts, DType dtype,
-                                             bool interleave_gate) = 0;
+  // Packs the rows of `parts` (equal cols), one below the other, into one weight of `format`: parts
+  // of floats are rounded or quantised, parts that are quantised already keep their codes, scales
+  // and zeros. REQUIRES: format.valid(); quantised parts have the format's dtype, its groups, and
+  // zeros only if it is asymmetric. With interleave_gate REQUIRES two parts of equal rows, gate and
+  // up, for Epilogue::kGatedAct. The parts may be unmapped afterwards. The same weight may serve
+  // both Logits and Embed (tied embeddings). Null when memory is short.
+  virtual std::unique_ptr<PackedWeight> Pack(const std::vector<WeightView>& parts,
+                                             const WeightFormat& format, bool interleave_gate) = 0;
 
   // Once per step, before anything else: rope tables, work splits. `batch` must outlive the step.
   virtual void Plan(const BatchView& batch) = 0;

@@ -30,11 +30,20 @@ struct Tensor {
 
 // A read-only view of a weight as it lies in the checkpoint. [rows, cols], row-major; a vector has
 // rows = 1.
+//
+// With kI8 or kI4 the numbers were quantised by somebody else (GPTQ, AWQ, compressed-tensors) and
+// are taken as they are: `data` has one code a byte (kI4: 0..15), in the sense of
+// kernels/weight_format.h, and every group of the format it is packed into has its scale here.
 struct WeightView {
   const void* data = nullptr;
   DType dtype = DType::kF32;
   int64_t rows = 0;
   int64_t cols = 0;
+  const void* scales = nullptr;     // [rows, groups] of scale_dtype
+  DType scale_dtype = DType::kF32;  // kF32, kBF16 or kF16
+  const uint8_t* zeros = nullptr;   // [rows, groups]; null: the symmetric zero
+
+  bool quantized() const { return dtype == DType::kI8 || dtype == DType::kI4; }
 };
 
 }  // namespace tessera

@@ -93,6 +93,26 @@ inline float F16ToFloat(F16 value) {
   return result;
 }
 
+// Rounds to nearest, ties to even; NaN stays NaN, what is too large becomes infinite.
+inline F16 FloatToF16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  const uint32_t sign = (bits >> 16) & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<F16>(sign | 0x7e00u);
+  if (magnitude >= 0x477ff000u) return static_cast<F16>(sign | 0x7c00u);  // 65520 and above
+  if (magnitude < 0x33000000u) return static_cast<F16>(sign);             // below 2^-25
+  const uint32_t exponent = magnitude >> 23;
+  // Bits of the significand to drop: 13, and more for subnormal results.
+  const uint32_t drop = exponent >= 113 ? 13 : 126 - exponent;
+  uint32_t kept = magnitude;
+  if (exponent < 113) kept = (magnitude & 0x7fffffu) | 0x800000u;
+  const uint32_t half = 1u << (drop - 1);
+  kept = (kept + half - 1 + ((kept >> drop) & 1u)) >> drop;
+  if (exponent >= 113) kept -= 112u << 10;
+  return static_cast<F16>(sign | kept);
+}
+
 template <class T>
 constexpr T CeilDiv(T a, T b) {
   return (a + b - 1) / b;

@@ -36,9 +36,9 @@ class CpuBackend final : public Backend {
   std::unique_ptr<DeviceBuffer> Allocate(size_t bytes) override {
     return HugeBuffer::Create(bytes);
   }
-  std::unique_ptr<PackedWeight> Pack(const std::vector<WeightView>& parts, DType dtype,
-                                     bool interleave_gate) override {
-    return CpuWeight::Create(parts, dtype, interleave_gate, team_);
+  std::unique_ptr<PackedWeight> Pack(const std::vector<WeightView>& parts,
+                                     const WeightFormat& format, bool interleave_gate) override {
+    return CpuWeight::Create(parts, format, interleave_gate, team_);
   }
   void Plan(const BatchView& batch) override { attention_.BeginStep(); }
   void Apply(const ApplyArgs& args) override { ApplyPageOps(args, team_); }

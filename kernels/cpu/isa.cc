@@ -46,11 +46,15 @@ std::vector<const IsaKernels*> SupportedKernels() {
   const bool has_avx512 = has_avx2 && zmm && Bit(leaf7.ebx, 16) /* F */ &&
                           Bit(leaf7.ebx, 17) /* DQ */ && Bit(leaf7.ebx, 30) /* BW */ &&
                           Bit(leaf7.ebx, 31) /* VL */;
-  const bool has_bf16 = has_avx512 && Bit(leaf7_1.eax, 5);
+  const bool has_avxvnni = has_avx2 && Bit(leaf7_1.eax, 4);
+  const bool has_vnni = has_avx512 && Bit(leaf7.ecx, 11);
+  const bool has_bf16 = has_vnni && Bit(leaf7_1.eax, 5);
 
   std::vector<const IsaKernels*> supported;
   if (has_bf16) supported.push_back(&avx512bf16::Kernels());
+  if (has_vnni) supported.push_back(&avx512vnni::Kernels());
   if (has_avx512) supported.push_back(&avx512::Kernels());
+  if (has_avxvnni) supported.push_back(&avxvnni::Kernels());
   if (has_avx2) supported.push_back(&avx2::Kernels());
   return supported;
 }

@@ -1,7 +1,8 @@
-// The ISA seam of the cpu backend: a table of plain functions per instruction set. gemm_kernels.cc,
-// row_kernels.cc and attention_kernels.cc are compiled once per ISA with its own compiler flags and
-// reach the machine through the 16-lane wrapper of simd.h; everything else in this room is plain
-// x86-64 and calls through the table that isa.h picked at run time.
+// The ISA seam of the cpu backend: a table of plain functions per instruction set. The sources that
+// CMakeLists.txt calls isa_sources are compiled once per ISA with its own compiler flags and reach
+// the machine through the 16-lane wrapper of simd.h; everything else in this room is plain x86-64
+// and calls through the table that isa.h picked at run time. A small ISA may build on another's
+// table and replace what it does better (TESSERA_BASE_ISA).
 //
 // One-definition rule: a translation unit built with AVX-512 must not emit an inline function that
 // the linker could choose for plain code. So this header holds only PODs and constants, the
@@ -22,9 +23,32 @@ inline constexpr int kKeyPanels = kKeyBlock / kPanel;
 inline constexpr int kMaxAttendRows = 12;  // query rows of one Attend call
 inline constexpr int kMaxHeadDim = 1024;
 inline constexpr int64_t kCacheLine = 64;
+inline constexpr float kLeastMaximum = 1e-30f;  // kLeastRowMaximum
 
 enum class Element : int32_t { kF32, kBF16 };
+enum class ScaleType : int32_t { kF32, kBF16, kF16 };
 enum class OutputOp : int32_t { kStore, kAdd, kGatedSilu, kGatedGelu };
+
+// Where things lie in panels and rows of a quantised weight (kernels/weight_format.h).
+// Panel: lines of 64 bytes of codes, then 16 scales for each group, then, in asymmetric formats, 16
+// zero points (bytes) for each group. A line of int8 is [16 outputs][4 k]; of int4 the same in the
+// low nibbles and the next 4 k in the high ones. Codes behind the last k and outputs behind the
+// last are zeros.
+// Prepared row: codes (signed bytes, zeros behind the last), the sum of each group's codes (int32),
+// the row's scale (fp32).
+struct QuantShape {
+  int64_t cols = 0;
+  int64_t group_size = 0;  // k; the whole row has one group of cols
+  int64_t num_groups = 0;
+  int64_t line_cols = 0;    // k of a line
+  int64_t group_lines = 0;  // of a panel; the last group has what is left
+  int64_t scales = 0;       // bytes from a panel's begin
+  int64_t zeros = 0;        // bytes from a panel's begin; 0: symmetric
+  ScaleType scale_type = ScaleType::kF32;
+  int32_t symmetric_zero = 0;
+  int64_t row_sums = 0;   // bytes from a prepared row's begin: a multiple of 64
+  int64_t row_scale = 0;  // bytes from a prepared row's begin
+};
 
 // Packed weights. fp32: [panel][k][16]; bf16: [panel][k / 2][16][2], k padded to even by zeros. The
 // last panel is padded to 16 outputs by zeros. Gated weights alternate panels of gate and up.
@@ -33,11 +57,12 @@ struct GemmProblem {
   int64_t a_stride = 0;     // bytes
   const void* b = nullptr;  // panels
   int64_t panel_bytes = 0;
-  int64_t steps = 0;               // of 64 panel bytes: k (fp32) or k / 2 (bf16)
-  int64_t columns = 0;             // of out
-  const float* bias = nullptr;     // [columns], or null; gated: of gate
-  const float* up_bias = nullptr;  // gated: of up
-  float softcap = 0.0f;            // 0: off
+  int64_t steps = 0;  // of 64 panel bytes: k (fp32), k / 2 (bf16), k / 4 (int8), k / 8 (int4)
+  const QuantShape* quant = nullptr;  // int8, int4
+  int64_t columns = 0;                // of out
+  const float* bias = nullptr;        // [columns], or null; gated: of gate
+  const float* up_bias = nullptr;     // gated: of up
+  float softcap = 0.0f;               // 0: off
   OutputOp op = OutputOp::kStore;
   float* out = nullptr;    // [rows, columns]
   int64_t out_stride = 0;  // floats
@@ -98,6 +123,14 @@ struct IsaKernels {
   void (*gemm_bf16)(const GemmProblem&, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
                     int64_t row_end) = nullptr;
 
+  // One row for quantised weights: RMSNorm (if `weight`), codes, sums and scale.
+  void (*quantize_row)(const float* x, const float* weight, float eps, const QuantShape& shape,
+                       void* out) = nullptr;
+  void (*gemm_i8)(const GemmProblem&, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
+                  int64_t row_end) = nullptr;
+  void (*gemm_i4)(const GemmProblem&, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
+                  int64_t row_end) = nullptr;
+
   void (*append_head)(const AppendProblem&) = nullptr;
   // Norm (if `weight`) and rotation of one query head; `out` may be `x`.
   void (*rotate_head)(const float* x, const float* weight, float eps, const float* cos,
@@ -115,12 +148,20 @@ struct IsaKernels {
   void (*divide)(const float* x, float divisor, int32_t count, float* out) = nullptr;
   // Benchmarks: the bf16 GEMM's multiply-add on registers alone; returns the flops it did.
   double (*spin_multiply_adds)(int64_t iterations) = nullptr;
+  // The same for int8.
+  double (*spin_dots)(int64_t iterations) = nullptr;
 };
 
 namespace avx2 {
 const IsaKernels& Kernels();
 }
+namespace avxvnni {
+const IsaKernels& Kernels();
+}
 namespace avx512 {
+const IsaKernels& Kernels();
+}
+namespace avx512vnni {
 const IsaKernels& Kernels();
 }
 namespace avx512bf16 {

@@ -22,8 +22,22 @@ GemmProblem NewProblem(const CpuWeight& weight) {
   problem.b = weight.panels();
   problem.panel_bytes = weight.panel_bytes();
   problem.steps = weight.steps();
+  problem.quant = weight.format().quantized() ? &weight.quant() : nullptr;
   problem.columns = weight.gated() ? weight.rows() / 2 : weight.rows();
   return problem;
+}
+
+decltype(IsaKernels::gemm_f32) GemmOf(const IsaKernels& kernels, DType dtype) {
+  switch (dtype) {
+    case DType::kBF16:
+      return kernels.gemm_bf16;
+    case DType::kI8:
+      return kernels.gemm_i8;
+    case DType::kI4:
+      return kernels.gemm_i4;
+    default:
+      return kernels.gemm_f32;
+  }
 }
 
 OutputOp OutputOpOf(const LinearArgs& args) {
@@ -38,19 +52,26 @@ OutputOp OutputOpOf(const LinearArgs& args) {
 void LinearOp::PrepareRows(const Rows& rows, const NormArgs& norm, const CpuWeight& weight,
                            GemmProblem* problem) {
   const bool round = weight.dtype() == DType::kBF16;
-  if (!round && norm.weight == nullptr && rows.rows == nullptr) {
+  const bool as_it_is = weight.dtype() == DType::kF32 && norm.weight == nullptr;
+  if (as_it_is && rows.rows == nullptr) {
     problem->a = rows.x.data;
     problem->a_stride = rows.x.row_stride * DTypeBytes(DType::kF32);
     return;
   }
+  const QuantShape* const quant = problem->quant;
   const int64_t element_bytes = round && kernels_.dot_bf16 ? 2 : 4;
   const int64_t padded_cols = round ? RoundUp<int64_t>(weight.cols(), 2) : weight.cols();
+  const int64_t row_bytes =
+      quant != nullptr ? quant->row_scale + int64_t{sizeof(float)} : padded_cols * element_bytes;
   // An odd number of cache lines, so that rows do not compete for the same cache sets.
-  const int64_t lines = CeilDiv(padded_cols * element_bytes, kCacheLine);
-  const int64_t stride = (lines | 1) * kCacheLine;
+  const int64_t stride = (CeilDiv(row_bytes, kCacheLine) | 1) * kCacheLine;
   char* const out = prepared_.Bytes(static_cast<size_t>(stride * rows.count));
   const auto prepare = [&](int64_t begin, int64_t end, int member) {
     for (int64_t i = begin; i < end; ++i) {
+      if (quant != nullptr) {
+        kernels_.quantize_row(rows.row(i), norm.weight, norm.eps, *quant, out + i * stride);
+        continue;
+      }
       kernels_.prepare_row(rows.row(i), norm.weight, norm.eps, weight.cols(), padded_cols, round,
                            out + i * stride);
     }
@@ -74,7 +95,7 @@ void LinearOp::RunGemm(const CpuWeight& weight, int64_t num_rows, const GemmProb
   const int64_t panel_tasks = CeilDiv(num_panels, task_panels);
   const int64_t most_rows = std::max<int64_t>(48, kRowBlockBytes / problem.a_stride);
   const int64_t row_tasks = CeilDiv(num_rows, most_rows);
-  const auto gemm = weight.dtype() == DType::kBF16 ? kernels_.gemm_bf16 : kernels_.gemm_f32;
+  const auto gemm = GemmOf(kernels_, weight.dtype());
   work_.For(panel_tasks * row_tasks, [&](int64_t task, int member) {
     const int64_t row_task = task / panel_tasks;
     const int64_t panel = task % panel_tasks * task_panels;

@@ -4,11 +4,13 @@
 
 #include "kernels/base/log.h"
 #include "kernels/footprint.h"
+#include "kernels/quantize.h"
 
 namespace tessera::cpu {
 namespace {
 
-static_assert(kPanel == kPackedOutputs, "plans count with it");
+static_assert(kPanel == kPackedOutputs && kCacheLine == kLineBytes, "plans count with them");
+static_assert(kLeastMaximum == kLeastRowMaximum);
 
 // Checkpoint elements by type, so that the inner loops are chosen once per row.
 struct BFloat {
@@ -62,50 +64,39 @@ void PackLane(const WeightView& view, int64_t row, int64_t begin, int64_t end, D
   }
 }
 
-struct Source {
-  int part = 0;
-  int64_t row = 0;
-};
-
-// Where output `lane` of `panel` comes from; part -1: padding.
-Source FindSource(const std::vector<WeightView>& parts, bool gated, int64_t panel, int lane) {
+// Where output `lane` of `panel` comes from.
+PanelRow FindRow(const std::vector<WeightView>& parts, bool gated, int64_t panel, int lane) {
   if (gated) {
     const int64_t row = panel / 2 * kPanel + lane;
-    return row < parts[0].rows ? Source{static_cast<int>(panel % 2), row} : Source{-1, 0};
+    return row < parts[0].rows ? PanelRow{&parts[static_cast<size_t>(panel % 2)], row} : PanelRow{};
   }
   int64_t row = panel * kPanel + lane;
-  for (size_t part = 0; part < parts.size(); ++part) {
-    if (row < parts[part].rows) return {static_cast<int>(part), row};
-    row -= parts[part].rows;
+  for (const WeightView& part : parts) {
+    if (row < part.rows) return {&part, row};
+    row -= part.rows;
   }
-  return {-1, 0};
+  return {};
 }
 
-void PackPanel(const std::vector<WeightView>& parts, bool gated, DType dtype, int64_t panel,
-               char* out) {
-  Source sources[kPanel];
-  for (int lane = 0; lane < kPanel; ++lane) {
-    sources[lane] = FindSource(parts, gated, panel, lane);
-  }
-  const int64_t cols = parts[0].cols;
+void PackPanel(const PanelRows& rows, int64_t cols, DType dtype, char* out) {
   for (int64_t begin = 0; begin < cols; begin += kPackColumns) {
     const int64_t end = std::min(begin + kPackColumns, cols);
-    for (int lane = 0; lane < kPanel; ++lane) {
-      if (sources[lane].part < 0) continue;
-      PackLane(parts[static_cast<size_t>(sources[lane].part)], sources[lane].row, begin, end, dtype,
-               lane, out);
+    for (size_t lane = 0; lane < kPanel; ++lane) {
+      if (rows[lane].part == nullptr) continue;
+      PackLane(*rows[lane].part, rows[lane].row, begin, end, dtype, static_cast<int>(lane), out);
     }
   }
 }
 
 }  // namespace
 
-std::unique_ptr<CpuWeight> CpuWeight::Create(const std::vector<WeightView>& parts, DType dtype,
-                                             bool gated, ThreadTeam* team) {
+std::unique_ptr<CpuWeight> CpuWeight::Create(const std::vector<WeightView>& parts,
+                                             const WeightFormat& format, bool gated,
+                                             ThreadTeam* team) {
   CHECK(!parts.empty());
-  CHECK(dtype == DType::kF32 || dtype == DType::kBF16);
+  CHECK(format.valid()) << " " << DTypeName(format.dtype) << " in groups of " << format.group_size;
   std::unique_ptr<CpuWeight> weight(new CpuWeight);
-  weight->dtype_ = dtype;
+  weight->format_ = format;
   weight->gated_ = gated;
   weight->cols_ = parts[0].cols;
   for (const WeightView& part : parts) {
@@ -118,14 +109,31 @@ std::unique_ptr<CpuWeight> CpuWeight::Create(const std::vector<WeightView>& part
   }
   weight->num_panels_ =
       gated ? 2 * CeilDiv<int64_t>(parts[0].rows, kPanel) : CeilDiv<int64_t>(weight->rows_, kPanel);
+  weight->panel_bytes_ = weight->steps() * kCacheLine;
+  if (format.quantized()) {
+    CHECK_LE(weight->cols_, kMaxQuantizedCols);
+    const DType scale_dtype = ScaleDType(parts, format);
+    weight->quant_ = NewQuantShape(weight->cols_, format, scale_dtype);
+    weight->panel_bytes_ = QuantPanelBytes(weight->cols_, format, scale_dtype);
+  }
   weight->buffer_ =
-      HugeBuffer::Create(static_cast<size_t>(weight->num_panels_ * weight->panel_bytes()));
+      HugeBuffer::Create(static_cast<size_t>(weight->num_panels_ * weight->panel_bytes_));
   if (weight->buffer_ == nullptr) return nullptr;
 
   char* const panels = static_cast<char*>(weight->buffer_->data());
   team->ParallelFor(weight->num_panels_, 4, [&](int64_t begin, int64_t end, int member) {
+    RowQuantizer quantizer(format);
     for (int64_t panel = begin; panel < end; ++panel) {
-      PackPanel(parts, gated, dtype, panel, panels + panel * weight->panel_bytes());
+      PanelRows rows;
+      for (size_t lane = 0; lane < kPanel; ++lane) {
+        rows[lane] = FindRow(parts, gated, panel, static_cast<int>(lane));
+      }
+      char* const out = panels + panel * weight->panel_bytes_;
+      if (format.quantized()) {
+        PackQuantizedPanel(rows, weight->quant_, &quantizer, out);
+      } else {
+        PackPanel(rows, weight->cols_, format.dtype, out);
+      }
     }
   });
   return weight;
@@ -134,7 +142,11 @@ std::unique_ptr<CpuWeight> CpuWeight::Create(const std::vector<WeightView>& part
 void CpuWeight::GatherRow(int64_t row, float scale, float* out) const {
   const char* const panel = panels() + row / kPanel * panel_bytes();
   const int64_t lane = row % kPanel;
-  if (dtype_ == DType::kBF16) {
+  if (format_.quantized()) {
+    for (int64_t k = 0; k < cols_; ++k) out[k] = QuantElement(quant_, panel, lane, k) * scale;
+    return;
+  }
+  if (format_.dtype == DType::kBF16) {
     const BF16* const in = reinterpret_cast<const BF16*>(panel);
     for (int64_t k = 0; k < cols_; ++k) {
       out[k] = BF16ToFloat(in[(k / 2 * kPanel + lane) * 2 + k % 2]) * scale;

@@ -10,25 +10,29 @@
 #include "kernels/base/thread_team.h"
 #include "kernels/cpu/isa_kernels.h"
 #include "kernels/cpu/memory.h"
+#include "kernels/cpu/pack_quantized.h"
 
 namespace tessera::cpu {
 
 class CpuWeight final : public PackedWeight {
  public:
   // Null when memory is short. REQUIRES: as Backend::Pack.
-  static std::unique_ptr<CpuWeight> Create(const std::vector<WeightView>& parts, DType dtype,
-                                           bool gated, ThreadTeam* team);
+  static std::unique_ptr<CpuWeight> Create(const std::vector<WeightView>& parts,
+                                           const WeightFormat& format, bool gated,
+                                           ThreadTeam* team);
 
   int64_t rows() const override { return rows_; }
   int64_t cols() const override { return cols_; }
-  DType dtype() const override { return dtype_; }
+  const WeightFormat& format() const override { return format_; }
   size_t bytes() const override { return buffer_->size(); }
 
   bool gated() const { return gated_; }
   int64_t num_panels() const { return num_panels_; }
-  int64_t steps() const { return dtype_ == DType::kBF16 ? CeilDiv<int64_t>(cols_, 2) : cols_; }
-  int64_t panel_bytes() const { return steps() * kCacheLine; }
+  int64_t steps() const { return CeilDiv(cols_, ColsPerLine(format_.dtype)); }
+  int64_t panel_bytes() const { return panel_bytes_; }
   const char* panels() const { return buffer_->bytes(); }
+  // REQUIRES: format().quantized().
+  const QuantShape& quant() const { return quant_; }
 
   // out[k] = weight[row][k] * scale. REQUIRES: !gated().
   void GatherRow(int64_t row, float scale, float* out) const;
@@ -40,7 +44,9 @@ class CpuWeight final : public PackedWeight {
   int64_t rows_ = 0;
   int64_t cols_ = 0;
   int64_t num_panels_ = 0;
-  DType dtype_ = DType::kF32;
+  int64_t panel_bytes_ = 0;
+  WeightFormat format_;
+  QuantShape quant_;
   bool gated_ = false;
 };
 

@@ -69,6 +69,48 @@ void PrepareRow(const float* x, const float* weight, float eps, int64_t cols, in
   StorePrepared(value, round, i, padded_cols - i, out);
 }
 
+void QuantizeRow(const float* x, const float* weight, float eps, const QuantShape& shape,
+                 void* out) {
+  char* const codes = static_cast<char*>(out);
+  int32_t* const sums = reinterpret_cast<int32_t*>(codes + shape.row_sums);
+  float* const row_scale = reinterpret_cast<float*>(codes + shape.row_scale);
+  const int64_t cols = shape.cols;
+  const V16 inverse_rms = weight != nullptr ? Set1(InverseRms(x, eps, cols)) : Zero();
+  const auto value_at = [&](int64_t i) {
+    const int64_t count = cols - i;
+    const V16 value = LoadN(x + i, count);
+    return weight != nullptr ? Normed(value, inverse_rms, LoadN(weight + i, count)) : value;
+  };
+  // As integers, magnitudes are in order and NaN comes last.
+  I16 largest = BroadcastInt(0);
+  for (int64_t i = 0; i < cols; i += 16) largest = MaxInts(largest, Bits(Abs(value_at(i))));
+  const int32_t max_bits = ReduceMaxInts(largest);
+  constexpr int32_t kInfinityBits = 0x7f800000;
+  float max;
+  std::memcpy(&max, &max_bits, sizeof(max));
+  const bool finite = max_bits < kInfinityBits;
+  if (!finite || max < kLeastMaximum) {
+    std::memset(codes, 0, static_cast<size_t>(shape.row_sums));
+    std::memset(sums, 0, sizeof(int32_t) * static_cast<size_t>(shape.num_groups));
+    *row_scale = finite ? 0.0f : __builtin_nanf("");
+    return;
+  }
+  *row_scale = max / 127.0f;
+  const V16 inverse = Set1(127.0f / max);
+  int64_t i = 0;
+  for (int64_t g = 0; g < shape.num_groups; ++g) {
+    const int64_t end = g + 1 < shape.num_groups ? i + shape.group_size : cols;
+    I16 sum = BroadcastInt(0);
+    for (; i < end; i += 16) {
+      const I16 code = RoundToInts(Mul(value_at(i), inverse));
+      StoreBytes(codes + i, code);
+      sum = AddInts(sum, code);
+    }
+    sums[g] = ReduceAddInts(sum);
+  }
+  std::memset(codes + i, 0, static_cast<size_t>(shape.row_sums - i));
+}
+
 void NormRow(const float* y, const float* weight, float eps, int64_t cols, bool add, float* out) {
   const V16 inverse = Set1(InverseRms(y, eps, cols));
   for (int64_t i = 0; i < cols; i += 16) {
@@ -129,13 +171,17 @@ const IsaKernels& Kernels() {
     &NormRow,
     &GemmF32,
     &GemmBF16,
+    &QuantizeRow,
+    &GemmI8,
+    &GemmI4,
     &AppendHead,
     &RotateHead,
     &PackKeys,
     &Attend,
     &Merge,
     &Divide,
-    &SpinMultiplyAdds
+    &SpinMultiplyAdds,
+    &SpinDots
   };
   return kKernels;
 }

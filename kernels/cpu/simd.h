@@ -1,16 +1,32 @@
 // The 16-lane vector that the per-ISA sources are written in, picked by the macro that their object
 // library defines. `static inline` throughout: nothing here may be shared between ISAs.
+// TESSERA_BASE_ISA: the ISA whose table this one builds on.
 #pragma once
 
 #if defined(TESSERA_ISA_AVX512BF16)
 #define TESSERA_ISA avx512bf16
 #include "kernels/cpu/simd_avx512.h"
+#include "kernels/cpu/simd_int_avx512.h"
+#elif defined(TESSERA_ISA_AVX512VNNI)
+#define TESSERA_ISA avx512vnni
+#define TESSERA_BASE_ISA avx512
+#define TESSERA_ISA_NAME "avx512vnni"
+#include "kernels/cpu/simd_avx512.h"
+#include "kernels/cpu/simd_int_avx512.h"
 #elif defined(TESSERA_ISA_AVX512)
 #define TESSERA_ISA avx512
 #include "kernels/cpu/simd_avx512.h"
+#include "kernels/cpu/simd_int_avx512.h"
+#elif defined(TESSERA_ISA_AVXVNNI)
+#define TESSERA_ISA avxvnni
+#define TESSERA_BASE_ISA avx2
+#define TESSERA_ISA_NAME "avxvnni"
+#include "kernels/cpu/simd_avx2.h"
+#include "kernels/cpu/simd_int_avx2.h"
 #else
 #define TESSERA_ISA avx2
 #include "kernels/cpu/simd_avx2.h"
+#include "kernels/cpu/simd_int_avx2.h"
 #endif
 
 #include "kernels/cpu/simd_math.h"

@@ -48,7 +48,7 @@ int64_t Model::StepBytes(const ModelSpec& spec, const ModelLimits& limits, DType
   const int64_t rows = limits.max_tokens;
   // In fp32 only normed rows are written anew.
   int64_t widest = spec.hidden;
-  if (weight_dtype == DType::kBF16) {
+  if (weight_dtype != DType::kF32) {
     widest = std::max({widest, QueryDim(spec), spec.intermediate});
   }
   const int64_t hidden_bytes = rows * spec.hidden * DTypeBytes(DType::kF32);

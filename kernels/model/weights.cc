@@ -11,7 +11,6 @@
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "kernels/footprint.h"
-#include "kernels/model/weight_table.h"
 
 namespace tessera {
 namespace {
@@ -182,15 +181,17 @@ class Loader final {
     const bool interleave_gate = slot.slot == WeightSlot::kGateUp;
     std::unique_ptr<PackedWeight>* const out =
         MatrixOf(slot.slot, IsPerLayer(slot.slot) ? &weights_.layers[layer] : nullptr);
-    *out = backend_->Pack(parts, weights_.dtype, interleave_gate);
+    *out = backend_->Pack(parts, WeightFormatOf(slot.slot, weights_.dtype, options_.int4),
+                          interleave_gate);
     if (*out == nullptr) return OutOfMemory(WeightName(*slot.rows[0], layer));
     return absl::OkStatus();
   }
 
   absl::Status OutOfMemory(absl::string_view what) const {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "not enough memory for ", what, ": the weights take ",
-        EstimateWeightBytes(spec_, weights_.dtype), " bytes as ", DTypeName(weights_.dtype)));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("not enough memory for ", what, ": the weights take ",
+                     EstimateWeightBytes(spec_, weights_.dtype, options_.int4), " bytes as ",
+                     DTypeName(weights_.dtype)));
   }
 
   const float** VectorOf(WeightSlot slot, LayerWeights* layer) {
@@ -269,6 +270,8 @@ int64_t ModelWeights::num_bytes() const {
 DType ResolveWeightDtype(const ModelSpec& spec, const Checkpoint& checkpoint, WeightDtype dtype) {
   if (dtype == WeightDtype::kF32) return DType::kF32;
   if (dtype == WeightDtype::kBF16) return DType::kBF16;
+  if (dtype == WeightDtype::kI8) return DType::kI8;
+  if (dtype == WeightDtype::kI4) return DType::kI4;
   for (const Slot& slot : PresentSlots(spec)) {
     if (slot.is_vector()) continue;
     for (const WeightRow* row : slot.rows) {
@@ -281,7 +284,13 @@ DType ResolveWeightDtype(const ModelSpec& spec, const Checkpoint& checkpoint, We
   return DType::kBF16;
 }
 
-int64_t EstimateWeightBytes(const ModelSpec& spec, DType dtype) {
+WeightFormat WeightFormatOf(WeightSlot slot, DType dtype, const WeightFormat& int4) {
+  if (dtype != DType::kI4) return dtype;
+  const bool is_table = slot == WeightSlot::kEmbed || slot == WeightSlot::kLmHead;
+  return is_table ? WeightFormat(DType::kI8) : int4;
+}
+
+int64_t EstimateWeightBytes(const ModelSpec& spec, DType dtype, const WeightFormat& int4) {
   int64_t vectors = 0;  // floats
   int64_t bytes = 0;
   for (const Slot& slot : PresentSlots(spec)) {
@@ -293,7 +302,8 @@ int64_t EstimateWeightBytes(const ModelSpec& spec, DType dtype) {
     int64_t rows = 0;
     for (const WeightRow* row : slot.rows) rows += DimSize(row->rows, spec);
     const int64_t parts = slot.slot == WeightSlot::kGateUp ? 2 : 1;
-    bytes += layers * PackedBytes(parts, rows / parts, DimSize(slot.rows[0]->cols, spec), dtype);
+    bytes += layers * PackedBytes(parts, rows / parts, DimSize(slot.rows[0]->cols, spec),
+                                  WeightFormatOf(slot.slot, dtype, int4));
   }
   return bytes + BufferBytes(vectors * DTypeBytes(DType::kF32));
 }

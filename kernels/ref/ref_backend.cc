@@ -1,4 +1,4 @@
-// The reference backend: weights, GEMM, embedding and logits.
+// The reference backend: Linear, embedding and logits.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +11,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/log.h"
 #include "kernels/ref/ref_math.h"
+#include "kernels/ref/ref_weight.h"
 #include "kernels/sample.h"
 
 namespace tessera {
@@ -36,80 +37,8 @@ class RefBuffer final : public DeviceBuffer {
   size_t size_;
 };
 
-// Panels of kPanel outputs: element (n, k) lies at ((n / kPanel) * K + k) * kPanel + n % kPanel, so
-// that the compiler may work on several outputs at once while each output's sum stays in ascending
-// k.
-class RefWeight final : public PackedWeight {
- public:
-  static constexpr int64_t kPanel = 16;
-
-  RefWeight(Memory memory, int64_t rows, int64_t cols, DType dtype)
-      : memory_(std::move(memory)), rows_(rows), cols_(cols), dtype_(dtype) {}
-
-  static size_t Bytes(int64_t rows, int64_t cols, DType dtype) {
-    return static_cast<size_t>(RoundUp(rows, kPanel) * cols * DTypeBytes(dtype));
-  }
-
-  int64_t rows() const override { return rows_; }
-  int64_t cols() const override { return cols_; }
-  DType dtype() const override { return dtype_; }
-  size_t bytes() const override { return Bytes(rows_, cols_, dtype_); }
-
-  float at(int64_t n, int64_t k) const { return ref::LoadElement(dtype_, data(), Index(n, k)); }
-  void set(int64_t n, int64_t k, float value) {
-    ref::StoreElement(dtype_, value, memory_.get(), Index(n, k));
-  }
-
-  // y[n] := sum over ascending k of x[k] * w[n][k]; y has RoundUp(rows, kPanel) elements.
-  void Multiply(const float* x, float* y) const {
-    for (int64_t n = 0; n < rows_; n += kPanel) {
-      if (dtype_ == DType::kF32) {
-        MultiplyPanel(reinterpret_cast<const float*>(data()) + n * cols_, x, y + n,
-                      [](float w) { return w; });
-      } else {
-        MultiplyPanel(reinterpret_cast<const BF16*>(data()) + n * cols_, x, y + n, BF16ToFloat);
-      }
-    }
-  }
-
- private:
-  int64_t Index(int64_t n, int64_t k) const {
-    return ((n / kPanel) * cols_ + k) * kPanel + n % kPanel;
-  }
-  const char* data() const { return memory_.get(); }
-
-  template <class T, class ToFloat>
-  void MultiplyPanel(const T* panel, const float* x, float* y, const ToFloat& to_float) const {
-    float sums[kPanel] = {};
-    for (int64_t k = 0; k < cols_; ++k) {
-      for (int64_t i = 0; i < kPanel; ++i) sums[i] += x[k] * to_float(panel[k * kPanel + i]);
-    }
-    std::memcpy(y, sums, sizeof(sums));
-  }
-
-  Memory memory_;
-  int64_t rows_;
-  int64_t cols_;
-  DType dtype_;
-};
-
-float WeightElement(const WeightView& view, int64_t i) {
-  switch (view.dtype) {
-    case DType::kF32:
-      return static_cast<const float*>(view.data)[i];
-    case DType::kBF16:
-      return BF16ToFloat(static_cast<const BF16*>(view.data)[i]);
-    case DType::kF16:
-      return F16ToFloat(static_cast<const F16*>(view.data)[i]);
-    default:
-      break;
-  }
-  CHECK(false) << "a weight of " << DTypeName(view.dtype) << " cannot be packed";
-  return 0.0f;
-}
-
-const RefWeight& AsRef(const PackedWeight* weight) {
-  return *static_cast<const RefWeight*>(weight);
+const ref::RefWeight& AsRef(const PackedWeight* weight) {
+  return *static_cast<const ref::RefWeight*>(weight);
 }
 
 class RefBackend final : public Backend {
@@ -122,8 +51,10 @@ class RefBackend final : public Backend {
     return std::make_unique<RefBuffer>(std::move(memory), bytes);
   }
 
-  std::unique_ptr<PackedWeight> Pack(const std::vector<WeightView>& parts, DType dtype,
-                                     bool interleave_gate) override;
+  std::unique_ptr<PackedWeight> Pack(const std::vector<WeightView>& parts,
+                                     const WeightFormat& format, bool interleave_gate) override {
+    return ref::RefWeight::Create(parts, format, interleave_gate);
+  }
   void Plan(const BatchView& batch) override;
   void Apply(const ApplyArgs& args) override { ref::Apply(args); }
   void Embed(const EmbedArgs& args) override;
@@ -137,40 +68,13 @@ class RefBackend final : public Backend {
   }
 
  private:
-  // x_ := the normed row, rounded to bf16 when the weight is bf16; y_ := the weight times it.
-  void NormAndMultiply(const float* x, const NormArgs& norm, const RefWeight& weight);
+  // y_ := the weight times the normed row.
+  void NormAndMultiply(const float* x, const NormArgs& norm, const ref::RefWeight& weight);
 
   std::vector<float> x_;
   std::vector<float> y_;
   SampleScratch sample_scratch_;
 };
-
-std::unique_ptr<PackedWeight> RefBackend::Pack(const std::vector<WeightView>& parts, DType dtype,
-                                               bool interleave_gate) {
-  CHECK(!parts.empty());
-  CHECK(dtype == DType::kF32 || dtype == DType::kBF16) << DTypeName(dtype);
-  CHECK(!interleave_gate || (parts.size() == 2 && parts[0].rows == parts[1].rows));
-  const int64_t cols = parts[0].cols;
-  int64_t rows = 0;
-  for (const WeightView& part : parts) {
-    CHECK_EQ(part.cols, cols);
-    rows += part.rows;
-  }
-  Memory memory = AllocateZeroed(RefWeight::Bytes(rows, cols, dtype));
-  if (memory == nullptr) return nullptr;
-  auto weight = std::make_unique<RefWeight>(std::move(memory), rows, cols, dtype);
-  int64_t row_begin = 0;
-  for (size_t p = 0; p < parts.size(); ++p) {
-    for (int64_t n = 0; n < parts[p].rows; ++n) {
-      const int64_t row = interleave_gate ? 2 * n + static_cast<int64_t>(p) : row_begin + n;
-      for (int64_t k = 0; k < cols; ++k) {
-        weight->set(row, k, WeightElement(parts[p], n * cols + k));
-      }
-    }
-    row_begin += parts[p].rows;
-  }
-  return weight;
-}
 
 // Nothing is prepared here; the judge checks the batch instead.
 void RefBackend::Plan(const BatchView& view) {
@@ -200,7 +104,7 @@ void RefBackend::Plan(const BatchView& view) {
 }
 
 void RefBackend::Embed(const EmbedArgs& args) {
-  const RefWeight& table = AsRef(args.table);
+  const ref::RefWeight& table = AsRef(args.table);
   const TokenId* tokens = args.batch.tokens();
   for (int32_t s = 0; s < args.batch.num_segments(); ++s) {
     const Segment& segment = args.batch.segments()[s];
@@ -216,16 +120,16 @@ void RefBackend::Embed(const EmbedArgs& args) {
   }
 }
 
-void RefBackend::NormAndMultiply(const float* x, const NormArgs& norm, const RefWeight& weight) {
+void RefBackend::NormAndMultiply(const float* x, const NormArgs& norm,
+                                 const ref::RefWeight& weight) {
   x_.resize(weight.cols());
-  y_.resize(RoundUp(weight.rows(), RefWeight::kPanel));
+  y_.resize(weight.PaddedRows());
   ref::RmsNorm(norm, x, weight.cols(), x_.data());
-  for (float& value : x_) value = ref::RoundTo(weight.dtype(), value);
   weight.Multiply(x_.data(), y_.data());
 }
 
 void RefBackend::Linear(const LinearArgs& args) {
-  const RefWeight& weight = AsRef(args.weight);
+  const ref::RefWeight& weight = AsRef(args.weight);
   const int64_t n = weight.rows();
   const bool gated = args.epilogue == Epilogue::kGatedAct;
   CHECK_EQ(args.x.cols, weight.cols());
@@ -254,7 +158,7 @@ void RefBackend::Linear(const LinearArgs& args) {
 
 void RefBackend::Logits(const LogitsArgs& args) {
   CHECK_LE(args.num_rows, kLogitBlock);
-  const RefWeight& weight = AsRef(args.weight);
+  const ref::RefWeight& weight = AsRef(args.weight);
   for (int64_t r = 0; r < args.num_rows; ++r) {
     NormAndMultiply(args.hidden.f32(args.token_rows[r]), args.final_norm, weight);
     for (int64_t i = 0; i < weight.rows(); ++i) {

@@ -1,8 +1,10 @@
 // The small formulas of the reference backend, each written as its definition reads. Pure.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -76,6 +78,24 @@ inline void StoreElement(DType dtype, float value, char* row, int64_t i) {
 // `value` as it will be read back from `dtype`.
 inline float RoundTo(DType dtype, float value) {
   return dtype == DType::kF32 ? value : BF16ToFloat(FloatToBF16(value));
+}
+
+// A row of activations to codes in [-127, 127]; returns the row's scale (kernels/weight_format.h).
+inline float QuantizeRow(const float* x, int64_t count, int32_t* codes) {
+  float max = 0.0f;
+  bool finite = true;
+  for (int64_t i = 0; i < count; ++i) {
+    finite = finite && std::isfinite(x[i]);
+    max = std::max(max, std::fabs(x[i]));
+  }
+  std::fill(codes, codes + count, 0);
+  if (!finite) return std::numeric_limits<float>::quiet_NaN();
+  if (max < kLeastRowMaximum) return 0.0f;
+  const float inverse = 127.0f / max;
+  for (int64_t i = 0; i < count; ++i) {
+    codes[i] = static_cast<int32_t>(std::nearbyint(x[i] * inverse));
+  }
+  return max / 127.0f;
 }
 
 void Attention(const AttentionArgs& args);

@@ -22,7 +22,7 @@ namespace {
 // relative) of about one element in 2^16; one such flip moves an output by 2^-9 / sqrt(k).
 double LinearTolerance(const LinearCase& linear) {
   const double fp32 = 4e-7 * std::sqrt(static_cast<double>(linear.k)) + 2e-6;
-  const double flip = linear.pre_norm && linear.dtype == DType::kBF16
+  const double flip = linear.pre_norm && linear.format == DType::kBF16
                           ? 8e-3 / std::sqrt(static_cast<double>(linear.k))
                           : 0.0;
   return fp32 + flip;

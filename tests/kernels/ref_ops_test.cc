@@ -30,7 +30,7 @@ std::vector<float> NaiveLinear(const BuiltLinear& built) {
     std::vector<double> y(linear.n, 0.0);
     for (int64_t n = 0; n < linear.n; ++n) {
       for (int64_t k = 0; k < linear.k; ++k) {
-        const double input = linear.dtype == DType::kBF16
+        const double input = linear.format == DType::kBF16
                                  ? BF16ToFloat(FloatToBF16(static_cast<float>(x[k])))
                                  : x[k];
         y[n] += input * built.weight[n * linear.k + k];
@@ -61,7 +61,7 @@ TEST(RefLinear, MatchesTheFormula) {
     const BuiltLinear built = BuildLinear(linear, seed += 10);
     // With a norm in front, fp32 and fp64 may round an input to neighbouring bf16 values: one such
     // flip moves an output by at most 2^-8 |x w|.
-    const bool flips = linear.dtype == DType::kBF16 && linear.pre_norm;
+    const bool flips = linear.format == DType::kBF16 && linear.pre_norm;
     ExpectClose(RunLinear(backend.get(), built), NaiveLinear(built), flips ? 5e-3 : 1e-5, 1e-5,
                 linear.name());
   }

@@ -258,9 +258,16 @@ std::vector<float> RunAttention(Backend* backend, BuiltBatch* built, int group, 
   return out;
 }
 
+std::string FormatName(const WeightFormat& format) {
+  std::string name = DTypeName(format.dtype);
+  if (format.group_size != 0) name += "_g" + std::to_string(format.group_size);
+  if (format.asymmetric) name += "_asymmetric";
+  return name;
+}
+
 std::string LinearCase::name() const {
   std::ostringstream out;
-  out << "T" << rows << "_N" << n << "_K" << k << "_" << DTypeName(dtype);
+  out << "T" << rows << "_N" << n << "_K" << k << "_" << FormatName(format);
   std::string name = out.str();
   if (pre_norm) name += "_norm";
   if (bias) name += "_bias";
@@ -275,12 +282,12 @@ std::string LinearCase::name() const {
 std::unique_ptr<PackedWeight> BuiltLinear::Pack(Backend* backend) const {
   const int64_t k = linear.k;
   if (linear.epilogue != Epilogue::kGatedAct) {
-    return backend->Pack({{weight.data(), DType::kF32, linear.n, k}}, linear.dtype, false);
+    return backend->Pack({{weight.data(), DType::kF32, linear.n, k}}, linear.format, false);
   }
   const int64_t half = linear.n / 2;
   return backend->Pack(
       {{weight.data(), DType::kF32, half, k}, {weight.data() + half * k, DType::kF32, half, k}},
-      linear.dtype, true);
+      linear.format, true);
 }
 
 BuiltLinear BuildLinear(const LinearCase& linear, uint64_t seed) {
@@ -289,7 +296,7 @@ BuiltLinear BuildLinear(const LinearCase& linear, uint64_t seed) {
   built.x = RandomFloats(linear.rows * linear.k, 1.0f, seed);
   built.weight =
       RandomFloats(linear.n * linear.k, 1.0f / std::sqrt(static_cast<float>(linear.k)), seed + 1);
-  if (linear.dtype == DType::kBF16) RoundToBF16(&built.weight);
+  if (linear.format == DType::kBF16) RoundToBF16(&built.weight);
   built.bias = RandomFloats(linear.n, 0.5f, seed + 2);
   built.pre_norm = RandomFloats(linear.k, 0.2f, seed + 3);
   built.post_norm = RandomFloats(linear.n, 0.2f, seed + 4);

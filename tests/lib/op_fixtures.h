@@ -94,11 +94,16 @@ std::vector<float> RunAttention(Backend* backend, BuiltBatch* built, int group =
 // partial rotary.
 std::vector<AttentionCase> AttentionGrid();
 
+// "float32", "int4_g32_asymmetric", ...
+std::string FormatName(const WeightFormat& format);
+// What is quantised: both widths, groups up to the whole row, with and without zero points.
+std::vector<WeightFormat> QuantizedFormats();
+
 struct LinearCase {
   int64_t rows = 1;
   int64_t n = 16;
   int64_t k = 32;
-  DType dtype = DType::kF32;
+  WeightFormat format = DType::kF32;
   bool pre_norm = false;
   bool bias = false;
   bool post_norm = false;

@@ -104,4 +104,16 @@ std::vector<LinearCase> LinearGrid() {
   return grid;
 }
 
+std::vector<WeightFormat> QuantizedFormats() {
+  std::vector<WeightFormat> formats;
+  for (const bool asymmetric : {false, true}) {
+    for (const int32_t group_size : {0, 32, 128}) {
+      formats.push_back({DType::kI8, group_size, asymmetric});
+      formats.push_back({DType::kI4, group_size, asymmetric});
+    }
+    formats.push_back({DType::kI4, 64, asymmetric});
+  }
+  return formats;
+}
+
 }  // namespace tessera::testing

@@ -168,6 +168,50 @@ TEST_F(WeightsTest, EstimateIsWhatIsPackedInWholePages) {
   }
 }
 
+// ref keeps a byte for every code, so this is about the backends that serve.
+TEST_F(WeightsTest, QuantizedEstimateIsWhatIsPacked) {
+  if (CpuBackends().empty()) GTEST_SKIP() << "no AVX2 here";
+  TestBackend cpu(CpuBackends().front());
+  for (const std::string& name : GoldenModels()) {
+    const auto spec = LoadModelSpec(GoldenModelDir(name));
+    const auto checkpoint = Checkpoint::OpenDir(GoldenModelDir(name));
+    ASSERT_TRUE(spec.ok() && checkpoint.ok());
+    for (const WeightDtype dtype : {WeightDtype::kI8, WeightDtype::kI4}) {
+      for (const WeightFormat& int4 : {kInt4Format, WeightFormat(DType::kI4, 64, true)}) {
+        WeightOptions options;
+        options.dtype = dtype;
+        options.int4 = int4;
+        const auto weights = LoadWeights(*spec, **checkpoint, cpu.backend.get(), options);
+        ASSERT_TRUE(weights.ok()) << weights.status();
+        const int64_t estimate = EstimateWeightBytes(*spec, weights->dtype, int4);
+        const int64_t num_buffers = 3 + 4 * spec->num_layers;
+        EXPECT_GE(estimate, weights->num_bytes()) << name;
+        EXPECT_LT(estimate, weights->num_bytes() + num_buffers * 4096) << name;
+      }
+    }
+  }
+}
+
+TEST_F(WeightsTest, QuantizedFormatsBySlot) {
+  CopyModel("llama2");
+  Write();
+  WeightOptions options;
+  options.dtype = WeightDtype::kI4;
+  options.int4 = WeightFormat(DType::kI4, 64, true);
+  const auto int4 = Load(options);
+  ASSERT_TRUE(int4.ok()) << int4.status();
+  EXPECT_EQ(int4->dtype, DType::kI4);
+  EXPECT_TRUE(int4->layers[0].qkv->format() == options.int4);
+  EXPECT_TRUE(int4->layers[2].gate_up->format() == options.int4);
+  EXPECT_TRUE(int4->embed->format() == WeightFormat(DType::kI8));
+  EXPECT_TRUE(int4->lm_head->format() == WeightFormat(DType::kI8));
+  options.dtype = WeightDtype::kI8;
+  const auto int8 = Load(options);
+  ASSERT_TRUE(int8.ok()) << int8.status();
+  EXPECT_TRUE(int8->layers[0].down->format() == WeightFormat(DType::kI8));
+  EXPECT_TRUE(int8->head()->format() == WeightFormat(DType::kI8));
+}
+
 TEST_F(WeightsTest, ProgressCountsUpToTheCheckpoint) {
   CopyModel("llama_bias");
   Write();

@@ -1,0 +1,96 @@
+// The loop around the register tiles that all formats share: panels outside, tiles of rows inside,
+// and the epilogue on each tile. A format is a struct of
+//   kMaxRows, Panels(rows)                           the tallest tile, and how wide tiles may be
+//   Compute(problem, tile, rows, panels)             panels [0, panels) of one tile of rows
+#pragma once
+
+#include "kernels/cpu/isa_kernels.h"
+#include "kernels/cpu/simd.h"
+#include "kernels/cpu/tile.h"
+
+namespace tessera::cpu::TESSERA_ISA {
+
+inline constexpr int kMaxGroupPanels = 4;
+inline constexpr int64_t kTileStride = kMaxGroupPanels * kPanel;
+
+static void StoreOutputs(const GemmProblem& problem, V16 y, int64_t row, int64_t column) {
+  const int64_t count = problem.columns - column;
+  float* const out = problem.out + row * problem.out_stride + column;
+  if (problem.op == OutputOp::kAdd) {
+    y = Add(count >= kPanel ? Load(out) : LoadN(out, count), y);
+  }
+  if (count >= kPanel) {
+    Store(out, y);
+  } else {
+    StoreN(out, y, count);
+  }
+}
+
+static V16 AddBias(V16 y, const float* bias, int64_t column, int64_t columns) {
+  if (bias == nullptr) return y;
+  return Add(y, LoadN(bias + column, columns - column));
+}
+
+static void FinishGated(const GemmProblem& problem, const float* tile, int64_t panel, int panels,
+                        int64_t row, int rows) {
+  for (int p = 0; p < panels; p += 2) {
+    const int64_t column = (panel + p) / 2 * kPanel;
+    for (int r = 0; r < rows; ++r) {
+      const float* const y = tile + r * kTileStride + p * kPanel;
+      const V16 gate = AddBias(Load(y), problem.bias, column, problem.columns);
+      const V16 up = AddBias(Load(y + kPanel), problem.up_bias, column, problem.columns);
+      const V16 act = problem.op == OutputOp::kGatedSilu ? Silu(gate) : GeluTanh(gate);
+      StoreOutputs(problem, Mul(act, up), row + r, column);
+    }
+  }
+}
+
+static void FinishPlain(const GemmProblem& problem, const float* tile, int64_t panel, int panels,
+                        int64_t row, int rows) {
+  for (int p = 0; p < panels; ++p) {
+    const int64_t column = (panel + p) * kPanel;
+    for (int r = 0; r < rows; ++r) {
+      V16 y = Load(tile + r * kTileStride + p * kPanel);
+      y = AddBias(y, problem.bias, column, problem.columns);
+      if (problem.softcap > 0.0f) y = Softcap(y, problem.softcap);
+      StoreOutputs(problem, y, row + r, column);
+    }
+  }
+}
+
+template <class Format>
+static void GemmLoop(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end,
+                     int64_t row_begin, int64_t row_end) {
+  alignas(64) float results[Format::kMaxRows * kTileStride];
+  const bool gated = problem.op == OutputOp::kGatedSilu || problem.op == OutputOp::kGatedGelu;
+  const int64_t num_rows = row_end - row_begin;
+  // Tiles of nearly equal height: the tallest decides how many panels go together, which is what
+  // one register tile covers, and even, so that gate and up meet.
+  const int64_t num_tiles = (num_rows + Format::kMaxRows - 1) / Format::kMaxRows;
+  const int widest = Format::Panels(static_cast<int>((num_rows + num_tiles - 1) / num_tiles));
+  const int group = widest < 2 ? 2 : widest;
+  TileProblem tile;
+  tile.a_stride = problem.a_stride;
+  tile.panel_bytes = problem.panel_bytes;
+  tile.steps = problem.steps;
+  tile.out = results;
+  tile.out_stride = kTileStride;
+  for (int64_t panel = panel_begin; panel < panel_end; panel += group) {
+    const int panels =
+        static_cast<int>(panel_end - panel < group ? panel_end - panel : int64_t{group});
+    tile.b = static_cast<const char*>(problem.b) + panel * problem.panel_bytes;
+    for (int64_t t = 0; t < num_tiles; ++t) {
+      const int64_t row = row_begin + num_rows * t / num_tiles;
+      const int rows = static_cast<int>(row_begin + num_rows * (t + 1) / num_tiles - row);
+      tile.a = static_cast<const char*>(problem.a) + row * problem.a_stride;
+      // While the last tile computes, the next group's panels come.
+      tile.ahead = num_tiles == 1       ? kPrefetchBytes
+                   : t + 1 == num_tiles ? panels * problem.panel_bytes
+                                        : 0;
+      Format::Compute(problem, tile, rows, panels);
+      (gated ? FinishGated : FinishPlain)(problem, results, panel, panels, row, rows);
+    }
+  }
+}
+
+}  // namespace tessera::cpu::TESSERA_ISA

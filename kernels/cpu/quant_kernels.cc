@@ -1,0 +1,198 @@
+// Linear's and Logits' inner loops on int8 and int4 weights (kernels/weight_format.h): exact
+// integer dot products within a group, fp32 across groups. Moves every panel once per block of
+// rows: with few rows the weight's bytes at memory speed are the cost, nibbles are unpacked in
+// registers; with many it is bound by the dot products of 4 bytes a lane.
+#include "kernels/cpu/gemm_loop.h"
+#include "kernels/cpu/isa_functions.h"
+
+namespace tessera::cpu::TESSERA_ISA {
+namespace {
+
+// How a line of codes meets a row's next bytes. A line has kParts vectors of weights, which stand
+// for code - kShift.
+struct Int8Codes {
+  static constexpr int kParts = 1;
+  static constexpr int64_t kRowBytes = 4;
+  static constexpr int kShift = kByteShift;
+  using Weights = ByteWeights;
+  TESSERA_INLINE Weights Outputs(const char* b, int part) { return LoadByteWeights(b); }
+  TESSERA_INLINE I16 Dot(I16 acc, const Weights& w, I16 x) { return DotBytes(acc, w, x); }
+};
+struct Int4Codes {
+  static constexpr int kParts = 2;
+  static constexpr int64_t kRowBytes = 8;
+  static constexpr int kShift = 0;
+  using Weights = I16;
+  TESSERA_INLINE Weights Outputs(const char* b, int part) {
+    return part == 0 ? LowNibbles(LoadInts(b)) : HighNibbles(LoadInts(b));
+  }
+  TESSERA_INLINE I16 Dot(I16 acc, const Weights& w, I16 x) { return DotNibbles(acc, w, x); }
+};
+
+// The 16 scales of group g of a panel.
+TESSERA_INLINE V16 LoadScales(const QuantShape& shape, const char* panel, int64_t g) {
+  const char* const scales = panel + shape.scales;
+  if (shape.scale_type == ScaleType::kBF16) return LoadBF16(scales + 2 * kPanel * g);
+  if (shape.scale_type == ScaleType::kF16) return LoadF16(scales + 2 * kPanel * g);
+  return Load(scales + 4 * kPanel * g);
+}
+
+TESSERA_INLINE int32_t LoadSum(const QuantShape& shape, const char* row, int64_t g) {
+  int32_t sum;
+  std::memcpy(&sum, row + shape.row_sums + 4 * g, sizeof(sum));
+  return sum;
+}
+
+// One register tile: kRows rows times kPanels panels. Sums across groups wait in `out`.
+template <class Codes, int kRows, int kPanels>
+void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
+  const char* a = tile.a;
+  const char* b = tile.b;
+  const int64_t a_stride = tile.a_stride;
+  const int64_t panel_bytes = tile.panel_bytes;
+  const int64_t ahead = tile.ahead;
+  float* const out = tile.out;
+  int64_t lines_left = tile.steps;
+  for (int64_t g = 0; g < shape.num_groups; ++g) {
+    // The zero's part of the group's dot products comes first.
+    I16 acc[kRows][kPanels];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      I16 zero = BroadcastInt(Codes::kShift - shape.symmetric_zero);
+      if (shape.zeros != 0) {
+        const char* const zeros = tile.b + p * panel_bytes + shape.zeros + kPanel * g;
+        zero = SubInts(BroadcastInt(Codes::kShift), LoadWideBytes(zeros));
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        acc[r][p] = MulInts(zero, BroadcastInt(LoadSum(shape, tile.a + r * a_stride, g)));
+      }
+    }
+    const int64_t lines = lines_left < shape.group_lines ? lines_left : shape.group_lines;
+    lines_left -= lines;
+    for (int64_t s = lines; s > 0; --s) {
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) __builtin_prefetch(b + p * panel_bytes + ahead);
+#pragma GCC unroll 2
+      for (int part = 0; part < Codes::kParts; ++part) {
+        typename Codes::Weights w[kPanels];
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) w[p] = Codes::Outputs(b + p * panel_bytes, part);
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          const I16 x = BroadcastBytes(a + r * a_stride + 4 * part);
+#pragma GCC unroll 4
+          for (int p = 0; p < kPanels; ++p) {
+            acc[r][p] = Codes::Dot(acc[r][p], w[p], x);
+            // Else g++ mixes the parts and runs out of registers.
+            if constexpr (Codes::kParts > 1) KeepInRegister(&acc[r][p]);
+          }
+        }
+      }
+      a += Codes::kRowBytes;
+      b += kCacheLine;
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      const V16 scales = LoadScales(shape, tile.b + p * panel_bytes, g);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        float* const sum = out + r * tile.out_stride + p * kPanel;
+        Store(sum, Fma(scales, ToFloats(acc[r][p]), g == 0 ? Zero() : Load(sum)));
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    const V16 row_scale = BroadcastWord(tile.a + r * a_stride + shape.row_scale);
+    for (int p = 0; p < kPanels; ++p) {
+      float* const sum = out + r * tile.out_stride + p * kPanel;
+      Store(sum, Mul(Load(sum), row_scale));
+    }
+  }
+}
+
+using QuantTile = void (*)(const QuantShape&, const TileProblem&);
+
+template <class Codes, int kRows>
+QuantTile FindTileOfRows(int panels) {
+  constexpr int kMost = QuantTilePanels(kRows);
+  if constexpr (kMost >= 4) {
+    if (panels >= 4) return &ComputeQuantTile<Codes, kRows, 4>;
+  }
+  if constexpr (kMost >= 2) {
+    if (panels >= 2) return &ComputeQuantTile<Codes, kRows, 2>;
+  }
+  return &ComputeQuantTile<Codes, kRows, 1>;
+}
+
+template <class Codes, int kRows = 1>
+QuantTile FindQuantTile(int rows, int panels) {
+  if constexpr (kRows < kMaxQuantRows) {
+    if (rows > kRows) return FindQuantTile<Codes, kRows + 1>(rows, panels);
+  }
+  return FindTileOfRows<Codes, kRows>(panels);
+}
+
+template <class Codes>
+struct QuantFormat {
+  static constexpr int kMaxRows = kMaxQuantRows;
+  static constexpr int Panels(int rows) { return QuantTilePanels(rows); }
+  static void Compute(const GemmProblem& problem, TileProblem tile, int rows, int panels) {
+    for (int width = Panels(rows); width > 0; width /= 2) {
+      if (panels < width) continue;
+      const QuantTile compute = FindQuantTile<Codes>(rows, width);
+      for (; panels >= width; panels -= width) {
+        compute(*problem.quant, tile);
+        tile.b += width * tile.panel_bytes;
+        tile.out += width * kPanel;
+      }
+    }
+  }
+};
+
+}  // namespace
+
+void GemmI8(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
+            int64_t row_end) {
+  GemmLoop<QuantFormat<Int8Codes>>(problem, panel_begin, panel_end, row_begin, row_end);
+}
+
+void GemmI4(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
+            int64_t row_end) {
+  GemmLoop<QuantFormat<Int4Codes>>(problem, panel_begin, panel_end, row_begin, row_end);
+}
+
+double SpinDots(int64_t iterations) {
+  constexpr int kAccumulators = kMaxRows == 12 ? 24 : 4;
+  alignas(64) const char ones[64] = {1};
+  const ByteWeights w = LoadByteWeights(ones);
+  const I16 x = BroadcastInt(1);
+  I16 acc[kAccumulators];
+#pragma GCC unroll 24
+  for (int j = 0; j < kAccumulators; ++j) acc[j] = BroadcastInt(0);
+  for (int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 24
+    for (int j = 0; j < kAccumulators; ++j) {
+      acc[j] = DotBytes(acc[j], w, x);
+      KeepInRegister(&acc[j]);
+    }
+  }
+  // 4 products and 4 sums a lane.
+  return 8.0 * kPanel * kAccumulators * static_cast<double>(iterations);
+}
+
+#if defined(TESSERA_BASE_ISA)
+const IsaKernels& Kernels() {
+  static const IsaKernels kernels = [] {
+    IsaKernels table = TESSERA_BASE_ISA::Kernels();
+    table.name = TESSERA_ISA_NAME;
+    table.gemm_i8 = &GemmI8;
+    table.gemm_i4 = &GemmI4;
+    table.spin_dots = &SpinDots;
+    return table;
+  }();
+  return kernels;
+}
+#endif
+
+}  // namespace tessera::cpu::TESSERA_ISA

@@ -1,0 +1,124 @@
+// I16 on AVX2: 16 lanes of int32 in two registers, and the dot products of bytes with and without
+// VNNI.
+#pragma once
+
+#include <cstring>
+
+namespace tessera::cpu::TESSERA_ISA {
+
+struct I16 {
+  __m256i lo, hi;
+};
+
+#if defined(__AVXVNNI__)
+inline constexpr int kMaxQuantRows = 6;  // rows of a register tile of quantised weights
+#else
+inline constexpr int kMaxQuantRows = 4;
+#endif
+// Panels of such a tile by its rows, at most.
+constexpr int QuantTilePanels(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+
+TESSERA_INLINE void KeepInRegister(I16* x) { asm volatile("" : "+x"(x->lo), "+x"(x->hi)); }
+TESSERA_INLINE I16 BroadcastInt(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+TESSERA_INLINE I16 LoadInts(const void* p) {
+  const __m256i* const w = static_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(w), _mm256_loadu_si256(w + 1)};
+}
+// 16 unsigned bytes.
+TESSERA_INLINE I16 LoadWideBytes(const void* p) {
+  const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
+  return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+}
+// Every lane as a byte. REQUIRES: lanes in [-128, 127].
+TESSERA_INLINE void StoreBytes(void* p, I16 x) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.lo, x.hi), 0xd8);
+  const __m128i bytes =
+      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128(static_cast<__m128i*>(p), bytes);
+}
+TESSERA_INLINE I16 AddInts(I16 a, I16 b) {
+  return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)};
+}
+TESSERA_INLINE I16 SubInts(I16 a, I16 b) {
+  return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)};
+}
+TESSERA_INLINE I16 MulInts(I16 a, I16 b) {
+  return {_mm256_mullo_epi32(a.lo, b.lo), _mm256_mullo_epi32(a.hi, b.hi)};
+}
+TESSERA_INLINE I16 MaxInts(I16 a, I16 b) {
+  return {_mm256_max_epi32(a.lo, b.lo), _mm256_max_epi32(a.hi, b.hi)};
+}
+TESSERA_INLINE int32_t ReduceAddInts(I16 x) {
+  const __m256i half = _mm256_add_epi32(x.lo, x.hi);
+  __m128i q = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+}
+TESSERA_INLINE int32_t ReduceMaxInts(I16 x) {
+  const __m256i half = _mm256_max_epi32(x.lo, x.hi);
+  __m128i q = _mm_max_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  q = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+}
+TESSERA_INLINE V16 ToFloats(I16 x) { return {_mm256_cvtepi32_ps(x.lo), _mm256_cvtepi32_ps(x.hi)}; }
+// To nearest, ties to even.
+TESSERA_INLINE I16 RoundToInts(V16 x) {
+  return {_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi)};
+}
+TESSERA_INLINE I16 Bits(V16 x) { return {_mm256_castps_si256(x.lo), _mm256_castps_si256(x.hi)}; }
+TESSERA_INLINE V16 LoadF16(const void* p) {
+  const __m128i* const h = static_cast<const __m128i*>(p);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(h)), _mm256_cvtph_ps(_mm_loadu_si128(h + 1))};
+}
+// The 4 bytes at p in every lane.
+TESSERA_INLINE I16 BroadcastBytes(const void* p) {
+  int32_t word;
+  std::memcpy(&word, p, sizeof(word));
+  return BroadcastInt(word);
+}
+
+TESSERA_INLINE I16 LowNibbles(I16 x) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(x.lo, mask), _mm256_and_si256(x.hi, mask)};
+}
+TESSERA_INLINE I16 HighNibbles(I16 x) {
+  return LowNibbles({_mm256_srli_epi32(x.lo, 4), _mm256_srli_epi32(x.hi, 4)});
+}
+
+#if defined(__AVXVNNI__)
+inline constexpr int kByteShift = 0;
+using ByteWeights = I16;
+TESSERA_INLINE ByteWeights LoadByteWeights(const void* p) { return LoadInts(p); }
+// acc + in each lane the sum over its 4 bytes of (w - kByteShift) * x, x signed in [-127, 127].
+TESSERA_INLINE I16 DotBytes(I16 acc, ByteWeights w, I16 x) {
+  return {_mm256_dpbusd_avx_epi32(acc.lo, w.lo, x.lo), _mm256_dpbusd_avx_epi32(acc.hi, w.hi, x.hi)};
+}
+// The same for w in [0, 15].
+TESSERA_INLINE I16 DotNibbles(I16 acc, I16 w, I16 x) { return DotBytes(acc, w, x); }
+#else
+// Products of unsigned and signed bytes are added in pairs that saturate at 16 bits, so the signed
+// weight's magnitude goes first and its sign to x: at most 2 * 128 * 127.
+inline constexpr int kByteShift = 128;
+struct ByteWeights {
+  I16 w;
+};
+TESSERA_INLINE ByteWeights LoadByteWeights(const void* p) {
+  const I16 w = LoadInts(p);
+  const __m256i flip = _mm256_set1_epi8(-128);
+  return {{_mm256_xor_si256(w.lo, flip), _mm256_xor_si256(w.hi, flip)}};
+}
+TESSERA_INLINE __m256i AddDots(__m256i acc, __m256i w, __m256i x) {
+  const __m256i pairs = _mm256_maddubs_epi16(w, x);
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+TESSERA_INLINE I16 DotNibbles(I16 acc, I16 w, I16 x) {
+  return {AddDots(acc.lo, w.lo, x.lo), AddDots(acc.hi, w.hi, x.hi)};
+}
+TESSERA_INLINE I16 DotBytes(I16 acc, ByteWeights b, I16 x) {
+  const I16& w = b.w;
+  return {AddDots(acc.lo, _mm256_abs_epi8(w.lo), _mm256_sign_epi8(x.lo, w.lo)),
+          AddDots(acc.hi, _mm256_abs_epi8(w.hi), _mm256_sign_epi8(x.hi, w.hi))};
+}
+#endif
+
+}  // namespace tessera::cpu::TESSERA_ISA

@@ -1,0 +1,88 @@
+// I16 on AVX-512: 16 lanes of int32, and the dot products of bytes with and without VNNI.
+#pragma once
+
+#include <cstring>
+
+namespace tessera::cpu::TESSERA_ISA {
+
+struct I16 {
+  __m512i v;
+};
+
+inline constexpr int kMaxQuantRows = 12;  // rows of a register tile of quantised weights
+// Panels of such a tile by its rows, at most.
+constexpr int QuantTilePanels(int rows) { return rows <= 6 ? 4 : 2; }
+
+TESSERA_INLINE void KeepInRegister(I16* x) { asm volatile("" : "+v"(x->v)); }
+TESSERA_INLINE I16 BroadcastInt(int32_t x) { return {_mm512_set1_epi32(x)}; }
+TESSERA_INLINE I16 LoadInts(const void* p) { return {_mm512_loadu_si512(p)}; }
+// 16 unsigned bytes.
+TESSERA_INLINE I16 LoadWideBytes(const void* p) {
+  return {_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
+}
+// The lowest byte of every lane.
+TESSERA_INLINE void StoreBytes(void* p, I16 x) {
+  _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
+}
+TESSERA_INLINE I16 AddInts(I16 a, I16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+TESSERA_INLINE I16 SubInts(I16 a, I16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+TESSERA_INLINE I16 MulInts(I16 a, I16 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+TESSERA_INLINE I16 MaxInts(I16 a, I16 b) { return {_mm512_max_epi32(a.v, b.v)}; }
+TESSERA_INLINE int32_t ReduceAddInts(I16 x) { return _mm512_reduce_add_epi32(x.v); }
+TESSERA_INLINE int32_t ReduceMaxInts(I16 x) { return _mm512_reduce_max_epi32(x.v); }
+TESSERA_INLINE V16 ToFloats(I16 x) { return {_mm512_cvtepi32_ps(x.v)}; }
+// To nearest, ties to even.
+TESSERA_INLINE I16 RoundToInts(V16 x) { return {_mm512_cvtps_epi32(x.v)}; }
+TESSERA_INLINE I16 Bits(V16 x) { return {_mm512_castps_si512(x.v)}; }
+TESSERA_INLINE V16 LoadF16(const void* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
+}
+// The 4 bytes at p in every lane.
+TESSERA_INLINE I16 BroadcastBytes(const void* p) {
+  int32_t word;
+  std::memcpy(&word, p, sizeof(word));
+  return {_mm512_set1_epi32(word)};
+}
+
+TESSERA_INLINE I16 LowNibbles(I16 x) { return {_mm512_and_si512(x.v, _mm512_set1_epi8(15))}; }
+TESSERA_INLINE I16 HighNibbles(I16 x) {
+  return {_mm512_and_si512(_mm512_srli_epi32(x.v, 4), _mm512_set1_epi8(15))};
+}
+
+#if defined(__AVX512VNNI__)
+inline constexpr int kByteShift = 0;
+struct ByteWeights {
+  __m512i v;
+};
+TESSERA_INLINE ByteWeights LoadByteWeights(const void* p) { return {_mm512_loadu_si512(p)}; }
+// acc + in each lane the sum over its 4 bytes of (w - kByteShift) * x, x signed in [-127, 127].
+TESSERA_INLINE I16 DotBytes(I16 acc, ByteWeights w, I16 x) {
+  return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)};
+}
+// The same for w in [0, 15].
+TESSERA_INLINE I16 DotNibbles(I16 acc, I16 w, I16 x) {
+  return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)};
+}
+#else
+// Products of unsigned and signed bytes are added in pairs that saturate at 16 bits, so the signed
+// weight's magnitude goes first and its sign to x: at most 2 * 128 * 127.
+inline constexpr int kByteShift = 128;
+struct ByteWeights {
+  __m512i magnitude;
+  __mmask64 negative;
+};
+TESSERA_INLINE ByteWeights LoadByteWeights(const void* p) {
+  const __m512i w = _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(-128));
+  return {_mm512_abs_epi8(w), _mm512_movepi8_mask(w)};
+}
+TESSERA_INLINE I16 DotNibbles(I16 acc, I16 w, I16 x) {
+  const __m512i pairs = _mm512_maddubs_epi16(w.v, x.v);
+  return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
+}
+TESSERA_INLINE I16 DotBytes(I16 acc, ByteWeights w, I16 x) {
+  const __m512i signed_x = _mm512_mask_sub_epi8(x.v, w.negative, _mm512_setzero_si512(), x.v);
+  return DotNibbles(acc, {w.magnitude}, {signed_x});
+}
+#endif
+
+}  // namespace tessera::cpu::TESSERA_ISA

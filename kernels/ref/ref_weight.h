@@ -1,0 +1,43 @@
+// The reference backend's weights: fp32, bf16 or quantised, and the product with one row. Immutable
+// after Create; any thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace tessera::ref {
+
+class RefWeight : public PackedWeight {
+ public:
+  // Null when memory is short. REQUIRES: as Backend::Pack.
+  static std::unique_ptr<RefWeight> Create(const std::vector<WeightView>& parts,
+                                           const WeightFormat& format, bool interleave_gate);
+
+  int64_t rows() const override { return rows_; }
+  int64_t cols() const override { return cols_; }
+  const WeightFormat& format() const override { return format_; }
+
+  virtual float at(int64_t n, int64_t k) const = 0;
+  // y[n] := the row x as the format rounds or quantises it, times weight row n. `x` is overwritten;
+  // y has PaddedRows() elements.
+  virtual void Multiply(float* x, float* y) const = 0;
+  int64_t PaddedRows() const { return RoundUp(rows_, kPanel); }
+
+ protected:
+  static constexpr int64_t kPanel = 16;
+
+  RefWeight(int64_t rows, int64_t cols, const WeightFormat& format)
+      : rows_(rows), cols_(cols), format_(format) {}
+
+  // Row `row` of `part` becomes row n.
+  virtual void SetRow(int64_t n, const WeightView& part, int64_t row) = 0;
+
+  const int64_t rows_;
+  const int64_t cols_;
+  const WeightFormat format_;
+};
+
+}  // namespace tessera::ref

@@ -1,0 +1,229 @@
+// The quantiser by its own promises, and the reference's quantised Linear by a formula in fp64.
+#include "kernels/quantize.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/backend.h"
+#include "tests/lib/op_fixtures.h"
+
+namespace tessera::testing {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+WeightView ViewOf(const std::vector<float>& values, int64_t cols) {
+  return {values.data(), DType::kF32, static_cast<int64_t>(values.size()) / cols, cols};
+}
+
+float Dequantized(const RowQuantizer& row, const WeightFormat& format, int64_t cols, int64_t k) {
+  const int64_t g = k / (format.group_size == 0 ? cols : format.group_size);
+  return row.scales()[g] * static_cast<float>(row.codes()[k] - row.zeros()[g]);
+}
+
+TEST(WeightFormatTest, KnowsWhatIsValid) {
+  for (const WeightFormat& format : QuantizedFormats()) EXPECT_TRUE(format.valid());
+  EXPECT_TRUE(WeightFormat(DType::kF32).valid());
+  EXPECT_TRUE(WeightFormat(DType::kBF16).valid());
+  EXPECT_FALSE(WeightFormat(DType::kF16).valid());
+  EXPECT_FALSE(WeightFormat(DType::kF32, 32).valid());
+  EXPECT_FALSE(WeightFormat(DType::kBF16, 0, true).valid());
+  EXPECT_FALSE(WeightFormat(DType::kI4, 48).valid());
+  EXPECT_FALSE(WeightFormat(DType::kI8, -32).valid());
+  EXPECT_EQ(WeightFormat(DType::kI4, 32).NumGroups(65), 3);
+  EXPECT_EQ(WeightFormat(DType::kI4).NumGroups(65), 1);
+}
+
+TEST(HalfTest, RoundsToNearestEven) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const float value = F16ToFloat(static_cast<F16>(bits));
+    if (std::isnan(value)) {
+      EXPECT_TRUE(std::isnan(F16ToFloat(FloatToF16(value))));
+      continue;
+    }
+    EXPECT_EQ(FloatToF16(value), bits);
+    if ((bits & 0x7fffu) >= 0x7bffu) continue;
+    const float next = F16ToFloat(static_cast<F16>(bits + 1));
+    const float middle = (value + next) / 2;  // exact in fp32
+    EXPECT_EQ(FloatToF16(middle), bits + (bits & 1u)) << bits;
+    EXPECT_EQ(FloatToF16(std::nextafter(middle, value)), bits);
+    EXPECT_EQ(FloatToF16(std::nextafter(middle, next)), bits + 1);
+  }
+  EXPECT_EQ(FloatToF16(65519.0f), 0x7bff);
+  EXPECT_EQ(FloatToF16(65520.0f), 0x7c00);
+  EXPECT_EQ(FloatToF16(-1e30f), 0xfc00);
+}
+
+// Every weight is met within half a step of its group, the largest within a rounding of the scale.
+TEST(RowQuantizerTest, ErrorIsHalfAStep) {
+  for (const WeightFormat& format : QuantizedFormats()) {
+    constexpr int64_t kCols = 300;
+    std::vector<float> weights = RandomFloats(4 * kCols, 0.1f, 1);
+    for (int64_t k = 0; k < kCols; ++k) weights[static_cast<size_t>(k)] += 0.3f;  // lopsided
+    const int64_t group = format.group_size == 0 ? kCols : format.group_size;
+    RowQuantizer row(format);
+    for (int64_t n = 0; n < 4; ++n) {
+      row.Load(ViewOf(weights, kCols), n);
+      for (int64_t k = 0; k < kCols; ++k) {
+        const float weight = weights[static_cast<size_t>(n * kCols + k)];
+        const float step = std::fabs(row.scales()[k / group]);
+        ASSERT_GT(step, 0.0f);
+        // One step off where the grid ends early: symmetric int4 has no code for the negative of
+        // its largest weight, and a zero point that is rounded moves both ends. bf16 scales move
+        // them by a part in 512 of the range.
+        const bool symmetric_int8 = format.dtype == DType::kI8 && !format.asymmetric;
+        const float ends = format.group_size != 0 ? static_cast<float>(format.max_code()) / 512 : 0;
+        const float allowed = (symmetric_int8 ? 0.5f : 1.0f) + ends + 1e-3f;
+        EXPECT_LE(std::fabs(weight - Dequantized(row, format, kCols, k)), allowed * step)
+            << FormatName(format) << " row " << n << " col " << k;
+        EXPECT_LE(row.codes()[k], format.max_code());
+      }
+      for (int64_t g = 0; g < format.NumGroups(kCols); ++g) {
+        if (!format.asymmetric) {
+          EXPECT_EQ(row.zeros()[g], format.symmetric_zero());
+        }
+        if (format.group_size == 0) continue;
+        const float scale = row.scales()[g];
+        EXPECT_EQ(BF16ToFloat(FloatToBF16(scale)), scale);
+      }
+    }
+  }
+}
+
+TEST(RowQuantizerTest, TheLargestWeightIsMetExactly) {
+  std::vector<float> weights(32, 0.25f);
+  weights[5] = 1.0f;
+  RowQuantizer positive(WeightFormat(DType::kI4, 32));
+  positive.Load(ViewOf(weights, 32), 0);
+  EXPECT_EQ(positive.scales()[0], -0.125f);
+  EXPECT_EQ(positive.codes()[5], 0);
+  EXPECT_EQ(positive.codes()[0], 6);
+  weights[5] = -1.0f;
+  RowQuantizer negative(WeightFormat(DType::kI4, 32));
+  negative.Load(ViewOf(weights, 32), 0);
+  EXPECT_EQ(negative.scales()[0], 0.125f);
+  EXPECT_EQ(negative.codes()[5], 0);
+  EXPECT_EQ(negative.codes()[0], 10);
+  RowQuantizer bytes{WeightFormat(DType::kI8)};
+  bytes.Load(ViewOf(weights, 32), 0);
+  EXPECT_EQ(bytes.codes()[5], 1);
+  EXPECT_EQ(bytes.codes()[0], 128 + 32);  // 31.75
+}
+
+// Zero is a number of every asymmetric grid.
+TEST(RowQuantizerTest, AsymmetricGridsHaveZero) {
+  for (float low : {-1.0f, 0.5f, 0.0f, -3.0f}) {
+    for (DType dtype : {DType::kI4, DType::kI8}) {
+      std::vector<float> weights(64, low);
+      weights[1] = low + 1.0f;
+      weights[2] = 0.0f;
+      const WeightFormat format(dtype, 64, true);
+      RowQuantizer row(format);
+      row.Load(ViewOf(weights, 64), 0);
+      EXPECT_EQ(Dequantized(row, format, 64, 2), 0.0f) << low;
+      EXPECT_NEAR(Dequantized(row, format, 64, 0), low, std::fabs(row.scales()[0])) << low;
+    }
+  }
+}
+
+TEST(RowQuantizerTest, ZerosAndBrokenWeights) {
+  for (const WeightFormat& format : QuantizedFormats()) {
+    for (float value : {0.0f, 1e-38f, kInfinity, -kInfinity, std::nanf("")}) {
+      std::vector<float> weights(128, value == 1e-38f ? value : 0.0f);
+      weights[3] = value;
+      RowQuantizer row(format);
+      row.Load(ViewOf(weights, 128), 0);
+      if (std::isfinite(value)) {
+        for (int64_t k = 0; k < 128; ++k) {
+          EXPECT_NEAR(Dequantized(row, format, 128, k), 0.0f, 1e-37f);
+        }
+        continue;
+      }
+      EXPECT_TRUE(std::isnan(row.scales()[0])) << FormatName(format) << value;
+      if (format.NumGroups(128) > 1) {
+        EXPECT_EQ(row.scales()[1], 0.0f);
+      }
+    }
+  }
+}
+
+TEST(RowQuantizerTest, ReadyPartsStayAsTheyAre) {
+  const WeightFormat format(DType::kI4, 32, true);
+  std::vector<uint8_t> codes(2 * 40);
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(i % 16);
+  const std::vector<F16> scales = {0x3c00, 0x0001, 0xbc00, 0x3555};
+  const std::vector<uint8_t> zeros = {0, 16, 7, 15};
+  WeightView view{codes.data(), DType::kI4, 2, 40, scales.data(), DType::kF16, zeros.data()};
+  RowQuantizer row(format);
+  row.Load(view, 1);
+  EXPECT_TRUE(std::equal(row.codes(), row.codes() + 40, codes.begin() + 40));
+  EXPECT_EQ(row.scales()[0], -1.0f);
+  EXPECT_EQ(row.scales()[1], F16ToFloat(0x3555));
+  EXPECT_EQ(row.zeros()[0], 7);
+  EXPECT_EQ(row.zeros()[1], 15);
+  view.zeros = nullptr;
+  row.Load(view, 0);
+  EXPECT_EQ(row.zeros()[0], 8);
+
+  const WeightView own{nullptr, DType::kF32, 2, 40};
+  EXPECT_EQ(ScaleDType({view, view}, format), DType::kF16);
+  EXPECT_EQ(ScaleDType({own, own}, format), DType::kBF16);
+  EXPECT_EQ(ScaleDType({own, view}, format), DType::kF32);
+  EXPECT_EQ(ScaleDType({own}, WeightFormat(DType::kI8)), DType::kF32);
+}
+
+// kernels/weight_format.h, with the codes of both sides written out.
+std::vector<float> NaiveQuantizedLinear(const BuiltLinear& built) {
+  const LinearCase& linear = built.linear;
+  std::vector<float> result;
+  RowQuantizer row(linear.format);
+  for (int64_t r = 0; r < linear.rows; ++r) {
+    const float* const x = built.x.data() + r * linear.k;
+    double max = 0.0;
+    for (int64_t k = 0; k < linear.k; ++k) max = std::max<double>(max, std::fabs(x[k]));
+    for (int64_t n = 0; n < linear.n; ++n) {
+      row.Load({built.weight.data(), DType::kF32, linear.n, linear.k}, n);
+      double y = linear.bias ? built.bias[static_cast<size_t>(n)] : 0.0;
+      for (int64_t k = 0; k < linear.k; ++k) {
+        const double code = std::nearbyint(x[k] * (127.0f / static_cast<float>(max)));
+        EXPECT_LE(std::fabs(code), 127.0);
+        y += code * max / 127.0 * Dequantized(row, linear.format, linear.k, k);
+      }
+      result.push_back(static_cast<float>(y));
+    }
+  }
+  return result;
+}
+
+TEST(RefQuantized, MatchesTheFormula) {
+  const auto backend = NewRefBackend();
+  for (const WeightFormat& format : QuantizedFormats()) {
+    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{5, 1}, {17, 33}, {8, 300}}) {
+      LinearCase linear{3, n, k, format};
+      linear.bias = true;
+      const BuiltLinear built = BuildLinear(linear, 3);
+      ExpectClose(RunLinear(backend.get(), built), NaiveQuantizedLinear(built), 1e-5, 1e-5,
+                  linear.name());
+    }
+  }
+}
+
+// Quantised results are near what the weights say: a wrong scale or zero would show.
+TEST(RefQuantized, IsNearTheFloatResult) {
+  const auto backend = NewRefBackend();
+  for (const WeightFormat& format : QuantizedFormats()) {
+    LinearCase linear{4, 40, 256, format};
+    BuiltLinear built = BuildLinear(linear, 9);
+    const std::vector<float> quantized = RunLinear(backend.get(), built);
+    built.linear.format = DType::kF32;
+    // Outputs are of order 1. int4: a step of about 3 sigma / 8, or / 7.5, uniform errors.
+    ExpectClose(quantized, RunLinear(backend.get(), built), format.dtype == DType::kI8 ? 0.06 : 0.7,
+                0.0, linear.name());
+  }
+}
+
+}  // namespace
+}  // namespace tessera::testing
