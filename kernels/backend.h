@@ -1,6 +1,6 @@
 // The backend seam: five fused semantic ops per layer, plus what surrounds a step. Three backends
-// implement it: `ref` (scalar fp32, obviously right, the judge), `cpu` (AVX2 / AVX-512) and, later,
-// `cuda`. Everything above is shared.
+// implement it: `ref` (scalar fp32, obviously right, the judge), `cpu` (AVX2 / AVX-512 / AMX) and,
+// later, `cuda`. Everything above is shared.
 //
 // Numbers. Activations between ops are fp32 rows. A Linear rounds its input rows (after the norm)
 // to bf16 when its weight is bf16 and accumulates in fp32 over k in ascending order, in an order
@@ -183,8 +183,9 @@ class Backend {
 std::unique_ptr<Backend> NewRefBackend();
 
 // The CPU backend for the best instruction set this machine has, or the one `isa` names ("avx2",
-// "avx512", "avx512bf16"; "" = best). Null when the machine lacks it. `team` must outlive the
-// backend.
+// "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx"; "" = best). Null when the machine lacks
+// it. "amxtwin" is amx with its tile registers in plain code, slow and for tests only. `team` must
+// outlive the backend.
 std::unique_ptr<Backend> NewCpuBackend(const std::string& isa, ThreadTeam* team);
 
 // Instruction sets of NewCpuBackend that this machine can run, best first.

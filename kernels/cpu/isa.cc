@@ -1,6 +1,8 @@
 #include "kernels/cpu/isa.h"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <cstdlib>
@@ -31,6 +33,14 @@ uint32_t EnabledState() {
   return eax;
 }
 
+// Asks the operating system for the tile registers' state, which it grants to a process once and
+// for all its threads.
+bool MayUseTiles() {
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
 }  // namespace
 
 std::vector<const IsaKernels*> SupportedKernels() {
@@ -49,8 +59,13 @@ std::vector<const IsaKernels*> SupportedKernels() {
   const bool has_avxvnni = has_avx2 && Bit(leaf7_1.eax, 4);
   const bool has_vnni = has_avx512 && Bit(leaf7.ecx, 11);
   const bool has_bf16 = has_vnni && Bit(leaf7_1.eax, 5);
+  const bool tiles = (state & 0x60000u) == 0x60000u;
+  const bool has_amx = has_bf16 && tiles && Bit(leaf7.edx, 22) /* BF16 */ &&
+                       Bit(leaf7.edx, 24) /* TILE */ && Bit(leaf7.edx, 25) /* INT8 */ &&
+                       MayUseTiles();
 
   std::vector<const IsaKernels*> supported;
+  if (has_amx) supported.push_back(&amx::Kernels());
   if (has_bf16) supported.push_back(&avx512bf16::Kernels());
   if (has_vnni) supported.push_back(&avx512vnni::Kernels());
   if (has_avx512) supported.push_back(&avx512::Kernels());
@@ -63,10 +78,13 @@ const IsaKernels* FindKernels(const std::string& isa) {
   std::string wanted = isa;
   const char* const forced = std::getenv("TESSERA_CPU_ISA");
   if (wanted.empty() && forced != nullptr) wanted = forced;
-  for (const IsaKernels* kernels : SupportedKernels()) {
+  const std::vector<const IsaKernels*> supported = SupportedKernels();
+  for (const IsaKernels* kernels : supported) {
     if (wanted.empty() || wanted == kernels->name) return kernels;
   }
-  return nullptr;
+  // AVX2 is what all of them have, and all that the twin needs.
+  const IsaKernels& twin = amxtwin::Kernels();
+  return !supported.empty() && wanted == twin.name ? &twin : nullptr;
 }
 
 }  // namespace cpu

@@ -167,5 +167,11 @@ const IsaKernels& Kernels();
 namespace avx512bf16 {
 const IsaKernels& Kernels();
 }
+namespace amx {
+const IsaKernels& Kernels();
+}
+namespace amxtwin {  // amx with a scalar twin of the tile registers; for tests
+const IsaKernels& Kernels();
+}
 
 }  // namespace tessera::cpu

@@ -3,7 +3,19 @@
 // TESSERA_BASE_ISA: the ISA whose table this one builds on.
 #pragma once
 
-#if defined(TESSERA_ISA_AVX512BF16)
+#if defined(TESSERA_ISA_AMX)
+#define TESSERA_ISA amx
+#define TESSERA_BASE_ISA avx512bf16
+#define TESSERA_ISA_NAME "amx"
+#include "kernels/cpu/simd_avx512.h"
+#include "kernels/cpu/simd_int_avx512.h"
+#elif defined(TESSERA_ISA_AMXTWIN)
+#define TESSERA_ISA amxtwin
+#define TESSERA_BASE_ISA avx2
+#define TESSERA_ISA_NAME "amxtwin"
+#include "kernels/cpu/simd_avx2.h"
+#include "kernels/cpu/simd_int_avx2.h"
+#elif defined(TESSERA_ISA_AVX512BF16)
 #define TESSERA_ISA avx512bf16
 #include "kernels/cpu/simd_avx512.h"
 #include "kernels/cpu/simd_int_avx512.h"

@@ -46,6 +46,8 @@ INSTANTIATE_TEST_SUITE_P(Isa, CpuObjectsTest,
                          ::testing::Values(std::pair("avx2", TESSERA_CPU_AVX2_ARCHIVE),
                                            std::pair("avxvnni", TESSERA_CPU_AVXVNNI_ARCHIVE),
                                            std::pair("avx512", TESSERA_CPU_AVX512_ARCHIVE),
+                                           std::pair("amx", TESSERA_CPU_AMX_ARCHIVE),
+                                           std::pair("amxtwin", TESSERA_CPU_AMXTWIN_ARCHIVE),
                                            std::pair("avx512vnni", TESSERA_CPU_AVX512VNNI_ARCHIVE),
                                            std::pair("avx512bf16", TESSERA_CPU_AVX512BF16_ARCHIVE)),
                          [](const auto& info) { return std::string(info.param.first); });

@@ -15,6 +15,13 @@
 namespace tessera::testing {
 namespace {
 
+// This machine's instruction sets, and AMX by its scalar twin.
+std::vector<std::string> Isas() {
+  std::vector<std::string> isas = CpuIsas();
+  if (!isas.empty()) isas.emplace_back("amxtwin");
+  return isas;
+}
+
 class CpuQuantizedTest : public ::testing::TestWithParam<std::string> {
  protected:
   CpuQuantizedTest() : team_(2), cpu_(NewCpuBackend(GetParam(), &team_)), ref_(NewRefBackend()) {}
@@ -45,7 +52,7 @@ class CpuQuantizedTest : public ::testing::TestWithParam<std::string> {
   std::unique_ptr<Backend> ref_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Isa, CpuQuantizedTest, ::testing::ValuesIn(CpuIsas()),
+INSTANTIATE_TEST_SUITE_P(Isa, CpuQuantizedTest, ::testing::ValuesIn(Isas()),
                          [](const auto& info) { return info.param; });
 
 // Shapes that end inside a panel, a line, a group or a row tile.
