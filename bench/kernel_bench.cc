@@ -19,11 +19,13 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/footprint.h"
 
 namespace tessera {
 namespace {
@@ -45,7 +47,8 @@ struct Machine {
   std::unique_ptr<Backend> backend;
   const cpu::IsaKernels* kernels = nullptr;
   double read_gbps = 0.0;
-  double peak_gflops = 0.0;
+  double peak_gflops = 0.0;           // bf16
+  double peak_gops = 0.0;             // int8
   std::shared_ptr<WholeModel> model;  // made when first asked for
 };
 
@@ -89,13 +92,13 @@ double MeasureReadGbps(Machine* machine) {
   return static_cast<double>(kReadBytes) / best / 1e9;
 }
 
-double MeasurePeakGflops(Machine* machine) {
+double MeasurePeak(Machine* machine, decltype(cpu::IsaKernels::spin_dots) spin) {
   double best = 0.0;
   for (int pass = 0; pass < 10; ++pass) {
     double flops = 0.0;
     const double seconds = Seconds(machine->team->num_threads(), [&] {
       machine->team->Run([&](int member) {
-        const double mine = machine->kernels->spin_multiply_adds(200'000);
+        const double mine = spin(200'000);
         if (member == 0) flops = mine * machine->team->num_threads();
       });
     });
@@ -106,10 +109,14 @@ double MeasurePeakGflops(Machine* machine) {
 
 void MeasureLimits(Machine* machine) {
   machine->read_gbps = std::max(machine->read_gbps, MeasureReadGbps(machine));
-  machine->peak_gflops = std::max(machine->peak_gflops, MeasurePeakGflops(machine));
+  const cpu::IsaKernels& kernels = *machine->kernels;
+  machine->peak_gflops =
+      std::max(machine->peak_gflops, MeasurePeak(machine, kernels.spin_multiply_adds));
+  machine->peak_gops = std::max(machine->peak_gops, MeasurePeak(machine, kernels.spin_dots));
 }
 
-void Report(benchmark::State& state, const Machine& machine, double bytes, double flops) {
+void Report(benchmark::State& state, const Machine& machine, double bytes, double flops,
+            bool quantized = false) {
   const double runs = static_cast<double>(state.iterations());
   const auto rate = [&](double amount) {
     return benchmark::Counter(amount * runs, benchmark::Counter::kIsRate);
@@ -117,7 +124,8 @@ void Report(benchmark::State& state, const Machine& machine, double bytes, doubl
   state.counters["GB/s"] = rate(bytes / 1e9);
   state.counters["GFLOP/s"] = rate(flops / 1e9);
   state.counters["of_read"] = rate(bytes / 1e9 / machine.read_gbps);
-  state.counters["of_peak"] = rate(flops / 1e9 / machine.peak_gflops);
+  state.counters["of_peak"] =
+      rate(flops / 1e9 / (quantized ? machine.peak_gops : machine.peak_gflops));
 }
 
 std::vector<float> RandomFloats(size_t count, float bound) {
@@ -143,10 +151,10 @@ constexpr LinearShape kShapes[] = {
 };
 
 // As many copies of the weight as exceed the caches, taken in turn, as a model's layers are.
-void BenchLinear(benchmark::State& state, Machine* machine, const LinearShape& shape, DType dtype,
-                 int64_t rows) {
+void BenchLinear(benchmark::State& state, Machine* machine, const LinearShape& shape,
+                 const WeightFormat& format, int64_t rows) {
   const bool gated = shape.epilogue == Epilogue::kGatedAct;
-  const int64_t weight_bytes = shape.n * shape.k * DTypeBytes(dtype);
+  const int64_t weight_bytes = PackedBytes(1, shape.n, shape.k, format);
   const int64_t copies = std::max<int64_t>(1, (int64_t{128} << 20) / weight_bytes);
   const std::vector<float> values = RandomFloats(static_cast<size_t>(shape.n * shape.k), 0.05f);
   std::vector<std::unique_ptr<PackedWeight>> weights;
@@ -156,7 +164,7 @@ void BenchLinear(benchmark::State& state, Machine* machine, const LinearShape& s
       parts[0].rows /= 2;
       parts.push_back(parts[0]);
     }
-    weights.push_back(machine->backend->Pack(parts, dtype, gated));
+    weights.push_back(machine->backend->Pack(parts, format, gated));
   }
   const int64_t out_cols = gated ? shape.n / 2 : shape.n;
   std::vector<float> x = RandomFloats(static_cast<size_t>(rows * shape.k), 1.0f);
@@ -173,7 +181,8 @@ void BenchLinear(benchmark::State& state, Machine* machine, const LinearShape& s
     machine->backend->Linear(args);
   }
   Report(state, *machine, static_cast<double>(weight_bytes),
-         2.0 * static_cast<double>(rows) * static_cast<double>(shape.n * shape.k));
+         2.0 * static_cast<double>(rows) * static_cast<double>(shape.n * shape.k),
+         format.quantized());
 }
 
 // Segments of `rows` tokens behind `prefix` tokens each, and the pages they lie in, in no order.
@@ -355,13 +364,22 @@ void RegisterAll(Machine* machine) {
     auto* const registered = benchmark::RegisterBenchmark(name.c_str(), body);
     if (!cpu_time) registered->UseRealTime();
   };
+  const std::pair<const char*, WeightFormat> formats[] = {
+      {"bf16", DType::kBF16},
+      {"int8", DType::kI8},
+      {"int4g32", {DType::kI4, 32}},
+      {"int4g128z", {DType::kI4, 128, true}},
+  };
   for (const LinearShape& shape : kShapes) {
     for (int64_t rows : {1, 4, 16, 64, 512}) {
       if (shape.n == kVocab && rows > 64) continue;
-      const std::string name = std::string(shape.name) + "/bf16/rows" + std::to_string(rows);
-      add(name, [machine, &shape, rows](benchmark::State& state) {
-        BenchLinear(state, machine, shape, DType::kBF16, rows);
-      });
+      for (const auto& [format_name, format] : formats) {
+        const std::string name =
+            std::string(shape.name) + "/" + format_name + "/rows" + std::to_string(rows);
+        add(name, [machine, &shape, format = format, rows](benchmark::State& state) {
+          BenchLinear(state, machine, shape, format, rows);
+        });
+      }
     }
   }
   for (int64_t rows : {1, 512}) {
@@ -411,13 +429,13 @@ int Main(int argc, char** argv) {
   RegisterAll(&machine);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  std::printf("%s, %d threads: read %.1f GB/s, bf16 peak %.0f GFLOP/s\n",
+  std::printf("%s, %d threads: read %.1f GB/s, bf16 peak %.0f GFLOP/s, int8 peak %.0f GOP/s\n",
               machine.backend->name().c_str(), machine.team->num_threads(), machine.read_gbps,
-              machine.peak_gflops);
+              machine.peak_gflops, machine.peak_gops);
   benchmark::RunSpecifiedBenchmarks();
   MeasureLimits(&machine);
-  std::printf("limits at the end: read %.1f GB/s, bf16 peak %.0f GFLOP/s\n", machine.read_gbps,
-              machine.peak_gflops);
+  std::printf("limits at the end: read %.1f GB/s, bf16 peak %.0f GFLOP/s, int8 peak %.0f GOP/s\n",
+              machine.read_gbps, machine.peak_gflops, machine.peak_gops);
   return 0;
 }
 
