@@ -100,7 +100,7 @@ absl::Status PlanPoolSize(const AssembleOptions& options, MemoryPlan* plan) {
         "not enough memory: weights and buffers take ", fixed_bytes >> 20, " MiB and the KV cache ",
         plan->pool_bytes() >> 20, " MiB, but only ", plan->available_bytes >> 20,
         " MiB are available; lower --kv-cache-bytes or --max-num-batched-tokens, use "
-        "--dtype bfloat16 or serve fewer models"));
+        "--dtype bfloat16, int8 or int4, or serve fewer models"));
   }
   const int64_t usable_slabs = plan->num_slabs - plan->max_slabs_per_page;
   for (size_t i = 0; i < plan->models.size(); ++i) {

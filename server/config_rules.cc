@@ -10,7 +10,7 @@ constexpr int64_t kNoBound = std::numeric_limits<int64_t>::max();
 constexpr ConfigRule kRules[] = {
     {"engine.device", 0, 0, "auto|ref|cpu|cuda", "cuda"},
     {"engine.threads", 1, 1024, nullptr, nullptr},
-    {"engine.dtype", 0, 0, "auto|float32|bfloat16|float16|int8|int4", "int8|int4"},
+    {"engine.dtype", 0, 0, "auto|float32|bfloat16|float16|int8|int4", nullptr},
     {"engine.kv_cache_dtype", 0, 0, "auto|float32|bfloat16|int8", "int8"},
     {"engine.kv_cache_bytes", 1 << 16, kNoBound, nullptr, nullptr},
     {"engine.max_num_seqs", 1, 65536, nullptr, nullptr},

@@ -25,6 +25,19 @@ struct Case {
   DType dtype;
 };
 
+WeightDtype DtypeOf(DType dtype) {
+  switch (dtype) {
+    case DType::kBF16:
+      return WeightDtype::kBF16;
+    case DType::kI8:
+      return WeightDtype::kI8;
+    case DType::kI4:
+      return WeightDtype::kI4;
+    default:
+      return WeightDtype::kF32;
+  }
+}
+
 std::vector<Case> Cases() {
   std::vector<Case> cases;
   for (const std::string& backend : AllBackends()) {
@@ -33,6 +46,8 @@ std::vector<Case> Cases() {
     }
     for (const char* model : {"llama32", "qwen2_alternating"}) {
       cases.push_back({backend, model, DType::kBF16});
+      cases.push_back({backend, model, DType::kI8});
+      cases.push_back({backend, model, DType::kI4});
     }
   }
   return cases;
@@ -45,8 +60,8 @@ class MetamorphicTest : public ::testing::TestWithParam<Case> {
 
   TinyOptions Options() const {
     TinyOptions options;
-    options.dtype = GetParam().dtype == DType::kBF16 ? WeightDtype::kBF16 : WeightDtype::kF32;
-    options.kv_dtype = GetParam().dtype;
+    options.dtype = DtypeOf(GetParam().dtype);
+    options.kv_dtype = GetParam().dtype == DType::kF32 ? DType::kF32 : DType::kBF16;
     options.max_tokens = 1024;
     options.max_num_seqs = 128;
     options.pool_bytes = int64_t{32} << 20;

@@ -86,7 +86,7 @@ class DaemonTest(unittest.TestCase):
         self.expect_refused("nearest known flag is --model", "--modle", MODEL)
         self.expect_refused("/no/such", "--model", "/no/such")
         self.expect_refused("later release", "--model", MODEL, "--device", "cuda")
-        self.expect_refused("later release", "--model", MODEL, "--dtype", "int8")
+        self.expect_refused("give one of auto", "--model", MODEL, "--dtype", "int5")
         self.expect_refused("later release", "--model", MODEL, "--kv-cache-dtype", "int8")
         self.expect_refused("whole number", "--model", MODEL, "--max-num-seqs", "many")
         with tempfile.TemporaryDirectory() as directory:
@@ -112,6 +112,15 @@ class DaemonTest(unittest.TestCase):
         self.assertIn("kv-cache-bytes", out)
         self.assertIn("max-model-len", out)
         self.assertEqual(daemon("--check", "--model", "/no/such")[0], 2)
+
+    def test_quantized_weights(self):
+        for dtype in ("int8", "int4"):
+            server = Daemon("--dtype", dtype)
+            done = server.client("generate", "--ignore-eos", "--max-tokens", "20", "--temperature", "0", "Once upon a time")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn(" ", done.stdout.strip())
+            self.assertIn(dtype, server.client("models").stdout)
+            self.assertEqual(server.end(), 0)
 
     def test_port_in_use(self):
         with socket.create_server(("127.0.0.1", 0)) as busy:
