@@ -3,7 +3,7 @@
 
 all: packages
 	@test -f build/build.ninja || cmake --preset release >/dev/null
-	@cmake --build --preset release --target tesserad tessera
+	@cmake --build --preset release --target tesserad tessera tessera-bench
 
 run: all
 	@deploy/run_demo.sh

@@ -24,6 +24,8 @@ template <class T>
 bool ParseNumber(const std::string& text, T* value) {
   if constexpr (std::is_same_v<T, float>) {
     return absl::SimpleAtof(text, value);
+  } else if constexpr (std::is_same_v<T, double>) {
+    return absl::SimpleAtod(text, value);
   } else {
     return absl::SimpleAtoi(text, value);
   }
@@ -103,6 +105,9 @@ absl::Status Arguments::Read(const std::string& flag, std::optional<uint64_t>* v
   return ReadNumber(*this, flag, value);
 }
 absl::Status Arguments::Read(const std::string& flag, std::optional<float>* value) const {
+  return ReadNumber(*this, flag, value);
+}
+absl::Status Arguments::Read(const std::string& flag, std::optional<double>* value) const {
   return ReadNumber(*this, flag, value);
 }
 

@@ -36,6 +36,7 @@ class Arguments final {
   absl::Status Read(const std::string& flag, std::optional<int64_t>* value) const;
   absl::Status Read(const std::string& flag, std::optional<uint64_t>* value) const;
   absl::Status Read(const std::string& flag, std::optional<float>* value) const;
+  absl::Status Read(const std::string& flag, std::optional<double>* value) const;
 
  private:
   std::vector<std::string> positional_;
