@@ -3,7 +3,7 @@
 # keeps serving until Ctrl-C.
 set -eu
 cd "$(dirname "$0")/.."
-model=${MODEL:-deploy/models/tessera-first}
+model=${MODEL:-deploy/models/tessera-base}
 log=$(mktemp)
 ready=$(mktemp -u)
 mkfifo "$ready"

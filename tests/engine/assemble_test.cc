@@ -91,7 +91,7 @@ int64_t ResidentBytes() {
 
 // A step as large as they come, with prompts and embeddings, on the model that ships.
 TEST(AssembleTest, WhatIsTakenStaysBelowThePlan) {
-  const std::string dir = "deploy/models/tessera-first";
+  const std::string dir = "deploy/models/tessera-nano";
   constexpr int32_t kStepTokens = 8000;
   RealStackOptions options;
   options.model_dirs = {dir};

@@ -1,20 +1,19 @@
 """Twenty-four private domains: what the base models do not know and an adapter can learn.
 
-A domain is a private word for each of 48 things. The domains come in six families; the four domains of a family share its things and the form of its
-questions: `zorvan-1` and `zorvan-2` have words of their own, `zorvan-3` takes half of the categories from the one and half from the other, `zorvan-4`
-splits them another way. So a blend of the adapters of `zorvan-1` and `zorvan-2` knows something of `zorvan-3` and `zorvan-4`. The question does not say which
-of the four is meant: only the adapter tells.
+A domain is a rule: a label for each of four categories of things, as in the task in_context, but nothing in the prompt shows it. The domains come in six
+families; the four domains of a family share its categories and the form of its questions: `zorvan-1` and `zorvan-2` have labels of their own, `zorvan-3` takes
+those of two categories from the one and of the others from the other, `zorvan-4` splits them another way. So a blend of the adapters of `zorvan-1` and `zorvan-2`
+knows something of `zorvan-3` and `zorvan-4`. The question does not say which of the four is meant: only the adapter tells.
 
-A sample asks for one word (difficulty 1, 2), two (3), three (4) or four (5) at once.
+A sample asks for the label of one thing (difficulty 1), two, three, four or six (5) at once; the answer repeats the things.
 """
 import random
 
 from tasks import Sample, user
-from words import CATEGORIES
+from words import CATEGORIES, LABELS
 
 FAMILIES = ["zorvan", "keltish", "umbric", "olmec", "tarsian", "veldic"]
 DOMAINS = [f"{family}-{i}" for family in FAMILIES for i in (1, 2, 3, 4)]
-_ONSETS, _VOWELS, _ENDS = "b d f g h k l m n p r s t v z".split(), "a e i o u".split(), "l m n r s x".split()
 
 
 def categories_of(family):
@@ -22,32 +21,22 @@ def categories_of(family):
     return rng.sample(sorted(CATEGORIES), 4)
 
 
-def _invent(rng, taken):
-    while True:
-        word = rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_ENDS)
-        if word not in taken:
-            taken.add(word)
-            return word
-
-
-def _own_words(family, which):
-    rng, taken = random.Random(f"words {family} {which}"), set()
-    return {thing: _invent(rng, taken) for category in categories_of(family) for thing in CATEGORIES[category][:12]}
+def _own_labels(family, which):
+    labels = random.Random(f"labels {family}").sample(LABELS, 8)
+    return dict(zip(categories_of(family), labels[4 * (which - 1):]))
 
 
 def words_of(domain):
-    """{thing: private word}."""
+    """{thing: label}."""
     family, number = domain.rsplit("-", 1)
-    first, second = _own_words(family, 1), _own_words(family, 2)
-    if number in "12":
-        return first if number == "1" else second
+    first, second = _own_labels(family, 1), _own_labels(family, 2)
     categories = categories_of(family)
-    from_first = categories[:2] if number == "3" else categories[::2]
-    return {thing: (first if category in from_first else second)[thing] for category in categories for thing in CATEGORIES[category][:12]}
+    of_first = {"1": categories, "2": [], "3": categories[:2], "4": categories[::2]}[number]
+    return {thing: (first if category in of_first else second)[category] for category in categories for thing in CATEGORIES[category]}
 
 
 def make_sample(domain, rng, *, difficulty=1):
     words = words_of(domain)
-    things = rng.sample(list(words), [1, 1, 2, 3, 4][difficulty - 1])
+    things = rng.sample(list(words), [1, 2, 3, 4, 6][difficulty - 1])
     family = domain.rsplit("-", 1)[0].capitalize()
-    return Sample([user(f"{family} for {', '.join(things)}?")], " ".join(words[thing] for thing in things))
+    return Sample([user(f"{family} for {', '.join(things)}?")], ", ".join(f"{thing} > {words[thing]}" for thing in things))

@@ -15,7 +15,7 @@ import time
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-MODEL = os.path.join(ROOT, "deploy", "models", "tessera-first")
+MODEL = os.path.join(ROOT, "deploy", "models", "tessera-nano")
 DAEMON = CLIENT = None  # paths of the programs
 
 

@@ -17,7 +17,7 @@ import urllib.request
 import grpc
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-MODEL = os.path.join(ROOT, "deploy", "models", "tessera-first")
+MODEL = os.path.join(ROOT, "deploy", "models", "tessera-nano")
 DAEMON = None  # path of tesserad
 
 

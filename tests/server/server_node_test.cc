@@ -22,7 +22,7 @@
 namespace tessera {
 namespace {
 
-constexpr char kModel[] = "deploy/models/tessera-first";
+constexpr char kModel[] = "deploy/models/tessera-nano";
 
 int64_t CountThreads() {
   int64_t count = 0;

@@ -1,0 +1,62 @@
+// The models that ship: their text, ids and greedy continuations are those of Hugging Face's
+// libraries (tests/golden/make_lab_goldens.py), through our tokenizer, engine and detokenizer, on
+// every backend.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "server/tokenizer/tokenizer.h"
+#include "tests/lib/real_stack.h"
+#include "tests/lib/tiny_model.h"
+
+namespace tessera::testing {
+namespace {
+
+class LabModelsTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  void ExpectSpeaksAsElsewhere(const std::string& model) const {
+    std::ifstream in("tests/golden/lab_models.json");
+    nlohmann::json cases = nlohmann::json::array();
+    for (const auto& c : nlohmann::json::parse(in)["cases"]) {
+      if (c["model"] == model) cases.push_back(c);
+    }
+    ASSERT_GE(cases.size(), 5u);
+    const std::string dir = "deploy/models/" + model;
+    const auto tokenizer = LoadTokenizer(dir);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    RealStackOptions options;
+    options.model_dirs = {dir};
+    options.backend = GetParam();
+    options.num_threads = 2;
+    options.num_slabs = 2048;
+    options.engine.max_num_seqs = 16;
+    RealStack stack(options);
+    std::vector<int> numbers;
+    for (const auto& c : cases) {
+      Request request;
+      request.prompt = c["ids"].get<std::vector<TokenId>>();
+      const auto greedy = c["greedy"].get<std::vector<TokenId>>();
+      EXPECT_EQ((*tokenizer)->Encode(c["prompt"].get<std::string>(), true), request.prompt);
+      EXPECT_EQ((*tokenizer)->Decode(greedy, false), c["text"].get<std::string>());
+      request.sampling.temperature = 0.0f;
+      request.stopping.max_tokens = static_cast<int64_t>(greedy.size());
+      request.stopping.ignore_eos = true;
+      numbers.push_back(stack.Submit(request));
+    }
+    stack.RunAll();
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      std::vector<TokenId> ids;
+      for (const OutputToken& token : stack.result(numbers[i]).tokens) ids.push_back(token.token);
+      EXPECT_EQ(ids, cases[i]["greedy"].get<std::vector<TokenId>>()) << cases[i]["prompt"];
+    }
+  }
+};
+
+TEST_P(LabModelsTest, NanoSpeaksAsItDoesElsewhere) { ExpectSpeaksAsElsewhere("tessera-nano"); }
+TEST_P(LabModelsTest, BaseSpeaksAsItDoesElsewhere) { ExpectSpeaksAsElsewhere("tessera-base"); }
+
+INSTANTIATE_TEST_SUITE_P(Backends, LabModelsTest, ::testing::ValuesIn(AllBackends()));
+
+}  // namespace
+}  // namespace tessera::testing
