@@ -17,8 +17,9 @@ class LabModelsTest : public ::testing::TestWithParam<std::string> {
  protected:
   void ExpectSpeaksAsElsewhere(const std::string& model) const {
     std::ifstream in("tests/golden/lab_models.json");
+    const nlohmann::json golden = nlohmann::json::parse(in);
     nlohmann::json cases = nlohmann::json::array();
-    for (const auto& c : nlohmann::json::parse(in)["cases"]) {
+    for (const auto& c : golden["cases"]) {
       if (c["model"] == model) cases.push_back(c);
     }
     ASSERT_GE(cases.size(), 5u);
