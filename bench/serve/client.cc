@@ -93,7 +93,7 @@ class LoadClient::Call final {
 
 void LoadClient::CallDeleter::operator()(Call* call) const { delete call; }
 
-LoadClient::LoadClient(std::shared_ptr<grpc::Channel> channel, ClientOptions options,
+LoadClient::LoadClient(const std::shared_ptr<grpc::Channel>& channel, ClientOptions options,
                        OnDone on_done)
     : options_(std::move(options)),
       on_done_(std::move(on_done)),

@@ -39,7 +39,7 @@ class LoadClient final {
   // Called on the client's thread when a call has ended. It may start further calls.
   using OnDone = std::function<void(RequestRecord)>;
 
-  LoadClient(std::shared_ptr<grpc::Channel> channel, ClientOptions options, OnDone on_done);
+  LoadClient(const std::shared_ptr<grpc::Channel>& channel, ClientOptions options, OnDone on_done);
   // Cancels what is left and waits for its end.
   ~LoadClient();
   LoadClient(const LoadClient&) = delete;
