@@ -60,7 +60,7 @@ int64_t MaxTokens(const WorkloadOptions& options) {
   return prefix + options.input.max + options.output.max;
 }
 
-Workload::Workload(WorkloadOptions options) : options_(std::move(options)) {
+Workload::Workload(const WorkloadOptions& options) : options_(options) {
   CHECK_GT(options_.vocab_size, 0);
   CHECK_GT(options_.input.min, 0);
   CHECK_GT(options_.output.min, 0);

@@ -49,7 +49,7 @@ struct Prompt {
 class Workload final {
  public:
   // REQUIRES: vocab_size > 0 and lengths of at least one token.
-  explicit Workload(WorkloadOptions options);
+  explicit Workload(const WorkloadOptions& options);
 
   // The i-th request. Negative ones are for warming up: they share no prefix with the others.
   Prompt At(int64_t index) const;

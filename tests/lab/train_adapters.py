@@ -4,7 +4,7 @@
     train_adapters.py --model-dir DIR --out DIR [--only NAME,..] [--steps N]     one adapter for each of eight domains
     train_adapters.py --model-dir DIR --out DIR --pool [--steps N]               eight base adapters for blending, and their keys
 
-A domain adapter learns its domain's private words; an eighth of its rows are the base model's own tasks, so that it forgets nothing. The pool (after Crayon, 2406.07007) is trained jointly on all
+A domain adapter learns its domain's private words; two fifths of its rows are the base model's own tasks, so that it forgets nothing. The pool (after Crayon, 2406.07007) is trained jointly on all
 domains: a row's adapters are weighted by softmax(cosine(embedding, key) / temperature), the embedding being the frozen base model's mean last hidden state of the row, L2-normalised (what Embed
 returns); adapters and keys learn together. `keys.safetensors` holds the keys [adapters, hidden], `blend.json` the temperature and the names in order.
 Adapters that exist are left alone, so a stopped run goes on where it was.
@@ -127,9 +127,9 @@ def train_domain(args, c, base, packer, domain):
 
     def loss_at(step):
         rng = random.Random(f"adapter {args.seed} {domain} {step}")
-        rows = [domain_row(packer, rng, domain, 256) for _ in range(7)] + [packer.row(rng, 256, REHEARSAL)]
+        rows = [domain_row(packer, rng, domain, 512) for _ in range(3)] + [packer.row(rng, 512, REHEARSAL) for _ in range(2)]
         return loss_of(c, base, *tensors_of(rows), lora.linear(base))
-    descend(lora.parameters(), loss_at, args.steps or STEPS[len(linears)], 1e-2, domain, ENOUGH)
+    descend(lora.parameters(), loss_at, args.steps or STEPS[len(linears)], 5e-3, domain, ENOUGH)
     lora.write(os.path.join(args.out, domain), 0, args.name)
 
 
