@@ -1,6 +1,5 @@
 #include "bench/serve/workload.h"
 
-#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"

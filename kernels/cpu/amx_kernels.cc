@@ -34,7 +34,7 @@ class BF16Rows {
     for (int r = 0; r < rows; ++r) {
       const char* const row = a + r * a_stride;
       if (kNarrow) {
-        std::memcpy(copy_ + r * kCacheLine, row + 4 * k, static_cast<size_t>(4 * pairs));
+        std::memcpy(copy_ + r * kCacheLine, row + 4 * k, 4 * static_cast<size_t>(pairs));
         continue;
       }
       for (int i = 0; i < 2 * pairs; ++i) {
