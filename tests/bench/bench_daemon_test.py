@@ -15,7 +15,7 @@ import unittest
 import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-MODEL = os.path.join(ROOT, "deploy", "models", "tessera-first")
+MODEL = os.path.join(ROOT, "deploy", "models", "tessera-nano")
 DAEMON = BENCH = None  # paths of the programs
 LATENCIES = {"ttft_ms", "itl_ms", "tpot_ms", "e2e_ms"}
 KEYS = LATENCIES | {"requests", "errors", "duration_s", "request_throughput", "input_token_throughput",
