@@ -110,6 +110,7 @@ AttentionCall AttentionOp::NewCall(const AttentionArgs& args, const RopeTables::
 }
 
 void AttentionOp::Attend(const AttentionCall& call) {
+  for (const std::unique_ptr<TileWorker>& worker : workers_) worker->Reserve(call);
   const std::vector<AttentionTask>& tasks = call.work->tasks();
   team_->ParallelFor(
       static_cast<int64_t>(tasks.size()), 1, [&](int64_t begin, int64_t end, int member) {

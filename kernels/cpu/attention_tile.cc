@@ -252,7 +252,7 @@ void TileWorker::EndPiece(const AttentionCall& call, const AttentionTile& tile) 
 }
 
 void TileWorker::RunShared(const AttentionCall& call, const AttentionTask& task) {
-  const std::vector<int32_t>& members = call.work->shared_tiles(task.shared);
+  const absl::Span<const int32_t> members = call.work->shared_tiles(task.shared);
   const std::vector<AttentionTile>& tiles = call.work->tiles();
   const AttentionTile& first = tiles[static_cast<size_t>(task.tile)];
   const KvStream& stream = *call.work->streams_begin(first.segment);
@@ -283,7 +283,6 @@ void TileWorker::RunShared(const AttentionCall& call, const AttentionTask& task)
 }
 
 void TileWorker::RunTask(const AttentionCall& call, const AttentionTask& task) {
-  Reserve(call);
   if (task.shared >= 0) {
     RunShared(call, task);
     return;
@@ -321,7 +320,6 @@ void TileWorker::RunTask(const AttentionCall& call, const AttentionTask& task) {
 
 void TileWorker::AddMass(const AttentionCall& call, const AttentionTile& tile, const Tap& tap,
                          double* mass) {
-  Reserve(call);
   BeginTile(call, tile);
   const int32_t num_rows = NumRows(call, tile);
   const KvStream* const begin = call.work->streams_begin(tile.segment);

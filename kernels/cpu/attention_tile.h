@@ -35,6 +35,10 @@ class TileWorker final {
  public:
   explicit TileWorker(const IsaKernels& kernels) : kernels_(kernels) {}
 
+  // Makes room for any task of the call. Before the tasks, for every member: which one takes a task
+  // is chance, and a step must not allocate by chance.
+  void Reserve(const AttentionCall& call);
+
   // Attends; the last task of a tile writes its rows of args.out (and call.lse).
   void RunTask(const AttentionCall& call, const AttentionTask& task);
 
@@ -61,7 +65,6 @@ class TileWorker final {
     const void* values[kKeyBlock] = {};
   };
 
-  void Reserve(const AttentionCall& call);
   void BeginTile(const AttentionCall& call, const AttentionTile& tile);
   void AttendTile(const AttentionCall& call, const AttentionTile& tile);
   // All that the tile's rows see of a stream, merged into stream_.

@@ -17,6 +17,7 @@ void AttentionWork::Build(const BatchView& batch, int group, const GroupLayout& 
   first_tile_.clear();
   tasks_.clear();
   shared_tiles_.clear();
+  shared_begin_.clear();
   num_cut_tiles_ = 0;
   num_partials_ = 0;
   const int32_t tile_tokens = std::max(1, kTileRows / heads_per_kv);
@@ -73,7 +74,7 @@ void AttentionWork::AddTiles(const BatchView& batch, const GroupLayout& layout, 
 
 void AttentionWork::ShareBlocks(const BatchView& batch, const GroupLayout& layout,
                                 int32_t heads_per_kv, int32_t tile_tokens) {
-  std::vector<PrefixCandidate> candidates;
+  candidates_.clear();
   for (int32_t s = 0; s < batch.num_segments(); ++s) {
     const int32_t num_tokens = batch.segments()[s].num_tokens;
     if (num_tokens == 0 || num_tokens > std::min(kMaxSharingTokens, tile_tokens)) continue;
@@ -81,30 +82,31 @@ void AttentionWork::ShareBlocks(const BatchView& batch, const GroupLayout& layou
     if (stream == streams_end(s) || stream->pos_begin != 0) continue;
     const AttentionTile& tile = tiles_[static_cast<size_t>(first_tile_[static_cast<size_t>(s)])];
     const int32_t seen_by_all = std::min(stream->pos_end, tile.min_position + 1);
-    candidates.push_back({s, stream, seen_by_all / kAttentionBlock});
+    candidates_.push_back({s, stream, seen_by_all / kAttentionBlock});
   }
-  for (const SharedBlocks& shared : FindSharedBlocks(batch, layout.page_tokens, candidates)) {
+  for (const SharedBlocks& shared : prefixes_.Find(batch, layout.page_tokens, candidates_)) {
     const int32_t num_blocks = shared.block_end - shared.block_begin;
     for (int32_t kv_head = 0; kv_head < layout.kv_heads; ++kv_head) {
       int32_t rows = kSharedRows + 1;  // of the open task: none is open
-      for (const int32_t member : shared.members) {
-        const size_t segment = static_cast<size_t>(candidates[static_cast<size_t>(member)].segment);
-        const int32_t index = first_tile_[segment] + kv_head;
+      for (const int32_t member : prefixes_.members(shared)) {
+        const int32_t segment = candidates_[static_cast<size_t>(member)].segment;
+        const int32_t index = first_tile_[static_cast<size_t>(segment)] + kv_head;
         AttentionTile& tile = tiles_[static_cast<size_t>(index)];
         tile.num_shared = std::max(tile.num_shared, shared.block_end);
         const int32_t tile_rows = tile.num_tokens * heads_per_kv;
         if (rows + tile_rows > kSharedRows) {
           tasks_.push_back({index, shared.block_begin, shared.block_end, num_blocks * BlockCost(0),
-                            static_cast<int32_t>(shared_tiles_.size())});
-          shared_tiles_.emplace_back();
+                            static_cast<int32_t>(shared_begin_.size())});
+          shared_begin_.push_back(shared_tiles_.size());
           rows = 0;
         }
         rows += tile_rows;
         tasks_.back().cost += static_cast<int64_t>(num_blocks) * tile_rows;
-        shared_tiles_.back().push_back(index);
+        shared_tiles_.push_back(index);
       }
     }
   }
+  shared_begin_.push_back(shared_tiles_.size());
 }
 
 // Cuts the first num_shared tasks as AddTasks does.

@@ -11,6 +11,7 @@
 #include <limits>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "kernels/attention_plan.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/shared_prefix.h"
@@ -61,8 +62,10 @@ class AttentionWork final {
   int32_t num_cut_tiles() const { return num_cut_tiles_; }
   int64_t num_partials() const { return num_partials_; }  // (block, row) cells of cut tiles
   // Tiles of one kv head with blocks in common, at most kSharedRows query rows.
-  const std::vector<int32_t>& shared_tiles(int32_t shared) const {
-    return shared_tiles_[static_cast<size_t>(shared)];
+  absl::Span<const int32_t> shared_tiles(int32_t shared) const {
+    const size_t begin = shared_begin_[static_cast<size_t>(shared)];
+    const size_t end = shared_begin_[static_cast<size_t>(shared) + 1];
+    return absl::MakeConstSpan(shared_tiles_).subspan(begin, end - begin);
   }
 
   const KvStream* streams_begin(int32_t segment) const {
@@ -95,7 +98,10 @@ class AttentionWork final {
   std::vector<AttentionTile> tiles_;
   std::vector<int32_t> first_tile_;  // [segments]
   std::vector<AttentionTask> tasks_;
-  std::vector<std::vector<int32_t>> shared_tiles_;
+  std::vector<PrefixCandidate> candidates_;
+  SharedPrefixes prefixes_;
+  std::vector<int32_t> shared_tiles_;
+  std::vector<size_t> shared_begin_;  // [shared tasks + 1], into shared_tiles_
   int32_t num_cut_tiles_ = 0;
   int64_t num_partials_ = 0;
 };

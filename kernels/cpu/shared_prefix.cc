@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <numeric>
-#include <utility>
 
 #include "kernels/backend.h"
 
@@ -12,56 +11,91 @@ namespace {
 // A page's worth of keys in more pieces is not shared.
 constexpr int kMaxPieces = 8;
 
-class Finder {
- public:
-  Finder(const BatchView& batch, int32_t page_tokens,
-         const std::vector<PrefixCandidate>& candidates)
-      : batch_(batch), page_tokens_(page_tokens), candidates_(candidates) {}
+// Keys that lie side by side, in however many runs.
+struct Pieces {
+  KeyPiece pieces[kMaxPieces];
+  int count = 0;
+};
 
-  std::vector<SharedBlocks> Find() {
-    std::vector<int32_t> all(candidates_.size());
-    std::iota(all.begin(), all.end(), 0);
-    Split(0, all);
-    while (!open_.empty()) {
-      SharedBlocks group = std::move(open_.back());
-      open_.pop_back();
-      Extend(std::move(group));
+}  // namespace
+
+class SharedPrefixes::Finder {
+ public:
+  Finder(SharedPrefixes* memory, const BatchView& batch, int32_t page_tokens,
+         const std::vector<PrefixCandidate>& candidates)
+      : memory_(*memory), batch_(batch), page_tokens_(page_tokens), candidates_(candidates) {}
+
+  void Find() {
+    memory_.order_.resize(candidates_.size());
+    std::iota(memory_.order_.begin(), memory_.order_.end(), 0);
+    Split(0, 0, static_cast<int32_t>(candidates_.size()));
+    while (!memory_.open_.empty()) {
+      const SharedBlocks group = memory_.open_.back();
+      memory_.open_.pop_back();
+      Extend(group);
     }
-    return std::move(found_);
   }
 
  private:
-  // Opens a group for those of `members` whose block is the same.
-  void Split(int32_t block, const std::vector<int32_t>& members) {
-    std::vector<SharedBlocks> groups;
-    for (const int32_t member : members) {
-      if (block >= candidates_[static_cast<size_t>(member)].num_blocks) continue;
-      SharedBlocks* home = nullptr;
-      for (SharedBlocks& group : groups) {
-        if (home == nullptr && SameBlock(group.members.front(), member, block)) home = &group;
+  // Opens a group for those of order_[begin, end) whose block is the same.
+  void Split(int32_t block, int32_t begin, int32_t end) {
+    int32_t* const order = memory_.order_.data();
+    // Who has the same block has the same first page.
+    std::sort(order + begin, order + end, [&](int32_t a, int32_t b) {
+      const int64_t x = FirstPage(a, block);
+      const int64_t y = FirstPage(b, block);
+      return x != y ? x < y : a < b;
+    });
+    while (begin < end) {
+      const int32_t first = order[begin];
+      int32_t* others = order + begin + 1;
+      int32_t* same_page = others;
+      while (same_page < order + end && FirstPage(*same_page, block) == FirstPage(first, block)) {
+        ++same_page;
       }
-      if (home == nullptr) home = &groups.emplace_back(SharedBlocks{block, block + 1, {}});
-      home->members.push_back(member);
-    }
-    for (SharedBlocks& group : groups) {
-      if (group.members.size() > 1) open_.push_back(std::move(group));
+      if (block < candidates_[static_cast<size_t>(first)].num_blocks) {
+        others = std::partition(others, same_page,
+                                [&](int32_t member) { return SameBlock(first, member, block); });
+      }
+      const int32_t group_end = static_cast<int32_t>(others - order);
+      if (group_end - begin > 1) memory_.open_.push_back({block, block + 1, begin, group_end});
+      begin = group_end;
     }
   }
 
   // As far as all members go together; those that still share something behind it become new
   // groups.
   void Extend(SharedBlocks group) {
-    while (AllShare(group, group.block_end)) ++group.block_end;
-    Split(group.block_end, group.members);
-    found_.push_back(std::move(group));
+    while (AllShare(group)) ++group.block_end;
+    std::vector<int32_t>& members = memory_.members_;
+    const int32_t member_begin = static_cast<int32_t>(members.size());
+    members.insert(members.end(), memory_.order_.begin() + group.member_begin,
+                   memory_.order_.begin() + group.member_end);
+    std::sort(members.begin() + member_begin, members.end());
+    memory_.found_.push_back(
+        {group.block_begin, group.block_end, member_begin, static_cast<int32_t>(members.size())});
+    Split(group.block_end, group.member_begin, group.member_end);
   }
 
-  bool AllShare(const SharedBlocks& group, int32_t block) const {
-    for (const int32_t member : group.members) {
-      if (block >= candidates_[static_cast<size_t>(member)].num_blocks) return false;
-      if (!SameBlock(group.members.front(), member, block)) return false;
+  // Whether the block behind the group's is the same for all members.
+  bool AllShare(const SharedBlocks& group) const {
+    const int32_t* const order = memory_.order_.data();
+    for (int32_t i = group.member_begin; i < group.member_end; ++i) {
+      if (group.block_end >= candidates_[static_cast<size_t>(order[i])].num_blocks) return false;
+      if (!SameBlock(order[group.member_begin], order[i], group.block_end)) return false;
     }
     return true;
+  }
+
+  // The page of a candidate's first key of a block; -1 when it has no such block.
+  int64_t FirstPage(int32_t candidate, int32_t block) const {
+    const PrefixCandidate& of = candidates_[static_cast<size_t>(candidate)];
+    if (block >= of.num_blocks) return -1;
+    const int32_t position = block * kAttentionBlock;
+    int64_t page = -1;
+    ForEachPiece(batch_, *of.stream, page_tokens_, position, position + 1,
+                 [&page](const KeyPiece& piece) { page = piece.page; });
+    return page;
   }
 
   bool SameBlock(int32_t a, int32_t b, int32_t block) const {
@@ -78,11 +112,6 @@ class Finder {
     return true;
   }
 
-  // Keys that lie side by side, in however many runs.
-  struct Pieces {
-    KeyPiece pieces[kMaxPieces];
-    int count = 0;
-  };
   Pieces PiecesOf(const KvStream& stream, int32_t begin, int32_t end) const {
     Pieces all;
     ForEachPiece(batch_, stream, page_tokens_, begin, end, [&all](const KeyPiece& piece) {
@@ -109,19 +138,18 @@ class Finder {
     return true;
   }
 
+  SharedPrefixes& memory_;
   const BatchView& batch_;
   const int32_t page_tokens_;
   const std::vector<PrefixCandidate>& candidates_;
-  std::vector<SharedBlocks> open_;
-  std::vector<SharedBlocks> found_;
 };
 
-}  // namespace
-
-std::vector<SharedBlocks> FindSharedBlocks(const BatchView& batch, int32_t page_tokens,
-                                           const std::vector<PrefixCandidate>& candidates) {
-  if (candidates.size() < 2) return {};
-  return Finder(batch, page_tokens, candidates).Find();
+const std::vector<SharedBlocks>& SharedPrefixes::Find(
+    const BatchView& batch, int32_t page_tokens, const std::vector<PrefixCandidate>& candidates) {
+  found_.clear();
+  members_.clear();
+  if (candidates.size() > 1) Finder(this, batch, page_tokens, candidates).Find();
+  return found_;
 }
 
 }  // namespace tessera::cpu

@@ -17,14 +17,20 @@ namespace {
 using cpu::AttentionTask;
 using cpu::AttentionTile;
 using cpu::AttentionWork;
-using cpu::FindSharedBlocks;
 using cpu::PrefixCandidate;
 using cpu::SharedBlocks;
+using cpu::SharedPrefixes;
+
+struct Group {
+  int block_begin = 0;
+  int block_end = 0;
+  std::vector<int32_t> members;
+};
 
 class SharedPrefixTest : public ::testing::Test {
  protected:
   // All whole blocks of every segment.
-  std::vector<SharedBlocks> Find(const BuiltBatch& built) {
+  std::vector<Group> Find(const BuiltBatch& built) {
     streams_.clear();
     std::vector<PrefixCandidate> candidates;
     for (int s = 0; s < built.view().num_segments(); ++s) {
@@ -33,18 +39,23 @@ class SharedPrefixTest : public ::testing::Test {
         candidates.push_back({s, streams_.back().get(), stream.pos_end / kAttentionBlock});
       });
     }
-    std::vector<SharedBlocks> found =
-        FindSharedBlocks(built.view(), built.attention.page_tokens, candidates);
-    std::sort(found.begin(), found.end(), [](const SharedBlocks& a, const SharedBlocks& b) {
+    std::vector<Group> found;
+    for (const SharedBlocks& shared :
+         prefixes_.Find(built.view(), built.attention.page_tokens, candidates)) {
+      const auto members = prefixes_.members(shared);
+      found.push_back({shared.block_begin, shared.block_end, {members.begin(), members.end()}});
+    }
+    std::sort(found.begin(), found.end(), [](const Group& a, const Group& b) {
       return a.block_begin != b.block_begin ? a.block_begin < b.block_begin : a.members < b.members;
     });
     return found;
   }
 
   std::vector<std::unique_ptr<KvStream>> streams_;
+  SharedPrefixes prefixes_;
 };
 
-void ExpectShared(const SharedBlocks& shared, int begin, int end, std::vector<int32_t> members) {
+void ExpectShared(const Group& shared, int begin, int end, std::vector<int32_t> members) {
   EXPECT_EQ(shared.block_begin, begin);
   EXPECT_EQ(shared.block_end, end);
   EXPECT_EQ(shared.members, members);
@@ -52,7 +63,7 @@ void ExpectShared(const SharedBlocks& shared, int begin, int end, std::vector<in
 
 TEST_F(SharedPrefixTest, BranchesOfATree) {
   const auto built = BuildSharingBatch(DType::kF32, 1);
-  const std::vector<SharedBlocks> found = Find(*built);
+  const std::vector<Group> found = Find(*built);
   ASSERT_EQ(found.size(), 4u);
   ExpectShared(found[0], 0, 1, {0, 1, 2, 3, 4});
   ExpectShared(found[1], 1, 2, {0, 1, 2, 3});
@@ -66,7 +77,7 @@ TEST_F(SharedPrefixTest, TwoTreesAndABlockThatDiffersInOnePage) {
   const auto built = BuildBatch(attention, 1);
   SharePages(built.get(), 2, 0, 32);
   SharePages(built.get(), 3, 1, 31);  // one page short of two blocks
-  const std::vector<SharedBlocks> found = Find(*built);
+  const std::vector<Group> found = Find(*built);
   ASSERT_EQ(found.size(), 2u);
   ExpectShared(found[0], 0, 2, {0, 2});
   ExpectShared(found[1], 0, 1, {1, 3});
@@ -90,7 +101,7 @@ TEST_F(SharedPrefixTest, TasksCoverEachBlockOnce) {
     int num_shared = 0;
     for (const AttentionTask& task : work.tasks()) {
       num_shared += task.shared >= 0 ? 1 : 0;
-      const std::vector<int32_t> alone = {task.tile};
+      const absl::Span<const int32_t> alone(&task.tile, 1);
       for (const int32_t tile : task.shared >= 0 ? work.shared_tiles(task.shared) : alone) {
         ++pieces[static_cast<size_t>(tile)];
         for (int b = task.block_begin; b < task.block_end; ++b) {
