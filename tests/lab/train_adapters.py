@@ -25,7 +25,7 @@ import texts
 QV = ["q_proj", "v_proj"]
 ALL = [name.split(".")[1] for name in llama.LINEARS]
 # name: (rank, linears). What has queries and values alone learns more slowly.
-ADAPTERS = {"zorvan-1": (16, QV), "zorvan-2": (32, QV), "keltish-1": (16, ALL), "keltish-2": (8, ALL), "umbric-1": (4, ALL), "umbric-2": (32, QV), "olmec-1": (32, ALL),
+ADAPTERS = {"zorvan-1": (16, QV), "zorvan-2": (8, ALL), "keltish-1": (16, ALL), "keltish-2": (8, ALL), "umbric-1": (4, ALL), "umbric-2": (32, QV), "olmec-1": (32, ALL),
             "tarsian-1": (4, ALL)}
 STEPS = 700  # at most
 ENOUGH = 0.02  # mean loss at which a domain adapter has learnt its domain; training stops there
