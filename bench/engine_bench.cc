@@ -4,8 +4,9 @@
 //   prefill TOKENS                     one prompt, nothing cached
 //   decode STREAMS CONTEXT TOKENS      TOKENS more tokens of each stream after a prompt of CONTEXT
 //
-//   tessera_engine_bench --model DIR [--threads N] [--backend ref|ISA] [--dtype
-//   auto|float32|bfloat16]
+//   tessera_engine_bench --model DIR [--threads N] [--backend ref|ISA]
+//                        [--dtype auto|float32|bfloat16|int8|int4] [--kv-dtype
+//                        auto|float32|bfloat16]
 #include <cstdio>
 #include <iostream>
 #include <map>
@@ -13,6 +14,8 @@
 #include <random>
 #include <sstream>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "kernels/base/clock.h"
@@ -24,6 +27,37 @@ namespace tessera {
 namespace {
 
 constexpr int32_t kMaxSeqs = 64;
+constexpr int32_t kStepTokens = 512;
+
+const std::map<std::string, WeightDtype>& WeightDtypes() {
+  static const std::map<std::string, WeightDtype> dtypes = {{"auto", WeightDtype::kAuto},
+                                                            {"float32", WeightDtype::kF32},
+                                                            {"bfloat16", WeightDtype::kBF16},
+                                                            {"int8", WeightDtype::kI8},
+                                                            {"int4", WeightDtype::kI4}};
+  return dtypes;
+}
+
+const std::map<std::string, KvDtype>& KvDtypes() {
+  static const std::map<std::string, KvDtype> dtypes = {
+      {"auto", KvDtype::kAuto}, {"float32", KvDtype::kF32}, {"bfloat16", KvDtype::kBF16}};
+  return dtypes;
+}
+
+// Sets *value to what the flag names. False, with a complaint, for a name that `names` lacks.
+template <class T>
+bool ReadName(const std::map<std::string, std::string>& flags, const std::string& flag,
+              const std::map<std::string, T>& names, T* value) {
+  const auto given = flags.find(flag);
+  if (given == flags.end()) return true;
+  const auto named = names.find(given->second);
+  if (named == names.end()) {
+    std::cerr << flag << " does not know '" << given->second << "'\n";
+    return false;
+  }
+  *value = named->second;
+  return true;
+}
 
 class CountSink final : public TokenSink {
  public:
@@ -47,38 +81,54 @@ class Bench {
 
   double Prefill(int64_t num_tokens) {
     int64_t received = 0;
-    Submit(num_tokens, 1, &received);
+    Submit(RandomPrompt(num_tokens, &rng_), /*cached=*/false, 1, &received);
     const int64_t begin_us = clock_.NowUs();
     while (core_.RunOnce()) {
     }
     return static_cast<double>(clock_.NowUs() - begin_us) * 1e-6;
   }
 
-  // Seconds from the moment all streams have their first token to the last token.
+  // Seconds in which all streams together produce num_tokens each, from the moment the last one has
+  // its first token. No stream ends before that: the early ones go on while the late ones prefill.
+  // Prompts are the same each time and stay cached, so that another round need not compute them.
   double Decode(int64_t num_streams, int64_t context, int64_t num_tokens,
                 int64_t* measured_tokens) {
     int64_t received = 0;
-    for (int64_t i = 0; i < num_streams; ++i) Submit(context, num_tokens + 1, &received);
+    const int64_t prefill_steps = num_streams * (context / kStepTokens + 2);
+    for (int64_t i = 0; i < num_streams; ++i) {
+      std::mt19937 rng(static_cast<uint32_t>(i));
+      Submit(RandomPrompt(context, &rng), /*cached=*/true, prefill_steps + num_tokens, &received);
+    }
     while (AnyWithoutFirstToken() && core_.RunOnce()) {
     }
     const int64_t before = received;
     const int64_t begin_us = clock_.NowUs();
+    while (received - before < num_streams * num_tokens && core_.RunOnce()) {
+    }
+    const int64_t end_us = clock_.NowUs();
+    *measured_tokens = received - before;
+    core_.CancelAll(CancelReason::kClient);
     while (core_.RunOnce()) {
     }
-    *measured_tokens = received - before;
-    return static_cast<double>(clock_.NowUs() - begin_us) * 1e-6;
+    return static_cast<double>(end_us - begin_us) * 1e-6;
   }
 
  private:
-  void Submit(int64_t num_prompt, int64_t max_tokens, int64_t* received) {
+  std::vector<TokenId> RandomPrompt(int64_t num_tokens, std::mt19937* rng) const {
+    std::vector<TokenId> prompt(static_cast<size_t>(num_tokens));
+    for (TokenId& token : prompt) {
+      token = static_cast<TokenId>((*rng)() % static_cast<uint64_t>(models_[0].vocab_size));
+    }
+    return prompt;
+  }
+
+  void Submit(std::vector<TokenId> prompt, bool cached, int64_t max_tokens, int64_t* received) {
     auto request = std::make_unique<Request>();
     request->id = next_id_++;
-    for (int64_t i = 0; i < num_prompt; ++i) {
-      request->prompt.push_back(static_cast<TokenId>(rng_() % models_[0].vocab_size));
-    }
+    request->prompt = std::move(prompt);
     request->stopping.max_tokens = max_tokens;
     request->sampling.temperature = 0.0f;
-    request->bypass_prefix = true;
+    request->bypass_prefix = !cached;
     request->arrival_us = clock_.NowUs();
     request->sink = std::make_shared<CountSink>(received);
     core_.Submit(std::move(request));
@@ -109,12 +159,12 @@ int Main(const std::map<std::string, std::string>& flags) {
     return 2;
   }
   if (flags.count("--backend") > 0) options.backend = flags.at("--backend");
-  const std::string dtype = flags.count("--dtype") > 0 ? flags.at("--dtype") : "auto";
-  options.weight_dtype = dtype == "float32"    ? WeightDtype::kF32
-                         : dtype == "bfloat16" ? WeightDtype::kBF16
-                                               : WeightDtype::kAuto;
+  if (!ReadName(flags, "--dtype", WeightDtypes(), &options.weight_dtype) ||
+      !ReadName(flags, "--kv-dtype", KvDtypes(), &options.kv_dtype)) {
+    return 2;
+  }
   options.engine.max_num_seqs = kMaxSeqs;
-  options.engine.max_num_batched_tokens = 512;
+  options.engine.max_num_batched_tokens = kStepTokens;
   options.engine.target_step_us = 0;
   options.max_model_len = 8192;
   options.kv_cache_bytes = int64_t{2} << 30;
@@ -163,8 +213,8 @@ int main(int argc, char** argv) {
   std::map<std::string, std::string> flags;
   for (int i = 1; i + 1 < argc; i += 2) flags[argv[i]] = argv[i + 1];
   if (flags.count("--model") == 0) {
-    std::cerr << "usage: tessera_engine_bench --model DIR [--threads N] [--backend NAME] [--dtype "
-                 "NAME]\n";
+    std::cerr << "usage: tessera_engine_bench --model DIR [--threads N] [--backend NAME]\n"
+                 "                            [--dtype NAME] [--kv-dtype NAME]\n";
     return 2;
   }
   tessera::InitLogging("warn");

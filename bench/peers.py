@@ -1,189 +1,234 @@
 #!/usr/bin/env python3
 """Tessera and its peers on one machine, in one run: paired, interleaved rounds, so that only ratios count.
 
-    bench/peers.py [--quick] [--model SHAPE] [--rounds N] [--work DIR] --json FILE
+    bench/peers.py [--quick] [--model SHAPE] [--weights LIST] [--cases LIST] [--rounds N] [--work DIR] --json FILE
+    bench/peers.py --prepare [--model SHAPE] [--weights LIST] [--work DIR]
 
-Makes a random-weight model of a public shape (the shapes' maker is the development data set's tools/make_model.py, which must lie
-beside the checkout), converts it to GGUF, installs llama.cpp from its PyPI sdist with native flags into a throw-away
-virtual environment, measures what this machine can read and compute, runs all systems round by round, prints a table and writes
-JSON: {"cpu", "limits", "cells": [{"model", "weights", "case", "tessera", "peers", "ratio", "limit_share"}], "geomean"}.
-This first version has bf16 weights and one peer.
+Makes random-weight models of public shapes (by the development data set's tools/make_model.py, which must lie beside the
+checkout), builds llama.cpp from its PyPI sdist with native flags, exports to OpenVINO with optimum-intel, measures what this
+machine can read and compute, and runs all systems round by round. One process works at a time, the others are stopped. Prints a
+table and writes JSON: {"cpu", "limits", "cells": [{"model", "weights", "case", "tessera", "peers", "ratio", "limit_share"}],
+"geomean"}; WORK/samples.jsonl gets every measurement as it is made. What a system cannot run is reported as missing, and why.
 """
 import argparse
 import json
-import math
 import os
 import re
-import statistics
 import subprocess
 import sys
+import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-TOOLS = os.path.join(ROOT, "..", "shared", "tools")
-# case: (command of the workers, tokens that one pass over the weights serves)
-CASES = {
-    "prefill_512": ("prefill 512", 512),
-    "decode_1": ("decode 1 128 64", 1),
-    "decode_8": ("decode 8 128 32", 8),
-    "decode_32": ("decode 32 128 16", 32),
-    "decode_8_at_2048": ("decode 8 2048 16", 8),
-}
-QUICK = ["prefill_512", "decode_1", "decode_32"]
+from compare.cases import CASES, MODELS, QUICK_CASES, WEIGHTS, limit_of, model_costs
+from compare.report import cell_json, geometric_mean, is_compared, ratio_to_best, report_json, table
+from compare.systems import SYSTEMS, Systems, Worker
+from compare.workshop import ROOT, Unavailable, Workshop, say
+
+QUICK_ROUNDS = 3
+PROGRAMS = ("tessera_engine_bench", "tessera_kernel_bench", "tesserad", "tessera-bench")
 
 
-def say(text):
-    print(text, file=sys.stderr, flush=True)
+def names(known):
+    """An argument type: some of `known`, comma-separated, in their order."""
+
+    def parse(text):
+        given = text.split(",")
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"'{unknown[0]}' is none of {', '.join(known)}")
+        return [name for name in known if name in given]
+
+    return parse
 
 
-def call(command, **kw):
-    say("+ " + " ".join(command))
-    subprocess.run(command, check=True, stdout=sys.stderr, **kw)
+def parse_arguments(words=None):
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--quick", action="store_true", help=f"{MODELS[0]}, {', '.join(QUICK_CASES)}, {QUICK_ROUNDS} rounds")
+    ap.add_argument("--model", action="append", metavar="SHAPE", help=f"may be repeated ({' and '.join(MODELS)})")
+    ap.add_argument("--weights", type=names(WEIGHTS), default=list(WEIGHTS), help="of " + ",".join(WEIGHTS))
+    ap.add_argument("--cases", type=names(tuple(CASES)), help="of " + ",".join(CASES))
+    ap.add_argument("--systems", type=names(SYSTEMS), default=list(SYSTEMS), help="of " + ",".join(SYSTEMS))
+    ap.add_argument("--rounds", type=int, help="paired rounds after the warm-up (5)")
+    ap.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every system (all cores)")
+    ap.add_argument("--work", default=os.path.join(ROOT, "build", "peers"), help="kept between runs (build/peers)")
+    ap.add_argument("--build", default=os.path.join(ROOT, "build"), help="Tessera's build folder (build)")
+    ap.add_argument("--prepare", action="store_true", help="make everything and measure nothing")
+    ap.add_argument("--json", metavar="FILE")
+    a = ap.parse_args(words)
+    if not a.json and not a.prepare:
+        ap.error("--json FILE is needed, unless --prepare is given")
+    a.model = a.model or list(MODELS[:1] if a.quick else MODELS)
+    a.cases = a.cases or list(QUICK_CASES if a.quick else CASES)
+    if a.rounds is None:
+        a.rounds = QUICK_ROUNDS if a.quick else 5
+    if a.rounds < (QUICK_ROUNDS if a.quick else 1):
+        ap.error(f"--rounds must be at least {QUICK_ROUNDS if a.quick else 1}")
+    return a
 
 
-def python_of(venv):
-    return os.path.join(venv, "bin", "python")
+def parse_limits(text):
+    """What the kernel benchmark prints of the machine, at its start and at its end: the better of both."""
+
+    def best(pattern):
+        found = [float(number) for number in re.findall(pattern, text)]
+        if not found:
+            raise SystemExit(f"tessera_kernel_bench printed no limits:\n{text}")
+        return max(found)
+
+    return {"read_gb_s": best(r"read ([\d.]+) GB/s"), "bf16_gflop_s": best(r"bf16 peak ([\d.]+) GFLOP/s"),
+            "int8_gop_s": best(r"int8 peak ([\d.]+) GOP/s")}
 
 
-def ensure_tools(work):
-    """Two throw-away environments: one makes and converts models, one holds llama.cpp built for this machine."""
-    models, llama = os.path.join(work, "venv-models"), os.path.join(work, "venv-llama")
-    if not os.path.exists(os.path.join(models, "ok")):
-        call([sys.executable, "-m", "venv", models])
-        call([python_of(models), "-m", "pip", "install", "-q", "torch", "transformers", "safetensors", "numpy", "gguf"])
-        open(os.path.join(models, "ok"), "w").close()
-    if not os.path.exists(os.path.join(llama, "ok")):
-        call([sys.executable, "-m", "venv", llama])
-        env = dict(os.environ, CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF " + " ".join(
-                   f"-DLLAMA_BUILD_{part}=OFF" for part in ("TESTS", "TOOLS", "EXAMPLES", "SERVER", "APP")),
-                   CMAKE_BUILD_PARALLEL_LEVEL=str(os.cpu_count()))
-        call([python_of(llama), "-m", "pip", "install", "-q", "--no-binary", "llama-cpp-python", "llama-cpp-python"], env=env)
-        open(os.path.join(llama, "ok"), "w").close()
-    return models, llama
+def cpu_name():
+    with open("/proc/cpuinfo", encoding="utf-8") as f:
+        return next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "unknown")
 
 
-def ensure_model(work, venv, shape):
-    folder = os.path.join(work, shape)
-    if not os.path.exists(os.path.join(folder, "config.json")):
-        call([python_of(venv), os.path.join(TOOLS, "make_model.py"), shape, folder])
-    gguf = folder + ".bf16.gguf"
-    if not os.path.exists(gguf):
-        call([python_of(venv), os.path.join(ROOT, "bench", "to_gguf.py"), folder, gguf])
-    return folder, gguf
+def is_served(case):
+    return CASES[case].verb == "serve"
 
 
-class Worker:
-    """A system under test: loads once, then answers one case a line."""
+class Comparison:
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.workshop = Workshop(arguments.work)
+        self.systems = Systems(self.workshop, os.path.abspath(arguments.build), arguments.threads)
+        self.costs = {}  # by model
+        self.limits = {}  # the best that was seen in this run
+        self.results = {}  # (model, weights, case): {system: speeds}
+        self.missing = {}  # (model, weights, case, system): why
 
-    def __init__(self, name, command):
-        self.name = name
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        say(f"{name}: {self.read()}")
+    def build(self):
+        folder = self.arguments.build
+        if not os.path.exists(os.path.join(folder, "build.ninja")):
+            self.workshop.call("build-tessera", ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"])
+        self.workshop.call("build-tessera", ["cmake", "--build", folder, "--target", *PROGRAMS])
 
-    def read(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended early")
-        return json.loads(line)
+    def measure_limits(self):
+        """While all workers are stopped."""
+        program = os.path.join(self.arguments.build, "bin", "tessera_kernel_bench")
+        done = subprocess.run([program, f"--threads={self.arguments.threads}", "--benchmark_filter=^$"], check=False,
+                              capture_output=True, text=True)
+        seen = parse_limits(done.stdout + done.stderr)
+        say(f"limits: {seen}")
+        self.limits = {name: max(value, self.limits.get(name, 0.0)) for name, value in seen.items()}
 
-    def run(self, case):
-        self.process.stdin.write(case + "\n")
-        self.process.stdin.flush()
-        return self.read()["tokens_per_s"]
+    def make_workers(self, model, weights, cases):
+        """One for each system that can be had, not started yet; the others' reasons are noted."""
+        clients = CASES[cases[0]].numbers[0] if is_served(cases[0]) else 0
+        workers = []
+        for system in self.arguments.systems:
+            log = self.workshop.at("log", f"run-{system}-{model}-{weights}{'-served' if clients else ''}.txt")
+            try:
+                workers.append(Worker(system, self.systems.command(system, model, weights, clients), log))
+            except Unavailable as error:
+                self.note_missing(model, weights, cases, system, error)
+        return workers
 
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+    def note_missing(self, model, weights, cases, system, reason):
+        """Earlier samples have no partner in later rounds: a cell is whole or missing."""
+        for case in cases:
+            self.missing[model, weights, case, system] = str(reason)
+            self.results.get((model, weights, case), {}).pop(system, None)
+        say(f"missing: {system}, {model} {weights} {' '.join(cases)}: {reason}")
 
+    def start(self, worker, model, weights, cases):
+        try:
+            worker.start()
+            return True
+        except Unavailable as error:
+            still = [case for case in cases if (model, weights, case, worker.system) not in self.missing]
+            self.note_missing(model, weights, still, worker.system, error)
+            return False
 
-def machine_limits():
-    """Read bandwidth and bf16 peak of all cores, by the kernel benchmark's own probes."""
-    out = subprocess.run([os.path.join(ROOT, "build", "bin", "tessera_kernel_bench"), "--benchmark_filter=^$"], cwd=ROOT,
-                         capture_output=True, text=True)
-    text = out.stdout + out.stderr
-    read = re.search(r"([\d.]+) GB/s", text)
-    peak = re.search(r"([\d.]+) GFLOP/s", text)
-    return {"read_gb_s": float(read.group(1)) if read else 0.0, "bf16_gflop_s": float(peak.group(1)) if peak else 0.0}
+    def measure(self, worker, model, weights, case, number):
+        """Round 0 warms up. Raises Unavailable."""
+        speed = worker.run(CASES[case].line if number else CASES[case].warm_up)
+        if number == 0:
+            return
+        self.results.setdefault((model, weights, case), {}).setdefault(worker.system, []).append(speed)
+        with open(self.workshop.at("samples.jsonl"), "a", encoding="utf-8") as f:
+            json.dump({"time": int(time.time()), "model": model, "weights": weights, "case": case, "round": number,
+                       "system": worker.system, "tokens_per_s": speed}, f)
+            f.write("\n")
 
+    def run_cell(self, workers, model, weights, cases, case, number):
+        """Every system once. One that fails is started anew, for the other cases."""
+        for worker in workers:
+            if (model, weights, case, worker.system) in self.missing:
+                continue
+            try:
+                self.measure(worker, model, weights, case, number)
+            except Unavailable as error:
+                self.note_missing(model, weights, [case], worker.system, error)
+                worker.close()
+                self.start(worker, model, weights, cases)
 
-def model_costs(folder):
-    """Bytes of weights that a decode step reads, operations per prompt token (without attention)."""
-    with open(os.path.join(folder, "config.json")) as f:
-        c = json.load(f)
-    h, layers, inter, vocab = c["hidden_size"], c["num_hidden_layers"], c["intermediate_size"], c["vocab_size"]
-    head = c.get("head_dim") or h // c["num_attention_heads"]
-    per_layer = h * head * (2 * c["num_attention_heads"] + 2 * c["num_key_value_heads"]) + 3 * h * inter
-    return 2 * (layers * per_layer + vocab * h), 2 * layers * per_layer
+    def run_rounds(self, model, weights, cases):
+        """Cases that the same processes answer."""
+        workers = self.make_workers(model, weights, cases)
+        if self.arguments.prepare:
+            return
+        try:
+            workers = [worker for worker in workers if self.start(worker, model, weights, cases)]
+            for number in range(self.arguments.rounds + 1):
+                for turn, case in enumerate(cases):
+                    first = (number + turn) % max(1, len(workers))
+                    self.run_cell(workers[first:] + workers[:first], model, weights, cases, case, number)
+                say(f"{model} {weights}: round {number} of {self.arguments.rounds} done")
+            self.measure_limits()
+        finally:
+            for worker in workers:
+                worker.close()
 
+    def run(self):
+        for model in self.arguments.model:
+            self.costs[model] = model_costs(self.workshop.model(model))
+            for weights in self.arguments.weights:
+                for served in (False, True):
+                    cases = [case for case in self.arguments.cases if is_served(case) == served]
+                    if cases:
+                        self.run_rounds(model, weights, cases)
+                self.write()
 
-def limit_of(case, limits, folder):
-    weight_bytes, flops = model_costs(folder)
-    tokens = CASES[case][1]
-    if not limits["read_gb_s"] or not limits["bf16_gflop_s"]:
-        return 0.0
-    compute = tokens * flops / (limits["bf16_gflop_s"] * 1e9)
-    if case.startswith("prefill"):
-        return tokens / compute
-    return tokens / max(weight_bytes / (limits["read_gb_s"] * 1e9), compute)
+    def limit(self, key):
+        model, weights, case = key
+        return limit_of(CASES[case], weights, self.costs[model], self.limits)
 
+    def write(self):
+        """After each format: what a run that is cut off has measured is not lost."""
+        if self.arguments.prepare:
+            return
+        cells = [cell_json(*key, samples, self.limit(key)) for key, samples in self.results.items() if is_compared(samples)]
+        if not cells:
+            return
+        with open(self.arguments.json + ".part", "w", encoding="utf-8") as f:
+            json.dump(report_json(cpu_name(), self.limits, cells), f, indent=1)
+            f.write("\n")
+        os.rename(self.arguments.json + ".part", self.arguments.json)
 
-def interval(ratios):
-    """Median and a 95 % interval of the mean of log ratios."""
-    logs = [math.log(r) for r in ratios]
-    half = 1.96 * statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0
-    middle = statistics.fmean(logs)
-    return statistics.median(ratios), math.exp(middle - half), math.exp(middle + half)
+    def print(self):
+        limits = "read {read_gb_s:.1f} GB/s, bf16 {bf16_gflop_s:.0f} GFLOP/s, int8 {int8_gop_s:.0f} GOP/s"
+        print(f"{cpu_name()}, {self.arguments.threads} threads: {limits.format(**self.limits)}")
+        print("tokens per second, medians of", self.arguments.rounds, "rounds; ratio to the best peer")
+        print("\n".join(table(self.results, self.arguments.systems, self.limit)))
+        for (model, weights, case, system), reason in self.missing.items():
+            print(f"missing: {system}, {model} {weights} {case}: {reason}")
+        ratios = [ratio_to_best(samples) for samples in self.results.values() if is_compared(samples)]
+        if ratios:
+            print(f"geometric mean of {len(ratios)} cells: {geometric_mean(ratios):.2f}")
 
 
 def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--quick", action="store_true", help="the small model, three cases")
-    ap.add_argument("--model", default="qwen2.5-0.5b")
-    ap.add_argument("--rounds", type=int, default=5)
-    ap.add_argument("--work", default=os.path.join(ROOT, "build", "peers"))
-    ap.add_argument("--json", required=True)
-    a = ap.parse_args()
-    cases = QUICK if a.quick else list(CASES)
-    rounds = max(3, min(a.rounds, 3) if a.quick else a.rounds)
-    os.makedirs(a.work, exist_ok=True)
-    call(["cmake", "--build", os.path.join(ROOT, "build"), "--target", "tessera_engine_bench", "tessera_kernel_bench"])
-    models, llama = ensure_tools(a.work)
-    folder, gguf = ensure_model(a.work, models, a.model)
-    threads = len(os.sched_getaffinity(0))
-    limits = machine_limits()
-    workers = [
-        Worker("tessera", [os.path.join(ROOT, "build", "bin", "tessera_engine_bench"), "--model", folder, "--threads", str(threads)]),
-        Worker("llama.cpp", [python_of(llama), os.path.join(ROOT, "bench", "llama_worker.py"), gguf, str(threads)]),
-    ]
-    results = {case: {w.name: [] for w in workers} for case in cases}
-    for r in range(rounds + 1):
-        for case in cases:
-            order = workers if r % 2 == 0 else workers[::-1]
-            for w in order:
-                speed = w.run(CASES[case][0])
-                if r > 0:  # the first round warms up
-                    results[case][w.name].append(speed)
-        say(f"round {r}/{rounds} done")
-    for w in workers:
-        w.close()
-
-    cells = []
-    print(f"{'case':<18}{'tessera':>10}{'llama.cpp':>11}{'ratio':>8}{'95 %':>16}{'of limit':>10}")
-    for case in cases:
-        ours, theirs = results[case]["tessera"], results[case]["llama.cpp"]
-        ratio, low, high = interval([x / y for x, y in zip(ours, theirs)])
-        limit = limit_of(case, limits, folder)
-        share = statistics.median(ours) / limit if limit else 0.0
-        cells.append({"model": a.model, "weights": "bf16", "case": case, "tessera": statistics.median(ours),
-                      "peers": {"llama.cpp": statistics.median(theirs)}, "ratio": ratio, "ratio_low": low,
-                      "ratio_high": high, "limit_share": share})
-        print(f"{case:<18}{statistics.median(ours):>10.1f}{statistics.median(theirs):>11.1f}{ratio:>8.2f}"
-              f"{f'{low:.2f}..{high:.2f}':>16}{share:>10.2f}")
-    geomean = math.exp(statistics.fmean(math.log(c["ratio"]) for c in cells))
-    print(f"geometric mean {geomean:.2f}")
-    with open("/proc/cpuinfo") as f:
-        cpu = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "?")
-    with open(a.json, "w") as f:
-        json.dump({"cpu": cpu, "limits": limits, "cells": cells, "geomean": geomean}, f, indent=1)
+    comparison = Comparison(parse_arguments())
+    try:
+        comparison.build()
+        if not comparison.arguments.prepare:
+            comparison.measure_limits()
+        comparison.run()
+    except Unavailable as error:  # without Tessera or a model there is nothing to compare
+        sys.exit(str(error))
+    if not comparison.arguments.prepare:
+        comparison.print()
 
 
 if __name__ == "__main__":

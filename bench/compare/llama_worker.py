@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""llama.cpp in process: answers the cases `prefill` and `decode`, one JSON line each.
+
+    llama_worker.py MODEL.gguf THREADS      needs llama-cpp-python; LLAMA_CPP_LIB_PATH names the folder of its libraries
+
+Tokens are random and nothing is sampled, so the peer does no more work than a server would, rather less.
+"""
+import ctypes
+import sys
+import time
+
+import llama_cpp as lc
+import worker
+
+CHUNK = 512  # tokens of one call at most
+
+
+class Llama:
+    def __init__(self, path, threads):
+        lc.llama_backend_init()
+        self.quiet = lc.llama_log_callback(lambda level, text, data: None)
+        lc.llama_log_set(self.quiet, ctypes.c_void_p(0))
+        self.model = lc.llama_model_load_from_file(path.encode(), lc.llama_model_default_params())
+        if not self.model:
+            raise SystemExit(f"llama.cpp could not load {path}")
+        self.vocab = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(self.model))
+        self.threads = threads
+        self.batch = lc.llama_batch_init(CHUNK, 0, 1)
+        self.filled = {}  # (streams, context): a context whose prompts are computed
+
+    def context(self, streams, length):
+        params = lc.llama_context_default_params()
+        params.n_ctx = streams * length
+        params.n_batch = params.n_ubatch = CHUNK
+        params.n_seq_max = streams
+        params.n_threads = params.n_threads_batch = self.threads
+        made = lc.llama_init_from_model(self.model, params)
+        if not made:
+            raise SystemExit("llama.cpp could not make a context")
+        return made
+
+    def decode(self, ctx, rows):
+        """rows: (token, position, sequence, wants logits)"""
+        batch = self.batch
+        batch.n_tokens = len(rows)
+        for i, (token, position, sequence, logits) in enumerate(rows):
+            batch.token[i] = token
+            batch.pos[i] = position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = sequence
+            batch.logits[i] = logits
+        if lc.llama_decode(ctx, batch) != 0:
+            raise SystemExit("llama_decode failed")
+        lc.llama_synchronize(ctx)
+
+    def fill(self, ctx, sequence, length):
+        prompt = worker.random_prompt(self.vocab, length)
+        for begin in range(0, length, CHUNK):
+            end = min(length, begin + CHUNK)
+            self.decode(ctx, [(prompt[p], p, sequence, p == length - 1) for p in range(begin, end)])
+
+    def prefill(self, num_tokens):
+        ctx = self.context(1, num_tokens)
+        begin = time.perf_counter()
+        self.fill(ctx, 0, num_tokens)
+        seconds = time.perf_counter() - begin
+        lc.llama_free(ctx)
+        return num_tokens, seconds
+
+    def generate(self, streams, length, num_tokens):
+        """Prompts are computed once; each call forgets what it added."""
+        if (streams, length) not in self.filled:
+            self.filled[streams, length] = self.context(streams, length + 64)
+            for sequence in range(streams):
+                self.fill(self.filled[streams, length], sequence, length)
+        ctx = self.filled[streams, length]
+        begin = time.perf_counter()
+        for position in range(length, length + num_tokens):
+            tokens = worker.random_prompt(self.vocab, streams)
+            self.decode(ctx, [(tokens[s], position, s, True) for s in range(streams)])
+        seconds = time.perf_counter() - begin
+        for sequence in range(streams):
+            lc.llama_memory_seq_rm(lc.llama_get_memory(ctx), sequence, length, -1)
+        return streams * num_tokens, seconds
+
+    def run(self, verb, numbers):
+        return self.prefill(*numbers) if verb == "prefill" else self.generate(*numbers)
+
+
+def main():
+    def load():
+        llama = Llama(sys.argv[1], int(sys.argv[2]))
+        return {"version": lc.__version__}, llama.run
+
+    worker.answer_lines(load)
+
+
+if __name__ == "__main__":
+    main()

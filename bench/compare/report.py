@@ -1,0 +1,64 @@
+"""Samples of paired rounds to ratios, a table and the JSON of the contract. Pure.
+
+Samples of a cell are {system: [tokens per second of round 0, of round 1, ...]}, the same rounds for every system.
+"""
+import math
+import random
+import statistics
+
+OURS = "tessera"
+RESAMPLES = 2000
+
+
+def ratio_to_best(samples, rounds=None):
+    """Tessera over the best peer: the smallest of the medians of paired ratios."""
+    ours = samples[OURS]
+    rounds = range(len(ours)) if rounds is None else rounds
+    return min(statistics.median(ours[r] / theirs[r] for r in rounds) for peer, theirs in samples.items() if peer != OURS)
+
+
+def interval(samples, seed=1):
+    """95 % of that ratio under a bootstrap over rounds; which peer is best is decided anew each time."""
+    rng = random.Random(seed)
+    rounds = range(len(samples[OURS]))
+    ratios = sorted(ratio_to_best(samples, rng.choices(rounds, k=len(rounds))) for _ in range(RESAMPLES))
+    return ratios[int(0.025 * RESAMPLES)], ratios[int(0.975 * RESAMPLES) - 1]
+
+
+def geometric_mean(values):
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def is_compared(samples):
+    return OURS in samples and len(samples) > 1
+
+
+def cell_json(model, weights, case, samples, limit):
+    """REQUIRES: is_compared(samples)."""
+    medians = {system: statistics.median(speeds) for system, speeds in samples.items()}
+    ours = medians.pop(OURS)
+    return {"model": model, "weights": weights, "case": case, "tessera": ours, "peers": medians,
+            "ratio": ratio_to_best(samples), "limit_share": ours / limit}
+
+
+def report_json(cpu, limits, cells):
+    return {"cpu": cpu, "limits": limits, "cells": cells, "geomean": geometric_mean([c["ratio"] for c in cells])}
+
+
+def table(results, systems, limit):
+    """Lines for people. `results`: {(model, weights, case): samples}; `limit`: of such a key, tokens per second."""
+    lines = [f"{'model':<14}{'weights':<8}{'case':<17}" + "".join(f"{s:>11}" for s in systems)
+             + f"{'ratio':>8}{'95 %':>14}{'of limit':>10}"]
+    for key, samples in results.items():
+        model, weights, case = key
+        line = f"{model:<14}{weights:<8}{case:<17}"
+        for system in systems:
+            line += f"{statistics.median(samples[system]):>11.1f}" if system in samples else f"{'missing':>11}"
+        if is_compared(samples):
+            low, high = interval(samples)
+            line += f"{ratio_to_best(samples):>8.2f}{f'{low:.2f}..{high:.2f}':>14}"
+        else:
+            line += f"{'-':>8}{'-':>14}"
+        share = f"{statistics.median(samples[OURS]) / limit(key):.2f}" if OURS in samples else "-"
+        lines.append(line + f"{share:>10}")
+    return lines

@@ -1,0 +1,28 @@
+"""What the peers' workers share: the loop over the lines on stdin, and prompts."""
+import json
+import os
+import random
+import sys
+
+
+def random_prompt(vocab, num_tokens, seed=None):
+    """Another each time, or the same for the same seed."""
+    rng = random.Random(seed)
+    return [rng.randrange(vocab) for _ in range(num_tokens)]
+
+
+def answer_lines(load):
+    """load() gives (facts, run); run(verb, numbers) gives (tokens, seconds). Libraries may print: stdout is kept from them."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(answer):
+        out.write(json.dumps(answer) + "\n")
+        out.flush()
+
+    facts, run = load()
+    say({"ready": True, **facts})
+    for line in sys.stdin:
+        verb, *numbers = line.split()
+        tokens, seconds = run(verb, [int(n) for n in numbers])
+        say({"case": line.strip(), "tokens": tokens, "seconds": seconds, "tokens_per_s": tokens / seconds})

@@ -1,0 +1,130 @@
+"""Makes what a comparison needs, below one work folder, and keeps it: a second run makes nothing.
+
+    venv-models/  torch, transformers, OpenVINO      models/SHAPE/             random weights, bf16
+    sdist/        llama.cpp's sources from PyPI      gguf/SHAPE.WEIGHTS.gguf
+    llama-build/  its libraries and llama-server     openvino/SHAPE.WEIGHTS/
+    venv-llama/   its Python binding                 log/  done/
+
+A peer that cannot be made raises Unavailable; the others go on.
+"""
+import glob
+import os
+import shutil
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+MAKE_MODEL = os.path.join(ROOT, "..", "shared", "tools", "make_model.py")
+LLAMA_OPTIONS = {"CMAKE_BUILD_TYPE": "Release", "BUILD_SHARED_LIBS": "ON", "GGML_NATIVE": "ON", "LLAMA_BUILD_COMMON": "ON",
+                 "LLAMA_BUILD_TOOLS": "ON", "LLAMA_BUILD_SERVER": "ON", "LLAMA_BUILD_TESTS": "OFF",
+                 "LLAMA_BUILD_EXAMPLES": "OFF", "LLAMA_BUILD_APP": "OFF", "LLAMA_BUILD_UI": "OFF",
+                 "LLAMA_USE_PREBUILT_UI": "OFF", "LLAMA_OPENSSL": "OFF"}
+LLAMA_TYPES = {"int8": "Q8_0", "int4": "Q4_0"}
+OPENVINO_FLAGS = {"bf16": ["--weight-format", "fp16"],  # computed in bf16 where the machine has it
+                  "int8": ["--weight-format", "int8"],
+                  "int4": ["--weight-format", "int4", "--group-size", "128", "--ratio", "1.0"]}
+
+
+class Unavailable(Exception):
+    """Why something could not be made."""
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+class Workshop:
+    def __init__(self, folder):
+        self.folder = os.path.abspath(folder)
+        for name in ("models", "gguf", "openvino", "log", "done"):
+            os.makedirs(self.at(name), exist_ok=True)
+
+    def at(self, *names):
+        return os.path.join(self.folder, *names)
+
+    def python(self, venv):
+        return self.at(venv, "bin", "python")
+
+    def call(self, step, command, **environment):
+        say("+ " + " ".join(command))
+        log = self.at("log", step + ".txt")
+        with open(log, "a", encoding="utf-8") as out:
+            done = subprocess.run(command, stdout=out, stderr=out, check=False, env=dict(os.environ, **environment))
+        if done.returncode:
+            raise Unavailable(f"{step} failed ({done.returncode}), see {log}")
+
+    def once(self, step, make):
+        """Runs make() unless it has succeeded before in this folder."""
+        mark = self.at("done", step)
+        if not os.path.exists(mark):
+            make()
+            open(mark, "w", encoding="utf-8").close()
+
+    def made(self, step, path, make):
+        """The path, after make(a temporary path beside it) if it is not there."""
+        if not os.path.exists(path):
+            part = path + ".part"
+            shutil.rmtree(part, ignore_errors=True)
+            make(part)
+            os.rename(part, path)
+        return path
+
+    def install(self, step, venv, *packages, **environment):
+        def make():
+            if not os.path.exists(self.python(venv)):
+                self.call(step, [sys.executable, "-m", "venv", self.at(venv)])
+            self.call(step, [self.python(venv), "-m", "pip", "install", *packages], **environment)
+
+        self.once(step, make)
+
+    def model(self, shape):
+        self.install("install-models", "venv-models", "torch", "transformers", "safetensors", "sentencepiece", "numpy", "gguf")
+        return self.made("model-" + shape, self.at("models", shape), lambda part: self.call(
+            "model-" + shape, [self.python("venv-models"), MAKE_MODEL, shape, part]))
+
+    def llama_sdist(self):
+        return glob.glob(self.at("sdist", "llama_cpp_python-*.tar.gz"))[0]
+
+    def llama_sources(self):
+        def make():
+            self.call("download-llama", [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary",
+                                         "llama-cpp-python", "--dest", self.at("sdist"), "llama-cpp-python"])
+            self.call("download-llama", ["tar", "-xzf", self.llama_sdist(), "-C", self.at("sdist")])
+
+        self.once("download-llama", make)
+        return glob.glob(self.at("sdist", "llama_cpp_python-*", "vendor", "llama.cpp"))[0]
+
+    def llama(self):
+        """The folder of llama.cpp's programs and libraries, built for this machine."""
+        sources = self.llama_sources()
+
+        def make():
+            options = [f"-D{name}={value}" for name, value in LLAMA_OPTIONS.items()]
+            self.call("build-llama", ["cmake", "-S", sources, "-B", self.at("llama-build"), "-G", "Ninja", *options])
+            self.call("build-llama", ["cmake", "--build", self.at("llama-build"), "--target", "llama", "llama-server",
+                                      "llama-quantize"])
+
+        self.once("build-llama", make)
+        # The binding without a second build: it is told where the libraries are.
+        self.install("install-llama", "venv-llama", self.llama_sdist(), CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF")
+        return self.at("llama-build", "bin")
+
+    def gguf(self, shape, weights):
+        """REQUIRES: model(shape), llama()."""
+        path = self.at("gguf", f"{shape}.{weights}.gguf")
+        step = f"gguf-{shape}-{weights}"
+        if weights == "bf16":
+            convert = os.path.join(self.llama_sources(), "convert_hf_to_gguf.py")
+            return self.made(step, path, lambda part: self.call(
+                step, [self.python("venv-models"), convert, self.at("models", shape), "--outtype", "bf16", "--outfile", part]))
+        source = self.gguf(shape, "bf16")
+        quantize = self.at("llama-build", "bin", "llama-quantize")
+        return self.made(step, path, lambda part: self.call(step, [quantize, source, part, LLAMA_TYPES[weights]]))
+
+    def openvino(self, shape, weights):
+        """REQUIRES: model(shape)."""
+        self.install("install-openvino", "venv-models", "optimum-intel", "openvino", "openvino-genai")
+        step = f"openvino-{shape}-{weights}"
+        export = [self.at("venv-models", "bin", "optimum-cli"), "export", "openvino", "--model", self.at("models", shape),
+                  "--task", "text-generation-with-past", *OPENVINO_FLAGS[weights]]
+        return self.made(step, self.at("openvino", f"{shape}.{weights}"), lambda part: self.call(step, [*export, part]))
