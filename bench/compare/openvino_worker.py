@@ -18,12 +18,6 @@ CACHE_GIB = 2
 MAX_STREAMS = 64
 
 
-def has_bf16():
-    with open("/proc/cpuinfo", encoding="utf-8") as f:
-        flags = next((line.split() for line in f if line.startswith("flags")), [])
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
 def take_tokens(handle):
     """How many came since the last call; one read gives those of one step."""
     num_tokens = 0
@@ -40,10 +34,7 @@ class OpenVino:
         scheduler.cache_size = CACHE_GIB
         scheduler.dynamic_split_fuse = True
         scheduler.enable_prefix_caching = True  # for prompts that come again; those of `prefill` and `serve` do not
-        properties = {"INFERENCE_NUM_THREADS": threads}
-        if has_bf16():
-            properties["INFERENCE_PRECISION_HINT"] = "bf16"
-        self.pipeline = genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
+        self.pipeline = genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", {"INFERENCE_NUM_THREADS": threads})
         with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
             self.vocab = json.load(f)["vocab_size"]
         self.next_id = 0

@@ -30,8 +30,10 @@ class Tessera:
             [tesserad, "--model", f"model={model}", "--dtype", dtype, "--threads", threads, "--kv-cache-bytes", "2GiB",
              "--max-model-len", "8192", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--log-level",
              "error"], stdout=subprocess.PIPE, text=True)
-        ready = self.process.stdout.readline()
-        self.address = re.match(r"tesserad ready grpc=(\S+)", ready).group(1)
+        ready = re.match(r"tesserad ready grpc=(\S+)", self.process.stdout.readline())
+        if not ready:
+            sys.exit(1)  # it has said why
+        self.address = ready.group(1)
 
     def serve(self, clients, requests, num_input, num_output):
         with tempfile.NamedTemporaryFile(suffix=".json") as file:
@@ -58,7 +60,7 @@ class LlamaServer:
         deadline = time.monotonic() + START_SECONDS
         while not self.is_healthy():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("llama-server did not start")
+                sys.exit(1)  # it has said why
             time.sleep(0.2)
 
     def is_healthy(self):
