@@ -37,11 +37,12 @@ constexpr int64_t QuantPanelBytes(int64_t cols, const WeightFormat& format, DTyp
 }
 
 // A packed weight of `parts` times `rows` outputs, each part padded for itself, on the backends
-// that serve (ref keeps a byte for every code). Quantised here, not with scales of fp32.
-constexpr int64_t PackedBytes(int64_t parts, int64_t rows, int64_t cols,
-                              const WeightFormat& format) {
+// that serve (ref keeps a byte for every code). `group_scales` is the type of the scales of groups;
+// ours are bf16.
+constexpr int64_t PackedBytes(int64_t parts, int64_t rows, int64_t cols, const WeightFormat& format,
+                              DType group_scales = DType::kBF16) {
   const int64_t panels = parts * CeilDiv(rows, kPackedOutputs);
-  const DType scale_dtype = format.group_size == 0 ? DType::kF32 : DType::kBF16;
+  const DType scale_dtype = format.group_size == 0 ? DType::kF32 : group_scales;
   return BufferBytes(panels * (format.quantized() ? QuantPanelBytes(cols, format, scale_dtype)
                                                   : kPackedOutputs * RoundUp<int64_t>(cols, 2) *
                                                         DTypeBytes(format.dtype)));

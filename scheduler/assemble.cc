@@ -149,10 +149,11 @@ absl::StatusOr<MemoryPlan> PlanMemory(const AssembleOptions& options) {
     ASSIGN_OR_RETURN(m.spec, LoadModelSpec(model.dir));
     RETURN_IF_ERROR(CheckStepTokens(model, m.spec.hidden, options.engine.max_num_batched_tokens));
     ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::OpenDir(model.dir));
-    RETURN_IF_ERROR(CheckWeights(m.spec, *checkpoint));
-    m.weight_dtype = ResolveWeightDtype(m.spec, *checkpoint, options.weight_dtype);
+    ASSIGN_OR_RETURN(const WeightPlan weights,
+                     PlanWeights(m.spec, *checkpoint, options.weight_dtype));
+    m.weight_dtype = weights.dtype;
     m.kv_dtype = KvDtypeOf(options.kv_dtype, m.weight_dtype);
-    m.weight_bytes = EstimateWeightBytes(m.spec, m.weight_dtype);
+    m.weight_bytes = PlannedWeightBytes(m.spec, weights);
     const ModelLimits limits{options.engine.max_num_batched_tokens, options.engine.max_num_seqs};
     m.arena_bytes = BufferBytes(Model::ArenaBytes(m.spec, limits)) +
                     Model::StepBytes(m.spec, limits, m.weight_dtype);
@@ -180,6 +181,7 @@ absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan
     ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::OpenDir(source.dir));
     WeightOptions weight_options;
     weight_options.dtype = options.weight_dtype;
+    weight_options.team = runner.team.get();
     if (options.progress) {
       weight_options.progress = [&options, &source](int64_t done_bytes, int64_t total_bytes) {
         options.progress(source.name, done_bytes, total_bytes);

@@ -106,7 +106,10 @@ std::string DescribePlan(const AssembleOptions& options, const MemoryPlan& plan)
                     DTypeName(m.kv_dtype), " in pages of ", m.layout.page_tokens(),
                     " tokens, buffers ", FormatSize(m.arena_bytes), ", max-model-len ",
                     m.max_model_len, "\n");
-    if (m.spec.stored_dtype == DType::kF16) {
+    if (m.spec.quantization.method != QuantMethod::kNone) {
+      absl::StrAppend(&text, "model ", options.models[i].name, ": layers are taken as ",
+                      QuantMethodName(m.spec.quantization.method), " quantised them\n");
+    } else if (m.spec.stored_dtype == DType::kF16) {
       absl::StrAppend(&text, "model ", options.models[i].name, ": float16 weights are computed as ",
                       DTypeName(m.weight_dtype), "\n");
     }

@@ -282,16 +282,13 @@ absl::StatusOr<ModelSpec> ParseModelSpec(const std::string& config_name,
   ASSIGN_OR_RETURN(const JsonFile config, JsonFile::Parse(config_name, config_json));
   const Family* const family = FindFamily(config);
   if (family == nullptr) return config.status();
-  if (config.Has("quantization_config")) {
-    config.Fail("quantization_config",
-                "quantised checkpoints are not supported; use the original float weights");
-  }
   ModelSpec spec;
   spec.family = family->name;
   ReadShape(config, *family, &spec);
   RETURN_IF_ERROR(config.status());
   ReadActivation(config, &spec);
   ReadStoredDtype(config, &spec);
+  spec.quantization = ReadQuantization(config);
   ReadLayers(config, *family, &spec);
   ReadEos(config, &spec);
   if (config.Has("bos_token_id")) {

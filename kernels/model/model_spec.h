@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/base/types.h"
+#include "kernels/model/quantization_config.h"
 #include "kernels/page_layout.h"
 
 namespace tessera {
@@ -67,6 +68,7 @@ struct ModelSpec {
   std::vector<LayerSpec> layers;  // [num_layers]
   std::vector<KvGroupSpec> kv_groups;
   DType stored_dtype = DType::kF32;  // config.json's torch_dtype / dtype; weights say the truth
+  QuantizationSpec quantization;     // of a checkpoint that somebody else quantised
   std::vector<TokenId> eos_ids;      // generation_config.json's, else config.json's
   std::optional<TokenId> bos_id;
   GenerationDefaults generation;

@@ -54,6 +54,28 @@ const std::vector<WeightRow>& WeightTable(const std::string& family) {
   return LlamaTable();
 }
 
+std::vector<SlotRows> PresentSlots(const ModelSpec& spec) {
+  std::vector<SlotRows> slots;
+  for (const WeightRow& row : WeightTable(spec.family)) {
+    if (!IsPresent(row.present, spec)) continue;
+    if (slots.empty() || slots.back().slot != row.slot) slots.push_back({row.slot, {}});
+    slots.back().rows.push_back(&row);
+  }
+  return slots;
+}
+
+int NumLayers(const SlotRows& slot, const ModelSpec& spec) {
+  return IsPerLayer(slot.slot) ? spec.num_layers : 1;
+}
+
+int64_t NumElements(const SlotRows& slot, const ModelSpec& spec) {
+  int64_t elements = 0;
+  for (const WeightRow* row : slot.rows) {
+    elements += DimSize(row->rows, spec) * DimSize(row->cols, spec);
+  }
+  return elements;
+}
+
 int64_t DimSize(WeightDim dim, const ModelSpec& spec) {
   switch (dim) {
     case Dim::kOne:

@@ -63,8 +63,23 @@ struct WeightRow {
   WeightIf present = WeightIf::kAlways;
 };
 
+// A slot with the rows that are its parts.
+struct SlotRows {
+  WeightSlot slot;
+  std::vector<const WeightRow*> rows;
+
+  bool is_vector() const { return rows[0]->cols == WeightDim::kOne; }
+};
+
 // The table of ModelSpec::family.
 const std::vector<WeightRow>& WeightTable(const std::string& family);
+
+// The slots that this model has, in table order.
+std::vector<SlotRows> PresentSlots(const ModelSpec& spec);
+// 1 for slots outside the layers.
+int NumLayers(const SlotRows& slot, const ModelSpec& spec);
+// Of all its parts.
+int64_t NumElements(const SlotRows& slot, const ModelSpec& spec);
 
 int64_t DimSize(WeightDim dim, const ModelSpec& spec);
 bool IsPresent(WeightIf condition, const ModelSpec& spec);

@@ -11,9 +11,10 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "kernels/base/thread_team.h"
 #include "kernels/model/model_spec.h"
 #include "kernels/model/safetensors.h"
-#include "kernels/model/weight_table.h"
+#include "kernels/model/weight_plan.h"
 
 namespace tessera {
 
@@ -47,43 +48,18 @@ struct ModelWeights {
   int64_t num_bytes() const;
 };
 
-enum class WeightDtype : int32_t {
-  kAuto = 0,  // bfloat16 when all matrices are stored so; else float32, which float16 fits exactly
-  kF32 = 1,
-  kBF16 = 2,  // rounded to nearest
-  kI8 = 3,    // a scale per output
-  kI4 = 4,    // scales per group; the tables at both ends are int8
-};
-
-// What kI4 means unless WeightOptions says otherwise: 4.5 bits a weight. Larger groups are a little
-// smaller and coarser, zero points a little larger and finer.
-inline constexpr WeightFormat kInt4Format(DType::kI4, 32);
-
 struct WeightOptions {
   WeightDtype dtype = WeightDtype::kAuto;
   WeightFormat int4 = kInt4Format;  // of kI4
+  // Unpacks what the checkpoint has quantised; null: the calling thread does. Must be the backend's
+  // own or idle.
+  ThreadTeam* team = nullptr;
   // Called after each packed weight, with bytes of the checkpoint. May be empty.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
 };
 
-// What `dtype` means for this checkpoint: kF32, kBF16, kI8 or kI4.
-DType ResolveWeightDtype(const ModelSpec& spec, const Checkpoint& checkpoint, WeightDtype dtype);
-
-// The format of a slot's matrix in a model of `dtype`. Under kI4 the embedding table and the Logits
-// weight (one table when they are tied) are int8: an error there reaches every logit directly, and
-// of the table a step reads single rows.
-WeightFormat WeightFormatOf(WeightSlot slot, DType dtype, const WeightFormat& int4 = kInt4Format);
-
-// Bytes that the packed weights take at most on the backends that serve, with their padding and
-// whole pages.
-int64_t EstimateWeightBytes(const ModelSpec& spec, DType dtype,
-                            const WeightFormat& int4 = kInt4Format);
-
-// All tensors are there, have the right shapes, and no others are. Errors name the tensors.
-absl::Status CheckWeights(const ModelSpec& spec, const Checkpoint& checkpoint);
-
-// Includes CheckWeights. RESOURCE_EXHAUSTED, with the numbers, when memory is short. Mapped pages
-// are dropped as they are packed.
+// As PlanWeights plans it, with its checks. RESOURCE_EXHAUSTED, with the numbers, when memory is
+// short. Mapped pages are dropped as they are packed.
 absl::StatusOr<ModelWeights> LoadWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
                                          Backend* backend, const WeightOptions& options);
 

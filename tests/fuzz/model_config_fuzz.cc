@@ -25,6 +25,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     CHECK_EQ(static_cast<int>(rope.inv_freq.size()) * 2, spec->head_dim);
   }
   for (const tessera::TokenId id : spec->eos_ids) CHECK(id >= 0 && id < spec->vocab_size);
-  CHECK_GT(tessera::EstimateWeightBytes(*spec, tessera::DType::kF32), 0);
+  const auto plan = tessera::PlanFloatWeights(*spec, tessera::DType::kF32);
+  CHECK_GT(tessera::PlannedWeightBytes(*spec, plan), 0);
+  const tessera::QuantizationSpec& quantization = spec->quantization;
+  CHECK_EQ(quantization.method == tessera::QuantMethod::kNone, quantization.grids.empty());
+  for (const tessera::QuantGrid& grid : quantization.grids) {
+    CHECK(grid.bits == 4 || grid.bits == 8);
+    CHECK_EQ(grid.group_size % tessera::kGroupGranule, 0);
+  }
   return 0;
 }

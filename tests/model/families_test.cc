@@ -305,7 +305,7 @@ std::vector<BadConfig> BadConfigs() {
       {"quantised",
        Llama(),
        {{"quantization_config", {{"bits", 4}}}},
-       {"quantization_config", "not supported"}},
+       {"quantization_config.quant_method is missing", "gptq, awq and compressed-tensors"}},
       {"heads_do_not_divide",
        Llama(),
        {{"num_attention_heads", 3}, {"num_key_value_heads", 3}},

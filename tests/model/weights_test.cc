@@ -7,25 +7,15 @@
 
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <map>
-#include <nlohmann/json.hpp>
 
 #include "kernels/model/memory.h"
+#include "tests/lib/raw_checkpoint.h"
 #include "tests/lib/tiny_model.h"
 
 namespace tessera::testing {
 namespace {
 
 using ::testing::HasSubstr;
-
-// A tensor to be written.
-struct RawTensor {
-  std::string dtype;
-  std::vector<int64_t> shape;
-  std::string bytes;
-};
-using RawTensors = std::map<std::string, RawTensor>;
 
 class WeightsTest : public ::testing::Test {
  protected:
@@ -40,30 +30,10 @@ class WeightsTest : public ::testing::Test {
   void CopyModel(const std::string& name) {
     const std::string source = GoldenModelDir(name);
     std::filesystem::copy_file(source + "/config.json", dir_ + "/config.json");
-    const auto checkpoint = Checkpoint::OpenDir(source);
-    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-    for (const auto& [tensor_name, tensor] : (*checkpoint)->tensors()) {
-      tensors_[tensor_name] = {tensor.dtype_name, tensor.shape,
-                               std::string(tensor.data, tensor.num_bytes)};
-    }
+    tensors_ = ReadRawTensors(source);
   }
 
-  void Write(size_t header_padding = 0) {
-    nlohmann::json header = nlohmann::json::object();
-    std::string data;
-    for (const auto& [name, tensor] : tensors_) {
-      const size_t begin = data.size();
-      data += tensor.bytes;
-      header[name] = {
-          {"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {begin, data.size()}}};
-    }
-    std::string text = header.dump();
-    while ((text.size() + 8) % 16 != header_padding) text += ' ';
-    const uint64_t length = text.size();
-    std::ofstream file(dir_ + "/model.safetensors", std::ios::binary);
-    file.write(reinterpret_cast<const char*>(&length), sizeof(length));
-    file << text << data;
-  }
+  void Write(size_t header_padding = 0) { WriteRawTensors(dir_, tensors_, header_padding); }
 
   absl::StatusOr<ModelWeights> Load(const WeightOptions& options = {}) {
     const auto spec = LoadModelSpec(dir_);
@@ -159,7 +129,7 @@ TEST_F(WeightsTest, EstimateIsWhatIsPackedInWholePages) {
       options.dtype = dtype;
       const auto weights = LoadWeights(*spec, **checkpoint, device_.backend.get(), options);
       ASSERT_TRUE(weights.ok()) << weights.status();
-      const int64_t estimate = EstimateWeightBytes(*spec, weights->dtype);
+      const int64_t estimate = PlannedWeightBytes(*spec, *PlanWeights(*spec, **checkpoint, dtype));
       // Tiny matrices: a page for each is all that may come on top.
       const int64_t num_buffers = 3 + 4 * spec->num_layers;
       EXPECT_GE(estimate, weights->num_bytes()) << name;
@@ -183,7 +153,8 @@ TEST_F(WeightsTest, QuantizedEstimateIsWhatIsPacked) {
         options.int4 = int4;
         const auto weights = LoadWeights(*spec, **checkpoint, cpu.backend.get(), options);
         ASSERT_TRUE(weights.ok()) << weights.status();
-        const int64_t estimate = EstimateWeightBytes(*spec, weights->dtype, int4);
+        const int64_t estimate =
+            PlannedWeightBytes(*spec, *PlanWeights(*spec, **checkpoint, dtype, int4));
         const int64_t num_buffers = 3 + 4 * spec->num_layers;
         EXPECT_GE(estimate, weights->num_bytes()) << name;
         EXPECT_LT(estimate, weights->num_bytes() + num_buffers * 4096) << name;
