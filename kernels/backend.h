@@ -72,6 +72,23 @@ struct NormArgs {
   float eps = 0.0f;
 };
 
+// The adapters of a step's segments on one linear: with A and B of the row's adapter and the normed
+// row x in fp32 (never rounded or quantised),
+//   z = scale * (A x), y += B z,   before bias, activation and post norm
+// fp32 sums, in an order that depends on the matrices alone. Rows of segments without an adapter
+// cost nothing, and nor does a step in which no segment has one.
+struct LoraArgs {
+  BatchView batch;
+  PoolView pool;
+  int64_t page_bytes = 0;
+  int32_t layer = 0;
+  // Of the fused weight's parts in their order: which target each is, and its rows, a multiple of
+  // kLoraPanel where there is more than one.
+  int32_t num_parts = 0;  // 0: no adapters
+  LoraTarget targets[3] = {};
+  int32_t part_rows[3] = {};
+};
+
 struct LinearArgs {
   Tensor x;  // fp32 [T, K]
   const PackedWeight* weight = nullptr;
@@ -80,6 +97,7 @@ struct LinearArgs {
       nullptr;  // fp32 [N], in the order of Pack's parts (gate's, then up's); or null
   Epilogue epilogue = Epilogue::kStore;
   Activation activation = Activation::kSilu;
+  LoraArgs lora;
   NormArgs post_norm;  // over y's columns, before it is stored or added (Gemma 2, 3)
   Tensor out;          // fp32 [T, N] (kGatedAct: [T, N / 2]); may not alias x
 };

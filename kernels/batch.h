@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "kernels/adapter_layout.h"
 #include "kernels/base/types.h"
 #include "kernels/batch_arena.h"
 
@@ -19,7 +20,7 @@ struct Segment {
   int32_t slot = 0;         // of the sequence, in [0, max_num_seqs)
   int32_t token_begin = 0;  // first row of tokens / positions
   int32_t num_tokens = 0;
-  int32_t adapter = -1;  // -1: the base model
+  int32_t adapter = -1;  // index of StepBatch::adapters; -1: the base model
 };
 
 struct Range {
@@ -45,6 +46,13 @@ struct KvRun {
   int32_t pos_delta = 0;
   float temperature = 1.0f;
   float scale = 1.0f;
+};
+
+// A LoRA adapter that segments of the step use (kernels/adapter_layout.h).
+struct BatchAdapter {
+  int32_t page_begin = 0;    // of its pages in StepBatch::pages
+  int32_t matrix_begin = 0;  // of its [layers, kNumLoraTargets] in StepBatch::lora_matrices
+  DType dtype = DType::kF32;
 };
 
 struct TokenBias {
@@ -152,6 +160,8 @@ struct StepBatch {
   ArenaSpan<Range> run_ranges;  // [groups, S]: a segment's runs in a group
   ArenaSpan<KvRun> runs;
   ArenaSpan<PageId> pages;
+  ArenaSpan<BatchAdapter> adapters;
+  ArenaSpan<LoraMatrices> lora_matrices;
   ArenaSpan<SamplerRow> sampler_rows;  // [R]
   ArenaSpan<TokenBias> biases;
   ArenaSpan<TokenCount> counts;

@@ -40,7 +40,10 @@ class CpuBackend final : public Backend {
                                      const WeightFormat& format, bool interleave_gate) override {
     return CpuWeight::Create(parts, format, interleave_gate, team_);
   }
-  void Plan(const BatchView& batch) override { attention_.BeginStep(); }
+  void Plan(const BatchView& batch) override {
+    attention_.BeginStep();
+    linear_.BeginStep(batch);
+  }
   void Apply(const ApplyArgs& args) override { ApplyPageOps(args, team_); }
   void Embed(const EmbedArgs& args) override;
   void Linear(const LinearArgs& args) override { linear_.Linear(args); }

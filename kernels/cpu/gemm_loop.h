@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/cpu/isa_kernels.h"
+#include "kernels/cpu/lora_tiles.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/tile.h"
 
@@ -88,6 +89,9 @@ static void GemmLoop(const GemmProblem& problem, int64_t panel_begin, int64_t pa
                    : t + 1 == num_tiles ? panels * problem.panel_bytes
                                         : 0;
       Format::Compute(problem, tile, rows, panels);
+      if (problem.lora != nullptr) {
+        AddLora(*problem.lora, results, kTileStride, panel, panels, row, rows);
+      }
       (gated ? FinishGated : FinishPlain)(problem, results, panel, panels, row, rows);
     }
   }

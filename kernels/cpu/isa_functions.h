@@ -20,6 +20,7 @@ void GemmI8(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, 
 void GemmI4(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
             int64_t row_end);
 double SpinDots(int64_t iterations);
+void LoraShrink(const LoraShrinkProblem& problem);
 void AppendHead(const AppendProblem& problem);
 void RotateHead(const float* x, const float* weight, float eps, const float* cos, const float* sin,
                 int32_t rotary_dim, int32_t head_dim, float* out);

@@ -129,6 +129,7 @@ void LinearOp::Linear(const LinearArgs& args) {
   if (args.x.rows == 0) return;
 
   PrepareRows({args.x, nullptr, args.x.rows}, args.pre_norm, weight, &problem);
+  problem.lora = lora_.Shrink(args);
   problem.bias = args.bias;
   problem.up_bias = args.bias == nullptr ? nullptr : args.bias + problem.columns;
   problem.op = post_norm ? OutputOp::kStore : OutputOpOf(args);

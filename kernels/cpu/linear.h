@@ -6,6 +6,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
 #include "kernels/cpu/isa_kernels.h"
+#include "kernels/cpu/lora.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/packed_weight.h"
 #include "kernels/cpu/work_ranges.h"
@@ -15,7 +16,9 @@ namespace tessera::cpu {
 class LinearOp final {
  public:
   LinearOp(const IsaKernels& kernels, ThreadTeam* team)
-      : kernels_(kernels), team_(team), work_(team) {}
+      : kernels_(kernels), team_(team), work_(team), lora_(kernels, team) {}
+
+  void BeginStep(const BatchView& batch) { lora_.BeginStep(batch); }
 
   void Linear(const LinearArgs& args);
   void Logits(const LogitsArgs& args);
@@ -39,6 +42,7 @@ class LinearOp final {
   const IsaKernels& kernels_;
   ThreadTeam* const team_;
   WorkRanges work_;
+  LoraOp lora_;
   Scratch prepared_;
   Scratch before_norm_;
 };

@@ -174,6 +174,7 @@ const IsaKernels& Kernels() {
     &QuantizeRow,
     &GemmI8,
     &GemmI4,
+    &LoraShrink,
     &AppendHead,
     &RotateHead,
     &PackKeys,

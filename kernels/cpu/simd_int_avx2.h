@@ -29,6 +29,11 @@ TESSERA_INLINE I16 LoadWideBytes(const void* p) {
   const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
   return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
 }
+// 16 signed bytes.
+TESSERA_INLINE I16 LoadSignedBytes(const void* p) {
+  const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
+  return {_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))};
+}
 // Every lane as a byte. REQUIRES: lanes in [-128, 127].
 TESSERA_INLINE void StoreBytes(void* p, I16 x) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.lo, x.hi), 0xd8);

@@ -20,6 +20,10 @@ TESSERA_INLINE I16 LoadInts(const void* p) { return {_mm512_loadu_si512(p)}; }
 TESSERA_INLINE I16 LoadWideBytes(const void* p) {
   return {_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
 }
+// 16 signed bytes.
+TESSERA_INLINE I16 LoadSignedBytes(const void* p) {
+  return {_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
+}
 // The lowest byte of every lane.
 TESSERA_INLINE void StoreBytes(void* p, I16 x) {
   _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));

@@ -73,7 +73,11 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Create(Backend* backend, ModelSpec
 }
 
 Model::Model(Backend* backend, ModelSpec spec, ModelWeights weights, const ModelLimits& limits)
-    : backend_(backend), spec_(std::move(spec)), weights_(std::move(weights)), limits_(limits) {
+    : backend_(backend),
+      spec_(std::move(spec)),
+      lora_shape_(LoraShapeOf(spec_)),
+      weights_(std::move(weights)),
+      limits_(limits) {
   MakeRopeTable();
 }
 
@@ -159,6 +163,33 @@ void Model::RunLayers(int first, int last) {
   }
 }
 
+LoraShape LoraShapeOf(const ModelSpec& spec) {
+  const int32_t hidden = static_cast<int32_t>(spec.hidden);
+  const int32_t query = spec.heads * spec.head_dim;
+  const int32_t key = spec.kv_heads * spec.head_dim;
+  const int32_t wide = static_cast<int32_t>(spec.intermediate);
+  LoraShape shape;
+  const int32_t rows[] = {query, key, key, hidden, wide, wide, hidden};
+  const int32_t cols[] = {hidden, hidden, hidden, query, hidden, hidden, wide};
+  std::copy_n(rows, kNumLoraTargets, shape.rows);
+  std::copy_n(cols, kNumLoraTargets, shape.cols);
+  return shape;
+}
+
+LoraArgs Model::Lora(int layer, std::initializer_list<LoraTarget> parts) const {
+  LoraArgs lora;
+  if (batch_.batch->adapters.count == 0) return lora;
+  lora.batch = batch_;
+  lora.pool = kv_.pool;
+  lora.page_bytes = kv_.layout->page_bytes();
+  lora.layer = layer;
+  for (const LoraTarget target : parts) {
+    lora.targets[lora.num_parts] = target;
+    lora.part_rows[lora.num_parts++] = lora_shape_.rows[static_cast<int>(target)];
+  }
+  return lora;
+}
+
 void Model::RunLayer(int layer) {
   const LayerWeights& weights = weights_.layers[layer];
   LinearArgs qkv;
@@ -166,6 +197,7 @@ void Model::RunLayer(int layer) {
   qkv.weight = weights.qkv.get();
   qkv.pre_norm = {weights.attention_norm, spec_.norm_eps};
   qkv.bias = weights.qkv_bias;
+  qkv.lora = Lora(layer, {LoraTarget::kQuery, LoraTarget::kKey, LoraTarget::kValue});
   qkv.out = Activations(qkv_, QkvDim(spec_));
   backend_->Linear(qkv);
 
@@ -177,6 +209,7 @@ void Model::RunLayer(int layer) {
   out.bias = weights.out_bias;
   out.epilogue = Epilogue::kResidualAdd;
   out.post_norm = {weights.post_attention_norm, spec_.norm_eps};
+  out.lora = Lora(layer, {LoraTarget::kOut});
   out.out = residual();
   backend_->Linear(out);
 
@@ -214,6 +247,7 @@ void Model::RunMlp(int layer) {
   gate_up.bias = weights.gate_up_bias;
   gate_up.epilogue = Epilogue::kGatedAct;
   gate_up.activation = spec_.activation;
+  gate_up.lora = Lora(layer, {LoraTarget::kGate, LoraTarget::kUp});
   gate_up.out = Activations(gated_, spec_.intermediate);
   backend_->Linear(gate_up);
 
@@ -223,6 +257,7 @@ void Model::RunMlp(int layer) {
   down.bias = weights.down_bias;
   down.epilogue = Epilogue::kResidualAdd;
   down.post_norm = {weights.post_mlp_norm, spec_.norm_eps};
+  down.lora = Lora(layer, {LoraTarget::kDown});
   down.out = residual();
   backend_->Linear(down);
 }

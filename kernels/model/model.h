@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <vector>
 
@@ -19,6 +20,9 @@
 #include "kernels/step_result.h"
 
 namespace tessera {
+
+// Of the linears that adapters may change.
+LoraShape LoraShapeOf(const ModelSpec& spec);
 
 struct ModelLimits {
   int32_t max_tokens = 2048;   // rows of one step; the arena grows with it
@@ -74,6 +78,8 @@ class Model final {
   // Rows of the current step.
   Tensor Activations(float* data, int64_t cols) const;
   void RunLayer(int layer);
+  // Adapters on a linear of the layer whose fused weight has these parts.
+  LoraArgs Lora(int layer, std::initializer_list<LoraTarget> parts) const;
   void Attend(int layer);
   void RunMlp(int layer);
   // The first layer boundary behind `first` (at most `last`) where a hidden tap wants the residual.
@@ -83,6 +89,7 @@ class Model final {
 
   Backend* const backend_;
   const ModelSpec spec_;
+  const LoraShape lora_shape_;
   const ModelWeights weights_;
   const ModelLimits limits_;
 

@@ -10,6 +10,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/base/log.h"
+#include "kernels/ref/ref_lora.h"
 #include "kernels/ref/ref_math.h"
 #include "kernels/ref/ref_weight.h"
 #include "kernels/sample.h"
@@ -68,9 +69,10 @@ class RefBackend final : public Backend {
   }
 
  private:
-  // y_ := the weight times the normed row.
+  // normed_ := the normed row, y_ := the weight times it.
   void NormAndMultiply(const float* x, const NormArgs& norm, const ref::RefWeight& weight);
 
+  std::vector<float> normed_;
   std::vector<float> x_;
   std::vector<float> y_;
   SampleScratch sample_scratch_;
@@ -122,9 +124,10 @@ void RefBackend::Embed(const EmbedArgs& args) {
 
 void RefBackend::NormAndMultiply(const float* x, const NormArgs& norm,
                                  const ref::RefWeight& weight) {
-  x_.resize(weight.cols());
+  normed_.resize(weight.cols());
   y_.resize(weight.PaddedRows());
-  ref::RmsNorm(norm, x, weight.cols(), x_.data());
+  ref::RmsNorm(norm, x, weight.cols(), normed_.data());
+  x_ = normed_;
   weight.Multiply(x_.data(), y_.data());
 }
 
@@ -138,6 +141,9 @@ void RefBackend::Linear(const LinearArgs& args) {
   CHECK(!gated || args.post_norm.weight == nullptr);
   for (int64_t row = 0; row < args.x.rows; ++row) {
     NormAndMultiply(args.x.f32(row), args.pre_norm, weight);
+    if (args.lora.num_parts > 0) {
+      ref::AddLora(args.lora, row, normed_.data(), weight.cols(), gated, y_.data());
+    }
     float* out = args.out.f32(row);
     if (gated) {
       const float* bias = args.bias;

@@ -1,0 +1,58 @@
+// The adapters of a step on the cpu: which rows share one, and A x for every linear ahead of its
+// GEMM, which adds B z tile by tile. At most two fork-joins a linear, none without adapters. Owned
+// by the backend; rank thread.
+#pragma once
+
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/base/thread_team.h"
+#include "kernels/cpu/isa_kernels.h"
+#include "kernels/cpu/memory.h"
+
+namespace tessera::cpu {
+
+class LoraOp final {
+ public:
+  LoraOp(const IsaKernels& kernels, ThreadTeam* team) : kernels_(kernels), team_(team) {}
+
+  // Finds the runs of rows that share an adapter.
+  void BeginStep(const BatchView& batch);
+  // Computes z of all rows with an adapter that touches the linear. Null when there is none; else
+  // valid until the next call.
+  const LoraProblem* Shrink(const LinearArgs& args);
+
+ private:
+  // A piece of a part's z.
+  struct Task {
+    int32_t run = 0;
+    int32_t part = 0;
+    int32_t row_begin = 0;
+    int32_t row_end = 0;
+    int32_t rank_begin = 0;
+    int32_t rank_end = 0;
+  };
+  struct StepRun {
+    int32_t row_begin = 0;
+    int32_t row_end = 0;
+    int32_t adapter = 0;
+  };
+
+  // Fills runs_; returns the most z of a row.
+  int32_t FindParts(const LinearArgs& args);
+  void AddTasks(int32_t run, int32_t part);
+  // Rows of x, normed where the linear says so.
+  Tensor NormRows(const LinearArgs& args);
+
+  const IsaKernels& kernels_;
+  ThreadTeam* const team_;
+  std::vector<StepRun> step_runs_;
+  std::vector<int32_t> row_runs_;  // [rows]
+  std::vector<LoraRun> runs_;      // of the current linear, as step_runs_
+  std::vector<Task> tasks_;
+  Scratch normed_;
+  Scratch z_;
+  LoraProblem problem_;
+};
+
+}  // namespace tessera::cpu

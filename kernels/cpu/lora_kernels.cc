@@ -1,0 +1,81 @@
+// A x of LoRA: rank-exact, one dot product per (row, rank) along the columns. Reads A's bytes once
+// per tile of rows: with one row per adapter that is the whole cost.
+#include <cstring>
+
+#include "kernels/cpu/isa_functions.h"
+#include "kernels/cpu/lora_tiles.h"
+
+namespace tessera::cpu::TESSERA_ISA {
+namespace {
+
+constexpr int kShrinkRows = kMaxRows == 12 ? 4 : 2;
+constexpr int kShrinkRanks = kMaxRows == 12 ? 4 : 2;
+constexpr int kLoneRanks = kMaxRows == 12 ? 8 : 4;  // of a single row
+
+// z of kRows rows and kRanks ranks: an accumulator each, 16 columns a step.
+template <class Weight, int kRows, int kRanks>
+void ShrinkTile(const LoraShrinkProblem& problem, int64_t row, int32_t rank) {
+  const char* a[kRanks];
+  for (int i = 0; i < kRanks; ++i) a[i] = LoraTile(problem.part->a, rank + i);
+  const float* const x = problem.x + row * problem.x_stride;
+  V16 sum[kRows][kRanks];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kRanks; ++i) sum[r][i] = Zero();
+  }
+  for (int64_t k = 0; k < problem.cols; k += kPanel) {
+    V16 weights[kRanks];
+#pragma GCC unroll 8
+    for (int i = 0; i < kRanks; ++i) weights[i] = Weight::Load16(a[i] + k * Weight::kBytes);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const float* const from = x + r * problem.x_stride + k;
+      const V16 values = problem.cols - k >= kPanel ? Load(from) : LoadN(from, problem.cols - k);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRanks; ++i) sum[r][i] = Fma(values, weights[i], sum[r][i]);
+    }
+  }
+  const int64_t scale_offset = (problem.cols + kPanel - 1) / kPanel * kPanel * Weight::kBytes;
+  for (int i = 0; i < kRanks; ++i) {
+    float scale;
+    std::memcpy(&scale, a[i] + scale_offset, sizeof(scale));
+    for (int r = 0; r < kRows; ++r) {
+      float* const z = problem.z + (row + r) * problem.z_stride + problem.part->z_begin;
+      z[rank + i] = ReduceAdd(sum[r][i]) * scale;
+    }
+  }
+}
+
+template <class Weight, int kRows, int kRanks>
+void ShrinkRanks(const LoraShrinkProblem& problem, int64_t row) {
+  int32_t rank = problem.rank_begin;
+  for (; rank + kRanks <= problem.rank_end; rank += kRanks) {
+    ShrinkTile<Weight, kRows, kRanks>(problem, row, rank);
+  }
+  for (; rank < problem.rank_end; ++rank) ShrinkTile<Weight, kRows, 1>(problem, row, rank);
+}
+
+template <class Weight>
+void ShrinkAll(const LoraShrinkProblem& problem) {
+  int64_t row = 0;
+  for (; row + kShrinkRows <= problem.rows; row += kShrinkRows) {
+    ShrinkRanks<Weight, kShrinkRows, kShrinkRanks>(problem, row);
+  }
+  for (; row < problem.rows; ++row) ShrinkRanks<Weight, 1, kLoneRanks>(problem, row);
+}
+
+}  // namespace
+
+void LoraShrink(const LoraShrinkProblem& problem) {
+  switch (problem.part->element) {
+    case LoraElement::kF32:
+      return ShrinkAll<LoraF32>(problem);
+    case LoraElement::kBF16:
+      return ShrinkAll<LoraBF16>(problem);
+    case LoraElement::kI8:
+      return ShrinkAll<LoraI8>(problem);
+  }
+}
+
+}  // namespace tessera::cpu::TESSERA_ISA
