@@ -112,6 +112,20 @@ bool JsonFile::IsNull(absl::string_view key) const {
   return it != document_->object->end() && it->is_null();
 }
 
+bool JsonFile::IsOff(absl::string_view key) const {
+  const Json* const value = document_->Find(key);
+  if (value == nullptr) return true;
+  if (value->is_boolean()) return !value->get<bool>();
+  if (value->is_number()) return value->get<double>() == 0.0;
+  if (value->is_string()) return value->get_ref<const std::string&>().empty();
+  return value->empty();
+}
+
+bool JsonFile::IsList(absl::string_view key) const {
+  const Json* const value = document_->Find(key);
+  return value != nullptr && value->is_array();
+}
+
 int64_t JsonFile::Int(absl::string_view key, int64_t min, int64_t max,
                       std::optional<int64_t> fallback) const {
   const Json* value = document_->Find(key);

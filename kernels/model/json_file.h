@@ -37,6 +37,9 @@ class JsonFile final {
   bool Has(absl::string_view key) const;
   // Present and null.
   bool IsNull(absl::string_view key) const;
+  // Absent, null, false, 0, "" or an empty list or object.
+  bool IsOff(absl::string_view key) const;
+  bool IsList(absl::string_view key) const;
   // An integer in [min, max]. Absent or null: the fallback, or an error when there is none.
   int64_t Int(absl::string_view key, int64_t min, int64_t max,
               std::optional<int64_t> fallback = std::nullopt) const;

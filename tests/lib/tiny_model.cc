@@ -133,6 +133,17 @@ int TinyModel::AddSequence(std::vector<TokenId> tokens) {
   return static_cast<int>(sequences_.size()) - 1;
 }
 
+int TinyModel::AddAdapter(const AdapterImage& image) {
+  std::vector<PageId> pages;
+  for (int32_t i = 0; i < image.layout.num_pages; ++i) {
+    pages.push_back(pool_->Allocate(layout_.slabs_per_page));
+    std::memcpy(pool_->view().Page(pages.back()), image.pages.data() + i * image.layout.page_bytes,
+                static_cast<size_t>(image.layout.page_bytes));
+  }
+  adapters_.emplace_back(image.layout, std::move(pages));
+  return static_cast<int>(adapters_.size()) - 1;
+}
+
 struct TinyModel::Lists {
   std::vector<TokenId> tokens;
   std::vector<int32_t> positions;
@@ -180,6 +191,7 @@ void TinyModel::AddSegment(const TinySegment& segment, Lists* lists) {
   out.slot = segment.sequence;
   out.token_begin = static_cast<int32_t>(lists->tokens.size());
   out.num_tokens = segment.num_tokens;
+  out.adapter = segment.adapter;
   lists->segments.push_back(out);
   for (int32_t i = begin; i < end; ++i) {
     lists->tokens.push_back(sequence.tokens[i]);
@@ -224,6 +236,16 @@ std::unique_ptr<TinyStep> TinyModel::Build(const std::vector<TinySegment>& segme
     write_slots.insert(write_slots.end(), lists.write_slots[g].begin(), lists.write_slots[g].end());
     run_ranges.insert(run_ranges.end(), lists.run_ranges[g].begin(), lists.run_ranges[g].end());
   }
+  std::vector<BatchAdapter> adapters;
+  std::vector<LoraMatrices> matrices;
+  for (const auto& [layout, pages] : adapters_) {
+    adapters.push_back({static_cast<int32_t>(lists.pages.size()),
+                        static_cast<int32_t>(matrices.size()), layout.dtype});
+    lists.pages.insert(lists.pages.end(), pages.begin(), pages.end());
+    matrices.insert(matrices.end(), layout.matrices.begin(), layout.matrices.end());
+  }
+  batch.adapters = arena.AddCopy(adapters);
+  batch.lora_matrices = arena.AddCopy(matrices);
   batch.num_groups = layout_.num_groups();
   batch.step_id = next_step_id_++;
   batch.tokens = arena.AddCopy(lists.tokens);
@@ -276,12 +298,15 @@ std::vector<float> TinyModel::LastLogits() {
   return logits;
 }
 
-std::vector<float> TinyModel::AllLogits(const std::vector<TokenId>& tokens, int chunk) {
+std::vector<float> TinyModel::AllLogits(const std::vector<TokenId>& tokens, int chunk,
+                                        int adapter) {
   const int sequence = AddSequence(tokens);
   std::vector<float> logits;
   const int total = static_cast<int>(tokens.size());
   while (num_computed(sequence) < total) {
-    Step({{sequence, std::min(chunk, total - num_computed(sequence))}});
+    TinySegment segment = {sequence, std::min(chunk, total - num_computed(sequence))};
+    segment.adapter = adapter;
+    Step({segment});
     const std::vector<float> rows = LastLogits();
     logits.insert(logits.end(), rows.begin(), rows.end());
   }

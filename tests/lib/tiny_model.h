@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
 #include "kernels/model/model.h"
+#include "kernels/model/peft.h"
 
 namespace tessera::testing {
 
@@ -76,6 +78,7 @@ struct TinySegment {
   int num_runs = 1;        // the keys are split into this many runs, anywhere
   bool trim = false;       // runs of a windowed group begin with the window's first page
   SamplerRow row = {};     // token_row and slot are filled in
+  int adapter = -1;        // of AddAdapter
 };
 
 struct TinyStep {
@@ -104,6 +107,9 @@ class TinyModel {
     return sequences_[sequence].pages[group];
   }
 
+  // Copies an adapter into pages of the pool; returns its number.
+  int AddAdapter(const AdapterImage& image);
+
   // Lays out a step and counts its tokens as computed.
   std::unique_ptr<TinyStep> Build(const std::vector<TinySegment>& segments,
                                   const std::vector<Tap>& taps = {},
@@ -117,7 +123,7 @@ class TinyModel {
   std::vector<float> LastLogits();
 
   // Logits of all positions of a new sequence, computed `chunk` tokens at a time.
-  std::vector<float> AllLogits(const std::vector<TokenId>& tokens, int chunk);
+  std::vector<float> AllLogits(const std::vector<TokenId>& tokens, int chunk, int adapter = -1);
   // Greedy continuation of a new sequence by the sampler.
   std::vector<TokenId> Greedy(const std::vector<TokenId>& prompt, int num_tokens);
 
@@ -142,6 +148,7 @@ class TinyModel {
   TinyPool* pool_ = nullptr;
   PageLayout layout_;
   std::vector<TinySequence> sequences_;
+  std::vector<std::pair<AdapterLayout, std::vector<PageId>>> adapters_;
   int32_t num_step_tokens_ = 0;
   uint64_t next_step_id_ = 1;
   std::unique_ptr<Model> model_;

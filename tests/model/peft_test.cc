@@ -1,0 +1,201 @@
+// PEFT adapters: what peft computes with them, one by one and blended; batches of several; and
+// files that are refused by name.
+#include "kernels/model/peft.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "tests/lib/shared_data.h"
+#include "tests/lib/tiny_model.h"
+
+namespace tessera::testing {
+namespace {
+
+using ::testing::HasSubstr;
+using Json = nlohmann::json;
+
+const std::string kAdapters = "tests/golden/adapters/";
+
+std::vector<float> ReadFloatFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(file)), {});
+  std::vector<float> values(bytes.size() / sizeof(float));
+  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
+  return values;
+}
+
+class PeftGoldenTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  // The image of a golden case; an empty one for the base model.
+  static AdapterImage ImageOf(const TinyModel& tiny, const std::string& model, const Json& parts,
+                              DType dtype) {
+    std::vector<std::unique_ptr<PeftAdapter>> adapters;
+    std::vector<WeightedAdapter> weighted;
+    for (const Json& part : parts) {
+      auto adapter =
+          PeftAdapter::Open(tiny.spec(), kAdapters + model + "/" + part[0].get<std::string>());
+      EXPECT_TRUE(adapter.ok()) << adapter.status();
+      adapters.push_back(*std::move(adapter));
+      weighted.push_back({adapters.back().get(), part[1].get<float>()});
+    }
+    auto image = BuildAdapterImage(tiny.spec(), weighted, dtype, tiny.layout().page_bytes());
+    EXPECT_TRUE(image.ok()) << image.status();
+    return *std::move(image);
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Backend, PeftGoldenTest, ::testing::ValuesIn(AllBackends()),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(PeftGoldenTest, ComputesWhatPeftDoes) {
+  for (const std::string model : {"qwen2", "mistral", "llama32"}) {
+    const Json golden = Json::parse(std::ifstream(kAdapters + model + "/golden.json"));
+    const auto prompt = golden["prompt_ids"].get<std::vector<TokenId>>();
+    TestBackend backend(GetParam());
+    TinyModel tiny(GoldenModelDir(model), backend.backend.get());
+    for (const auto& [name, parts] : golden["cases"].items()) {
+      const int adapter =
+          parts.empty() ? -1 : tiny.AddAdapter(ImageOf(tiny, model, parts, DType::kF32));
+      const std::vector<float> want = ReadFloatFile(kAdapters + model + "/" + name + ".f32");
+      for (const int chunk : {64, 5, 1}) {
+        EXPECT_LT(MaxDifference(tiny.AllLogits(prompt, chunk, adapter), want), 1e-4f)
+            << model << " " << name << " in chunks of " << chunk;
+      }
+    }
+  }
+}
+
+// Decode and prefill of base, two adapters and a blend in one step, bitwise as each alone.
+TEST_P(PeftGoldenTest, AMixedBatchIsEachRequestAlone) {
+  const std::string model = "qwen2";
+  const Json golden = Json::parse(std::ifstream(kAdapters + model + "/golden.json"));
+  const auto prompt = golden["prompt_ids"].get<std::vector<TokenId>>();
+  TestBackend backend(GetParam(), 2);
+  TinyModel tiny(GoldenModelDir(model), backend.backend.get());
+  std::vector<int> adapters = {-1};
+  for (const std::string name : {"plain", "patterns", "blend"}) {
+    adapters.push_back(tiny.AddAdapter(ImageOf(tiny, model, golden["cases"][name], DType::kBF16)));
+  }
+  const std::vector<int> lengths = {1, 20, 1, 7, 1, 1};
+  std::vector<TinySegment> segments;
+  std::vector<std::vector<float>> alone;
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    const int adapter = adapters[(i * 3 + 1) % adapters.size()];
+    const std::vector<TokenId> tokens(prompt.begin() + static_cast<int>(i),
+                                      prompt.begin() + static_cast<int>(i) + lengths[i]);
+    alone.push_back(tiny.AllLogits(tokens, 64, adapter));
+    TinySegment segment = {tiny.AddSequence(tokens), lengths[i]};
+    segment.adapter = adapter;
+    segments.push_back(segment);
+  }
+  tiny.Step(segments);
+  std::vector<float> want;
+  for (const std::vector<float>& logits : alone) {
+    want.insert(want.end(), logits.begin(), logits.end());
+  }
+  EXPECT_TRUE(SameBits(tiny.LastLogits(), want));
+}
+
+// A copy of a golden adapter that a test may spoil.
+class PeftErrorsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    dir_ = ::testing::TempDir() + "/peft_" + std::to_string(getpid());
+    std::filesystem::remove_all(dir_);
+    std::filesystem::copy(kAdapters + "qwen2/patterns", dir_);
+    spec_ = *LoadModelSpec(GoldenModelDir("qwen2"));
+    config_ = Json::parse(std::ifstream(dir_ + "/adapter_config.json"));
+  }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+
+  std::string Error() {
+    std::ofstream(dir_ + "/adapter_config.json") << config_.dump();
+    const auto adapter = PeftAdapter::Open(spec_, dir_);
+    return adapter.ok() ? "" : std::string(adapter.status().message());
+  }
+  std::string ErrorWith(const std::string& key, const Json& value) {
+    const Json old = config_;
+    config_[key] = value;
+    const std::string error = Error();
+    config_ = old;
+    return error;
+  }
+
+  std::string dir_;
+  ModelSpec spec_;
+  Json config_;
+};
+
+TEST_F(PeftErrorsTest, WhatComputesSomethingElseIsRefusedByName) {
+  EXPECT_EQ(Error(), "");
+  EXPECT_THAT(ErrorWith("use_dora", true), HasSubstr("use_dora"));
+  EXPECT_THAT(ErrorWith("fan_in_fan_out", true), HasSubstr("fan_in_fan_out"));
+  EXPECT_THAT(ErrorWith("modules_to_save", {"lm_head"}), HasSubstr("modules_to_save"));
+  EXPECT_THAT(ErrorWith("bias", "all"), HasSubstr("bias"));
+  EXPECT_THAT(ErrorWith("lora_bias", true), HasSubstr("lora_bias"));
+  EXPECT_THAT(ErrorWith("peft_type", "IA3"), HasSubstr("peft_type"));
+  EXPECT_THAT(ErrorWith("layer_replication", Json::array({Json::array({0, 2})})),
+              HasSubstr("layer_replication"));
+  EXPECT_THAT(ErrorWith("r", 0), HasSubstr("r is 0"));
+  EXPECT_THAT(ErrorWith("rank_pattern", {{"(", 3}}), HasSubstr("regular expression"));
+  EXPECT_THAT(ErrorWith("rank_pattern", Json::object()), HasSubstr("has rank"));
+}
+
+TEST_F(PeftErrorsTest, AnotherModelsAdapterIsRefusedWithTheTensorsName) {
+  spec_ = *LoadModelSpec(GoldenModelDir("llama2"));
+  EXPECT_THAT(Error(), HasSubstr("self_attn.k_proj.lora_B.weight is [16, 5], the model needs"));
+}
+
+TEST_F(PeftErrorsTest, FilesThatAreNotThereOrCutAreErrors) {
+  std::filesystem::resize_file(dir_ + "/adapter_model.safetensors", 30000);
+  EXPECT_THAT(Error(), HasSubstr("adapter_model.safetensors"));
+  std::filesystem::remove(dir_ + "/adapter_model.safetensors");
+  EXPECT_THAT(Error(), HasSubstr("adapter_model.safetensors"));
+  std::filesystem::remove(dir_ + "/adapter_config.json");
+  dir_ += "/nowhere";
+  EXPECT_THAT(PeftAdapter::Open(spec_, dir_).status().message(), HasSubstr("adapter_config.json"));
+  dir_ = std::filesystem::path(dir_).parent_path();
+}
+
+TEST(PublicAdaptersTest, OthersAreRefusedByName) {
+  REQUIRE_SHARED_DATA(data);
+  const std::string shared = data + "/lora";
+  const ModelSpec spec = *LoadModelSpec(GoldenModelDir("qwen2"));
+  EXPECT_THAT(PeftAdapter::Open(spec, shared + "/gpt2-r8-cattn").status().message(),
+              HasSubstr("fan_in_fan_out"));
+  EXPECT_THAT(PeftAdapter::Open(spec, shared + "/opt-125m-r16-bf16").status().message(),
+              HasSubstr("decoder.layers"));
+  EXPECT_THAT(PeftAdapter::Open(spec, shared + "/qwen2.5-0.5b-instruct-r8-qv").status().message(),
+              HasSubstr("q_proj"));
+}
+
+// The published adapter of the shape that qwen2.5-0.5b has, on a spec of that shape.
+TEST(PublicAdaptersTest, QwensLoads) {
+  REQUIRE_SHARED_DATA(data);
+  const std::string shared = data + "/lora";
+  ModelSpec spec = *LoadModelSpec(GoldenModelDir("qwen2"));
+  spec.hidden = 896;
+  spec.intermediate = 4864;
+  spec.num_layers = 24;
+  spec.heads = 14;
+  spec.kv_heads = 2;
+  spec.head_dim = 64;
+  const auto adapter = PeftAdapter::Open(spec, shared + "/qwen2.5-0.5b-instruct-r8-qv");
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  EXPECT_EQ((*adapter)->max_rank(), 8);
+  const auto image = BuildAdapterImage(spec, {{adapter->get(), 1.0f}}, DType::kBF16, 196608);
+  ASSERT_TRUE(image.ok()) << image.status();
+  // rank x (in + out) of q and v, two bytes each, and the scales' lines.
+  const int64_t exact = 24 * 8 * (896 + 896 + 896 + 128) * 2;
+  EXPECT_LT(image->layout.num_bytes, exact * 103 / 100 + 24 * 2 * 8 * 64);
+  EXPECT_LE(image->layout.num_pages, CeilDiv<int64_t>(image->layout.num_bytes, 196608) + 1);
+}
+
+}  // namespace
+}  // namespace tessera::testing
