@@ -43,6 +43,11 @@ class PagedKvManager final : public KvManager {
   const PageLayout& layout(int32_t model) const override { return models_[model].layout; }
   KvUsage usage() const override;
   const KvStats& stats() const override;
+  bool AllocateAdapter(int32_t model, int64_t num_pages, int64_t reserve_slabs, int32_t adapter,
+                       std::vector<PageId>* pages) override;
+  void FreeAdapter(absl::Span<const PageId> pages) override;
+  void SetReclaim(Reclaim reclaim) override { reclaim_ = std::move(reclaim); }
+  uint64_t ticks() const override { return pool_.ticks(); }
   void DropCached() override { pool_.DropEvictable(); }
   void CheckInvariants(absl::Span<const KvState* const> live) const override;
 
@@ -59,6 +64,10 @@ class PagedKvManager final : public KvManager {
     int64_t num_evictable = 0;  // of the pages a hit takes, over all groups
   };
 
+  // Lets idle adapters go: those that are worth less than the cached pages that would be evicted
+  // for `num_pages` fresh ones, and then any, until `num_required` pages can be had or none is
+  // left.
+  bool MakeRoom(int32_t model, int64_t num_pages, int64_t num_required);
   const PageHash& HashAt(KvState* state, absl::Span<const TokenId> tokens, int64_t page) const;
   Prefix FindPrefix(const Model& model, KvState* state, absl::Span<const TokenId> tokens) const;
   void AppendPages(const Model& model, KvState* state, int64_t num_pages);
@@ -74,6 +83,7 @@ class PagedKvManager final : public KvManager {
   int32_t num_owners_ = 0;
   PrefixIndex index_;
   PagePool pool_;
+  Reclaim reclaim_;
   int64_t hit_tokens_ = 0;
   int64_t lookup_tokens_ = 0;
   // Scratch of the const lookups, kept for its memory.
@@ -185,7 +195,9 @@ bool PagedKvManager::Admit(KvState* state, absl::Span<const TokenId> tokens, int
   const int64_t num_pages = CeilDiv(hit_tokens + num_new_tokens, page_tokens);
   const int64_t num_taken = prefix.num_evictable + (num_pages - prefix.hit_pages) * num_groups;
   const int64_t num_reserved = CeilDiv<int64_t>(reserve_slabs, model.layout.slabs_per_page);
-  if (pool_.num_available(model.order) - num_taken < num_reserved) return false;
+  if (!MakeRoom(state->model, num_taken - prefix.num_evictable, num_taken + num_reserved)) {
+    return false;
+  }
 
   state->admitted = true;
   state->num_tokens = hit_tokens;
@@ -225,13 +237,43 @@ void PagedKvManager::AppendPages(const Model& model, KvState* state, int64_t num
   }
 }
 
+bool PagedKvManager::MakeRoom(int32_t model, int64_t num_pages, int64_t num_required) {
+  const int order = models_[model].order;
+  if (reclaim_) {
+    while (pool_.free_slabs() < num_pages << order && pool_.evictable_slabs() > 0 &&
+           reclaim_(false, model, pool_.oldest_idle_ticks())) {
+    }
+    while (pool_.num_available(order) < num_required && reclaim_(true, model, 0)) {
+    }
+  }
+  return pool_.num_available(order) >= num_required;
+}
+
+bool PagedKvManager::AllocateAdapter(int32_t model, int64_t num_pages, int64_t reserve_slabs,
+                                     int32_t adapter, std::vector<PageId>* pages) {
+  const int order = models_[model].order;
+  const int64_t num_reserved =
+      CeilDiv<int64_t>(reserve_slabs, models_[model].layout.slabs_per_page);
+  if (!MakeRoom(model, num_pages, num_pages + num_reserved)) return false;
+  for (int64_t i = 0; i < num_pages; ++i) {
+    pages->push_back(pool_.Allocate(order, PageKind::kAdapter, adapter));
+    CHECK_NE(pages->back(), kNullPage);
+  }
+  return true;
+}
+
+void PagedKvManager::FreeAdapter(absl::Span<const PageId> pages) {
+  for (const PageId page : pages) pool_.Unref(page);
+}
+
 bool PagedKvManager::Grow(KvState* state, int64_t num_tokens) {
   CHECK(state->admitted);
   const Model& model = models_[state->model];
   const int64_t num_pages = CeilDiv<int64_t>(num_tokens, model.layout.page_tokens());
   const int64_t num_more = num_pages - static_cast<int64_t>(state->groups[0].pages.size());
   if (num_more <= 0) return true;
-  if (pool_.num_available(model.order) < num_more * model.layout.num_groups()) return false;
+  const int64_t num_needed = num_more * model.layout.num_groups();
+  if (!MakeRoom(state->model, num_needed, num_needed)) return false;
   AppendPages(model, state, num_pages);
   return true;
 }
@@ -323,7 +365,7 @@ bool PagedKvManager::EnsureWritable(KvState* state, int64_t token_begin, int64_t
       num_shared += IsShared(table.pages[i]) ? 1 : 0;
     }
   }
-  if (pool_.num_available(model.order) < num_shared) return false;
+  if (!MakeRoom(state->model, num_shared, num_shared)) return false;
 
   for (int32_t g = 0; g < num_groups; ++g) {
     KvGroupState& table = state->groups[g];

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -108,6 +109,19 @@ class KvManager {
   // append: room from Admit and Grow is private. What is written over published tokens must not be
   // published under their names: such a sequence has a kv_policy in its root, or is not cacheable.
   virtual bool EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) = 0;
+
+  // Pages for an adapter of the model, in the model's page size, all or none, evicting as needed
+  // and keeping `reserve_slabs` as Admit does. `adapter` names the owner.
+  virtual bool AllocateAdapter(int32_t model, int64_t num_pages, int64_t reserve_slabs,
+                               int32_t adapter, std::vector<PageId>* pages) = 0;
+  virtual void FreeAdapter(absl::Span<const PageId> pages) = 0;
+  // Asked to free an idle adapter's pages before others are evicted (must: false; cached pages
+  // that were idle for `idle_ticks` would go instead) and before room is refused (must: true).
+  // Answers whether it freed some.
+  using Reclaim = std::function<bool(bool must, int32_t model, uint64_t idle_ticks)>;
+  virtual void SetReclaim(Reclaim reclaim) = 0;
+  // The time that eviction goes by: counts pages taken and given back.
+  virtual uint64_t ticks() const = 0;
 
   // Page ops that the next step of `model` must run first (copies before writes to shared pages).
   // Taken when that step is built: until then their sources are held.

@@ -1,5 +1,6 @@
 #include "kvstore/page_pool.h"
 
+#include <algorithm>
 #include <bit>
 #include <limits>
 #include <utility>
@@ -93,6 +94,15 @@ void PagePool::DropEvictable() {
     // are pages.
     while (list.head >= 0) Evict(static_cast<PageId>(list.head << order));
   }
+}
+
+uint64_t PagePool::oldest_idle_ticks() const {
+  uint64_t oldest = clock_;
+  for (int order = 0; order < num_orders_; ++order) {
+    const int32_t head = reclaimable_[order].head;
+    if (head >= 0) oldest = std::min(oldest, blocks_[order][head].stamp);
+  }
+  return clock_ - oldest;
 }
 
 int64_t PagePool::free_slabs() const {

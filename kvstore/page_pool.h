@@ -66,6 +66,10 @@ class PagePool final {
   int64_t free_slabs() const;
   int64_t evictable_slabs() const { return evictable_slabs_; }
   int64_t referenced_slabs(PageKind kind) const { return referenced_slabs_[Index(kind)]; }
+  // Time by this pool's clock, which counts pages taken and given back.
+  uint64_t ticks() const { return clock_; }
+  // Since what would be evicted first was last held; 0 when nothing is evictable.
+  uint64_t oldest_idle_ticks() const;
   int64_t num_published() const { return num_published_; }
   int64_t num_evicted() const { return num_evicted_; }  // pages evicted for Allocate
 

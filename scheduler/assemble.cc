@@ -26,6 +26,13 @@ DType KvDtypeOf(KvDtype asked, DType weight_dtype) {
   return weight_dtype == DType::kF32 ? DType::kF32 : DType::kBF16;
 }
 
+DType AdapterDtypeOf(AdapterDtype asked, DType weight_dtype) {
+  if (asked == AdapterDtype::kF32) return DType::kF32;
+  if (asked == AdapterDtype::kBF16) return DType::kBF16;
+  if (asked == AdapterDtype::kI8) return DType::kI8;
+  return weight_dtype == DType::kF32 ? DType::kF32 : DType::kBF16;
+}
+
 // Slabs that a sequence of `num_tokens` of this model may hold, by the KV manager's own count.
 int64_t SlabsFor(const MemoryPlan::PerModel& model, const MemoryPlan& plan, int64_t num_tokens,
                  int64_t step_tokens) {
@@ -175,6 +182,7 @@ absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan
   runner.team = std::make_unique<ThreadTeam>(device.num_threads);
   ASSIGN_OR_RETURN(runner.backend, MakeBackend(options.backend, runner.team.get()));
   device.backend_name = runner.backend->name();
+  std::vector<AdapterRegistry::Model> adapter_models;
   for (size_t i = 0; i < plan.models.size(); ++i) {
     const MemoryPlan::PerModel& m = plan.models[i];
     const AssembleModel& source = options.models[i];
@@ -206,7 +214,11 @@ absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan
     engine_model.layout = m.layout;
     device.engine.models.push_back(std::move(engine_model));
     device.kv->AddModel(m.layout);
+    adapter_models.push_back({source.name, m.spec, m.layout.page_bytes(),
+                              AdapterDtypeOf(options.adapter_dtype, m.weight_dtype)});
   }
+  device.adapters = std::make_unique<AdapterRegistry>(std::move(adapter_models));
+  device.engine.adapters = device.adapters.get();
   runner.pool_memory = runner.backend->Allocate(plan.pool_bytes());
   if (runner.pool_memory == nullptr) {
     return absl::ResourceExhaustedError(

@@ -14,6 +14,7 @@
 #include "kernels/model/runner.h"
 #include "kernels/model/weights.h"
 #include "kvstore/kv_manager.h"
+#include "scheduler/adapter_registry.h"
 #include "scheduler/engine.h"
 
 namespace tessera {
@@ -22,6 +23,14 @@ enum class KvDtype : int32_t {
   kAuto = 0,  // bfloat16, but float32 for models computed in float32
   kF32 = 1,
   kBF16 = 2,
+};
+
+// Of adapters in the pool.
+enum class AdapterDtype : int32_t {
+  kAuto = 0,  // bfloat16, but float32 for models computed in float32
+  kF32 = 1,
+  kBF16 = 2,
+  kI8 = 3,
 };
 
 struct AssembleModel {
@@ -37,6 +46,7 @@ struct AssembleOptions {
   int32_t num_threads = 0;  // 0: NumUsableCores()
   WeightDtype weight_dtype = WeightDtype::kAuto;
   KvDtype kv_dtype = KvDtype::kAuto;
+  AdapterDtype adapter_dtype = AdapterDtype::kAuto;
   // Bytes of the page pool. 0: what max_num_seqs sequences of max_model_len need, at most a quarter
   // of the memory that is available once the weights are loaded.
   int64_t kv_cache_bytes = 0;
@@ -77,7 +87,8 @@ struct MemoryPlan {
 absl::StatusOr<MemoryPlan> PlanMemory(const AssembleOptions& options);
 
 struct Device {
-  EngineOptions engine;  // with models
+  std::unique_ptr<AdapterRegistry> adapters;  // outlives the engine
+  EngineOptions engine;                       // with models and adapters
   std::unique_ptr<KvManager> kv;
   std::unique_ptr<Runner> runner;
   std::string backend_name;  // "ref", "cpu/avx512bf16", ...

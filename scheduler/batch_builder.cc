@@ -17,6 +17,21 @@ ArenaSpan<T> AddRows(BatchArena* arena, const std::vector<std::vector<T>>& rows,
 
 }  // namespace
 
+// Entries that share an adapter lie side by side.
+int32_t BatchBuilder::AddAdapter(AdapterId id) {
+  if (id == kNoAdapter) return -1;
+  if (id != last_adapter_) {
+    const AdapterLayout& layout = adapters_->layout(id);
+    const std::vector<PageId>& pages = adapters_->pages(id);
+    batch_adapters_.push_back({static_cast<int32_t>(pages_.size()),
+                               static_cast<int32_t>(lora_matrices_.size()), layout.dtype});
+    pages_.insert(pages_.end(), pages.begin(), pages.end());
+    lora_matrices_.insert(lora_matrices_.end(), layout.matrices.begin(), layout.matrices.end());
+    last_adapter_ = id;
+  }
+  return static_cast<int32_t>(batch_adapters_.size()) - 1;
+}
+
 void BatchBuilder::AddTokens(const PlanEntry& entry, const PageLayout& layout) {
   const Sequence& s = *entry.sequence;
   const int64_t num_known = static_cast<int64_t>(s.tokens.size());
@@ -116,6 +131,9 @@ void BatchBuilder::Build(const StepPlan& plan, const std::vector<PageOp>& page_o
   biases_.clear();
   counts_.clear();
   taps_.clear();
+  last_adapter_ = kNoAdapter;
+  batch_adapters_.clear();
+  lora_matrices_.clear();
   if (write_slots_.size() < num_groups) {
     write_slots_.resize(num_groups);
     run_ranges_.resize(num_groups);
@@ -131,6 +149,7 @@ void BatchBuilder::Build(const StepPlan& plan, const std::vector<PageOp>& page_o
     segment.slot = entry.sequence->slot;
     segment.token_begin = static_cast<int32_t>(tokens_.size());
     segment.num_tokens = entry.num_tokens;
+    segment.adapter = AddAdapter(entry.sequence->request->adapter.id);
     AddTokens(entry, model.layout);
     AddRuns(entry, model.layout);
     AddSamplerRows(entry, segment.token_begin);
@@ -164,6 +183,8 @@ void BatchBuilder::Build(const StepPlan& plan, const std::vector<PageOp>& page_o
   batch.run_ranges = AddRows(&arena, run_ranges_, num_groups);
   batch.runs = arena.AddCopy(runs_);
   batch.pages = arena.AddCopy(pages_);
+  batch.adapters = arena.AddCopy(batch_adapters_);
+  batch.lora_matrices = arena.AddCopy(lora_matrices_);
   batch.sampler_rows = arena.AddCopy(sampler_rows_);
   batch.biases = arena.AddCopy(biases_);
   batch.counts = arena.AddCopy(counts_);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/batch.h"
+#include "scheduler/adapter_store.h"
 #include "scheduler/engine.h"
 #include "scheduler/scheduler.h"
 
@@ -20,6 +21,8 @@ struct BuiltBatch {
 class BatchBuilder {
  public:
   explicit BatchBuilder(const std::vector<EngineModel>* models) : models_(models) {}
+  // Before any request has an adapter.
+  void set_adapters(const AdapterStore* adapters) { adapters_ = adapters; }
 
   // REQUIRES: plan is not empty; every entry's pages reach its last token. Sampler rows come in
   // entry order: an entry's targets, then its sample. kEmbed entries get one hidden tap over all
@@ -28,11 +31,14 @@ class BatchBuilder {
              BuiltBatch* out);
 
  private:
+  // The index of the sequence's adapter in the batch; -1: none.
+  int32_t AddAdapter(AdapterId id);
   void AddTokens(const PlanEntry& entry, const PageLayout& layout);
   void AddRuns(const PlanEntry& entry, const PageLayout& layout);
   void AddSamplerRows(const PlanEntry& entry, int32_t token_begin);
 
   const std::vector<EngineModel>* const models_;
+  const AdapterStore* adapters_ = nullptr;
   // Scratch, cleared by each Build.
   std::vector<TokenId> tokens_;
   std::vector<int32_t> positions_;
@@ -45,6 +51,9 @@ class BatchBuilder {
   std::vector<TokenBias> biases_;
   std::vector<TokenCount> counts_;
   std::vector<Tap> taps_;
+  AdapterId last_adapter_ = kNoAdapter;
+  std::vector<BatchAdapter> batch_adapters_;
+  std::vector<LoraMatrices> lora_matrices_;
 };
 
 }  // namespace tessera

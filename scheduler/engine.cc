@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
 #include "kernels/base/mailbox.h"
+#include "scheduler/adapter_loader.h"
 #include "scheduler/engine_core.h"
 
 namespace tessera {
@@ -37,8 +38,31 @@ struct ProbeMessage {
   ProbeQuery query;
   std::function<void(ProbeResult)> done;
 };
-using Message =
-    std::variant<SubmitMessage, CancelMessage, CancelAllMessage, ThrottleMessage, ProbeMessage>;
+struct AdapterReadMessage {
+  AdapterId id;
+  absl::StatusOr<AdapterImage> image;
+  int64_t read_us;
+};
+struct AdapterCopiedMessage {
+  AdapterId id;
+};
+struct LoadAdapterMessage {
+  AdapterId id;
+  bool pin;
+  std::function<void(absl::Status)> done;
+};
+struct UnpinAdapterMessage {
+  AdapterId id;
+};
+struct UnloadAdapterMessage {
+  AdapterId id;
+};
+using Message = std::variant<SubmitMessage, CancelMessage, CancelAllMessage, ThrottleMessage,
+                             ProbeMessage, AdapterReadMessage, AdapterCopiedMessage,
+                             LoadAdapterMessage, UnpinAdapterMessage, UnloadAdapterMessage>;
+
+// Reading is bound by the disk and by rounding: more threads take cores from the steps.
+constexpr int kLoaderThreads = 2;
 
 class ThreadedEngine final : public Engine {
  public:
@@ -47,8 +71,16 @@ class ThreadedEngine final : public Engine {
       : options_(options),
         clock_(clock),
         stats_(options.models.size()),
-        core_(std::move(options), std::move(kv), std::move(runner), clock, &stats_,
+        core_(options_, std::move(kv), std::move(runner), clock, &stats_,
               [this] { num_queued_.fetch_sub(1, std::memory_order_relaxed); }) {
+    if (options_.adapters != nullptr) {
+      core_.StartAdapters(NewAdapterLoader(
+          options_.adapters, core_.runner(), kLoaderThreads,
+          {[this](AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us) {
+             inbox_.Send(AdapterReadMessage{id, std::move(image), read_us});
+           },
+           [this](AdapterId id) { inbox_.Send(AdapterCopiedMessage{id}); }}));
+    }
     heartbeat_us_.store(clock_->NowUs());
     thread_ = std::thread([this] { Loop(); });
   }
@@ -82,6 +114,15 @@ class ThreadedEngine final : public Engine {
   void Probe(ProbeQuery query, std::function<void(ProbeResult)> done) override {
     inbox_.Send(ProbeMessage{std::move(query), std::move(done)});
   }
+  void LoadAdapter(AdapterId id, bool pin, std::function<void(absl::Status)> done) override {
+    LoadAdapterMessage message{id, pin, std::move(done)};
+    const auto refuse = message.done;
+    if (!inbox_.Send(std::move(message))) {
+      refuse(absl::UnavailableError("the server is shutting down"));
+    }
+  }
+  void UnpinAdapter(AdapterId id) override { inbox_.Send(UnpinAdapterMessage{id}); }
+  void UnloadAdapter(AdapterId id) override { inbox_.Send(UnloadAdapterMessage{id}); }
   int64_t QueueDelayUs() const override {
     return static_cast<int64_t>(stats_.queue_delay_us.value());
   }
@@ -135,6 +176,11 @@ class ThreadedEngine final : public Engine {
   void Apply(CancelAllMessage m) { core_.CancelAll(m.reason); }
   void Apply(ThrottleMessage m) { core_.Throttle(m.request_id, m.paused); }
   void Apply(const ProbeMessage& m) { m.done(core_.Probe(m.query)); }
+  void Apply(AdapterReadMessage m) { core_.OnAdapterRead(m.id, std::move(m.image), m.read_us); }
+  void Apply(AdapterCopiedMessage m) { core_.OnAdapterCopied(m.id); }
+  void Apply(LoadAdapterMessage m) { core_.LoadAdapter(m.id, m.pin, std::move(m.done)); }
+  void Apply(UnpinAdapterMessage m) { core_.UnpinAdapter(m.id); }
+  void Apply(UnloadAdapterMessage m) { core_.UnloadAdapter(m.id); }
 
   const EngineOptions options_;
   const Clock* const clock_;

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "kernels/model/runner.h"
 #include "kernels/page_layout.h"
 #include "kvstore/kv_manager.h"
+#include "scheduler/adapter_registry.h"
 #include "scheduler/generator.h"
 
 namespace tessera {
@@ -46,6 +48,10 @@ struct EngineOptions {
   int64_t ageing_us = 5'000'000;
   // Share of the pool's slabs that admission leaves free for running sequences to grow into.
   double watermark = 0.01;
+  // Adapters that requests may have; null: none. Outlives the engine.
+  AdapterRegistry* adapters = nullptr;
+  // Bytes of adapters kept in host memory after they left the pool.
+  int64_t adapter_host_bytes = int64_t{1} << 30;
   // Root secret of the prefix hashes; drawn at start when empty.
   std::string deployment_secret;
 };
@@ -64,6 +70,11 @@ struct EngineStats {
   Counter cached_prompt_tokens;  // of them, found in the prefix cache
   Counter generated_tokens;
   Counter preemptions;
+  Counter adapter_loads;      // read from disk
+  Counter adapter_evictions;  // out of the pool, to make room or by an operator
+  // Adapters that running and waiting sequences use.
+  Gauge adapters_running;
+  Gauge adapters_waiting;
   Counter refused;  // queue full
   Counter steps;
   // As KvUsage, in slabs.
@@ -85,6 +96,12 @@ class Engine : public Generator {
   // Clock time at which the loop last came round; it does so at least every 200 ms when idle, and
   // after each step.
   virtual int64_t heartbeat_us() const = 0;
+  // Brings an adapter into the pool, pinned if asked for, and calls `done` from another thread when
+  // it is there or cannot be. With `pin` false a pin stays as it is.
+  virtual void LoadAdapter(AdapterId id, bool pin, std::function<void(absl::Status)> done) = 0;
+  virtual void UnpinAdapter(AdapterId id) = 0;
+  // As soon as no sequence uses it.
+  virtual void UnloadAdapter(AdapterId id) = 0;
   // Ends all that was submitted before; `reason` as in Cancel. Requests that come later are taken.
   virtual void CancelAll(CancelReason reason) = 0;
   // CancelAll, joins the thread. Called by the destructor too.

@@ -63,6 +63,7 @@ void EngineCore::Submit(std::unique_ptr<Request> request) {
   state.request = std::move(request);
   const Request& r = *state.request;
   CHECK(!r.prompt.empty());
+  CHECK(r.adapter.id == kNoAdapter || adapters_ != nullptr);
   CHECK_LT(static_cast<int64_t>(r.prompt.size()), options_.models[r.model].max_model_len);
 
   const bool scores_prompt = r.kind == RequestKind::kEmbed || r.prompt_logprobs >= 0;
@@ -70,7 +71,7 @@ void EngineCore::Submit(std::unique_ptr<Request> request) {
   PrefixRoot root{options_.deployment_secret,
                   model.name + '\0' + model.revision,
                   PageLayoutKey(model.layout),
-                  /*adapter=*/"",
+                  r.adapter.key,
                   /*kv_policy=*/"",
                   r.salt};
   // Copies of one request share its prompt; nobody else may.
@@ -101,6 +102,67 @@ void EngineCore::Submit(std::unique_ptr<Request> request) {
   if (r.stopping.time_limit_us > 0) {
     time_limits_.insert({r.arrival_us + r.stopping.time_limit_us, id});
   }
+}
+
+void EngineCore::StartAdapters(std::unique_ptr<AdapterLoader> loader) {
+  CHECK(options_.adapters != nullptr && adapters_ == nullptr);
+  loader_ = std::move(loader);
+  adapters_ = std::make_unique<AdapterStore>(AdapterStoreOptions{options_.adapter_host_bytes},
+                                             options_.adapters, kv_.get(), loader_.get(), clock_);
+  scheduler_.set_adapters(adapters_.get());
+  builder_.set_adapters(adapters_.get());
+  kv_->SetReclaim([this](bool must, int32_t model, uint64_t idle_ticks) {
+    const PageLayout& layout = options_.models[model].layout;
+    const double us = scheduler_.PredictPrefillUs(model, layout.page_tokens());
+    return adapters_->Reclaim(must, us / layout.slabs_per_page, idle_ticks);
+  });
+}
+
+void EngineCore::LoadAdapter(AdapterId id, bool pin, std::function<void(absl::Status)> done) {
+  if (pin) adapters_->Pin(id, true);
+  awaited_adapters_.push_back({id, std::move(done)});
+}
+
+void EngineCore::UnpinAdapter(AdapterId id) { adapters_->Pin(id, false); }
+
+void EngineCore::UnloadAdapter(AdapterId id) { adapters_->Unload(id); }
+
+void EngineCore::OnAdapterRead(AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us) {
+  adapters_->OnRead(id, std::move(image), read_us);
+}
+
+void EngineCore::OnAdapterCopied(AdapterId id) { adapters_->OnCopied(id); }
+
+bool EngineCore::SettleAdapters() {
+  if (adapters_ == nullptr) return false;
+  bool settled = false;
+  for (AwaitedAdapter& awaited : awaited_adapters_) {
+    if (adapters_->Want(awaited.id, 0, scheduler_.running().empty()) ==
+        AdapterStore::Access::kReady) {
+      awaited.done(absl::OkStatus());
+      awaited.id = kNoAdapter;
+    }
+  }
+  for (const auto& [id, status] : adapters_->TakeFailures()) {
+    settled = true;
+    for (AwaitedAdapter& awaited : awaited_adapters_) {
+      if (awaited.id != id) continue;
+      awaited.done(status);
+      awaited.id = kNoAdapter;
+    }
+    const std::vector<Sequence*> waiting = scheduler_.waiting();  // finishing changes it
+    for (Sequence* s : waiting) {
+      if (s->request->adapter.id != id) continue;
+      TokenEvent event;
+      event.status = status;
+      Finish(s, std::move(event), FinishReason::kError);
+    }
+  }
+  awaited_adapters_.erase(
+      std::remove_if(awaited_adapters_.begin(), awaited_adapters_.end(),
+                     [](const AwaitedAdapter& awaited) { return awaited.id == kNoAdapter; }),
+      awaited_adapters_.end());
+  return settled;
 }
 
 void EngineCore::Cancel(uint64_t request_id, int32_t index, CancelReason reason) {
@@ -139,7 +201,7 @@ ProbeResult EngineCore::Probe(const ProbeQuery& query) {
   KvState state;
   state.model = query.model;
   state.root = HashRoot({options_.deployment_secret, model.name + '\0' + model.revision,
-                         PageLayoutKey(model.layout), "", "", query.salt});
+                         PageLayoutKey(model.layout), query.adapter_key, "", query.salt});
   ProbeResult result;
   result.matched_tokens = kv_->Match(&state, query.prompt).hit_tokens;
   result.queue_delay_us = scheduler_.PredictQueueDelayUs();
@@ -179,6 +241,7 @@ bool EngineCore::RunOnce() {
       launched = true;
     }
   }
+  if (SettleAdapters()) launched = true;
   const bool full = static_cast<int>(inflight_.size()) == runner_->depth();
   if (full || (!launched && !inflight_.empty())) {
     RetireOldest();
@@ -389,6 +452,10 @@ void EngineCore::ForgetIfIdle(Sequence* s) {
 void EngineCore::PublishGauges() {
   stats_->sequences_running.Set(static_cast<int64_t>(scheduler_.running().size()));
   stats_->sequences_waiting.Set(static_cast<int64_t>(scheduler_.waiting().size()));
+  if (adapters_ != nullptr) {
+    stats_->adapter_loads.Set(adapters_->num_loads());
+    stats_->adapter_evictions.Set(adapters_->num_evictions());
+  }
   const KvUsage usage = kv_->usage();
   stats_->slabs_total.Set(usage.total_slabs);
   stats_->slabs_free.Set(usage.free_slabs);
@@ -422,6 +489,7 @@ void EngineCore::CheckInvariants() const {
   CHECK_EQ(num_alive,
            static_cast<int64_t>(scheduler_.running().size() + scheduler_.waiting().size()));
   scheduler_.CheckInvariants();
+  if (adapters_ != nullptr) adapters_->CheckInvariants();
   kv_->CheckInvariants(live);
 }
 

@@ -34,6 +34,16 @@ class EngineCore {
   void CancelAll(CancelReason reason);
   void Throttle(uint64_t request_id, bool paused);
   ProbeResult Probe(const ProbeQuery& query);
+  void LoadAdapter(AdapterId id, bool pin, std::function<void(absl::Status)> done);
+  void UnpinAdapter(AdapterId id);
+  void UnloadAdapter(AdapterId id);
+  // The loader's reports.
+  void OnAdapterRead(AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us);
+  void OnAdapterCopied(AdapterId id);
+
+  // Once, before any request has an adapter. REQUIRES: options.adapters is not null.
+  void StartAdapters(std::unique_ptr<AdapterLoader> loader);
+  Runner* runner() { return runner_.get(); }
 
   // Launches a step if there is something to run and room in the runner; retires the oldest when
   // the runner is full or nothing more can be launched. Returns false when there is nothing to do
@@ -59,6 +69,10 @@ class EngineCore {
     std::vector<std::unique_ptr<Sequence>> sequences;  // by index; null once gone
     int32_t num_alive = 0;
   };
+  struct AwaitedAdapter {
+    AdapterId id = kNoAdapter;
+    std::function<void(absl::Status)> done;
+  };
   struct InflightStep {
     StepPlan plan;
     std::unique_ptr<BuiltBatch> built;
@@ -75,6 +89,9 @@ class EngineCore {
   bool TakeToken(Sequence* sequence, const StepResult& result, const SampledRow& row,
                  int64_t now_us);
   void ExpireTimeLimits();
+  // Ends what waits for adapters that could not be loaded, and answers operators whose adapters are
+  // there. Whether it did anything.
+  bool SettleAdapters();
   void LeaveQueue(Sequence* sequence);
   // Sends the last event; frees pages at once, or when the last inflight step has retired.
   void Finish(Sequence* sequence, TokenEvent event, FinishReason reason);
@@ -90,6 +107,9 @@ class EngineCore {
   const std::function<void()> on_left_queue_;
   Scheduler scheduler_;
   BatchBuilder builder_;
+  std::unique_ptr<AdapterStore> adapters_;
+  std::unique_ptr<AdapterLoader> loader_;  // its threads use the runner
+  std::vector<AwaitedAdapter> awaited_adapters_;
   absl::flat_hash_map<uint64_t, RequestState> requests_;
   std::set<std::pair<int64_t, uint64_t>> time_limits_;  // {deadline, request id}
   std::deque<InflightStep> inflight_;

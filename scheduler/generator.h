@@ -23,6 +23,7 @@ struct ProbeQuery {
   int32_t model = 0;
   std::vector<TokenId> prompt;
   std::string salt;
+  std::string adapter_key;  // ResolvedAdapter::key
 };
 
 struct ProbeResult {

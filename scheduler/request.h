@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "kernels/base/types.h"
 #include "kernels/step_result.h"
+#include "scheduler/adapter_id.h"
 
 namespace tessera {
 
@@ -111,6 +112,7 @@ struct Request {
   uint64_t id = 0;  // unique in the process; chosen by the caller
   int32_t model = 0;
   RequestKind kind = RequestKind::kGenerate;
+  ResolvedAdapter adapter;  // of the model; id kNoAdapter: the base model
   std::string tenant;
   std::vector<TokenId> prompt;  // 1 <= size < the model's context length, ids in the vocabulary
   SamplingParams sampling;

@@ -14,6 +14,8 @@ constexpr int64_t kMinChunkTokens = 16;
 // Waiting for a prefix that is being computed pays off from this many tokens on.
 constexpr int64_t kMinPendingGain = 16;
 constexpr double kIntervalSmoothing = 0.1;
+// Waiting sequences, in their order, whose adapters are brought to the pool ahead of their turn.
+constexpr int kAdapterLookahead = 32;
 
 int64_t HeldSlabs(const KvState& state, const PageLayout& layout) {
   int64_t num_pages = 0;
@@ -89,6 +91,9 @@ void Scheduler::PopWaiting(Sequence* sequence) {
 void Scheduler::TakeOffDevice(Sequence* sequence) {
   CHECK_EQ(sequence->num_inflight, 0);
   kv_->Release(&sequence->kv);
+  if (const AdapterId adapter = sequence->request->adapter.id; adapter != kNoAdapter) {
+    adapters_->Release(adapter);
+  }
   free_slots_.push_back(sequence->slot);
   std::sort(free_slots_.begin(), free_slots_.end(), std::greater<>());
   sequence->slot = -1;
@@ -182,6 +187,11 @@ StepPlan Scheduler::PlanModel(int32_t model) {
   PlanDecodes(model, &plan);
   PlanPrefills(model, &plan);
   PlanAdmissions(model, &plan);
+  // Rows that share an adapter lie side by side, so that its weights are read once.
+  std::stable_sort(plan.entries.begin(), plan.entries.end(),
+                   [](const PlanEntry& a, const PlanEntry& b) {
+                     return a.sequence->request->adapter.id < b.sequence->request->adapter.id;
+                   });
   return plan;
 }
 
@@ -228,18 +238,43 @@ void Scheduler::PlanAdmissions(int32_t model, StepPlan* plan) {
   const auto later = [](const auto& a, const auto& b) { return b.first < a.first; };
   std::make_heap(heap.begin(), heap.end(), later);
   bool queue_blocked = false;
+  int lookahead = kAdapterLookahead;
   const Sequence* last = nullptr;
   while (!heap.empty() && !queue_blocked && !free_slots_.empty()) {
     std::pop_heap(heap.begin(), heap.end(), later);
     Sequence* s = heap.back().second;
     heap.pop_back();
     if (IsBehindRefused(*s, now_us)) return;
+    const bool has_adapter = s->request->adapter.id != kNoAdapter;
+    if (has_adapter && !adapters_->IsReady(s->request->adapter.id) && --lookahead < 0) continue;
+    if (has_adapter && !AdapterReady(s, *plan, &queue_blocked)) continue;
     if (ChunkTokens(*plan, *s, 0, 1) == 0) return;
     // The copies of a request come one after the other.
     if (last != nullptr && last->request == s->request) LearnFromCopy(*last, s);
     last = s;
     if (!s->awaited.has_value()) TryAdmit(s, plan, &queue_blocked);
   }
+}
+
+bool Scheduler::AdapterReady(Sequence* s, const StepPlan& plan, bool* queue_blocked) {
+  const bool alone = running_.empty();
+  const int64_t reserve = alone ? 0 : PromptSlabsOutstanding() + WatermarkSlabs();
+  const Sequence*& refused = models_[plan.model].refused;
+  switch (adapters_->Want(s->request->adapter.id, reserve, alone)) {
+    case AdapterStore::Access::kReady:
+      s->state = SequenceState::kWaiting;
+      return true;
+    case AdapterStore::Access::kLoading:
+      s->state = SequenceState::kLoading;
+      if (refused == s) refused = nullptr;
+      return false;
+    case AdapterStore::Access::kNoRoom:
+      s->state = SequenceState::kWaiting;
+      refused = s;
+      *queue_blocked = true;
+      return false;
+  }
+  return false;
 }
 
 bool Scheduler::IsAwaiting(Sequence* s) const {
@@ -289,11 +324,16 @@ bool Scheduler::TryAdmit(Sequence* s, StepPlan* plan, bool* queue_blocked) {
         PromptSlabs(plan->model, num_tokens) - PromptSlabs(plan->model, match.hit_tokens + chunk);
     reserve = std::max<int64_t>(0, rest_of_prompt) + PromptSlabsOutstanding() + WatermarkSlabs();
   }
+  // Held first: making room for its tokens must not cost it its adapter.
+  const AdapterId adapter = s->request->adapter.id;
+  if (adapter != kNoAdapter) adapters_->Acquire(adapter);
   if (!kv_->Admit(&s->kv, s->known_tokens(), chunk, reserve)) {
+    if (adapter != kNoAdapter) adapters_->Release(adapter);
     models_[plan->model].refused = s;
     *queue_blocked = true;
     return false;
   }
+  if (adapter != kNoAdapter) adapters_->CountUse(adapter);
   s->num_computed = s->kv.num_tokens;
   if (s->num_preemptions == 0 && s->first_step_us == 0) {
     s->cached_prompt_tokens = s->num_computed;

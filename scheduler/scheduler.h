@@ -12,7 +12,9 @@
 //  plus a watermark; none is admitted, of any model, before one ahead of it that was refused.
 //  5. When a running sequence cannot grow, the running sequence that would be served last is
 //  preempted by recompute.
-//  6. A waiting sequence whose prefix is being computed right now waits for it.
+//  6. A waiting sequence whose adapter is not in the pool waits for that, and does not block those
+//  behind it unless the pool has no room for the adapter.
+//  7. A waiting sequence whose prefix is being computed right now waits for it.
 //
 // Owned by the engine core, engine thread only.
 #pragma once
@@ -21,6 +23,7 @@
 #include <vector>
 
 #include "kernels/base/clock.h"
+#include "scheduler/adapter_store.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/engine.h"
 #include "scheduler/queue_policy.h"
@@ -50,6 +53,8 @@ struct StepPlan {
 class Scheduler {
  public:
   Scheduler(const EngineOptions& options, KvManager* kv, const Clock* clock, EngineStats* stats);
+  // Before any request has an adapter.
+  void set_adapters(AdapterStore* adapters) { adapters_ = adapters; }
 
   // Takes a new sequence into the queue.
   void Enqueue(Sequence* sequence);
@@ -97,6 +102,9 @@ class Scheduler {
   bool IsBehindRefused(const Sequence& sequence, int64_t now_us) const;
   bool IsAwaiting(Sequence* sequence) const;
   void LearnFromCopy(const Sequence& copy, Sequence* sequence) const;
+  // Whether the sequence's adapter is in the pool; else it is brought nearer. *queue_blocked: it
+  // has no room, and nobody behind may take what becomes free.
+  bool AdapterReady(Sequence* sequence, const StepPlan& plan, bool* queue_blocked);
   bool TryAdmit(Sequence* sequence, StepPlan* plan, bool* queue_blocked);
   // Room for tokens [0, num_tokens), preempting others if needed; false if `sequence` itself had to
   // go.
@@ -118,6 +126,7 @@ class Scheduler {
 
   const EngineOptions options_;
   KvManager* const kv_;
+  AdapterStore* adapters_ = nullptr;
   const Clock* const clock_;
   EngineStats* const stats_;
   const std::unique_ptr<QueuePolicy> policy_;

@@ -18,6 +18,7 @@ namespace tessera {
 
 enum class SequenceState : int32_t {
   kWaiting,   // new, preempted (it keeps its tokens) or paused; holds no pages and no slot
+  kLoading,   // as kWaiting, while its adapter is on its way to the pool
   kRunning,   // holds a slot and pages
   kFinished,  // its last event was sent; lives on while num_inflight > 0
 };

@@ -177,6 +177,7 @@ class RunningNode final : public Node {
         int64_t{config.server().has_stale_seconds() ? config.server().stale_seconds() : 60} *
         1'000'000;
     context_.device = device.backend_name;
+    adapters_ = std::move(device.adapters);
     engine_ = NewEngine(std::move(device.engine), std::move(device.kv), std::move(device.runner),
                         &clock_);
     return Serve(config);
@@ -263,6 +264,7 @@ class RunningNode final : public Node {
   SteadyClock clock_;
   ServingContext context_;
   std::unique_ptr<ModelRegistry> registry_;
+  std::unique_ptr<AdapterRegistry> adapters_;  // the engine uses it
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Server> server_;
   std::unique_ptr<MetricsServer> metrics_;

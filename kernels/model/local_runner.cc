@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstring>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -37,6 +38,10 @@ class LocalRunner final : public Runner {
     changed_.wait(lock, [this] { return state_.load() == State::kDone; });
     state_.store(State::kIdle);
     return std::move(result_);
+  }
+
+  void WritePage(PageId page, const char* bytes, int64_t num_bytes) override {
+    std::memcpy(device_.pool.Page(page), bytes, static_cast<size_t>(num_bytes));
   }
 
   int depth() const override { return 1; }

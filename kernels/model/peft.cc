@@ -76,7 +76,7 @@ absl::StatusOr<std::unique_ptr<PeftAdapter>> PeftAdapter::Open(const ModelSpec& 
   const std::string file = absl::StrCat(dir, "/adapter_model.safetensors");
   ASSIGN_OR_RETURN(const PeftConfig config, PeftConfig::Open(config_path));
   std::unique_ptr<PeftAdapter> adapter(new PeftAdapter());
-  ASSIGN_OR_RETURN(adapter->checkpoint_, Checkpoint::OpenFile(file));
+  ASSIGN_OR_RETURN(adapter->checkpoint_, Checkpoint::ReadIntoMemory(file));
   RETURN_IF_ERROR(adapter->TakeTensors(spec, file));
   RETURN_IF_ERROR(adapter->CheckShapes(spec, file));
   adapter->ranks_.resize(adapter->matrices_.size(), 0);

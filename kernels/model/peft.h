@@ -2,8 +2,7 @@
 // the Hub. Taken: any rank, rank and alpha patterns, rank-stabilised scaling, any subset of the
 // layers' seven linears. What would compute something else (DoRA, modules_to_save, biases,
 // fan_in_fan_out, ...) is refused by name. Everything is checked against the model; errors name the
-// file and the key or tensor. The weights stay mapped and unread until they are asked for.
-// Immutable after Open; any thread.
+// file and the key or tensor. Immutable after Open; any thread.
 #pragma once
 
 #include <cstdint>

@@ -21,6 +21,10 @@ class Runner {
   // Blocks until the oldest launched step is done. REQUIRES: one is in flight.
   virtual StepResult Wait() = 0;
 
+  // Writes `num_bytes` from the page's begin on. Any thread. REQUIRES: no step that was launched or
+  // will be before this returns uses the page.
+  virtual void WritePage(PageId page, const char* bytes, int64_t num_bytes) = 0;
+
   // Steps that may be in flight: 1 on CPU, 2 on CUDA.
   virtual int depth() const = 0;
 };

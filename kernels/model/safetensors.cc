@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -307,6 +308,13 @@ absl::Status Checkpoint::Add(const std::string& path) {
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenFile(const std::string& path) {
   std::unique_ptr<Checkpoint> checkpoint(new Checkpoint());
   RETURN_IF_ERROR(checkpoint->Add(path));
+  return checkpoint;
+}
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::ReadIntoMemory(const std::string& path) {
+  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint());
+  ASSIGN_OR_RETURN(checkpoint->bytes_, ReadFile(path, std::numeric_limits<int64_t>::max()));
+  ASSIGN_OR_RETURN(checkpoint->tensors_, ParseSafetensors(path, checkpoint->bytes_));
   return checkpoint;
 }
 

@@ -56,8 +56,10 @@ class MappedFile final {
 
 class Checkpoint final {
  public:
-  // One file, e.g. an adapter's.
+  // One file.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenFile(const std::string& path);
+  // One file, read into memory: whoever cuts it short meanwhile gets an error, not a fault.
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> ReadIntoMemory(const std::string& path);
   // `dir`/model.safetensors, or the shards that `dir`/model.safetensors.index.json lists.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenDir(const std::string& dir);
 
@@ -74,6 +76,7 @@ class Checkpoint final {
   absl::Status Add(const std::string& path);
 
   std::vector<std::unique_ptr<MappedFile>> files_;
+  std::string bytes_;  // of ReadIntoMemory
   StoredTensors tensors_;
 };
 

@@ -32,6 +32,7 @@ class FakeRunner final : public Runner {
 
   void Launch(const StepBatch* batch, const BatchArena* arena) override;
   StepResult Wait() override;
+  void WritePage(PageId page, const char* bytes, int64_t num_bytes) override {}
   int depth() const override { return options_.depth; }
 
  private:

@@ -28,6 +28,7 @@ class ResultSink final : public TokenSink {
         ++out.num_finished;
         out.reason = event.reason;
         out.usage = event.usage;
+        out.status = event.status;
         break;
     }
   }
@@ -63,6 +64,37 @@ bool SameResults(const Generated& a, const Generated& b) {
   return SameTokens(a.tokens, b.tokens) && SameTokens(a.prompt_logprobs, b.prompt_logprobs);
 }
 
+// Loads when it is told to, on the caller's thread.
+class RealStack::ManualLoader final : public AdapterLoader {
+ public:
+  explicit ManualLoader(RealStack* stack) : stack_(stack) {}
+
+  void Read(AdapterId id) override {
+    jobs_.push_back(
+        [this, id] { stack_->core_->OnAdapterRead(id, stack_->adapters_->Build(id), 1000); });
+  }
+  void Copy(AdapterId id, const AdapterImage* image, std::vector<PageId> pages) override {
+    jobs_.push_back([this, id, image, pages = std::move(pages)] {
+      for (size_t i = 0; i < pages.size(); ++i) {
+        const int64_t bytes = image->layout.page_bytes;
+        stack_->core_->runner()->WritePage(
+            pages[i], image->pages.data() + static_cast<int64_t>(i) * bytes, bytes);
+      }
+      stack_->core_->OnAdapterCopied(id);
+    });
+  }
+
+  bool Run() {
+    const auto jobs = std::exchange(jobs_, {});
+    for (const std::function<void()>& job : jobs) job();
+    return !jobs.empty();
+  }
+
+ private:
+  RealStack* const stack_;
+  std::vector<std::function<void()>> jobs_;
+};
+
 RealStack::RealStack(const RealStackOptions& options) {
   AssembleOptions assemble;
   for (const std::string& dir : options.model_dirs) assemble.models.push_back({dir, dir});
@@ -84,9 +116,15 @@ RealStack::RealStack(const RealStackOptions& options) {
   stats_ = std::make_unique<EngineStats>(models_.size());
   core_ = std::make_unique<EngineCore>(device->engine, std::move(device->kv),
                                        std::move(device->runner), &clock_, stats_.get(), nullptr);
+  adapters_ = std::move(device->adapters);
+  auto loader = std::make_unique<ManualLoader>(this);
+  loader_ = loader.get();
+  core_->StartAdapters(std::move(loader));
 }
 
 RealStack::~RealStack() = default;
+
+bool RealStack::RunLoader() { return loader_->Run(); }
 
 int RealStack::Submit(const Request& request) {
   const int number = static_cast<int>(results_.size());
@@ -100,7 +138,7 @@ int RealStack::Submit(const Request& request) {
 }
 
 void RealStack::RunAll() {
-  while (core_->RunOnce()) {
+  while (core_->RunOnce() || RunLoader()) {
   }
   core_->CheckInvariants();
 }

@@ -29,6 +29,7 @@ struct Generated {
   std::vector<float> embedding;
   int num_finished = 0;
   FinishReason reason = FinishReason::kError;
+  absl::Status status;
   SequenceUsage usage;
 };
 
@@ -36,6 +37,8 @@ struct Generated {
 bool SameResults(const Generated& a, const Generated& b);
 
 class RealStack {
+  class ManualLoader;
+
  public:
   // Aborts with the reason when a model does not load.
   explicit RealStack(const RealStackOptions& options);
@@ -44,7 +47,7 @@ class RealStack {
   // Queues a copy of `request` (id, arrival and sink are filled in). Results are read with
   // result().
   int Submit(const Request& request);
-  // Rounds until nothing is left to do.
+  // Rounds, and what they ask of the loader, until nothing is left to do.
   void RunAll();
   const Generated& result(int request, int index = 0) { return results_[request][index]; }
   // Alone in this stack: submits, runs, returns index 0.
@@ -53,11 +56,16 @@ class RealStack {
   EngineCore& core() { return *core_; }
   const EngineStats& stats() const { return *stats_; }
   const std::vector<EngineModel>& models() const { return models_; }
+  AdapterRegistry& adapters() { return *adapters_; }
+  // Does what the core asked of the adapter loader so far. False: nothing was asked.
+  bool RunLoader();
   uint64_t engine_id(int request) const { return static_cast<uint64_t>(request) + 1; }
 
  private:
   SteadyClock clock_;
   std::vector<EngineModel> models_;
+  std::unique_ptr<AdapterRegistry> adapters_;
+  ManualLoader* loader_ = nullptr;  // the core's
   std::unique_ptr<EngineStats> stats_;
   std::vector<std::map<int32_t, Generated>> results_;
   std::unique_ptr<EngineCore> core_;

@@ -96,6 +96,13 @@ class CountingKv final : public KvManager {
   bool Announced(int32_t model, const PageHash& hash) const override {
     return kv_->Announced(model, hash);
   }
+  bool AllocateAdapter(int32_t model, int64_t num_pages, int64_t reserve_slabs, int32_t adapter,
+                       std::vector<PageId>* pages) override {
+    return kv_->AllocateAdapter(model, num_pages, reserve_slabs, adapter, pages);
+  }
+  void FreeAdapter(absl::Span<const PageId> pages) override { kv_->FreeAdapter(pages); }
+  void SetReclaim(Reclaim reclaim) override { kv_->SetReclaim(std::move(reclaim)); }
+  uint64_t ticks() const override { return kv_->ticks(); }
   const PageLayout& layout(int32_t model) const override { return kv_->layout(model); }
   KvUsage usage() const override { return kv_->usage(); }
   const KvStats& stats() const override { return kv_->stats(); }

@@ -1,0 +1,268 @@
+#include "scheduler/adapter_store.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/log.h"
+
+namespace tessera {
+
+AdapterStore::AdapterStore(const AdapterStoreOptions& options, AdapterRegistry* registry,
+                           KvManager* kv, AdapterLoader* loader, const Clock* clock)
+    : options_(options), registry_(registry), kv_(kv), loader_(loader), clock_(clock) {}
+
+bool AdapterStore::IsReady(AdapterId id) const {
+  const auto it = entries_.find(id);
+  return it != entries_.end() && it->second.state == State::kPool && !it->second.unload;
+}
+
+int64_t AdapterStore::SlabsOf(AdapterId id, const Entry& entry) const {
+  return int64_t{entry.image->layout.num_pages} * kv_->layout(registry_->model(id)).slabs_per_page;
+}
+
+AdapterStore::Access AdapterStore::Want(AdapterId id, int64_t reserve_slabs, bool alone) {
+  const auto [it, is_new] = entries_.try_emplace(id);
+  Entry& entry = it->second;
+  entry.wanted = true;
+  if (is_new) {
+    loader_->Read(id);
+    return Access::kLoading;
+  }
+  switch (entry.state) {
+    case State::kPool:
+      // One that is to go is let go first; whoever wants it now gets it anew.
+      return entry.unload ? Access::kLoading : Access::kReady;
+    case State::kHost:
+      return PlaceInPool(id, &entry, reserve_slabs, alone);
+    default:
+      return Access::kLoading;
+  }
+}
+
+AdapterStore::Access AdapterStore::PlaceInPool(AdapterId id, Entry* entry, int64_t reserve_slabs,
+                                               bool alone) {
+  if (entry->image_bytes == 0) {  // dropped to keep the bound
+    entry->state = State::kReading;
+    loader_->Read(id);
+    return Access::kLoading;
+  }
+  const int32_t model = registry_->model(id);
+  if (!kv_->AllocateAdapter(model, entry->image->layout.num_pages, reserve_slabs, id,
+                            &entry->pages)) {
+    if (!alone || num_copying_ > 0) return Access::kNoRoom;
+    Fail(id, absl::ResourceExhaustedError(
+                 absl::StrCat("the adapter needs ", SlabsOf(id, *entry),
+                              " slabs of the page pool, more than "
+                              "pinned adapters leave; raise --kv-cache-bytes or unpin some")));
+    return Access::kLoading;
+  }
+  entry->state = State::kCopying;
+  ++num_copying_;
+  loader_->Copy(id, entry->image.get(), entry->pages);
+  return Access::kLoading;
+}
+
+void AdapterStore::OnRead(AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us) {
+  const auto it = entries_.find(id);
+  CHECK(it != entries_.end() && it->second.state == State::kReading) << "adapter " << id;
+  Entry& entry = it->second;
+  if (!image.ok()) {
+    Fail(id, image.status());
+    return;
+  }
+  ++num_loads_;
+  entry.state = State::kHost;
+  entry.cost_us = static_cast<double>(read_us);
+  entry.image = std::make_unique<AdapterImage>(*std::move(image));
+  entry.image_bytes = static_cast<int64_t>(entry.image->pages.size());
+  host_bytes_ += entry.image_bytes;
+  entry.host = host_order_.insert(host_order_.end(), id);
+  if (entry.unload) {
+    Evict(id, &entry);
+    return;
+  }
+  if (entry.pinned || entry.wanted) PlaceInPool(id, &entry, 0, false);
+  TrimHost();
+  const auto still = entries_.find(id);
+  if (still != entries_.end()) Report(id, still->second);
+}
+
+void AdapterStore::OnCopied(AdapterId id) {
+  Entry& entry = entries_.at(id);
+  CHECK(entry.state == State::kCopying) << "adapter " << id;
+  --num_copying_;
+  entry.state = State::kPool;
+  entry.last_use_ticks = kv_->ticks();
+  TrimHost();
+  if (entry.unload && entry.num_running == 0) {
+    Evict(id, &entry);
+    return;
+  }
+  Report(id, entry);
+}
+
+void AdapterStore::Fail(AdapterId id, absl::Status status) {
+  Entry& entry = entries_.at(id);
+  CHECK_EQ(entry.num_running, 0);
+  DropImage(&entry);
+  entries_.erase(id);
+  registry_->SetState(id, AdapterResidency::kDisk, false, 0, 0);
+  failures_.emplace_back(id, std::move(status));
+}
+
+std::vector<std::pair<AdapterId, absl::Status>> AdapterStore::TakeFailures() {
+  return std::exchange(failures_, {});
+}
+
+void AdapterStore::Acquire(AdapterId id) {
+  CHECK(IsReady(id)) << "adapter " << id;
+  Entry& entry = entries_.at(id);
+  ++entry.num_running;
+  entry.wanted = false;
+  if (entry.image_bytes > 0) host_order_.splice(host_order_.end(), host_order_, entry.host);
+  registry_->SetUse(id, clock_->NowUs(), entry.num_running);
+}
+
+void AdapterStore::Release(AdapterId id) {
+  Entry& entry = entries_.at(id);
+  CHECK_GT(entry.num_running, 0) << "adapter " << id;
+  --entry.num_running;
+  entry.last_use_ticks = kv_->ticks();
+  registry_->SetUse(id, clock_->NowUs(), entry.num_running);
+  if (entry.num_running == 0 && entry.unload) Evict(id, &entry);
+}
+
+void AdapterStore::CountUse(AdapterId id) { entries_.at(id).uses += 1.0; }
+
+void AdapterStore::Load(AdapterId id) { Want(id, 0, false); }
+
+void AdapterStore::Pin(AdapterId id, bool pinned) {
+  if (pinned) Want(id, 0, false);
+  const auto it = entries_.find(id);
+  if (it == entries_.end()) return;
+  it->second.pinned = pinned;
+  if (pinned) it->second.unload = false;
+  Report(id, it->second);
+}
+
+void AdapterStore::Unload(AdapterId id) {
+  const auto it = entries_.find(id);
+  if (it == entries_.end()) return;
+  Entry& entry = it->second;
+  entry.pinned = false;
+  entry.wanted = false;
+  const bool settled = entry.state == State::kHost || entry.state == State::kPool;
+  if (settled && entry.num_running == 0) {
+    Evict(id, &entry);
+    DropImage(&entry);
+    entries_.erase(id);
+    registry_->SetState(id, AdapterResidency::kDisk, false, 0, 0);
+    return;
+  }
+  entry.unload = true;
+  Report(id, entry);
+}
+
+// Out of the pool. What remains in host memory remains, unless it was to be unloaded.
+void AdapterStore::Evict(AdapterId id, Entry* entry) {
+  CHECK_EQ(entry->num_running, 0);
+  if (!entry->pages.empty()) {
+    kv_->FreeAdapter(entry->pages);
+    entry->pages.clear();
+    ++num_evictions_;
+  }
+  entry->state = State::kHost;
+  if (entry->unload) DropImage(entry);
+  if (entry->image_bytes > 0) {
+    TrimHost();
+    Report(id, *entry);
+    return;
+  }
+  entries_.erase(id);
+  registry_->SetState(id, AdapterResidency::kDisk, false, 0, 0);
+}
+
+void AdapterStore::DropImage(Entry* entry) {
+  if (entry->image_bytes == 0) return;
+  host_bytes_ -= std::exchange(entry->image_bytes, 0);
+  entry->image->pages = {};
+  host_order_.erase(entry->host);
+}
+
+// Least recently used images go, but none that is about to be copied.
+void AdapterStore::TrimHost() {
+  for (auto it = host_order_.begin();
+       it != host_order_.end() && host_bytes_ > options_.host_bytes;) {
+    const AdapterId id = *it++;
+    Entry& entry = entries_.at(id);
+    if (entry.state == State::kCopying || (entry.state == State::kHost && entry.wanted)) continue;
+    DropImage(&entry);
+    if (entry.state == State::kPool) continue;
+    entries_.erase(id);
+    registry_->SetState(id, AdapterResidency::kDisk, false, 0, 0);
+  }
+}
+
+bool AdapterStore::IsIdle(const Entry& entry) const {
+  return entry.state == State::kPool && entry.num_running == 0 && !entry.pinned;
+}
+
+bool AdapterStore::Reclaim(bool must, double kv_us_per_slab, uint64_t kv_idle_ticks) {
+  const uint64_t now = kv_->ticks();
+  AdapterId victim = kNoAdapter;
+  double least = 0.0;
+  for (const auto& [id, entry] : entries_) {
+    if (!IsIdle(entry)) continue;
+    const double idle = static_cast<double>(std::max<uint64_t>(1, now - entry.last_use_ticks));
+    const double cost_us = entry.cost_us / static_cast<double>(SlabsOf(id, entry));
+    const double worth = cost_us * std::max(1.0, entry.uses) / idle;
+    const bool better = victim == kNoAdapter || worth < least || (worth == least && id < victim);
+    if (!better) continue;
+    victim = id;
+    least = worth;
+  }
+  if (victim == kNoAdapter) return false;
+  const double kv_worth =
+      kv_us_per_slab / static_cast<double>(std::max<uint64_t>(1, kv_idle_ticks));
+  if (!must && least >= kv_worth) return false;
+  Evict(victim, &entries_.at(victim));
+  return true;
+}
+
+void AdapterStore::Report(AdapterId id, const Entry& entry) {
+  AdapterResidency residency = AdapterResidency::kDisk;
+  if (entry.state == State::kPool) residency = AdapterResidency::kPool;
+  if (entry.state == State::kHost || entry.state == State::kCopying) {
+    residency = AdapterResidency::kHost;
+  }
+  int32_t rank = 0;
+  int64_t bytes = 0;
+  if (entry.image != nullptr) {
+    for (const LoraMatrices& matrices : entry.image->layout.matrices) {
+      rank = std::max(rank, matrices.rank);
+    }
+    bytes = entry.image->layout.num_pages * entry.image->layout.page_bytes;
+  }
+  registry_->SetState(id, residency, entry.pinned, bytes, rank);
+}
+
+void AdapterStore::CheckInvariants() const {
+  int64_t host_bytes = 0;
+  size_t in_host = 0;
+  int64_t num_copying = 0;
+  for (const auto& [id, entry] : entries_) {
+    CHECK_GE(entry.num_running, 0) << "adapter " << id;
+    CHECK(entry.num_running == 0 || entry.state == State::kPool) << "adapter " << id;
+    const bool has_pages = entry.state == State::kCopying || entry.state == State::kPool;
+    CHECK_EQ(has_pages, !entry.pages.empty()) << "adapter " << id;
+    CHECK(entry.state == State::kReading || entry.image != nullptr) << "adapter " << id;
+    host_bytes += entry.image_bytes;
+    num_copying += entry.state == State::kCopying ? 1 : 0;
+    in_host += entry.image_bytes > 0 ? 1 : 0;
+  }
+  CHECK_EQ(host_bytes, host_bytes_);
+  CHECK_EQ(num_copying, num_copying_);
+  CHECK_EQ(in_host, host_order_.size());
+}
+
+}  // namespace tessera

@@ -1,0 +1,324 @@
+// Adapters in the engine: whatever happens around a request (other adapters in its batch, eviction
+// from the pool, a tight pool, failed loads, operators), its tokens and logprobs are bitwise those
+// it gets alone.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <random>
+
+#include "tests/lib/real_stack.h"
+#include "tests/lib/tiny_model.h"
+
+namespace tessera::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int64_t kRandomRounds =
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    150;
+#else
+    800;
+#endif
+
+const char* const kModel = "qwen2";
+const std::string kAdapters = "tests/golden/adapters/qwen2/";
+
+std::string Copy(const std::string& name) {
+  const std::string dir = ::testing::TempDir() + "/adapters_" + std::to_string(getpid()) + "_" +
+                          ::testing::UnitTest::GetInstance()->current_test_info()->name();
+  std::filesystem::create_directories(dir);
+  std::filesystem::remove_all(dir + "/" + name);
+  std::filesystem::copy(kAdapters + name, dir + "/" + name);
+  return dir + "/" + name;
+}
+
+class AdaptersTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  RealStackOptions Options() const {
+    RealStackOptions options;
+    options.model_dirs = {GoldenModelDir(kModel)};
+    options.backend = GetParam();
+    options.bf16 = true;
+    options.engine.max_num_seqs = 8;
+    options.engine.max_num_batched_tokens = 48;
+    options.engine.deployment_secret = "test";
+    return options;
+  }
+
+  static std::unique_ptr<RealStack> Start(const RealStackOptions& options) {
+    auto stack = std::make_unique<RealStack>(options);
+    EXPECT_TRUE(stack->adapters()
+                    .Register({{"plain", "", 0, kAdapters + "plain"},
+                               {"patterns", "", 0, kAdapters + "patterns"}})
+                    .ok());
+    return stack;
+  }
+
+  // The recipes of these tests: none, each, and blends of both.
+  static std::vector<AdapterUse> Recipe(int number) {
+    switch (number) {
+      case 0:
+        return {};
+      case 1:
+        return {{"plain", "", {}}};
+      case 2:
+        return {{"patterns", "", {}}};
+      default:
+        return {{"plain", "", 0.25f * static_cast<float>(number)}, {"patterns", "", -0.5f}};
+    }
+  }
+
+  static Request NewRequest(RealStack* stack, int recipe, uint32_t seed) {
+    std::mt19937 rng(seed);
+    Request r;
+    const auto adapter = stack->adapters().Resolve(0, Recipe(recipe));
+    EXPECT_TRUE(adapter.ok()) << adapter.status();
+    if (adapter.ok()) r.adapter = *adapter;
+    const uint32_t length = 1 + rng() % 40;
+    for (uint32_t i = 0; i < length; ++i) r.prompt.push_back(static_cast<TokenId>(rng() % 150));
+    r.stopping.max_tokens = 1 + static_cast<int64_t>(rng() % 12);
+    r.stopping.ignore_eos = true;
+    r.logprobs = 2;
+    r.sampling.seed = seed;
+    r.sampling.temperature = rng() % 2 == 0 ? 0.0f : 0.8f;
+    return r;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Backend, AdaptersTest, ::testing::ValuesIn(AllBackends()),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(AdaptersTest, GreedyTokensAreTheModels) {
+  RealStackOptions options = Options();
+  options.bf16 = false;
+  const auto stack = Start(options);
+  TestBackend backend(GetParam());
+  TinyModel tiny(GoldenModelDir(kModel), backend.backend.get());
+  const auto adapter = PeftAdapter::Open(tiny.spec(), kAdapters + "patterns");
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  const auto image = BuildAdapterImage(tiny.spec(), {{adapter->get(), 1.0f}}, DType::kF32,
+                                       tiny.layout().page_bytes());
+  const int number = tiny.AddAdapter(*image);
+  Request request = NewRequest(stack.get(), 2, 5);
+  request.sampling.temperature = 0.0f;
+  request.stopping.max_tokens = 10;
+  std::vector<TokenId> tokens = request.prompt;
+  for (const OutputToken& token : stack->Run(request).tokens) {
+    const std::vector<float> logits = tiny.AllLogits(tokens, 64, number);
+    const auto last = logits.end() - tiny.spec().vocab_size;
+    EXPECT_EQ(token.token, std::max_element(last, logits.end()) - last);
+    tokens.push_back(token.token);
+  }
+  EXPECT_EQ(tokens.size(), request.prompt.size() + 10);
+}
+
+// Together, in a pool that holds all, and in one that holds few pages beside the requests.
+TEST_P(AdaptersTest, MixedBatchesAndTightPoolsDoNotShow) {
+  std::vector<Generated> alone;
+  {
+    const auto stack = Start(Options());
+    for (uint32_t i = 0; i < 24; ++i) {
+      alone.push_back(stack->Run(NewRequest(stack.get(), static_cast<int>(i % 6), i)));
+      EXPECT_EQ(alone.back().reason, FinishReason::kLength);
+    }
+  }
+  for (const int64_t num_slabs : {int64_t{512}, int64_t{24}}) {
+    RealStackOptions options = Options();
+    options.num_slabs = num_slabs;
+    const auto stack = Start(options);
+    for (int round = 0; round < 2; ++round) {
+      std::vector<int> numbers;
+      for (uint32_t i = 0; i < 24; ++i) {
+        numbers.push_back(stack->Submit(NewRequest(stack.get(), static_cast<int>(i % 6), i)));
+      }
+      stack->RunAll();
+      for (size_t i = 0; i < numbers.size(); ++i) {
+        EXPECT_TRUE(SameResults(stack->result(numbers[i]), alone[i]))
+            << num_slabs << " slabs, request " << i << " " << stack->result(numbers[i]).status;
+      }
+    }
+    if (num_slabs == 24) {
+      EXPECT_GT(stack->stats().adapter_evictions.value(), 0);
+    } else {
+      EXPECT_EQ(stack->stats().adapter_loads.value(), 5);
+      EXPECT_EQ(stack->stats().adapter_evictions.value(), 0);
+    }
+  }
+}
+
+TEST_P(AdaptersTest, PrefixesOfAdaptersAreTheirOwn) {
+  const auto stack = Start(Options());
+  Request request = NewRequest(stack.get(), 0, 3);
+  request.prompt.assign(40, 7);
+  EXPECT_EQ(stack->Run(request).usage.cached_prompt_tokens, 0);
+  EXPECT_EQ(stack->Run(request).usage.cached_prompt_tokens, 32);
+  for (const int recipe : {1, 2, 3, 4}) {
+    request.adapter = *stack->adapters().Resolve(0, Recipe(recipe));
+    EXPECT_EQ(stack->Run(request).usage.cached_prompt_tokens, 0) << recipe;
+    EXPECT_EQ(stack->Run(request).usage.cached_prompt_tokens, 32) << recipe;
+  }
+}
+
+TEST_P(AdaptersTest, ChangedFilesAreANewVersion) {
+  const auto stack = Start(Options());
+  const std::string path = Copy("plain");
+  ASSERT_TRUE(stack->adapters().Register({{"mine", "", 0, path}}).ok());
+  Request request = NewRequest(stack.get(), 0, 3);
+  request.adapter = *stack->adapters().Resolve(0, {{"mine", "", {}}});
+  const Generated first = stack->Run(request);
+  EXPECT_EQ(first.reason, FinishReason::kLength);
+  // Asked for, not loaded yet, then changed: that request fails, and no other.
+  std::filesystem::remove_all(path);
+  std::filesystem::copy(kAdapters + "patterns", path);
+  const ResolvedAdapter changed = *stack->adapters().Resolve(0, {{"mine", "", {}}});
+  EXPECT_NE(changed.id, request.adapter.id);
+  EXPECT_NE(changed.key, request.adapter.key);
+  request.adapter = changed;
+  const Generated second = stack->Run(request);
+  EXPECT_EQ(second.usage.cached_prompt_tokens, 0);
+  request.adapter = *stack->adapters().Resolve(0, {{"patterns", "", {}}});
+  EXPECT_TRUE(SameResults(second, stack->Run(request)));
+}
+
+TEST_P(AdaptersTest, AFailedLoadFailsOnlyWhatNeedsIt) {
+  const auto stack = Start(Options());
+  const std::string path = Copy("plain");
+  ASSERT_TRUE(stack->adapters().Register({{"mine", "", 0, path}}).ok());
+  Request broken = NewRequest(stack.get(), 0, 1);
+  broken.sampling.n = 2;
+  broken.adapter = *stack->adapters().Resolve(0, {{"mine", "", {}}});
+  std::filesystem::resize_file(path + "/adapter_model.safetensors", 100);
+  const int a = stack->Submit(broken);
+  const int b = stack->Submit(NewRequest(stack.get(), 1, 2));
+  const int c = stack->Submit(NewRequest(stack.get(), 0, 2));
+  absl::Status loaded;
+  stack->core().LoadAdapter(broken.adapter.id, false, [&](absl::Status s) { loaded = s; });
+  stack->RunAll();
+  EXPECT_EQ(stack->result(a, 0).reason, FinishReason::kError);
+  EXPECT_EQ(stack->result(a, 1).reason, FinishReason::kError);
+  EXPECT_THAT(stack->result(a).status.message(), HasSubstr(path));
+  EXPECT_EQ(stack->result(b).reason, FinishReason::kLength);
+  EXPECT_EQ(stack->result(c).reason, FinishReason::kLength);
+  EXPECT_FALSE(loaded.ok());
+}
+
+TEST_P(AdaptersTest, WhatDoesNotFitFailsWhenNothingElseCanLeave) {
+  RealStackOptions options = Options();
+  options.num_slabs = 8;
+  const auto stack = Start(options);
+  const int number = stack->Submit(NewRequest(stack.get(), 2, 1));
+  stack->RunAll();
+  EXPECT_EQ(stack->result(number).reason, FinishReason::kError);
+  EXPECT_THAT(stack->result(number).status.message(), HasSubstr("--kv-cache-bytes"));
+}
+
+TEST_P(AdaptersTest, OperatorsLoadPinAndUnload) {
+  RealStackOptions options = Options();
+  options.num_slabs = 40;
+  const auto stack = Start(options);
+  const AdapterId plain = stack->adapters().Resolve(0, Recipe(1))->id;
+  bool loaded = false;
+  stack->core().LoadAdapter(plain, true, [&](const absl::Status& s) { loaded = s.ok(); });
+  stack->RunAll();
+  EXPECT_TRUE(loaded);
+  const auto listing = [&] { return stack->adapters().List()[0]; };
+  EXPECT_EQ(listing().residency, AdapterResidency::kPool);
+  EXPECT_TRUE(listing().pinned);
+  EXPECT_EQ(listing().rank, 3);
+  EXPECT_GT(listing().bytes, 0);
+  // Pinned, it stays whatever comes.
+  for (uint32_t i = 0; i < 12; ++i) {
+    stack->Submit(NewRequest(stack.get(), 2 + static_cast<int>(i % 4), i));
+  }
+  stack->RunAll();
+  EXPECT_EQ(listing().residency, AdapterResidency::kPool);
+  // Unloading waits for who uses it.
+  Request request = NewRequest(stack.get(), 1, 1);
+  request.stopping.max_tokens = 6;
+  const int number = stack->Submit(request);
+  stack->core().RunOnce();
+  stack->core().UnloadAdapter(plain);
+  EXPECT_EQ(listing().residency, AdapterResidency::kPool);
+  stack->RunAll();
+  EXPECT_EQ(stack->result(number).reason, FinishReason::kLength);
+  EXPECT_EQ(listing().residency, AdapterResidency::kDisk);
+  EXPECT_FALSE(listing().pinned);
+}
+
+// Any verbs in any order: what finishes by length has the tokens it gets alone.
+TEST(AdaptersRandomTest, VerbsDoNotShow) {
+  RealStackOptions options;
+  options.model_dirs = {GoldenModelDir(kModel)};
+  options.backend = AllBackends().back();
+  options.bf16 = true;
+  options.engine.max_num_seqs = 4;
+  options.engine.max_num_batched_tokens = 24;
+  options.engine.deployment_secret = "test";
+  class Access : public AdaptersTest {
+   public:
+    using AdaptersTest::NewRequest;
+    using AdaptersTest::Recipe;
+    using AdaptersTest::Start;
+  };
+  const auto reference = Access::Start(options);
+  options.num_slabs = 28;
+  const auto stack = Access::Start(options);
+  std::mt19937 rng(4);
+  std::vector<std::pair<int, std::pair<int, uint32_t>>> submitted;
+  for (int64_t round = 0; round < kRandomRounds; ++round) {
+    const int recipe = static_cast<int>(rng() % 6);
+    const AdapterId id =
+        recipe == 0 ? kNoAdapter : stack->adapters().Resolve(0, Access::Recipe(recipe))->id;
+    switch (rng() % 10) {
+      case 0:
+      case 1: {
+        const uint32_t seed = rng() % 40;
+        submitted.emplace_back(stack->Submit(Access::NewRequest(stack.get(), recipe, seed)),
+                               std::make_pair(recipe, seed));
+        break;
+      }
+      case 2:
+        if (!submitted.empty() && rng() % 3 == 0) {
+          const int victim = submitted[rng() % submitted.size()].first;
+          stack->core().Cancel(stack->engine_id(victim), -1, CancelReason::kClient);
+        }
+        break;
+      case 3:
+        if (id != kNoAdapter) stack->core().UnloadAdapter(id);
+        break;
+      case 4:
+        if (id != kNoAdapter) stack->core().LoadAdapter(id, rng() % 8 == 0, [](absl::Status) {});
+        break;
+      case 5:
+        if (id != kNoAdapter) stack->core().UnpinAdapter(id);
+        break;
+      case 6:
+        stack->RunLoader();
+        break;
+      default:
+        stack->core().RunOnce();
+    }
+    stack->core().CheckInvariants();
+  }
+  for (int recipe = 1; recipe < 6; ++recipe) {
+    stack->core().UnpinAdapter(stack->adapters().Resolve(0, Access::Recipe(recipe))->id);
+  }
+  stack->RunAll();
+  int num_whole = 0;
+  for (const auto& [number, made] : submitted) {
+    const Generated& got = stack->result(number);
+    ASSERT_EQ(got.num_finished, 1) << "request " << number;
+    if (got.reason != FinishReason::kLength) continue;
+    ++num_whole;
+    const Generated& want =
+        reference->Run(Access::NewRequest(reference.get(), made.first, made.second));
+    EXPECT_TRUE(SameResults(got, want)) << "request " << number;
+  }
+  EXPECT_GT(num_whole, kRandomRounds / 20);
+}
+
+}  // namespace
+}  // namespace tessera::testing
