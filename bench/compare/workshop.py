@@ -36,6 +36,7 @@ def say(text):
 class Workshop:
     def __init__(self, folder):
         self.folder = os.path.abspath(folder)
+        self.failed = {}  # step: why; not tried again in this run
         for name in ("models", "gguf", "openvino", "log", "done"):
             os.makedirs(self.at(name), exist_ok=True)
 
@@ -46,12 +47,15 @@ class Workshop:
         return self.at(venv, "bin", "python")
 
     def call(self, step, command, **environment):
+        if step in self.failed:
+            raise Unavailable(self.failed[step])
         say("+ " + " ".join(command))
         log = self.at("log", step + ".txt")
         with open(log, "a", encoding="utf-8") as out:
             done = subprocess.run(command, stdout=out, stderr=out, check=False, env=dict(os.environ, **environment))
         if done.returncode:
-            raise Unavailable(f"{step} failed ({done.returncode}), see {log}")
+            self.failed[step] = f"{step} failed ({done.returncode}), see {log}"
+            raise Unavailable(self.failed[step])
 
     def once(self, step, make):
         """Runs make() unless it has succeeded before in this folder."""
@@ -60,7 +64,7 @@ class Workshop:
             make()
             open(mark, "w", encoding="utf-8").close()
 
-    def made(self, step, path, make):
+    def made(self, path, make):
         """The path, after make(a temporary path beside it) if it is not there."""
         if not os.path.exists(path):
             part = path + ".part"
@@ -79,15 +83,17 @@ class Workshop:
 
     def model(self, shape):
         self.install("install-models", "venv-models", "torch", "transformers", "safetensors", "sentencepiece", "numpy", "gguf")
-        return self.made("model-" + shape, self.at("models", shape), lambda part: self.call(
+        return self.made(self.at("models", shape), lambda part: self.call(
             "model-" + shape, [self.python("venv-models"), MAKE_MODEL, shape, part]))
 
     def llama_sdist(self):
         return glob.glob(self.at("sdist", "llama_cpp_python-*.tar.gz"))[0]
 
     def llama_sources(self):
+        """REQUIRES: model() of any shape."""
+
         def make():
-            self.call("download-llama", [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary",
+            self.call("download-llama", [self.python("venv-models"), "-m", "pip", "download", "--no-deps", "--no-binary",
                                          "llama-cpp-python", "--dest", self.at("sdist"), "llama-cpp-python"])
             self.call("download-llama", ["tar", "-xzf", self.llama_sdist(), "-C", self.at("sdist")])
 
@@ -95,7 +101,7 @@ class Workshop:
         return glob.glob(self.at("sdist", "llama_cpp_python-*", "vendor", "llama.cpp"))[0]
 
     def llama(self):
-        """The folder of llama.cpp's programs and libraries, built for this machine."""
+        """The folder of llama.cpp's programs and libraries, built for this machine. REQUIRES: model() of any shape."""
         sources = self.llama_sources()
 
         def make():
@@ -115,11 +121,11 @@ class Workshop:
         step = f"gguf-{shape}-{weights}"
         if weights == "bf16":
             convert = os.path.join(self.llama_sources(), "convert_hf_to_gguf.py")
-            return self.made(step, path, lambda part: self.call(
+            return self.made(path, lambda part: self.call(
                 step, [self.python("venv-models"), convert, self.at("models", shape), "--outtype", "bf16", "--outfile", part]))
         source = self.gguf(shape, "bf16")
         quantize = self.at("llama-build", "bin", "llama-quantize")
-        return self.made(step, path, lambda part: self.call(step, [quantize, source, part, LLAMA_TYPES[weights]]))
+        return self.made(path, lambda part: self.call(step, [quantize, source, part, LLAMA_TYPES[weights]]))
 
     def openvino(self, shape, weights):
         """REQUIRES: model(shape)."""
@@ -127,4 +133,4 @@ class Workshop:
         step = f"openvino-{shape}-{weights}"
         export = [self.at("venv-models", "bin", "optimum-cli"), "export", "openvino", "--model", self.at("models", shape),
                   "--task", "text-generation-with-past", *OPENVINO_FLAGS[weights]]
-        return self.made(step, self.at("openvino", f"{shape}.{weights}"), lambda part: self.call(step, [*export, part]))
+        return self.made(self.at("openvino", f"{shape}.{weights}"), lambda part: self.call(step, [*export, part]))

@@ -170,5 +170,18 @@ class RoundsTest(unittest.TestCase):
         self.assertIn("missing: llama.cpp, m bf16 decode_1: no compiler", out)
 
 
+class WorkshopTest(unittest.TestCase):
+    def test_what_was_made_is_kept_and_what_failed_is_not_tried_again(self):
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()) as err:
+            shop = workshop.Workshop(folder)
+            path = shop.at("gguf", "m")
+            for _ in range(2):
+                self.assertEqual(shop.made(path, lambda part: shop.call("make", ["touch", part])), path)
+                shop.once("mark", lambda: shop.call("mark", ["true"]))
+                with self.assertRaisesRegex(workshop.Unavailable, r"fail failed \(1\), see .*fail.txt"):
+                    shop.once("fail", lambda: shop.call("fail", ["false"]))
+        self.assertEqual([line.split()[1] for line in err.getvalue().splitlines()], ["touch", "true", "false"])
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)
