@@ -85,7 +85,9 @@ class Bench {
     const int64_t begin_us = clock_.NowUs();
     while (core_.RunOnce()) {
     }
-    return static_cast<double>(clock_.NowUs() - begin_us) * 1e-6;
+    const int64_t end_us = clock_.NowUs();
+    CHECK(received == 1) << received << " tokens";
+    return static_cast<double>(end_us - begin_us) * 1e-6;
   }
 
   // Seconds in which all streams together produce num_tokens each, from the moment the last one has
@@ -107,6 +109,7 @@ class Bench {
     }
     const int64_t end_us = clock_.NowUs();
     *measured_tokens = received - before;
+    CHECK(*measured_tokens == num_streams * num_tokens) << *measured_tokens << " tokens";
     core_.CancelAll(CancelReason::kClient);
     while (core_.RunOnce()) {
     }

@@ -40,6 +40,7 @@ class OpenVino:
         self.next_id = 0
 
     def submit(self, num_input, num_output, seed=None):
+        """A handle to be kept: a request whose handle is gone is dropped."""
         config = genai.GenerationConfig()
         config.max_new_tokens = num_output
         config.ignore_eos = True
@@ -53,10 +54,12 @@ class OpenVino:
             self.pipeline.step()
 
     def prefill(self, num_tokens):
-        self.submit(num_tokens, 1)
+        handle = self.submit(num_tokens, 1)
         begin = time.perf_counter()
         self.drain()
-        return num_tokens, time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        worker.all_of(take_tokens(handle), 1)
+        return num_tokens, seconds
 
     def generate(self, streams, length, num_tokens):
         """No stream ends within the measured steps: the early ones go on while the late ones prefill."""
@@ -70,7 +73,7 @@ class OpenVino:
         for _ in range(num_tokens):
             self.pipeline.step()
         seconds = time.perf_counter() - begin
-        received = sum(map(take_tokens, handles))
+        received = worker.all_of(sum(map(take_tokens, handles)), streams * num_tokens)
         for handle in handles:
             handle.cancel()
         self.drain()
@@ -87,7 +90,8 @@ class OpenVino:
             num_new = min(len(active) - len(still), requests - num_sent)
             active = still + [self.submit(num_input, num_output) for _ in range(num_new)]
             num_sent += num_new
-        return received, time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        return worker.all_of(received, requests * num_output), seconds
 
     def run(self, verb, numbers):
         return {"prefill": self.prefill, "decode": self.generate, "serve": self.serve}[verb](*numbers)
