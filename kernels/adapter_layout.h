@@ -76,7 +76,7 @@ struct AdapterLayout {
     return RoundUp<int64_t>(cols, kLoraPanel) * DTypeBytes(dtype);
   }
   const LoraMatrices& at(int layer, LoraTarget target) const {
-    return matrices[static_cast<size_t>(layer * kNumLoraTargets + static_cast<int>(target))];
+    return matrices[static_cast<size_t>(layer) * kNumLoraTargets + static_cast<size_t>(target)];
   }
 };
 

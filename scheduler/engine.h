@@ -72,10 +72,7 @@ struct EngineStats {
   Counter preemptions;
   Counter adapter_loads;      // read from disk
   Counter adapter_evictions;  // out of the pool, to make room or by an operator
-  // Adapters that running and waiting sequences use.
-  Gauge adapters_running;
-  Gauge adapters_waiting;
-  Counter refused;  // queue full
+  Counter refused;            // queue full
   Counter steps;
   // As KvUsage, in slabs.
   Counter slabs_total, slabs_free, slabs_cached, slabs_kv, slabs_adapter, slabs_staging;

@@ -185,6 +185,10 @@ void EngineCore::CancelAll(CancelReason reason) {
   for (const auto& [id, state] : requests_) ids.push_back(id);
   std::sort(ids.begin(), ids.end());
   for (const uint64_t id : ids) Cancel(id, -1, reason);
+  if (reason != CancelReason::kShutdown) return;
+  for (const AwaitedAdapter& awaited : std::exchange(awaited_adapters_, {})) {
+    awaited.done(absl::UnavailableError("the server is shutting down"));
+  }
 }
 
 void EngineCore::Throttle(uint64_t request_id, bool paused) {

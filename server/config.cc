@@ -162,6 +162,14 @@ class YamlMerger {
       }
       reflection.ClearField(message, &field);
       for (const YAML::Node& item : node) {
+        if (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+          if (!item.IsScalar()) {
+            return absl::InvalidArgumentError(
+                absl::StrCat(origin, ": '", path, "' must be a list of values"));
+          }
+          reflection.AddString(message, &field, item.Scalar());
+          continue;
+        }
         RETURN_IF_ERROR(MergeMap(item, path, reflection.AddMessage(message, &field)));
       }
       return absl::OkStatus();
@@ -233,6 +241,10 @@ absl::Status SetConfigValue(const std::string& origin, const std::string& path,
     if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
       if (!is_last) {
         return absl::InvalidArgumentError(absl::StrCat(origin, ": '", so_far, "' has no keys"));
+      }
+      if (field->is_repeated()) {  // one more
+        message->GetReflection()->AddString(message, field, value);
+        return absl::OkStatus();
       }
       return SetScalar(origin, so_far, *field, value, message);
     }

@@ -26,6 +26,8 @@ constexpr ConfigRule kRules[] = {
     {"server.stale_seconds", 1, 86'400, nullptr, nullptr},
     {"limits.max_prompt_bytes", 1, 1 << 26, nullptr, nullptr},
     {"limits.stream_buffer_bytes", 1 << 10, 1 << 26, nullptr, nullptr},
+    {"adapters.dtype", 0, 0, "auto|float32|bfloat16|int8", nullptr},
+    {"adapters.host_bytes", 0, kNoBound, nullptr, nullptr},
     {"log.level", 0, 0, "trace|debug|info|warn|error", nullptr},
 };
 
@@ -40,6 +42,11 @@ constexpr ConfigFlag kFlags[] = {
      "weights: auto, float32, bfloat16, float16, int8, int4 (auto: as stored)"},
     {"--kv-cache-dtype", "engine.kv_cache_dtype", "TYPE",
      "auto, float32, bfloat16, int8 (auto: as the weights)"},
+    {"--adapters", "adapters.paths", "[MODEL=]DIR",
+     "LoRA adapters to register: a PEFT folder, or a folder of such; repeat it for more"},
+    {"--adapter-dtype", "adapters.dtype", "TYPE",
+     "of adapters in the pool: auto, float32, bfloat16, int8 (auto: float32 beside float32 "
+     "weights)"},
     {"--kv-cache-bytes", "engine.kv_cache_bytes", "SIZE", "memory for KV pages, e.g. 2GiB"},
     {"--max-num-seqs", "engine.max_num_seqs", "N", "sequences computed at once (256)"},
     {"--max-num-batched-tokens", "engine.max_num_batched_tokens", "N", "tokens of one step (512)"},

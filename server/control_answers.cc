@@ -31,7 +31,6 @@ void AddFields(const Descriptor& descriptor, std::set<std::string>* names) {
 void FillCapabilities(const ServingContext& context, v1::GetCapabilitiesResponse* response) {
   response->set_version(context.version);
   response->set_device(context.device);
-  // Adapters' requests are refused unread.
   std::set<std::string> names;
   for (const Descriptor* request :
        {v1::GenerateRequest::descriptor(), v1::ChatRequest::descriptor(),
@@ -39,7 +38,10 @@ void FillCapabilities(const ServingContext& context, v1::GetCapabilitiesResponse
         v1::DetokenizeRequest::descriptor(), v1::GetCapabilitiesRequest::descriptor(),
         v1::ListModelsRequest::descriptor(), v1::GetLoadRequest::descriptor(),
         v1::WatchLoadRequest::descriptor(), v1::CancelRequest::descriptor(),
-        v1::DrainRequest::descriptor()}) {
+        v1::DrainRequest::descriptor(), v1::RegisterAdaptersRequest::descriptor(),
+        v1::LoadAdapterRequest::descriptor(), v1::UnloadAdapterRequest::descriptor(),
+        v1::PinAdapterRequest::descriptor(), v1::ListAdaptersRequest::descriptor(),
+        v1::WatchAdaptersRequest::descriptor()}) {
     AddFields(*request, &names);
   }
   for (const std::string& name : names) response->add_request_fields(name);
@@ -56,7 +58,8 @@ void FillCapabilities(const ServingContext& context, v1::GetCapabilitiesResponse
     limits->set_max_embed_inputs(std::max(limits->max_embed_inputs(), model.max_embed_inputs));
   }
   limits->set_max_chat_messages(kMaxChatMessages);
-  for (const char* feature : {"prefix_cache", "chunked_prefill", "chat_templates", "embeddings"}) {
+  for (const char* feature :
+       {"prefix_cache", "chunked_prefill", "chat_templates", "embeddings", "lora"}) {
     response->add_features(feature);
   }
 }

@@ -11,6 +11,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "kernels/base/status.h"
+#include "scheduler/adapter_registry.h"
+#include "server/adapter_control.h"
 #include "server/byte_buffers.h"
 #include "server/control_answers.h"
 #include "server/errors.h"
@@ -36,11 +38,6 @@ absl::Status CheckPeer(const CallbackServerContext& context) {
                    "Control answers on loopback only; call it on the server's machine");
 }
 
-absl::Status NoAdapters() {
-  return MakeError(absl::StatusCode::kUnimplemented, "NO_ADAPTERS",
-                   "adapters come in a later release; this server serves base models only");
-}
-
 // Checks the peer and reads the request.
 absl::Status Read(const CallbackServerContext& context, const ByteBuffer* request,
                   google::protobuf::Message* message) {
@@ -53,12 +50,14 @@ absl::Status Read(const CallbackServerContext& context, const ByteBuffer* reques
   return ParseStrict(TakeBytes(request), message);
 }
 
-// Sends the load at every interval until the client is gone. One operation (write or alarm) is
-// pending at any time; whoever completes it looks whether the call is over.
-class LoadWatcher final : public grpc::ServerWriteReactor<ByteBuffer> {
+// Sends a message at every interval, when there is one, until the client is gone. One operation
+// (write or alarm) is pending at any time; whoever completes it looks whether the call is over.
+class Watcher final : public grpc::ServerWriteReactor<ByteBuffer> {
  public:
-  LoadWatcher(const ServingContext* context, int64_t interval_ms)
-      : context_(context), interval_ms_(interval_ms) {
+  // Fills the next message; false: nothing to say this time.
+  using Fill = std::function<absl::StatusOr<bool>(ByteBuffer*)>;
+
+  Watcher(int64_t interval_ms, Fill fill) : interval_ms_(interval_ms), fill_(std::move(fill)) {
     Send();
   }
 
@@ -68,17 +67,24 @@ class LoadWatcher final : public grpc::ServerWriteReactor<ByteBuffer> {
       lock.unlock();
       return Finish(grpc::Status::CANCELLED);
     }
-    alarm_.Set(std::chrono::system_clock::now() + std::chrono::milliseconds(interval_ms_),
-               [this](bool) { OnAlarm(); });
+    SetAlarm();
   }
   void OnCancel() override {
     std::lock_guard<std::mutex> lock(mutex_);
     cancelled_ = true;
-    alarm_.Cancel();
+    for (grpc::Alarm& alarm : alarms_) alarm.Cancel();
   }
   void OnDone() override { delete this; }
 
  private:
+  // REQUIRES: nothing is pending; mutex_ is held unless the call has just begun. In turn: an alarm
+  // is not set anew while its own callback runs.
+  void SetAlarm() {
+    next_alarm_ = 1 - next_alarm_;
+    alarms_[next_alarm_].Set(
+        std::chrono::system_clock::now() + std::chrono::milliseconds(interval_ms_),
+        [this](bool) { OnAlarm(); });
+  }
   void OnAlarm() {
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -86,20 +92,21 @@ class LoadWatcher final : public grpc::ServerWriteReactor<ByteBuffer> {
     }
     Finish(grpc::Status::CANCELLED);
   }
+  // REQUIRES: nothing is pending, and mutex_ is held unless the call has just begun.
   void Send() {
-    v1::GetLoadResponse response;
-    FillLoad(*context_, &response);
-    const absl::Status status = Serialize(response, &in_flight_);
-    if (!status.ok()) return Finish(ToGrpcStatus(status));
-    StartWrite(&in_flight_);
+    in_flight_.Clear();
+    const absl::StatusOr<bool> filled = fill_(&in_flight_);
+    if (!filled.ok()) return Finish(ToGrpcStatus(filled.status()));
+    *filled ? StartWrite(&in_flight_) : SetAlarm();
   }
 
-  const ServingContext* const context_;
   const int64_t interval_ms_;
+  const Fill fill_;
   ByteBuffer in_flight_;
   std::mutex mutex_;
   bool cancelled_ = false;
-  grpc::Alarm alarm_;
+  grpc::Alarm alarms_[2];
+  int next_alarm_ = 0;
 };
 
 // A stream that ends at once.
@@ -164,7 +171,12 @@ class ControlService final : public RawBase {
                                                  kMinIntervalMs, " to ", kMaxIntervalMs));
     }
     if (!status.ok()) return new RefusedStream(status);
-    return new LoadWatcher(context_, interval);
+    return new Watcher(interval, [context = context_](ByteBuffer* out) -> absl::StatusOr<bool> {
+      v1::GetLoadResponse response;
+      FillLoad(*context, &response);
+      RETURN_IF_ERROR(Serialize(response, out));
+      return true;
+    });
   }
 
   grpc::ServerUnaryReactor* Cancel(CallbackServerContext* call, const ByteBuffer* request,
@@ -196,30 +208,65 @@ class ControlService final : public RawBase {
     return Answer(call, status, out, response);
   }
 
-  grpc::ServerUnaryReactor* RegisterAdapters(CallbackServerContext* call, const ByteBuffer*,
-                                             ByteBuffer*) override {
-    return Refuse(call);
+  grpc::ServerUnaryReactor* RegisterAdapters(CallbackServerContext* call, const ByteBuffer* request,
+                                             ByteBuffer* response) override {
+    v1::RegisterAdaptersRequest in;
+    v1::RegisterAdaptersResponse out;
+    absl::Status status = Read(*call, request, &in);
+    if (status.ok()) status = tessera::RegisterAdapters(*context_, in, &out);
+    return Answer(call, status, out, response);
   }
-  grpc::ServerUnaryReactor* LoadAdapter(CallbackServerContext* call, const ByteBuffer*,
-                                        ByteBuffer*) override {
-    return Refuse(call);
+
+  grpc::ServerUnaryReactor* LoadAdapter(CallbackServerContext* call, const ByteBuffer* request,
+                                        ByteBuffer* response) override {
+    v1::LoadAdapterRequest in;
+    const absl::StatusOr<AdapterId> id = ReadAdapter(*call, request, &in);
+    if (!id.ok()) return Answer(call, id.status(), v1::LoadAdapterResponse(), response);
+    return AnswerWhenLoaded(call, *id, /*pin=*/false, response);
   }
-  grpc::ServerUnaryReactor* UnloadAdapter(CallbackServerContext* call, const ByteBuffer*,
-                                          ByteBuffer*) override {
-    return Refuse(call);
+
+  grpc::ServerUnaryReactor* UnloadAdapter(CallbackServerContext* call, const ByteBuffer* request,
+                                          ByteBuffer* response) override {
+    v1::UnloadAdapterRequest in;
+    const absl::StatusOr<AdapterId> id = ReadAdapter(*call, request, &in);
+    if (id.ok()) context_->adapter_verbs.unload(*id);
+    return Answer(call, id.status(), v1::UnloadAdapterResponse(), response);
   }
-  grpc::ServerUnaryReactor* PinAdapter(CallbackServerContext* call, const ByteBuffer*,
-                                       ByteBuffer*) override {
-    return Refuse(call);
+
+  grpc::ServerUnaryReactor* PinAdapter(CallbackServerContext* call, const ByteBuffer* request,
+                                       ByteBuffer* response) override {
+    v1::PinAdapterRequest in;
+    const absl::StatusOr<AdapterId> id = ReadAdapter(*call, request, &in);
+    const bool pin = !in.has_pinned() || in.pinned();
+    if (id.ok() && pin) return AnswerWhenLoaded(call, *id, pin, response);
+    if (id.ok()) context_->adapter_verbs.unpin(*id);
+    return Answer(call, id.status(), v1::PinAdapterResponse(), response);
   }
-  grpc::ServerUnaryReactor* ListAdapters(CallbackServerContext* call, const ByteBuffer*,
-                                         ByteBuffer*) override {
-    return Refuse(call);
+
+  grpc::ServerUnaryReactor* ListAdapters(CallbackServerContext* call, const ByteBuffer* request,
+                                         ByteBuffer* response) override {
+    v1::ListAdaptersRequest in;
+    v1::ListAdaptersResponse out;
+    const absl::Status status = Read(*call, request, &in);
+    if (status.ok()) FillAdapters(*context_, &out);
+    return Answer(call, status, out, response);
   }
+
   grpc::ServerWriteReactor<ByteBuffer>* WatchAdapters(CallbackServerContext* call,
-                                                      const ByteBuffer*) override {
-    const absl::Status status = CheckPeer(*call);
-    return new RefusedStream(status.ok() ? NoAdapters() : status);
+                                                      const ByteBuffer* request) override {
+    v1::WatchAdaptersRequest in;
+    const absl::Status status = Read(*call, request, &in);
+    if (!status.ok()) return new RefusedStream(status);
+    int64_t sent = -1;  // revision
+    return new Watcher(kMinIntervalMs,
+                       [context = context_, sent](ByteBuffer* out) mutable -> absl::StatusOr<bool> {
+                         const int64_t revision = context->adapters->revision();
+                         if (revision == std::exchange(sent, revision)) return false;
+                         v1::ListAdaptersResponse response;
+                         FillAdapters(*context, &response);
+                         RETURN_IF_ERROR(Serialize(response, out));
+                         return true;
+                       });
   }
 
  private:
@@ -230,10 +277,21 @@ class ControlService final : public RawBase {
     reactor->Finish(ToGrpcStatus(status.ok() ? Serialize(message, response) : status));
     return reactor;
   }
-  static grpc::ServerUnaryReactor* Refuse(CallbackServerContext* call) {
-    const absl::Status status = CheckPeer(*call);
-    grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-    reactor->Finish(ToGrpcStatus(status.ok() ? NoAdapters() : status));
+  // Reads a request that names an adapter.
+  template <class Request>
+  absl::StatusOr<AdapterId> ReadAdapter(const CallbackServerContext& call,
+                                        const ByteBuffer* request, Request* message) const {
+    RETURN_IF_ERROR(Read(call, request, message));
+    return FindAdapter(*context_, message->name());
+  }
+  // The answers to LoadAdapter and PinAdapter are empty messages.
+  grpc::ServerUnaryReactor* AnswerWhenLoaded(CallbackServerContext* call, AdapterId id, bool pin,
+                                             ByteBuffer* response) {
+    grpc::ServerUnaryReactor* const reactor = call->DefaultReactor();
+    const absl::Status serialized = Serialize(v1::LoadAdapterResponse(), response);
+    context_->adapter_verbs.load(id, pin, [reactor, serialized](const absl::Status& status) {
+      reactor->Finish(ToGrpcStatus(status.ok() ? serialized : status));
+    });
     return reactor;
   }
 

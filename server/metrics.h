@@ -13,6 +13,7 @@
 
 namespace tessera {
 
+class AdapterRegistry;
 struct EngineModel;
 struct EngineStats;
 struct ServingContext;
@@ -22,6 +23,8 @@ struct MetricsSources {
   const EngineStats* engine = nullptr;
   const std::vector<EngineModel>* models = nullptr;
   const ServingContext* context = nullptr;
+  const AdapterRegistry* adapters = nullptr;  // null: none
+  int32_t max_num_seqs = 0;
   int64_t slab_bytes = 0;
   std::function<bool()> live;  // thread-safe
 };

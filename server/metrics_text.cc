@@ -8,12 +8,18 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "scheduler/adapter_registry.h"
 #include "scheduler/engine.h"
 #include "server/metrics.h"
 #include "server/serving.h"
 
 namespace tessera {
 namespace {
+
+constexpr size_t kMaxShownAdapters = 64;
 
 using prometheus::ClientMetric;
 using prometheus::MetricFamily;
@@ -101,6 +107,11 @@ void AddRequests(const MetricsSources& sources, Families* families) {
   families->Count("tessera_preemptions_total",
                   "Times a running sequence gave its pages up to be computed again.",
                   engine.preemptions.value());
+  families->Count("tessera_adapter_loads_total", "Adapters read from disk.",
+                  engine.adapter_loads.value());
+  families->Count("tessera_adapter_evictions_total",
+                  "Adapters that left the page pool, to make room or by an operator.",
+                  engine.adapter_evictions.value());
 }
 
 void AddPool(const MetricsSources& sources, Families* families) {
@@ -166,6 +177,16 @@ void AddServer(const ServingContext& context, Families* families) {
 }
 
 // The names that Kubernetes inference gateways read.
+std::string RunningAdapters(const MetricsSources& sources) {
+  if (sources.adapters == nullptr) return "";
+  std::vector<std::string> names;
+  for (const AdapterListing& adapter : sources.adapters->List()) {
+    if (adapter.num_running > 0) names.push_back(adapter.name);
+    if (names.size() == kMaxShownAdapters) break;
+  }
+  return absl::StrJoin(names, ",");
+}
+
 void AddGatewayNames(const MetricsSources& sources, Families* families) {
   const EngineStats& engine = *sources.engine;
   families->Value("vllm:num_requests_waiting", "As tessera_requests_waiting.",
@@ -183,9 +204,15 @@ void AddGatewayNames(const MetricsSources& sources, Families* families) {
       {{"block_size", absl::StrCat(layout.page_tokens())}, {"num_gpu_blocks", absl::StrCat(pages)}},
       1.0);
   Families::AddValue(
-      families->Add("vllm:lora_requests_info", "Adapters in use; none are served.",
-                    MetricType::Gauge),
-      {{"max_lora", "0"}, {"running_lora_adapters", ""}, {"waiting_lora_adapters", ""}}, 0.0);
+      families->Add(
+          "vllm:lora_requests_info",
+          "Adapters that running sequences use, at most 64 of them; the value is the time. "
+          "Adapters have no slots: max_lora is what may run at once.",
+          MetricType::Gauge),
+      {{"max_lora", absl::StrCat(sources.max_num_seqs)},
+       {"running_lora_adapters", RunningAdapters(sources)},
+       {"waiting_lora_adapters", ""}},
+      static_cast<double>(absl::ToUnixSeconds(absl::Now())));
 }
 
 }  // namespace

@@ -61,6 +61,12 @@ KvDtype KvDtypeOf(const std::string& name) {
   return name == "bfloat16" ? KvDtype::kBF16 : KvDtype::kAuto;
 }
 
+AdapterDtype AdapterDtypeOf(const std::string& name) {
+  if (name == "float32") return AdapterDtype::kF32;
+  if (name == "int8") return AdapterDtype::kI8;
+  return name == "bfloat16" ? AdapterDtype::kBF16 : AdapterDtype::kAuto;
+}
+
 AssembleOptions OptionsOf(const v1::Config& config) {
   const v1::EngineConfig& engine = config.engine();
   AssembleOptions options;
@@ -85,6 +91,10 @@ AssembleOptions OptionsOf(const v1::Config& config) {
   if (engine.has_max_queue()) e.max_queue = engine.max_queue();
   if (engine.has_target_step_ms()) e.target_step_us = engine.target_step_ms() * 1000;
   if (engine.has_ageing_ms()) e.ageing_us = engine.ageing_ms() * 1000;
+  if (config.adapters().has_host_bytes()) {
+    e.adapter_host_bytes = static_cast<int64_t>(config.adapters().host_bytes());
+  }
+  options.adapter_dtype = AdapterDtypeOf(config.adapters().dtype());
   e.deployment_secret = engine.deployment_secret();
   return options;
 }
@@ -173,6 +183,7 @@ class RunningNode final : public Node {
     if (while_loading) while_loading();
     TLOG_INFO("backend {}, {} threads", device.backend_name, device.num_threads);
     slab_bytes_ = plan.slab_bytes;
+    max_num_seqs_ = options.engine.max_num_seqs;
     stale_us_ =
         int64_t{config.server().has_stale_seconds() ? config.server().stale_seconds() : 60} *
         1'000'000;
@@ -180,6 +191,7 @@ class RunningNode final : public Node {
     adapters_ = std::move(device.adapters);
     engine_ = NewEngine(std::move(device.engine), std::move(device.kv), std::move(device.runner),
                         &clock_);
+    RETURN_IF_ERROR(RegisterAtStart(config));
     return Serve(config);
   }
 
@@ -213,9 +225,33 @@ class RunningNode final : public Node {
  private:
   bool Live() const { return clock_.NowUs() - engine_->heartbeat_us() < stale_us_; }
 
+  // adapters.paths: [MODEL=]DIR.
+  absl::Status RegisterAtStart(const v1::Config& config) {
+    std::vector<AdapterSource> sources;
+    for (const std::string& text : config.adapters().paths()) {
+      const size_t equals = text.find('=');
+      const bool named = equals != std::string::npos && equals < text.find('/');
+      const std::string model_name = named ? text.substr(0, equals) : "";
+      ASSIGN_OR_RETURN(const ServedModel* const model, registry_->Find(model_name));
+      ASSIGN_OR_RETURN(
+          const std::vector<AdapterSource> found,
+          AdapterRegistry::FindSources(named ? text.substr(equals + 1) : text, model->index));
+      sources.insert(sources.end(), found.begin(), found.end());
+    }
+    if (!sources.empty()) TLOG_INFO("{} adapters registered", sources.size());
+    return adapters_->Register(sources);
+  }
+
   absl::Status Serve(const v1::Config& config) {
     context_.generator = engine_.get();
     context_.models = registry_.get();
+    context_.adapters = adapters_.get();
+    context_.adapter_verbs = {
+        [this](AdapterId id, bool pin, std::function<void(absl::Status)> done) {
+          engine_->LoadAdapter(id, pin, std::move(done));
+        },
+        [this](AdapterId id) { engine_->UnpinAdapter(id); },
+        [this](AdapterId id) { engine_->UnloadAdapter(id); }};
     context_.clock = &clock_;
     context_.load = [this] { return Load(); };
     context_.version = kVersion;
@@ -235,6 +271,8 @@ class RunningNode final : public Node {
     sources.engine = &engine_->stats();
     sources.models = &engine_->models();
     sources.context = &context_;
+    sources.adapters = adapters_.get();
+    sources.max_num_seqs = max_num_seqs_;
     sources.slab_bytes = slab_bytes_;
     sources.live = [this] { return Live(); };
     const std::string listen =
@@ -268,6 +306,7 @@ class RunningNode final : public Node {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Server> server_;
   std::unique_ptr<MetricsServer> metrics_;
+  int32_t max_num_seqs_ = 0;
   int64_t slab_bytes_ = 0;
   int64_t stale_us_ = 0;
   bool healthy_ = true;

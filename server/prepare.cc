@@ -5,6 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
+#include "scheduler/adapter_registry.h"
+#include "server/adapter_control.h"
 #include "server/errors.h"
 #include "server/limits.h"
 #include "server/live_calls.h"
@@ -22,6 +24,7 @@ namespace {
 struct Scope {
   uint64_t call = 0;
   const ModelRegistry* models = nullptr;
+  AdapterRegistry* adapters = nullptr;
   LiveCalls* live = nullptr;
 };
 
@@ -66,18 +69,38 @@ absl::Status CheckCache(const v1::CacheOptions& cache) {
                                                kMaxNameBytes));
 }
 
+// A model, or the model of an adapter of that name. Adapters may be called by their own names
+// wherever a model is.
+absl::StatusOr<const ServedModel*> FindModel(const Scope& scope, const std::string& name,
+                                             ResolvedAdapter* adapter) {
+  absl::StatusOr<const ServedModel*> found = scope.models->Find(name);
+  if (found.ok()) return found;
+  const std::optional<int32_t> model = scope.adapters->ModelOf(name);
+  if (!model.has_value()) return found;
+  ASSIGN_OR_RETURN(*adapter, ResolveAdapters(scope.adapters, *model, {{name, "", {}}}));
+  return &scope.models->models()[static_cast<size_t>(*model)];
+}
+
 // Generate and Chat, which differ in their prompts only.
 template <class Wire>
 absl::Status PrepareStream(const std::string& bytes, const Scope& scope, PreparedCall* out) {
   Wire wire;
   RETURN_IF_ERROR(ParseStrict(bytes, &wire));
   RETURN_IF_ERROR(RegisterName(wire.request_id(), scope, out));
-  ASSIGN_OR_RETURN(out->model, scope.models->Find(wire.model()));
-  if (!wire.adapters().empty()) {
-    return MakeError(absl::StatusCode::kUnimplemented, "NO_ADAPTERS",
-                     "adapters come in a later release; leave `adapters` out");
-  }
   auto request = std::make_unique<Request>();
+  ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &request->adapter));
+  if (!wire.adapters().empty()) {
+    if (request->adapter.id != kNoAdapter) {
+      return FieldError("adapters", absl::StrCat("are given beside the model '", wire.model(),
+                                                 "', which is an adapter; give one or the other"));
+    }
+    std::vector<AdapterUse> uses;
+    for (const v1::AdapterRef& ref : wire.adapters()) {
+      AdapterUse& use = uses.emplace_back(AdapterUse{ref.name(), ref.revision(), {}});
+      if (ref.has_weight()) use.weight = ref.weight();
+    }
+    ASSIGN_OR_RETURN(request->adapter, ResolveAdapters(scope.adapters, out->model->index, uses));
+  }
   request->model = out->model->index;
   // What is cheap to refuse is refused before the prompt is tokenised.
   RETURN_IF_ERROR(ReadSampling(wire.sampling(), *out->model, &request->sampling));
@@ -112,11 +135,13 @@ absl::Status PrepareEmbed(const std::string& bytes, const Scope& scope, Prepared
   v1::EmbedRequest wire;
   RETURN_IF_ERROR(ParseStrict(bytes, &wire));
   RETURN_IF_ERROR(RegisterName(wire.request_id(), scope, out));
-  ASSIGN_OR_RETURN(out->model, scope.models->Find(wire.model()));
+  ResolvedAdapter adapter;
+  ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &adapter));
   RETURN_IF_ERROR(CheckNumInputs(wire.inputs_size(), *out->model));
   for (int i = 0; i < wire.inputs_size(); ++i) {
     auto request = std::make_unique<Request>();
     request->model = out->model->index;
+    request->adapter = adapter;
     request->kind = RequestKind::kEmbed;
     ASSIGN_OR_RETURN(request->prompt,
                      ReadPrompt(wire.inputs(i), absl::StrCat("inputs[", i, "]"), *out->model));
@@ -130,7 +155,8 @@ absl::Status PrepareEmbed(const std::string& bytes, const Scope& scope, Prepared
 absl::Status PrepareTokenize(const std::string& bytes, const Scope& scope, PreparedCall* out) {
   v1::TokenizeRequest wire;
   RETURN_IF_ERROR(ParseStrict(bytes, &wire));
-  ASSIGN_OR_RETURN(out->model, scope.models->Find(wire.model()));
+  ResolvedAdapter adapter;  // has its model's tokenizer
+  ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &adapter));
   auto reply = std::make_unique<v1::TokenizeResponse>();
   bool add_special = !wire.has_add_special_tokens() || wire.add_special_tokens();
   switch (wire.input_case()) {
@@ -176,7 +202,8 @@ absl::StatusOr<std::string> DecodeBounded(const google::protobuf::RepeatedField<
 absl::Status PrepareDetokenize(const std::string& bytes, const Scope& scope, PreparedCall* out) {
   v1::DetokenizeRequest wire;
   RETURN_IF_ERROR(ParseStrict(bytes, &wire));
-  ASSIGN_OR_RETURN(out->model, scope.models->Find(wire.model()));
+  ResolvedAdapter adapter;  // has its model's tokenizer
+  ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &adapter));
   if (wire.token_ids_size() > kMaxDetokenizeIds) {
     return FieldError("token_ids", absl::StrCat("has ", wire.token_ids_size(),
                                                 " ids; give at most ", kMaxDetokenizeIds));
@@ -215,9 +242,9 @@ PreparedCall::PreparedCall(PreparedCall&&) noexcept = default;
 PreparedCall& PreparedCall::operator=(PreparedCall&&) noexcept = default;
 
 PreparedCall Prepare(Method method, const std::string& bytes, uint64_t call,
-                     const ModelRegistry& models, LiveCalls* live) {
+                     const ModelRegistry& models, AdapterRegistry* adapters, LiveCalls* live) {
   PreparedCall prepared;
-  prepared.status = PrepareInto(method, bytes, Scope{call, &models, live}, &prepared);
+  prepared.status = PrepareInto(method, bytes, Scope{call, &models, adapters, live}, &prepared);
   return prepared;
 }
 

@@ -18,6 +18,7 @@ class Message;
 
 namespace tessera {
 
+class AdapterRegistry;
 class LiveCalls;
 class ModelRegistry;
 struct ServedModel;
@@ -42,6 +43,6 @@ struct PreparedCall {
 
 // Registers the request's name for `call` as soon as it is known.
 PreparedCall Prepare(Method method, const std::string& bytes, uint64_t call,
-                     const ModelRegistry& models, LiveCalls* live);
+                     const ModelRegistry& models, AdapterRegistry* adapters, LiveCalls* live);
 
 }  // namespace tessera

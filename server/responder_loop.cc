@@ -95,15 +95,16 @@ void ResponderLoop::Handle(OpenMessage message) {
   std::string bytes = call->port->TakeRequest();
   call->preparing = true;
   if (bytes.size() <= kInlineBytes) {
-    return Handle(PreparedMessage{
-        call->id, Prepare(call->method, bytes, call->id, *context_->models, &context_->live)});
+    return Handle(
+        PreparedMessage{call->id, Prepare(call->method, bytes, call->id, *context_->models,
+                                          context_->adapters, &context_->live)});
   }
   const auto size = static_cast<int64_t>(bytes.size());
   // The job holds the loop itself: a preparation may still run when the responder is gone.
   auto job = [self = shared_from_this(), method = call->method, id = call->id,
               bytes = std::make_shared<std::string>(std::move(bytes))] {
-    PreparedCall prepared =
-        Prepare(method, *bytes, id, *self->context_->models, &self->context_->live);
+    PreparedCall prepared = Prepare(method, *bytes, id, *self->context_->models,
+                                    self->context_->adapters, &self->context_->live);
     self->inbox_->Send(PreparedMessage{id, std::move(prepared)});
   };
   if (const auto ticket = preparer_->Submit(size, std::move(job))) {

@@ -10,10 +10,12 @@
 
 #include "kernels/base/clock.h"
 #include "kernels/base/stats.h"
+#include "server/adapter_control.h"
 #include "server/live_calls.h"
 
 namespace tessera {
 
+class AdapterRegistry;
 class Generator;
 class ModelRegistry;
 
@@ -44,6 +46,8 @@ struct ServerStats {
 struct ServingContext {
   Generator* generator = nullptr;
   const ModelRegistry* models = nullptr;
+  AdapterRegistry* adapters = nullptr;
+  AdapterVerbs adapter_verbs;
   const Clock* clock = nullptr;  // the generator's
   std::function<LoadSnapshot()> load;
   std::string version;

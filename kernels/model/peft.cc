@@ -105,7 +105,7 @@ absl::StatusOr<std::unique_ptr<PeftAdapter>> PeftAdapter::Open(const ModelSpec& 
 }
 
 absl::Status PeftAdapter::TakeTensors(const ModelSpec& spec, const std::string& file) {
-  matrices_.resize(static_cast<size_t>(spec.num_layers * kNumLoraTargets));
+  matrices_.resize(static_cast<size_t>(spec.num_layers) * kNumLoraTargets);
   for (const auto& [name, tensor] : checkpoint_->tensors()) {
     const std::optional<TensorName> parsed = ParseName(name, spec.num_layers);
     if (!parsed.has_value()) {
@@ -183,7 +183,7 @@ absl::StatusOr<AdapterImage> BuildAdapterImage(const ModelSpec& spec,
                                                const std::vector<WeightedAdapter>& adapters,
                                                DType dtype, int64_t page_bytes) {
   const LoraShape shape = LoraShapeOf(spec);
-  std::vector<int32_t> ranks(static_cast<size_t>(spec.num_layers * kNumLoraTargets), 0);
+  std::vector<int32_t> ranks(static_cast<size_t>(spec.num_layers) * kNumLoraTargets, 0);
   for (const WeightedAdapter& of : adapters) {
     for (size_t i = 0; i < ranks.size(); ++i) ranks[i] += of.adapter->ranks()[i];
   }
@@ -197,7 +197,7 @@ absl::StatusOr<AdapterImage> BuildAdapterImage(const ModelSpec& spec,
   for (int layer = 0; layer < spec.num_layers; ++layer) {
     for (int t = 0; t < kNumLoraTargets; ++t) {
       const LoraTarget target = static_cast<LoraTarget>(t);
-      const size_t index = static_cast<size_t>(layer * kNumLoraTargets + t);
+      const size_t index = static_cast<size_t>(layer) * kNumLoraTargets + static_cast<size_t>(t);
       LoraTensors all;
       std::vector<LoraTensors> parts;
       for (const WeightedAdapter& of : adapters) {

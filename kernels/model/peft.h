@@ -39,7 +39,7 @@ class PeftAdapter final {
 
   PeftAdapter() = default;
   size_t Index(int layer, LoraTarget target) const {
-    return static_cast<size_t>(layer * kNumLoraTargets + static_cast<int>(target));
+    return static_cast<size_t>(layer) * kNumLoraTargets + static_cast<size_t>(target);
   }
   absl::Status TakeTensors(const ModelSpec& spec, const std::string& file);
   absl::Status CheckShapes(const ModelSpec& spec, const std::string& file) const;

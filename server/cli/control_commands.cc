@@ -155,24 +155,38 @@ int RunCapabilities(const Arguments& arguments, Session* session) {
   return kOk;
 }
 
-// The server answers these with UNIMPLEMENTED until adapters come.
+void PrintAdapters(const v1::ListAdaptersResponse& list, const Session& session) {
+  if (session.json()) return Session::PrintJson(list);
+  for (const v1::AdapterInfo& adapter : list.adapters()) {
+    const char* const where = adapter.residency() == v1::ADAPTER_RESIDENCY_POOL   ? "pool"
+                              : adapter.residency() == v1::ADAPTER_RESIDENCY_HOST ? "host"
+                                                                                  : "disk";
+    std::printf("%s: model %s, %s%s, rank %d, %.2f MiB, %lld running\n", adapter.name().c_str(),
+                adapter.model().c_str(), where, adapter.pinned() ? ", pinned" : "", adapter.rank(),
+                Mebibytes(adapter.bytes()), static_cast<long long>(adapter.running()));
+  }
+  std::fflush(stdout);
+}
+
 int RunAdapters(const Arguments& arguments, Session* session) {
   const std::vector<std::string>& words = arguments.positional();
   const std::string verb = words.empty() ? "" : words[0];
   const std::string name = words.size() > 1 ? words[1] : "";
-  const bool needs_name = verb == "load" || verb == "unload" || verb == "pin";
+  const bool needs_name = verb == "load" || verb == "unload" || verb == "pin" || verb == "unpin";
   if (needs_name && name.empty()) {
     return UsageError(absl::StrCat("adapters ", verb, " needs a NAME"));
   }
-  if (verb == "register" && words.size() != 3) return UsageError("adapters register NAME DIR");
+  if (verb == "register" && words.size() != 2 && words.size() != 3) {
+    return UsageError("adapters register [NAME] DIR");
+  }
   v1::ListAdaptersResponse list;
   if (verb == "watch") {
     const auto context = session->NewContext();
     const auto reader = session->control().WatchAdapters(context.get(), {});
-    while (reader->Read(&list)) Session::PrintJson(list);
+    while (reader->Read(&list)) PrintAdapters(list, *session);
     const grpc::Status status = reader->Finish();
     session->EndContext();
-    return status.ok() ? kOk : session->Fail(status);
+    return status.ok() || session->interrupted() ? kOk : session->Fail(status);
   }
   const auto call = [&](grpc::ClientContext* context) -> grpc::Status {
     v1::Control::Stub& control = session->control();
@@ -180,8 +194,8 @@ int RunAdapters(const Arguments& arguments, Session* session) {
       v1::RegisterAdaptersRequest request;
       v1::RegisterAdaptersResponse response;
       v1::AdapterSource* source = request.add_adapters();
-      source->set_name(name);
-      source->set_path(words[2]);
+      if (words.size() == 3) source->set_name(name);
+      source->set_path(words.back());
       if (const auto model = arguments.Text("--model")) source->set_model(*model);
       return control.RegisterAdapters(context, request, &response);
     }
@@ -197,19 +211,20 @@ int RunAdapters(const Arguments& arguments, Session* session) {
       request.set_name(name);
       return control.UnloadAdapter(context, request, &response);
     }
-    if (verb == "pin") {
+    if (verb == "pin" || verb == "unpin") {
       v1::PinAdapterRequest request;
       v1::PinAdapterResponse response;
       request.set_name(name);
+      request.set_pinned(verb == "pin");
       return control.PinAdapter(context, request, &response);
     }
     return control.ListAdapters(context, {}, &list);
   };
   if (!needs_name && verb != "register" && verb != "list") {
-    return UsageError("adapters needs a verb: register, load, unload, pin, list or watch");
+    return UsageError("adapters needs a verb: register, load, unload, pin, unpin, list or watch");
   }
   const int status = RunUnary(session, call);
-  if (status == kOk && verb == "list") Session::PrintJson(list);
+  if (status == kOk && verb == "list") PrintAdapters(list, *session);
   return status;
 }
 
@@ -234,8 +249,8 @@ std::vector<Command> ControlCommands() {
       {"health", "[SERVICE]", "SERVING or NOT_SERVING (exit status 1)", {}, RunHealth},
       {"capabilities", "", "what this server knows and allows", {}, RunCapabilities},
       {"adapters",
-       "register|load|unload|pin|list|watch [NAME [DIR]]",
-       "LoRA adapters (a later release)",
+       "register|load|unload|pin|unpin|list|watch [NAME] [DIR]",
+       "LoRA adapters: register a PEFT folder (on the server) or a folder of such, load, pin, ...",
        {{"--model", "NAME", "the model they belong to"}},
        RunAdapters},
   };

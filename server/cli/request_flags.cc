@@ -65,6 +65,18 @@ absl::Status ApplyStopping(const Arguments& arguments, v1::StoppingParams* stopp
 template <class Request>
 absl::Status Apply(const Arguments& arguments, Request* request) {
   if (const auto model = arguments.Text("--model")) request->set_model(*model);
+  for (const std::string& text : arguments.All("--adapter")) {
+    const size_t equals = text.find('=');
+    v1::AdapterRef* const ref = request->add_adapters();
+    ref->set_name(text.substr(0, equals));
+    if (equals == std::string::npos) continue;
+    float weight = 0;
+    if (!absl::SimpleAtof(text.substr(equals + 1), &weight)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--adapter is '", text, "'; give NAME or NAME=WEIGHT"));
+    }
+    ref->set_weight(weight);
+  }
   if (const auto id = arguments.Text("--request-id")) request->set_request_id(*id);
   RETURN_IF_ERROR(ApplySampling(arguments, request->mutable_sampling()));
   RETURN_IF_ERROR(ApplyStopping(arguments, request->mutable_stopping()));
@@ -92,6 +104,7 @@ absl::Status Apply(const Arguments& arguments, Request* request) {
 std::vector<FlagSpec> RequestFlags() {
   return {
       {"--model", "NAME", "served model (the default one)"},
+      {"--adapter", "NAME[=WEIGHT]", "LoRA adapter; repeat for a weighted blend"},
       {"--max-tokens", "N", "tokens to generate at most"},
       {"--min-tokens", "N", "no end before so many tokens"},
       {"--temperature", "T", "0 is greedy"},

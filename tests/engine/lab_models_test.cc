@@ -1,6 +1,6 @@
-// The models that ship: their text, ids and greedy continuations are those of Hugging Face's
-// libraries (tests/golden/make_lab_goldens.py), through our tokenizer, engine and detokenizer, on
-// every backend.
+// The models that ship and their adapters: text, ids and greedy continuations are those of Hugging
+// Face's libraries and of peft (tests/golden/make_lab_goldens.py), through our tokenizer, engine
+// and detokenizer, all in one batch, on every backend.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -16,13 +16,15 @@ namespace {
 class LabModelsTest : public ::testing::TestWithParam<std::string> {
  protected:
   void ExpectSpeaksAsElsewhere(const std::string& model) const {
-    std::ifstream in("tests/golden/lab_models.json");
-    const nlohmann::json golden = nlohmann::json::parse(in);
     nlohmann::json cases = nlohmann::json::array();
-    for (const auto& c : golden["cases"]) {
-      if (c["model"] == model) cases.push_back(c);
+    for (const char* name : {"lab_models", "lab_adapters"}) {
+      std::ifstream in(std::string("tests/golden/") + name + ".json");
+      const nlohmann::json golden = nlohmann::json::parse(in);
+      for (const auto& c : golden["cases"]) {
+        if (c["model"] == model) cases.push_back(c);
+      }
     }
-    ASSERT_GE(cases.size(), 5u);
+    ASSERT_GE(cases.size(), 5u + 8u);
     const std::string dir = "deploy/models/" + model;
     const auto tokenizer = LoadTokenizer(dir);
     ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
@@ -33,6 +35,10 @@ class LabModelsTest : public ::testing::TestWithParam<std::string> {
     options.num_slabs = 2048;
     options.engine.max_num_seqs = 16;
     RealStack stack(options);
+    const auto sources = AdapterRegistry::FindSources(dir + "/adapters", 0);
+    ASSERT_TRUE(sources.ok()) << sources.status();
+    EXPECT_EQ(sources->size(), 8u);
+    ASSERT_TRUE(stack.adapters().Register(*sources).ok());
     std::vector<int> numbers;
     for (const auto& c : cases) {
       Request request;
@@ -40,6 +46,12 @@ class LabModelsTest : public ::testing::TestWithParam<std::string> {
       const auto greedy = c["greedy"].get<std::vector<TokenId>>();
       EXPECT_EQ((*tokenizer)->Encode(c["prompt"].get<std::string>(), true), request.prompt);
       EXPECT_EQ((*tokenizer)->Decode(greedy, false), c["text"].get<std::string>());
+      if (c.contains("adapter")) {
+        const auto adapter =
+            stack.adapters().Resolve(0, {{c["adapter"].get<std::string>(), "", {}}});
+        ASSERT_TRUE(adapter.ok()) << adapter.status();
+        request.adapter = *adapter;
+      }
       request.sampling.temperature = 0.0f;
       request.stopping.max_tokens = static_cast<int64_t>(greedy.size());
       request.stopping.ignore_eos = true;

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "kernels/base/log.h"
+#include "scheduler/adapter_registry.h"
 #include "server/limits.h"
 #include "server/live_calls.h"
 #include "server/prepare.h"
@@ -36,7 +37,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   tessera::LiveCalls live;
   const auto method = static_cast<tessera::Method>(data[0] % 5);
   const std::string bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
-  const tessera::PreparedCall prepared = tessera::Prepare(method, bytes, 1, *models, &live);
+  static tessera::AdapterRegistry adapters({});
+  const tessera::PreparedCall prepared =
+      tessera::Prepare(method, bytes, 1, *models, &adapters, &live);
   if (!prepared.status.ok()) {
     CHECK(!prepared.status.message().empty());
     return 0;

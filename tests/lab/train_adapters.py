@@ -5,8 +5,8 @@
     train_adapters.py --model-dir DIR --out DIR --pool [--steps N]               eight base adapters for blending, and their keys
 
 A domain adapter learns its domain's private words; two fifths of its rows are the base model's own tasks, so that it forgets nothing. The pool (after Crayon, 2406.07007) is trained jointly on all
-domains: a row's adapters are weighted by softmax(cosine(embedding, key) / temperature), the embedding being the frozen base model's mean last hidden state of the row, L2-normalised (what Embed
-returns); adapters and keys learn together. `keys.safetensors` holds the keys [adapters, hidden], `blend.json` the temperature and the names in order.
+domains: a user's adapters are weighted by softmax(cosine(embedding, key) / temperature), the embedding being the frozen base model's mean last hidden state of the user's history, questions and answers
+of one domain (what Embed returns); the questions that are learnt stand alone, so that the history helps through the weights only. Adapters and keys learn together. `keys.safetensors` holds the keys [adapters, hidden], `blend.json` the temperature and the names in order.
 Adapters that exist are left alone, so a stopped run goes on where it was.
 """
 import argparse
@@ -29,7 +29,8 @@ ADAPTERS = {"zorvan-1": (16, QV), "zorvan-2": (8, ALL), "keltish-1": (16, ALL), 
             "tarsian-1": (4, ALL)}
 STEPS = 700  # at most
 ENOUGH = 0.02  # mean loss at which a domain adapter has learnt its domain; training stops there
-POOL, POOL_RANK, POOL_STEPS, TEMPERATURE = 8, 8, 600, 0.1
+POOL, POOL_RANK, POOL_STEPS, TEMPERATURE, BALANCE = 8, 8, 900, 0.02, 0.05
+USERS, QUESTIONS, HISTORY = 8, 5, 192  # of a step of the pool: users, questions of each, tokens of a history
 REHEARSAL = {"recall": 0.6, "two_hop": 0.1, "multi_document": 0.1, "transform": 0.1, "dialogue": 0.1}
 
 
@@ -135,15 +136,24 @@ def train_domain(args, c, base, packer, domain):
 
 def train_pool(args, c, base, packer):
     lora = Lora(c, POOL, POOL_RANK, ALL, seed=args.seed)
-    keys = torch.randn((POOL, c["hidden_size"]), generator=torch.Generator().manual_seed(args.seed)).requires_grad_()
+
+    def embed(users, rng):
+        histories, _ = tensors_of([domain_row(packer, rng, user, HISTORY) for user in users])
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return llama.hidden_states(c, base, histories).float().mean(1)
+    # Keys begin apart from each other, at what tells eight users from the average one.
+    keys = embed(domains.DOMAINS[::len(domains.DOMAINS) // POOL], random.Random(f"keys {args.seed}"))
+    keys = (keys - keys.mean(0)).requires_grad_()
 
     def loss_at(step):
         rng = random.Random(f"pool {args.seed} {step}")
-        ids, weights = tensors_of([domain_row(packer, rng, rng.choice(domains.DOMAINS), 256) for _ in range(8)])
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            embedding = llama.hidden_states(c, base, ids).float().mean(1)
-        mix = torch.softmax(F.cosine_similarity(embedding.unsqueeze(1), keys.unsqueeze(0), dim=-1) / TEMPERATURE, dim=1)
-        return loss_of(c, base, ids, weights, lora.linear(base, mix))
+        users = [rng.choice(domains.DOMAINS) for _ in range(USERS)]
+        rows = [packer.sample(domains.make_sample(user, rng, difficulty=rng.choice([2, 3, 4]))) for user in users for _ in range(QUESTIONS)]
+        length = max(len(ids) for ids, _ in rows)
+        ids, weights = tensors_of([(ids + [packer.end] * (length - len(ids)), weights + [0.0] * (length - len(weights))) for ids, weights in rows])
+        mix = torch.softmax(F.cosine_similarity(embed(users, rng).unsqueeze(1), keys.unsqueeze(0), dim=-1) / TEMPERATURE, dim=1)
+        unevenness = POOL * mix.mean(0).square().sum() - 1  # 0 when all adapters are used alike: else one takes all
+        return loss_of(c, base, ids, weights, lora.linear(base, mix.repeat_interleave(QUESTIONS, dim=0))) + BALANCE * unevenness
     descend([*lora.parameters(), keys], loss_at, args.steps or POOL_STEPS, 5e-3, "pool")
     names = [f"pool-{i}" for i in range(POOL)]
     for i, name in enumerate(names):

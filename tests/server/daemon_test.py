@@ -268,9 +268,31 @@ class ClientTest(unittest.TestCase):
         self.assertIn("tessera.v1.SamplingParams.top_k", self.run_client("capabilities").stdout)
         self.assertEqual(json.loads(self.run_client("--json", "load").stdout)["running"], "0")
         self.assertIn("no such call", self.run_client("cancel", "nobody", code=1).stdout)
-        for verb in ("list", "watch", "load x", "unload x", "pin x", "register x /dir"):
-            done = self.run_client("adapters", *verb.split(), code=1)
-            self.assertIn("UNIMPLEMENTED: adapters come in a later release", done.stderr)
+
+    def test_adapters(self):
+        self.run_client("adapters", "register", os.path.join(MODEL, "adapters"))
+        self.assertIn("keltish-2: model first, disk", self.run_client("adapters", "list").stdout)
+        self.run_client("adapters", "load", "keltish-2")
+        self.assertIn("keltish-2: model first, pool, rank 8", self.run_client("adapters", "list").stdout)
+        with open(os.path.join(ROOT, "tests", "golden", "lab_adapters.json")) as f:
+            cases = [c for c in json.load(f)["cases"] if c["model"] == os.path.basename(MODEL)]
+        for case in cases[:6]:
+            answer = case["text"].split("<|")[0]
+            words = ("generate", "--temperature", "0", "--max-tokens", str(len(case["greedy"])), case["prompt"])
+            self.assertTrue(self.run_client(words[0], "--adapter", case["adapter"], *words[1:]).stdout.startswith(answer))
+            self.assertTrue(self.run_client(words[0], "--model", case["adapter"], *words[1:]).stdout.startswith(answer))
+            self.assertFalse(self.run_client(*words).stdout.startswith(answer))
+        blend = ("--adapter", "zorvan-1=0.5", "--adapter", "zorvan-2=0.5")
+        self.run_client("generate", *blend, "--max-tokens", "4", "Once")
+        self.run_client("adapters", "pin", "zorvan-1")
+        self.assertIn("zorvan-1: model first, pool, pinned", self.run_client("adapters", "list").stdout)
+        self.run_client("adapters", "unpin", "zorvan-1")
+        self.run_client("adapters", "unload", "keltish-2")
+        self.assertIn("keltish-2: model first, disk", self.run_client("adapters", "list").stdout)
+        done = self.run_client("generate", "--adapter", "nobody", "hi", code=1)
+        self.assertIn('NOT_FOUND: no adapter is called "nobody"', done.stderr)
+        self.assertIn("NOT_FOUND", self.run_client("adapters", "load", "nobody", code=1).stderr)
+        self.run_client("adapters", "register", "x", "/nowhere", code=1)
 
     def test_errors(self):
         done = self.run_client("generate", "--model", "missing", "hi", code=1)

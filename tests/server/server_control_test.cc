@@ -1,7 +1,10 @@
 // Control, health, reflection and drain over real sockets.
 #include <grpcpp/impl/client_unary_call.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <filesystem>
+#include <fstream>
 #include <set>
 #include <thread>
 
@@ -68,7 +71,7 @@ TEST_F(ControlTest, Capabilities) {
   }
   EXPECT_EQ(response.limits().max_n(), 128);
   EXPECT_EQ(response.limits().max_message_bytes(), 64 << 20);
-  EXPECT_FALSE(fields.contains("tessera.v1.LoadAdapterRequest.name"));
+  EXPECT_TRUE(fields.contains("tessera.v1.LoadAdapterRequest.name"));
   EXPECT_EQ(response.limits().max_embed_inputs(), 256);
   // By each model's context, until it is configured.
   EXPECT_EQ(response.limits().max_prompt_bytes(), 0);
@@ -136,26 +139,78 @@ TEST_F(ControlTest, CancelNeedsAName) {
   EXPECT_EQ(FactsOf(status).bad_field, "request_id");
 }
 
-TEST_F(ControlTest, AdaptersAreUnimplemented) {
-  const auto expect = [](const grpc::Status& status) {
-    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
-    EXPECT_EQ(FactsOf(status).reason, "NO_ADAPTERS");
-    EXPECT_NE(status.error_message().find("later release"), std::string::npos);
-  };
-  v1::RegisterAdaptersResponse registered;
-  expect(control_->RegisterAdapters(NewContext().get(), {}, &registered));
-  v1::LoadAdapterResponse loaded;
-  expect(control_->LoadAdapter(NewContext().get(), {}, &loaded));
-  v1::UnloadAdapterResponse unloaded;
-  expect(control_->UnloadAdapter(NewContext().get(), {}, &unloaded));
-  v1::PinAdapterResponse pinned;
-  expect(control_->PinAdapter(NewContext().get(), {}, &pinned));
-  v1::ListAdaptersResponse list;
-  expect(control_->ListAdapters(NewContext().get(), {}, &list));
+TEST_F(ControlTest, Adapters) {
+  const std::string dir = ::testing::TempDir() + "/control_" + std::to_string(getpid());
+  for (const char* name : {"red", "blue"}) {
+    std::filesystem::create_directories(dir + "/" + name);
+    std::ofstream(dir + "/" + name + "/adapter_config.json") << "{}";
+    std::ofstream(dir + "/" + name + "/adapter_model.safetensors") << name;
+  }
   const auto context = NewContext();
-  const auto reader = control_->WatchAdapters(context.get(), {});
-  EXPECT_FALSE(reader->Read(&list));
-  expect(reader->Finish());
+  const auto watch = control_->WatchAdapters(context.get(), {});
+  v1::ListAdaptersResponse list;
+  ASSERT_TRUE(watch->Read(&list));
+  EXPECT_EQ(list.adapters_size(), 0);
+
+  v1::RegisterAdaptersRequest request;
+  v1::RegisterAdaptersResponse registered;
+  request.add_adapters()->set_path(dir);
+  request.mutable_adapters(0)->set_name("both");
+  grpc::Status status = control_->RegisterAdapters(NewContext().get(), request, &registered);
+  EXPECT_EQ(FactsOf(status).bad_field, "adapters[0].name");
+  request.mutable_adapters(0)->clear_name();
+  request.mutable_adapters(0)->set_revision("v2");
+  request.add_adapters()->set_path(dir + "/red");
+  request.mutable_adapters(1)->set_name("green");
+  request.mutable_adapters(1)->set_model("plain");
+  status = control_->RegisterAdapters(NewContext().get(), request, &registered);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(registered.registered(), 3);
+  ASSERT_TRUE(watch->Read(&list));
+  ASSERT_EQ(list.adapters_size(), 3);
+  context->TryCancel();
+  ASSERT_TRUE(control_->ListAdapters(NewContext().get(), {}, &list).ok());
+  ASSERT_EQ(list.adapters_size(), 3);
+  EXPECT_EQ(list.adapters(0).name(), "blue");
+  EXPECT_EQ(list.adapters(0).revision(), "v2");
+  EXPECT_EQ(list.adapters(0).model(), "bytes");
+  EXPECT_EQ(list.adapters(0).residency(), v1::ADAPTER_RESIDENCY_DISK);
+  EXPECT_FALSE(list.adapters(0).loaded());
+  EXPECT_FALSE(list.adapters(0).has_idle_ms());
+  EXPECT_EQ(list.adapters(2).name(), "green");
+  EXPECT_EQ(list.adapters(2).model(), "plain");
+
+  v1::LoadAdapterRequest load;
+  v1::LoadAdapterResponse loaded;
+  load.set_name("yellow");
+  status = control_->LoadAdapter(NewContext().get(), load, &loaded);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(FactsOf(status).reason, "ADAPTER_NOT_FOUND");
+  load.set_name("red");
+  EXPECT_TRUE(control_->LoadAdapter(NewContext().get(), load, &loaded).ok());
+  v1::PinAdapterRequest pin;
+  v1::PinAdapterResponse pinned;
+  pin.set_name("red");
+  EXPECT_TRUE(control_->PinAdapter(NewContext().get(), pin, &pinned).ok());
+  pin.set_pinned(false);
+  EXPECT_TRUE(control_->PinAdapter(NewContext().get(), pin, &pinned).ok());
+  v1::UnloadAdapterRequest unload;
+  v1::UnloadAdapterResponse unloaded;
+  unload.set_name("green");
+  EXPECT_TRUE(control_->UnloadAdapter(NewContext().get(), unload, &unloaded).ok());
+  const std::vector<std::pair<AdapterId, std::string>> want = {
+      {0, "load"}, {0, "pin"}, {0, "unpin"}, {1, "unload"}};
+  EXPECT_EQ(adapter_verbs_, want);
+
+  request.mutable_adapters(0)->set_path(dir + "/nowhere");
+  status = control_->RegisterAdapters(NewContext().get(), request, &registered);
+  EXPECT_EQ(FactsOf(status).reason, "ADAPTER_NOT_FOUND");
+  request.clear_adapters();
+  request.add_adapters()->set_path(dir + "/red");
+  request.mutable_adapters(0)->set_name("plain");
+  status = control_->RegisterAdapters(NewContext().get(), request, &registered);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  std::filesystem::remove_all(dir);
 }
 
 TEST_F(ControlTest, DrainRefusesNewCallsAndFinishesRunningOnes) {

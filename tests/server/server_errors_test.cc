@@ -223,8 +223,8 @@ TEST_F(ErrorsTest, Models) {
                "send the whole prompt to Generate");
   request.clear_model();
   request.add_adapters()->set_name("lora");
-  ExpectReason(Generate(request).status, grpc::StatusCode::UNIMPLEMENTED, "NO_ADAPTERS",
-               "later release");
+  ExpectReason(Generate(request).status, grpc::StatusCode::NOT_FOUND, "ADAPTER_NOT_FOUND",
+               "no adapter is called \"lora\"; register it first");
 }
 
 TEST_F(ErrorsTest, Chats) {

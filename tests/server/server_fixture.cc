@@ -81,6 +81,18 @@ void ServerTest::Start(FakeGeneratorOptions fake, ServerOptions options) {
   context_ = std::make_unique<ServingContext>();
   context_->generator = generator_.get();
   context_->models = registry_.get();
+  std::vector<AdapterRegistry::Model> adapter_models;
+  for (const ServedModel& model : registry_->models()) adapter_models.push_back({model.name, {}});
+  adapters_ = std::make_unique<AdapterRegistry>(std::move(adapter_models));
+  adapter_verbs_.clear();
+  context_->adapters = adapters_.get();
+  context_->adapter_verbs = {
+      [this](AdapterId id, bool pin, const std::function<void(absl::Status)>& done) {
+        adapter_verbs_.emplace_back(id, pin ? "pin" : "load");
+        done(absl::OkStatus());
+      },
+      [this](AdapterId id) { adapter_verbs_.emplace_back(id, "unpin"); },
+      [this](AdapterId id) { adapter_verbs_.emplace_back(id, "unload"); }};
   context_->clock = &clock_;
   context_->version = "test";
   context_->device = "none";

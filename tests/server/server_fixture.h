@@ -11,6 +11,7 @@
 
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "scheduler/adapter_registry.h"
 #include "server/server.h"
 #include "server/serving.h"
 #include "tessera/v1/control.grpc.pb.h"
@@ -50,6 +51,8 @@ class ServerTest : public ::testing::Test {
 
   std::unique_ptr<FakeGenerator> generator_;
   std::unique_ptr<ModelRegistry> registry_;
+  std::unique_ptr<AdapterRegistry> adapters_;                     // of the models, with empty specs
+  std::vector<std::pair<AdapterId, std::string>> adapter_verbs_;  // what Control asked for
   std::unique_ptr<ServingContext> context_;
   SteadyClock clock_;
   std::unique_ptr<Server> server_;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
+#include "scheduler/adapter_registry.h"
 #include "server/limits.h"
 #include "server/live_calls.h"
 #include "server/prepare.h"
@@ -21,7 +22,7 @@ class PrepareTest : public ::testing::Test {
   PrepareTest() : registry_(FakeModels()) {}
 
   PreparedCall Run(Method method, const std::string& bytes) {
-    return Prepare(method, bytes, 1, registry_, &live_);
+    return Prepare(method, bytes, 1, registry_, &adapters_, &live_);
   }
   // INVALID_ARGUMENT that blames `field` in words and in google.rpc.BadRequest.
   static void ExpectBlames(const absl::Status& status, const std::string& field,
@@ -42,6 +43,7 @@ class PrepareTest : public ::testing::Test {
   }
 
   ModelRegistry registry_;
+  AdapterRegistry adapters_{{}};
   LiveCalls live_;
 };
 

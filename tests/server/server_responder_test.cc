@@ -19,6 +19,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
+#include "scheduler/adapter_registry.h"
 #include "server/call_port.h"
 #include "server/responder_pool.h"
 #include "server/serving.h"
@@ -138,6 +139,7 @@ class ResponderTest : public ::testing::Test {
     generator_ = std::make_unique<FakeGenerator>(fake);
     context_.generator = generator_.get();
     context_.models = &registry_;
+    context_.adapters = &adapters_;
     context_.clock = &clock_;
     pool_ = std::make_unique<ResponderPool>(threads, lane_bytes, &context_);
   }
@@ -162,6 +164,7 @@ class ResponderTest : public ::testing::Test {
 
   SteadyClock clock_;
   ModelRegistry registry_;
+  AdapterRegistry adapters_{{}};
   ServingContext context_;
   std::unique_ptr<FakeGenerator> generator_;
   std::unique_ptr<ResponderPool> pool_;

@@ -1,0 +1,64 @@
+// Any bytes are an adapter of a model of one layer or are refused; what is accepted can be placed
+// in pages. The input is adapter_config.json, a NUL, the header of adapter_model.safetensors, a
+// NUL, and its data.
+#include <stdlib.h>
+
+#include <cstring>
+#include <fstream>
+#include <string>
+
+#include "kernels/base/log.h"
+#include "kernels/model/peft.h"
+
+namespace tessera {
+namespace {
+
+ModelSpec OneLayer() {
+  ModelSpec spec;
+  spec.hidden = 16;
+  spec.intermediate = 16;
+  spec.num_layers = 1;
+  spec.heads = 1;
+  spec.kv_heads = 1;
+  spec.head_dim = 16;
+  return spec;
+}
+
+std::string MakeDir() {
+  char path[] = "/tmp/peft_fuzz_XXXXXX";
+  CHECK(mkdtemp(path) != nullptr);
+  return path;
+}
+
+void Write(const std::string& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+}  // namespace
+}  // namespace tessera
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const std::string* const dir = new std::string(tessera::MakeDir());
+  const std::string input(reinterpret_cast<const char*>(data), size);
+  const size_t config_end = std::min(input.find('\0'), size);
+  const size_t header_begin = std::min(config_end + 1, size);
+  const size_t header_end = std::min(input.find('\0', header_begin), size);
+  const uint64_t length = header_end - header_begin;
+  std::string file(sizeof(length), '\0');
+  std::memcpy(file.data(), &length, sizeof(length));
+  file += input.substr(header_begin, length);
+  file += input.substr(std::min(header_end + 1, size));
+  tessera::Write(*dir + "/adapter_config.json", input.substr(0, config_end));
+  tessera::Write(*dir + "/adapter_model.safetensors", file);
+  const tessera::ModelSpec spec = tessera::OneLayer();
+  const auto adapter = tessera::PeftAdapter::Open(spec, *dir);
+  if (!adapter.ok()) {
+    CHECK(!adapter.status().message().empty());
+    return 0;
+  }
+  CHECK_GT((*adapter)->max_rank(), 0);
+  const auto image =
+      tessera::BuildAdapterImage(spec, {{adapter->get(), 0.5f}}, tessera::DType::kBF16, 4096);
+  CHECK(image.ok() || !image.status().message().empty());
+  return 0;
+}
