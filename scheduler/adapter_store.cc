@@ -134,8 +134,6 @@ void AdapterStore::Release(AdapterId id) {
 
 void AdapterStore::CountUse(AdapterId id) { entries_.at(id).uses += 1.0; }
 
-void AdapterStore::Load(AdapterId id) { Want(id, 0, false); }
-
 void AdapterStore::Pin(AdapterId id, bool pinned) {
   if (pinned) Want(id, 0, false);
   const auto it = entries_.find(id);

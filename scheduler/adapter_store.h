@@ -68,7 +68,6 @@ class AdapterStore final {
   const std::vector<PageId>& pages(AdapterId id) const { return entries_.at(id).pages; }
 
   // Operators. A pinned adapter is loaded and stays. Unloading waits for the sequences that run.
-  void Load(AdapterId id);
   void Pin(AdapterId id, bool pinned);
   void Unload(AdapterId id);
 

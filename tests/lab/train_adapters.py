@@ -29,7 +29,7 @@ ADAPTERS = {"zorvan-1": (16, QV), "zorvan-2": (8, ALL), "keltish-1": (16, ALL), 
             "tarsian-1": (4, ALL)}
 STEPS = 700  # at most
 ENOUGH = 0.02  # mean loss at which a domain adapter has learnt its domain; training stops there
-POOL, POOL_RANK, POOL_STEPS, TEMPERATURE, BALANCE = 8, 8, 900, 0.02, 0.05
+POOL, POOL_RANK, POOL_STEPS, TEMPERATURE, BALANCE = 8, 8, 900, 0.04, 0.2
 USERS, QUESTIONS, HISTORY = 8, 5, 192  # of a step of the pool: users, questions of each, tokens of a history
 REHEARSAL = {"recall": 0.6, "two_hop": 0.1, "multi_document": 0.1, "transform": 0.1, "dialogue": 0.1}
 
@@ -141,9 +141,7 @@ def train_pool(args, c, base, packer):
         histories, _ = tensors_of([domain_row(packer, rng, user, HISTORY) for user in users])
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             return llama.hidden_states(c, base, histories).float().mean(1)
-    # Keys begin apart from each other, at what tells eight users from the average one.
-    keys = embed(domains.DOMAINS[::len(domains.DOMAINS) // POOL], random.Random(f"keys {args.seed}"))
-    keys = (keys - keys.mean(0)).requires_grad_()
+    keys = torch.randn((POOL, c["hidden_size"]), generator=torch.Generator().manual_seed(args.seed)).requires_grad_()
 
     def loss_at(step):
         rng = random.Random(f"pool {args.seed} {step}")
