@@ -188,11 +188,11 @@ void BenchLinear(benchmark::State& state, Machine* machine, const LinearShape& s
 // Segments of `rows` tokens behind `prefix` tokens each, and the pages they lie in, in no order.
 class Segments {
  public:
-  Segments(Machine* machine, int num_segments, int rows, int prefix)
+  Segments(Machine* machine, int num_segments, int rows, int prefix, DType dtype = DType::kBF16)
       : rows_(num_segments * rows), keys_(prefix + rows) {
     layout_.kv_heads = kKvHeads;
     layout_.head_dim = kHeadDim;
-    layout_.dtype = DType::kBF16;
+    layout_.dtype = dtype;
     layout_.num_layers = kLayers;
     const int pages = CeilDiv(keys_, layout_.page_tokens);
     const int num_slabs = num_segments * pages + 1;
@@ -232,6 +232,7 @@ class Segments {
   }
 
   BatchView view() const { return {&batch_, arena_.base()}; }
+  int64_t row_bytes() const { return layout_.token_stride(); }
   AttentionArgs Args(int layer, std::vector<float>* qkv, std::vector<float>* out) const {
     AttentionArgs args;
     args.batch = view();
@@ -258,9 +259,9 @@ class Segments {
 };
 
 // Layers in turn, so that keys come from memory where they do not fit the caches.
-void BenchAttention(benchmark::State& state, Machine* machine, int num_segments, int rows,
-                    int prefix) {
-  const Segments segment(machine, num_segments, rows, prefix);
+void BenchAttention(benchmark::State& state, Machine* machine, DType dtype, int num_segments,
+                    int rows, int prefix) {
+  const Segments segment(machine, num_segments, rows, prefix, dtype);
   const size_t num_rows = static_cast<size_t>(num_segments) * static_cast<size_t>(rows);
   std::vector<float> qkv = RandomFloats(num_rows * kQkvCols, 1.0f);
   std::vector<float> out(num_rows * kHidden);
@@ -271,7 +272,8 @@ void BenchAttention(benchmark::State& state, Machine* machine, int num_segments,
     layer = (layer + 1) % kLayers;
   }
   const double visible = static_cast<double>(num_rows) * (prefix + 0.5 * (rows + 1));
-  Report(state, *machine, 2.0 * num_segments * (prefix + rows) * kKvHeads * kHeadDim * 2.0,
+  Report(state, *machine,
+         2.0 * num_segments * (prefix + rows) * kKvHeads * static_cast<double>(segment.row_bytes()),
          4.0 * visible * kHeads * kHeadDim);
 }
 
@@ -387,14 +389,24 @@ void RegisterAll(Machine* machine) {
       BenchLinear(state, machine, kShapes[2], DType::kF32, rows);
     });
   }
-  add("attention/decode/context2048",
-      [machine](benchmark::State& state) { BenchAttention(state, machine, 1, 1, 2047); });
-  add("attention/decode8/context2048",
-      [machine](benchmark::State& state) { BenchAttention(state, machine, 8, 1, 2047); });
-  add("attention/prefill512",
-      [machine](benchmark::State& state) { BenchAttention(state, machine, 1, 512, 0); });
-  add("attention/prefill512/context8192",
-      [machine](benchmark::State& state) { BenchAttention(state, machine, 1, 512, 7680); });
+  struct AttentionShape {
+    const char* name;
+    int num_segments, rows, prefix;
+  };
+  constexpr AttentionShape kAttentionShapes[] = {
+      {"attention/decode/context2048", 1, 1, 2047},
+      {"attention/decode8/context2048", 8, 1, 2047},
+      {"attention/prefill512", 1, 512, 0},
+      {"attention/prefill512/context8192", 1, 512, 7680},
+  };
+  for (const AttentionShape& shape : kAttentionShapes) {
+    for (const DType dtype : {DType::kBF16, DType::kI8}) {
+      const std::string suffix = dtype == DType::kI8 ? "/int8" : "";
+      add(shape.name + suffix, [machine, dtype, shape](benchmark::State& state) {
+        BenchAttention(state, machine, dtype, shape.num_segments, shape.rows, shape.prefix);
+      });
+    }
+  }
   add("step/decode/context256",
       [machine](benchmark::State& state) { BenchStep(state, machine, 1, 255); });
   add("step/prefill512", [machine](benchmark::State& state) { BenchStep(state, machine, 512, 0); });

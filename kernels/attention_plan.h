@@ -11,6 +11,10 @@
 // With visible scores s_j (fp32: q.k * attention scale, softcapped, divided by the temperature):
 //   max = max_j s_j    sum = sum_j exp(s_j - max)    out = sum_j exp(s_j - max) * v_j
 // in a fixed order over the position within the block. A block without a visible key is skipped.
+// Int8 rows (kernels/page_layout.h) are read by their codes, q stays fp32, and scales are applied
+// to whole sums and weights, so that k and v are never rounded again:
+//   q.k = (sum_d q[d] * k_code[d]) * k_scale
+//   out = sum_j (exp(s_j - max) * v_scale_j) * v_code_j
 //
 // Merge of A and B (blocks of a stream in ascending order, then streams in order):
 //   max = max(A.max, B.max)   a = exp(A.max - max)   b = exp(B.max - max)

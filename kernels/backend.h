@@ -5,10 +5,11 @@
 // Numbers. Activations between ops are fp32 rows. A Linear rounds its input rows (after the norm)
 // to bf16 when its weight is bf16 and accumulates in fp32 over k in ascending order, in an order
 // that does not depend on the number of rows; with fp32 weights nothing is rounded; with int8 and
-// int4 weights rows are quantised as kernels/weight_format.h says. K and V are
-// rounded to the pages' dtype when appended. Attention computes in fp32 over fixed absolute blocks
-// of kAttentionBlock key positions per stream (see KvRun); each block gives (output, log-sum-exp),
-// merged in position order. `ref` rounds at the same points, so it judges bf16 tightly too.
+// int4 weights rows are quantised as kernels/weight_format.h says. K and V are rounded to the
+// pages' dtype, or quantised by row (kernels/page_layout.h), when appended. Attention computes in
+// fp32 over fixed absolute blocks of kAttentionBlock key positions per stream (see KvRun); each
+// block gives (output, log-sum-exp), merged in position order. `ref` rounds at the same points, so
+// it judges bf16 tightly too.
 //
 // Batch invariance: on ref and cpu a row's result is bitwise the same alone and in any batch, with
 // any number of threads.

@@ -119,8 +119,8 @@ struct Tap {
 
 enum class PageOpKind : int32_t {
   kCopy = 0,  // num_tokens tokens of src from src_token to dst from dst_token
-  kRopeShift =
-      1,  // rotate the keys of num_tokens tokens of dst from dst_token on by `delta` positions
+  // Rotates the keys of num_tokens tokens of dst from dst_token on by `delta` positions.
+  kRopeShift = 1,
   kGather = 2,  // dst token i := src token indices[i]; per layer and head when index_stride > 0
 };
 

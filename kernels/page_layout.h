@@ -2,8 +2,21 @@
 // layers of one KV group. All pages of a model have the same bytes, whatever their group; a page is
 // `slabs_per_page` slabs of the pool.
 //
-// Inside a page: [layer of the group][K, V][kv_head][token][head_dim] in `dtype`. Constant after
-// start-up; any thread.
+// Inside a page: [layer of the group][K, V][kv_head][token], a row of head_dim numbers in `dtype`
+// each. Constant after start-up; any thread.
+//
+// Int8 rows: [head_dim] codes (signed bytes), zeros up to the next multiple of 4 bytes, the row's
+// scale (fp32). The row's numbers are code[d] * scale. K (normed and rotated) and V are quantised
+// when they are appended, each row for itself, as rows of activations are
+// (kernels/weight_format.h): with m = max |x[d]|,
+//   code[d] = round(x[d] * (127 / m)), to nearest, ties to even      scale = m / 127
+// with the same rule for tiny rows (zeros) and for rows that are not finite (the scale is NaN).
+// Rotating keys in their pages (PageOpKind::kRopeShift) quantises them anew: every time, a number
+// moves by up to half a step, max |k| / 254.
+//
+// The scale lies in its row, so what copies, gathers or prefetches rows need not know of it and it
+// costs no cache line of its own; rows are aligned to 4 bytes, which unaligned loads take as they
+// come.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +36,15 @@ struct GroupLayout {
   // them.
   int32_t window = 0;
 
+  static constexpr int64_t kScaleBytes = 4;
+
+  bool quantized() const { return dtype == DType::kI8; }
+  // Of a row, from its begin. REQUIRES: quantized().
+  int64_t scale_offset() const { return RoundUp<int64_t>(head_dim, kScaleBytes); }
   // Bytes from one token's K row (of one head) to the next token's.
-  int64_t token_stride() const { return head_dim * DTypeBytes(dtype); }
+  int64_t token_stride() const {
+    return quantized() ? scale_offset() + kScaleBytes : head_dim * DTypeBytes(dtype);
+  }
   int64_t head_stride() const { return page_tokens * token_stride(); }
   int64_t value_offset() const { return kv_heads * head_stride(); }
   int64_t layer_stride() const { return 2 * value_offset(); }

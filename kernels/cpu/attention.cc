@@ -67,7 +67,8 @@ void AttentionOp::AppendRow(const AttentionArgs& args, const RopeTables::Table& 
   problem.sin = rope.sin + row * rope.half;
   problem.rotary_dim = static_cast<int32_t>(2 * rope.half);
   problem.head_dim = layout.head_dim;
-  problem.element = layout.dtype == DType::kF32 ? Element::kF32 : Element::kBF16;
+  problem.element = ElementOf(layout.dtype);
+  if (layout.quantized()) problem.scale_offset = layout.scale_offset();
   for (int32_t h = 0; h < layout.kv_heads; ++h) {
     char* const cell = args.pool.Page(page) + layout.KeyOffset(args.layer_in_group, h, token);
     problem.k = keys + static_cast<int64_t>(h) * layout.head_dim;
@@ -123,7 +124,8 @@ void AttentionOp::Attend(const AttentionCall& call) {
 void AttentionOp::Run(const AttentionArgs& args) {
   const GroupLayout& layout = *args.layout;
   CHECK_EQ(args.heads % layout.kv_heads, 0);
-  CHECK(layout.dtype == DType::kF32 || layout.dtype == DType::kBF16) << DTypeName(layout.dtype);
+  CHECK(layout.dtype == DType::kF32 || layout.dtype == DType::kBF16 || layout.quantized())
+      << DTypeName(layout.dtype);
   CHECK_LE(layout.head_dim, kMaxHeadDim);
   if (args.batch.num_tokens() == 0) return;
   RopeTables::Table rope;

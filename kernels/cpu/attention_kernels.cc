@@ -1,6 +1,8 @@
 // One block of keys against up to 12 query rows of one kv head: scores (the GEMM tile over
 // transposed keys), a softmax partial per row, and the weighted sum of V rows read where they lie
-// in their pages. Bytes moved per block: its K and V once per call for V, once per block for K.
+// in their pages. Int8 codes are widened in registers, so a block's panels are as small as its
+// keys; scales meet whole scores and weights, 16 keys at a time. Bytes moved per block: its K and V
+// once per call for V, once per block for K.
 #include <cstring>
 
 #include "kernels/cpu/isa_functions.h"
@@ -14,7 +16,19 @@ constexpr float kNegativeInfinity = -__builtin_inff();
 int32_t Least(int32_t a, int32_t b) { return a < b ? a : b; }
 int32_t Most(int32_t a, int32_t b) { return a > b ? a : b; }
 
-int64_t ElementBytes(Element element) { return element == Element::kF32 ? 4 : 2; }
+constexpr int64_t ElementBytes(Element element) {
+  return element == Element::kF32 ? 4 : element == Element::kBF16 ? 2 : 1;
+}
+// Of a row's numbers, in lines of a panel and in bytes, and of all that is read of a row.
+constexpr int64_t NumWords(Element element, int32_t head_dim) {
+  return (head_dim * ElementBytes(element) + 3) / 4;
+}
+constexpr int64_t NumberBytes(Element element, int32_t head_dim) {
+  return head_dim * ElementBytes(element);
+}
+constexpr int64_t RowBytes(Element element, int32_t head_dim) {
+  return NumberBytes(element, head_dim) + (element == Element::kI8 ? 4 : 0);
+}
 
 // Rows lie in pages all over memory, a stride that no hardware prefetcher follows: each phase of a
 // block asks for what the next one reads. Asking for a null row's bytes is harmless.
@@ -64,7 +78,9 @@ void SoftmaxRow(const AttendProblem& problem, int32_t row, int panel_begin, int 
   const V16 hidden = Set1(kNegativeInfinity);
   V16 max = hidden;
   for (int p = panel_begin; p < panel_end; ++p) {
-    V16 s = Mul(Load(scores + p * kPanel), scale);
+    V16 s = Load(scores + p * kPanel);
+    if (problem.key_scales != nullptr) s = Mul(s, Load(problem.key_scales + p * kPanel));
+    s = Mul(s, scale);
     if (problem.softcap > 0.0f) s = Softcap(s, problem.softcap);
     if (problem.temperature != 1.0f) s = Div(s, temperature);
     const bool whole = begin <= p * kPanel && end >= (p + 1) * kPanel;
@@ -72,6 +88,7 @@ void SoftmaxRow(const AttendProblem& problem, int32_t row, int panel_begin, int 
     Store(scores + p * kPanel, s);
     max = Max(max, s);
   }
+  float* const weights = problem.weights + row * kScoreStride;
   // A hidden key's exponential is exactly 0, also in a row that sees nothing.
   const float row_max = begin < end ? ReduceMax(max) : 0.0f;
   V16 sum = Zero();
@@ -79,6 +96,8 @@ void SoftmaxRow(const AttendProblem& problem, int32_t row, int panel_begin, int 
     const V16 e = ExpNonPositive(Sub(Load(scores + p * kPanel), Set1(row_max)));
     Store(scores + p * kPanel, e);
     sum = Add(sum, e);
+    if (problem.value_scales == nullptr) continue;
+    Store(weights + p * kPanel, Mul(e, Load(problem.value_scales + p * kPanel)));
   }
   problem.max[row] = row_max;
   problem.sum[row] = begin < end ? ReduceAdd(sum) : 0.0f;
@@ -86,11 +105,13 @@ void SoftmaxRow(const AttendProblem& problem, int32_t row, int panel_begin, int 
 
 template <Element kElement>
 V16 LoadElements(const void* row, int64_t index) {
-  if constexpr (kElement == Element::kF32) return Load(static_cast<const float*>(row) + index);
-  return LoadBF16(static_cast<const char*>(row) + 2 * index);
+  const char* const first = static_cast<const char*>(row) + index * ElementBytes(kElement);
+  if constexpr (kElement == Element::kF32) return Load(first);
+  if constexpr (kElement == Element::kBF16) return LoadBF16(first);
+  return ToFloats(LoadSignedBytes(first));
 }
 
-// out[r][16 v ...] = sum over keys of scores[r][key] * V[key][dim + 16 v ...], keys ascending.
+// out[r][16 v ...] = sum over keys of weight[r][key] * V[key][dim + 16 v ...], keys ascending.
 // Prefetches problem.next_keys with the first dims.
 template <Element kElement, int kRows, int kVectors>
 void WeightedSum(const AttendProblem& problem, int32_t row, int32_t dim, KeySpan keys) {
@@ -100,9 +121,9 @@ void WeightedSum(const AttendProblem& problem, int32_t row, int32_t dim, KeySpan
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) acc[r][v] = Zero();
   }
-  const float* const weights = problem.scores + row * kScoreStride;
+  const float* const weights = problem.weights + row * kScoreStride;
   const void* const* const next = row == 0 && dim == 0 ? problem.next_keys : nullptr;
-  const int64_t row_bytes = problem.head_dim * ElementBytes(kElement);
+  const int64_t row_bytes = RowBytes(kElement, problem.head_dim);
   for (int32_t key = keys.begin; key < keys.end; ++key) {
     const void* const value = problem.values[key];
     if (next != nullptr) Prefetch(next[key], row_bytes);
@@ -163,41 +184,56 @@ void WeightedSums(const AttendProblem& problem, KeySpan keys) {
   }
 }
 
+// 16 K rows of `row_bytes` (null: zeros) to lines of 16 words, one of each row.
+void TransposeRows(const void* const* keys, int64_t row_bytes, char* out) {
+  alignas(64) static constexpr char kZeros[kMaxHeadDim * 4] = {};
+  alignas(64) char tails[kPanel][64];
+  alignas(64) char last[16 * 64];
+  const int64_t whole_bytes = row_bytes / 64 * 64;
+  const void* rows[kPanel];
+  for (int i = 0; i < kPanel; ++i) rows[i] = keys[i] != nullptr ? keys[i] : kZeros;
+  for (int64_t offset = 0; offset < whole_bytes; offset += 64) {
+    TransposeWords(rows, offset, out + offset * 16);
+  }
+  if (whole_bytes == row_bytes) return;
+  const int64_t tail_bytes = row_bytes - whole_bytes;
+  for (int i = 0; i < kPanel; ++i) {
+    std::memset(tails[i], 0, 64);
+    rows[i] = tails[i];
+    if (keys[i] == nullptr) continue;
+    std::memcpy(tails[i], static_cast<const char*>(keys[i]) + whole_bytes,
+                static_cast<size_t>(tail_bytes));
+  }
+  TransposeWords(rows, 0, last);
+  std::memcpy(out + whole_bytes * 16, last, static_cast<size_t>((tail_bytes + 3) / 4 * kCacheLine));
+}
+
+template <Element kElement, class Panel>
+void AttendTo(const AttendProblem& problem, KeySpan keys) {
+  const int panel_begin = keys.begin / kPanel;
+  const int panel_end = (keys.end + kPanel - 1) / kPanel;
+  ScoreRows<Panel>(problem, panel_begin, panel_end, NumWords(kElement, problem.head_dim));
+  for (int32_t r = 0; r < problem.rows; ++r) SoftmaxRow(problem, r, panel_begin, panel_end);
+  WeightedSums<kElement>(problem, keys);
+}
+
 }  // namespace
 
 void PackKeys(const void* const* keys, const void* const* values, Element element, int32_t head_dim,
               int32_t panel_begin, int32_t panel_end, void* panels) {
   constexpr int32_t kPanelsAhead = 3;  // of a first block, whose keys nobody asked for before
-  alignas(64) static constexpr char kZeros[kMaxHeadDim * 4] = {};
-  alignas(64) char tails[kPanel][64];
-  alignas(64) char last[16 * 64];
-  const int64_t row_bytes = head_dim * ElementBytes(element);
-  const int64_t num_words = (row_bytes + 3) / 4;
-  const int64_t whole_bytes = row_bytes / 64 * 64;
-  char* out = static_cast<char*>(panels) + panel_begin * num_words * 64;
-  for (int32_t p = panel_begin; p < panel_end; ++p, out += num_words * 64) {
-    const void* rows[kPanel];
-    const void* const* const k = keys + p * kPanel;
-    const int32_t ahead = Least(p + kPanelsAhead, panel_end - 1) - p;
+  const int64_t row_bytes = RowBytes(element, head_dim);
+  const int64_t num_words = NumWords(element, head_dim);
+  char* out = static_cast<char*>(panels) + panel_begin * num_words * kCacheLine;
+  for (int32_t p = panel_begin; p < panel_end; ++p, out += num_words * kCacheLine) {
+    const void* const* const ahead = keys + Least(p + kPanelsAhead, panel_end - 1) * kPanel;
     for (int i = 0; i < kPanel; ++i) {
-      rows[i] = k[i] != nullptr ? k[i] : kZeros;
-      Prefetch(k[ahead * kPanel + i], row_bytes);
+      Prefetch(ahead[i], row_bytes);
       Prefetch(values[p * kPanel + i], row_bytes);
     }
-    for (int64_t offset = 0; offset < whole_bytes; offset += 64) {
-      TransposeWords(rows, offset, out + offset * 16);
-    }
-    if (whole_bytes == row_bytes) continue;
-    for (int i = 0; i < kPanel; ++i) {
-      std::memset(tails[i], 0, 64);
-      rows[i] = tails[i];
-      if (k[i] == nullptr) continue;
-      std::memcpy(tails[i], static_cast<const char*>(k[i]) + whole_bytes,
-                  static_cast<size_t>(row_bytes - whole_bytes));
-    }
-    TransposeWords(rows, 0, last);
-    std::memcpy(out + whole_bytes * 16, last,
-                static_cast<size_t>((num_words - whole_bytes / 4) * 64));
+    TransposeRows(keys + p * kPanel, NumberBytes(element, head_dim), out);
+    if (element != Element::kI8) continue;
+    for (int64_t w = 0; w < num_words; ++w) TransposeBytes(out + w * kCacheLine);
   }
 }
 
@@ -205,18 +241,13 @@ void Attend(const AttendProblem& problem) {
   const KeySpan keys = VisibleSpan(problem);
   for (int32_t r = 0; r < problem.rows; ++r) problem.sum[r] = 0.0f;
   if (keys.begin >= keys.end) return;
-  const int panel_begin = keys.begin / kPanel;
-  const int panel_end = (keys.end + kPanel - 1) / kPanel;
-  if (problem.element == Element::kBF16) {
-    ScoreRows<BF16Panel>(problem, panel_begin, panel_end, (problem.head_dim + 1) / 2);
-  } else {
-    ScoreRows<F32Panel>(problem, panel_begin, panel_end, problem.head_dim);
-  }
-  for (int32_t r = 0; r < problem.rows; ++r) SoftmaxRow(problem, r, panel_begin, panel_end);
-  if (problem.element == Element::kBF16) {
-    WeightedSums<Element::kBF16>(problem, keys);
-  } else {
-    WeightedSums<Element::kF32>(problem, keys);
+  switch (problem.element) {
+    case Element::kF32:
+      return AttendTo<Element::kF32, F32Panel>(problem, keys);
+    case Element::kBF16:
+      return AttendTo<Element::kBF16, BF16Panel>(problem, keys);
+    case Element::kI8:
+      return AttendTo<Element::kI8, Int8Panel>(problem, keys);
   }
 }
 

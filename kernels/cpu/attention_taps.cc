@@ -2,17 +2,16 @@
 #include <algorithm>
 
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/page_row.h"
 
 namespace tessera::cpu {
 namespace {
 
-float ReadElement(DType dtype, const char* row, int64_t i) {
-  return dtype == DType::kF32 ? reinterpret_cast<const float*>(row)[i]
-                              : BF16ToFloat(reinterpret_cast<const BF16*>(row)[i]);
-}
-
 // Squared distance of a row's new V (as it will be stored) from what its cell holds.
 double ValueDeviation(const AttentionArgs& args, int64_t row) {
+  alignas(float) char cell_of_new[kMaxHeadDim * sizeof(float)];
+  float stored[kMaxHeadDim];
+  float old[kMaxHeadDim];
   const GroupLayout& layout = *args.layout;
   const int64_t slot = args.batch.write_slots(args.group)[row];
   if (slot < layout.page_tokens) return 0.0;
@@ -25,10 +24,11 @@ double ValueDeviation(const AttentionArgs& args, int64_t row) {
     const char* const cell = args.pool.Page(page) +
                              layout.KeyOffset(args.layer_in_group, h, token) +
                              layout.value_offset();
+    StoreRow(layout, values + static_cast<int64_t>(h) * layout.head_dim, cell_of_new);
+    LoadRow(layout, cell_of_new, stored);
+    LoadRow(layout, cell, old);
     for (int32_t d = 0; d < layout.head_dim; ++d) {
-      const float value = values[static_cast<int64_t>(h) * layout.head_dim + d];
-      const float stored = layout.dtype == DType::kF32 ? value : BF16ToFloat(FloatToBF16(value));
-      const double difference = static_cast<double>(stored) - ReadElement(layout.dtype, cell, d);
+      const double difference = static_cast<double>(stored[d]) - old[d];
       sum += difference * difference;
     }
   }

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/cpu/page_row.h"
+
 namespace tessera::cpu {
 namespace {
 
@@ -31,8 +33,8 @@ void TileWorker::Reserve(const AttentionCall& call) {
   const int64_t half = RoundUp<int64_t>(call.rope.half, kPanel);
   const int64_t block_floats = kKeyBlock * dim;
   float* next = memory_.Floats((query_rows + 2 * rows) * dim + 4 * RoundUp<int64_t>(rows, kPanel) +
-                               kMaxAttendRows * (dim + kScoreStride) + 2 * kPanel + 2 * half +
-                               2 * block_floats);
+                               kMaxAttendRows * (dim + 2 * kScoreStride) + 2 * kPanel + 2 * half +
+                               2 * (block_floats + kKeyBlock));
   const auto take = [&next](int64_t count) {
     float* const taken = next;
     next += RoundUp<int64_t>(count, kPanel);
@@ -44,6 +46,9 @@ void TileWorker::Reserve(const AttentionCall& call) {
   tokens_.resize(static_cast<size_t>(query_rows));
   cells_.resize(static_cast<size_t>(query_rows));
   scores_ = take(kMaxAttendRows * kScoreStride);
+  weights_ = take(kMaxAttendRows * kScoreStride);
+  key_scales_ = take(kKeyBlock);
+  value_scales_ = take(kKeyBlock);
   block_ = {take(kMaxAttendRows), take(kMaxAttendRows), take(kMaxAttendRows * dim)};
   stream_ = {take(rows), take(rows), take(rows * dim)};
   total_ = {take(rows), take(rows), take(rows * dim)};
@@ -109,17 +114,30 @@ void TileWorker::LoadBlock(const AttentionCall& call, const AttentionTile& tile,
   if (has_next_) FindRows(call, tile, stream, block + 1, next_);
   const PositionRange visible = VisibleInBlock(call, tile, stream, block);
   const int32_t base = block * kAttentionBlock;
-  const Element element = layout.dtype == DType::kF32 ? Element::kF32 : Element::kBF16;
-  kernels_.pack_keys(loaded_->keys, loaded_->values, element, layout.head_dim,
-                     (visible.begin - base) / kPanel, CeilDiv(visible.end - base, kPanel), keys_);
+  const int32_t panel_begin = (visible.begin - base) / kPanel;
+  const int32_t panel_end = CeilDiv(visible.end - base, kPanel);
+  kernels_.pack_keys(loaded_->keys, loaded_->values, ElementOf(layout.dtype), layout.head_dim,
+                     panel_begin, panel_end, keys_);
+  if (layout.quantized()) LoadScales(layout, panel_begin * kPanel, panel_end * kPanel);
   if (layout.head_dim == call.padded_dim) return;
   // Whole vectors would read past a row's end: attend to padded copies.
-  const int64_t row_bytes = call.padded_dim * DTypeBytes(layout.dtype);
+  const int64_t element_bytes = DTypeBytes(layout.dtype);
+  const int64_t row_bytes = call.padded_dim * element_bytes;
   for (int32_t i = visible.begin - base; i < visible.end - base; ++i) {
     char* const copy = values_ + i * row_bytes;
     std::memset(copy, 0, static_cast<size_t>(row_bytes));
-    std::memcpy(copy, loaded_->values[i], static_cast<size_t>(layout.token_stride()));
+    std::memcpy(copy, loaded_->values[i], static_cast<size_t>(layout.head_dim * element_bytes));
     loaded_->values[i] = copy;
+  }
+}
+
+void TileWorker::LoadScales(const GroupLayout& layout, int32_t begin, int32_t end) {
+  const auto scale_of = [&layout](const void* row) {
+    return row == nullptr ? 0.0f : RowScale(layout, static_cast<const char*>(row));
+  };
+  for (int32_t i = begin; i < end; ++i) {
+    key_scales_[i] = scale_of(loaded_->keys[i]);
+    value_scales_[i] = scale_of(loaded_->values[i]);
   }
 }
 
@@ -144,13 +162,19 @@ void TileWorker::AttendRows(const AttentionCall& call, const KvStream& stream, i
   problem.keys = keys_;
   problem.values = loaded_->values;
   if (has_next_ && row == 0) problem.next_keys = next_->keys;
-  problem.element = args.layout->dtype == DType::kF32 ? Element::kF32 : Element::kBF16;
+  problem.element = ElementOf(args.layout->dtype);
   problem.visible_begin = visible_begin;
   problem.visible_end = visible_end;
   problem.scale = args.scale;
   problem.softcap = args.softcap;
   problem.temperature = stream.temperature;
   problem.scores = scores_;
+  problem.weights = scores_;
+  if (args.layout->quantized()) {
+    problem.key_scales = key_scales_;
+    problem.value_scales = value_scales_;
+    problem.weights = weights_;
+  }
   problem.max = partial.max;
   problem.sum = partial.sum;
   problem.out = partial.out;

@@ -15,6 +15,13 @@
 
 namespace tessera::cpu {
 
+// REQUIRES: a type that pages have.
+constexpr Element ElementOf(DType dtype) {
+  return dtype == DType::kF32    ? Element::kF32
+         : dtype == DType::kBF16 ? Element::kBF16
+                                 : Element::kI8;
+}
+
 // What the tasks of one Attention call share.
 struct AttentionCall {
   const AttentionArgs* args = nullptr;
@@ -79,6 +86,8 @@ class TileWorker final {
   // Makes `block` the loaded one. A caller loads blocks in ascending order and ends with end - 1.
   void LoadBlock(const AttentionCall& call, const AttentionTile& tile, const KvStream& stream,
                  int32_t block, int32_t end);
+  // The scales of the loaded block's keys [begin, end), whole panels.
+  void LoadScales(const GroupLayout& layout, int32_t begin, int32_t end);
   // Prepared rows [row, row + count) against the loaded block, count <= kMaxAttendRows.
   void AttendRows(const AttentionCall& call, const KvStream& stream, int32_t block, int32_t row,
                   int32_t count, const Rows& partial);
@@ -100,13 +109,16 @@ class TileWorker final {
   std::vector<int32_t> tokens_;  // [rows] of the prepared queries
   std::vector<Cells> cells_;     // [rows] of the prepared queries of a shared task
   float* scores_ = nullptr;      // [kMaxAttendRows, kScoreStride]
+  float* weights_ = nullptr;     // of int8 pages, likewise
   float* cos_ = nullptr;         // [rotary_dim / 2], of a stream with a pos_delta
   float* sin_ = nullptr;
-  char* keys_ = nullptr;    // transposed panels of the loaded block
-  char* values_ = nullptr;  // its V rows, padded, where head_dim is no multiple of 16
-  Rows block_;              // of kMaxAttendRows rows
-  Rows stream_;             // of the running stream
-  Rows total_;              // of the finished streams
+  char* keys_ = nullptr;           // transposed panels of the loaded block
+  char* values_ = nullptr;         // its V rows, padded, where head_dim is no multiple of 16
+  float* key_scales_ = nullptr;    // [kKeyBlock] of int8 pages
+  float* value_scales_ = nullptr;  // likewise
+  Rows block_;                     // of kMaxAttendRows rows
+  Rows stream_;                    // of the running stream
+  Rows total_;                     // of the finished streams
   BlockRows rows_[2];
   BlockRows* loaded_ = &rows_[0];
   BlockRows* next_ = &rows_[1];

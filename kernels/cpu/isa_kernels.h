@@ -25,7 +25,8 @@ inline constexpr int kMaxHeadDim = 1024;
 inline constexpr int64_t kCacheLine = 64;
 inline constexpr float kLeastMaximum = 1e-30f;  // kLeastRowMaximum
 
-enum class Element : int32_t { kF32, kBF16 };
+// kI8: rows of codes and a scale (kernels/page_layout.h).
+enum class Element : int32_t { kF32, kBF16, kI8 };
 enum class LoraElement : int32_t { kF32, kBF16, kI8 };
 enum class ScaleType : int32_t { kF32, kBF16, kF16 };
 enum class OutputOp : int32_t { kStore, kAdd, kGatedSilu, kGatedGelu };
@@ -136,6 +137,7 @@ struct AppendProblem {
   Element element = Element::kF32;
   void* k_out = nullptr;
   void* v_out = nullptr;
+  int64_t scale_offset = 0;  // kI8: bytes from k_out and v_out; zeros lie behind the last code
 };
 
 // Query rows of one kv head against one block of keys.
@@ -148,12 +150,15 @@ struct AttendProblem {
   const void* const* values = nullptr;     // [kKeyBlock] V rows; null where the block has no key
   const void* const* next_keys = nullptr;  // [kKeyBlock] K rows to bring near meanwhile, or null
   Element element = Element::kF32;         // of keys and values
+  const float* key_scales = nullptr;       // kI8: [kKeyBlock], 0 where the block has no key
+  const float* value_scales = nullptr;     // likewise
   const int32_t* visible_begin = nullptr;  // [rows] the row's keys in the block: [begin, end)
   const int32_t* visible_end = nullptr;
   float scale = 0.0f;
   float softcap = 0.0f;  // 0: off
   float temperature = 1.0f;
-  float* scores = nullptr;  // scratch [rows, kScoreStride]
+  float* scores = nullptr;   // scratch [rows, kScoreStride]: leaves exp(score - max)
+  float* weights = nullptr;  // of values: `scores`, or kI8: more scratch, scores * value_scales
   // The block's partial of each row; `sum` is 0 for a row without a visible key (`out` undefined).
   float* max = nullptr;    // [rows]
   float* sum = nullptr;    // [rows]
@@ -193,7 +198,8 @@ struct IsaKernels {
   void (*rotate_head)(const float* x, const float* weight, float eps, const float* cos,
                       const float* sin, int32_t rotary_dim, int32_t head_dim, float* out) = nullptr;
   // Transposes K rows [kPanel * panel_begin, kPanel * panel_end) of a block into panels of 16 keys
-  // (fp32: [head_dim][16], bf16: [head_dim / 2][16][2]); null rows become zeros.
+  // (fp32: [head_dim][16], bf16: [head_dim / 2][16][2], int8: the codes, [head_dim][16], head_dim
+  // up to a multiple of 4); null rows become zeros.
   void (*pack_keys)(const void* const* keys, const void* const* values, Element element,
                     int32_t head_dim, int32_t panel_begin, int32_t panel_end,
                     void* panels) = nullptr;

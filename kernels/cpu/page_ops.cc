@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/base/log.h"
+#include "kernels/cpu/page_row.h"
 #include "kernels/cpu/rope_table.h"
 
 namespace tessera::cpu {
@@ -12,7 +13,7 @@ namespace {
 
 // One member's buffers, grown once per Apply.
 struct Buffers {
-  std::vector<float> cos, sin;
+  std::vector<float> cos, sin, key;
   std::vector<char> rows;
 };
 
@@ -34,15 +35,21 @@ class HeadOp {
   }
 
   // A pure rotation: the attention factor is in the keys already.
-  void RopeShift(const float* cos, const float* sin, int64_t half) const {
+  void RopeShift(int64_t half, Buffers* buffers) const {
+    buffers->key.resize(static_cast<size_t>(layout_.head_dim));
+    float* const key = buffers->key.data();
+    const float* const cos = buffers->cos.data();
+    const float* const sin = buffers->sin.data();
     for (int32_t t = 0; t < op_.num_tokens; ++t) {
-      char* const key = Key(op_.dst, op_.dst_token + t);
+      char* const row = Key(op_.dst, op_.dst_token + t);
+      LoadRow(layout_, row, key);
       for (int64_t i = 0; i < half; ++i) {
-        const float a = Read(key, i);
-        const float b = Read(key, i + half);
-        Write(key, i, a * cos[i] - b * sin[i]);
-        Write(key, i + half, b * cos[i] + a * sin[i]);
+        const float a = key[i];
+        const float b = key[i + half];
+        key[i] = a * cos[i] - b * sin[i];
+        key[i + half] = b * cos[i] + a * sin[i];
       }
+      StoreRow(layout_, key, row);
     }
   }
 
@@ -64,17 +71,6 @@ class HeadOp {
  private:
   char* Key(PageId page, int32_t token) const {
     return pool_.Page(page) + layout_.KeyOffset(layer_, head_, token);
-  }
-  float Read(const char* row, int64_t i) const {
-    return layout_.dtype == DType::kF32 ? reinterpret_cast<const float*>(row)[i]
-                                        : BF16ToFloat(reinterpret_cast<const BF16*>(row)[i]);
-  }
-  void Write(char* row, int64_t i, float value) const {
-    if (layout_.dtype == DType::kF32) {
-      reinterpret_cast<float*>(row)[i] = value;
-    } else {
-      reinterpret_cast<BF16*>(row)[i] = FloatToBF16(value);
-    }
   }
 
   const PageOp& op_;
@@ -115,7 +111,7 @@ void ApplyToLayer(const ApplyArgs& args, const PageOp& op, int layer, Buffers* b
         head_op.Copy();
         break;
       case PageOpKind::kRopeShift:
-        head_op.RopeShift(buffers->cos.data(), buffers->sin.data(), rope->rotary_dim / 2);
+        head_op.RopeShift(rope->rotary_dim / 2, buffers);
         break;
       case PageOpKind::kGather: {
         const int64_t list = static_cast<int64_t>(layer) * layout.kv_heads + head;

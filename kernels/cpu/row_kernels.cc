@@ -41,6 +41,44 @@ void StoreElements(Element element, void* p, int64_t index, V16 x, int64_t count
   std::memcpy(base + 2 * index, narrow, static_cast<size_t>(2 * count));
 }
 
+// How a row of numbers is quantised (kernels/weight_format.h).
+struct RowGrid {
+  float scale = 0.0f;
+  float inverse = 0.0f;  // codes per unit; 0: all codes are zeros
+};
+
+// `largest`: the row's magnitudes' bits, the largest of each lane. As integers, magnitudes are in
+// order and NaN comes last.
+RowGrid GridOf(I16 largest) {
+  constexpr int32_t kInfinityBits = 0x7f800000;
+  const int32_t max_bits = ReduceMaxInts(largest);
+  if (max_bits >= kInfinityBits) return {__builtin_nanf(""), 0.0f};
+  float max;
+  std::memcpy(&max, &max_bits, sizeof(max));
+  if (max < kLeastMaximum) return {};
+  return {max / 127.0f, 127.0f / max};
+}
+
+// x as an int8 row of a page: codes, zeros up to scale_offset, the scale.
+void StoreInt8Row(const float* x, int32_t count, int64_t scale_offset, void* row) {
+  alignas(64) char codes[kMaxHeadDim + kPanel];
+  I16 largest = BroadcastInt(0);
+  for (int32_t i = 0; i < count; i += 16) {
+    largest = MaxInts(largest, Bits(Abs(LoadN(x + i, count - i))));
+  }
+  const RowGrid grid = GridOf(largest);
+  char* const out = static_cast<char*>(row);
+  std::memcpy(out + scale_offset, &grid.scale, sizeof(grid.scale));
+  if (grid.inverse == 0.0f) {
+    std::memset(out, 0, static_cast<size_t>(scale_offset));
+    return;
+  }
+  for (int32_t i = 0; i < count; i += 16) {
+    StoreBytes(codes + i, RoundToInts(Mul(LoadN(x + i, count - i), Set1(grid.inverse))));
+  }
+  std::memcpy(out, codes, static_cast<size_t>(scale_offset));
+}
+
 TESSERA_INLINE V16 Normed(V16 x, V16 inverse, V16 weight) { return Mul(Mul(x, inverse), weight); }
 
 // Elements [i, i + count) of a prepared row.
@@ -81,22 +119,16 @@ void QuantizeRow(const float* x, const float* weight, float eps, const QuantShap
     const V16 value = LoadN(x + i, count);
     return weight != nullptr ? Normed(value, inverse_rms, LoadN(weight + i, count)) : value;
   };
-  // As integers, magnitudes are in order and NaN comes last.
   I16 largest = BroadcastInt(0);
   for (int64_t i = 0; i < cols; i += 16) largest = MaxInts(largest, Bits(Abs(value_at(i))));
-  const int32_t max_bits = ReduceMaxInts(largest);
-  constexpr int32_t kInfinityBits = 0x7f800000;
-  float max;
-  std::memcpy(&max, &max_bits, sizeof(max));
-  const bool finite = max_bits < kInfinityBits;
-  if (!finite || max < kLeastMaximum) {
+  const RowGrid grid = GridOf(largest);
+  *row_scale = grid.scale;
+  if (grid.inverse == 0.0f) {
     std::memset(codes, 0, static_cast<size_t>(shape.row_sums));
     std::memset(sums, 0, sizeof(int32_t) * static_cast<size_t>(shape.num_groups));
-    *row_scale = finite ? 0.0f : __builtin_nanf("");
     return;
   }
-  *row_scale = max / 127.0f;
-  const V16 inverse = Set1(127.0f / max);
+  const V16 inverse = Set1(grid.inverse);
   int64_t i = 0;
   for (int64_t g = 0; g < shape.num_groups; ++g) {
     const int64_t end = g + 1 < shape.num_groups ? i + shape.group_size : cols;
@@ -148,6 +180,11 @@ void AppendHead(const AppendProblem& problem) {
   alignas(64) float key[kMaxHeadDim];
   RotateHead(problem.k, problem.k_norm, problem.k_norm_eps, problem.cos, problem.sin,
              problem.rotary_dim, problem.head_dim, key);
+  if (problem.element == Element::kI8) {
+    StoreInt8Row(key, problem.head_dim, problem.scale_offset, problem.k_out);
+    StoreInt8Row(problem.v, problem.head_dim, problem.scale_offset, problem.v_out);
+    return;
+  }
   for (int32_t i = 0; i < problem.head_dim; i += 16) {
     const int32_t count = problem.head_dim - i;
     StoreElements(problem.element, problem.k_out, i, LoadN(key + i, count), count);

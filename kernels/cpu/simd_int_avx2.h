@@ -34,6 +34,20 @@ TESSERA_INLINE I16 LoadSignedBytes(const void* p) {
   const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
   return {_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))};
 }
+// [16][4] bytes to [4][16], in place.
+TESSERA_INLINE void TransposeBytes(void* p) {
+  const __m256i by_byte = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const __m256i pairs = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const I16 x = LoadInts(p);
+  const __m256i a = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(x.lo, by_byte), pairs);
+  const __m256i b = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(x.hi, by_byte), pairs);
+  const __m256i even = _mm256_unpacklo_epi64(a, b);
+  const __m256i odd = _mm256_unpackhi_epi64(a, b);
+  __m256i* const out = static_cast<__m256i*>(p);
+  _mm256_storeu_si256(out, _mm256_permute2x128_si256(even, odd, 0x20));
+  _mm256_storeu_si256(out + 1, _mm256_permute2x128_si256(even, odd, 0x31));
+}
 // Every lane as a byte. REQUIRES: lanes in [-128, 127].
 TESSERA_INLINE void StoreBytes(void* p, I16 x) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.lo, x.hi), 0xd8);

@@ -24,6 +24,14 @@ TESSERA_INLINE I16 LoadWideBytes(const void* p) {
 TESSERA_INLINE I16 LoadSignedBytes(const void* p) {
   return {_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
 }
+// [16][4] bytes to [4][16], in place.
+TESSERA_INLINE void TransposeBytes(void* p) {
+  const __m512i by_byte =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const __m512i words = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i x = _mm512_shuffle_epi8(_mm512_loadu_si512(p), by_byte);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(words, x));
+}
 // The lowest byte of every lane.
 TESSERA_INLINE void StoreBytes(void* p, I16 x) {
   _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));

@@ -25,6 +25,15 @@ struct BF16Panel {  // fp32 rows, pairs of bf16: two k a step
   TESSERA_INLINE V16 Row(const char* a, int part) { return BroadcastWord(a + 4 * part); }
   TESSERA_INLINE V16 MultiplyAdd(V16 acc, V16 a, V16 b) { return Fma(a, b, acc); }
 };
+struct Int8Panel {  // fp32 rows, bytes: four k a step
+  static constexpr int kParts = 4;
+  static constexpr int64_t kRowBytes = 16;
+  TESSERA_INLINE V16 Outputs(const char* b, int part) {
+    return ToFloats(LoadSignedBytes(b + kPanel * part));
+  }
+  TESSERA_INLINE V16 Row(const char* a, int part) { return BroadcastWord(a + 4 * part); }
+  TESSERA_INLINE V16 MultiplyAdd(V16 acc, V16 a, V16 b) { return Fma(a, b, acc); }
+};
 #if defined(TESSERA_HAS_DOT_BF16)
 struct BF16DotPanel {  // bf16 rows, pairs of bf16: two k a step in one instruction
   static constexpr int kParts = 1;
@@ -73,7 +82,7 @@ static void ComputeTile(const TileProblem& problem) {
   for (int64_t s = problem.steps; s > 0; --s) {
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) __builtin_prefetch(b + p * panel_bytes + ahead);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int part = 0; part < Panel::kParts; ++part) {
       V16 outputs[kPanels];
 #pragma GCC unroll 4

@@ -107,8 +107,9 @@ class SegmentAttention {
     ForEachKey(stream, head, begin, end, [&](int32_t pos, const char* key) {
       float dot = 0.0f;
       for (int32_t d = 0; d < layout_.head_dim; ++d) {
-        dot += query[d] * LoadElement(layout_.dtype, key, d);
+        dot += query[d] * PageElement(layout_, key, d);
       }
+      dot *= PageScale(layout_, key);
       const float score = Softcap(args_.softcap, dot * args_.scale) / stream.temperature;
       scores[pos - stream.pos_begin] = score;
       block.softmax.max = std::max(block.softmax.max, score);
@@ -117,8 +118,9 @@ class SegmentAttention {
       const char* value = key + layout_.value_offset();
       const float weight = std::exp(scores[pos - stream.pos_begin] - block.softmax.max);
       block.softmax.sum += weight;
+      const float scaled = weight * PageScale(layout_, value);
       for (int32_t d = 0; d < layout_.head_dim; ++d) {
-        block.out[d] += weight * LoadElement(layout_.dtype, value, d);
+        block.out[d] += scaled * PageElement(layout_, value, d);
       }
     });
     return block;
@@ -182,10 +184,8 @@ void AppendToPages(const AttentionArgs& args) {
   const GroupLayout& layout = *args.layout;
   for (int32_t row = 0; row < args.batch.num_tokens(); ++row) {
     ForEachWrittenHead(args, row, [&](char* cell, const float* key, const float* value) {
-      for (int32_t d = 0; d < layout.head_dim; ++d) {
-        StoreElement(layout.dtype, key[d], cell, d);
-        StoreElement(layout.dtype, value[d], cell + layout.value_offset(), d);
-      }
+      StorePageRow(layout, key, cell);
+      StorePageRow(layout, value, cell + layout.value_offset());
     });
   }
 }
@@ -195,12 +195,15 @@ void AppendToPages(const AttentionArgs& args) {
 void TapValueDeviation(const AttentionArgs& args, const Tap& tap, float* out) {
   const GroupLayout& layout = *args.layout;
   const int32_t first = args.batch.segments()[tap.segment].token_begin + tap.row_begin;
+  std::vector<char> row(layout.token_stride());
   for (int32_t i = 0; i < tap.num_rows; ++i) {
     double sum = 0.0;
     ForEachWrittenHead(args, first + i, [&](char* cell, const float*, const float* value) {
+      StorePageRow(layout, value, row.data());
+      const std::vector<float> stored = LoadPageRow(layout, row.data());
+      const std::vector<float> old = LoadPageRow(layout, cell + layout.value_offset());
       for (int32_t d = 0; d < layout.head_dim; ++d) {
-        const double old = LoadElement(layout.dtype, cell + layout.value_offset(), d);
-        const double difference = RoundTo(layout.dtype, value[d]) - old;
+        const double difference = static_cast<double>(stored[d]) - old[d];
         sum += difference * difference;
       }
     });

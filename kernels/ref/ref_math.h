@@ -62,7 +62,7 @@ inline void Rotate(const Rotation& rotation, float* head) {
   }
 }
 
-// Rows of page memory. REQUIRES: dtype is kF32 or kBF16.
+// REQUIRES: dtype is kF32 or kBF16.
 inline float LoadElement(DType dtype, const char* row, int64_t i) {
   return dtype == DType::kF32 ? reinterpret_cast<const float*>(row)[i]
                               : BF16ToFloat(reinterpret_cast<const BF16*>(row)[i]);
@@ -96,6 +96,33 @@ inline float QuantizeRow(const float* x, int64_t count, int32_t* codes) {
     codes[i] = static_cast<int32_t>(std::nearbyint(x[i] * inverse));
   }
   return max / 127.0f;
+}
+
+// Rows of page memory (kernels/page_layout.h). Number d of a row is PageElement(d) * PageScale().
+inline float PageElement(const GroupLayout& layout, const char* row, int64_t d) {
+  if (layout.quantized()) return static_cast<float>(reinterpret_cast<const int8_t*>(row)[d]);
+  return LoadElement(layout.dtype, row, d);
+}
+inline float PageScale(const GroupLayout& layout, const char* row) {
+  return layout.quantized() ? *reinterpret_cast<const float*>(row + layout.scale_offset()) : 1.0f;
+}
+inline std::vector<float> LoadPageRow(const GroupLayout& layout, const char* row) {
+  std::vector<float> x(layout.head_dim);
+  for (int32_t d = 0; d < layout.head_dim; ++d) {
+    x[d] = PageElement(layout, row, d) * PageScale(layout, row);
+  }
+  return x;
+}
+inline void StorePageRow(const GroupLayout& layout, const float* x, char* row) {
+  if (!layout.quantized()) {
+    for (int32_t d = 0; d < layout.head_dim; ++d) StoreElement(layout.dtype, x[d], row, d);
+    return;
+  }
+  std::vector<int32_t> codes(layout.head_dim);
+  const float scale = QuantizeRow(x, layout.head_dim, codes.data());
+  std::fill(row, row + layout.scale_offset(), 0);
+  for (int32_t d = 0; d < layout.head_dim; ++d) row[d] = static_cast<char>(codes[d]);
+  *reinterpret_cast<float*>(row + layout.scale_offset()) = scale;
 }
 
 void Attention(const AttentionArgs& args);

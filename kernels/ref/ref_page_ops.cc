@@ -20,12 +20,11 @@ void Copy(const GroupLayout& layout, const PoolView& pool, const PageOp& op, int
 // A pure rotation: the attention factor is in the keys already.
 void RopeShift(const GroupLayout& layout, const PoolView& pool, const PageOp& op, int layer,
                int head, const Rotation& rotation) {
-  std::vector<float> key(layout.head_dim);
   for (int32_t t = 0; t < op.num_tokens; ++t) {
     char* cell = pool.Page(op.dst) + layout.KeyOffset(layer, head, op.dst_token + t);
-    for (int32_t d = 0; d < layout.head_dim; ++d) key[d] = LoadElement(layout.dtype, cell, d);
+    std::vector<float> key = LoadPageRow(layout, cell);
     Rotate(rotation, key.data());
-    for (int32_t d = 0; d < layout.head_dim; ++d) StoreElement(layout.dtype, key[d], cell, d);
+    StorePageRow(layout, key.data(), cell);
   }
 }
 

@@ -10,6 +10,7 @@
 #include "kernels/attention_plan.h"
 #include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
+#include "tests/lib/kv_rows.h"
 #include "tests/lib/op_fixtures.h"
 #include "tests/lib/op_properties.h"
 
@@ -32,14 +33,12 @@ INSTANTIATE_TEST_SUITE_P(Isa, CpuAttentionTest, ::testing::ValuesIn(CpuIsas()),
 // Pages as floats; ref and cpu may round a key's last bit apart (the norm's sum).
 std::vector<float> PoolValues(BuiltBatch* built) {
   const PoolView pool = built->pool();
-  const int64_t bytes = pool.num_slabs * pool.slab_bytes;
+  const GroupLayout& layout = built->layout.groups[0];
+  const char* const end = pool.base + pool.num_slabs * pool.slab_bytes;
   std::vector<float> values;
-  if (built->attention.kv_dtype == DType::kF32) {
-    const float* const begin = reinterpret_cast<const float*>(pool.base);
-    values.assign(begin, begin + bytes / 4);
-  } else {
-    const BF16* const begin = reinterpret_cast<const BF16*>(pool.base);
-    for (int64_t i = 0; i < bytes / 2; ++i) values.push_back(BF16ToFloat(begin[i]));
+  for (const char* row = pool.base; row < end; row += layout.token_stride()) {
+    const std::vector<float> numbers = LoadKvRow(layout, row);
+    values.insert(values.end(), numbers.begin(), numbers.end());
   }
   return values;
 }
@@ -59,10 +58,11 @@ TEST(CpuAttentionGridTest, MatchesRef) {
         const auto built = BuildBatch(attention, 5);
         const std::vector<float> actual = RunAttention(cpu.get(), built.get(), group, layer);
         ExpectClose(actual, expected, kAbsTolerance, kRelTolerance, isa + " " + attention.name);
-        // A bf16 key may fall to the other side of a rounding border.
-        const bool border = attention.qk_norm && attention.kv_dtype == DType::kBF16;
-        ExpectClose(PoolValues(built.get()), expected_pool, 1e-6, border ? 8e-3 : 1e-6,
-                    isa + " " + attention.name + " pool");
+        // A normed key may fall to the other side of a rounding border.
+        const bool bf16_border = attention.qk_norm && attention.kv_dtype == DType::kBF16;
+        const bool int8_border = attention.qk_norm && attention.kv_dtype == DType::kI8;
+        ExpectClose(PoolValues(built.get()), expected_pool, int8_border ? 8.0 / 127.0 : 1e-6,
+                    bf16_border ? 8e-3 : 1e-6, isa + " " + attention.name + " pool");
       }
     }
   }
@@ -74,7 +74,7 @@ TEST_P(CpuAttentionTest, RaggedHeadsMatchRef) {
   const auto cpu = New(&team);
   const auto ref = NewRefBackend();
   for (int head_dim : {2, 6, 10, 24, 40, 72, 104, 120}) {
-    for (DType dtype : {DType::kF32, DType::kBF16}) {
+    for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
       AttentionCase attention;
       attention.name = "dim" + std::to_string(head_dim);
       attention.heads = 6;
@@ -86,8 +86,9 @@ TEST_P(CpuAttentionTest, RaggedHeadsMatchRef) {
       attention.segments = {{500, 1}, {0, 37}, {300, 4}};
       const auto for_cpu = BuildBatch(attention, 9);
       const auto for_ref = BuildBatch(attention, 9);
-      // A key on the other side of a bf16 rounding border moves a score by 2^-9 of one product.
-      const double abs = dtype == DType::kBF16 ? 2e-3 : kAbsTolerance;
+      // A key on the other side of a rounding border moves a score by 2^-9 (int8: 1/127 of the
+      // row's largest number) of one product.
+      const double abs = dtype == DType::kF32 ? kAbsTolerance : 2e-3;
       ExpectClose(RunAttention(cpu.get(), for_cpu.get()), RunAttention(ref.get(), for_ref.get()),
                   abs, kRelTolerance, attention.name);
     }
@@ -173,7 +174,7 @@ TEST_P(CpuAttentionTest, SegmentAloneEqualsSegmentInBatch) {
 // Blocks that segments have in common are computed once for all of them.
 TEST_P(CpuAttentionTest, SharedPrefixesDoNotShow) {
   const auto ref = NewRefBackend();
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
     const auto built = BuildSharingBatch(dtype, 11);
     const std::vector<float> expected = RunAttention(ref.get(), built.get());
     for (int threads : {1, 2, 3}) {
@@ -230,7 +231,7 @@ TEST_P(CpuAttentionTest, TapsMatchRef) {
   ThreadTeam team(2);
   const auto cpu = New(&team);
   const auto ref = NewRefBackend();
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
     AttentionCase attention;
     attention.heads = 6;
     attention.head_dim = 64;

@@ -26,7 +26,7 @@ TEST(CpuPageOpsTest, EqualsRef) {
   ThreadTeam team(2);
   const auto cpu = NewCpuBackend("", &team);
   const auto ref = NewRefBackend();
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
     AttentionCase attention;
     attention.kv_dtype = dtype;
     attention.head_dim = 24;

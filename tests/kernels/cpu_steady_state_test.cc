@@ -27,12 +27,11 @@ void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 namespace tessera::testing {
 namespace {
 
-TEST(CpuSteadyStateTest, AllocatesNothing) {
-  if (CpuIsas().empty()) GTEST_SKIP() << "no AVX2 here";
+void ExpectAllocatesNothing(DType kv_dtype) {
   ThreadTeam team(2);
   const auto cpu = NewCpuBackend("", &team);
   AttentionCase attention;
-  attention.kv_dtype = DType::kBF16;
+  attention.kv_dtype = kv_dtype;
   attention.windows = {0, 100};
   attention.segments = {{300, 1}, {700, 1, 3}, {700, 1},
                         {700, 1}, {0, 60},     {20, 5, 2, {{100, 50, 50, 0.8f, 0.9f}}}};
@@ -82,7 +81,13 @@ TEST(CpuSteadyStateTest, AllocatesNothing) {
   const int64_t before = num_allocations.load();
   EXPECT_GT(before, 0);
   for (int i = 0; i < 5; ++i) step();
-  EXPECT_EQ(num_allocations.load(), before);
+  EXPECT_EQ(num_allocations.load(), before) << DTypeName(kv_dtype);
+}
+
+TEST(CpuSteadyStateTest, AllocatesNothing) {
+  if (CpuIsas().empty()) GTEST_SKIP() << "no AVX2 here";
+  ExpectAllocatesNothing(DType::kBF16);
+  ExpectAllocatesNothing(DType::kI8);
 }
 
 }  // namespace

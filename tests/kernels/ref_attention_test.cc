@@ -22,10 +22,13 @@ class RefAttention : public ::testing::TestWithParam<AttentionCase> {
   std::unique_ptr<Backend> backend_ = NewRefBackend();
 };
 
-// New bf16 keys may round to neighbouring values after an fp32 and an fp64 rotation.
+// New bf16 and int8 keys may round to neighbouring values after an fp32 and an fp64 rotation.
 double Tolerance(const AttentionCase& attention) {
   return attention.kv_dtype == DType::kF32 ? 2e-5 : 2e-3;
 }
+
+// Of int8 rows of normal numbers.
+constexpr double kMostStep = 8.0 / 127.0;
 
 TEST_P(RefAttention, MatchesTheDefinition) {
   const AttentionCase& attention = GetParam();
@@ -48,8 +51,9 @@ TEST_P(RefAttention, MatchesTheDefinition) {
         values.insert(values.end(), value.begin(), value.end());
       }
     }
-    const double one_ulp = attention.kv_dtype == DType::kF32 ? 2e-6 : 0x1p-7;
-    ExpectClose(keys, naive.keys, 1e-5, one_ulp, attention.name + " keys");
+    const bool int8 = attention.kv_dtype == DType::kI8;
+    const double one_ulp = attention.kv_dtype == DType::kBF16 ? 0x1p-7 : 2e-6;
+    ExpectClose(keys, naive.keys, int8 ? kMostStep : 1e-5, one_ulp, attention.name + " keys");
     ExpectSameBits(values, naive.values, attention.name + " values");
   }
 }
@@ -134,19 +138,21 @@ TEST(RefTaps, MatchTheDefinition) {
 }
 
 TEST(RefTaps, RecomputingTheSameValuesDeviatesByNothing) {
-  AttentionCase attention;
-  attention.kv_dtype = DType::kBF16;
-  attention.segments = {{5, 3}};
-  auto built = BuildBatch(attention, 8);
-  built->batch.taps = built->arena.AddCopy(
-      std::vector<Tap>{MakeTap(TapKind::kValueDeviation, 0, 0, 3, 1, 1, 0, 3)});
-  built->batch.num_tap_floats = 3;
   const auto backend = NewRefBackend();
-  std::vector<float> taps;
-  RunAttention(backend.get(), built.get(), 0, 0, &taps);
-  for (float deviation : taps) EXPECT_GT(deviation, 0.0f);
-  RunAttention(backend.get(), built.get(), 0, 0, &taps);
-  EXPECT_EQ(taps, std::vector<float>(3, 0.0f));
+  for (const DType dtype : {DType::kBF16, DType::kI8}) {
+    AttentionCase attention;
+    attention.kv_dtype = dtype;
+    attention.segments = {{5, 3}};
+    auto built = BuildBatch(attention, 8);
+    built->batch.taps = built->arena.AddCopy(
+        std::vector<Tap>{MakeTap(TapKind::kValueDeviation, 0, 0, 3, 1, 1, 0, 3)});
+    built->batch.num_tap_floats = 3;
+    std::vector<float> taps;
+    RunAttention(backend.get(), built.get(), 0, 0, &taps);
+    for (float deviation : taps) EXPECT_GT(deviation, 0.0f);
+    RunAttention(backend.get(), built.get(), 0, 0, &taps);
+    EXPECT_EQ(taps, std::vector<float>(3, 0.0f));
+  }
 }
 
 // A stream whose keys were rotated elsewhere, reached by pos_delta, equals keys rotated in place.

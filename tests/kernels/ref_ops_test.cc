@@ -179,7 +179,7 @@ TEST(RefAllocate, GivesZeroedMemoryOrNothing) {
 
 TEST(RefApply, PageOps) {
   const auto backend = NewRefBackend();
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
     for (int page_tokens : {8, 16, 64}) {
       AttentionCase attention;
       attention.page_tokens = page_tokens;

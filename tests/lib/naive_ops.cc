@@ -6,6 +6,8 @@
 #include <map>
 #include <utility>
 
+#include "tests/lib/kv_rows.h"
+
 namespace tessera::testing {
 namespace {
 
@@ -80,9 +82,7 @@ class Computation {
     return Vector(begin, begin + attention_.head_dim);
   }
   std::vector<float> Rounded(const Vector& x) const {
-    std::vector<float> rounded(x.begin(), x.end());
-    if (attention_.kv_dtype == DType::kBF16) RoundToBF16(&rounded);
-    return rounded;
+    return AsStored(built_.layout.groups[group_], std::vector<float>(x.begin(), x.end()));
   }
   // What the pages hold after the step's tokens are appended.
   std::vector<float> Stored(int64_t slot, int kv_head, int part) {
@@ -194,12 +194,7 @@ std::vector<float> ReadHead(BuiltBatch* built, int group, int layer_in_group, Pa
   const GroupLayout& layout = built->layout.groups[group];
   const char* row = built->pool().Page(page) + layout.KeyOffset(layer_in_group, kv_head, token) +
                     part * layout.value_offset();
-  std::vector<float> head(layout.head_dim);
-  for (int d = 0; d < layout.head_dim; ++d) {
-    head[d] = layout.dtype == DType::kF32 ? reinterpret_cast<const float*>(row)[d]
-                                          : BF16ToFloat(reinterpret_cast<const BF16*>(row)[d]);
-  }
-  return head;
+  return LoadKvRow(layout, row);
 }
 
 NaiveAttention ComputeNaiveAttention(BuiltBatch* built, int group, int layer_in_group) {

@@ -9,6 +9,8 @@
 #include <limits>
 #include <sstream>
 
+#include "tests/lib/kv_rows.h"
+
 namespace tessera::testing {
 namespace {
 
@@ -230,18 +232,21 @@ std::unique_ptr<BuiltBatch> BuildSharingBatch(DType kv_dtype, uint64_t seed) {
 }
 
 void FillPool(BuiltBatch* built, uint64_t seed) {
-  const DType dtype = built->attention.kv_dtype;
+  const GroupLayout& layout = built->layout.groups[0];  // pages of all groups look alike
   const PoolView pool = built->pool();
-  const int64_t null_page_bytes = built->layout.page_bytes();
-  char* begin = pool.base + null_page_bytes;
-  const int64_t bytes = pool.num_slabs * pool.slab_bytes - null_page_bytes;
-  const std::vector<float> values = RandomFloats(bytes / DTypeBytes(dtype), 1.0f, seed);
-  if (dtype == DType::kF32) {
-    std::memcpy(begin, values.data(), bytes);
-    return;
+  const int64_t stride = layout.token_stride();
+  const int64_t rows_per_page = layout.page_bytes() / stride;
+  const PageId slabs_per_page = built->layout.slabs_per_page;
+  const int64_t num_pages = pool.num_slabs / slabs_per_page - 1;
+  const std::vector<float> numbers =
+      RandomFloats(num_pages * rows_per_page * layout.head_dim, 1.0f, seed);
+  auto next = numbers.begin();
+  for (PageId page = slabs_per_page; page < pool.num_slabs; page += slabs_per_page) {
+    for (int64_t row = 0; row < rows_per_page; ++row, next += layout.head_dim) {
+      StoreKvRow(layout, std::vector<float>(next, next + layout.head_dim),
+                 pool.Page(page) + row * stride);
+    }
   }
-  BF16* rows = reinterpret_cast<BF16*>(begin);
-  for (size_t i = 0; i < values.size(); ++i) rows[i] = FloatToBF16(values[i]);
 }
 
 std::vector<float> RunAttention(Backend* backend, BuiltBatch* built, int group, int layer_in_group,

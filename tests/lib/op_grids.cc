@@ -7,10 +7,10 @@ std::vector<AttentionCase> AttentionGrid() {
   std::vector<AttentionCase> grid;
   const auto add = [&grid](const std::string& name, AttentionCase attention) {
     attention.name = name;
-    for (DType dtype : {DType::kF32, DType::kBF16}) {
+    for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
       attention.kv_dtype = dtype;
       grid.push_back(attention);
-      grid.back().name += dtype == DType::kF32 ? "_f32" : "_bf16";
+      grid.back().name += std::string("_") + DTypeName(dtype);
     }
   };
   const std::vector<SegmentCase> mixed = {{0, 5}, {300, 1}, {37, 20}, {255, 3}, {700, 1}, {0, 1}};

@@ -127,7 +127,10 @@ void ExpectPageOpsWork(Backend* backend, const AttentionCase& attention, uint64_
     op.layer_begin = 0;
     for (int delta : {5, -1000}) {
       op.delta = delta;
-      const double tolerance = attention.kv_dtype == DType::kF32 ? 1e-6 : 0x1p-8;
+      // Int8: half a step of a row whose largest number is below 8.
+      const double tolerance = attention.kv_dtype == DType::kF32    ? 1e-6
+                               : attention.kv_dtype == DType::kBF16 ? 0x1p-8
+                                                                    : 8.0 / 254.0;
       check.Run(op, {}, tolerance, [&](int layer, int t, int head, int part) {
         const std::vector<float> old =
             ReadHead(check.before(), group, layer, op.dst, op.dst_token + t, head, part);

@@ -276,6 +276,18 @@ TEST(PageLayout, FollowsTheGroups) {
   EXPECT_EQ(layout.groups[0].page_bytes(), layout.groups[1].page_bytes());
 }
 
+TEST(PageLayout, Int8RowsHoldTheirScales) {
+  const PageLayout layout = MakePageLayout(Spec(Llama()), DType::kI8, 16);
+  GroupLayout group = layout.groups[0];
+  EXPECT_EQ(group.head_dim, 16);
+  EXPECT_EQ(group.scale_offset(), 16);
+  EXPECT_EQ(group.token_stride(), 20);
+  EXPECT_EQ(group.page_bytes(), int64_t{group.num_layers} * 2 * group.kv_heads * 16 * 20);
+  group.head_dim = 10;  // scales stay aligned
+  EXPECT_EQ(group.scale_offset(), 12);
+  EXPECT_EQ(group.token_stride(), 16);
+}
+
 struct BadConfig {
   const char* name;
   Json base;

@@ -61,7 +61,7 @@ class MetamorphicTest : public ::testing::TestWithParam<Case> {
   TinyOptions Options() const {
     TinyOptions options;
     options.dtype = DtypeOf(GetParam().dtype);
-    options.kv_dtype = GetParam().dtype == DType::kF32 ? DType::kF32 : DType::kBF16;
+    options.kv_dtype = GetParam().dtype == DType::kI4 ? DType::kBF16 : GetParam().dtype;
     options.max_tokens = 1024;
     options.max_num_seqs = 128;
     options.pool_bytes = int64_t{32} << 20;
