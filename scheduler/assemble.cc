@@ -23,6 +23,7 @@ constexpr int64_t kPoolShare = 4;
 DType KvDtypeOf(KvDtype asked, DType weight_dtype) {
   if (asked == KvDtype::kF32) return DType::kF32;
   if (asked == KvDtype::kBF16) return DType::kBF16;
+  if (asked == KvDtype::kI8) return DType::kI8;
   return weight_dtype == DType::kF32 ? DType::kF32 : DType::kBF16;
 }
 

@@ -23,6 +23,7 @@ enum class KvDtype : int32_t {
   kAuto = 0,  // bfloat16, but float32 for models computed in float32
   kF32 = 1,
   kBF16 = 2,
+  kI8 = 3,  // a scale per token and head
 };
 
 // Of adapters in the pool.

@@ -11,7 +11,7 @@ constexpr ConfigRule kRules[] = {
     {"engine.device", 0, 0, "auto|ref|cpu|cuda", "cuda"},
     {"engine.threads", 1, 1024, nullptr, nullptr},
     {"engine.dtype", 0, 0, "auto|float32|bfloat16|float16|int8|int4", nullptr},
-    {"engine.kv_cache_dtype", 0, 0, "auto|float32|bfloat16|int8", "int8"},
+    {"engine.kv_cache_dtype", 0, 0, "auto|float32|bfloat16|int8", nullptr},
     {"engine.kv_cache_bytes", 1 << 16, kNoBound, nullptr, nullptr},
     {"engine.max_num_seqs", 1, 65536, nullptr, nullptr},
     {"engine.max_num_batched_tokens", 1, 1 << 20, nullptr, nullptr},

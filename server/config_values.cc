@@ -141,9 +141,7 @@ absl::Status FinishConfig(v1::Config* config) {
     }
   }
   const v1::EngineConfig& engine = config->engine();
-  RETURN_IF_ERROR(CheckLater("engine.device", engine.device()));
-  RETURN_IF_ERROR(CheckLater("engine.dtype", engine.dtype()));
-  return CheckLater("engine.kv_cache_dtype", engine.kv_cache_dtype());
+  return CheckLater("engine.device", engine.device());
 }
 
 }  // namespace tessera

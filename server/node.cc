@@ -58,6 +58,7 @@ WeightDtype WeightDtypeOf(const std::string& name) {
 
 KvDtype KvDtypeOf(const std::string& name) {
   if (name == "float32") return KvDtype::kF32;
+  if (name == "int8") return KvDtype::kI8;
   return name == "bfloat16" ? KvDtype::kBF16 : KvDtype::kAuto;
 }
 

@@ -45,6 +45,27 @@ TEST(AssembleTest, TheContextIsCutToWhatThePoolHolds) {
   EXPECT_EQ(plan->models[0].max_model_len, 3 * plan->models[0].layout.page_tokens());
 }
 
+// A token's int8 rows have a byte a number and four more for the scale.
+TEST(AssembleTest, Int8KvTakesHalfThePool) {
+  AssembleOptions options = Options("llama32");
+  int64_t pool_bytes[2] = {};
+  for (const KvDtype dtype : {KvDtype::kBF16, KvDtype::kI8}) {
+    options.kv_dtype = dtype;
+    const auto plan = PlanMemory(options);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    const GroupLayout& group = plan->models[0].layout.groups[0];
+    EXPECT_EQ(group.dtype, dtype == KvDtype::kI8 ? DType::kI8 : DType::kBF16);
+    EXPECT_EQ(group.token_stride(),
+              dtype == KvDtype::kI8 ? group.head_dim + 4 : 2 * group.head_dim);
+    EXPECT_GE(plan->models[0].layout.page_bytes(), group.page_bytes());
+    pool_bytes[dtype == KvDtype::kI8] = plan->pool_bytes();
+    EXPECT_TRUE(Assemble(options, *plan).ok());
+  }
+  const double head_dim = 16.0;
+  EXPECT_NEAR(static_cast<double>(pool_bytes[1]) / static_cast<double>(pool_bytes[0]),
+              (head_dim + 4.0) / (2.0 * head_dim), 0.05);
+}
+
 TEST(AssembleTest, APoolForNobodyIsRefused) {
   AssembleOptions options = Options("qwen2_alternating");
   options.kv_cache_bytes = 1;

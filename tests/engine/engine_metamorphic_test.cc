@@ -15,6 +15,7 @@ struct Case {
   std::string backend;
   std::string model;
   bool bf16;
+  KvDtype kv_dtype = KvDtype::kAuto;
 };
 
 std::vector<Case> Cases() {
@@ -24,6 +25,7 @@ std::vector<Case> Cases() {
       cases.push_back({backend, model, false});
       cases.push_back({backend, model, true});
     }
+    cases.push_back({backend, "qwen2_alternating", true, KvDtype::kI8});
   }
   return cases;
 }
@@ -35,6 +37,7 @@ class EngineMetamorphicTest : public ::testing::TestWithParam<Case> {
     options.model_dirs = {GoldenModelDir(GetParam().model)};
     options.backend = GetParam().backend;
     options.bf16 = GetParam().bf16;
+    options.kv_dtype = GetParam().kv_dtype;
     options.engine.max_num_seqs = 16;
     options.engine.max_num_batched_tokens = 64;
     options.engine.deployment_secret = "test";
@@ -215,7 +218,8 @@ TEST_P(EngineMetamorphicTest, TwoModelsInterleavedAreEachAlone) {
 INSTANTIATE_TEST_SUITE_P(All, EngineMetamorphicTest, ::testing::ValuesIn(Cases()),
                          [](const auto& info) {
                            return info.param.backend + "_" + info.param.model +
-                                  (info.param.bf16 ? "_bf16" : "_fp32");
+                                  (info.param.bf16 ? "_bf16" : "_fp32") +
+                                  (info.param.kv_dtype == KvDtype::kI8 ? "_int8kv" : "");
                          });
 
 }  // namespace

@@ -101,7 +101,7 @@ RealStack::RealStack(const RealStackOptions& options) {
   assemble.backend = options.backend;
   assemble.num_threads = options.num_threads;
   assemble.weight_dtype = options.bf16 ? WeightDtype::kBF16 : WeightDtype::kF32;
-  assemble.kv_dtype = options.bf16 ? KvDtype::kBF16 : KvDtype::kF32;
+  assemble.kv_dtype = options.kv_dtype;
   assemble.engine = options.engine;
   if (options.model_dirs.size() == 1) assemble.page_tokens = options.page_tokens;
   // Asked for once to learn the slabs' size, then with as many as the test wants.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/base/clock.h"
+#include "scheduler/assemble.h"
 #include "scheduler/engine_core.h"
 
 namespace tessera::testing {
@@ -18,8 +19,9 @@ struct RealStackOptions {
   int num_threads = 1;
   int64_t num_slabs = 512;
   int32_t page_tokens = 16;  // of a single model
-  bool bf16 = false;         // weights and KV
-  EngineOptions engine;      // models are filled in
+  bool bf16 = false;         // weights; else fp32
+  KvDtype kv_dtype = KvDtype::kAuto;
+  EngineOptions engine;  // models are filled in
 };
 
 // Everything one index of a request got.

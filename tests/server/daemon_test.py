@@ -87,7 +87,7 @@ class DaemonTest(unittest.TestCase):
         self.expect_refused("/no/such", "--model", "/no/such")
         self.expect_refused("later release", "--model", MODEL, "--device", "cuda")
         self.expect_refused("give one of auto", "--model", MODEL, "--dtype", "int5")
-        self.expect_refused("later release", "--model", MODEL, "--kv-cache-dtype", "int8")
+        self.expect_refused("give one of auto", "--model", MODEL, "--kv-cache-dtype", "int4")
         self.expect_refused("whole number", "--model", MODEL, "--max-num-seqs", "many")
         with tempfile.TemporaryDirectory() as directory:
             path = os.path.join(directory, "c.yaml")
@@ -110,6 +110,10 @@ class DaemonTest(unittest.TestCase):
         code, out, _ = daemon("--check", "--model", MODEL, "--log-level", "error")
         self.assertEqual(code, 0)
         self.assertIn("kv-cache-bytes", out)
+        self.assertIn("KV bfloat16", out)
+        code, out, _ = daemon("--check", "--model", MODEL, "--kv-cache-dtype", "int8", "--log-level", "error")
+        self.assertEqual(code, 0)
+        self.assertIn("KV int8", out)
         self.assertIn("max-model-len", out)
         self.assertEqual(daemon("--check", "--model", "/no/such")[0], 2)
 

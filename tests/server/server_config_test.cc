@@ -151,9 +151,10 @@ TEST(ConfigTest, FlagErrors) {
             "engine.device: 'cuda' comes in a later release; give one of auto, ref, cpu");
   EXPECT_EQ(FlagError({"--model", "/m", "--dtype", "int4"}), "");
   EXPECT_EQ(FlagError({"--model", "/m", "--dtype", "int8"}), "");
-  EXPECT_EQ(FlagError({"--model", "/m", "--kv-cache-dtype", "int8"}),
-            "engine.kv_cache_dtype: 'int8' comes in a later release; give one of auto, float32, "
-            "bfloat16");
+  EXPECT_EQ(FlagError({"--model", "/m", "--kv-cache-dtype", "int8"}), "");
+  EXPECT_EQ(FlagError({"--model", "/m", "--kv-cache-dtype", "int4"}),
+            "--kv-cache-dtype: engine.kv_cache_dtype is 'int4'; give one of auto, float32, "
+            "bfloat16, int8");
   EXPECT_EQ(FlagError({"--model", "/m", "--dtype", "fp8"}),
             "--dtype: engine.dtype is 'fp8'; give one of auto, float32, bfloat16, float16, int8, "
             "int4");
