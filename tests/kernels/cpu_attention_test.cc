@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -63,6 +64,44 @@ TEST(CpuAttentionGridTest, MatchesRef) {
         const bool int8_border = attention.qk_norm && attention.kv_dtype == DType::kI8;
         ExpectClose(PoolValues(built.get()), expected_pool, int8_border ? 8.0 / 127.0 : 1e-6,
                     bf16_border ? 8e-3 : 1e-6, isa + " " + attention.name + " pool");
+      }
+    }
+  }
+}
+
+// Rows of zeros, of almost nothing, of what is not finite, and of numbers right between two codes,
+// stored byte for byte as kernels/page_layout.h says.
+TEST_P(CpuAttentionTest, Int8RowsAreStoredAsTheFormatSays) {
+  ThreadTeam team(1);
+  const auto cpu = New(&team);
+  const auto ref = NewRefBackend();
+  AttentionCase attention;
+  attention.head_dim = 22;
+  attention.rotary_dim = 0;
+  attention.kv_dtype = DType::kI8;
+  attention.segments = {{0, 6}};
+  const float specials[6][3] = {{0.0f, -0.0f, 0.0f},       {9e-31f, -1e-38f, 0.0f},
+                                {1e-30f, -3e-31f, 7e-31f}, {1.0f, -INFINITY, 2.0f},
+                                {NAN, 1.0f, -2.0f},        {-127.0f, 2.5f, 3.5f}};
+  for (Backend* const backend : {cpu.get(), ref.get()}) {
+    const auto built = BuildBatch(attention, 4);
+    const GroupLayout& layout = built->layout.groups[0];
+    std::vector<char> expected(static_cast<size_t>(layout.token_stride()));
+    for (int t = 0; t < 6; ++t) {
+      float* const row = built->qkv.data() + static_cast<ptrdiff_t>(t) * built->qkv_cols();
+      for (int i = 0; i < built->qkv_cols(); ++i) row[i] = specials[t][i % 22 % 3];
+    }
+    RunAttention(backend, built.get());
+    for (int t = 0; t < 6; ++t) {
+      const int64_t slot = built->view().write_slots(0)[t];
+      const char* const key = built->pool().Page(static_cast<PageId>(slot / 16)) +
+                              layout.KeyOffset(0, 1, static_cast<int>(slot % 16));
+      std::vector<float> numbers;
+      for (int d = 0; d < 22; ++d) numbers.push_back(specials[t][d % 3]);
+      StoreKvRow(layout, numbers, expected.data());
+      for (const char* const row : {key, key + layout.value_offset()}) {
+        EXPECT_EQ(std::vector<char>(row, row + layout.token_stride()), expected)
+            << backend->name() << " row " << t;
       }
     }
   }
