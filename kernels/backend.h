@@ -11,8 +11,7 @@
 // block gives (output, log-sum-exp), merged in position order. `ref` rounds at the same points, so
 // it judges bf16 tightly too.
 //
-// Batch invariance: on ref and cpu a row's result is bitwise the same alone and in any batch, with
-// any number of threads.
+// Batch invariance: on ref and cpu a row has the same bits alone, in any batch, on any threads.
 //
 // Threads: all calls come from one rank thread. This header is free of absl and spdlog (CUDA
 // sources see it).
@@ -27,6 +26,7 @@
 
 #include "kernels/base/types.h"
 #include "kernels/batch.h"
+#include "kernels/device_memory.h"
 #include "kernels/page_layout.h"
 #include "kernels/step_result.h"
 #include "kernels/tensor.h"
@@ -39,25 +39,6 @@ class ThreadTeam;
 inline constexpr int kAttentionBlock = 256;  // key positions per attention block
 inline constexpr int kLogitBlock = 64;       // rows of logits that exist at a time
 
-// A weight in the backend's own layout.
-class PackedWeight {
- public:
-  virtual ~PackedWeight() = default;
-  virtual int64_t rows() const = 0;  // N, outputs (after fusing)
-  virtual int64_t cols() const = 0;  // K, inputs
-  virtual const WeightFormat& format() const = 0;
-  virtual size_t bytes() const = 0;
-  DType dtype() const { return format().dtype; }
-};
-
-// Device memory, freed with the object.
-class DeviceBuffer {
- public:
-  virtual ~DeviceBuffer() = default;
-  virtual void* data() = 0;
-  virtual size_t size() const = 0;
-};
-
 enum class Activation : int32_t { kSilu = 0, kGeluTanh = 1 };
 
 enum class Epilogue : int32_t {
@@ -66,8 +47,7 @@ enum class Epilogue : int32_t {
   kGatedAct = 2,     // y = [gate | up] interleaved by Pack: out = act(gate) * up, N / 2 columns
 };
 
-// RMSNorm: x * rsqrt(mean(x^2) + eps) * weight. `weight` is fp32 [cols]; Gemma's +1 is folded in at
-// load.
+// RMSNorm: x * rsqrt(mean(x^2) + eps) * weight, fp32 [cols]; Gemma's +1 is folded in at load.
 struct NormArgs {
   const float* weight = nullptr;  // null: no norm
   float eps = 0.0f;
@@ -93,9 +73,8 @@ struct LoraArgs {
 struct LinearArgs {
   Tensor x;  // fp32 [T, K]
   const PackedWeight* weight = nullptr;
-  NormArgs pre_norm;  // over x's columns
-  const float* bias =
-      nullptr;  // fp32 [N], in the order of Pack's parts (gate's, then up's); or null
+  NormArgs pre_norm;            // over x's columns
+  const float* bias = nullptr;  // fp32 [N], in the order of Pack's parts; or null
   Epilogue epilogue = Epilogue::kStore;
   Activation activation = Activation::kSilu;
   LoraArgs lora;
@@ -114,8 +93,7 @@ struct RopeSpec {
 
 struct AttentionArgs {
   BatchView batch;
-  Tensor
-      qkv;  // fp32 [T, (heads + 2 * kv_heads) * head_dim]: q heads, k heads, v heads; overwritten
+  Tensor qkv;         // fp32 [T, (heads + 2 * kv_heads) * head_dim]: q, k, v; overwritten
   Tensor out;         // fp32 [T, heads * head_dim]
   int32_t layer = 0;  // of the model (taps)
   int32_t group = 0;  // KV group
@@ -186,6 +164,13 @@ class Backend {
   virtual std::unique_ptr<PackedWeight> Pack(const std::vector<WeightView>& parts,
                                              const WeightFormat& format, bool interleave_gate) = 0;
 
+  // Pack of parts without data: `fill` brings what packed() had in this build and backend, or null.
+  virtual std::unique_ptr<PackedWeight> Restore(const std::vector<WeightView>& parts,
+                                                const WeightFormat& format, bool interleave_gate,
+                                                const FillPacked& fill) {
+    return nullptr;
+  }
+
   // Once per step, before anything else: rope tables, work splits. `batch` must outlive the step.
   virtual void Plan(const BatchView& batch) = 0;
   virtual void Apply(const ApplyArgs& args) = 0;
@@ -194,8 +179,7 @@ class Backend {
   virtual void Attention(const AttentionArgs& args) = 0;
   virtual void Logits(const LogitsArgs& args) = 0;
   virtual void Sample(const SampleArgs& args) = 0;
-  // Runs `body`, which issues the ops of layers [first, last). CUDA captures and replays it as a
-  // graph.
+  // Runs `body`, which issues the ops of layers [first, last). CUDA replays it as a graph.
   virtual void RunLayers(int first, int last, const std::function<void()>& body) { body(); }
 };
 

@@ -183,6 +183,10 @@ absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan
   runner.team = std::make_unique<ThreadTeam>(device.num_threads);
   ASSIGN_OR_RETURN(runner.backend, MakeBackend(options.backend, runner.team.get()));
   device.backend_name = runner.backend->name();
+  std::unique_ptr<PackCache> pack_cache;
+  if (!options.pack_cache.dir.empty()) {
+    ASSIGN_OR_RETURN(pack_cache, PackCache::Open(options.pack_cache));
+  }
   std::vector<AdapterRegistry::Model> adapter_models;
   for (size_t i = 0; i < plan.models.size(); ++i) {
     const MemoryPlan::PerModel& m = plan.models[i];
@@ -191,6 +195,7 @@ absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan
     WeightOptions weight_options;
     weight_options.dtype = options.weight_dtype;
     weight_options.team = runner.team.get();
+    weight_options.pack_cache = pack_cache.get();
     if (options.progress) {
       weight_options.progress = [&options, &source](int64_t done_bytes, int64_t total_bytes) {
         options.progress(source.name, done_bytes, total_bytes);
@@ -218,6 +223,7 @@ absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan
     adapter_models.push_back({source.name, m.spec, m.layout.page_bytes(),
                               AdapterDtypeOf(options.adapter_dtype, m.weight_dtype)});
   }
+  if (pack_cache != nullptr) device.pack_cache = pack_cache->stats();
   device.adapters = std::make_unique<AdapterRegistry>(std::move(adapter_models));
   device.engine.adapters = device.adapters.get();
   runner.pool_memory = runner.backend->Allocate(plan.pool_bytes());

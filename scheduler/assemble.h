@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/model/model_spec.h"
+#include "kernels/model/pack_cache.h"
 #include "kernels/model/runner.h"
 #include "kernels/model/weights.h"
 #include "kvstore/kv_manager.h"
@@ -57,7 +58,8 @@ struct AssembleOptions {
   // Tokens a page holds; 0: planned for all models together (PlanPool). REQUIRES: 0 unless there is
   // one model.
   int32_t page_tokens = 0;
-  EngineOptions engine;  // `models` is filled in
+  PackCacheOptions pack_cache;  // without a dir: none
+  EngineOptions engine;         // `models` is filled in
   // Called while weights are packed. May be empty.
   std::function<void(const std::string& model, int64_t done_bytes, int64_t total_bytes)> progress;
 };
@@ -94,6 +96,7 @@ struct Device {
   std::unique_ptr<Runner> runner;
   std::string backend_name;  // "ref", "cpu/avx512bf16", ...
   int32_t num_threads = 0;
+  PackCacheStats pack_cache;
 };
 
 // Loads everything as planned.

@@ -13,6 +13,7 @@ constexpr ConfigRule kRules[] = {
     {"engine.dtype", 0, 0, "auto|float32|bfloat16|float16|int8|int4", nullptr},
     {"engine.kv_cache_dtype", 0, 0, "auto|float32|bfloat16|int8", nullptr},
     {"engine.kv_cache_bytes", 1 << 16, kNoBound, nullptr, nullptr},
+    {"engine.pack_cache_bytes", 1 << 20, kNoBound, nullptr, nullptr},
     {"engine.max_num_seqs", 1, 65536, nullptr, nullptr},
     {"engine.max_num_batched_tokens", 1, 1 << 20, nullptr, nullptr},
     {"engine.max_model_len", 2, int64_t{1} << 31, nullptr, nullptr},
@@ -48,6 +49,8 @@ constexpr ConfigFlag kFlags[] = {
      "of adapters in the pool: auto, float32, bfloat16, int8 (auto: float32 beside float32 "
      "weights)"},
     {"--kv-cache-bytes", "engine.kv_cache_bytes", "SIZE", "memory for KV pages, e.g. 2GiB"},
+    {"--pack-cache", "engine.pack_cache", "DIR", "keeps packed weights for the next start (none)"},
+    {"--pack-cache-bytes", "engine.pack_cache_bytes", "SIZE", "of that folder at most (32GiB)"},
     {"--max-num-seqs", "engine.max_num_seqs", "N", "sequences computed at once (256)"},
     {"--max-num-batched-tokens", "engine.max_num_batched_tokens", "N", "tokens of one step (512)"},
     {"--max-model-len", "engine.max_model_len", "N", "tokens of prompt and output together"},

@@ -80,6 +80,10 @@ AssembleOptions OptionsOf(const v1::Config& config) {
   options.kv_dtype = KvDtypeOf(engine.kv_cache_dtype());
   options.kv_cache_bytes = static_cast<int64_t>(engine.kv_cache_bytes());
   options.max_model_len = engine.max_model_len();
+  options.pack_cache.dir = engine.pack_cache();
+  if (engine.has_pack_cache_bytes()) {
+    options.pack_cache.max_bytes = static_cast<int64_t>(engine.pack_cache_bytes());
+  }
   EngineOptions& e = options.engine;
   if (engine.has_max_num_batched_tokens())
     e.max_num_batched_tokens = engine.max_num_batched_tokens();
@@ -183,6 +187,10 @@ class RunningNode final : public Node {
     ASSIGN_OR_RETURN(Device device, Assemble(options, plan));
     if (while_loading) while_loading();
     TLOG_INFO("backend {}, {} threads", device.backend_name, device.num_threads);
+    if (!options.pack_cache.dir.empty()) {
+      TLOG_INFO("pack cache: {} weights taken, {} packed, {} of them stored",
+                device.pack_cache.taken, device.pack_cache.packed, device.pack_cache.stored);
+    }
     slab_bytes_ = plan.slab_bytes;
     max_num_seqs_ = options.engine.max_num_seqs;
     stale_us_ =

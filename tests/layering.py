@@ -32,7 +32,7 @@ ALLOWED = {
 }
 ROOMS = sorted(ALLOWED, key=len, reverse=True)
 CUDA_SEES = ["kernels/backend.h", "kernels/batch.h", "kernels/page_layout.h", "kernels/tensor.h", "kernels/base/types.h",
-             "kernels/attention_plan.h"]
+             "kernels/attention_plan.h", "kernels/device_memory.h"]
 RPC = re.compile(r"^(grpc|grpcpp|google/protobuf|prometheus|tessera/v1)")
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]')
 DEVICE_IF = re.compile(r"^\s*#\s*(?:if|ifdef|ifndef|elif)\b.*(__AVX|__AMX|__FMA|__CUDA|CUDA_ARCH|__ARM|__aarch64|__x86_64)")

@@ -40,6 +40,11 @@ class CpuBackend final : public Backend {
                                      const WeightFormat& format, bool interleave_gate) override {
     return CpuWeight::Create(parts, format, interleave_gate, team_);
   }
+  std::unique_ptr<PackedWeight> Restore(const std::vector<WeightView>& parts,
+                                        const WeightFormat& format, bool interleave_gate,
+                                        const FillPacked& fill) override {
+    return CpuWeight::Restore(parts, format, interleave_gate, fill);
+  }
   void Plan(const BatchView& batch) override {
     attention_.BeginStep();
     linear_.BeginStep(batch);

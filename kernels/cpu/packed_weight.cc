@@ -90,9 +90,8 @@ void PackPanel(const PanelRows& rows, int64_t cols, DType dtype, char* out) {
 
 }  // namespace
 
-std::unique_ptr<CpuWeight> CpuWeight::Create(const std::vector<WeightView>& parts,
-                                             const WeightFormat& format, bool gated,
-                                             ThreadTeam* team) {
+std::unique_ptr<CpuWeight> CpuWeight::Allocate(const std::vector<WeightView>& parts,
+                                               const WeightFormat& format, bool gated) {
   CHECK(!parts.empty());
   CHECK(format.valid()) << " " << DTypeName(format.dtype) << " in groups of " << format.group_size;
   std::unique_ptr<CpuWeight> weight(new CpuWeight);
@@ -119,7 +118,23 @@ std::unique_ptr<CpuWeight> CpuWeight::Create(const std::vector<WeightView>& part
   weight->buffer_ =
       HugeBuffer::Create(static_cast<size_t>(weight->num_panels_ * weight->panel_bytes_));
   if (weight->buffer_ == nullptr) return nullptr;
+  return weight;
+}
 
+std::unique_ptr<CpuWeight> CpuWeight::Restore(const std::vector<WeightView>& parts,
+                                              const WeightFormat& format, bool gated,
+                                              const FillPacked& fill) {
+  std::unique_ptr<CpuWeight> weight = Allocate(parts, format, gated);
+  if (weight == nullptr) return nullptr;
+  char* const panels = static_cast<char*>(weight->buffer_->data());
+  return fill(panels, weight->bytes()) ? std::move(weight) : nullptr;
+}
+
+std::unique_ptr<CpuWeight> CpuWeight::Create(const std::vector<WeightView>& parts,
+                                             const WeightFormat& format, bool gated,
+                                             ThreadTeam* team) {
+  std::unique_ptr<CpuWeight> weight = Allocate(parts, format, gated);
+  if (weight == nullptr) return nullptr;
   char* const panels = static_cast<char*>(weight->buffer_->data());
   team->ParallelFor(weight->num_panels_, 4, [&](int64_t begin, int64_t end, int member) {
     RowQuantizer quantizer(format);

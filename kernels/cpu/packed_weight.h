@@ -20,11 +20,16 @@ class CpuWeight final : public PackedWeight {
   static std::unique_ptr<CpuWeight> Create(const std::vector<WeightView>& parts,
                                            const WeightFormat& format, bool gated,
                                            ThreadTeam* team);
+  // As Backend::Restore.
+  static std::unique_ptr<CpuWeight> Restore(const std::vector<WeightView>& parts,
+                                            const WeightFormat& format, bool gated,
+                                            const FillPacked& fill);
 
   int64_t rows() const override { return rows_; }
   int64_t cols() const override { return cols_; }
   const WeightFormat& format() const override { return format_; }
   size_t bytes() const override { return buffer_->size(); }
+  const char* packed() const override { return panels(); }
 
   bool gated() const { return gated_; }
   int64_t num_panels() const { return num_panels_; }
@@ -39,6 +44,10 @@ class CpuWeight final : public PackedWeight {
 
  private:
   CpuWeight() = default;
+
+  // Without its bytes, which are zeros. Null when memory is short.
+  static std::unique_ptr<CpuWeight> Allocate(const std::vector<WeightView>& parts,
+                                             const WeightFormat& format, bool gated);
 
   std::unique_ptr<HugeBuffer> buffer_;
   int64_t rows_ = 0;

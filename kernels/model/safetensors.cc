@@ -359,6 +359,13 @@ const StoredTensor* Checkpoint::Find(absl::string_view name) const {
   return it == tensors_.end() ? nullptr : &it->second;
 }
 
+void Checkpoint::Prefetch(const StoredTensor& tensor) const {
+  const int64_t page = sysconf(_SC_PAGESIZE);
+  const int64_t before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(tensor.data) % page);
+  madvise(const_cast<char*>(tensor.data) - before, static_cast<size_t>(tensor.num_bytes + before),
+          MADV_WILLNEED);
+}
+
 void Checkpoint::Drop(const StoredTensor& tensor) const {
   // Whole pages inside the tensor.
   const int64_t page = sysconf(_SC_PAGESIZE);

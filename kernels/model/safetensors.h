@@ -67,6 +67,9 @@ class Checkpoint final {
   const StoredTensor* Find(absl::string_view name) const;
   const StoredTensors& tensors() const { return tensors_; }
 
+  // Tells the kernel that the tensor's bytes are needed soon, so that it may read ahead.
+  void Prefetch(const StoredTensor& tensor) const;
+
   // Tells the kernel that the tensor's bytes are not needed for now: they no longer count as
   // resident, and are read again when touched.
   void Drop(const StoredTensor& tensor) const;

@@ -425,15 +425,22 @@ absl::StatusOr<StoredMatrix> FindMatrix(const ModelSpec& spec, const Checkpoint&
   return matrix;
 }
 
+WeightView ShapeOf(const StoredMatrix& matrix) {
+  WeightView view;
+  view.rows = matrix.rows;
+  view.cols = matrix.cols;
+  view.dtype = matrix.quantized() ? matrix.format.dtype : *matrix.weight->dtype;
+  if (matrix.quantized()) view.scale_dtype = *matrix.scales->dtype;
+  return view;
+}
+
 UnpackedMatrix Unpack(const StoredMatrix& matrix, ThreadTeam* team) {
   UnpackedMatrix unpacked;
   const StoredTensor& tensor = *matrix.weight;
   WeightView& view = unpacked.view;
-  view.rows = matrix.rows;
-  view.cols = matrix.cols;
+  view = ShapeOf(matrix);
   if (!matrix.quantized()) {
     view.data = tensor.data;
-    view.dtype = *tensor.dtype;
     // The header may have any length, so tensors may lie at any address.
     if (reinterpret_cast<uintptr_t>(tensor.data) % DTypeBytes(view.dtype) == 0) return unpacked;
     unpacked.floats = std::make_unique<char[]>(static_cast<size_t>(tensor.num_bytes));
@@ -449,9 +456,7 @@ UnpackedMatrix Unpack(const StoredMatrix& matrix, ThreadTeam* team) {
   });
   UnpackScales(matrix, matrix.format.NumGroups(matrix.cols), &unpacked.scales);
   view.data = unpacked.codes.data();
-  view.dtype = matrix.format.dtype;
   view.scales = unpacked.scales.data();
-  view.scale_dtype = *matrix.scales->dtype;
   view.zeros = matrix.zeros.empty() ? nullptr : matrix.zeros.data();
   return unpacked;
 }

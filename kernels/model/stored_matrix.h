@@ -72,6 +72,9 @@ struct UnpackedMatrix {
   std::vector<char> scales;        // [rows, groups]
 };
 
+// The view without its data: rows, cols and types. REQUIRES: matrix.found().
+WeightView ShapeOf(const StoredMatrix& matrix);
+
 // REQUIRES: matrix.found(); it and the checkpoint outlive the view.
 UnpackedMatrix Unpack(const StoredMatrix& matrix, ThreadTeam* team);
 

@@ -50,6 +50,7 @@ class Loader final {
       if (!IsPerLayer(slot.slot)) RETURN_IF_ERROR(LoadSlot(slot, 0));
     }
     for (int layer = 0; layer < spec_.num_layers; ++layer) {
+      if (layer + 1 < spec_.num_layers) PrefetchLayer(slots, layer + 1);
       for (const SlotRows& slot : slots) {
         if (IsPerLayer(slot.slot)) RETURN_IF_ERROR(LoadSlot(slot, layer));
       }
@@ -68,6 +69,24 @@ class Loader final {
     if (weights_.vectors == nullptr) return OutOfMemory("norms and biases");
     next_vector_ = static_cast<float*>(weights_.vectors->data());
     return absl::OkStatus();
+  }
+
+  // The file is read while the layer before is packed.
+  void PrefetchLayer(const std::vector<SlotRows>& slots, int layer) const {
+    for (const SlotRows& slot : slots) {
+      if (!IsPerLayer(slot.slot) || slot.is_vector()) continue;
+      for (const WeightRow* row : slot.rows) PrefetchModule(WeightName(*row, layer));
+    }
+  }
+
+  // All tensors of the matrix, whatever it is stored as.
+  void PrefetchModule(const std::string& name) const {
+    const std::string module = name.substr(0, name.rfind('.') + 1);
+    const StoredTensors& tensors = checkpoint_.tensors();
+    for (auto it = tensors.lower_bound(module); it != tensors.end(); ++it) {
+      if (!absl::StartsWith(it->first, module)) return;
+      checkpoint_.Prefetch(it->second);
+    }
   }
 
   absl::Status LoadSlot(const SlotRows& slot, int layer) {
@@ -106,22 +125,31 @@ class Loader final {
                                   DimSize(row->rows, spec_), DimSize(row->cols, spec_)));
       stored.push_back(std::move(matrix));
     }
-    std::vector<UnpackedMatrix> unpacked;
-    std::vector<WeightView> parts;
-    for (const StoredMatrix& matrix : stored) {
-      unpacked.push_back(Unpack(matrix, team()));
-      parts.push_back(unpacked.back().view);
-    }
-    const bool interleave_gate = slot.slot == WeightSlot::kGateUp;
     std::unique_ptr<PackedWeight>* const out =
         MatrixOf(slot.slot, IsPerLayer(slot.slot) ? &weights_.layers[layer] : nullptr);
-    *out = backend_->Pack(parts, plan_.Of(slot.slot, layer).format, interleave_gate);
+    const WeightFormat& format = plan_.Of(slot.slot, layer).format;
+    const bool interleave_gate = slot.slot == WeightSlot::kGateUp;
+    const auto pack = [&] { return PackParts(stored, format, interleave_gate); };
+    *out = options_.pack_cache == nullptr
+               ? pack()
+               : options_.pack_cache->Find(backend_, stored, format, interleave_gate, team(), pack);
     if (*out == nullptr) return OutOfMemory(WeightName(*slot.rows[0], layer));
     for (const StoredMatrix& matrix : stored) {
       checkpoint_.Drop(*matrix.weight);
       done_bytes_ += matrix.num_bytes();
     }
     return absl::OkStatus();
+  }
+
+  std::unique_ptr<PackedWeight> PackParts(const std::vector<StoredMatrix>& stored,
+                                          const WeightFormat& format, bool interleave_gate) {
+    std::vector<UnpackedMatrix> unpacked;
+    std::vector<WeightView> parts;
+    for (const StoredMatrix& matrix : stored) {
+      unpacked.push_back(Unpack(matrix, team()));
+      parts.push_back(unpacked.back().view);
+    }
+    return backend_->Pack(parts, format, interleave_gate);
   }
 
   ThreadTeam* team() { return own_team_ != nullptr ? own_team_.get() : options_.team; }

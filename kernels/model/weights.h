@@ -13,6 +13,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
 #include "kernels/model/model_spec.h"
+#include "kernels/model/pack_cache.h"
 #include "kernels/model/safetensors.h"
 #include "kernels/model/weight_plan.h"
 
@@ -54,6 +55,8 @@ struct WeightOptions {
   // Unpacks what the checkpoint has quantised; null: the calling thread does. Must be the backend's
   // own or idle.
   ThreadTeam* team = nullptr;
+  // Packed weights of earlier loads; null: none. Must outlive the load.
+  PackCache* pack_cache = nullptr;
   // Called after each packed weight, with bytes of the checkpoint. May be empty.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
 };

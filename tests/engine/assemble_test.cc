@@ -3,8 +3,10 @@
 #include "scheduler/assemble.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -148,6 +150,23 @@ TEST(AssembleTest, WhatIsTakenStaysBelowThePlan) {
   stack.RunAll();
   EXPECT_LE(stack.stats().steps.value(), 4) << "the prompts were not computed together";
   EXPECT_LE(ResidentBytes() - before, plan->total_bytes());
+}
+
+TEST(AssembleTest, TheSecondStartTakesPackedWeights) {
+  if (CpuIsas().empty()) GTEST_SKIP() << "no AVX2 here";
+  AssembleOptions options = Options("llama32");
+  options.backend = "";
+  options.weight_dtype = WeightDtype::kI4;
+  options.pack_cache.dir = ::testing::TempDir() + absl::StrCat("/assemble_", getpid());
+  const auto plan = PlanMemory(options);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const auto first = Assemble(options, *plan);
+  const auto second = Assemble(options, *plan);
+  std::filesystem::remove_all(options.pack_cache.dir);
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_EQ(first->pack_cache.taken, 0);
+  EXPECT_EQ(second->pack_cache.taken, first->pack_cache.packed);
+  EXPECT_EQ(second->pack_cache.packed, 0);
 }
 
 TEST(AssembleTest, AnUnknownBackendIsNamedWithThoseThatExist) {

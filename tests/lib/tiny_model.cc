@@ -105,6 +105,7 @@ TinyModel::TinyModel(const std::string& dir, Backend* backend, const TinyOptions
   CHECK(checkpoint.ok()) << checkpoint.status();
   WeightOptions weight_options;
   weight_options.dtype = options.dtype;
+  weight_options.pack_cache = options.pack_cache;
   absl::StatusOr<ModelWeights> weights = LoadWeights(*spec, **checkpoint, backend_, weight_options);
   CHECK(weights.ok()) << weights.status();
   auto model = Model::Create(backend_, *spec, *std::move(weights),

@@ -66,6 +66,7 @@ struct TinyOptions {
   int32_t max_tokens = 512;
   int32_t max_num_seqs = 64;
   int64_t pool_bytes = int64_t{16} << 20;
+  PackCache* pack_cache = nullptr;
   TinyPool* pool = nullptr;  // shared with other models; null: one of its own
 };
 
