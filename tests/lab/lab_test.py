@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """The laboratory's generator: samples are the same for the same seed, fit their context, and have the one answer that a second reading of the text gives."""
+import math
 import random
 import re
 import unittest
 
+import daemon
 import domains
+import quality
 import score
 import tasks
 from words import CATEGORIES
@@ -79,6 +82,24 @@ class LabTest(unittest.TestCase):
         low, high = score.wilson(90, 100)
         self.assertAlmostEqual(low, 0.826, 3)
         self.assertAlmostEqual(high, 0.945, 3)
+
+    def test_change_of_perplexity(self):
+        base = [[(-1.0, 7), (-3.0, 8)], [(-2.0, 9)] * 6]
+        self.assertAlmostEqual(quality.perplexity(base), math.exp(2))
+        shifted = [[(p - 0.1, best) for p, best in text] for text in base]
+        relative, half = quality.change(shifted, base)
+        self.assertAlmostEqual(relative, math.exp(0.1) - 1)
+        self.assertAlmostEqual(half, 0)
+        better = [base[0], [(-1.9, 9)] * 6]
+        relative, half = quality.change(better, base)
+        self.assertAlmostEqual(1 + relative, quality.perplexity(better) / quality.perplexity(base))
+        self.assertGreater(half, 0)
+        self.assertAlmostEqual(quality.agreement([[(0, 7), (0, 1)], base[1]], base), 7 / 8)
+
+    def test_a_daemon_that_does_not_start(self):
+        with self.assertRaisesRegex(daemon.Refused, "--help"):
+            with daemon.Daemon("/bin/ls", []):
+                pass
 
 
 if __name__ == "__main__":

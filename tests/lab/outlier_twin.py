@@ -6,7 +6,8 @@
 Keys and values of large models have a few channels that are many times larger than the others (KIVI, 2402.02750, section 3; KVQuant, 2401.18079). A codec that is judged on a small, clean model
 alone is flattered. The twin has such channels: in every layer and KV head some rotary pairs of the keys are multiplied by s and the same pairs of the matching query heads by 1/s (scores stay as they are:
 the two channels of a rotary pair take the same factor, so that the rotation commutes with it), and some value channels by s with the matching columns of the output projection by 1/s.
-s is a power of two: the twin's bf16 weights have the original's mantissas, so the function is the same to the last bit, up to the order of sums. --check compares logits through transformers in fp32.
+s is a power of two: the twin's bf16 weights have the original's mantissas, so the function is the same to the last bit, up to the order of sums. --check compares logits through transformers
+in fp32, and how far the largest key and value channels of a head stand out.
 """
 import argparse
 import os
@@ -40,6 +41,12 @@ def twin(c, weights, strength, seed):
     return out
 
 
+def outliers(c, weights, name):
+    """The norm of a head's largest channel over that of its median channel, averaged over layers and heads."""
+    norms = torch.stack([weights[f"model.layers.{i}.self_attn.{name}.weight"].norm(dim=1) for i in range(c["num_hidden_layers"])]).view(-1, c["head_dim"])
+    return (norms.max(dim=1).values / norms.median(dim=1).values).mean().item()
+
+
 def check(first, second):
     import transformers
     models = [transformers.AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32).eval() for f in (first, second)]
@@ -49,6 +56,10 @@ def check(first, second):
     difference = (a - b).abs().max().item()
     print(f"largest difference of a logit: {difference:.2g} (logits up to {a.abs().max().item():.1f})")
     assert difference < 1e-3, "the twin computes something else"
+    for name in ("k_proj", "v_proj"):
+        plain, grown = (outliers(*llama.read_model(f), name) for f in (first, second))
+        print(f"{name}: the largest channel is {plain:.1f} times the median one, {grown:.1f} times in the twin")
+        assert grown > 2 * plain, "the twin has no outliers to speak of"
 
 
 def main():

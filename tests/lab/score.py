@@ -11,19 +11,16 @@ in fp32 (NAME then only names the result); --adapter with --hf is a PEFT folder 
 """
 import argparse
 import concurrent.futures
-import glob
 import json
 import math
 import os
 import random
-import subprocess
 import sys
-import tempfile
 
+import daemon
 import domains
 import tasks
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MAX_ANSWER_TOKENS = 48
 TIE = 1e-4
 
@@ -54,21 +51,7 @@ class Server:
 
     def __init__(self, address, model, adapter):
         import grpc
-        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-        with tempfile.TemporaryDirectory() as folder:
-            out = os.path.join(folder, "set")
-            protos = glob.glob(os.path.join(ROOT, "proto", "tessera", "v1", "*.proto"))
-            subprocess.run(["protoc", f"-I{ROOT}/proto", "--include_imports", f"--descriptor_set_out={out}", *protos], check=True)
-            with open(out, "rb") as file:
-                files = descriptor_pb2.FileDescriptorSet.FromString(file.read())
-        pool = descriptor_pool.DescriptorPool()
-        for file in files.file:
-            pool.Add(file) if hasattr(pool, "Add") else pool.AddSerializedFile(file.SerializeToString())
-
-        def message(name):
-            descriptor = pool.FindMessageTypeByName("tessera.v1." + name)
-            made = getattr(message_factory, "GetMessageClass", None)
-            return made(descriptor) if made else message_factory.MessageFactory(pool).GetPrototype(descriptor)
+        message = daemon.message_types()
         self.request = message("ChatRequest")
         self.channel = grpc.insecure_channel(address)
         self.call = self.channel.unary_stream("/tessera.v1.Inference/Chat", request_serializer=self.request.SerializeToString,

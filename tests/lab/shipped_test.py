@@ -8,10 +8,9 @@ Serves the models of deploy/models that have an `abilities.json` (written by sco
 import glob
 import json
 import os
-import re
-import subprocess
 import sys
 
+import daemon
 import score
 
 POINTS = 0.03
@@ -27,36 +26,22 @@ def figures(cells):
     return {key: right / n for key, (right, n) in sums.items()}
 
 
-def serve(tesserad, folders):
-    command = [tesserad, "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"] + [f for folder in folders for f in ("--model", folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    line = process.stdout.readline()
-    match = re.search(r"grpc=(\S+)", line)
-    if not match:
-        raise SystemExit(f"the daemon did not start: {line!r}")
-    return process, match.group(1)
-
-
 def main():
-    cards = sorted(glob.glob(os.path.join(score.ROOT, "deploy", "models", "*", "abilities.json")))
+    cards = sorted(glob.glob(os.path.join(daemon.ROOT, "deploy", "models", "*", "abilities.json")))
     if not cards:
         raise SystemExit("no shipped model has an abilities.json")
-    process, address = serve(sys.argv[1], [os.path.dirname(c) for c in cards])
     failed = 0
-    try:
+    with daemon.Daemon(sys.argv[1], [os.path.dirname(c) for c in cards]) as served:
         for path in cards:
             with open(path, encoding="utf-8") as file:
                 card = json.load(file)
             wanted = [(c["task"], c["difficulty"], c["context_tokens"], c["examples"]) for c in card["cells"]]
-            cells, _ = score.measure(score.Server(address, card["model"], ""), wanted, card["seed"], card["cells"][0]["n"])
+            cells, _ = score.measure(score.Server(served.address, card["model"], ""), wanted, card["seed"], card["cells"][0]["n"])
             now = figures(cells)
             for key, claimed in figures(card["cells"]).items():
                 ok = now[key] >= claimed - POINTS
                 failed += not ok
                 print(f"{'ok' if ok else 'FAILED'}  {card['model']} {key}: {100 * now[key]:.1f} %, the card says {100 * claimed:.1f} %")
-    finally:
-        process.terminate()
-        process.wait(60)
     sys.exit(1 if failed else 0)
 
 

@@ -1,0 +1,264 @@
+#!/usr/bin/env python3
+"""Measures what each format of weights and of the KV cache costs in quality, against bfloat16.
+
+    quality.py TESSERAD [--python PYTHON] [--models NAME,..] [--formats W/KV,..] [--texts N] [--per-cell K] [--seed N] [--threads N] [--json FILE]
+
+Every model is served in every format on a free port and asked for
+- the perplexity of texts it has not seen (from prompt_logprobs), and, on the lab's models, that of the right answers to the tasks' questions;
+- the share of those texts' tokens at which its likeliest next token is bfloat16's;
+- the lab's models: the share of right answers, by score.py's own samples and judgement, of the tasks of TASKS at all difficulties.
+
+Models: the two that ship; the outlier twin of each, made in a temporary folder by outlier_twin.py (PYTHON must have torch and safetensors; without them the twins are left out);
+the stories models of ../shared/data where that is. Needs grpcio, protobuf and protoc itself. What the daemon refuses is left out, with its reason. All seeds are fixed, and a
+tesserad's results do not depend on timing: two runs on one machine give the same table.
+
+A change of perplexity comes with the half-width of its 95 % interval, from the differences text by text: the same texts are read in all formats.
+"""
+import argparse
+import concurrent.futures
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import tempfile
+
+import daemon
+import score
+import tasks
+
+FORMATS = [("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "bfloat16"), ("int4", "bfloat16"), ("bfloat16", "int8"), ("int8", "int8"), ("int4", "int8")]
+BASE = ("bfloat16", "bfloat16")
+# Those in which the models have something to lose, at the length that both were trained on.
+TASKS = ["recall", "two_hop", "multi_document", "transform"]
+CONTEXT = 512
+STORIES = os.path.join(daemon.ROOT, "..", "shared", "data", "models")
+STORY_TOKENS = 400
+
+
+def progress(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+class Client:
+    """Inference.Tokenize and Inference.Generate."""
+
+    def __init__(self, address):
+        import grpc
+        message = daemon.message_types()
+        self.channel = grpc.insecure_channel(address)
+        self.Generate, self.Tokenize = message("GenerateRequest"), message("TokenizeRequest")
+        self.generate = self.channel.unary_stream("/tessera.v1.Inference/Generate", request_serializer=self.Generate.SerializeToString,
+                                                  response_deserializer=message("GenerateResponse").FromString)
+        self.tokenize = self.channel.unary_unary("/tessera.v1.Inference/Tokenize", request_serializer=self.Tokenize.SerializeToString,
+                                                 response_deserializer=message("TokenizeResponse").FromString)
+
+    def ids_of(self, text, begin=True):
+        return list(self.tokenize(self.Tokenize(text=text, add_special_tokens=begin), timeout=60).token_ids)
+
+    def draw(self, prompt, seed, num_tokens):
+        """The prompt's ids and those of a continuation, drawn from the model as it is."""
+        ids = self.ids_of(prompt)
+        request = self.Generate()
+        request.token_ids.ids.extend(ids)
+        request.sampling.temperature, request.sampling.top_p, request.sampling.top_k, request.sampling.seed = 1.0, 1.0, 0, seed
+        request.stopping.max_tokens = num_tokens
+        for response in self.generate(request, timeout=300):
+            ids += response.output.token_ids
+        return ids
+
+    def read(self, text):
+        """Log-probability, and the likeliest token instead, of each scored token of a text."""
+        ids, first = text
+        request = self.Generate()
+        request.token_ids.ids.extend(ids)
+        request.stopping.max_tokens = 1
+        request.output.prompt_logprobs = 1
+        scored = [entry for response in self.generate(request, timeout=300) for entry in response.prompt.logprobs]
+        assert len(scored) == len(ids) - 1, (len(scored), len(ids))
+        return [(entry.logprob, entry.top[0].token_id) for entry in scored[first - 1:]]
+
+
+def lab_texts(client, seed, num):
+    """The generator's prose from seeds of our own: the language that the models were trained on. Not the tasks' documents, whose words are drawn
+    evenly from lists and which training did not score: their perplexity says little of a model."""
+    return [(client.ids_of(tasks.make_narrative(random.Random(f"quality {seed} {i}"))), 1) for i in range(num)]
+
+
+def lab_answers(client, seed, num):
+    """The tasks' questions with their right answers; only the answers are scored."""
+    cells = [(task, difficulty, CONTEXT, 0) for task in TASKS for difficulty in range(1, 6)]
+    texts = []
+    for cell in cells:
+        for i in range(max(1, num // len(cells))):
+            sample = score.sample_of(cell, f"quality {seed}", i, None)
+            asked = client.ids_of(tasks.render(sample.messages) + "<|im_start|>assistant\n", begin=False)
+            texts.append((asked + client.ids_of(sample.answer + "<|im_end|>", begin=False), len(asked)))
+    return texts
+
+
+def story_texts(client, seed, num):
+    """Stories that the model itself tells in float32 at temperature 1. Nothing else is surely in the language of models this small; and over a model's own
+    words the log of a format's perplexity against float32's is the Kullback-Leibler divergence between the two: no format can win by luck."""
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        return [(ids, 1) for ids in threads.map(lambda i: client.draw("Once upon a time", 1000 * seed + i, STORY_TOKENS), range(num))]
+
+
+def read_all(client, texts):
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        return list(threads.map(client.read, texts))
+
+
+def perplexity(read):
+    return math.exp(-sum(p for text in read for p, _ in text) / sum(map(len, read)))
+
+
+def change(read, base):
+    """Of perplexity, relative, with the half-width of its 95 % interval: a ratio estimate over texts."""
+    counts = [len(text) for text in read]
+    lost = [sum(p for p, _ in b) - sum(p for p, _ in a) for a, b in zip(read, base)]
+    mean, n = sum(lost) / sum(counts), len(read)
+    variance = sum((x - mean * c) ** 2 for x, c in zip(lost, counts)) / (n - 1)
+    return math.expm1(mean), math.exp(mean) * 1.96 * math.sqrt(variance * n) / sum(counts)
+
+
+def agreement(read, base):
+    same = [a[1] == b[1] for x, y in zip(read, base) for a, b in zip(x, y)]
+    return sum(same) / len(same)
+
+
+class Model:
+    def __init__(self, name, folder, lab):
+        self.name, self.folder, self.lab = name, folder, lab
+
+    def serve(self, args, weights, kv):
+        return daemon.Daemon(args.tesserad, [self.folder], "--dtype", weights, "--kv-cache-dtype", kv, *args.flags)
+
+    def prepare(self, args):
+        """Its texts: {kind: texts}."""
+        with self.serve(args, "float32", "float32") as served:
+            client = Client(served.address)
+            if not self.lab:
+                return {"texts": story_texts(client, args.seed, args.texts)}
+            return {"texts": lab_texts(client, args.seed, args.texts), "answers": lab_answers(client, args.seed, args.texts)}
+
+    def measure(self, args, texts, weights, kv):
+        """What was read of each kind of text, and score.py's cells."""
+        with self.serve(args, weights, kv) as served:
+            client = Client(served.address)
+            read = {kind: read_all(client, some) for kind, some in texts.items()}
+            cells = []
+            if self.lab:
+                wanted = score.cells_of(None, TASKS, CONTEXT)
+                cells, _ = score.measure(score.Server(served.address, os.path.basename(self.folder), ""), wanted, args.seed, args.per_cell)
+        return read, cells
+
+
+def row_of(model, weights, kv, read, cells, base):
+    row = dict(model=model.name, weights=weights, kv=kv)
+    for kind in read:
+        relative, half = change(read[kind], base[kind])
+        row[kind] = dict(perplexity=perplexity(read[kind]), change=relative, half_width=half, same_best=agreement(read[kind], base[kind]))
+    for task in TASKS if cells else []:
+        of_task = [c for c in cells if c["task"] == task]
+        row.setdefault("accuracy", {})[task] = sum(c["accuracy"] for c in of_task) / len(of_task)
+    row["cells"] = cells
+    return row
+
+
+def measure_model(model, args, formats, rows):
+    """Adds the model's rows, bfloat16's first."""
+    texts, base = model.prepare(args), None
+    for weights, kv in sorted(formats, key=lambda f: f != BASE):
+        progress(f"{model.name}, weights {weights}, KV {kv}")
+        try:
+            read, cells = model.measure(args, texts, weights, kv)
+        except daemon.Refused as refused:
+            progress(f"  left out: {refused}")
+            continue
+        base = base or read
+        rows.append(row_of(model, weights, kv, read, cells, base))
+        progress("  " + line_of(rows[-1]))
+
+
+def percent(value, digits=1):
+    return f"{100 * value:.{digits}f}"
+
+
+def line_of(row):
+    fields = [row["model"], row["weights"], row["kv"]]
+    for kind in ("texts", "answers"):
+        if kind not in row:
+            fields += ["-", "-"]
+            continue
+        of = row[kind]
+        is_base = (row["weights"], row["kv"]) == BASE
+        fields += [f"{of['perplexity']:.4f}", "-" if is_base else f"{100 * of['change']:+.2f} ± {100 * of['half_width']:.2f}"]
+    fields.append(percent(row["texts"]["same_best"]))
+    fields += [percent(row["accuracy"][task]) if "accuracy" in row else "-" for task in TASKS]
+    return "| " + " | ".join(fields) + " |"
+
+
+def print_table(rows):
+    names = ["model", "weights", "KV", "perplexity", "change, %", "of answers", "change, %", "same best token, %"] + [f"{task}, %" for task in TASKS]
+    print("| " + " | ".join(names) + " |")
+    print("|" + "---|" * len(names))
+    for row in rows:
+        print(line_of(row))
+
+
+def make_twin(python, folder, out):
+    """Whether it was made."""
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "outlier_twin.py")
+    done = subprocess.run([python, script, folder, out], capture_output=True, text=True)
+    if done.returncode != 0:
+        progress(f"no twin of {folder}: {done.stderr.strip().splitlines()[-1]}")
+    return done.returncode == 0
+
+
+def find_models(args, work):
+    wanted = args.models.split(",") if args.models else None
+
+    def is_wanted(name):
+        return wanted is None or name in wanted
+    found = []
+    for name in ("tessera-base", "tessera-nano"):
+        folder, twin = os.path.join(daemon.ROOT, "deploy", "models", name), os.path.join(work, name + "-twin")
+        if is_wanted(name):
+            found.append(Model(name, folder, True))
+        if is_wanted(name + "-twin") and make_twin(args.python, folder, twin):
+            found.append(Model(name + "-twin", twin, True))
+    for name in sorted(os.listdir(STORIES)) if os.path.isdir(STORIES) else []:
+        if name.startswith("stories") and is_wanted(name):
+            found.append(Model(name, os.path.join(STORIES, name), False))
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tesserad")
+    parser.add_argument("--python", default=sys.executable, help="one that has torch, for the twins")
+    parser.add_argument("--models", default="", help="only these")
+    parser.add_argument("--formats", default="", help="only these and bfloat16/bfloat16: weights/KV, by commas")
+    parser.add_argument("--texts", type=int, default=100, help="texts of each kind")
+    parser.add_argument("--per-cell", type=int, default=20, help="questions of a task at a difficulty")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", help="of tesserad; no figure depends on it")
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    args.flags = ["--threads", args.threads] if args.threads else []
+    only = [tuple(f.split("/")) for f in args.formats.split(",")] if args.formats else FORMATS
+    formats = [f for f in FORMATS if f in only or f == BASE]
+    rows = []
+    with tempfile.TemporaryDirectory() as work:
+        for model in find_models(args, work):
+            measure_model(model, args, formats, rows)
+            if args.json:
+                with open(args.json, "w", encoding="utf-8") as file:
+                    json.dump(dict(seed=args.seed, texts=args.texts, per_cell=args.per_cell, rows=rows), file, indent=1)
+    print_table(rows)
+
+
+if __name__ == "__main__":
+    main()
