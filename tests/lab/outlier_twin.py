@@ -19,6 +19,11 @@ import torch
 import llama
 
 
+def stronger_half(norms):
+    """Channels (or pairs) to choose from: a head may have some that are 0, which no factor makes an outlier."""
+    return norms.argsort(descending=True)[:len(norms) // 2].tolist()
+
+
 def twin(c, weights, strength, seed):
     rng, d = random.Random(f"twin {seed}"), c["head_dim"]
     group = c["num_attention_heads"] // c["num_key_value_heads"]
@@ -27,13 +32,14 @@ def twin(c, weights, strength, seed):
         q, k, v, o = (out[f"model.layers.{layer}.self_attn.{n}_proj.weight"] for n in "qkvo")
         for head in range(c["num_key_value_heads"]):
             readers = range(head * group, (head + 1) * group)
-            for pair in rng.sample(range(d // 2), max(1, d // 32)):
+            rows = k[head * d:(head + 1) * d]
+            for pair in rng.sample(stronger_half(rows.view(2, -1, k.shape[1]).norm(dim=(0, 2))), max(1, d // 32)):
                 s = strength * rng.choice([0.5, 1.0])
                 for channel in (pair, pair + d // 2):
                     k[head * d + channel] *= s
                     for reader in readers:
                         q[reader * d + channel] /= s
-            for channel in rng.sample(range(d), max(1, d // 32)):
+            for channel in rng.sample(stronger_half(v[head * d:(head + 1) * d].norm(dim=1)), max(1, d // 32)):
                 s = strength * rng.choice([0.25, 0.5])
                 v[head * d + channel] *= s
                 for reader in readers:
@@ -42,9 +48,12 @@ def twin(c, weights, strength, seed):
 
 
 def outliers(c, weights, name):
-    """The norm of a head's largest channel over that of its median channel, averaged over layers and heads."""
-    norms = torch.stack([weights[f"model.layers.{i}.self_attn.{name}.weight"].norm(dim=1) for i in range(c["num_hidden_layers"])]).view(-1, c["head_dim"])
-    return (norms.max(dim=1).values / norms.median(dim=1).values).mean().item()
+    """The norm of a head's largest channel over that of its median channel (of those that are not 0), averaged over layers and heads."""
+    ratios = []
+    for layer in range(c["num_hidden_layers"]):
+        for norms in weights[f"model.layers.{layer}.self_attn.{name}.weight"].norm(dim=1).split(c["head_dim"]):
+            ratios.append((norms.max() / norms[norms > 0].median()).item())
+    return sum(ratios) / len(ratios)
 
 
 def check(first, second):
