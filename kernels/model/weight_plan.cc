@@ -179,7 +179,7 @@ class Planner final {
 WeightFormat FloatFormat(WeightSlot slot, DType dtype, const WeightFormat& int4) {
   if (dtype != DType::kI4) return dtype;
   const bool is_table = slot == WeightSlot::kEmbed || slot == WeightSlot::kLmHead;
-  return is_table ? WeightFormat(DType::kI8) : int4;
+  return is_table || slot == WeightSlot::kOut ? WeightFormat(DType::kI8) : int4;
 }
 
 int64_t SlotBytes(const ModelSpec& spec, const SlotRows& slot, const PackedFormat& packed) {

@@ -22,7 +22,7 @@ enum class WeightDtype : int32_t {
   kF32 = 1,
   kBF16 = 2,  // rounded to nearest
   kI8 = 3,    // a scale per output
-  kI4 = 4,    // scales per group; the tables at both ends are int8
+  kI4 = 4,    // scales per group; Out and the tables at both ends are int8
 };
 
 // What kI4 means unless WeightOptions says otherwise: 4.5 bits a weight. Larger groups are a little
@@ -48,9 +48,15 @@ struct WeightPlan {
   }
 };
 
-// The plan of a model whose matrices are all stored as floats. Under kI4 the embedding table and
-// the Logits weight (one table when they are tied) are int8: an error there reaches every logit
-// directly, and of the table a step reads single rows. `dtype` is kF32, kBF16, kI8 or kI4.
+// The plan of a model whose matrices are all stored as floats. `dtype` is kF32, kBF16, kI8 or kI4.
+// Under kI4 some matrices are int8:
+//   - the embedding table and the Logits weight (one table when they are tied): an error there
+//     reaches every logit directly, and of the table a step reads single rows;
+//   - Out: its inputs are sums of values, which no norm has evened out. Where a value channel is
+//     large, Out's weights for it are small, share a scale with larger ones, and lose most of their
+//     bits just where they count. This takes 4 to 6 % more bytes in the layers and halves to
+//     thirds what int4 costs on models with such channels (bench/README.md, "Quality of the
+//     formats").
 WeightPlan PlanFloatWeights(const ModelSpec& spec, DType dtype,
                             const WeightFormat& int4 = kInt4Format);
 

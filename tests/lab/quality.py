@@ -176,6 +176,8 @@ def measure_model(model, args, formats, rows):
             read, cells = model.measure(args, texts, weights, kv)
         except daemon.Refused as refused:
             progress(f"  left out: {refused}")
+            if base is None:
+                return  # there is nothing to compare the others with
             continue
         base = base or read
         rows.append(row_of(model, weights, kv, read, cells, base))

@@ -174,6 +174,8 @@ TEST_F(WeightsTest, QuantizedFormatsBySlot) {
   EXPECT_EQ(int4->dtype, DType::kI4);
   EXPECT_TRUE(int4->layers[0].qkv->format() == options.int4);
   EXPECT_TRUE(int4->layers[2].gate_up->format() == options.int4);
+  EXPECT_TRUE(int4->layers[2].down->format() == options.int4);
+  EXPECT_TRUE(int4->layers[0].out->format() == WeightFormat(DType::kI8));
   EXPECT_TRUE(int4->embed->format() == WeightFormat(DType::kI8));
   EXPECT_TRUE(int4->lm_head->format() == WeightFormat(DType::kI8));
   options.dtype = WeightDtype::kI8;
