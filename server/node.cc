@@ -224,7 +224,7 @@ class RunningNode final : public Node {
 
   // The written order: the port, the calls, the engine (with its runner), then what they used.
   void Shutdown() override {
-    if (server_ != nullptr) server_->Shutdown(/*grace_us=*/1'000'000);
+    if (server_ != nullptr) server_->Shutdown(/*grace_us=*/5'000'000);
     if (engine_ != nullptr) engine_->Stop();
     metrics_.reset();
     server_.reset();
