@@ -154,7 +154,7 @@ class BenchTest(unittest.TestCase):
         self.refuse("give either --concurrency C (closed loop) or --rate R (open loop)")
         self.refuse("--workload sharegpt comes in a later release", "--workload", "sharegpt", "--rate", "1")
         here = ("--server", self.server.address, "--concurrency", "1")
-        self.refuse("the model's context is 4096; lower --input-tokens", *here, "--input-tokens", "4000")
+        self.refuse("the model's context is 4096; lower --input-tokens", *here, "--input-tokens", "5000")
         self.refuse("the server has no model 'other'", *here, "--model", "other")
         self.refuse("cannot write '/no/such/file'", *here, "--json", "/no/such/file")
         self.refuse("is tesserad running at 127.0.0.1:1?", "--server", "127.0.0.1:1", "--rate", "1", code=1)
