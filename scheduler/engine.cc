@@ -68,9 +68,9 @@ class ThreadedEngine final : public Engine {
  public:
   ThreadedEngine(EngineOptions options, std::unique_ptr<KvManager> kv,
                  std::unique_ptr<Runner> runner, const Clock* clock)
-      : options_(options),
+      : options_(std::move(options)),
         clock_(clock),
-        stats_(options.models.size()),
+        stats_(options_.models.size()),
         core_(options_, std::move(kv), std::move(runner), clock, &stats_,
               [this] { num_queued_.fetch_sub(1, std::memory_order_relaxed); }) {
     if (options_.adapters != nullptr) {
