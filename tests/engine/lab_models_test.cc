@@ -51,6 +51,7 @@ class LabModelsTest : public ::testing::TestWithParam<std::string> {
             stack.adapters().Resolve(0, {{c["adapter"].get<std::string>(), "", {}}});
         ASSERT_TRUE(adapter.ok()) << adapter.status();
         request.adapter = *adapter;
+        request.logprobs = static_cast<int32_t>(c["top"].size());
       }
       request.sampling.temperature = 0.0f;
       request.stopping.max_tokens = static_cast<int64_t>(greedy.size());
@@ -62,6 +63,15 @@ class LabModelsTest : public ::testing::TestWithParam<std::string> {
       std::vector<TokenId> ids;
       for (const OutputToken& token : stack.result(numbers[i]).tokens) ids.push_back(token.token);
       EXPECT_EQ(ids, cases[i]["greedy"].get<std::vector<TokenId>>()) << cases[i]["prompt"];
+      if (!cases[i].contains("top")) continue;
+      // Log-probabilities are logits but for a constant.
+      const auto top = cases[i]["top"].get<std::vector<std::pair<TokenId, float>>>();
+      const std::vector<TokenLogprob>& got = stack.result(numbers[i]).tokens[0].top;
+      ASSERT_EQ(got.size(), top.size());
+      for (size_t t = 0; t < top.size(); ++t) {
+        EXPECT_NEAR(got[t].logprob - got[0].logprob, top[t].second - top[0].second, 1e-4)
+            << cases[i]["adapter"] << " " << cases[i]["prompt"];
+      }
     }
   }
 };

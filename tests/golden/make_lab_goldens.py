@@ -3,7 +3,7 @@
 
 lab_models.json, per model and prompt: the ids by `tokenizers`, the ids that greedy decoding by `transformers` goes on with (float32 arithmetic on the stored
 bf16 weights) and the smallest distance between the best and the second best logit on the way: an implementation that errs by less than half of it must agree.
-lab_adapters.json, per adapter and prompt: the same by `peft`.
+lab_adapters.json, per adapter and prompt: the same by `peft`, and the largest logits of the first new token.
 On the way it checks the laboratory's own forward pass against transformers.
 
     pip install torch transformers tokenizers peft
@@ -27,7 +27,7 @@ import llama  # noqa: E402
 import tasks  # noqa: E402
 
 MODELS = ["tessera-nano", "tessera-base"]
-NUM_TOKENS, ADAPTER_TOKENS, MIN_GAP = 24, 8, 0.005
+NUM_TOKENS, ADAPTER_TOKENS, MIN_GAP, TOP = 24, 8, 0.005, 4
 PROSE = ["Once upon a time", "In a quiet forest", "Zoë was a brave owl who lived above a small café", "It was a cold night. The wind"]
 
 
@@ -42,11 +42,11 @@ def model_prompts():
 
 
 def greedy(model, ids, num_tokens):
-    """The ids that follow, and the smallest gap on the way. Does not stop at an end."""
+    """The ids that follow, the smallest gap on the way, and the logits of the first of them. Does not stop at an end."""
     model.generation_config.eos_token_id = None
     made = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=num_tokens, output_logits=True, return_dict_in_generate=True)
     best = [step[0].topk(2).values for step in made.logits]
-    return made.sequences[0, len(ids):].tolist(), min((a - b).item() for a, b in best)
+    return made.sequences[0, len(ids):].tolist(), min((a - b).item() for a, b in best), made.logits[0][0]
 
 
 def check_own_forward(folder, model, ids):
@@ -74,7 +74,7 @@ def main():
         check_own_forward(folder, model, tokenizer.encode(" ".join(PROSE)).ids)
         for prompt in model_prompts():
             ids = tokenizer.encode(prompt).ids
-            made, gap = greedy(model, ids, NUM_TOKENS)
+            made, gap, _ = greedy(model, ids, NUM_TOKENS)
             text = tokenizer.decode(made, skip_special_tokens=False)
             print(f"{name}  gap {gap:.3f}  {prompt[-40:]!r} -> {text!r}")
             if gap < MIN_GAP:
@@ -86,13 +86,13 @@ def main():
             for i in range(2):
                 prompt = chat(domains.make_sample(adapter, random.Random(f"golden {adapter} {i}"), difficulty=3))
                 ids = tokenizer.encode(prompt).ids
-                made, gap = greedy(tuned, ids, ADAPTER_TOKENS)
+                made, gap, logits = greedy(tuned, ids, ADAPTER_TOKENS)
                 print(f"{name} + {adapter}  gap {gap:.3f}")
                 if gap < MIN_GAP:
                     print("  left out: a near-tie")
                     continue
                 adapter_cases.append(dict(model=name, adapter=adapter, prompt=prompt, ids=ids, greedy=made, text=tokenizer.decode(made, skip_special_tokens=False),
-                                          min_gap=round(gap, 4)))
+                                          min_gap=round(gap, 4), top=[[i, round(logits[i].item(), 5)] for i in logits.topk(TOP).indices.tolist()]))
             model = tuned.unload()
     write("lab_models.json", cases)
     write("lab_adapters.json", adapter_cases)
