@@ -54,8 +54,8 @@ struct WeightPlan {
 //     reaches every logit directly, and of the table a step reads single rows;
 //   - Out: its inputs are sums of values, which no norm has evened out. Where a value channel is
 //     large, Out's weights for it are small, share a scale with larger ones, and lose most of their
-//     bits just where they count. This takes 4 to 6 % more bytes in the layers and halves to
-//     thirds what int4 costs on models with such channels (bench/README.md, "Quality of the
+//     bits just where they count. It adds 4 to 6 % to the layers' bytes; on models with such
+//     channels int4 then costs a half to a third of what it did (bench/README.md, "Quality of the
 //     formats").
 WeightPlan PlanFloatWeights(const ModelSpec& spec, DType dtype,
                             const WeightFormat& int4 = kInt4Format);
