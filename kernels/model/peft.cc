@@ -39,6 +39,7 @@ std::optional<TensorName> ParseName(absl::string_view name, int num_layers) {
   }
   parsed.is_a = absl::ConsumeSuffix(&name, ".lora_A.weight");
   if (!parsed.is_a && !absl::ConsumeSuffix(&name, ".lora_B.weight")) return std::nullopt;
+  if (dot >= name.size()) return std::nullopt;  // nothing between the layer and the suffix
   for (int t = 0; t < kNumLoraTargets; ++t) {
     parsed.target = static_cast<LoraTarget>(t);
     const std::string module = LoraModuleName(parsed.layer, parsed.target);
