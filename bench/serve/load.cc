@@ -35,10 +35,10 @@ int64_t ProcessCpuUs() {
 }  // namespace
 
 Load::Load(const LoadOptions& options, const Workload* workload,
-           std::shared_ptr<grpc::Channel> channel, ClientOptions client)
+           const std::shared_ptr<grpc::Channel>& channel, ClientOptions client)
     : options_(options),
       workload_(workload),
-      client_(std::move(channel), std::move(client),
+      client_(channel, std::move(client),
               [this](RequestRecord record) { OnDone(std::move(record)); }) {
   CHECK((options.concurrency > 0) != (options.rate > 0));
 }

@@ -1,6 +1,5 @@
 #include "bench/serve/workload.h"
 
-
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
