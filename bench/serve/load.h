@@ -41,8 +41,8 @@ struct LoadProgress {
 
 class Load final {
  public:
-  Load(const LoadOptions& options, const Workload* workload, std::shared_ptr<grpc::Channel> channel,
-       ClientOptions client);
+  Load(const LoadOptions& options, const Workload* workload,
+       const std::shared_ptr<grpc::Channel>& channel, ClientOptions client);
 
   // Blocks until the last request has ended. Once.
   RunRecords Run();
