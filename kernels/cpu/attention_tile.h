@@ -9,18 +9,12 @@
 #include "kernels/attention_plan.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/attention_work.h"
+#include "kernels/cpu/element_of.h"
 #include "kernels/cpu/isa_kernels.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/rope_table.h"
 
 namespace tessera::cpu {
-
-// REQUIRES: a type that pages have.
-constexpr Element ElementOf(DType dtype) {
-  return dtype == DType::kF32    ? Element::kF32
-         : dtype == DType::kBF16 ? Element::kBF16
-                                 : Element::kI8;
-}
 
 // What the tasks of one Attention call share.
 struct AttentionCall {

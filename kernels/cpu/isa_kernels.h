@@ -15,6 +15,7 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/element.h"
 #include "kernels/cpu/lora_problem.h"
 
 namespace tessera::cpu {
@@ -27,8 +28,6 @@ inline constexpr int kMaxHeadDim = 1024;
 inline constexpr int64_t kCacheLine = 64;
 inline constexpr float kLeastMaximum = 1e-30f;  // kLeastRowMaximum
 
-// kI8: rows of codes and a scale (kernels/page_layout.h).
-enum class Element : int32_t { kF32, kBF16, kI8 };
 enum class ScaleType : int32_t { kF32, kBF16, kF16 };
 enum class OutputOp : int32_t { kStore, kAdd, kGatedSilu, kGatedGelu };
 

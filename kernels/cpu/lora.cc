@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/log.h"
+#include "kernels/cpu/element_of.h"
 
 namespace tessera::cpu {
 namespace {
@@ -12,18 +13,6 @@ constexpr int32_t kTaskRows = 64;
 constexpr int32_t kTaskRanks = 8;
 // Below this many elements a fork-join costs more than the work.
 constexpr int64_t kAloneElements = 32768;
-
-LoraElement ElementOf(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return LoraElement::kF32;
-    case DType::kBF16:
-      return LoraElement::kBF16;
-    default:
-      CHECK(dtype == DType::kI8) << DTypeName(dtype);
-      return LoraElement::kI8;
-  }
-}
 
 LoraTiles TilesOf(const LoraArgs& lora, const PageId* pages, const TileRun& run) {
   LoraTiles tiles;

@@ -69,11 +69,11 @@ void ShrinkAll(const LoraShrinkProblem& problem) {
 
 void LoraShrink(const LoraShrinkProblem& problem) {
   switch (problem.part->element) {
-    case LoraElement::kF32:
+    case Element::kF32:
       return ShrinkAll<LoraF32>(problem);
-    case LoraElement::kBF16:
+    case Element::kBF16:
       return ShrinkAll<LoraBF16>(problem);
-    case LoraElement::kI8:
+    case Element::kI8:
       return ShrinkAll<LoraI8>(problem);
   }
 }

@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-namespace tessera::cpu {
+#include "kernels/cpu/element.h"
 
-enum class LoraElement : int32_t { kF32, kBF16, kI8 };
+namespace tessera::cpu {
 
 // Equal tiles of an adapter's matrix in pages of the pool (kernels/adapter_layout.h).
 struct LoraTiles {
@@ -26,7 +26,7 @@ struct LoraPart {
   int32_t panel_step = 1;  // 2 in gated weights
   int32_t num_panels = 0;
   int32_t z_begin = 0;  // of a row of z
-  LoraElement element = LoraElement::kF32;
+  Element element = Element::kF32;
   LoraTiles a;
   LoraTiles b;
 };

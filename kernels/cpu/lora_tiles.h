@@ -70,9 +70,9 @@ static inline void ExpandPart(const LoraPart& part, const float* z, int64_t z_st
     const int32_t tile_index = static_cast<int32_t>(behind / part.panel_step);
     if (tile_index >= part.num_panels) continue;
     const char* const tile = LoraTile(part.b, tile_index);
-    const auto expand = part.element == LoraElement::kF32    ? &ExpandRows<LoraF32>
-                        : part.element == LoraElement::kBF16 ? &ExpandRows<LoraBF16>
-                                                             : &ExpandRows<LoraI8>;
+    const auto expand = part.element == Element::kF32    ? &ExpandRows<LoraF32>
+                        : part.element == Element::kBF16 ? &ExpandRows<LoraBF16>
+                                                         : &ExpandRows<LoraI8>;
     expand(tile, part.rank, z + part.z_begin, z_stride, y + p * kPanel, y_stride, rows);
   }
 }

@@ -3,20 +3,10 @@
 #include <vector>
 
 #include "kernels/base/log.h"
+#include "kernels/ref/ref_math.h"
 
 namespace tessera::ref {
 namespace {
-
-float LoadWeight(DType dtype, const char* tile, int64_t i) {
-  switch (dtype) {
-    case DType::kBF16:
-      return BF16ToFloat(reinterpret_cast<const BF16*>(tile)[i]);
-    case DType::kI8:
-      return static_cast<float>(reinterpret_cast<const int8_t*>(tile)[i]);
-    default:
-      return reinterpret_cast<const float*>(tile)[i];
-  }
-}
 
 // The adapter of a row of the batch; null: none.
 const BatchAdapter* AdapterOf(const BatchView& batch, int64_t row) {
@@ -51,17 +41,17 @@ void AddLora(const LoraArgs& lora, int64_t row, const float* x, int64_t cols, bo
       const char* const a = tile_of(matrices.a, i);
       double sum = 0.0;
       for (int64_t k = 0; k < cols; ++k) {
-        sum += static_cast<double>(x[k]) * LoadWeight(adapter->dtype, a, k);
+        sum += static_cast<double>(x[k]) * LoadElement(adapter->dtype, a, k);
       }
       const int64_t scale = AdapterLayout::ScaleOffset(cols, adapter->dtype);
-      z.push_back(sum * LoadWeight(DType::kF32, a + scale, 0));
+      z.push_back(sum * LoadElement(DType::kF32, a + scale, 0));
     }
     for (int32_t n = 0; n < lora.part_rows[p] && matrices.rank > 0; ++n) {
       const char* const b = tile_of(matrices.b, n / kLoraPanel);
       double sum = 0.0;
       for (int32_t i = 0; i < matrices.rank; ++i) {
         sum += z[static_cast<size_t>(i)] *
-               LoadWeight(adapter->dtype, b, i * kLoraPanel + n % kLoraPanel);
+               LoadElement(adapter->dtype, b, i * kLoraPanel + n % kLoraPanel);
       }
       y[gated ? 2 * n + p : first_row + n] += static_cast<float>(sum);
     }

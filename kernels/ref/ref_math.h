@@ -62,11 +62,13 @@ inline void Rotate(const Rotation& rotation, float* head) {
   }
 }
 
-// REQUIRES: dtype is kF32 or kBF16.
+// REQUIRES: dtype is kF32, kBF16 or kI8 (whose codes have a scale elsewhere).
 inline float LoadElement(DType dtype, const char* row, int64_t i) {
+  if (dtype == DType::kI8) return static_cast<float>(reinterpret_cast<const int8_t*>(row)[i]);
   return dtype == DType::kF32 ? reinterpret_cast<const float*>(row)[i]
                               : BF16ToFloat(reinterpret_cast<const BF16*>(row)[i]);
 }
+// REQUIRES: dtype is kF32 or kBF16.
 inline void StoreElement(DType dtype, float value, char* row, int64_t i) {
   if (dtype == DType::kF32) {
     reinterpret_cast<float*>(row)[i] = value;
@@ -100,7 +102,6 @@ inline float QuantizeRow(const float* x, int64_t count, int32_t* codes) {
 
 // Rows of page memory (kernels/page_layout.h). Number d of a row is PageElement(d) * PageScale().
 inline float PageElement(const GroupLayout& layout, const char* row, int64_t d) {
-  if (layout.quantized()) return static_cast<float>(reinterpret_cast<const int8_t*>(row)[d]);
   return LoadElement(layout.dtype, row, d);
 }
 inline float PageScale(const GroupLayout& layout, const char* row) {
