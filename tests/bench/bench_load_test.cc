@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <thread>
 
@@ -33,6 +34,23 @@ class LoadTest : public testing::ServerTest {
     const Workload workload(Words());
     Load load(options, &workload, NewChannel(), client);
     return load.Run();
+  }
+
+  // An open loop at a steady rate against a server that holds all until `is_held` is so.
+  RunRecords RunHeld(double rate, int64_t num_requests, const char* what,
+                     const std::function<bool(const Load&)>& is_held) {
+    LoadOptions options;
+    options.rate = rate;
+    options.arrivals = ArrivalKind::kUniform;
+    options.num_requests = num_requests;
+    const Workload workload(Words());
+    Load load(options, &workload, NewChannel(), Greedy());
+    RunRecords run;
+    std::thread runner([&] { run = load.Run(); });
+    WaitFor(what, [&] { return is_held(load); });
+    generator_->Release();
+    runner.join();
+    return run;
   }
 
   static int64_t NumOk(const RunRecords& run) {
@@ -103,17 +121,8 @@ TEST_F(LoadTest, ClosedLoopEndsByTime) {
 // its silence counts from when each request was due.
 TEST_F(LoadTest, OpenLoopSendsOnTimeWhateverTheServerDoes) {
   Start({.held = true}, {});
-  LoadOptions options;
-  options.rate = 100;
-  options.arrivals = ArrivalKind::kUniform;
-  options.num_requests = 30;
-  const Workload workload(Words());
-  Load load(options, &workload, NewChannel(), Greedy());
-  RunRecords run;
-  std::thread runner([&] { run = load.Run(); });
-  WaitFor("all requests", [&] { return generator_->num_submitted() == 30; });
-  generator_->Release();
-  runner.join();
+  RunRecords run = RunHeld(100, 30, "all requests",
+                           [&](const Load&) { return generator_->num_submitted() == 30; });
   ASSERT_EQ(NumOk(run), 30);
   std::sort(run.requests.begin(), run.requests.end(),
             [](const auto& a, const auto& b) { return a.intended_us < b.intended_us; });
@@ -135,17 +144,8 @@ TEST_F(LoadTest, OpenLoopEndsByTime) {
 
 TEST_F(LoadTest, RefusalsAreCountedAndDoNotEndTheRun) {
   Start({.max_requests = 1, .held = true}, {});
-  LoadOptions options;
-  options.rate = 1000;
-  options.arrivals = ArrivalKind::kUniform;
-  options.num_requests = 5;
-  const Workload workload(Words());
-  Load load(options, &workload, NewChannel(), Greedy());
-  RunRecords run;
-  std::thread runner([&] { run = load.Run(); });
-  WaitFor("four refusals", [&] { return load.Progress().errors == 4; });
-  generator_->Release();
-  runner.join();
+  const RunRecords run = RunHeld(1000, 5, "four refusals",
+                                 [](const Load& load) { return load.Progress().errors == 4; });
   const Report report = MakeReport(run, {});
   EXPECT_EQ(report.requests, 5);
   EXPECT_EQ(report.errors, 4);

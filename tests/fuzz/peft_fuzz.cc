@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -24,11 +25,18 @@ ModelSpec OneLayer() {
   return spec;
 }
 
-std::string MakeDir() {
-  char path[] = "/tmp/peft_fuzz_XXXXXX";
-  CHECK(mkdtemp(path) != nullptr);
-  return path;
-}
+// A folder of this process, removed at its end.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() : path_(std::filesystem::temp_directory_path() / "peft_fuzz_XXXXXX") {
+    CHECK(mkdtemp(path_.data()) != nullptr) << path_;
+  }
+  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
 
 void Write(const std::string& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;
@@ -38,7 +46,8 @@ void Write(const std::string& path, const std::string& bytes) {
 }  // namespace tessera
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const std::string* const dir = new std::string(tessera::MakeDir());
+  static const tessera::TemporaryFolder folder;
+  const std::string& dir = folder.path();
   const std::string input(reinterpret_cast<const char*>(data), size);
   const size_t config_end = std::min(input.find('\0'), size);
   const size_t header_begin = std::min(config_end + 1, size);
@@ -48,10 +57,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::memcpy(file.data(), &length, sizeof(length));
   file += input.substr(header_begin, length);
   file += input.substr(std::min(header_end + 1, size));
-  tessera::Write(*dir + "/adapter_config.json", input.substr(0, config_end));
-  tessera::Write(*dir + "/adapter_model.safetensors", file);
+  tessera::Write(dir + "/adapter_config.json", input.substr(0, config_end));
+  tessera::Write(dir + "/adapter_model.safetensors", file);
   const tessera::ModelSpec spec = tessera::OneLayer();
-  const auto adapter = tessera::PeftAdapter::Open(spec, *dir);
+  const auto adapter = tessera::PeftAdapter::Open(spec, dir);
   if (!adapter.ok()) {
     CHECK(!adapter.status().message().empty());
     return 0;
