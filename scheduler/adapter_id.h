@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
+
+#include "absl/status/status.h"
 
 namespace tessera {
 
@@ -12,6 +15,12 @@ inline constexpr AdapterId kNoAdapter = -1;
 struct ResolvedAdapter {
   AdapterId id = kNoAdapter;
   std::string key;  // names the content; part of the prefix root
+};
+
+// Who waits until an adapter is in the pool. Called from the engine's thread.
+struct AdapterWait {
+  std::function<void(absl::Status)> done;  // once, but for waits that are gone
+  std::function<bool()> gone;              // nobody waits any more; null: never so
 };
 
 }  // namespace tessera

@@ -105,15 +105,9 @@ absl::Status AdapterRegistry::Register(const std::vector<AdapterSource>& sources
   return absl::OkStatus();
 }
 
-absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
-                                                         absl::Span<const AdapterUse> uses) {
-  if (uses.empty()) return ResolvedAdapter{};
-  if (uses.size() > kMaxBlend) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("adapters: a blend has at most ", kMaxBlend, " entries"));
-  }
-  std::string key;
-  std::vector<Part> parts;
+absl::StatusOr<std::vector<AdapterSource>> AdapterRegistry::Find(
+    int32_t model, absl::Span<const AdapterUse> uses) const {
+  std::vector<AdapterSource> sources;
   const std::lock_guard<std::mutex> lock(mutex_);
   for (const AdapterUse& use : uses) {
     const auto it = by_name_.find(use.name);
@@ -131,12 +125,30 @@ absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
           absl::StrCat("adapter ", use.name, " is for the model ",
                        models_[static_cast<size_t>(source.model)].name, "; ask for that one"));
     }
+    sources.push_back(source);
+  }
+  return sources;
+}
+
+absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
+                                                         absl::Span<const AdapterUse> uses) {
+  if (uses.empty()) return ResolvedAdapter{};
+  if (uses.size() > kMaxBlend) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("adapters: a blend has at most ", kMaxBlend, " entries"));
+  }
+  ASSIGN_OR_RETURN(const std::vector<AdapterSource> sources, Find(model, uses));
+  // The disk is asked without the lock: a slow one holds up nobody else.
+  std::string key = absl::StrCat(model, "|");
+  std::vector<Part> parts;
+  for (size_t i = 0; i < uses.size(); ++i) {
+    const AdapterSource& source = sources[i];
     Part part;
     part.path = source.path;
-    part.weight = use.weight.value_or(1.0f);
+    part.weight = uses[i].weight.value_or(1.0f);
     if (!std::isfinite(part.weight)) {
       return absl::InvalidArgumentError(
-          absl::StrCat("adapters: the weight of ", use.name, " is not finite"));
+          absl::StrCat("adapters: the weight of ", uses[i].name, " is not finite"));
     }
     ASSIGN_OR_RETURN(part.identity, IdentityOf(source.path));
     for (const std::string& field : {source.name, source.revision, source.path, part.identity}) {
@@ -147,7 +159,8 @@ absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
     absl::StrAppend(&key, "*", bits, ";");
     parts.push_back(std::move(part));
   }
-  key = absl::StrCat(model, "|", key);
+  const bool plain = uses.size() == 1 && parts[0].weight == 1.0f;
+  const std::lock_guard<std::mutex> lock(mutex_);
   const auto [it, is_new] = by_key_.try_emplace(key, static_cast<AdapterId>(versions_.size()));
   if (is_new) {
     if (versions_.size() >= kMaxVersions) {
@@ -157,12 +170,9 @@ absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
     }
     Version& fresh = versions_.emplace_back();
     fresh.model = model;
-    fresh.key = key;
     fresh.parts = std::move(parts);
   }
-  if (uses.size() == 1 && uses[0].weight.value_or(1.0f) == 1.0f) {
-    entries_[by_name_[uses[0].name]].latest = it->second;
-  }
+  if (plain) entries_[by_name_.at(uses[0].name)].latest = it->second;
   return ResolvedAdapter{it->second, std::move(key)};
 }
 
@@ -183,7 +193,7 @@ std::vector<AdapterListing> AdapterRegistry::List() const {
     listing.revision = entry.source.revision;
     listing.model = entry.source.model;
     if (entry.latest == kNoAdapter) continue;
-    const Version& of = versions_[static_cast<size_t>(entry.latest)];
+    const AdapterStatus& of = versions_[static_cast<size_t>(entry.latest)].status;
     listing.residency = of.residency.load(std::memory_order_relaxed);
     listing.pinned = of.pinned.load(std::memory_order_relaxed);
     listing.rank = of.rank.load(std::memory_order_relaxed);
@@ -199,9 +209,9 @@ const AdapterRegistry::Version& AdapterRegistry::version(AdapterId id) const {
   return versions_.at(static_cast<size_t>(id));
 }
 
-AdapterRegistry::Version& AdapterRegistry::version(AdapterId id) {
+AdapterStatus* AdapterRegistry::status(AdapterId id) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return versions_.at(static_cast<size_t>(id));
+  return &versions_.at(static_cast<size_t>(id)).status;
 }
 
 int32_t AdapterRegistry::model(AdapterId id) const { return version(id).model; }
@@ -223,22 +233,6 @@ absl::StatusOr<AdapterImage> AdapterRegistry::Build(AdapterId id) const {
     adapters.push_back(std::move(adapter));
   }
   return BuildAdapterImage(model.spec, weighted, model.dtype, model.page_bytes);
-}
-
-void AdapterRegistry::SetState(AdapterId id, AdapterResidency residency, bool pinned, int64_t bytes,
-                               int32_t rank) {
-  Version& of = version(id);
-  of.residency.store(residency, std::memory_order_relaxed);
-  of.pinned.store(pinned, std::memory_order_relaxed);
-  if (bytes > 0) of.bytes.store(bytes, std::memory_order_relaxed);
-  if (rank > 0) of.rank.store(rank, std::memory_order_relaxed);
-  revision_.fetch_add(1, std::memory_order_relaxed);
-}
-
-void AdapterRegistry::SetUse(AdapterId id, int64_t last_use_us, int64_t num_running) {
-  Version& of = version(id);
-  of.last_use_us.store(last_use_us, std::memory_order_relaxed);
-  of.num_running.store(num_running, std::memory_order_relaxed);
 }
 
 }  // namespace tessera

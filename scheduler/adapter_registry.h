@@ -42,6 +42,16 @@ struct AdapterUse {
 
 enum class AdapterResidency : int32_t { kDisk = 0, kHost = 1, kPool = 2 };
 
+// What the engine reports of a version; atomics, so that it never waits for who lists them.
+struct AdapterStatus {
+  std::atomic<AdapterResidency> residency{AdapterResidency::kDisk};
+  std::atomic<bool> pinned{false};
+  std::atomic<int32_t> rank{0};
+  std::atomic<int64_t> bytes{0};
+  std::atomic<int64_t> last_use_us{0};
+  std::atomic<int64_t> num_running{0};
+};
+
 struct AdapterListing {
   std::string name;
   std::string revision;
@@ -88,9 +98,9 @@ class AdapterRegistry final {
   absl::StatusOr<AdapterImage> Build(AdapterId id) const;
   int32_t model(AdapterId id) const;
 
-  // The engine's report.
-  void SetState(AdapterId id, AdapterResidency residency, bool pinned, int64_t bytes, int32_t rank);
-  void SetUse(AdapterId id, int64_t last_use_us, int64_t num_running);
+  // The engine's report on a version: written there, then announced. The address stays.
+  AdapterStatus* status(AdapterId id);
+  void AnnounceChange() { revision_.fetch_add(1, std::memory_order_relaxed); }
 
  private:
   struct Part {
@@ -100,22 +110,18 @@ class AdapterRegistry final {
   };
   struct Version {
     int32_t model = 0;
-    std::string key;
     std::vector<Part> parts;
-    std::atomic<AdapterResidency> residency{AdapterResidency::kDisk};
-    std::atomic<bool> pinned{false};
-    std::atomic<int32_t> rank{0};
-    std::atomic<int64_t> bytes{0};
-    std::atomic<int64_t> last_use_us{0};
-    std::atomic<int64_t> num_running{0};
+    AdapterStatus status;
   };
   struct Entry {
     AdapterSource source;
     AdapterId latest = kNoAdapter;  // resolved alone, without a weight
   };
 
+  // Where the files of the uses lie, as registered now.
+  absl::StatusOr<std::vector<AdapterSource>> Find(int32_t model,
+                                                  absl::Span<const AdapterUse> uses) const;
   const Version& version(AdapterId id) const;
-  Version& version(AdapterId id);
 
   const std::vector<Model> models_;
   mutable std::mutex mutex_;

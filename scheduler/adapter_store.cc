@@ -1,6 +1,8 @@
 #include "scheduler/adapter_store.h"
 
 #include <algorithm>
+#include <limits>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
@@ -16,15 +18,12 @@ bool AdapterStore::IsReady(AdapterId id) const {
   return it != entries_.end() && it->second.state == State::kPool && !it->second.unload;
 }
 
-int64_t AdapterStore::SlabsOf(AdapterId id, const Entry& entry) const {
-  return int64_t{entry.image->layout.num_pages} * kv_->layout(registry_->model(id)).slabs_per_page;
-}
-
 AdapterStore::Access AdapterStore::Want(AdapterId id, int64_t reserve_slabs, bool alone) {
   const auto [it, is_new] = entries_.try_emplace(id);
   Entry& entry = it->second;
-  entry.wanted = true;
   if (is_new) {
+    entry.status = registry_->status(id);
+    entry.model = registry_->model(id);
     loader_->Read(id);
     return Access::kLoading;
   }
@@ -41,17 +40,12 @@ AdapterStore::Access AdapterStore::Want(AdapterId id, int64_t reserve_slabs, boo
 
 AdapterStore::Access AdapterStore::PlaceInPool(AdapterId id, Entry* entry, int64_t reserve_slabs,
                                                bool alone) {
-  if (entry->image_bytes == 0) {  // dropped to keep the bound
-    entry->state = State::kReading;
-    loader_->Read(id);
-    return Access::kLoading;
-  }
-  const int32_t model = registry_->model(id);
-  if (!kv_->AllocateAdapter(model, entry->image->layout.num_pages, reserve_slabs, id,
+  host_order_.splice(host_order_.end(), host_order_, entry->host);
+  if (!kv_->AllocateAdapter(entry->model, entry->image->layout.num_pages, reserve_slabs, id,
                             &entry->pages)) {
     if (!alone || num_copying_ > 0) return Access::kNoRoom;
     Fail(id, absl::ResourceExhaustedError(
-                 absl::StrCat("the adapter needs ", SlabsOf(id, *entry),
+                 absl::StrCat("the adapter needs ", entry->slabs,
                               " slabs of the page pool, more than "
                               "pinned adapters leave; raise --kv-cache-bytes or unpin some")));
     return Access::kLoading;
@@ -74,17 +68,14 @@ void AdapterStore::OnRead(AdapterId id, absl::StatusOr<AdapterImage> image, int6
   entry.state = State::kHost;
   entry.cost_us = static_cast<double>(read_us);
   entry.image = std::make_unique<AdapterImage>(*std::move(image));
+  entry.slabs = int64_t{entry.image->layout.num_pages} * kv_->layout(entry.model).slabs_per_page;
   entry.image_bytes = static_cast<int64_t>(entry.image->pages.size());
   host_bytes_ += entry.image_bytes;
   entry.host = host_order_.insert(host_order_.end(), id);
-  if (entry.unload) {
-    Evict(id, &entry);
-    return;
-  }
-  if (entry.pinned || entry.wanted) PlaceInPool(id, &entry, 0, false);
-  TrimHost();
-  const auto still = entries_.find(id);
-  if (still != entries_.end()) Report(id, still->second);
+  // Whoever wants it takes it from here, with room left for what runs.
+  Report(entry);
+  TrimHost(id);
+  if (entry.unload) Evict(id);
 }
 
 void AdapterStore::OnCopied(AdapterId id) {
@@ -93,20 +84,13 @@ void AdapterStore::OnCopied(AdapterId id) {
   --num_copying_;
   entry.state = State::kPool;
   entry.last_use_ticks = kv_->ticks();
-  TrimHost();
-  if (entry.unload && entry.num_running == 0) {
-    Evict(id, &entry);
-    return;
-  }
-  Report(id, entry);
+  Report(entry);
+  TrimHost(id);
+  if (entry.unload) Evict(id);
 }
 
 void AdapterStore::Fail(AdapterId id, absl::Status status) {
-  Entry& entry = entries_.at(id);
-  CHECK_EQ(entry.num_running, 0);
-  DropImage(&entry);
-  entries_.erase(id);
-  registry_->SetState(id, AdapterResidency::kDisk, false, 0, 0);
+  Forget(id);
   failures_.emplace_back(id, std::move(status));
 }
 
@@ -117,30 +101,39 @@ std::vector<std::pair<AdapterId, absl::Status>> AdapterStore::TakeFailures() {
 void AdapterStore::Acquire(AdapterId id) {
   CHECK(IsReady(id)) << "adapter " << id;
   Entry& entry = entries_.at(id);
-  ++entry.num_running;
-  entry.wanted = false;
+  CountRunning(&entry, 1);
   if (entry.image_bytes > 0) host_order_.splice(host_order_.end(), host_order_, entry.host);
-  registry_->SetUse(id, clock_->NowUs(), entry.num_running);
 }
 
 void AdapterStore::Release(AdapterId id) {
   Entry& entry = entries_.at(id);
   CHECK_GT(entry.num_running, 0) << "adapter " << id;
-  --entry.num_running;
+  CountRunning(&entry, -1);
   entry.last_use_ticks = kv_->ticks();
-  registry_->SetUse(id, clock_->NowUs(), entry.num_running);
-  if (entry.num_running == 0 && entry.unload) Evict(id, &entry);
+  if (entry.num_running == 0 && entry.unload) Evict(id);
+}
+
+void AdapterStore::CountRunning(Entry* entry, int32_t change) {
+  entry->num_running += change;
+  entry->status->num_running.store(entry->num_running, std::memory_order_relaxed);
+  entry->status->last_use_us.store(clock_->NowUs(), std::memory_order_relaxed);
 }
 
 void AdapterStore::CountUse(AdapterId id) { entries_.at(id).uses += 1.0; }
 
-void AdapterStore::Pin(AdapterId id, bool pinned) {
-  if (pinned) Want(id, 0, false);
+void AdapterStore::Pin(AdapterId id) {
+  Want(id, /*reserve_slabs=*/std::numeric_limits<int32_t>::max(), false);
+  Entry& entry = entries_.at(id);
+  entry.pinned = true;
+  entry.unload = false;
+  Report(entry);
+}
+
+void AdapterStore::Unpin(AdapterId id) {
   const auto it = entries_.find(id);
   if (it == entries_.end()) return;
-  it->second.pinned = pinned;
-  if (pinned) it->second.unload = false;
-  Report(id, it->second);
+  it->second.pinned = false;
+  Report(it->second);
 }
 
 void AdapterStore::Unload(AdapterId id) {
@@ -148,36 +141,38 @@ void AdapterStore::Unload(AdapterId id) {
   if (it == entries_.end()) return;
   Entry& entry = it->second;
   entry.pinned = false;
-  entry.wanted = false;
-  const bool settled = entry.state == State::kHost || entry.state == State::kPool;
-  if (settled && entry.num_running == 0) {
-    Evict(id, &entry);
-    DropImage(&entry);
-    entries_.erase(id);
-    registry_->SetState(id, AdapterResidency::kDisk, false, 0, 0);
-    return;
-  }
   entry.unload = true;
-  Report(id, entry);
+  Report(entry);
+  const bool settled = entry.state == State::kHost || entry.state == State::kPool;
+  if (settled && entry.num_running == 0) Evict(id);
 }
 
 // Out of the pool. What remains in host memory remains, unless it was to be unloaded.
-void AdapterStore::Evict(AdapterId id, Entry* entry) {
-  CHECK_EQ(entry->num_running, 0);
-  if (!entry->pages.empty()) {
-    kv_->FreeAdapter(entry->pages);
-    entry->pages.clear();
+void AdapterStore::Evict(AdapterId id) {
+  Entry& entry = entries_.at(id);
+  CHECK_EQ(entry.num_running, 0);
+  if (!entry.pages.empty()) {
+    kv_->FreeAdapter(entry.pages);
+    entry.pages.clear();
     ++num_evictions_;
   }
-  entry->state = State::kHost;
-  if (entry->unload) DropImage(entry);
-  if (entry->image_bytes > 0) {
-    TrimHost();
-    Report(id, *entry);
+  entry.state = State::kHost;
+  if (entry.unload || entry.image_bytes == 0) {
+    Forget(id);
     return;
   }
+  Report(entry);
+  TrimHost(kNoAdapter);
+}
+
+void AdapterStore::Forget(AdapterId id) {
+  Entry& entry = entries_.at(id);
+  CHECK(entry.num_running == 0 && entry.pages.empty()) << "adapter " << id;
+  DropImage(&entry);
+  entry.status->residency.store(AdapterResidency::kDisk, std::memory_order_relaxed);
+  entry.status->pinned.store(false, std::memory_order_relaxed);
+  registry_->AnnounceChange();
   entries_.erase(id);
-  registry_->SetState(id, AdapterResidency::kDisk, false, 0, 0);
 }
 
 void AdapterStore::DropImage(Entry* entry) {
@@ -187,17 +182,17 @@ void AdapterStore::DropImage(Entry* entry) {
   host_order_.erase(entry->host);
 }
 
-// Least recently used images go, but none that is about to be copied.
-void AdapterStore::TrimHost() {
+void AdapterStore::TrimHost(AdapterId keep) {
   for (auto it = host_order_.begin();
        it != host_order_.end() && host_bytes_ > options_.host_bytes;) {
     const AdapterId id = *it++;
     Entry& entry = entries_.at(id);
-    if (entry.state == State::kCopying || (entry.state == State::kHost && entry.wanted)) continue;
-    DropImage(&entry);
-    if (entry.state == State::kPool) continue;
-    entries_.erase(id);
-    registry_->SetState(id, AdapterResidency::kDisk, false, 0, 0);
+    if (id == keep || entry.pinned || entry.state == State::kCopying) continue;
+    if (entry.state == State::kPool) {
+      DropImage(&entry);
+    } else {
+      Forget(id);
+    }
   }
 }
 
@@ -212,7 +207,7 @@ bool AdapterStore::Reclaim(bool must, double kv_us_per_slab, uint64_t kv_idle_ti
   for (const auto& [id, entry] : entries_) {
     if (!IsIdle(entry)) continue;
     const double idle = static_cast<double>(std::max<uint64_t>(1, now - entry.last_use_ticks));
-    const double cost_us = entry.cost_us / static_cast<double>(SlabsOf(id, entry));
+    const double cost_us = entry.cost_us / static_cast<double>(entry.slabs);
     const double worth = cost_us * std::max(1.0, entry.uses) / idle;
     const bool better = victim == kNoAdapter || worth < least || (worth == least && id < victim);
     if (!better) continue;
@@ -223,25 +218,24 @@ bool AdapterStore::Reclaim(bool must, double kv_us_per_slab, uint64_t kv_idle_ti
   const double kv_worth =
       kv_us_per_slab / static_cast<double>(std::max<uint64_t>(1, kv_idle_ticks));
   if (!must && least >= kv_worth) return false;
-  Evict(victim, &entries_.at(victim));
+  Evict(victim);
   return true;
 }
 
-void AdapterStore::Report(AdapterId id, const Entry& entry) {
-  AdapterResidency residency = AdapterResidency::kDisk;
+void AdapterStore::Report(const Entry& entry) {
+  AdapterResidency residency = AdapterResidency::kHost;
+  if (entry.state == State::kReading) residency = AdapterResidency::kDisk;
   if (entry.state == State::kPool) residency = AdapterResidency::kPool;
-  if (entry.state == State::kHost || entry.state == State::kCopying) {
-    residency = AdapterResidency::kHost;
-  }
-  int32_t rank = 0;
-  int64_t bytes = 0;
+  entry.status->residency.store(residency, std::memory_order_relaxed);
+  entry.status->pinned.store(entry.pinned, std::memory_order_relaxed);
   if (entry.image != nullptr) {
-    for (const LoraMatrices& matrices : entry.image->layout.matrices) {
-      rank = std::max(rank, matrices.rank);
-    }
-    bytes = entry.image->layout.num_pages * entry.image->layout.page_bytes;
+    const AdapterLayout& layout = entry.image->layout;
+    int32_t rank = 0;
+    for (const LoraMatrices& matrices : layout.matrices) rank = std::max(rank, matrices.rank);
+    entry.status->rank.store(rank, std::memory_order_relaxed);
+    entry.status->bytes.store(layout.num_pages * layout.page_bytes, std::memory_order_relaxed);
   }
-  registry_->SetState(id, residency, entry.pinned, bytes, rank);
+  registry_->AnnounceChange();
 }
 
 void AdapterStore::CheckInvariants() const {

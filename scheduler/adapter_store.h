@@ -68,7 +68,8 @@ class AdapterStore final {
   const std::vector<PageId>& pages(AdapterId id) const { return entries_.at(id).pages; }
 
   // Operators. A pinned adapter is loaded and stays. Unloading waits for the sequences that run.
-  void Pin(AdapterId id, bool pinned);
+  void Pin(AdapterId id);
+  void Unpin(AdapterId id);
   void Unload(AdapterId id);
 
   // The loader's reports.
@@ -93,12 +94,14 @@ class AdapterStore final {
   enum class State { kReading, kHost, kCopying, kPool };
   struct Entry {
     State state = State::kReading;
+    AdapterStatus* status = nullptr;
+    int32_t model = 0;
+    int64_t slabs = 0;                    // that it takes in the pool, from kHost on
     std::unique_ptr<AdapterImage> image;  // but for its pages' bytes, from kHost on
     int64_t image_bytes = 0;              // 0 once they were dropped
     std::vector<PageId> pages;
     int32_t num_running = 0;
     bool pinned = false;
-    bool wanted = false;  // by an operator or a waiting sequence: goes on to the pool
     bool unload = false;  // as soon as nobody uses it
     double uses = 0.0;
     double cost_us = 0.0;  // of bringing it back
@@ -108,12 +111,14 @@ class AdapterStore final {
 
   Access PlaceInPool(AdapterId id, Entry* entry, int64_t reserve_slabs, bool alone);
   void Fail(AdapterId id, absl::Status status);
-  void Evict(AdapterId id, Entry* entry);
+  void Evict(AdapterId id);
   void DropImage(Entry* entry);
-  void TrimHost();
-  void Report(AdapterId id, const Entry& entry);
+  // Drops images, least recently used first, to keep the bound; never `keep`'s nor pinned ones.
+  void TrimHost(AdapterId keep);
+  void Forget(AdapterId id);
+  void Report(const Entry& entry);
+  void CountRunning(Entry* entry, int32_t change);
   bool IsIdle(const Entry& entry) const;
-  int64_t SlabsOf(AdapterId id, const Entry& entry) const;
 
   const AdapterStoreOptions options_;
   AdapterRegistry* const registry_;

@@ -49,7 +49,7 @@ struct AdapterCopiedMessage {
 struct LoadAdapterMessage {
   AdapterId id;
   bool pin;
-  std::function<void(absl::Status)> done;
+  AdapterWait wait;
 };
 struct UnpinAdapterMessage {
   AdapterId id;
@@ -114,9 +114,9 @@ class ThreadedEngine final : public Engine {
   void Probe(ProbeQuery query, std::function<void(ProbeResult)> done) override {
     inbox_.Send(ProbeMessage{std::move(query), std::move(done)});
   }
-  void LoadAdapter(AdapterId id, bool pin, std::function<void(absl::Status)> done) override {
-    LoadAdapterMessage message{id, pin, std::move(done)};
-    const auto refuse = message.done;
+  void LoadAdapter(AdapterId id, bool pin, AdapterWait wait) override {
+    LoadAdapterMessage message{id, pin, std::move(wait)};
+    const auto refuse = message.wait.done;
     if (!inbox_.Send(std::move(message))) {
       refuse(absl::UnavailableError("the server is shutting down"));
     }
@@ -178,7 +178,7 @@ class ThreadedEngine final : public Engine {
   void Apply(const ProbeMessage& m) { m.done(core_.Probe(m.query)); }
   void Apply(AdapterReadMessage m) { core_.OnAdapterRead(m.id, std::move(m.image), m.read_us); }
   void Apply(AdapterCopiedMessage m) { core_.OnAdapterCopied(m.id); }
-  void Apply(LoadAdapterMessage m) { core_.LoadAdapter(m.id, m.pin, std::move(m.done)); }
+  void Apply(LoadAdapterMessage m) { core_.LoadAdapter(m.id, m.pin, std::move(m.wait)); }
   void Apply(UnpinAdapterMessage m) { core_.UnpinAdapter(m.id); }
   void Apply(UnloadAdapterMessage m) { core_.UnloadAdapter(m.id); }
 

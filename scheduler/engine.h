@@ -93,9 +93,9 @@ class Engine : public Generator {
   // Clock time at which the loop last came round; it does so at least every 200 ms when idle, and
   // after each step.
   virtual int64_t heartbeat_us() const = 0;
-  // Brings an adapter into the pool, pinned if asked for, and calls `done` from another thread when
-  // it is there or cannot be. With `pin` false a pin stays as it is.
-  virtual void LoadAdapter(AdapterId id, bool pin, std::function<void(absl::Status)> done) = 0;
+  // Brings an adapter into the pool, pinned if asked for; the wait is done when it is there or
+  // cannot be. With `pin` false a pin stays as it is.
+  virtual void LoadAdapter(AdapterId id, bool pin, AdapterWait wait) = 0;
   virtual void UnpinAdapter(AdapterId id) = 0;
   // As soon as no sequence uses it.
   virtual void UnloadAdapter(AdapterId id) = 0;

@@ -118,12 +118,12 @@ void EngineCore::StartAdapters(std::unique_ptr<AdapterLoader> loader) {
   });
 }
 
-void EngineCore::LoadAdapter(AdapterId id, bool pin, std::function<void(absl::Status)> done) {
-  if (pin) adapters_->Pin(id, true);
-  awaited_adapters_.push_back({id, std::move(done)});
+void EngineCore::LoadAdapter(AdapterId id, bool pin, AdapterWait wait) {
+  if (pin) adapters_->Pin(id);
+  awaited_adapters_.push_back({id, std::move(wait)});
 }
 
-void EngineCore::UnpinAdapter(AdapterId id) { adapters_->Pin(id, false); }
+void EngineCore::UnpinAdapter(AdapterId id) { adapters_->Unpin(id); }
 
 void EngineCore::UnloadAdapter(AdapterId id) { adapters_->Unload(id); }
 
@@ -137,17 +137,16 @@ bool EngineCore::SettleAdapters() {
   if (adapters_ == nullptr) return false;
   bool settled = false;
   for (AwaitedAdapter& awaited : awaited_adapters_) {
-    if (adapters_->Want(awaited.id, 0, scheduler_.running().empty()) ==
-        AdapterStore::Access::kReady) {
-      awaited.done(absl::OkStatus());
-      awaited.id = kNoAdapter;
-    }
+    const bool gone = awaited.wait.gone != nullptr && awaited.wait.gone();
+    if (!gone && scheduler_.BringAdapter(awaited.id) != AdapterStore::Access::kReady) continue;
+    if (!gone) awaited.wait.done(absl::OkStatus());
+    awaited.id = kNoAdapter;
   }
   for (const auto& [id, status] : adapters_->TakeFailures()) {
     settled = true;
     for (AwaitedAdapter& awaited : awaited_adapters_) {
       if (awaited.id != id) continue;
-      awaited.done(status);
+      awaited.wait.done(status);
       awaited.id = kNoAdapter;
     }
     const std::vector<Sequence*> waiting = scheduler_.waiting();  // finishing changes it
@@ -187,7 +186,7 @@ void EngineCore::CancelAll(CancelReason reason) {
   for (const uint64_t id : ids) Cancel(id, -1, reason);
   if (reason != CancelReason::kShutdown) return;
   for (const AwaitedAdapter& awaited : std::exchange(awaited_adapters_, {})) {
-    awaited.done(absl::UnavailableError("the server is shutting down"));
+    awaited.wait.done(absl::UnavailableError("the server is shutting down"));
   }
 }
 

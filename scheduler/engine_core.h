@@ -34,7 +34,7 @@ class EngineCore {
   void CancelAll(CancelReason reason);
   void Throttle(uint64_t request_id, bool paused);
   ProbeResult Probe(const ProbeQuery& query);
-  void LoadAdapter(AdapterId id, bool pin, std::function<void(absl::Status)> done);
+  void LoadAdapter(AdapterId id, bool pin, AdapterWait wait);
   void UnpinAdapter(AdapterId id);
   void UnloadAdapter(AdapterId id);
   // The loader's reports.
@@ -71,7 +71,7 @@ class EngineCore {
   };
   struct AwaitedAdapter {
     AdapterId id = kNoAdapter;
-    std::function<void(absl::Status)> done;
+    AdapterWait wait;
   };
   struct InflightStep {
     StepPlan plan;

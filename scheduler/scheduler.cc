@@ -188,10 +188,12 @@ StepPlan Scheduler::PlanModel(int32_t model) {
   PlanPrefills(model, &plan);
   PlanAdmissions(model, &plan);
   // Rows that share an adapter lie side by side, so that its weights are read once.
-  std::stable_sort(plan.entries.begin(), plan.entries.end(),
-                   [](const PlanEntry& a, const PlanEntry& b) {
-                     return a.sequence->request->adapter.id < b.sequence->request->adapter.id;
-                   });
+  const auto by_adapter = [](const PlanEntry& a, const PlanEntry& b) {
+    return a.sequence->request->adapter.id < b.sequence->request->adapter.id;
+  };
+  if (!std::is_sorted(plan.entries.begin(), plan.entries.end(), by_adapter)) {
+    std::stable_sort(plan.entries.begin(), plan.entries.end(), by_adapter);
+  }
   return plan;
 }
 
@@ -245,9 +247,7 @@ void Scheduler::PlanAdmissions(int32_t model, StepPlan* plan) {
     Sequence* s = heap.back().second;
     heap.pop_back();
     if (IsBehindRefused(*s, now_us)) return;
-    const bool has_adapter = s->request->adapter.id != kNoAdapter;
-    if (has_adapter && !adapters_->IsReady(s->request->adapter.id) && --lookahead < 0) continue;
-    if (has_adapter && !AdapterReady(s, *plan, &queue_blocked)) continue;
+    if (!AdapterReady(s, &lookahead, &queue_blocked)) continue;
     if (ChunkTokens(*plan, *s, 0, 1) == 0) return;
     // The copies of a request come one after the other.
     if (last != nullptr && last->request == s->request) LearnFromCopy(*last, s);
@@ -256,25 +256,27 @@ void Scheduler::PlanAdmissions(int32_t model, StepPlan* plan) {
   }
 }
 
-bool Scheduler::AdapterReady(Sequence* s, const StepPlan& plan, bool* queue_blocked) {
+AdapterStore::Access Scheduler::BringAdapter(AdapterId id) {
   const bool alone = running_.empty();
-  const int64_t reserve = alone ? 0 : PromptSlabsOutstanding() + WatermarkSlabs();
-  const Sequence*& refused = models_[plan.model].refused;
-  switch (adapters_->Want(s->request->adapter.id, reserve, alone)) {
-    case AdapterStore::Access::kReady:
-      s->state = SequenceState::kWaiting;
-      return true;
-    case AdapterStore::Access::kLoading:
-      s->state = SequenceState::kLoading;
-      if (refused == s) refused = nullptr;
-      return false;
-    case AdapterStore::Access::kNoRoom:
-      s->state = SequenceState::kWaiting;
-      refused = s;
-      *queue_blocked = true;
-      return false;
+  return adapters_->Want(id, alone ? 0 : PromptSlabsOutstanding() + WatermarkSlabs(), alone);
+}
+
+bool Scheduler::AdapterReady(Sequence* s, int* lookahead, bool* queue_blocked) {
+  const AdapterId id = s->request->adapter.id;
+  if (id == kNoAdapter) return true;
+  s->state = SequenceState::kWaiting;
+  if (adapters_->IsReady(id)) return true;
+  if (--*lookahead < 0) return false;
+  const AdapterStore::Access access = BringAdapter(id);
+  const Sequence*& refused = models_[s->request->model].refused;
+  if (access == AdapterStore::Access::kNoRoom) {
+    refused = s;
+    *queue_blocked = true;
+    return false;
   }
-  return false;
+  if (refused == s) refused = nullptr;
+  if (access == AdapterStore::Access::kLoading) s->state = SequenceState::kLoading;
+  return access == AdapterStore::Access::kReady;
 }
 
 bool Scheduler::IsAwaiting(Sequence* s) const {

@@ -73,6 +73,8 @@ class Scheduler {
 
   const std::vector<Sequence*>& running() const { return running_; }
   const std::vector<Sequence*>& waiting() const { return waiting_; }
+  // Brings an adapter nearer to the pool, with room left for what runs.
+  AdapterStore::Access BringAdapter(AdapterId id);
   // Predicted wait of a request that would be queued now. Costs nothing per waiting sequence: the
   // engine tells it after every step.
   int64_t PredictQueueDelayUs() const;
@@ -102,9 +104,9 @@ class Scheduler {
   bool IsBehindRefused(const Sequence& sequence, int64_t now_us) const;
   bool IsAwaiting(Sequence* sequence) const;
   void LearnFromCopy(const Sequence& copy, Sequence* sequence) const;
-  // Whether the sequence's adapter is in the pool; else it is brought nearer. *queue_blocked: it
-  // has no room, and nobody behind may take what becomes free.
-  bool AdapterReady(Sequence* sequence, const StepPlan& plan, bool* queue_blocked);
+  // Whether the sequence's adapter is in the pool; else it is brought nearer, while *lookahead
+  // lasts. *queue_blocked: it has no room, and nobody behind may take what becomes free.
+  bool AdapterReady(Sequence* sequence, int* lookahead, bool* queue_blocked);
   bool TryAdmit(Sequence* sequence, StepPlan* plan, bool* queue_blocked);
   // Room for tokens [0, num_tokens), preempting others if needed; false if `sequence` itself had to
   // go.

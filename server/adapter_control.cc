@@ -12,6 +12,7 @@
 #include "server/limits.h"
 #include "server/served_model.h"
 #include "server/serving.h"
+#include "server/tokenizer/utf8.h"
 #include "tessera/v1/control.pb.h"
 
 namespace tessera {
@@ -75,6 +76,10 @@ absl::Status RegisterAdapters(const ServingContext& context,
       found[0].name = wire.name();
     }
     for (AdapterSource& source : found) {
+      if (!IsValidUtf8(source.name)) {
+        return FieldError(field + ".path", absl::StrCat("holds the folder ", source.path,
+                                                        ", whose name is not UTF-8; rename it"));
+      }
       source.revision = wire.revision();
       sources.push_back(std::move(source));
     }

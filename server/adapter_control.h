@@ -25,7 +25,7 @@ struct ServingContext;
 
 // The engine's verbs; see Engine.
 struct AdapterVerbs {
-  std::function<void(AdapterId id, bool pin, std::function<void(absl::Status)> done)> load;
+  std::function<void(AdapterId id, bool pin, AdapterWait wait)> load;
   std::function<void(AdapterId id)> unpin;
   std::function<void(AdapterId id)> unload;
 };

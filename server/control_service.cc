@@ -3,7 +3,9 @@
 #include <grpcpp/alarm.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <memory>
 #include <mutex>
 #include <utility>
 
@@ -107,6 +109,28 @@ class Watcher final : public grpc::ServerWriteReactor<ByteBuffer> {
   bool cancelled_ = false;
   grpc::Alarm alarms_[2];
   int next_alarm_ = 0;
+};
+
+// An answer that is given when an adapter is there, or when the client is gone. Either may be
+// first, and the engine may come long after the call.
+class LoadedAnswer final : public grpc::ServerUnaryReactor {
+ public:
+  static std::shared_ptr<LoadedAnswer> New() {
+    auto answer = std::make_shared<LoadedAnswer>();
+    answer->until_done_ = answer;
+    return answer;
+  }
+
+  void Answer(const grpc::Status& status) {
+    if (!answered_.exchange(true)) Finish(status);
+  }
+  bool answered() const { return answered_.load(); }
+  void OnCancel() override { Answer(grpc::Status::CANCELLED); }
+  void OnDone() override { until_done_.reset(); }
+
+ private:
+  std::atomic<bool> answered_{false};
+  std::shared_ptr<LoadedAnswer> until_done_;
 };
 
 // A stream that ends at once.
@@ -222,7 +246,7 @@ class ControlService final : public RawBase {
     v1::LoadAdapterRequest in;
     const absl::StatusOr<AdapterId> id = ReadAdapter(*call, request, &in);
     if (!id.ok()) return Answer(call, id.status(), v1::LoadAdapterResponse(), response);
-    return AnswerWhenLoaded(call, *id, /*pin=*/false, response);
+    return AnswerWhenLoaded(*id, /*pin=*/false, response);
   }
 
   grpc::ServerUnaryReactor* UnloadAdapter(CallbackServerContext* call, const ByteBuffer* request,
@@ -238,7 +262,7 @@ class ControlService final : public RawBase {
     v1::PinAdapterRequest in;
     const absl::StatusOr<AdapterId> id = ReadAdapter(*call, request, &in);
     const bool pin = !in.has_pinned() || in.pinned();
-    if (id.ok() && pin) return AnswerWhenLoaded(call, *id, pin, response);
+    if (id.ok() && pin) return AnswerWhenLoaded(*id, pin, response);
     if (id.ok()) context_->adapter_verbs.unpin(*id);
     return Answer(call, id.status(), v1::PinAdapterResponse(), response);
   }
@@ -285,13 +309,15 @@ class ControlService final : public RawBase {
     return FindAdapter(*context_, message->name());
   }
   // The answers to LoadAdapter and PinAdapter are empty messages.
-  grpc::ServerUnaryReactor* AnswerWhenLoaded(CallbackServerContext* call, AdapterId id, bool pin,
-                                             ByteBuffer* response) {
-    grpc::ServerUnaryReactor* const reactor = call->DefaultReactor();
+  grpc::ServerUnaryReactor* AnswerWhenLoaded(AdapterId id, bool pin, ByteBuffer* response) {
+    const std::shared_ptr<LoadedAnswer> answer = LoadedAnswer::New();
+    grpc::ServerUnaryReactor* const reactor = answer.get();  // `answer` may be done on return
     const absl::Status serialized = Serialize(v1::LoadAdapterResponse(), response);
-    context_->adapter_verbs.load(id, pin, [reactor, serialized](const absl::Status& status) {
-      reactor->Finish(ToGrpcStatus(status.ok() ? serialized : status));
-    });
+    context_->adapter_verbs.load(id, pin,
+                                 {[answer, serialized](const absl::Status& status) {
+                                    answer->Answer(ToGrpcStatus(status.ok() ? serialized : status));
+                                  },
+                                  [answer] { return answer->answered(); }});
     return reactor;
   }
 

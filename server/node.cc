@@ -12,12 +12,14 @@
 #include "kernels/base/version.h"
 #include "scheduler/assemble.h"
 #include "scheduler/engine.h"
+#include "server/adapter_control.h"
 #include "server/config.h"
 #include "server/metrics.h"
 #include "server/model_loader.h"
 #include "server/server.h"
 #include "server/serving.h"
 #include "tessera/v1/config.pb.h"
+#include "tessera/v1/control.pb.h"
 
 namespace tessera {
 namespace {
@@ -200,7 +202,6 @@ class RunningNode final : public Node {
     adapters_ = std::move(device.adapters);
     engine_ = NewEngine(std::move(device.engine), std::move(device.kv), std::move(device.runner),
                         &clock_);
-    RETURN_IF_ERROR(RegisterAtStart(config));
     return Serve(config);
   }
 
@@ -235,32 +236,32 @@ class RunningNode final : public Node {
   bool Live() const { return clock_.NowUs() - engine_->heartbeat_us() < stale_us_; }
 
   // adapters.paths: [MODEL=]DIR.
-  absl::Status RegisterAtStart(const v1::Config& config) {
-    std::vector<AdapterSource> sources;
-    for (const std::string& text : config.adapters().paths()) {
+  absl::Status RegisterAtStart(const v1::AdaptersConfig& config) const {
+    if (config.paths().empty()) return absl::OkStatus();
+    v1::RegisterAdaptersRequest request;
+    for (const std::string& text : config.paths()) {
       const size_t equals = text.find('=');
       const bool named = equals != std::string::npos && equals < text.find('/');
-      const std::string model_name = named ? text.substr(0, equals) : "";
-      ASSIGN_OR_RETURN(const ServedModel* const model, registry_->Find(model_name));
-      ASSIGN_OR_RETURN(
-          const std::vector<AdapterSource> found,
-          AdapterRegistry::FindSources(named ? text.substr(equals + 1) : text, model->index));
-      sources.insert(sources.end(), found.begin(), found.end());
+      v1::AdapterSource* const source = request.add_adapters();
+      if (named) source->set_model(text.substr(0, equals));
+      source->set_path(named ? text.substr(equals + 1) : text);
     }
-    if (!sources.empty()) TLOG_INFO("{} adapters registered", sources.size());
-    return adapters_->Register(sources);
+    v1::RegisterAdaptersResponse response;
+    RETURN_IF_ERROR(RegisterAdapters(context_, request, &response));
+    TLOG_INFO("{} adapters registered", response.registered());
+    return absl::OkStatus();
   }
 
   absl::Status Serve(const v1::Config& config) {
     context_.generator = engine_.get();
     context_.models = registry_.get();
     context_.adapters = adapters_.get();
-    context_.adapter_verbs = {
-        [this](AdapterId id, bool pin, std::function<void(absl::Status)> done) {
-          engine_->LoadAdapter(id, pin, std::move(done));
-        },
-        [this](AdapterId id) { engine_->UnpinAdapter(id); },
-        [this](AdapterId id) { engine_->UnloadAdapter(id); }};
+    context_.adapter_verbs = {[this](AdapterId id, bool pin, AdapterWait wait) {
+                                engine_->LoadAdapter(id, pin, std::move(wait));
+                              },
+                              [this](AdapterId id) { engine_->UnpinAdapter(id); },
+                              [this](AdapterId id) { engine_->UnloadAdapter(id); }};
+    RETURN_IF_ERROR(RegisterAtStart(config.adapters()));
     context_.clock = &clock_;
     context_.load = [this] { return Load(); };
     context_.version = kVersion;

@@ -125,9 +125,15 @@ TEST_P(AdaptersTest, MixedBatchesAndTightPoolsDoNotShow) {
       EXPECT_EQ(alone.back().reason, FinishReason::kLength);
     }
   }
-  for (const int64_t num_slabs : {int64_t{512}, int64_t{24}}) {
+  struct Memory {
+    int64_t num_slabs;
+    int64_t host_bytes;
+  };
+  const int64_t plenty = int64_t{1} << 30;
+  for (const Memory memory : {Memory{512, plenty}, Memory{24, plenty}, Memory{24, 0}}) {
     RealStackOptions options = Options();
-    options.num_slabs = num_slabs;
+    options.num_slabs = memory.num_slabs;
+    options.engine.adapter_host_bytes = memory.host_bytes;
     const auto stack = Start(options);
     for (int round = 0; round < 2; ++round) {
       std::vector<int> numbers;
@@ -137,10 +143,11 @@ TEST_P(AdaptersTest, MixedBatchesAndTightPoolsDoNotShow) {
       stack->RunAll();
       for (size_t i = 0; i < numbers.size(); ++i) {
         EXPECT_TRUE(SameResults(stack->result(numbers[i]), alone[i]))
-            << num_slabs << " slabs, request " << i << " " << stack->result(numbers[i]).status;
+            << memory.num_slabs << " slabs, request " << i << " "
+            << stack->result(numbers[i]).status;
       }
     }
-    if (num_slabs == 24) {
+    if (memory.num_slabs == 24) {
       EXPECT_GT(stack->stats().adapter_evictions.value(), 0);
     } else {
       EXPECT_EQ(stack->stats().adapter_loads.value(), 5);
@@ -195,7 +202,7 @@ TEST_P(AdaptersTest, AFailedLoadFailsOnlyWhatNeedsIt) {
   const int b = stack->Submit(NewRequest(stack.get(), 1, 2));
   const int c = stack->Submit(NewRequest(stack.get(), 0, 2));
   absl::Status loaded;
-  stack->core().LoadAdapter(broken.adapter.id, false, [&](absl::Status s) { loaded = s; });
+  stack->core().LoadAdapter(broken.adapter.id, false, {[&](absl::Status s) { loaded = s; }, {}});
   stack->RunAll();
   EXPECT_EQ(stack->result(a, 0).reason, FinishReason::kError);
   EXPECT_EQ(stack->result(a, 1).reason, FinishReason::kError);
@@ -215,13 +222,46 @@ TEST_P(AdaptersTest, WhatDoesNotFitFailsWhenNothingElseCanLeave) {
   EXPECT_THAT(stack->result(number).status.message(), HasSubstr("--kv-cache-bytes"));
 }
 
+// A pin is on while the adapter still waits for room; who gave up is forgotten.
+TEST_P(AdaptersTest, WaitsForRoomMayBeGivenUp) {
+  RealStackOptions options = Options();
+  options.num_slabs = 16;
+  options.engine.adapter_host_bytes = 0;
+  const auto stack = Start(options);
+  Request request = NewRequest(stack.get(), 0, 1);
+  request.prompt.assign(100, 3);
+  request.stopping.max_tokens = 60;
+  const int running = stack->Submit(request);
+  stack->core().RunOnce();
+  const AdapterId patterns = stack->adapters().Resolve(0, Recipe(2))->id;
+  int num_done = 0;
+  bool gone = false;
+  stack->core().LoadAdapter(patterns, true,
+                            {[&](const absl::Status&) { ++num_done; }, [&] { return gone; }});
+  while (stack->RunLoader()) stack->core().RunOnce();
+  const auto listing = [&] { return stack->adapters().List()[1]; };
+  EXPECT_EQ(listing().residency, AdapterResidency::kHost);
+  EXPECT_TRUE(listing().pinned);
+  EXPECT_EQ(num_done, 0);
+  gone = true;
+  stack->RunAll();
+  EXPECT_EQ(num_done, 0);
+  EXPECT_EQ(stack->result(running).reason, FinishReason::kLength);
+  // Nobody asked again, so it is where it was.
+  EXPECT_EQ(listing().residency, AdapterResidency::kHost);
+  stack->core().LoadAdapter(patterns, false, {[&](const absl::Status&) { ++num_done; }, {}});
+  stack->RunAll();
+  EXPECT_EQ(num_done, 1);
+  EXPECT_EQ(listing().residency, AdapterResidency::kPool);
+}
+
 TEST_P(AdaptersTest, OperatorsLoadPinAndUnload) {
   RealStackOptions options = Options();
   options.num_slabs = 40;
   const auto stack = Start(options);
   const AdapterId plain = stack->adapters().Resolve(0, Recipe(1))->id;
   bool loaded = false;
-  stack->core().LoadAdapter(plain, true, [&](const absl::Status& s) { loaded = s.ok(); });
+  stack->core().LoadAdapter(plain, true, {[&](const absl::Status& s) { loaded = s.ok(); }, {}});
   stack->RunAll();
   EXPECT_TRUE(loaded);
   const auto listing = [&] { return stack->adapters().List()[0]; };
@@ -249,7 +289,11 @@ TEST_P(AdaptersTest, OperatorsLoadPinAndUnload) {
 }
 
 // Any verbs in any order: what finishes by length has the tokens it gets alone.
-TEST(AdaptersRandomTest, VerbsDoNotShow) {
+class AdaptersRandomTest : public ::testing::TestWithParam<int64_t> {};  // host bytes
+
+INSTANTIATE_TEST_SUITE_P(HostBytes, AdaptersRandomTest, ::testing::Values(0, int64_t{1} << 30));
+
+TEST_P(AdaptersRandomTest, VerbsDoNotShow) {
   RealStackOptions options;
   options.model_dirs = {GoldenModelDir(kModel)};
   options.backend = AllBackends().back();
@@ -265,6 +309,7 @@ TEST(AdaptersRandomTest, VerbsDoNotShow) {
   };
   const auto reference = Access::Start(options);
   options.num_slabs = 28;
+  options.engine.adapter_host_bytes = GetParam();
   const auto stack = Access::Start(options);
   std::mt19937 rng(4);
   std::vector<std::pair<int, std::pair<int, uint32_t>>> submitted;
@@ -290,7 +335,8 @@ TEST(AdaptersRandomTest, VerbsDoNotShow) {
         if (id != kNoAdapter) stack->core().UnloadAdapter(id);
         break;
       case 4:
-        if (id != kNoAdapter) stack->core().LoadAdapter(id, rng() % 8 == 0, [](absl::Status) {});
+        if (id != kNoAdapter)
+          stack->core().LoadAdapter(id, rng() % 8 == 0, {[](absl::Status) {}, {}});
         break;
       case 5:
         if (id != kNoAdapter) stack->core().UnpinAdapter(id);

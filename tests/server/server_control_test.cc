@@ -202,6 +202,17 @@ TEST_F(ControlTest, Adapters) {
       {0, "load"}, {0, "pin"}, {0, "unpin"}, {1, "unload"}};
   EXPECT_EQ(adapter_verbs_, want);
 
+  // A load that finds no room ends with the client's deadline; its wait is gone then, and what
+  // comes later is for nobody.
+  holds_loads_ = true;
+  const auto context_of_late = NewContext();
+  context_of_late->set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(50));
+  status = control_->LoadAdapter(context_of_late.get(), load, &loaded);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  const AdapterWait held = held_load_.get_future().get();
+  WaitFor("the wait to be gone", [&] { return held.gone(); });
+  held.done(absl::OkStatus());
+
   request.mutable_adapters(0)->set_path(dir + "/nowhere");
   status = control_->RegisterAdapters(NewContext().get(), request, &registered);
   EXPECT_EQ(FactsOf(status).reason, "ADAPTER_NOT_FOUND");

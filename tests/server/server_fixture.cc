@@ -86,13 +86,13 @@ void ServerTest::Start(FakeGeneratorOptions fake, ServerOptions options) {
   adapters_ = std::make_unique<AdapterRegistry>(std::move(adapter_models));
   adapter_verbs_.clear();
   context_->adapters = adapters_.get();
-  context_->adapter_verbs = {
-      [this](AdapterId id, bool pin, const std::function<void(absl::Status)>& done) {
-        adapter_verbs_.emplace_back(id, pin ? "pin" : "load");
-        done(absl::OkStatus());
-      },
-      [this](AdapterId id) { adapter_verbs_.emplace_back(id, "unpin"); },
-      [this](AdapterId id) { adapter_verbs_.emplace_back(id, "unload"); }};
+  context_->adapter_verbs = {[this](AdapterId id, bool pin, AdapterWait wait) {
+                               adapter_verbs_.emplace_back(id, pin ? "pin" : "load");
+                               if (!holds_loads_) return wait.done(absl::OkStatus());
+                               held_load_.set_value(std::move(wait));
+                             },
+                             [this](AdapterId id) { adapter_verbs_.emplace_back(id, "unpin"); },
+                             [this](AdapterId id) { adapter_verbs_.emplace_back(id, "unload"); }};
   context_->clock = &clock_;
   context_->version = "test";
   context_->device = "none";

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -53,6 +54,8 @@ class ServerTest : public ::testing::Test {
   std::unique_ptr<ModelRegistry> registry_;
   std::unique_ptr<AdapterRegistry> adapters_;                     // of the models, with empty specs
   std::vector<std::pair<AdapterId, std::string>> adapter_verbs_;  // what Control asked for
+  bool holds_loads_ = false;  // the next load is not answered but held
+  std::promise<AdapterWait> held_load_;
   std::unique_ptr<ServingContext> context_;
   SteadyClock clock_;
   std::unique_ptr<Server> server_;
