@@ -225,12 +225,12 @@ TEST_P(AdaptersTest, WhatDoesNotFitFailsWhenNothingElseCanLeave) {
 // A pin is on while the adapter still waits for room; who gave up is forgotten.
 TEST_P(AdaptersTest, WaitsForRoomMayBeGivenUp) {
   RealStackOptions options = Options();
-  options.num_slabs = 16;
+  options.num_slabs = 18;
   options.engine.adapter_host_bytes = 0;
   const auto stack = Start(options);
   Request request = NewRequest(stack.get(), 0, 1);
-  request.prompt.assign(100, 3);
-  request.stopping.max_tokens = 60;
+  request.prompt.assign(150, 3);
+  request.stopping.max_tokens = 30;
   const int running = stack->Submit(request);
   stack->core().RunOnce();
   const AdapterId patterns = stack->adapters().Resolve(0, Recipe(2))->id;
