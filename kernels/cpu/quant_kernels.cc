@@ -84,8 +84,7 @@ void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
 #pragma GCC unroll 4
           for (int p = 0; p < kPanels; ++p) {
             acc[r][p] = Codes::Dot(acc[r][p], w[p], x);
-            // Else g++ mixes the parts and runs out of registers.
-            if constexpr (Codes::kParts > 1) KeepInRegister(&acc[r][p]);
+            KeepInRegister(&acc[r][p]);  // else g++ reorders and runs out of registers
           }
         }
       }
