@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <optional>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -47,6 +48,7 @@ class PagedKvManager final : public KvManager {
                        std::vector<PageId>* pages) override;
   void FreeAdapter(absl::Span<const PageId> pages) override;
   void SetReclaim(Reclaim reclaim) override { reclaim_ = std::move(reclaim); }
+  bool SetAsideForAdapters(int32_t model, int64_t num_pages) override;
   uint64_t ticks() const override { return pool_.ticks(); }
   void DropCached() override { pool_.DropEvictable(); }
   void CheckInvariants(absl::Span<const KvState* const> live) const override;
@@ -68,6 +70,7 @@ class PagedKvManager final : public KvManager {
   // for `num_pages` fresh ones, and then any, until `num_required` pages can be had or none is
   // left.
   bool MakeRoom(int32_t model, int64_t num_pages, int64_t num_required);
+  bool TakeSetAside(int32_t model, int64_t num_pages, std::vector<PageId>* pages);
   const PageHash& HashAt(KvState* state, absl::Span<const TokenId> tokens, int64_t page) const;
   Prefix FindPrefix(const Model& model, KvState* state, absl::Span<const TokenId> tokens) const;
   void AppendPages(const Model& model, KvState* state, int64_t num_pages);
@@ -84,6 +87,7 @@ class PagedKvManager final : public KvManager {
   PrefixIndex index_;
   PagePool pool_;
   Reclaim reclaim_;
+  std::optional<std::vector<PageId>> set_aside_;  // free ones of a fixed split
   int64_t hit_tokens_ = 0;
   int64_t lookup_tokens_ = 0;
   // Scratch of the const lookups, kept for its memory.
@@ -239,7 +243,7 @@ void PagedKvManager::AppendPages(const Model& model, KvState* state, int64_t num
 
 bool PagedKvManager::MakeRoom(int32_t model, int64_t num_pages, int64_t num_required) {
   const int order = models_[model].order;
-  if (reclaim_) {
+  if (reclaim_ && !set_aside_.has_value()) {
     while (pool_.free_slabs() < num_pages << order && pool_.evictable_slabs() > 0 &&
            reclaim_(false, model, pool_.oldest_idle_ticks())) {
     }
@@ -251,6 +255,7 @@ bool PagedKvManager::MakeRoom(int32_t model, int64_t num_pages, int64_t num_requ
 
 bool PagedKvManager::AllocateAdapter(int32_t model, int64_t num_pages, int64_t reserve_slabs,
                                      int32_t adapter, std::vector<PageId>* pages) {
+  if (set_aside_.has_value()) return TakeSetAside(model, num_pages, pages);
   const int order = models_[model].order;
   const int64_t num_reserved =
       CeilDiv<int64_t>(reserve_slabs, models_[model].layout.slabs_per_page);
@@ -263,7 +268,31 @@ bool PagedKvManager::AllocateAdapter(int32_t model, int64_t num_pages, int64_t r
 }
 
 void PagedKvManager::FreeAdapter(absl::Span<const PageId> pages) {
+  if (set_aside_.has_value()) {
+    set_aside_->insert(set_aside_->end(), pages.begin(), pages.end());
+    return;
+  }
   for (const PageId page : pages) pool_.Unref(page);
+}
+
+bool PagedKvManager::SetAsideForAdapters(int32_t model, int64_t num_pages) {
+  const int order = models_[model].order;
+  if (pool_.num_available(order) < num_pages) return false;
+  set_aside_.emplace();
+  for (int64_t i = 0; i < num_pages; ++i) {
+    set_aside_->push_back(pool_.Allocate(order, PageKind::kAdapter, /*owner=*/-1));
+  }
+  return true;
+}
+
+bool PagedKvManager::TakeSetAside(int32_t model, int64_t num_pages, std::vector<PageId>* pages) {
+  const auto has_enough = [&] { return static_cast<int64_t>(set_aside_->size()) >= num_pages; };
+  while (!has_enough() && reclaim_ && reclaim_(true, model, 0)) {
+  }
+  if (!has_enough()) return false;
+  pages->assign(set_aside_->end() - num_pages, set_aside_->end());
+  set_aside_->resize(set_aside_->size() - static_cast<size_t>(num_pages));
+  return true;
 }
 
 bool PagedKvManager::Grow(KvState* state, int64_t num_tokens) {

@@ -120,6 +120,10 @@ class KvManager {
   // Answers whether it freed some.
   using Reclaim = std::function<bool(bool must, int32_t model, uint64_t idle_ticks)>;
   virtual void SetReclaim(Reclaim reclaim) = 0;
+  // A fixed split, to compare one pool with: adapters of all models live in these pages of
+  // `model`'s size alone, sequences in the others. False: the pool has no room for them. REQUIRES:
+  // before any adapter and any Admit; one model, or equal pages.
+  virtual bool SetAsideForAdapters(int32_t model, int64_t num_pages) = 0;
   // The time that eviction goes by: counts pages taken and given back.
   virtual uint64_t ticks() const = 0;
 

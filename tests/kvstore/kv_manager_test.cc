@@ -60,13 +60,70 @@ class KvManagerTest : public ::testing::Test {
     }
     kv_->CheckInvariants(live);
     const KvUsage usage = kv_->usage();
-    EXPECT_EQ(usage.free_slabs + usage.cached_slabs + usage.kv_slabs, usage.total_slabs);
+    EXPECT_EQ(usage.free_slabs + usage.cached_slabs + usage.kv_slabs + usage.adapter_slabs,
+              usage.total_slabs);
   }
 
   std::unique_ptr<KvManager> kv_;
   int32_t model_ = 0;
   std::vector<std::unique_ptr<KvState>> states_;
 };
+
+// Adapters share the pool: they evict cached pages, keep a reserve, and idle ones are asked for
+// before others are refused.
+TEST_F(KvManagerTest, AdaptersTakePagesOfThePool) {
+  Make(8);
+  RunAndRelease(Iota(16));  // 4 cached pages
+  std::vector<PageId> first;
+  EXPECT_FALSE(kv_->AllocateAdapter(model_, 7, /*reserve_slabs=*/2, 0, &first));
+  EXPECT_TRUE(first.empty());
+  EXPECT_TRUE(kv_->AllocateAdapter(model_, 4, 2, 0, &first));
+  Check();
+  EXPECT_EQ(kv_->usage().cached_slabs, 4);
+  std::vector<PageId> second;
+  EXPECT_TRUE(kv_->AllocateAdapter(model_, 3, 0, 1, &second));
+  EXPECT_EQ(kv_->usage().adapter_slabs, 7);
+  EXPECT_EQ(kv_->usage().cached_slabs, 1);
+  Check();
+  int num_asked = 0;
+  kv_->SetReclaim([&](bool must, int32_t, uint64_t) {
+    ++num_asked;
+    if (!must || first.empty()) return false;
+    kv_->FreeAdapter(std::exchange(first, {}));
+    return true;
+  });
+  KvState* const state = NewState();
+  EXPECT_TRUE(kv_->Admit(state, Iota(16), 16, 0));
+  EXPECT_GT(num_asked, 0);
+  EXPECT_TRUE(first.empty());
+  Check();
+}
+
+TEST_F(KvManagerTest, SetAsidePagesAreForAdaptersAlone) {
+  Make(8);
+  EXPECT_FALSE(kv_->SetAsideForAdapters(model_, 9));
+  ASSERT_TRUE(kv_->SetAsideForAdapters(model_, 3));
+  Check();
+  std::vector<PageId> first;
+  ASSERT_TRUE(kv_->AllocateAdapter(model_, 2, /*reserve_slabs=*/100, 0, &first));
+  EXPECT_EQ(first.size(), 2u);
+  kv_->SetReclaim([&](bool must, int32_t, uint64_t) {
+    if (!must || first.empty()) return false;
+    kv_->FreeAdapter(std::exchange(first, {}));
+    return true;
+  });
+  // Sequences have the other five, and ask nobody for more.
+  EXPECT_FALSE(kv_->Admit(NewState(), Iota(24), 24, 0));
+  EXPECT_EQ(first.size(), 2u);
+  KvState* const state = NewState();
+  ASSERT_TRUE(kv_->Admit(state, Iota(20), 20, 0));
+  std::vector<PageId> second;
+  EXPECT_FALSE(kv_->AllocateAdapter(model_, 4, 0, 1, &second));
+  EXPECT_TRUE(first.empty());
+  EXPECT_TRUE(kv_->AllocateAdapter(model_, 3, 0, 1, &second));
+  EXPECT_EQ(std::set<PageId>(second.begin(), second.end()).size(), 3u);
+  Check();
+}
 
 TEST_F(KvManagerTest, WholePagesAreFoundAgain) {
   Make(16);

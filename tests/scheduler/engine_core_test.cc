@@ -102,6 +102,9 @@ class CountingKv final : public KvManager {
   }
   void FreeAdapter(absl::Span<const PageId> pages) override { kv_->FreeAdapter(pages); }
   void SetReclaim(Reclaim reclaim) override { kv_->SetReclaim(std::move(reclaim)); }
+  bool SetAsideForAdapters(int32_t model, int64_t num_pages) override {
+    return kv_->SetAsideForAdapters(model, num_pages);
+  }
   uint64_t ticks() const override { return kv_->ticks(); }
   const PageLayout& layout(int32_t model) const override { return kv_->layout(model); }
   KvUsage usage() const override { return kv_->usage(); }
