@@ -65,6 +65,8 @@ class AdapterStore final {
 
   // REQUIRES: IsReady.
   const AdapterLayout& layout(AdapterId id) const { return entries_.at(id).image->layout; }
+  // That it takes in the pool. REQUIRES: ready, or held.
+  int64_t slabs(AdapterId id) const { return entries_.at(id).slabs; }
   const std::vector<PageId>& pages(AdapterId id) const { return entries_.at(id).pages; }
 
   // Operators. A pinned adapter is loaded and stays. Unloading waits for the sequences that run.

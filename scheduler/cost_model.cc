@@ -6,13 +6,13 @@
 namespace tessera {
 namespace {
 
-// Steps older than about 1 / (1 - kForgetting) hardly count: machines throttle, neighbours come and
-// go.
-constexpr double kForgetting = 0.995;
 // A wide prior: the first steps decide.
 constexpr double kInitialCovariance = 1e4;
-// Forgetting blows the covariance up in directions that steps do not visit; this keeps it finite.
-constexpr double kMaxCovariance = 1e6;
+// What a coefficient's variance gains with each step, in units of a step's noise: machines
+// throttle, neighbours come and go. Steps older than about 1 / sqrt(kDrift) = 200 hardly count.
+// Unlike exponential forgetting, it lets features that steps do not have stay as uncertain as they
+// were.
+constexpr double kDrift = 2.5e-5;
 constexpr double kErrorSmoothing = 0.05;
 
 }  // namespace
@@ -23,6 +23,8 @@ StepCost& StepCost::operator+=(const StepCost& other) {
   kv_read_tokens += other.kv_read_tokens;
   attention_pairs += other.attention_pairs;
   num_logit_rows += other.num_logit_rows;
+  adapter_slabs += other.adapter_slabs;
+  adapter_slab_rows += other.adapter_slab_rows;
   return *this;
 }
 
@@ -32,6 +34,8 @@ StepCost& StepCost::operator-=(const StepCost& other) {
   kv_read_tokens -= other.kv_read_tokens;
   attention_pairs -= other.attention_pairs;
   num_logit_rows -= other.num_logit_rows;
+  adapter_slabs -= other.adapter_slabs;
+  adapter_slab_rows -= other.adapter_slab_rows;
   return *this;
 }
 
@@ -60,7 +64,9 @@ CostModel::Vector CostModel::Features(const StepCost& cost, int64_t num_steps) {
           static_cast<double>(cost.num_segments) / 16,
           static_cast<double>(cost.kv_read_tokens) / 4096,
           static_cast<double>(cost.attention_pairs) / 65536,
-          static_cast<double>(cost.num_logit_rows) / 16};
+          static_cast<double>(cost.num_logit_rows) / 16,
+          static_cast<double>(cost.adapter_slabs) / 256,
+          static_cast<double>(cost.adapter_slab_rows) / 4096};
 }
 
 double CostModel::PredictUs(const StepCost& cost, int64_t num_steps) const {
@@ -80,7 +86,7 @@ void CostModel::Observe(const StepCost& cost, double measured_us) {
 
   const Vector x = Features(cost, 1);
   Vector gain{};
-  double denominator = kForgetting;
+  double denominator = 1.0;
   double residual = measured_us;
   for (int i = 0; i < kNumFeatures; ++i) {
     for (int j = 0; j < kNumFeatures; ++j) gain[i] += covariance_[i][j] * x[j];
@@ -89,13 +95,9 @@ void CostModel::Observe(const StepCost& cost, double measured_us) {
   }
   for (int i = 0; i < kNumFeatures; ++i) weights_[i] += gain[i] / denominator * residual;
 
-  double trace = 0.0;
-  for (int i = 0; i < kNumFeatures; ++i) trace += covariance_[i][i];
-  const double forget = trace < kMaxCovariance ? kForgetting : 1.0;
   for (int i = 0; i < kNumFeatures; ++i) {
-    for (int j = 0; j < kNumFeatures; ++j) {
-      covariance_[i][j] = (covariance_[i][j] - gain[i] * gain[j] / denominator) / forget;
-    }
+    for (int j = 0; j < kNumFeatures; ++j) covariance_[i][j] -= gain[i] * gain[j] / denominator;
+    covariance_[i][i] += kDrift;
   }
 }
 

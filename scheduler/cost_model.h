@@ -1,7 +1,8 @@
 // What a step costs, learnt from real steps of one model: microseconds as a linear function of the
-// step's size, fitted by recursive least squares with forgetting (Haykin, Adaptive Filter Theory,
-// ch. 13). Admission, chunk sizing, the queue delay and later eviction and routing ask this one
-// place. Engine thread only.
+// step's size, fitted by a Kalman filter of randomly walking coefficients (Haykin, Adaptive Filter
+// Theory, ch. 14): recursive least squares that forgets only where steps teach something new.
+// Admission, chunk sizing, the queue delay, eviction and later routing ask this one place. Engine
+// thread only.
 #pragma once
 
 #include <array>
@@ -15,6 +16,8 @@ struct StepCost {
   int64_t kv_read_tokens = 0;   // sum over segments of their context length
   int64_t attention_pairs = 0;  // sum over segments of query tokens x context length
   int64_t num_logit_rows = 0;
+  int64_t adapter_slabs = 0;      // of the distinct adapters: each is read once
+  int64_t adapter_slab_rows = 0;  // sum over segments of query tokens x slabs of their adapter
 
   // Sums over steps, for CostModel::PredictUs of several.
   StepCost& operator+=(const StepCost& other);
@@ -28,6 +31,11 @@ struct StepCost {
     kv_read_tokens += context_length;
     attention_pairs += num_query_tokens * context_length;
     num_logit_rows += logit_rows;
+  }
+  // A segment's adapter. is_new: no segment before it has the same.
+  void AddAdapter(int64_t num_query_tokens, int64_t slabs, bool is_new) {
+    if (is_new) adapter_slabs += slabs;
+    adapter_slab_rows += num_query_tokens * slabs;
   }
 };
 
@@ -52,7 +60,7 @@ class CostModel {
   double relative_error() const { return relative_error_; }
 
  private:
-  static constexpr int kNumFeatures = 6;
+  static constexpr int kNumFeatures = 8;
   static constexpr int kMinObserved = 4;
   using Vector = std::array<double, kNumFeatures>;
 

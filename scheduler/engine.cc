@@ -90,6 +90,14 @@ class ThreadedEngine final : public Engine {
   absl::Status Submit(std::unique_ptr<Request> request) override {
     if (stopping_.load()) return absl::UnavailableError("the server is shutting down");
     const int64_t num_sequences = request->sampling.n;
+    const bool may_abort = options_.queue_policy == QueuePolicyKind::kEarlyAbort;
+    if (may_abort && IsHopeless(QueueDelayUs(), options_.early_abort_us)) {
+      stats_.refused.Add();
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the first token would come in about ", QueueDelayUs() / 1000,
+                       " ms, too late for the ", options_.early_abort_us / 1000,
+                       " ms of --early-abort-ms: retry when the queue is shorter"));
+    }
     if (!TakeQueuePlaces(num_sequences)) {
       stats_.refused.Add();
       return absl::ResourceExhaustedError(absl::StrCat(

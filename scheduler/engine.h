@@ -18,6 +18,7 @@
 #include "kvstore/kv_manager.h"
 #include "scheduler/adapter_registry.h"
 #include "scheduler/generator.h"
+#include "scheduler/queue_policy.h"
 
 namespace tessera {
 
@@ -44,8 +45,11 @@ struct EngineOptions {
   // Sequences that may wait for their first step; a request of more is refused at once, unless
   // nothing waits. A request counts as its n.
   int32_t max_queue = 1024;
+  QueuePolicyKind queue_policy = QueuePolicyKind::kPriority;
   // A waiting request gains one priority class each time it has waited this long.
   int64_t ageing_us = 5'000'000;
+  // Of kEarlyAbort: a request whose predicted wait for the first token is longer is refused.
+  int64_t early_abort_us = 6'000'000;
   // Share of the pool's slabs that admission leaves free for running sequences to grow into.
   double watermark = 0.01;
   // Adapters that requests may have; null: none. Outlives the engine.

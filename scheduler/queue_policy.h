@@ -27,11 +27,24 @@ class QueuePolicy {
  public:
   virtual ~QueuePolicy() = default;
   virtual QueueKey Key(const Sequence& sequence, int64_t now_us) const = 0;
+  // After a step was planned: how many sequences have come since the last one, and how many it
+  // admitted. Keys change only here and with time.
+  virtual void OnPlanned(int64_t num_arrived, int64_t num_admitted) {}
 };
+
+enum class QueuePolicyKind : int32_t { kPriority = 0, kEarlyAbort = 1 };
 
 // Priority classes; a sequence gains one class each time it has waited `ageing_us`, so that nothing
 // starves. A preempted sequence keeps its arrival and so comes back before those that came after
 // it.
 std::unique_ptr<QueuePolicy> NewPriorityPolicy(int64_t ageing_us);
+
+// S-LoRA's early abort (arXiv 2311.03285 and its code), to compare with: first come, first served,
+// but the newest first while more come than are admitted. Sequences that cannot have their first
+// token within `slo_us` of their arrival any more come last: S-LoRA drops them, but what was
+// accepted here is served. What can be refused is what is not accepted yet: see IsHopeless.
+std::unique_ptr<QueuePolicy> NewEarlyAbortPolicy(int64_t slo_us);
+// Whether a request that waits so long misses the limit, with S-LoRA's margin of 0.5 s.
+bool IsHopeless(int64_t wait_us, int64_t slo_us);
 
 }  // namespace tessera

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "kernels/base/log.h"
 
 namespace tessera {
@@ -42,14 +43,19 @@ Scheduler::Scheduler(const EngineOptions& options, KvManager* kv, const Clock* c
       kv_(kv),
       clock_(clock),
       stats_(stats),
-      policy_(NewPriorityPolicy(options.ageing_us)),
+      policy_(options.queue_policy == QueuePolicyKind::kEarlyAbort
+                  ? NewEarlyAbortPolicy(options.early_abort_us)
+                  : NewPriorityPolicy(options.ageing_us)),
       models_(options.models.size()) {
   CHECK_GE(options_.max_num_batched_tokens, options_.max_num_seqs)
       << "each running stream needs a token in each step";
   for (int32_t slot = options_.max_num_seqs - 1; slot >= 0; --slot) free_slots_.push_back(slot);
 }
 
-void Scheduler::Enqueue(Sequence* sequence) { PushWaiting(sequence); }
+void Scheduler::Enqueue(Sequence* sequence) {
+  ++num_arrived_;
+  PushWaiting(sequence);
+}
 
 // Its tokens stay as they are while it waits, so what was added is what is taken away.
 void Scheduler::CountWaiting(const Sequence& sequence, int sign) {
@@ -172,13 +178,15 @@ bool Scheduler::IsComputing(int32_t model) const {
 }
 
 StepPlan Scheduler::Schedule() {
+  StepPlan plan;
   for (const int32_t model : ModelOrder()) {
-    StepPlan plan = PlanModel(model);
-    if (!plan.empty()) return plan;
+    plan = PlanModel(model);
+    if (!plan.empty()) break;
     // It waits for pages or for others: that is no more reason for credit than being idle.
     models_[model].active = IsComputing(model);
   }
-  return {};
+  policy_->OnPlanned(std::exchange(num_arrived_, 0), std::exchange(num_admitted_, 0));
+  return plan;
 }
 
 StepPlan Scheduler::PlanModel(int32_t model) {
@@ -348,6 +356,7 @@ bool Scheduler::TryAdmit(Sequence* s, StepPlan* plan, bool* queue_blocked) {
   PopWaiting(s);
   s->TakePrompt();
   running_.push_back(s);
+  ++num_admitted_;
 
   const int64_t now_us = clock_->NowUs();
   if (last_admission_us_ > 0 && !waiting_.empty()) {
@@ -387,9 +396,9 @@ int64_t Scheduler::ChunkTokens(const StepPlan& plan, const Sequence& sequence, i
                                        [](const PlanEntry& e) { return e.num_tokens == 1; });
   if (!streams_run || options_.target_step_us <= 0 || !cost.fitted()) return chunk;
   const auto fits = [&](int64_t tokens) {
-    StepCost total = plan.cost;
     const int64_t end = begin + tokens;
-    total.AddSegment(tokens, end, ScoredTokens(sequence, begin, end).count + 1);
+    const StepCost total =
+        CostWith(plan, sequence, tokens, end, ScoredTokens(sequence, begin, end).count + 1);
     return cost.PredictUs(total) <= static_cast<double>(options_.target_step_us);
   };
   if (chunk <= 0 || fits(chunk)) return std::max<int64_t>(chunk, 0);
@@ -416,8 +425,25 @@ void Scheduler::AddEntry(Sequence* sequence, int64_t num_tokens, StepPlan* plan)
   const Range scored = ScoredTokens(*sequence, entry.begin, end);
   entry.target_begin = scored.begin;
   entry.num_targets = scored.count;
-  plan->cost.AddSegment(num_tokens, end, entry.num_targets + (entry.samples ? 1 : 0));
+  plan->cost =
+      CostWith(*plan, *sequence, num_tokens, end, entry.num_targets + (entry.samples ? 1 : 0));
+  const AdapterId adapter = request.adapter.id;
+  if (adapter != kNoAdapter && !absl::c_linear_search(plan->adapters, adapter)) {
+    plan->adapters.push_back(adapter);
+  }
   plan->entries.push_back(entry);
+}
+
+StepCost Scheduler::CostWith(const StepPlan& plan, const Sequence& sequence, int64_t num_tokens,
+                             int64_t context_length, int64_t logit_rows) const {
+  StepCost cost = plan.cost;
+  cost.AddSegment(num_tokens, context_length, logit_rows);
+  const AdapterId adapter = sequence.request->adapter.id;
+  if (adapter != kNoAdapter) {
+    cost.AddAdapter(num_tokens, adapters_->slabs(adapter),
+                    !absl::c_linear_search(plan.adapters, adapter));
+  }
+  return cost;
 }
 
 int64_t Scheduler::PromptSlabs(int32_t model, int64_t num_tokens) const {

@@ -46,6 +46,7 @@ struct StepPlan {
   int32_t model = -1;
   std::vector<PlanEntry> entries;
   StepCost cost;
+  std::vector<AdapterId> adapters;  // the distinct ones of the entries
 
   bool empty() const { return entries.empty(); }
 };
@@ -120,6 +121,9 @@ class Scheduler {
   // Tokens of a prompt that may join the plan: within the budget and the step-time target.
   int64_t ChunkTokens(const StepPlan& plan, const Sequence& sequence, int64_t begin,
                       int64_t wanted) const;
+  // The plan's cost with one more segment.
+  StepCost CostWith(const StepPlan& plan, const Sequence& sequence, int64_t num_tokens,
+                    int64_t context_length, int64_t logit_rows) const;
   void AddEntry(Sequence* sequence, int64_t num_tokens, StepPlan* plan);
   bool Runnable(const Sequence& sequence) const;
   int64_t PromptSlabs(int32_t model, int64_t num_tokens) const;
@@ -132,6 +136,8 @@ class Scheduler {
   const Clock* const clock_;
   EngineStats* const stats_;
   const std::unique_ptr<QueuePolicy> policy_;
+  int64_t num_arrived_ = 0;  // since the last plan
+  int64_t num_admitted_ = 0;
   std::vector<ModelState> models_;
   std::vector<Sequence*> running_;   // in admission order
   std::vector<Sequence*> waiting_;   // unordered (the policy orders), each at its queue_index

@@ -7,10 +7,13 @@
 namespace tessera {
 namespace {
 
-StepCost RandomStep(std::mt19937* rng) {
+StepCost RandomStep(std::mt19937* rng, bool has_adapters = false) {
   StepCost cost;
   const int num_decodes = static_cast<int>((*rng)() % 32);
-  for (int i = 0; i < num_decodes; ++i) cost.AddSegment(1, 1 + (*rng)() % 2000, 1);
+  for (int i = 0; i < num_decodes; ++i) {
+    cost.AddSegment(1, 1 + (*rng)() % 2000, 1);
+    if (has_adapters && (*rng)() % 2 == 0) cost.AddAdapter(1, 40, (*rng)() % 4 == 0);
+  }
   if ((*rng)() % 2 == 0 || num_decodes == 0) {
     const int64_t chunk = 16 + (*rng)() % 500;
     cost.AddSegment(chunk, chunk + (*rng)() % 1000, 1);
@@ -22,7 +25,16 @@ double TrueUs(const StepCost& cost) {
   return 900.0 + 55.0 * static_cast<double>(cost.num_tokens) +
          0.4 * static_cast<double>(cost.kv_read_tokens) +
          0.02 * static_cast<double>(cost.attention_pairs) +
-         30.0 * static_cast<double>(cost.num_logit_rows);
+         30.0 * static_cast<double>(cost.num_logit_rows) +
+         8.0 * static_cast<double>(cost.adapter_slabs) +
+         0.5 * static_cast<double>(cost.adapter_slab_rows);
+}
+
+void ExpectLearnt(const CostModel& model, bool has_adapters, std::mt19937* rng) {
+  for (int i = 0; i < 50; ++i) {
+    const StepCost cost = RandomStep(rng, has_adapters);
+    EXPECT_NEAR(model.PredictUs(cost), TrueUs(cost), 0.08 * TrueUs(cost));
+  }
 }
 
 TEST(CostModelTest, LearnsALinearMachine) {
@@ -36,10 +48,36 @@ TEST(CostModelTest, LearnsALinearMachine) {
   }
   EXPECT_TRUE(model.fitted());
   EXPECT_LT(model.relative_error(), 0.08);
-  for (int i = 0; i < 50; ++i) {
+  ExpectLearnt(model, /*has_adapters=*/false, &rng);
+}
+
+TEST(CostModelTest, AnAdapterIsReadOnceAndComputedForEachToken) {
+  StepCost cost;
+  cost.AddAdapter(1, 40, /*is_new=*/true);
+  cost.AddAdapter(3, 40, /*is_new=*/false);
+  cost.AddAdapter(2, 10, /*is_new=*/true);
+  EXPECT_EQ(cost.adapter_slabs, 50);
+  EXPECT_EQ(cost.adapter_slab_rows, 180);
+}
+
+// A feature that was never seen holds up no other, and is learnt when it comes.
+TEST(CostModelTest, LearnsAdaptersLate) {
+  CostModel model;
+  std::mt19937 rng(7);
+  for (int i = 0; i < 5000; ++i) {
     const StepCost cost = RandomStep(&rng);
-    EXPECT_NEAR(model.PredictUs(cost), TrueUs(cost), 0.08 * TrueUs(cost));
+    model.Observe(cost, TrueUs(cost) / 3);
   }
+  for (int i = 0; i < 1000; ++i) {
+    const StepCost cost = RandomStep(&rng);
+    model.Observe(cost, TrueUs(cost));
+  }
+  ExpectLearnt(model, /*has_adapters=*/false, &rng);
+  for (int i = 0; i < 100; ++i) {
+    const StepCost cost = RandomStep(&rng, /*has_adapters=*/true);
+    model.Observe(cost, TrueUs(cost));
+  }
+  ExpectLearnt(model, /*has_adapters=*/true, &rng);
 }
 
 TEST(CostModelTest, FollowsAMachineThatSlowsDown) {

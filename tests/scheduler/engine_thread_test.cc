@@ -47,9 +47,8 @@ class CountingSink final : public TokenSink {
 
 class EngineThreadTest : public ::testing::Test {
  protected:
-  void Start(int max_queue, int64_t step_sleep_us = 0) {
+  void Start(int max_queue, int64_t step_sleep_us = 0, EngineOptions options = {}) {
     models_ = {testing::FakeModel("a", {0}, 4, 4000)};
-    EngineOptions options;
     options.models = models_;
     options.max_num_seqs = 8;
     options.max_num_batched_tokens = 64;
@@ -121,6 +120,27 @@ TEST_F(EngineThreadTest, AFullQueueRefusesAtOnceAndSaysWhen) {
   }
   EXPECT_GT(refused, 0);
   EXPECT_EQ(engine_->stats().refused.value(), refused);
+  engine_->CancelAll(CancelReason::kShutdown);
+  for (auto& sink : sinks) EXPECT_EQ(sink->WaitFinished(), FinishReason::kCancelled);
+}
+
+TEST_F(EngineThreadTest, EarlyAbortRefusesWhatWouldComeTooLate) {
+  EngineOptions options;
+  options.queue_policy = QueuePolicyKind::kEarlyAbort;
+  options.early_abort_us = 550'000;  // 50 ms without the margin
+  Start(/*max_queue=*/1000, /*step_sleep_us=*/10'000, options);
+  std::vector<std::shared_ptr<CountingSink>> sinks;
+  absl::Status status;
+  for (int i = 0; i < 500 && status.ok(); ++i) {
+    auto sink = std::make_shared<CountingSink>();
+    status = engine_->Submit(NewRequest(i, 2000, sink));
+    if (status.ok()) sinks.push_back(sink);
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(status.message().find("--early-abort-ms"), std::string::npos) << status;
+  EXPECT_EQ(engine_->stats().refused.value(), 1);
+  // What was accepted is served or cancelled, never dropped.
   engine_->CancelAll(CancelReason::kShutdown);
   for (auto& sink : sinks) EXPECT_EQ(sink->WaitFinished(), FinishReason::kCancelled);
 }

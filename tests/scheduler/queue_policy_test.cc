@@ -1,0 +1,76 @@
+#include "scheduler/queue_policy.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace tessera {
+namespace {
+
+constexpr int64_t kSloUs = 6'000'000;
+
+class QueuePolicyTest : public ::testing::Test {
+ protected:
+  // Waiting requests that came at these times, ids from 1 on.
+  void Arrive(const std::vector<int64_t>& arrivals_us) {
+    requests_.resize(arrivals_us.size());
+    sequences_.resize(arrivals_us.size());
+    for (size_t i = 0; i < arrivals_us.size(); ++i) {
+      requests_[i].id = i + 1;
+      requests_[i].arrival_us = arrivals_us[i];
+      sequences_[i].request = &requests_[i];
+    }
+  }
+  std::vector<uint64_t> Order(const QueuePolicy& policy, int64_t now_us) const {
+    std::vector<const Sequence*> order;
+    for (const Sequence& s : sequences_) order.push_back(&s);
+    std::sort(order.begin(), order.end(), [&](const Sequence* a, const Sequence* b) {
+      return policy.Key(*a, now_us) < policy.Key(*b, now_us);
+    });
+    std::vector<uint64_t> ids;
+    for (const Sequence* s : order) ids.push_back(s->request->id);
+    return ids;
+  }
+
+  std::vector<Request> requests_;
+  std::vector<Sequence> sequences_;
+};
+
+using Ids = std::vector<uint64_t>;
+
+TEST_F(QueuePolicyTest, PriorityGainsByWaiting) {
+  Arrive({100, 200, 300});
+  requests_[0].priority = Priority::kLow;
+  requests_[1].priority = Priority::kNormal;
+  requests_[2].priority = Priority::kHigh;
+  const auto policy = NewPriorityPolicy(/*ageing_us=*/1000);
+  EXPECT_EQ(Order(*policy, 400), Ids({3, 2, 1}));
+  EXPECT_EQ(Order(*policy, 5000), Ids({1, 2, 3}));
+}
+
+TEST_F(QueuePolicyTest, EarlyAbortServesTheNewestFirstUnderOverload) {
+  Arrive({100, 200, 300});
+  const auto policy = NewEarlyAbortPolicy(kSloUs);
+  policy->OnPlanned(/*num_arrived=*/1, /*num_admitted=*/4);
+  EXPECT_EQ(Order(*policy, 400), Ids({1, 2, 3}));
+  policy->OnPlanned(9, 1);
+  EXPECT_EQ(Order(*policy, 400), Ids({3, 2, 1}));
+  policy->OnPlanned(0, 0);  // nothing happened: nothing is learnt of it
+  EXPECT_EQ(Order(*policy, 400), Ids({3, 2, 1}));
+  policy->OnPlanned(0, 9);
+  EXPECT_EQ(Order(*policy, 400), Ids({1, 2, 3}));
+}
+
+TEST_F(QueuePolicyTest, EarlyAbortServesTheLateLast) {
+  Arrive({0, 100, 5'000'000, 5'000'100});
+  const auto policy = NewEarlyAbortPolicy(kSloUs);
+  policy->OnPlanned(9, 1);
+  EXPECT_EQ(Order(*policy, 5'500'099), Ids({4, 3, 2, 1}));
+  EXPECT_EQ(Order(*policy, 5'600'000), Ids({4, 3, 1, 2}));
+  EXPECT_FALSE(IsHopeless(5'499'999, kSloUs));
+  EXPECT_TRUE(IsHopeless(5'500'000, kSloUs));
+}
+
+}  // namespace
+}  // namespace tessera
