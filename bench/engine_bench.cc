@@ -1,225 +1,196 @@
-// The engine without a server, for comparisons in one run with other engines (bench/peers.py).
-// Loads a model once, then reads cases from stdin and answers each with one JSON line:
+// The engine without a server, for comparisons in one run with other engines (bench/peers.py) and
+// of adapters (bench/adapters.py). Loads a model once, then reads cases from stdin and answers each
+// with one JSON line:
 //
-//   prefill TOKENS                     one prompt, nothing cached
-//   decode STREAMS CONTEXT TOKENS      TOKENS more tokens of each stream after a prompt of CONTEXT
+//   prefill TOKENS                            one prompt, nothing cached
+//   decode STREAMS CONTEXT TOKENS [ADAPTERS]  TOKENS more of each stream after a prompt of CONTEXT
+//   loop STREAMS REQUESTS MIN_INPUT MAX_INPUT MIN_OUTPUT MAX_OUTPUT ADAPTERS SEED
 //
-//   tessera_engine_bench --model DIR [--threads N] [--backend ref|ISA]
-//                        [--dtype auto|float32|bfloat16|int8|int4] [--kv-dtype
-//                        auto|float32|bfloat16]
+// The last two are of the first ADAPTERS adapters below --adapters, by name; 0 is the base model.
+#include <array>
 #include <cstdio>
 #include <iostream>
 #include <map>
-#include <memory>
-#include <random>
 #include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
-#include "kernels/base/clock.h"
+#include "bench/engine_cases.h"
 #include "kernels/base/log.h"
+#include "kernels/base/status.h"
+#include "scheduler/adapter_registry.h"
 #include "scheduler/assemble.h"
-#include "scheduler/engine_core.h"
 
-namespace tessera {
+namespace tessera::bench {
 namespace {
+
+constexpr char kUsage[] =
+    "usage: tessera_engine_bench --model DIR [--threads N] [--backend ref|ISA]\n"
+    "           [--dtype auto|float32|bfloat16|int8|int4] [--kv-dtype auto|float32|bfloat16|int8]\n"
+    "           [--kv-cache-bytes N] [--adapters DIR] [--adapter-dtype "
+    "auto|float32|bfloat16|int8]\n"
+    "           [--adapter-host-bytes N] [--adapter-pages N]\n"
+    "--adapter-pages sets that many pages aside for adapters alone: a fixed split, to compare "
+    "with\n"
+    "one pool. Cases come from stdin: see the head of bench/engine_bench.cc.\n";
 
 constexpr int32_t kMaxSeqs = 64;
 constexpr int32_t kStepTokens = 512;
 
-const std::map<std::string, WeightDtype>& WeightDtypes() {
-  static const std::map<std::string, WeightDtype> dtypes = {{"auto", WeightDtype::kAuto},
-                                                            {"float32", WeightDtype::kF32},
-                                                            {"bfloat16", WeightDtype::kBF16},
-                                                            {"int8", WeightDtype::kI8},
-                                                            {"int4", WeightDtype::kI4}};
-  return dtypes;
-}
+using Flags = std::map<std::string, std::string>;
 
-const std::map<std::string, KvDtype>& KvDtypes() {
-  static const std::map<std::string, KvDtype> dtypes = {
-      {"auto", KvDtype::kAuto}, {"float32", KvDtype::kF32}, {"bfloat16", KvDtype::kBF16}};
-  return dtypes;
-}
-
-// Sets *value to what the flag names. False, with a complaint, for a name that `names` lacks.
 template <class T>
-bool ReadName(const std::map<std::string, std::string>& flags, const std::string& flag,
-              const std::map<std::string, T>& names, T* value) {
+using Names = std::map<std::string, T>;
+
+const Names<WeightDtype>& WeightDtypes() {
+  static const Names<WeightDtype> names = {{"auto", WeightDtype::kAuto},
+                                           {"float32", WeightDtype::kF32},
+                                           {"bfloat16", WeightDtype::kBF16},
+                                           {"int8", WeightDtype::kI8},
+                                           {"int4", WeightDtype::kI4}};
+  return names;
+}
+
+const Names<KvDtype>& KvDtypes() {
+  static const Names<KvDtype> names = {{"auto", KvDtype::kAuto},
+                                       {"float32", KvDtype::kF32},
+                                       {"bfloat16", KvDtype::kBF16},
+                                       {"int8", KvDtype::kI8}};
+  return names;
+}
+
+const Names<AdapterDtype>& AdapterDtypes() {
+  static const Names<AdapterDtype> names = {{"auto", AdapterDtype::kAuto},
+                                            {"float32", AdapterDtype::kF32},
+                                            {"bfloat16", AdapterDtype::kBF16},
+                                            {"int8", AdapterDtype::kI8}};
+  return names;
+}
+
+// Sets *value to what the flag names, if it is given.
+template <class T>
+absl::Status ReadName(const Flags& flags, const std::string& flag, const Names<T>& names,
+                      T* value) {
   const auto given = flags.find(flag);
-  if (given == flags.end()) return true;
+  if (given == flags.end()) return absl::OkStatus();
   const auto named = names.find(given->second);
   if (named == names.end()) {
-    std::cerr << flag << " does not know '" << given->second << "'\n";
-    return false;
+    return absl::InvalidArgumentError(flag + " does not know '" + given->second + "'");
   }
   *value = named->second;
-  return true;
+  return absl::OkStatus();
 }
 
-class CountSink final : public TokenSink {
- public:
-  explicit CountSink(int64_t* num_tokens) : num_tokens_(num_tokens) {}
-  void Push(TokenEvent event) override {
-    if (event.kind == TokenEvent::Kind::kToken)
-      *num_tokens_ += static_cast<int64_t>(event.tokens.size());
-  }
+template <class T>
+absl::Status ReadNumber(const Flags& flags, const std::string& flag, T* value) {
+  const auto given = flags.find(flag);
+  if (given == flags.end() || absl::SimpleAtoi(given->second, value)) return absl::OkStatus();
+  return absl::InvalidArgumentError(flag + " wants a number");
+}
 
- private:
-  int64_t* const num_tokens_;
-};
-
-class Bench {
- public:
-  explicit Bench(Device device)
-      : models_(device.engine.models),
-        stats_(models_.size()),
-        core_(device.engine, std::move(device.kv), std::move(device.runner), &clock_, &stats_,
-              nullptr) {}
-
-  double Prefill(int64_t num_tokens) {
-    int64_t received = 0;
-    Submit(RandomPrompt(num_tokens, &rng_), /*cached=*/false, 1, &received);
-    const int64_t begin_us = clock_.NowUs();
-    while (core_.RunOnce()) {
-    }
-    const int64_t end_us = clock_.NowUs();
-    CHECK(received == 1) << received << " tokens";
-    return static_cast<double>(end_us - begin_us) * 1e-6;
-  }
-
-  // Seconds in which all streams together produce num_tokens each, from the moment the last one has
-  // its first token. No stream ends before that: the early ones go on while the late ones prefill.
-  // Prompts are the same each time and stay cached, so that another round need not compute them.
-  double Decode(int64_t num_streams, int64_t context, int64_t num_tokens,
-                int64_t* measured_tokens) {
-    int64_t received = 0;
-    const int64_t prefill_steps = num_streams * (context / kStepTokens + 2);
-    for (int64_t i = 0; i < num_streams; ++i) {
-      std::mt19937 rng(static_cast<uint32_t>(i));
-      Submit(RandomPrompt(context, &rng), /*cached=*/true, prefill_steps + num_tokens, &received);
-    }
-    while (AnyWithoutFirstToken() && core_.RunOnce()) {
-    }
-    const int64_t before = received;
-    const int64_t begin_us = clock_.NowUs();
-    while (received - before < num_streams * num_tokens && core_.RunOnce()) {
-    }
-    const int64_t end_us = clock_.NowUs();
-    *measured_tokens = received - before;
-    CHECK(*measured_tokens == num_streams * num_tokens) << *measured_tokens << " tokens";
-    core_.CancelAll(CancelReason::kClient);
-    while (core_.RunOnce()) {
-    }
-    return static_cast<double>(end_us - begin_us) * 1e-6;
-  }
-
- private:
-  std::vector<TokenId> RandomPrompt(int64_t num_tokens, std::mt19937* rng) const {
-    std::vector<TokenId> prompt(static_cast<size_t>(num_tokens));
-    for (TokenId& token : prompt) {
-      token = static_cast<TokenId>((*rng)() % static_cast<uint64_t>(models_[0].vocab_size));
-    }
-    return prompt;
-  }
-
-  void Submit(std::vector<TokenId> prompt, bool cached, int64_t max_tokens, int64_t* received) {
-    auto request = std::make_unique<Request>();
-    request->id = next_id_++;
-    request->prompt = std::move(prompt);
-    request->stopping.max_tokens = max_tokens;
-    request->sampling.temperature = 0.0f;
-    request->bypass_prefix = !cached;
-    request->arrival_us = clock_.NowUs();
-    request->sink = std::make_shared<CountSink>(received);
-    core_.Submit(std::move(request));
-  }
-
-  bool AnyWithoutFirstToken() const {
-    if (!core_.scheduler().waiting().empty()) return true;
-    for (const Sequence* s : core_.scheduler().running()) {
-      if (s->first_token_us == 0) return true;
-    }
-    return core_.scheduler().running().empty();
-  }
-
-  SteadyClock clock_;
-  const std::vector<EngineModel> models_;
-  EngineStats stats_;
-  EngineCore core_;
-  std::mt19937 rng_{1};
-  uint64_t next_id_ = 1;
-};
-
-int Main(const std::map<std::string, std::string>& flags) {
+absl::StatusOr<AssembleOptions> ReadOptions(const Flags& flags) {
   AssembleOptions options;
+  if (flags.count("--model") == 0) return absl::InvalidArgumentError("--model is needed");
   options.models = {{"model", flags.at("--model")}};
-  if (flags.count("--threads") > 0 &&
-      !absl::SimpleAtoi(flags.at("--threads"), &options.num_threads)) {
-    std::cerr << "--threads wants a number\n";
-    return 2;
-  }
+  options.kv_cache_bytes = int64_t{2} << 30;
   if (flags.count("--backend") > 0) options.backend = flags.at("--backend");
-  if (!ReadName(flags, "--dtype", WeightDtypes(), &options.weight_dtype) ||
-      !ReadName(flags, "--kv-dtype", KvDtypes(), &options.kv_dtype)) {
-    return 2;
-  }
+  RETURN_IF_ERROR(ReadNumber(flags, "--threads", &options.num_threads));
+  RETURN_IF_ERROR(ReadName(flags, "--dtype", WeightDtypes(), &options.weight_dtype));
+  RETURN_IF_ERROR(ReadName(flags, "--kv-dtype", KvDtypes(), &options.kv_dtype));
+  RETURN_IF_ERROR(ReadName(flags, "--adapter-dtype", AdapterDtypes(), &options.adapter_dtype));
+  RETURN_IF_ERROR(ReadNumber(flags, "--kv-cache-bytes", &options.kv_cache_bytes));
+  RETURN_IF_ERROR(ReadNumber(flags, "--adapter-host-bytes", &options.engine.adapter_host_bytes));
   options.engine.max_num_seqs = kMaxSeqs;
   options.engine.max_num_batched_tokens = kStepTokens;
   options.engine.target_step_us = 0;
   options.max_model_len = 8192;
-  options.kv_cache_bytes = int64_t{2} << 30;
-  auto plan = PlanMemory(options);
-  if (!plan.ok()) {
-    std::cerr << plan.status() << "\n";
-    return 2;
+  return options;
+}
+
+// The adapters in DIR, by name.
+absl::StatusOr<std::vector<ResolvedAdapter>> ReadAdapters(const Flags& flags,
+                                                          AdapterRegistry* registry) {
+  std::vector<ResolvedAdapter> adapters;
+  if (flags.count("--adapters") == 0) return adapters;
+  ASSIGN_OR_RETURN(const std::vector<AdapterSource> sources,
+                   AdapterRegistry::FindSources(flags.at("--adapters"), 0));
+  RETURN_IF_ERROR(registry->Register(sources));
+  for (const AdapterSource& source : sources) {
+    ASSIGN_OR_RETURN(ResolvedAdapter adapter, registry->Resolve(0, {{source.name, "", {}}}));
+    adapters.push_back(std::move(adapter));
   }
-  auto device = Assemble(options, *plan);
-  if (!device.ok()) {
-    std::cerr << device.status() << "\n";
-    return 2;
+  return adapters;
+}
+
+absl::StatusOr<Measured> RunCase(const std::string& line, EngineCases* cases) {
+  std::istringstream in(line);
+  std::string verb;
+  in >> verb;
+  std::array<int64_t, 8> n{};
+  size_t given = 0;
+  while (given < n.size() && in >> n[given]) ++given;
+  const auto has_adapters = [&](int64_t count) {
+    return count >= 0 && count <= cases->num_adapters();
+  };
+  if (verb == "prefill" && given == 1 && n[0] > 0) return cases->Prefill(n[0]);
+  if (verb == "decode" && given >= 3 && n[0] > 0 && n[0] <= kMaxSeqs && n[1] > 0 && n[2] > 0 &&
+      has_adapters(n[3])) {
+    return cases->Decode(n[0], n[1], n[2], n[3]);
   }
-  std::printf("{\"ready\": true, \"backend\": \"%s\", \"threads\": %d}\n",
-              device->backend_name.c_str(), device->num_threads);
+  if (verb == "loop" && given == 8 && n[0] > 0 && n[1] > 0 && n[2] > 0 && n[2] <= n[3] &&
+      n[4] > 0 && n[4] <= n[5] && has_adapters(n[6])) {
+    return cases->Run({n[0], n[1], n[2], n[3], n[4], n[5], n[6], static_cast<uint32_t>(n[7])});
+  }
+  return absl::InvalidArgumentError(
+      "cannot read this case, or it has more adapters than there "
+      "are: " +
+      line);
+}
+
+absl::Status Answer(const Flags& flags) {
+  ASSIGN_OR_RETURN(const AssembleOptions options, ReadOptions(flags));
+  ASSIGN_OR_RETURN(const MemoryPlan plan, PlanMemory(options));
+  ASSIGN_OR_RETURN(Device device, Assemble(options, plan));
+  ASSIGN_OR_RETURN(std::vector<ResolvedAdapter> adapters,
+                   ReadAdapters(flags, device.adapters.get()));
+  int64_t adapter_pages = -1;
+  RETURN_IF_ERROR(ReadNumber(flags, "--adapter-pages", &adapter_pages));
+  if (adapter_pages >= 0 && !device.kv->SetAsideForAdapters(0, adapter_pages)) {
+    return absl::InvalidArgumentError("--adapter-pages asks for more than the pool has");
+  }
+  std::printf(
+      "{\"ready\": true, \"backend\": \"%s\", \"threads\": %d, \"adapters\": %zu, "
+      "\"pages\": %lld, \"page_bytes\": %lld}\n",
+      device.backend_name.c_str(), device.num_threads, adapters.size(),
+      static_cast<long long>(plan.num_slabs / plan.models[0].layout.slabs_per_page - 1),
+      static_cast<long long>(plan.models[0].layout.page_bytes()));
   std::fflush(stdout);
-  Bench bench(*std::move(device));
-  std::string line;
-  while (std::getline(std::cin, line)) {
-    std::istringstream in(line);
-    std::string verb;
-    int64_t a = 0, b = 0, c = 0;
-    in >> verb >> a >> b >> c;
-    int64_t tokens = a;
-    double seconds = 0.0;
-    if (verb == "prefill" && a > 0) {
-      seconds = bench.Prefill(a);
-    } else if (verb == "decode" && a > 0 && a <= kMaxSeqs && b > 0 && c > 0) {
-      seconds = bench.Decode(a, b, c, &tokens);
-    } else {
-      std::cerr << "cannot read this case: " << line << "\n";
-      return 2;
-    }
-    std::printf("{\"case\": \"%s\", \"tokens\": %lld, \"seconds\": %.6f, \"tokens_per_s\": %.3f}\n",
-                line.c_str(), static_cast<long long>(tokens), seconds,
-                static_cast<double>(tokens) / seconds);
+  EngineCases cases(std::move(device), std::move(adapters));
+  for (std::string line; std::getline(std::cin, line);) {
+    ASSIGN_OR_RETURN(const Measured measured, RunCase(line, &cases));
+    std::printf(
+        "{\"case\": \"%s\", \"tokens\": %lld, \"seconds\": %.6f, \"tokens_per_s\": %.3f, "
+        "\"adapter_loads\": %lld, \"preemptions\": %lld}\n",
+        line.c_str(), static_cast<long long>(measured.tokens), measured.seconds,
+        static_cast<double>(measured.tokens) / measured.seconds,
+        static_cast<long long>(measured.adapter_loads),
+        static_cast<long long>(measured.preemptions));
     std::fflush(stdout);
   }
-  return 0;
+  return absl::OkStatus();
 }
 
 }  // namespace
-}  // namespace tessera
+}  // namespace tessera::bench
 
 int main(int argc, char** argv) {
   std::map<std::string, std::string> flags;
   for (int i = 1; i + 1 < argc; i += 2) flags[argv[i]] = argv[i + 1];
-  if (flags.count("--model") == 0) {
-    std::cerr << "usage: tessera_engine_bench --model DIR [--threads N] [--backend NAME]\n"
-                 "                            [--dtype NAME] [--kv-dtype NAME]\n";
-    return 2;
-  }
   tessera::InitLogging("warn");
-  return tessera::Main(flags);
+  const absl::Status status = tessera::bench::Answer(flags);
+  if (status.ok()) return 0;
+  std::cerr << status.message() << "\n" << tessera::bench::kUsage;
+  return 2;
 }

@@ -13,12 +13,11 @@ table and writes JSON: {"cpu", "limits", "cells": [{"model", "weights", "case", 
 import argparse
 import json
 import os
-import re
-import subprocess
 import sys
 import time
 
 from compare.cases import CASES, MODELS, QUICK_CASES, WEIGHTS, limit_of, model_costs
+from compare.machine import cpu_name, measure_limits
 from compare.report import cell_json, geometric_mean, is_compared, ratio_to_best, report_json, table
 from compare.systems import SYSTEMS, Systems, Worker
 from compare.workshop import ROOT, Unavailable, Workshop, say
@@ -65,24 +64,6 @@ def parse_arguments(words=None):
     return a
 
 
-def parse_limits(text):
-    """What the kernel benchmark prints of the machine, at its start and at its end: the better of both."""
-
-    def best(pattern):
-        found = [float(number) for number in re.findall(pattern, text)]
-        if not found:
-            raise SystemExit(f"tessera_kernel_bench printed no limits:\n{text}")
-        return max(found)
-
-    return {"read_gb_s": best(r"read ([\d.]+) GB/s"), "bf16_gflop_s": best(r"bf16 peak ([\d.]+) GFLOP/s"),
-            "int8_gop_s": best(r"int8 peak ([\d.]+) GOP/s")}
-
-
-def cpu_name():
-    with open("/proc/cpuinfo", encoding="utf-8") as f:
-        return next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "unknown")
-
-
 def is_served(case):
     return CASES[case].verb == "serve"
 
@@ -105,10 +86,7 @@ class Comparison:
 
     def measure_limits(self):
         """While all workers are stopped."""
-        program = os.path.join(self.arguments.build, "bin", "tessera_kernel_bench")
-        done = subprocess.run([program, f"--threads={self.arguments.threads}", "--benchmark_filter=^$"], check=False,
-                              capture_output=True, text=True)
-        seen = parse_limits(done.stdout + done.stderr)
+        seen = measure_limits(self.arguments.build, self.arguments.threads)
         say(f"limits: {seen}")
         self.limits = {name: max(value, self.limits.get(name, 0.0)) for name, value in seen.items()}
 

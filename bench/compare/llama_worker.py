@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """llama.cpp in process: answers the cases `prefill` and `decode`, one JSON line each.
 
-    llama_worker.py MODEL.gguf THREADS      needs llama-cpp-python; LLAMA_CPP_LIB_PATH names the folder of its libraries
+    llama_worker.py MODEL.gguf THREADS [ADAPTER.gguf...]
 
-Tokens are random and nothing is sampled, so the peer does no more work than a server would, rather less.
+Needs llama-cpp-python; LLAMA_CPP_LIB_PATH names the folder of its libraries. Tokens are random and nothing is sampled, so the
+peer does no more work than a server would, rather less. `decode` may end with a number of adapters: a context has one set of
+adapters for all its sequences, so requests of different ones run one after the other, each to its end.
 """
 import ctypes
 import sys
@@ -16,7 +18,7 @@ CHUNK = 512  # tokens of one call at most
 
 
 class Llama:
-    def __init__(self, path, threads):
+    def __init__(self, path, threads, adapters):
         lc.llama_backend_init()
         self.quiet = lc.llama_log_callback(lambda level, text, data: None)
         lc.llama_log_set(self.quiet, ctypes.c_void_p(0))
@@ -27,6 +29,9 @@ class Llama:
         self.threads = threads
         self.batch = lc.llama_batch_init(CHUNK, 0, 1)
         self.filled = {}  # (streams, context): a context whose prompts are computed
+        self.adapters = [lc.llama_adapter_lora_init(self.model, path.encode()) for path in adapters]
+        if not all(self.adapters):
+            raise SystemExit("llama.cpp could not load an adapter")
 
     def context(self, streams, length):
         params = lc.llama_context_default_params()
@@ -83,13 +88,30 @@ class Llama:
             lc.llama_memory_seq_rm(lc.llama_get_memory(ctx), sequence, length, -1)
         return streams * num_tokens, seconds
 
+    def switch(self, ctx, number):
+        adapters = (lc.llama_adapter_lora_p_ctypes * 1)(self.adapters[number])
+        if lc.llama_set_adapters_lora(ctx, adapters, 1, (ctypes.c_float * 1)(1.0)) != 0:
+            raise SystemExit("llama.cpp could not set an adapter")
+
+    def generate_each(self, streams, length, num_tokens, num_adapters):
+        if (1, length) not in self.filled:
+            self.generate(1, length, 1)
+        ctx = self.filled[1, length]
+        begin = time.perf_counter()
+        for stream in range(streams):
+            self.switch(ctx, stream % num_adapters)
+            self.generate(1, length, num_tokens)
+        return streams * num_tokens, time.perf_counter() - begin
+
     def run(self, verb, numbers):
-        return self.prefill(*numbers) if verb == "prefill" else self.generate(*numbers)
+        if verb == "prefill":
+            return self.prefill(*numbers)
+        return self.generate(*numbers) if len(numbers) == 3 else self.generate_each(*numbers)
 
 
 def main():
     def load():
-        llama = Llama(sys.argv[1], int(sys.argv[2]))
+        llama = Llama(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
         return {"version": lc.__version__}, llama.run
 
     worker.answer_lines(load)

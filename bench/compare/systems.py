@@ -35,6 +35,7 @@ class Worker:
         self.command = command
         self.log = log
         self.process = None
+        self.facts = {}  # what it said of itself when it had loaded
 
     def start(self):
         """Loads; says so on stderr. Raises Unavailable."""
@@ -43,7 +44,8 @@ class Worker:
                                             bufsize=0, cwd=ROOT, env=dict(os.environ, **self.command.environment),
                                             process_group=0)
         try:
-            say(f"{self.system}: {self.read()}")
+            self.facts = self.read()
+            say(f"{self.system}: {self.facts}")
             self.stop()
         except Unavailable:
             self.close()
@@ -70,14 +72,18 @@ class Worker:
 
     def run(self, line):
         """Tokens per second. Raises Unavailable; then only close() may follow."""
+        return self.answer(line)["tokens_per_s"]
+
+    def answer(self, line):
+        """All that the worker says of it."""
         self.signal(signal.SIGCONT)
         try:
             self.process.stdin.write((line + "\n").encode())
         except BrokenPipeError as error:
             raise Unavailable("it ended: " + log_end(self.log)) from error
-        speed = self.read()["tokens_per_s"]
+        answer = self.read()
         self.stop()
-        return speed
+        return answer
 
     def close(self):
         """At the end of its input a worker ends itself and its server; one that hangs is killed with it."""

@@ -13,7 +13,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(ROOT, "bench"))
 
 import peers  # noqa: E402
-from compare import cases, report, systems, workshop  # noqa: E402
+from compare import cases, machine, report, systems, workshop  # noqa: E402
 
 QWEN = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
         "num_key_value_heads": 2, "vocab_size": 151936}
@@ -61,9 +61,9 @@ class PureTest(unittest.TestCase):
     def test_limits_of_the_machine_are_the_better_probe(self):
         text = ("cpu, 2 threads: read 38.5 GB/s, bf16 peak 460 GFLOP/s, int8 peak 900 GOP/s\n"
                 "limits at the end: read 37.0 GB/s, bf16 peak 450 GFLOP/s, int8 peak 938 GOP/s\n")
-        self.assertEqual(peers.parse_limits(text), {"read_gb_s": 38.5, "bf16_gflop_s": 460.0, "int8_gop_s": 938.0})
+        self.assertEqual(machine.parse_limits(text), {"read_gb_s": 38.5, "bf16_gflop_s": 460.0, "int8_gop_s": 938.0})
         with self.assertRaises(SystemExit):
-            peers.parse_limits("nothing")
+            machine.parse_limits("nothing")
 
     def test_limits_of_cases(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,321 @@
+#!/usr/bin/env python3
+"""What adapters cost, in paired rounds on one machine, beside what their bytes and operations would cost at its limits.
+
+    bench/adapters.py [--parts LIST] [--rounds N] [--work DIR] [--build DIR] --json FILE
+    bench/adapters.py --prepare [--parts LIST] [--work DIR]
+
+    s_lora   llama-3.2-1b bf16, rank 8 on q, k, v, o, closed loop of 32 streams, popularity of S-LoRA's traces: 5 adapters
+             against 2,000 (loss_5_to_2000)
+    mixed    qwen2.5-0.5b bf16, 200 adapters of ranks 8, 16, 32, 64 on all linears: steps of 32 streams with 1 to 32 distinct
+             adapters against the base step and the adapters at the limits (roofline_ratio, the worst)
+    hot      one adapter of rank 16 on all linears for 32 streams against the base model (hot_adapter_share), and base-only
+             batches beside resident adapters against an engine without any (base_only_tax)
+    peers    8 streams of 8 adapters against peft and llama.cpp, which switch adapters between requests (vs_peft, vs_llama_cpp)
+    unified  a tight pool under phases of many adapters and of long contexts against fixed splits of it (unified_over_split)
+
+All parts together take under 30 minutes once the work folder is made (the one of peers.py). Nothing else may run on the machine.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+from compare.cases import model_costs, step_seconds
+from compare.lora import ALL_LINEAR, ATTENTION, BF16_BYTES, num_weights, write_adapters
+from compare.machine import cpu_name, measure_limits
+from compare.systems import Command, Worker
+from compare.workshop import ROOT, Unavailable, Workshop, say
+
+PARTS = ("s_lora", "mixed", "hot", "peers", "unified")
+SMALL, LARGE = "qwen2.5-0.5b", "llama-3.2-1b"
+PROGRAMS = ("tessera_engine_bench", "tessera_kernel_bench")
+STREAMS, CONTEXT, TOKENS = 32, 128, 16
+# Folder: (model, adapters, ranks, targets)
+FOLDERS = {
+    "rank8-attention": (LARGE, 2000, (8,), ATTENTION),
+    "mixed": (SMALL, 200, (8, 16, 32, 64), ALL_LINEAR),
+    "rank16": (SMALL, 48, (16,), ALL_LINEAR),
+}
+DISTINCT = (1, 2, 4, 8, 16, 32)
+PEER_STREAMS = 8
+UNIFIED_BYTES = 512 << 20
+SPLITS = (0.25, 0.5, 0.75)  # shares of the pool that are set aside for adapters
+# Of the unified part. Many adapters and short texts, then few adapters and long texts.
+PHASES = {"many": "loop 32 96 16 64 16 64 48", "long": "loop 32 40 256 512 256 512 2"}
+
+
+def parse_arguments(words=None):
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--parts", default=",".join(PARTS), help="of " + ",".join(PARTS))
+    ap.add_argument("--rounds", type=int, default=3, help="paired rounds after the warm-up (3)")
+    ap.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every system (all cores)")
+    ap.add_argument("--work", default=os.path.join(ROOT, "build", "peers"), help="kept between runs (build/peers)")
+    ap.add_argument("--build", default=os.path.join(ROOT, "build"), help="Tessera's build folder (build)")
+    ap.add_argument("--prepare", action="store_true", help="make everything and measure nothing")
+    ap.add_argument("--json", metavar="FILE")
+    a = ap.parse_args(words)
+    a.parts = a.parts.split(",")
+    if not set(a.parts) <= set(PARTS):
+        ap.error("--parts is of " + ",".join(PARTS))
+    if not a.json and not a.prepare:
+        ap.error("--json FILE is needed, unless --prepare is given")
+    if a.rounds < 1:
+        ap.error("--rounds must be at least 1")
+    return a
+
+
+def median_ratio(numerators, denominators):
+    """Of paired rounds."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators))
+
+
+def adapter_seconds(limits, weights, distinct, streams):
+    """All weights of `distinct` adapters read once, or the multiply-adds of all streams with one each."""
+    read = BF16_BYTES * weights * distinct / limits["read_gb_s"]
+    return max(read, 2 * weights * streams / limits["bf16_gflop_s"]) / 1e9
+
+
+class Adapters:
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.workshop = Workshop(arguments.work)
+        self.build = os.path.abspath(arguments.build)
+        self.limits = {}
+        self.result = {}
+        self.missing = {}
+
+    # Making things.
+
+    def folder(self, name):
+        model, count, ranks, targets = FOLDERS[name]
+        self.workshop.model(model)
+        os.makedirs(self.workshop.at("lora"), exist_ok=True)
+        return self.workshop.made(self.workshop.at("lora", name), lambda part: write_adapters(
+            part, self.workshop.at("models", model), count, ranks, targets))
+
+    def weights(self, name, count):
+        """Of one adapter, the mean over the first `count`."""
+        model, _, ranks, targets = FOLDERS[name]
+        return statistics.fmean(num_weights(self.workshop.model(model), ranks[i % len(ranks)], targets) for i in range(count))
+
+    def engine(self, name, model, folder=None, **flags):
+        """A worker that has loaded `model`, stopped."""
+        words = [os.path.join(self.build, "bin", "tessera_engine_bench"), "--model", self.workshop.model(model), "--dtype",
+                 "bfloat16", "--threads", str(self.arguments.threads)]
+        if folder:
+            words += ["--adapters", self.folder(folder)]
+        for flag, value in flags.items():
+            words += ["--" + flag.replace("_", "-"), str(value)]
+        return self.started(Worker(name, Command(words), self.workshop.at("log", f"run-adapters-{name}.txt")))
+
+    def started(self, worker):
+        worker.start()
+        return worker
+
+    def lora_gguf(self, path):
+        model = self.workshop.model(SMALL)
+        convert = os.path.join(self.workshop.llama_sources(), "convert_lora_to_gguf.py")
+        return self.workshop.made(path + ".gguf", lambda part: self.workshop.call(
+            "gguf-lora", [self.workshop.python("venv-models"), convert, "--base", model, "--outtype", "bf16", "--outfile", part,
+                          path]))
+
+    def peer_workers(self):
+        """Makes what the peers need; {name: a function that gives a worker, not started}."""
+        adapters = [os.path.join(self.folder("rank16"), f"adapter-{i:05}") for i in range(PEER_STREAMS)]
+        threads = str(self.arguments.threads)
+        here = os.path.join(ROOT, "bench", "compare")
+
+        def peft():
+            self.workshop.install("install-peft", "venv-models", "peft")
+            return Command([self.workshop.python("venv-models"), os.path.join(here, "peft_worker.py"),
+                            self.workshop.model(SMALL), threads, *adapters])
+
+        def llama():
+            libraries = self.workshop.llama()
+            gguf = self.workshop.gguf(SMALL, "bf16")
+            return Command([self.workshop.python("venv-llama"), os.path.join(here, "llama_worker.py"), gguf, threads,
+                            *[self.lora_gguf(path) for path in adapters]], {"LLAMA_CPP_LIB_PATH": libraries})
+
+        commands = {}
+        for name, make in (("peft", peft), ("llama.cpp", llama)):
+            try:
+                commands[name] = make()
+            except Unavailable as error:
+                self.note_missing(name, error)
+        return commands
+
+    def note_missing(self, name, reason):
+        self.missing[name] = str(reason)
+        say(f"missing: {name}: {reason}")
+
+    def prepare(self):
+        for name, (_, count, _, _) in FOLDERS.items():
+            say(f"{count} adapters in {self.folder(name)}")
+        if "peers" in self.arguments.parts:
+            self.peer_workers()
+
+    # Measuring.
+
+    def rounds(self, part, turns):
+        """turns: {name: a function of the round's number that gives tokens/s}; {name: speeds}, the warm-up left out. The order
+        changes from round to round."""
+        speeds = {name: [] for name in turns}
+        for number in range(self.arguments.rounds + 1):
+            names = list(turns)
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                speed = turns[name](number)
+                if number:
+                    speeds[name].append(speed)
+            say(f"{part}: round {number} of {self.arguments.rounds} done")
+        return speeds
+
+    def base_step(self, model, streams):
+        """At the limits."""
+        costs = model_costs(self.workshop.model(model))
+        keys = streams * (CONTEXT + TOKENS / 2)
+        return step_seconds("bf16", costs, self.limits, streams, streams, keys, keys)
+
+    def s_lora(self):
+        engine = self.engine("s_lora", LARGE, "rank8-attention", kv_cache_bytes=4 << 30, adapter_host_bytes=8 << 30)
+        try:
+            speeds = self.rounds("s_lora", {
+                count: lambda number, count=count: engine.run(f"loop {STREAMS} 64 8 256 8 256 {count} {number}")
+                for count in (5, 2000)})
+        finally:
+            engine.close()
+        loss = 1 - median_ratio(speeds[2000], speeds[5])
+        one = self.weights("rank8-attention", 1)
+        more = adapter_seconds(self.limits, one, STREAMS, STREAMS) - adapter_seconds(self.limits, one, 5, STREAMS)
+        print(f"s_lora: 5 adapters {statistics.median(speeds[5]):.1f} tokens/s, 2,000 adapters "
+              f"{statistics.median(speeds[2000]):.1f}: {loss:.1%} lost; {more * 1e3:.2f} ms a step more by bytes, "
+              f"{more / self.base_step(LARGE, STREAMS):.1%} of a step at the limits")
+        return {"loss_5_to_2000": loss}
+
+    def mixed(self):
+        engine = self.engine("mixed", SMALL, "mixed", kv_cache_bytes=4 << 30, adapter_host_bytes=4 << 30)
+        try:
+            speeds = self.rounds("mixed", {
+                count: lambda number, count=count: engine.run(f"decode {STREAMS} {CONTEXT} {TOKENS} {count}")
+                for count in (0, *DISTINCT)})
+        finally:
+            engine.close()
+        base = STREAMS / statistics.median(speeds[0])
+        print(f"mixed: base step {base * 1e3:.2f} ms, {self.base_step(SMALL, STREAMS) / base:.0%} of the limit")
+        ratios = []
+        for count in DISTINCT:
+            predicted = base + adapter_seconds(self.limits, self.weights("mixed", count), count, STREAMS)
+            measured = STREAMS / statistics.median(speeds[count])
+            ratios.append(measured / predicted)
+            print(f"mixed: {count:2} distinct adapters: predicted {predicted * 1e3:.2f} ms, measured {measured * 1e3:.2f} ms, "
+                  f"ratio {ratios[-1]:.2f}")
+        return {"roofline_ratio": max(ratios)}
+
+    def hot(self):
+        engines = {"with": self.engine("with", SMALL, "rank16"), "without": self.engine("without", SMALL)}
+        line = f"decode {STREAMS} {CONTEXT} {TOKENS}"
+        try:
+            engines["with"].run(f"{line} 8")  # adapters are resident from here on
+            speeds = self.rounds("hot", {"hot": lambda number: engines["with"].run(f"{line} 1"),
+                                         "base": lambda number: engines["with"].run(line),
+                                         "without": lambda number: engines["without"].run(line)})
+        finally:
+            for engine in engines.values():
+                engine.close()
+        share = median_ratio(speeds["hot"], speeds["base"])
+        taxes = sorted(1 - a / b for a, b in zip(speeds["base"], speeds["without"]))
+        base = STREAMS / statistics.median(speeds["base"])
+        more = adapter_seconds(self.limits, self.weights("rank16", 1), 1, STREAMS)
+        print(f"hot: one adapter of rank 16: {share:.1%} of base, {base / (base + more):.1%} by bytes and operations; "
+              f"base-only tax {statistics.median(taxes):.1%} ({taxes[0]:.1%} to {taxes[-1]:.1%})")
+        return {"hot_adapter_share": share, "base_only_tax": statistics.median(taxes)}
+
+    def peers(self):
+        line = f"decode {PEER_STREAMS} {CONTEXT} {TOKENS} {PEER_STREAMS}"
+        workers = {"tessera": self.engine("tessera", SMALL, "rank16")}
+        try:
+            for name, command in self.peer_workers().items():
+                try:
+                    workers[name] = self.started(Worker(name, command, self.workshop.at("log", f"run-adapters-{name}.txt")))
+                except Unavailable as error:
+                    self.note_missing(name, error)
+            speeds = self.rounds("peers", {name: lambda number, worker=worker: worker.run(line)
+                                           for name, worker in workers.items()})
+        finally:
+            for worker in workers.values():
+                worker.close()
+        result = {}
+        for name, key in (("peft", "vs_peft"), ("llama.cpp", "vs_llama_cpp")):
+            if name in speeds:
+                result[key] = median_ratio(speeds["tessera"], speeds[name])
+                print(f"peers: {PEER_STREAMS} adapters in flight: {statistics.median(speeds['tessera']):.1f} tokens/s, {name} "
+                      f"{statistics.median(speeds[name]):.1f}: {result[key]:.1f}x")
+        return result
+
+    def unified(self):
+        engines = {"unified": self.engine("unified", SMALL, "rank16", kv_cache_bytes=UNIFIED_BYTES)}
+        try:
+            pages = engines["unified"].facts["pages"]
+            for share in SPLITS:
+                engines[share] = self.engine(f"split-{share}", SMALL, "rank16", kv_cache_bytes=UNIFIED_BYTES,
+                                             adapter_pages=int(share * pages))
+            seconds = self.rounds("unified", {name: lambda number, engine=engine: self.phases(engine, number)
+                                              for name, engine in engines.items()})
+        finally:
+            for engine in engines.values():
+                engine.close()
+        for i, phase in enumerate(PHASES):
+            shares = {s: statistics.median(theirs[i] / ours[i] for theirs, ours in zip(seconds[s], seconds["unified"]))
+                      for s in SPLITS}
+            best = min(shares.values())
+            print(f"unified: {phase}: time of each split over the unified pool's: "
+                  + ", ".join(f"{s:.0%} for adapters {ratio:.2f}" for s, ratio in shares.items()))
+            self.result[f"unified_over_best_split_{phase}"] = best
+        whole = {s: statistics.median(sum(theirs) / sum(ours) for theirs, ours in zip(seconds[s], seconds["unified"]))
+                 for s in SPLITS}
+        print("unified: both phases: " + ", ".join(f"{s:.0%} for adapters {ratio:.2f}" for s, ratio in whole.items()))
+        return {"unified_over_split": min(whole.values())}
+
+    def phases(self, engine, number):
+        """Seconds of each phase: the work is the same for all pools."""
+        return [engine.answer(f"{line} {number}")["seconds"] for line in PHASES.values()]
+
+    def run(self):
+        for part in self.arguments.parts:
+            begin = time.monotonic()
+            try:
+                self.result.update(getattr(self, part)())
+            except Unavailable as error:
+                self.note_missing(part, error)
+            say(f"{part}: {time.monotonic() - begin:.0f} s")
+            self.write()
+
+    def write(self):
+        with open(self.arguments.json + ".part", "w", encoding="utf-8") as f:
+            json.dump({"cpu": cpu_name(), "limits": self.limits, **self.result}, f, indent=1)
+            f.write("\n")
+        os.rename(self.arguments.json + ".part", self.arguments.json)
+
+    def main(self):
+        subprocess.run(["cmake", "--build", self.build, "--target", *PROGRAMS], check=True, stdout=sys.stderr)
+        self.prepare()
+        if self.arguments.prepare:
+            return
+        self.limits = measure_limits(self.build, self.arguments.threads)
+        print(f"{cpu_name()}, {self.arguments.threads} threads: {self.limits}")
+        self.run()
+
+
+def main():
+    arguments = parse_arguments()
+    try:
+        Adapters(arguments).main()
+    except Unavailable as error:  # without Tessera or a model there is nothing to compare
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+#include "bench/engine_cases.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "kernels/base/log.h"
+#include "scheduler/adapter_loader.h"
+#include "scheduler/adapter_registry.h"
+
+namespace tessera::bench {
+namespace {
+
+constexpr int64_t kIdleWaitUs = 100'000;
+constexpr int kLoaderThreads = 2;  // as the server has
+// Popularity of S-LoRA's traces (arXiv 2311.03285): adapter floor(N x), x of density a x^(a - 1).
+constexpr double kPopularity = 0.8;
+
+}  // namespace
+
+class EngineCases::Sink final : public TokenSink {
+ public:
+  explicit Sink(Counts* counts) : counts_(counts) {}
+  void Push(TokenEvent event) override {
+    if (event.kind == TokenEvent::Kind::kToken) {
+      counts_->tokens += static_cast<int64_t>(event.tokens.size());
+    }
+    if (event.kind != TokenEvent::Kind::kFinished) return;
+    ++counts_->finished;
+    CHECK(event.reason != FinishReason::kError) << event.status;
+  }
+
+ private:
+  Counts* const counts_;
+};
+
+EngineCases::EngineCases(Device device, std::vector<ResolvedAdapter> adapters)
+    : registry_(std::move(device.adapters)),
+      adapters_(std::move(adapters)),
+      models_(device.engine.models),
+      step_tokens_(device.engine.max_num_batched_tokens),
+      stats_(models_.size()),
+      core_(device.engine, std::move(device.kv), std::move(device.runner), &clock_, &stats_,
+            nullptr) {
+  core_.StartAdapters(NewAdapterLoader(
+      registry_.get(), core_.runner(), kLoaderThreads,
+      {[this](AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us) {
+         auto held = std::make_shared<absl::StatusOr<AdapterImage>>(std::move(image));
+         loaded_.Send(
+             [this, id, held, read_us] { core_.OnAdapterRead(id, std::move(*held), read_us); });
+       },
+       [this](AdapterId id) { loaded_.Send([this, id] { core_.OnAdapterCopied(id); }); }}));
+}
+
+Measured EngineCases::Prefill(int64_t num_tokens) {
+  Counts counts;
+  Submit(RandomPrompt(num_tokens, &rng_), /*cached=*/false, 1, kNoAdapter, &counts);
+  const Measured begin = Now();
+  while (counts.finished == 0) Turn();
+  return Since(begin, num_tokens);
+}
+
+Measured EngineCases::Decode(int64_t streams, int64_t context, int64_t num_tokens,
+                             int64_t num_adapters) {
+  Counts counts;
+  const int64_t prefill_steps = streams * (context / step_tokens_ + 2);
+  // Adapters are loaded before, so that no stream runs on long before the others.
+  for (int64_t i = 0; i < num_adapters; ++i) {
+    Submit({0}, /*cached=*/false, 1, i, &counts);
+  }
+  while (counts.finished < num_adapters) Turn();
+  counts = {};
+  for (int64_t i = 0; i < streams; ++i) {
+    std::mt19937 rng(static_cast<uint32_t>(i));
+    Submit(RandomPrompt(context, &rng), /*cached=*/true, prefill_steps + num_tokens,
+           num_adapters > 0 ? i % num_adapters : kNoAdapter, &counts);
+  }
+  while (AnyWithoutFirstToken()) Turn();
+  const int64_t before = counts.tokens;
+  const Measured begin = Now();
+  while (counts.tokens - before < streams * num_tokens) {
+    CHECK_EQ(counts.finished, 0) << "streams end too early";
+    Turn();
+  }
+  const Measured measured = Since(begin, counts.tokens - before);
+  CHECK_EQ(measured.tokens, streams * num_tokens);
+  core_.CancelAll(CancelReason::kClient);
+  while (counts.finished < streams) Turn();
+  return measured;
+}
+
+Measured EngineCases::Run(const Loop& loop) {
+  std::mt19937 lengths(loop.seed);
+  std::mt19937 popularity(loop.seed);
+  const auto length = [&](int64_t min, int64_t max) {
+    return std::uniform_int_distribution<int64_t>(min, max)(lengths);
+  };
+  const auto adapter = [&]() -> int64_t {
+    if (loop.num_adapters == 0) return kNoAdapter;
+    const double u = std::uniform_real_distribution<double>(0.0, 1.0)(popularity);
+    const auto number = static_cast<int64_t>(static_cast<double>(loop.num_adapters) *
+                                             std::pow(u, 1.0 / kPopularity));
+    return std::min(number, loop.num_adapters - 1);
+  };
+  Counts counts;
+  int64_t sent = 0;
+  const Measured begin = Now();
+  while (counts.finished < loop.requests) {
+    for (; sent < loop.requests && sent - counts.finished < loop.streams; ++sent) {
+      const int64_t num_input = length(loop.min_input, loop.max_input);
+      const int64_t num_output = length(loop.min_output, loop.max_output);
+      Submit(RandomPrompt(num_input, &rng_), /*cached=*/true, num_output, adapter(), &counts);
+    }
+    Turn();
+  }
+  return Since(begin, counts.tokens);
+}
+
+std::vector<TokenId> EngineCases::RandomPrompt(int64_t num_tokens, std::mt19937* rng) const {
+  std::vector<TokenId> prompt(static_cast<size_t>(num_tokens));
+  for (TokenId& token : prompt) {
+    token = static_cast<TokenId>((*rng)() % static_cast<uint64_t>(models_[0].vocab_size));
+  }
+  return prompt;
+}
+
+void EngineCases::Submit(std::vector<TokenId> prompt, bool cached, int64_t max_tokens,
+                         int64_t adapter, Counts* counts) {
+  auto request = std::make_unique<Request>();
+  request->id = next_id_++;
+  request->prompt = std::move(prompt);
+  request->stopping.max_tokens = max_tokens;
+  request->stopping.ignore_eos = true;
+  request->sampling.temperature = 0.0f;
+  request->bypass_prefix = !cached;
+  request->arrival_us = clock_.NowUs();
+  request->sink = std::make_shared<Sink>(counts);
+  if (adapter != kNoAdapter) request->adapter = adapters_.at(static_cast<size_t>(adapter));
+  core_.Submit(std::move(request));
+}
+
+void EngineCases::Turn() {
+  std::vector<std::function<void()>> events;
+  loaded_.Drain(&events, busy_ ? 0 : kIdleWaitUs);
+  for (const auto& event : events) event();
+  busy_ = core_.RunOnce();
+}
+
+bool EngineCases::AnyWithoutFirstToken() const {
+  if (!core_.scheduler().waiting().empty()) return true;
+  for (const Sequence* s : core_.scheduler().running()) {
+    if (s->first_token_us == 0) return true;
+  }
+  return core_.scheduler().running().empty();
+}
+
+Measured EngineCases::Now() const {
+  Measured now;
+  now.seconds = static_cast<double>(clock_.NowUs()) * 1e-6;
+  now.adapter_loads = static_cast<int64_t>(stats_.adapter_loads.value());
+  now.preemptions = static_cast<int64_t>(stats_.preemptions.value());
+  return now;
+}
+
+Measured EngineCases::Since(const Measured& begin, int64_t tokens) const {
+  const Measured now = Now();
+  return {tokens, now.seconds - begin.seconds, now.adapter_loads - begin.adapter_loads,
+          now.preemptions - begin.preemptions};
+}
+
+}  // namespace tessera::bench
