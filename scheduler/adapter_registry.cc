@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <system_error>
@@ -39,6 +40,28 @@ absl::StatusOr<std::string> IdentityOf(const std::string& path) {
 bool IsAdapterFolder(const std::filesystem::path& path) {
   std::error_code error;
   return std::filesystem::exists(path / "adapter_config.json", error);
+}
+
+// Weights are printed as short as they can be read back.
+void AppendToRecipe(const AdapterSource& source, float weight, std::string* recipe) {
+  char digits[32];
+  const std::to_chars_result end = std::to_chars(digits, digits + sizeof(digits), weight);
+  absl::StrAppend(recipe, recipe->empty() ? "" : "+", source.name,
+                  source.revision.empty() ? "" : "@", source.revision, "*",
+                  absl::string_view(digits, static_cast<size_t>(end.ptr - digits)));
+}
+
+void ListStatus(const AdapterStatus& status, AdapterListing* listing) {
+  listing->residency = status.residency.load(std::memory_order_relaxed);
+  listing->pinned = status.pinned.load(std::memory_order_relaxed);
+  listing->rank = status.rank.load(std::memory_order_relaxed);
+  listing->bytes = status.bytes.load(std::memory_order_relaxed);
+  listing->last_use_us = status.last_use_us.load(std::memory_order_relaxed);
+  listing->num_running = status.num_running.load(std::memory_order_relaxed);
+}
+
+bool IsInMemory(const AdapterStatus& status) {
+  return status.residency.load(std::memory_order_relaxed) != AdapterResidency::kDisk;
 }
 
 }  // namespace
@@ -141,6 +164,7 @@ absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
   // The disk is asked without the lock: a slow one holds up nobody else.
   std::string key = absl::StrCat(model, "|");
   std::vector<Part> parts;
+  std::string recipe;
   for (size_t i = 0; i < uses.size(); ++i) {
     const AdapterSource& source = sources[i];
     Part part;
@@ -157,6 +181,7 @@ absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
     uint32_t bits;
     std::memcpy(&bits, &part.weight, sizeof(bits));
     absl::StrAppend(&key, "*", bits, ";");
+    AppendToRecipe(source, part.weight, &recipe);
     parts.push_back(std::move(part));
   }
   const bool plain = uses.size() == 1 && parts[0].weight == 1.0f;
@@ -171,6 +196,10 @@ absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
     Version& fresh = versions_.emplace_back();
     fresh.model = model;
     fresh.parts = std::move(parts);
+    if (!plain) {
+      fresh.recipe = std::move(recipe);
+      blends_.push_back(it->second);
+    }
   }
   if (plain) entries_[by_name_.at(uses[0].name)].latest = it->second;
   return ResolvedAdapter{it->second, std::move(key)};
@@ -193,15 +222,29 @@ std::vector<AdapterListing> AdapterRegistry::List() const {
     listing.revision = entry.source.revision;
     listing.model = entry.source.model;
     if (entry.latest == kNoAdapter) continue;
-    const AdapterStatus& of = versions_[static_cast<size_t>(entry.latest)].status;
-    listing.residency = of.residency.load(std::memory_order_relaxed);
-    listing.pinned = of.pinned.load(std::memory_order_relaxed);
-    listing.rank = of.rank.load(std::memory_order_relaxed);
-    listing.bytes = of.bytes.load(std::memory_order_relaxed);
-    listing.last_use_us = of.last_use_us.load(std::memory_order_relaxed);
-    listing.num_running = of.num_running.load(std::memory_order_relaxed);
+    ListStatus(versions_[static_cast<size_t>(entry.latest)].status, &listing);
+  }
+  for (const AdapterId id : blends_) {
+    const Version& of = versions_[static_cast<size_t>(id)];
+    if (!IsInMemory(of.status)) continue;
+    AdapterListing& listing = listings.emplace_back();
+    listing.name = of.recipe;
+    listing.model = of.model;
+    ListStatus(of.status, &listing);
   }
   return listings;
+}
+
+AdapterId AdapterRegistry::FindBlend(const std::string& recipe) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  AdapterId found = kNoAdapter;
+  for (auto id = blends_.rbegin(); id != blends_.rend(); ++id) {
+    const Version& of = versions_[static_cast<size_t>(*id)];
+    if (of.recipe != recipe) continue;
+    if (IsInMemory(of.status)) return *id;
+    if (found == kNoAdapter) found = *id;
+  }
+  return found;
 }
 
 const AdapterRegistry::Version& AdapterRegistry::version(AdapterId id) const {

@@ -89,7 +89,12 @@ class AdapterRegistry final {
   // The model of a registered adapter.
   std::optional<int32_t> ModelOf(const std::string& name) const;
 
+  // The registered adapters, then the blends that are in memory, named by their recipes: what they
+  // are made of times its weight, "zorvan-1*0.6+keltish-1@v2*0.4".
   std::vector<AdapterListing> List() const;
+  // The blend of that recipe, rather one that is in memory, rather a newer one; kNoAdapter: none
+  // was asked for.
+  AdapterId FindBlend(const std::string& recipe) const;
   // Changes with every registration and every change of a state.
   int64_t revision() const { return revision_.load(std::memory_order_relaxed); }
 
@@ -111,6 +116,7 @@ class AdapterRegistry final {
   struct Version {
     int32_t model = 0;
     std::vector<Part> parts;
+    std::string recipe;  // empty: an adapter as it is registered, no blend
     AdapterStatus status;
   };
   struct Entry {
@@ -129,6 +135,7 @@ class AdapterRegistry final {
   absl::flat_hash_map<std::string, size_t> by_name_;    // index of entries_
   std::deque<Version> versions_;                        // by AdapterId; addresses stay
   absl::flat_hash_map<std::string, AdapterId> by_key_;  // of versions_
+  std::vector<AdapterId> blends_;                       // of versions_, oldest first
   std::atomic<int64_t> revision_{0};
 };
 

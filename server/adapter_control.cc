@@ -91,6 +91,10 @@ absl::Status RegisterAdapters(const ServingContext& context,
 
 absl::StatusOr<AdapterId> FindAdapter(const ServingContext& context, const std::string& name) {
   const std::optional<int32_t> model = context.adapters->ModelOf(name);
+  if (!model.has_value()) {
+    const AdapterId blend = context.adapters->FindBlend(name);
+    if (blend != kNoAdapter) return blend;
+  }
   ASSIGN_OR_RETURN(const ResolvedAdapter adapter,
                    ResolveAdapters(context.adapters, model.value_or(0), {{name, "", {}}}));
   return adapter.id;

@@ -37,7 +37,7 @@ absl::StatusOr<ResolvedAdapter> ResolveAdapters(AdapterRegistry* adapters, int32
 absl::Status RegisterAdapters(const ServingContext& context,
                               const v1::RegisterAdaptersRequest& request,
                               v1::RegisterAdaptersResponse* response);
-// The version that a registered adapter's name means now.
+// The version that a registered adapter's name means now, or the blend that a recipe names.
 absl::StatusOr<AdapterId> FindAdapter(const ServingContext& context, const std::string& name);
 void FillAdapters(const ServingContext& context, v1::ListAdaptersResponse* response);
 

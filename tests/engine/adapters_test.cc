@@ -288,6 +288,21 @@ TEST_P(AdaptersTest, OperatorsLoadPinAndUnload) {
   EXPECT_FALSE(listing().pinned);
 }
 
+TEST_P(AdaptersTest, BlendsAreListedWhileInMemory) {
+  const auto stack = Start(Options());
+  EXPECT_EQ(stack->Run(NewRequest(stack.get(), 3, 1)).reason, FinishReason::kLength);
+  stack->adapters().Resolve(0, Recipe(4)).value();  // asked for, never loaded
+  std::vector<AdapterListing> list = stack->adapters().List();
+  ASSERT_EQ(list.size(), 3);
+  EXPECT_EQ(list[0].residency, AdapterResidency::kDisk);
+  EXPECT_EQ(list[2].name, "plain*0.75+patterns*-0.5");
+  EXPECT_EQ(list[2].residency, AdapterResidency::kPool);
+  EXPECT_GT(list[2].rank, 3);
+  EXPECT_GT(list[2].bytes, 0);
+  stack->core().UnloadAdapter(stack->adapters().FindBlend(list[2].name));
+  EXPECT_EQ(stack->adapters().List().size(), 2);
+}
+
 // Any verbs in any order: what finishes by length has the tokens it gets alone.
 class AdaptersRandomTest : public ::testing::TestWithParam<int64_t> {};  // host bytes
 

@@ -198,8 +198,23 @@ TEST_F(ControlTest, Adapters) {
   v1::UnloadAdapterResponse unloaded;
   unload.set_name("green");
   EXPECT_TRUE(control_->UnloadAdapter(NewContext().get(), unload, &unloaded).ok());
+  // A blend is listed while it is in memory, and called by its recipe.
+  const AdapterId blend = adapters_->Resolve(0, {{"red", "", 0.6f}, {"blue", "", 0.4f}}).value().id;
+  ASSERT_TRUE(control_->ListAdapters(NewContext().get(), {}, &list).ok());
+  EXPECT_EQ(list.adapters_size(), 3);
+  adapters_->status(blend)->residency = AdapterResidency::kPool;
+  ASSERT_TRUE(control_->ListAdapters(NewContext().get(), {}, &list).ok());
+  ASSERT_EQ(list.adapters_size(), 4);
+  EXPECT_EQ(list.adapters(3).name(), "red@v2*0.6+blue@v2*0.4");
+  EXPECT_EQ(list.adapters(3).model(), "bytes");
+  EXPECT_TRUE(list.adapters(3).loaded());
+  unload.set_name(list.adapters(3).name());
+  EXPECT_TRUE(control_->UnloadAdapter(NewContext().get(), unload, &unloaded).ok());
+  unload.set_name("red@v2*0.6");
+  status = control_->UnloadAdapter(NewContext().get(), unload, &unloaded);
+  EXPECT_EQ(FactsOf(status).reason, "ADAPTER_NOT_FOUND");
   const std::vector<std::pair<AdapterId, std::string>> want = {
-      {0, "load"}, {0, "pin"}, {0, "unpin"}, {1, "unload"}};
+      {0, "load"}, {0, "pin"}, {0, "unpin"}, {1, "unload"}, {blend, "unload"}};
   EXPECT_EQ(adapter_verbs_, want);
 
   // A load that finds no room ends with the client's deadline; its wait is gone then, and what
