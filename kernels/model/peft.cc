@@ -10,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
+#include "kernels/model/blend_svd.h"
 #include "kernels/model/model.h"
 #include "kernels/model/peft_config.h"
 
@@ -62,6 +63,30 @@ std::vector<float> ReadFloats(const StoredTensor& tensor) {
     values[i] = *tensor.dtype == DType::kBF16 ? BF16ToFloat(bits) : F16ToFloat(bits);
   }
   return values;
+}
+
+// One linear's weighted sum with the adapters' ranks side by side; rank 0 when none adapts it.
+LoraTensors Concatenate(const std::vector<WeightedAdapter>& adapters, int layer, LoraTarget target,
+                        int64_t rows) {
+  const size_t index = static_cast<size_t>(layer) * kNumLoraTargets + static_cast<size_t>(target);
+  LoraTensors all;
+  std::vector<LoraTensors> parts;
+  for (const WeightedAdapter& of : adapters) {
+    if (of.adapter->ranks()[index] == 0) continue;
+    parts.push_back(of.adapter->Read(layer, target, of.weight));
+    const LoraTensors& part = parts.back();
+    all.rank += part.rank;
+    all.a.insert(all.a.end(), part.a.begin(), part.a.end());
+    all.scales.insert(all.scales.end(), part.scales.begin(), part.scales.end());
+  }
+  all.b.reserve(static_cast<size_t>(rows * all.rank));
+  for (int64_t row = 0; row < rows; ++row) {
+    for (const LoraTensors& part : parts) {
+      const auto from = part.b.begin() + row * part.rank;
+      all.b.insert(all.b.end(), from, from + part.rank);
+    }
+  }
+  return all;
 }
 
 }  // namespace
@@ -182,11 +207,14 @@ LoraTensors PeftAdapter::Read(int layer, LoraTarget target, float weight) const 
 
 absl::StatusOr<AdapterImage> BuildAdapterImage(const ModelSpec& spec,
                                                const std::vector<WeightedAdapter>& adapters,
-                                               DType dtype, int64_t page_bytes) {
+                                               DType dtype, int64_t page_bytes, int32_t max_rank) {
   const LoraShape shape = LoraShapeOf(spec);
   std::vector<int32_t> ranks(static_cast<size_t>(spec.num_layers) * kNumLoraTargets, 0);
   for (const WeightedAdapter& of : adapters) {
     for (size_t i = 0; i < ranks.size(); ++i) ranks[i] += of.adapter->ranks()[i];
+  }
+  if (max_rank > 0) {
+    for (int32_t& rank : ranks) rank = std::min(rank, max_rank);
   }
   AdapterImage image;
   image.layout = PlanAdapter(shape, ranks, dtype, page_bytes);
@@ -198,25 +226,19 @@ absl::StatusOr<AdapterImage> BuildAdapterImage(const ModelSpec& spec,
   for (int layer = 0; layer < spec.num_layers; ++layer) {
     for (int t = 0; t < kNumLoraTargets; ++t) {
       const LoraTarget target = static_cast<LoraTarget>(t);
-      const size_t index = static_cast<size_t>(layer) * kNumLoraTargets + static_cast<size_t>(t);
-      LoraTensors all;
-      std::vector<LoraTensors> parts;
-      for (const WeightedAdapter& of : adapters) {
-        if (of.adapter->ranks()[index] == 0) continue;
-        parts.push_back(of.adapter->Read(layer, target, of.weight));
-        const LoraTensors& part = parts.back();
-        all.rank += part.rank;
-        all.a.insert(all.a.end(), part.a.begin(), part.a.end());
-        all.scales.insert(all.scales.end(), part.scales.begin(), part.scales.end());
-      }
-      if (all.rank == 0) continue;
-      for (int64_t row = 0; row < shape.rows[t]; ++row) {
-        for (const LoraTensors& part : parts) {
-          const auto from = part.b.begin() + row * part.rank;
-          all.b.insert(all.b.end(), from, from + part.rank);
+      const int32_t rank = image.layout.at(layer, target).rank;
+      if (rank == 0) continue;
+      LoraTensors tensors = Concatenate(adapters, layer, target, shape.rows[t]);
+      if (rank < tensors.rank) {
+        auto nearest = TruncateRank(tensors, shape.rows[t], shape.cols[t], rank);
+        if (!nearest.ok()) {
+          return absl::Status(
+              nearest.status().code(),
+              absl::StrCat(LoraModuleName(layer, target), ": ", nearest.status().message()));
         }
+        tensors = *std::move(nearest);
       }
-      PlaceMatrices(image.layout, shape, layer, target, all, image.pages.data());
+      PlaceMatrices(image.layout, shape, layer, target, tensors, image.pages.data());
     }
   }
   return image;

@@ -64,11 +64,13 @@ struct AdapterImage {
   std::vector<char> pages;  // [num_pages, page_bytes]
 };
 
-// Places the adapters' weighted sum, exactly: their ranks lie side by side. RESOURCE_EXHAUSTED when
-// a row does not fit into a page. REQUIRES: all were opened with `spec`; dtype is kF32, kBF16 or
-// kI8.
+// Places the adapters' weighted sum, exactly: their ranks lie side by side. Where they sum up to
+// more than `max_rank` (0: no bound) it is the nearest of that rank (blend_svd.h), which takes
+// time. RESOURCE_EXHAUSTED when a row does not fit into a page. REQUIRES: all were opened with
+// `spec`; dtype is kF32, kBF16 or kI8.
 absl::StatusOr<AdapterImage> BuildAdapterImage(const ModelSpec& spec,
                                                const std::vector<WeightedAdapter>& adapters,
-                                               DType dtype, int64_t page_bytes);
+                                               DType dtype, int64_t page_bytes,
+                                               int32_t max_rank = 0);
 
 }  // namespace tessera

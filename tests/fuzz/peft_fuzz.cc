@@ -69,5 +69,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto image =
       tessera::BuildAdapterImage(spec, {{adapter->get(), 0.5f}}, tessera::DType::kBF16, 4096);
   CHECK(image.ok() || !image.status().message().empty());
+  const auto nearest = tessera::BuildAdapterImage(
+      spec, {{adapter->get(), 0.5f}, {adapter->get(), -3.0f}}, tessera::DType::kI8, 4096, 2);
+  CHECK(nearest.ok() || !nearest.status().message().empty());
   return 0;
 }

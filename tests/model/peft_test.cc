@@ -34,7 +34,7 @@ class PeftGoldenTest : public ::testing::TestWithParam<std::string> {
  protected:
   // The image of a golden case; an empty one for the base model.
   static AdapterImage ImageOf(const TinyModel& tiny, const std::string& model, const Json& parts,
-                              DType dtype) {
+                              DType dtype, int32_t max_rank = 0) {
     std::vector<std::unique_ptr<PeftAdapter>> adapters;
     std::vector<WeightedAdapter> weighted;
     for (const Json& part : parts) {
@@ -44,7 +44,8 @@ class PeftGoldenTest : public ::testing::TestWithParam<std::string> {
       adapters.push_back(*std::move(adapter));
       weighted.push_back({adapters.back().get(), part[1].get<float>()});
     }
-    auto image = BuildAdapterImage(tiny.spec(), weighted, dtype, tiny.layout().page_bytes());
+    auto image =
+        BuildAdapterImage(tiny.spec(), weighted, dtype, tiny.layout().page_bytes(), max_rank);
     EXPECT_TRUE(image.ok()) << image.status();
     return *std::move(image);
   }
@@ -100,6 +101,51 @@ TEST_P(PeftGoldenTest, AMixedBatchIsEachRequestAlone) {
     want.insert(want.end(), logits.begin(), logits.end());
   }
   EXPECT_TRUE(SameBits(tiny.LastLogits(), want));
+}
+
+// An adapter beside itself has twice its rank but says no more: re-compressed to the adapter's rank
+// it is the adapter, if the weights sum up to 1.
+TEST_P(PeftGoldenTest, OneBesideItselfRecompressedIsTheOne) {
+  const Json twice = Json::array({Json::array({"plain", 1.5}), Json::array({"plain", -0.5})});
+  for (const std::string model : {"qwen2", "mistral", "llama32"}) {
+    const Json golden = Json::parse(std::ifstream(kAdapters + model + "/golden.json"));
+    const auto prompt = golden["prompt_ids"].get<std::vector<TokenId>>();
+    TestBackend backend(GetParam());
+    TinyModel tiny(GoldenModelDir(model), backend.backend.get());
+    const AdapterImage one = ImageOf(tiny, model, golden["cases"]["plain"], DType::kF32);
+    int32_t rank = 0;
+    for (const LoraMatrices& matrices : one.layout.matrices) rank = std::max(rank, matrices.rank);
+    const AdapterImage image = ImageOf(tiny, model, twice, DType::kF32, rank);
+    EXPECT_EQ(image.layout.num_bytes, one.layout.num_bytes);
+    const std::vector<float> want = ReadFloatFile(kAdapters + model + "/plain.f32");
+    EXPECT_LT(MaxDifference(tiny.AllLogits(prompt, 64, tiny.AddAdapter(image)), want), 1e-4f);
+    // A rank too few is not.
+    const AdapterImage less = ImageOf(tiny, model, twice, DType::kF32, rank - 1);
+    EXPECT_GT(MaxDifference(tiny.AllLogits(prompt, 64, tiny.AddAdapter(less)), want), 1e-3f);
+  }
+}
+
+TEST_P(PeftGoldenTest, NoLinearHasMoreThanTheRankAskedFor) {
+  TestBackend backend(GetParam());
+  TinyModel tiny(GoldenModelDir("qwen2"), backend.backend.get());
+  const Json golden = Json::parse(std::ifstream(kAdapters + "qwen2/golden.json"));
+  const Json& parts = golden["cases"]["blend"];
+  const AdapterImage exact = ImageOf(tiny, "qwen2", parts, DType::kBF16);
+  int num_less = 0;
+  for (const int32_t rank : {1, 2, 6, 4096}) {
+    const AdapterImage image = ImageOf(tiny, "qwen2", parts, DType::kBF16, rank);
+    ASSERT_EQ(image.layout.matrices.size(), exact.layout.matrices.size());
+    for (size_t i = 0; i < image.layout.matrices.size(); ++i) {
+      const int32_t whole = exact.layout.matrices[i].rank;
+      EXPECT_EQ(image.layout.matrices[i].rank, std::min(whole, rank)) << "matrix " << i;
+      num_less += whole > rank ? 1 : 0;
+    }
+    // What is not above the rank is exact.
+    if (rank == 4096) {
+      EXPECT_EQ(image.pages, exact.pages);
+    }
+  }
+  EXPECT_GT(num_less, 0);
 }
 
 // A copy of a golden adapter that a test may spoil.
