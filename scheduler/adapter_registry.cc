@@ -154,7 +154,8 @@ absl::StatusOr<std::vector<AdapterSource>> AdapterRegistry::Find(
 }
 
 absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
-                                                         absl::Span<const AdapterUse> uses) {
+                                                         absl::Span<const AdapterUse> uses,
+                                                         int32_t max_rank) {
   if (uses.empty()) return ResolvedAdapter{};
   if (uses.size() > kMaxBlend) {
     return absl::InvalidArgumentError(
@@ -162,7 +163,7 @@ absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
   }
   ASSIGN_OR_RETURN(const std::vector<AdapterSource> sources, Find(model, uses));
   // The disk is asked without the lock: a slow one holds up nobody else.
-  std::string key = absl::StrCat(model, "|");
+  std::string key = absl::StrCat(model, "|", max_rank, "|");
   std::vector<Part> parts;
   std::string recipe;
   for (size_t i = 0; i < uses.size(); ++i) {
@@ -184,7 +185,8 @@ absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
     AppendToRecipe(source, part.weight, &recipe);
     parts.push_back(std::move(part));
   }
-  const bool plain = uses.size() == 1 && parts[0].weight == 1.0f;
+  const bool plain = uses.size() == 1 && parts[0].weight == 1.0f && max_rank == 0;
+  if (max_rank > 0) absl::StrAppend(&recipe, ":r", max_rank);
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto [it, is_new] = by_key_.try_emplace(key, static_cast<AdapterId>(versions_.size()));
   if (is_new) {
@@ -195,6 +197,7 @@ absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
     }
     Version& fresh = versions_.emplace_back();
     fresh.model = model;
+    fresh.max_rank = max_rank;
     fresh.parts = std::move(parts);
     if (!plain) {
       fresh.recipe = std::move(recipe);
@@ -275,7 +278,7 @@ absl::StatusOr<AdapterImage> AdapterRegistry::Build(AdapterId id) const {
     weighted.push_back({adapter.get(), part.weight});
     adapters.push_back(std::move(adapter));
   }
-  return BuildAdapterImage(model.spec, weighted, model.dtype, model.page_bytes);
+  return BuildAdapterImage(model.spec, weighted, model.dtype, model.page_bytes, of.max_rank);
 }
 
 }  // namespace tessera

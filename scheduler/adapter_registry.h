@@ -83,14 +83,15 @@ class AdapterRegistry final {
   static absl::StatusOr<std::vector<AdapterSource>> FindSources(const std::string& path,
                                                                 int32_t model);
 
-  // The version that `uses` mean now. NOT_FOUND names the adapter; INVALID_ARGUMENT when it is for
-  // another model.
-  absl::StatusOr<ResolvedAdapter> Resolve(int32_t model, absl::Span<const AdapterUse> uses);
+  // The version that `uses` mean now, re-compressed to at most `max_rank` (0: exact). NOT_FOUND
+  // names the adapter; INVALID_ARGUMENT when it is for another model.
+  absl::StatusOr<ResolvedAdapter> Resolve(int32_t model, absl::Span<const AdapterUse> uses,
+                                          int32_t max_rank = 0);
   // The model of a registered adapter.
   std::optional<int32_t> ModelOf(const std::string& name) const;
 
   // The registered adapters, then the blends that are in memory, named by their recipes: what they
-  // are made of times its weight, "zorvan-1*0.6+keltish-1@v2*0.4".
+  // are made of times its weight, and the rank asked for: "zorvan-1*0.6+keltish-1@v2*0.4:r8".
   std::vector<AdapterListing> List() const;
   // The blend of that recipe, rather one that is in memory, rather a newer one; kNoAdapter: none
   // was asked for.
@@ -115,6 +116,7 @@ class AdapterRegistry final {
   };
   struct Version {
     int32_t model = 0;
+    int32_t max_rank = 0;  // 0: exact
     std::vector<Part> parts;
     std::string recipe;  // empty: an adapter as it is registered, no blend
     AdapterStatus status;

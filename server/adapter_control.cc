@@ -41,8 +41,9 @@ absl::Status WireError(const absl::Status& status) {
 }  // namespace
 
 absl::StatusOr<ResolvedAdapter> ResolveAdapters(AdapterRegistry* adapters, int32_t model,
-                                                const std::vector<AdapterUse>& uses) {
-  absl::StatusOr<ResolvedAdapter> resolved = adapters->Resolve(model, uses);
+                                                const std::vector<AdapterUse>& uses,
+                                                int32_t max_rank) {
+  absl::StatusOr<ResolvedAdapter> resolved = adapters->Resolve(model, uses, max_rank);
   if (!resolved.ok()) return WireError(resolved.status());
   return resolved;
 }

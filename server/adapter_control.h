@@ -32,7 +32,8 @@ struct AdapterVerbs {
 
 // AdapterRegistry::Resolve with errors as the wire has them.
 absl::StatusOr<ResolvedAdapter> ResolveAdapters(AdapterRegistry* adapters, int32_t model,
-                                                const std::vector<AdapterUse>& uses);
+                                                const std::vector<AdapterUse>& uses,
+                                                int32_t max_rank = 0);
 
 absl::Status RegisterAdapters(const ServingContext& context,
                               const v1::RegisterAdaptersRequest& request,

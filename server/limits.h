@@ -15,6 +15,7 @@ inline constexpr int32_t kMaxStopStrings = 64;
 inline constexpr int32_t kMaxStopStringBytes = 1024;
 inline constexpr int32_t kMaxStopTokenIds = 1024;
 inline constexpr int32_t kMaxLogitBias = 1024;
+inline constexpr uint32_t kMaxBlendRank = 4096;
 inline constexpr float kMaxLogitBiasValue = 10'000.0f;
 inline constexpr int32_t kMaxEmbedInputs = 256;
 inline constexpr int64_t kMaxDetokenizeIds = 4'194'304;

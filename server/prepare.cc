@@ -81,6 +81,33 @@ absl::StatusOr<const ServedModel*> FindModel(const Scope& scope, const std::stri
   return &scope.models->models()[static_cast<size_t>(*model)];
 }
 
+// The adapters that Generate or Chat names. *adapter is set already if the model is one.
+template <class Wire>
+absl::Status ReadAdapters(const Wire& wire, const Scope& scope, int32_t model,
+                          ResolvedAdapter* adapter) {
+  if (wire.has_blend_rank() && wire.adapters().empty()) {
+    return FieldError("blend_rank",
+                      "is given without adapters; name what to blend in adapters, or leave it out");
+  }
+  if (wire.has_blend_rank() && (wire.blend_rank() < 1 || wire.blend_rank() > kMaxBlendRank)) {
+    return FieldError("blend_rank",
+                      absl::StrCat("is ", wire.blend_rank(), "; give 1 to ", kMaxBlendRank));
+  }
+  if (wire.adapters().empty()) return absl::OkStatus();
+  if (adapter->id != kNoAdapter) {
+    return FieldError("adapters", absl::StrCat("are given beside the model '", wire.model(),
+                                               "', which is an adapter; give one or the other"));
+  }
+  std::vector<AdapterUse> uses;
+  for (const v1::AdapterRef& ref : wire.adapters()) {
+    AdapterUse& use = uses.emplace_back(AdapterUse{ref.name(), ref.revision(), {}});
+    if (ref.has_weight()) use.weight = ref.weight();
+  }
+  ASSIGN_OR_RETURN(*adapter, ResolveAdapters(scope.adapters, model, uses,
+                                             static_cast<int32_t>(wire.blend_rank())));
+  return absl::OkStatus();
+}
+
 // Generate and Chat, which differ in their prompts only.
 template <class Wire>
 absl::Status PrepareStream(const std::string& bytes, const Scope& scope, PreparedCall* out) {
@@ -89,18 +116,7 @@ absl::Status PrepareStream(const std::string& bytes, const Scope& scope, Prepare
   RETURN_IF_ERROR(RegisterName(wire.request_id(), scope, out));
   auto request = std::make_unique<Request>();
   ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &request->adapter));
-  if (!wire.adapters().empty()) {
-    if (request->adapter.id != kNoAdapter) {
-      return FieldError("adapters", absl::StrCat("are given beside the model '", wire.model(),
-                                                 "', which is an adapter; give one or the other"));
-    }
-    std::vector<AdapterUse> uses;
-    for (const v1::AdapterRef& ref : wire.adapters()) {
-      AdapterUse& use = uses.emplace_back(AdapterUse{ref.name(), ref.revision(), {}});
-      if (ref.has_weight()) use.weight = ref.weight();
-    }
-    ASSIGN_OR_RETURN(request->adapter, ResolveAdapters(scope.adapters, out->model->index, uses));
-  }
+  RETURN_IF_ERROR(ReadAdapters(wire, scope, out->model->index, &request->adapter));
   request->model = out->model->index;
   // What is cheap to refuse is refused before the prompt is tokenised.
   RETURN_IF_ERROR(ReadSampling(wire.sampling(), *out->model, &request->sampling));

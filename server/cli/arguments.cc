@@ -98,6 +98,9 @@ const std::vector<std::string>& Arguments::All(const std::string& flag) const {
 absl::Status Arguments::Read(const std::string& flag, std::optional<int32_t>* value) const {
   return ReadNumber(*this, flag, value);
 }
+absl::Status Arguments::Read(const std::string& flag, std::optional<uint32_t>* value) const {
+  return ReadNumber(*this, flag, value);
+}
 absl::Status Arguments::Read(const std::string& flag, std::optional<int64_t>* value) const {
   return ReadNumber(*this, flag, value);
 }

@@ -33,6 +33,7 @@ class Arguments final {
 
   // Sets *value when the flag was given; an error when its text is no such number.
   absl::Status Read(const std::string& flag, std::optional<int32_t>* value) const;
+  absl::Status Read(const std::string& flag, std::optional<uint32_t>* value) const;
   absl::Status Read(const std::string& flag, std::optional<int64_t>* value) const;
   absl::Status Read(const std::string& flag, std::optional<uint64_t>* value) const;
   absl::Status Read(const std::string& flag, std::optional<float>* value) const;

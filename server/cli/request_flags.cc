@@ -77,6 +77,8 @@ absl::Status Apply(const Arguments& arguments, Request* request) {
     }
     ref->set_weight(weight);
   }
+  RETURN_IF_ERROR(
+      Set<uint32_t>(arguments, "--blend-rank", [&](uint32_t v) { request->set_blend_rank(v); }));
   if (const auto id = arguments.Text("--request-id")) request->set_request_id(*id);
   RETURN_IF_ERROR(ApplySampling(arguments, request->mutable_sampling()));
   RETURN_IF_ERROR(ApplyStopping(arguments, request->mutable_stopping()));
@@ -105,6 +107,7 @@ std::vector<FlagSpec> RequestFlags() {
   return {
       {"--model", "NAME", "served model (the default one)"},
       {"--adapter", "NAME[=WEIGHT]", "LoRA adapter; repeat for a weighted blend"},
+      {"--blend-rank", "R", "re-compress the blend to rank R (exact, of the sum of the ranks)"},
       {"--max-tokens", "N", "tokens to generate at most"},
       {"--min-tokens", "N", "no end before so many tokens"},
       {"--temperature", "T", "0 is greedy"},

@@ -303,6 +303,37 @@ TEST_P(AdaptersTest, BlendsAreListedWhileInMemory) {
   EXPECT_EQ(stack->adapters().List().size(), 2);
 }
 
+TEST_P(AdaptersTest, RecompressedBlendsAreVersionsOfTheirOwn) {
+  const auto stack = Start(Options());
+  Request request = NewRequest(stack.get(), 3, 3);
+  request.prompt.assign(40, 7);
+  request.sampling.temperature = 0.0f;
+  const ResolvedAdapter exact = request.adapter;
+  const Generated want = stack->Run(request);
+  EXPECT_EQ(want.reason, FinishReason::kLength);
+  // No less than the sum of the ranks: the same numbers, but nothing is shared.
+  const ResolvedAdapter whole = stack->adapters().Resolve(0, Recipe(3), 64).value();
+  EXPECT_NE(whole.id, exact.id);
+  EXPECT_NE(whole.key, exact.key);
+  request.adapter = whole;
+  const Generated same = stack->Run(request);
+  EXPECT_EQ(same.usage.cached_prompt_tokens, 0);
+  EXPECT_TRUE(SameResults(same, want));
+  // Less is another adapter, and smaller.
+  request.adapter = stack->adapters().Resolve(0, Recipe(3), 2).value();
+  const Generated less = stack->Run(request);
+  EXPECT_EQ(less.usage.cached_prompt_tokens, 0);
+  EXPECT_EQ(less.reason, FinishReason::kLength);
+  EXPECT_FALSE(SameResults(less, want));
+  const std::vector<AdapterListing> list = stack->adapters().List();
+  ASSERT_EQ(list.size(), 5);
+  EXPECT_EQ(list[3].name, "plain*0.75+patterns*-0.5:r64");
+  EXPECT_EQ(list[3].rank, list[2].rank);
+  EXPECT_EQ(list[4].name, "plain*0.75+patterns*-0.5:r2");
+  EXPECT_EQ(list[4].rank, 2);
+  EXPECT_LE(list[4].bytes, list[2].bytes);
+}
+
 // Any verbs in any order: what finishes by length has the tokens it gets alone.
 class AdaptersRandomTest : public ::testing::TestWithParam<int64_t> {};  // host bytes
 

@@ -61,6 +61,27 @@ TEST_F(AdapterRegistryTest, BlendsInMemoryAreListedByTheirRecipes) {
   EXPECT_EQ(registry_.List().size(), 3);
 }
 
+// A rank is part of what a blend is, even of one adapter alone.
+TEST_F(AdapterRegistryTest, RanksAreBlendsOfTheirOwn) {
+  const std::vector<AdapterUse> uses = {{"red", "", 0.5f}, {"blue", "", {}}};
+  const ResolvedAdapter exact = registry_.Resolve(0, uses).value();
+  const ResolvedAdapter four = registry_.Resolve(0, uses, 4).value();
+  const ResolvedAdapter eight = registry_.Resolve(0, uses, 8).value();
+  EXPECT_EQ(registry_.Resolve(0, uses, 4)->id, four.id);
+  EXPECT_NE(exact.id, four.id);
+  EXPECT_NE(four.id, eight.id);
+  EXPECT_NE(exact.key, four.key);
+  EXPECT_NE(four.key, eight.key);
+  EXPECT_EQ(registry_.FindBlend("red*0.5+blue@v2*1"), exact.id);
+  EXPECT_EQ(registry_.FindBlend("red*0.5+blue@v2*1:r4"), four.id);
+  EXPECT_EQ(registry_.FindBlend("red*0.5+blue@v2*1:r8"), eight.id);
+  const AdapterId alone = registry_.Resolve(0, {{"red", "", {}}}, 2)->id;
+  Move(alone, AdapterResidency::kPool);
+  ASSERT_EQ(registry_.List().size(), 3);
+  EXPECT_EQ(registry_.List()[0].residency, AdapterResidency::kDisk);
+  EXPECT_EQ(registry_.List()[2].name, "red*1:r2");
+}
+
 // Files that changed give a recipe a second blend.
 TEST_F(AdapterRegistryTest, ARecipeMeansWhatIsInMemoryThenWhatIsNewer) {
   const std::vector<AdapterUse> uses = {{"red", "", 0.5f}, {"blue", "", 0.5f}};

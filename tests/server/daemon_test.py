@@ -288,10 +288,14 @@ class ClientTest(unittest.TestCase):
             self.assertFalse(self.run_client(*words).stdout.startswith(answer))
         blend = ("--adapter", "zorvan-1=0.5", "--adapter", "zorvan-2=0.5")
         self.run_client("generate", *blend, "--max-tokens", "4", "Once")
+        self.run_client("generate", *blend, "--blend-rank", "4", "--max-tokens", "4", "Once")
         recipe = "zorvan-1*0.5+zorvan-2*0.5"
-        self.assertIn(f"{recipe}: model first, pool", self.run_client("adapters", "list").stdout)
+        listed = self.run_client("adapters", "list").stdout
+        self.assertIn(f"{recipe}: model first, pool", listed)
+        self.assertIn(f"{recipe}:r4: model first, pool, rank 4,", listed)
         self.run_client("adapters", "unload", recipe)
-        self.assertNotIn(recipe, self.run_client("adapters", "list").stdout)
+        self.assertNotIn(f"{recipe}: ", self.run_client("adapters", "list").stdout)
+        self.assertIn("blend_rank", self.run_client("generate", "--blend-rank", "4", "Once", code=1).stderr)
         self.run_client("adapters", "pin", "zorvan-1")
         self.assertIn("zorvan-1: model first, pool, pinned", self.run_client("adapters", "list").stdout)
         self.run_client("adapters", "unpin", "zorvan-1")

@@ -2,6 +2,8 @@
 // bounded in all, texts that are bounded while they grow, errors that name the field.
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -78,6 +80,53 @@ TEST_F(PrepareTest, DetokenizedTextIsBounded) {
   EXPECT_TRUE(Run(Method::kDetokenize, Ids(fit, kFakeLong)).status.ok());
   ExpectBlames(Run(Method::kDetokenize, Ids(fit + 1, kFakeLong)).status, "token_ids",
                absl::StrCat("send at most the first ", fit, " of them"));
+}
+
+template <class Wire>
+Wire WithAdapters(const std::vector<std::string>& names) {
+  Wire wire;
+  for (const std::string& name : names) wire.add_adapters()->set_name(name);
+  return wire;
+}
+
+TEST_F(PrepareTest, BlendRankIsChecked) {
+  const std::string dir = MakeTempDir("blend_rank");
+  std::ofstream(dir + "/adapter_config.json") << "{}";
+  std::ofstream(dir + "/adapter_model.safetensors") << "";
+  ASSERT_TRUE(adapters_.Register({{"red", "", 0, dir}, {"blue", "", 0, dir}}).ok());
+  auto generate = WithAdapters<v1::GenerateRequest>({"red", "blue"});
+  generate.set_text("abc");
+  auto chat = WithAdapters<v1::ChatRequest>({"red", "blue"});
+  chat.add_messages()->set_role("user");
+  chat.mutable_messages(0)->set_content("abc");
+  const auto run = [&](std::optional<uint32_t> rank, Method method) {
+    if (rank.has_value()) {
+      generate.set_blend_rank(*rank);
+      chat.set_blend_rank(*rank);
+    }
+    return Run(method,
+               method == Method::kChat ? chat.SerializeAsString() : generate.SerializeAsString());
+  };
+  for (const Method method : {Method::kGenerate, Method::kChat}) {
+    generate.clear_blend_rank();
+    chat.clear_blend_rank();
+    std::vector<std::string> keys;
+    for (const std::optional<uint32_t> rank : {std::optional<uint32_t>(), {1u}, {4096u}}) {
+      const PreparedCall call = run(rank, method);
+      ASSERT_TRUE(call.status.ok()) << call.status;
+      keys.push_back(call.requests[0]->adapter.key);
+    }
+    EXPECT_NE(keys[0], keys[1]);
+    EXPECT_NE(keys[1], keys[2]);
+    ExpectBlames(run(0, method).status, "blend_rank", "give 1 to 4096");
+    ExpectBlames(run(4097, method).status, "blend_rank", "is 4097");
+    ExpectBlames(run(0xffffffffu, method).status, "blend_rank", "give 1 to 4096");
+  }
+  generate.clear_adapters();
+  ExpectBlames(run(8, Method::kGenerate).status, "blend_rank", "without adapters");
+  generate.set_model("red");  // which is exact
+  ExpectBlames(run(8, Method::kGenerate).status, "blend_rank", "without adapters");
+  std::filesystem::remove_all(dir);
 }
 
 }  // namespace
