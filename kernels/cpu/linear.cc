@@ -50,7 +50,7 @@ OutputOp OutputOpOf(const LinearArgs& args) {
 }  // namespace
 
 void LinearOp::PrepareRows(const Rows& rows, const NormArgs& norm, const CpuWeight& weight,
-                           GemmProblem* problem) {
+                           const LinearArgs* adapted, GemmProblem* problem) {
   const bool round = weight.dtype() == DType::kBF16;
   const bool as_it_is = weight.dtype() == DType::kF32 && norm.weight == nullptr;
   if (as_it_is && rows.rows == nullptr) {
@@ -68,6 +68,7 @@ void LinearOp::PrepareRows(const Rows& rows, const NormArgs& norm, const CpuWeig
   char* const out = prepared_.Bytes(static_cast<size_t>(stride * rows.count));
   const auto prepare = [&](int64_t begin, int64_t end, int member) {
     for (int64_t i = begin; i < end; ++i) {
+      if (adapted != nullptr) lora_.PrepareRow(*adapted, i);
       if (quant != nullptr) {
         kernels_.quantize_row(rows.row(i), norm.weight, norm.eps, *quant, out + i * stride);
         continue;
@@ -128,8 +129,9 @@ void LinearOp::Linear(const LinearArgs& args) {
   CHECK(!gated || !post_norm);
   if (args.x.rows == 0) return;
 
-  PrepareRows({args.x, nullptr, args.x.rows}, args.pre_norm, weight, &problem);
-  problem.lora = lora_.Shrink(args);
+  lora_.Begin(args);
+  PrepareRows({args.x, nullptr, args.x.rows}, args.pre_norm, weight, &args, &problem);
+  problem.lora = lora_.Shrink();
   problem.bias = args.bias;
   problem.up_bias = args.bias == nullptr ? nullptr : args.bias + problem.columns;
   problem.op = post_norm ? OutputOp::kStore : OutputOpOf(args);
@@ -145,7 +147,8 @@ void LinearOp::Logits(const LogitsArgs& args) {
   CHECK(!weight.gated());
   if (args.num_rows == 0) return;
   GemmProblem problem = NewProblem(weight);
-  PrepareRows({args.hidden, args.token_rows, args.num_rows}, args.final_norm, weight, &problem);
+  PrepareRows({args.hidden, args.token_rows, args.num_rows}, args.final_norm, weight, nullptr,
+              &problem);
   problem.softcap = args.softcap;
   problem.out = args.out.f32();
   problem.out_stride = args.out.row_stride;

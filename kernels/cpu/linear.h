@@ -33,9 +33,10 @@ class LinearOp final {
     const float* row(int64_t i) const { return x.f32(rows == nullptr ? i : rows[i]); }
   };
 
-  // Points the problem's `a` at rows that the kernels can read.
+  // Points the problem's `a` at rows that the kernels can read. `adapted`: the linear whose
+  // adapters read them too, or null.
   void PrepareRows(const Rows& rows, const NormArgs& norm, const CpuWeight& weight,
-                   GemmProblem* problem);
+                   const LinearArgs* adapted, GemmProblem* problem);
   void RunGemm(const CpuWeight& weight, int64_t num_rows, const GemmProblem& problem);
   void PostNorm(const LinearArgs& args, const float* y);
 

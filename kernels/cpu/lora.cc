@@ -11,8 +11,7 @@ namespace {
 // A task's share of z: its rows of x stay in the L2, its ranks of A in the L1.
 constexpr int32_t kTaskRows = 64;
 constexpr int32_t kTaskRanks = 8;
-// Below this many elements a fork-join costs more than the work.
-constexpr int64_t kAloneElements = 32768;
+constexpr int64_t kGrainsPerMember = 8;
 
 LoraTiles TilesOf(const LoraArgs& lora, const PageId* pages, const TileRun& run) {
   LoraTiles tiles;
@@ -95,55 +94,49 @@ void LoraOp::AddTasks(int32_t run, int32_t part) {
   }
 }
 
-Tensor LoraOp::NormRows(const LinearArgs& args) {
-  if (args.pre_norm.weight == nullptr) return args.x;
-  const int64_t cols = args.x.cols;
-  const int64_t stride = RoundUp<int64_t>(cols, kPanel);
-  Tensor normed = Tensor::F32(normed_.Floats(args.x.rows * stride), args.x.rows, cols);
-  normed.row_stride = stride;
-  const auto norm = [&](int64_t begin, int64_t end, int member) {
-    for (int64_t row = begin; row < end; ++row) {
-      if (row_runs_[static_cast<size_t>(row)] < 0) continue;
-      kernels_.prepare_row(args.x.f32(row), args.pre_norm.weight, args.pre_norm.eps, cols, cols,
-                           false, normed.f32(row));
-    }
-  };
-  if (args.x.rows * cols <= kAloneElements) {
-    norm(0, args.x.rows, 0);
-  } else {
-    team_->ParallelFor(args.x.rows, std::max<int64_t>(1, kAloneElements / cols), norm);
-  }
-  return normed;
+void LoraOp::Begin(const LinearArgs& args) {
+  z_stride_ = step_runs_.empty() || args.lora.num_parts == 0 ? 0 : FindParts(args);
+  x_ = args.x;
+  if (z_stride_ == 0 || args.pre_norm.weight == nullptr) return;
+  const int64_t stride = RoundUp<int64_t>(args.x.cols, kPanel);
+  x_ = Tensor::F32(normed_.Floats(args.x.rows * stride), args.x.rows, args.x.cols);
+  x_.row_stride = stride;
 }
 
-const LoraProblem* LoraOp::Shrink(const LinearArgs& args) {
-  if (step_runs_.empty() || args.lora.num_parts == 0) return nullptr;
-  const int32_t z_stride = FindParts(args);
-  if (z_stride == 0) return nullptr;
-  const Tensor x = NormRows(args);
-  float* const z = z_.Floats(args.x.rows * z_stride);
+void LoraOp::PrepareRow(const LinearArgs& args, int64_t row) const {
+  if (z_stride_ == 0 || args.pre_norm.weight == nullptr) return;
+  if (row_runs_[static_cast<size_t>(row)] < 0) return;
+  kernels_.prepare_row(args.x.f32(row), args.pre_norm.weight, args.pre_norm.eps, x_.cols, x_.cols,
+                       false, x_.f32(row));
+}
+
+const LoraProblem* LoraOp::Shrink() {
+  if (z_stride_ == 0) return nullptr;
+  float* const z = z_.Floats(x_.rows * z_stride_);
   tasks_.clear();
   for (size_t r = 0; r < runs_.size(); ++r) {
     for (int32_t p = 0; p < runs_[r].num_parts; ++p) AddTasks(static_cast<int32_t>(r), p);
   }
-  team_->ParallelFor(static_cast<int64_t>(tasks_.size()), 1,
-                     [&](int64_t begin, int64_t end, int member) {
-                       for (int64_t i = begin; i < end; ++i) {
-                         const Task& task = tasks_[static_cast<size_t>(i)];
-                         LoraShrinkProblem problem;
-                         problem.x = x.f32(task.row_begin);
-                         problem.x_stride = x.row_stride;
-                         problem.rows = task.row_end - task.row_begin;
-                         problem.cols = x.cols;
-                         problem.part = &runs_[static_cast<size_t>(task.run)].parts[task.part];
-                         problem.rank_begin = task.rank_begin;
-                         problem.rank_end = task.rank_end;
-                         problem.z = z + task.row_begin * z_stride;
-                         problem.z_stride = z_stride;
-                         kernels_.lora_shrink(problem);
-                       }
-                     });
-  problem_ = {row_runs_.data(), runs_.data(), z, z_stride};
+  // Neighbours read what lies side by side.
+  const int64_t num_tasks = static_cast<int64_t>(tasks_.size());
+  const int64_t grain = std::max<int64_t>(1, num_tasks / (kGrainsPerMember * team_->num_threads()));
+  team_->ParallelFor(num_tasks, grain, [&](int64_t begin, int64_t end, int member) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Task& task = tasks_[static_cast<size_t>(i)];
+      LoraShrinkProblem problem;
+      problem.x = x_.f32(task.row_begin);
+      problem.x_stride = x_.row_stride;
+      problem.rows = task.row_end - task.row_begin;
+      problem.cols = x_.cols;
+      problem.part = &runs_[static_cast<size_t>(task.run)].parts[task.part];
+      problem.rank_begin = task.rank_begin;
+      problem.rank_end = task.rank_end;
+      problem.z = z + task.row_begin * z_stride_;
+      problem.z_stride = z_stride_;
+      kernels_.lora_shrink(problem);
+    }
+  });
+  problem_ = {row_runs_.data(), runs_.data(), z, z_stride_};
   return &problem_;
 }
 

@@ -1,5 +1,5 @@
 // The adapters of a step on the cpu: which rows share one, and A x for every linear ahead of its
-// GEMM, which adds B z tile by tile. At most two fork-joins a linear, none without adapters. Owned
+// GEMM, which adds B z tile by tile. One fork-join a linear, none without adapters. Owned
 // by the backend; rank thread.
 #pragma once
 
@@ -18,9 +18,12 @@ class LoraOp final {
 
   // Finds the runs of rows that share an adapter.
   void BeginStep(const BatchView& batch);
-  // Computes z of all rows with an adapter that touches the linear. Null when there is none; else
-  // valid until the next call.
-  const LoraProblem* Shrink(const LinearArgs& args);
+  // A linear, in this order. Which of the step's adapters touch it:
+  void Begin(const LinearArgs& args);
+  // The rows that they read, each once, by any thread (as rows of the linear itself are prepared):
+  void PrepareRow(const LinearArgs& args, int64_t row) const;
+  // z of all rows with such an adapter. Null when there is none; else valid until the next Begin.
+  const LoraProblem* Shrink();
 
  private:
   // A piece of a part's z.
@@ -41,8 +44,6 @@ class LoraOp final {
   // Fills runs_; returns the most z of a row.
   int32_t FindParts(const LinearArgs& args);
   void AddTasks(int32_t run, int32_t part);
-  // Rows of x, normed where the linear says so.
-  Tensor NormRows(const LinearArgs& args);
 
   const IsaKernels& kernels_;
   ThreadTeam* const team_;
@@ -50,6 +51,8 @@ class LoraOp final {
   std::vector<int32_t> row_runs_;  // [rows]
   std::vector<LoraRun> runs_;      // of the current linear, as step_runs_
   std::vector<Task> tasks_;
+  int32_t z_stride_ = 0;  // 0: no adapter touches the linear
+  Tensor x_;              // its rows, normed where the linear says so
   Scratch normed_;
   Scratch z_;
   LoraProblem problem_;

@@ -16,7 +16,10 @@ constexpr int kLoneRanks = kMaxRows == 12 ? 8 : 4;  // of a single row
 template <class Weight, int kRows, int kRanks>
 void ShrinkTile(const LoraShrinkProblem& problem, int64_t row, int32_t rank) {
   const char* a[kRanks];
-  for (int i = 0; i < kRanks; ++i) a[i] = LoraTile(problem.part->a, rank + i);
+  int32_t tiles_behind;
+  for (int i = 0; i < kRanks; ++i) a[i] = LoraTile(problem.part->a, rank + i, &tiles_behind);
+  // The next ranks' tiles lie right behind, but at the end of a page.
+  const int64_t ahead = int64_t{kRanks} * problem.part->a.tile_bytes;
   const float* const x = problem.x + row * problem.x_stride;
   V16 sum[kRows][kRanks];
 #pragma GCC unroll 4
@@ -24,22 +27,34 @@ void ShrinkTile(const LoraShrinkProblem& problem, int64_t row, int32_t rank) {
 #pragma GCC unroll 8
     for (int i = 0; i < kRanks; ++i) sum[r][i] = Zero();
   }
-  for (int64_t k = 0; k < problem.cols; k += kPanel) {
+  const auto add = [&](int64_t k, auto load) __attribute__((always_inline)) {
     V16 weights[kRanks];
 #pragma GCC unroll 8
-    for (int i = 0; i < kRanks; ++i) weights[i] = Weight::Load16(a[i] + k * Weight::kBytes);
+    for (int i = 0; i < kRanks; ++i) {
+      weights[i] = Weight::Load16(a[i] + k * Weight::kBytes);
+      __builtin_prefetch(a[i] + ahead + k * Weight::kBytes);
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
-      const float* const from = x + r * problem.x_stride + k;
-      const V16 values = problem.cols - k >= kPanel ? Load(from) : LoadN(from, problem.cols - k);
+      const V16 values = load(x + r * problem.x_stride + k);
 #pragma GCC unroll 8
       for (int i = 0; i < kRanks; ++i) sum[r][i] = Fma(values, weights[i], sum[r][i]);
     }
+  };
+  int64_t k = 0;
+  for (; k + kPanel <= problem.cols; k += kPanel) {
+    add(k, [](const float* from) { return Load(from); });
+  }
+  if (k < problem.cols) {
+    const int64_t left = problem.cols - k;
+    add(k, [left](const float* from) { return LoadN(from, left); });
   }
   const int64_t scale_offset = (problem.cols + kPanel - 1) / kPanel * kPanel * Weight::kBytes;
+#pragma GCC unroll 8  // else the sums live in memory
   for (int i = 0; i < kRanks; ++i) {
     float scale;
     std::memcpy(&scale, a[i] + scale_offset, sizeof(scale));
+#pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       float* const z = problem.z + (row + r) * problem.z_stride + problem.part->z_begin;
       z[rank + i] = ReduceAdd(sum[r][i]) * scale;

@@ -7,15 +7,18 @@
 
 namespace tessera::cpu::TESSERA_ISA {
 
-TESSERA_INLINE const char* LoraTile(const LoraTiles& tiles, int32_t tile) {
+// *behind: how many tiles follow in the same page.
+TESSERA_INLINE const char* LoraTile(const LoraTiles& tiles, int32_t tile, int32_t* behind) {
   if (tile < tiles.in_first) {
+    *behind = tiles.in_first - tile - 1;
     return tiles.pool + tiles.pages[0] * tiles.slab_bytes + tiles.offset +
            int64_t{tile} * tiles.tile_bytes;
   }
-  const uint32_t behind = static_cast<uint32_t>(tile - tiles.in_first);
+  const uint32_t after_first = static_cast<uint32_t>(tile - tiles.in_first);
   const uint32_t per_page = static_cast<uint32_t>(tiles.per_page);
-  return tiles.pool + tiles.pages[1 + behind / per_page] * tiles.slab_bytes +
-         int64_t{behind % per_page} * tiles.tile_bytes;
+  *behind = static_cast<int32_t>(per_page - after_first % per_page - 1);
+  return tiles.pool + tiles.pages[1 + after_first / per_page] * tiles.slab_bytes +
+         int64_t{after_first % per_page} * tiles.tile_bytes;
 }
 
 // Elements of a tile as floats.
@@ -33,47 +36,96 @@ struct LoraI8 {
   TESSERA_INLINE V16 Load16(const char* p) { return ToFloats(LoadSignedBytes(p)); }
 };
 
-// y[r] += B z[r] over one panel for kRows rows.
-template <class Weight, int kRows>
-static void ExpandPanel(const char* tile, int32_t rank, const float* z, int64_t z_stride, float* y,
-                        int64_t y_stride) {
-  V16 sum[kRows];
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) sum[r] = Load(y + r * y_stride);
-  for (int32_t i = 0; i < rank; ++i) {
-    const V16 b = Weight::Load16(tile + i * (Weight::kBytes * kPanel));
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) sum[r] = Fma(BroadcastWord(z + r * z_stride + i), b, sum[r]);
+// As many rows and panels at once as the registers hold.
+inline constexpr int kExpandRows = kMaxRows == 12 ? 6 : 2;
+inline constexpr int kExpandPanels = kMaxRows == 12 ? 2 : 1;
+
+// y[r] += B z[r] for kRows rows, over kPanels panels whose tiles lie `tile_bytes` apart. Even and
+// odd ranks are summed apart, so that a row alone does not wait for each sum. The tiles behind are
+// fetched meanwhile: runs of tiles are too short for the hardware to see.
+template <class Weight, int kRows, int kPanels>
+static void ExpandTile(const char* tile, int64_t tile_bytes, int32_t rank, const float* z,
+                       int64_t z_stride, float* y, int64_t y_stride) {
+  constexpr int64_t kStep = Weight::kBytes * kPanel;
+  V16 sum[2][kRows][kPanels];
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) {
+      sum[0][r][p] = Load(y + r * y_stride + p * kPanel);
+      sum[1][r][p] = Zero();
+    }
   }
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) Store(y + r * y_stride, sum[r]);
+  const auto add = [&](int32_t i, int half) __attribute__((always_inline)) {
+    V16 b[kPanels];
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) {
+      b[p] = Weight::Load16(tile + p * tile_bytes + i * kStep);
+      __builtin_prefetch(tile + (kPanels + p) * tile_bytes + i * kStep);
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const V16 of_rank = BroadcastWord(z + r * z_stride + i);
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) sum[half][r][p] = Fma(of_rank, b[p], sum[half][r][p]);
+    }
+  };
+  int32_t i = 0;
+  for (; i + 2 <= rank; i += 2) {
+    add(i, 0);
+    add(i + 1, 1);
+  }
+  if (i < rank) add(i, 0);
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) {
+      Store(y + r * y_stride + p * kPanel, Add(sum[0][r][p], sum[1][r][p]));
+    }
+  }
 }
 
-template <class Weight>
-static void ExpandRows(const char* tile, int32_t rank, const float* z, int64_t z_stride, float* y,
-                       int64_t y_stride, int rows) {
-  int r = 0;
-  for (; r + 4 <= rows; r += 4) {
-    ExpandPanel<Weight, 4>(tile, rank, z + r * z_stride, z_stride, y + r * y_stride, y_stride);
+template <class Weight, int kPanels, int kRows = kExpandRows>
+static void ExpandRows(const char* tile, int64_t tile_bytes, int32_t rank, const float* z,
+                       int64_t z_stride, float* y, int64_t y_stride, int rows) {
+  for (; rows >= kRows; rows -= kRows) {
+    ExpandTile<Weight, kRows, kPanels>(tile, tile_bytes, rank, z, z_stride, y, y_stride);
+    z += kRows * z_stride;
+    y += kRows * y_stride;
   }
-  for (; r < rows; ++r) {
-    ExpandPanel<Weight, 1>(tile, rank, z + r * z_stride, z_stride, y + r * y_stride, y_stride);
+  if constexpr (kRows > 1) {
+    ExpandRows<Weight, kPanels, kRows - 1>(tile, tile_bytes, rank, z, z_stride, y, y_stride, rows);
   }
 }
 
-// Rows [row, row + rows) of one run; y: their tile of panels [panel, panel + panels).
+template <int kPanels>
+static void ExpandElements(Element element, const char* tile, int64_t tile_bytes, int32_t rank,
+                           const float* z, int64_t z_stride, float* y, int64_t y_stride, int rows) {
+  const auto expand = element == Element::kF32    ? &ExpandRows<LoraF32, kPanels>
+                      : element == Element::kBF16 ? &ExpandRows<LoraBF16, kPanels>
+                                                  : &ExpandRows<LoraI8, kPanels>;
+  expand(tile, tile_bytes, rank, z, z_stride, y, y_stride, rows);
+}
+
+// Rows of one run; y: their tile of panels [panel, panel + panels).
 static inline void ExpandPart(const LoraPart& part, const float* z, int64_t z_stride, float* y,
                               int64_t y_stride, int rows, int64_t panel, int panels) {
-  for (int p = 0; p < panels; ++p) {
+  int width = 1;
+  for (int p = 0; p < panels; p += width) {
+    width = 1;
     const int64_t behind = panel + p - part.first_panel;
     if (behind < 0 || behind % part.panel_step != 0) continue;
     const int32_t tile_index = static_cast<int32_t>(behind / part.panel_step);
     if (tile_index >= part.num_panels) continue;
-    const char* const tile = LoraTile(part.b, tile_index);
-    const auto expand = part.element == Element::kF32    ? &ExpandRows<LoraF32>
-                        : part.element == Element::kBF16 ? &ExpandRows<LoraBF16>
-                                                         : &ExpandRows<LoraI8>;
-    expand(tile, part.rank, z + part.z_begin, z_stride, y + p * kPanel, y_stride, rows);
+    int32_t tiles_behind;
+    const char* const tile = LoraTile(part.b, tile_index, &tiles_behind);
+    const bool has_next = part.panel_step == 1 && p + 1 < panels &&
+                          tile_index + 1 < part.num_panels && tiles_behind > 0;
+    if (has_next) width = kExpandPanels;
+    (width == kExpandPanels ? &ExpandElements<kExpandPanels>
+                            : &ExpandElements<1>)(part.element, tile, part.b.tile_bytes, part.rank,
+                                                  z + part.z_begin, z_stride, y + p * kPanel,
+                                                  y_stride, rows);
   }
 }
 
