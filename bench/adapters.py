@@ -118,7 +118,7 @@ class Adapters:
     def lora_gguf(self, path):
         model = self.workshop.model(SMALL)
         convert = os.path.join(self.workshop.llama_sources(), "convert_lora_to_gguf.py")
-        return self.workshop.made(path + ".gguf", lambda part: self.workshop.call(
+        return self.workshop.made(self.workshop.at("gguf", "lora-" + os.path.basename(path) + ".gguf"), lambda part: self.workshop.call(
             "gguf-lora", [self.workshop.python("venv-models"), convert, "--base", model, "--outtype", "bf16", "--outfile", part,
                           path]))
 
