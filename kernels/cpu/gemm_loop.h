@@ -88,6 +88,8 @@ static void GemmLoop(const GemmProblem& problem, int64_t panel_begin, int64_t pa
       tile.ahead = num_tiles == 1       ? kPrefetchBytes
                    : t + 1 == num_tiles ? panels * problem.panel_bytes
                                         : 0;
+      tile.ahead_at_end = tile.ahead;
+      if (num_tiles == 1) tile.ahead_at_end += (panels - 1) * problem.panel_bytes;
       Format::Compute(problem, tile, rows, panels);
       if (problem.lora != nullptr) {
         AddLora(*problem.lora, results, kTileStride, panel, panels, row, rows);

@@ -43,6 +43,17 @@ TESSERA_INLINE int32_t LoadSum(const QuantShape& shape, const char* row, int64_t
   return sum;
 }
 
+// What lies behind the codes of a panel: a tile that is alone with its panels asks for it as it
+// begins, the codes for themselves.
+template <int kPanels>
+TESSERA_INLINE void PrefetchScales(const QuantShape& shape, const TileProblem& tile) {
+  if (tile.ahead != kPrefetchBytes || shape.num_groups == 1) return;
+  for (int64_t at = shape.scales; at < tile.panel_bytes; at += kCacheLine) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) __builtin_prefetch(tile.b + p * tile.panel_bytes + at);
+  }
+}
+
 // One register tile: kRows rows times kPanels panels. Sums across groups wait in `out`.
 template <class Codes, int kRows, int kPanels>
 void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
@@ -50,9 +61,9 @@ void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
   const char* b = tile.b;
   const int64_t a_stride = tile.a_stride;
   const int64_t panel_bytes = tile.panel_bytes;
-  const int64_t ahead = tile.ahead;
   float* const out = tile.out;
   int64_t lines_left = tile.steps;
+  PrefetchScales<kPanels>(shape, tile);
   for (int64_t g = 0; g < shape.num_groups; ++g) {
     // The zero's part of the group's dot products comes first.
     I16 acc[kRows][kPanels];
@@ -71,6 +82,7 @@ void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
     const int64_t lines = lines_left < shape.group_lines ? lines_left : shape.group_lines;
     lines_left -= lines;
     for (int64_t s = lines; s > 0; --s) {
+      const int64_t ahead = lines_left + s > kPrefetchSteps ? tile.ahead : tile.ahead_at_end;
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) __builtin_prefetch(b + p * panel_bytes + ahead);
 #pragma GCC unroll 2

@@ -50,8 +50,9 @@ constexpr int TilePanels(int rows) {
   return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
 }
 
-// Bytes ahead in each panel that a memory-bound tile prefetches.
+// Bytes ahead in each panel that a memory-bound tile prefetches, and the steps that they are.
 inline constexpr int64_t kPrefetchBytes = 1024;
+inline constexpr int64_t kPrefetchSteps = kPrefetchBytes / kCacheLine;
 
 struct TileProblem {
   const char* a = nullptr;  // the first row's first element
@@ -59,7 +60,10 @@ struct TileProblem {
   const char* b = nullptr;  // the first panel's first step
   int64_t panel_bytes = 0;
   int64_t steps = 0;
-  int64_t ahead = 0;     // bytes from what is read to what is prefetched
+  // Bytes from what is read to what is prefetched; in the last kPrefetchSteps steps, when that lies
+  // in the next panels.
+  int64_t ahead = 0;
+  int64_t ahead_at_end = 0;
   float* out = nullptr;  // [rows, out_stride]: 16 outputs a panel
   int64_t out_stride = 0;
 };
@@ -70,7 +74,6 @@ static void ComputeTile(const TileProblem& problem) {
   const char* b = problem.b;
   const int64_t a_stride = problem.a_stride;
   const int64_t panel_bytes = problem.panel_bytes;
-  const int64_t ahead = problem.ahead;
   float* const out = problem.out;
   const int64_t out_stride = problem.out_stride;
   V16 acc[kRows][kPanels];
@@ -80,6 +83,7 @@ static void ComputeTile(const TileProblem& problem) {
     for (int p = 0; p < kPanels; ++p) acc[r][p] = Zero();
   }
   for (int64_t s = problem.steps; s > 0; --s) {
+    const int64_t ahead = s > kPrefetchSteps ? problem.ahead : problem.ahead_at_end;
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) __builtin_prefetch(b + p * panel_bytes + ahead);
 #pragma GCC unroll 4
