@@ -11,17 +11,24 @@
     hot      one adapter of rank 16 on all linears for 32 streams against the base model (hot_adapter_share), and base-only
              batches beside resident adapters against an engine without any (base_only_tax)
     peers    8 streams of 8 adapters against peft and llama.cpp, which switch adapters between requests (vs_peft, vs_llama_cpp)
+    many     10,000 registered adapters of rank 8 on q and v: start-up, listing, memory, and the ITL of 8 base streams while
+             2,000 adapters a minute are loaded (many_*)
     unified  a tight pool under phases of many adapters and of long contexts against fixed splits of it (unified_over_split)
 
 All parts together take under 30 minutes once the work folder is made (the one of peers.py). Nothing else may run on the machine.
+`many` needs grpcio, protobuf and protoc.
 """
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+import types
 
 from compare.cases import model_costs, step_seconds
 from compare.lora import ALL_LINEAR, ATTENTION, BF16_BYTES, num_weights, write_adapters
@@ -29,22 +36,27 @@ from compare.machine import cpu_name, measure_limits
 from compare.systems import Command, Worker
 from compare.workshop import ROOT, Unavailable, Workshop, say
 
-PARTS = ("s_lora", "mixed", "hot", "peers", "unified")
+sys.path.insert(0, os.path.join(ROOT, "tests", "lab"))
+import daemon  # noqa: E402
+
+PARTS = ("s_lora", "mixed", "hot", "peers", "many", "unified")
 SMALL, LARGE = "qwen2.5-0.5b", "llama-3.2-1b"
-PROGRAMS = ("tessera_engine_bench", "tessera_kernel_bench")
+PROGRAMS = ("tessera_engine_bench", "tessera_kernel_bench", "tesserad", "tessera-bench")
 STREAMS, CONTEXT, TOKENS = 32, 128, 16
 # Folder: (model, adapters, ranks, targets)
 FOLDERS = {
     "rank8-attention": (LARGE, 2000, (8,), ATTENTION),
     "mixed": (SMALL, 200, (8, 16, 32, 64), ALL_LINEAR),
     "rank16": (SMALL, 48, (16,), ALL_LINEAR),
+    "rank8-qv": (SMALL, 10_000, (8,), ("q_proj", "v_proj")),
 }
 DISTINCT = (1, 2, 4, 8, 16, 32)
 PEER_STREAMS = 8
-UNIFIED_BYTES = 512 << 20
+LOADS_PER_MINUTE = 2000
+UNIFIED_BYTES = 384 << 20
 SPLITS = (0.25, 0.5, 0.75)  # shares of the pool that are set aside for adapters
-# Of the unified part. Many adapters and short texts, then few adapters and long texts.
-PHASES = {"many": "loop 32 96 16 64 16 64 48", "long": "loop 32 40 256 512 256 512 2"}
+# Many adapters and short texts, then few adapters and long texts: each needs most of the pool.
+PHASES = {"many": "loop 32 48 16 64 16 64 48", "long": "loop 32 32 256 512 128 256 2"}
 
 
 def parse_arguments(words=None):
@@ -76,6 +88,75 @@ def adapter_seconds(limits, weights, distinct, streams):
     """All weights of `distinct` adapters read once, or the multiply-adds of all streams with one each."""
     read = BF16_BYTES * weights * distinct / limits["read_gb_s"]
     return max(read, 2 * weights * streams / limits["bf16_gflop_s"]) / 1e9
+
+
+class Served:
+    """A tesserad with a folder of adapters registered at its start, or none."""
+
+    def __init__(self, adapters, folder):
+        self.bench = os.path.join(adapters.build, "bin", "tessera-bench")
+        flags = ["--dtype", "bfloat16", "--kv-cache-bytes", "2GiB", "--log-level", "error"]
+        if folder:
+            flags += ["--adapters", adapters.folder(folder)]
+        self.daemon = daemon.Daemon(os.path.join(adapters.build, "bin", "tesserad"), [adapters.workshop.model(SMALL)], *flags)
+
+    def __enter__(self):
+        import grpc
+        begin = time.monotonic()
+        self.daemon.__enter__()
+        self.seconds = time.monotonic() - begin
+        self.message = daemon.message_types()
+        self.channel = grpc.insecure_channel(self.daemon.address, [("grpc.max_receive_message_length", 64 << 20)])
+        return self
+
+    def __exit__(self, *_):
+        self.channel.close()
+        self.daemon.__exit__()
+
+    def rss(self):
+        with open(f"/proc/{self.daemon.process.pid}/status", encoding="utf-8") as f:
+            return 1024 * next(int(line.split()[1]) for line in f if line.startswith("RssAnon"))
+
+    def call(self, method, **fields):
+        request, response = self.message(method + "Request"), self.message(method + "Response")
+        return self.channel.unary_unary("/tessera.v1.Control/" + method, request_serializer=request.SerializeToString,
+                                        response_deserializer=response.FromString)(request(**fields))
+
+    def list(self, count):
+        """Seconds."""
+        begin = time.monotonic()
+        listed = len(self.call("ListAdapters").adapters)
+        assert listed == count, listed
+        return time.monotonic() - begin
+
+    def itl(self):
+        """p99 in milliseconds, of base streams."""
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+            subprocess.run([self.bench, "--server", self.daemon.address, "--concurrency", "8", "--duration", "15",
+                            "--input-tokens", "64", "--output-tokens", "64", "--warmup", "8", "--quiet", "--json", file.name],
+                           check=True, stdout=sys.stderr)
+            return json.load(file)["itl_ms"]["p99"]
+
+    @contextlib.contextmanager
+    def loading(self, per_minute, number):
+        """Loads adapters that were not asked for before, at a steady rate; `per_minute` of what it yields is what came of it."""
+        stop = threading.Event()
+        loader = types.SimpleNamespace(per_minute=0.0)
+
+        def load():
+            begin, done = time.monotonic(), 0
+            while not stop.wait(max(0.0, begin + done * 60 / per_minute - time.monotonic())):
+                self.call("LoadAdapter", name=f"adapter-{number * 2000 + done:05}")
+                done += 1
+            loader.per_minute = done * 60 / (time.monotonic() - begin)
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        try:
+            yield loader
+        finally:
+            stop.set()
+            thread.join()
 
 
 class Adapters:
@@ -216,7 +297,7 @@ class Adapters:
 
     def hot(self):
         engines = {"with": self.engine("with", SMALL, "rank16"), "without": self.engine("without", SMALL)}
-        line = f"decode {STREAMS} {CONTEXT} {TOKENS}"
+        line = f"decode {STREAMS} {CONTEXT} {3 * TOKENS}"  # small differences
         try:
             engines["with"].run(f"{line} 8")  # adapters are resident from here on
             speeds = self.rounds("hot", {"hot": lambda number: engines["with"].run(f"{line} 1"),
@@ -254,6 +335,28 @@ class Adapters:
                 print(f"peers: {PEER_STREAMS} adapters in flight: {statistics.median(speeds['tessera']):.1f} tokens/s, {name} "
                       f"{statistics.median(speeds[name]):.1f}: {result[key]:.1f}x")
         return result
+
+    def many(self):
+        with Served(self, None) as alone:
+            baseline = alone.seconds, alone.rss()
+        with Served(self, "rank8-qv") as served:
+            count = FOLDERS["rank8-qv"][1]
+            seconds, rss = served.seconds - baseline[0], (served.rss() - baseline[1]) / count
+            listing = min(served.list(count) for _ in range(5))
+            itl = {"quiet": [], "loading": []}
+            loads = []
+            for number in range(self.arguments.rounds):
+                itl["quiet"].append(served.itl())
+                with served.loading(LOADS_PER_MINUTE, number) as loader:
+                    itl["loading"].append(served.itl())
+                loads.append(loader.per_minute)
+                say(f"many: round {number + 1} of {self.arguments.rounds} done")
+        ratio = median_ratio(itl["loading"], itl["quiet"])
+        print(f"many: {count} adapters: {seconds:.2f} s of start-up, {rss / 1024:.2f} KiB each, listed in {listing * 1e3:.0f} ms; "
+              f"p99 ITL {statistics.median(itl['quiet']):.1f} ms, while {min(loads):.0f} a minute are loaded "
+              f"{statistics.median(itl['loading']):.1f} ms: {ratio:.2f}x")
+        return {"many_startup_s": seconds, "many_rss_bytes": rss, "many_list_s": listing, "many_loads_per_minute": min(loads),
+                "many_itl_ratio": ratio}
 
     def unified(self):
         engines = {"unified": self.engine("unified", SMALL, "rank16", kv_cache_bytes=UNIFIED_BYTES)}
