@@ -1,5 +1,7 @@
 #include "scheduler/adapter_loader.h"
 
+#include <sys/resource.h>
+
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -10,6 +12,10 @@
 
 namespace tessera {
 namespace {
+
+// On busy cores a load gives way to steps: a member of the compute team that is put aside holds up
+// all of them. Of the calling thread (Linux); without the right to it, nothing changes.
+void GiveWay() { setpriority(PRIO_PROCESS, 0, 10); }
 
 class ThreadedAdapterLoader final : public AdapterLoader {
  public:
@@ -59,6 +65,7 @@ class ThreadedAdapterLoader final : public AdapterLoader {
   }
 
   void Loop() {
+    GiveWay();
     for (;;) {
       std::unique_lock<std::mutex> lock(mutex_);
       changed_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
