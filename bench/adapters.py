@@ -35,7 +35,7 @@ from compare.cases import model_costs, step_seconds
 from compare.lora import ALL_LINEAR, ATTENTION, BF16_BYTES, num_weights, write_adapters
 from compare.machine import cpu_name, measure_limits
 from compare.systems import Command, Worker
-from compare.workshop import ROOT, Unavailable, Workshop, say
+from compare.workshop import ROOT, Unavailable, Workshop, parse_with_workshop, say
 
 sys.path.insert(0, os.path.join(ROOT, "tests", "lab"))
 import daemon  # noqa: E402
@@ -66,17 +66,10 @@ def parse_arguments(words=None):
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--parts", default=",".join(PARTS), help="of " + ",".join(PARTS))
     ap.add_argument("--rounds", type=int, default=3, help="paired rounds after the warm-up (3)")
-    ap.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every system (all cores)")
-    ap.add_argument("--work", default=os.path.join(ROOT, "build", "peers"), help="kept between runs (build/peers)")
-    ap.add_argument("--build", default=os.path.join(ROOT, "build"), help="Tessera's build folder (build)")
-    ap.add_argument("--prepare", action="store_true", help="make everything and measure nothing")
-    ap.add_argument("--json", metavar="FILE")
-    a = ap.parse_args(words)
+    a = parse_with_workshop(ap, words)
     a.parts = a.parts.split(",")
     if not set(a.parts) <= set(PARTS):
         ap.error("--parts is of " + ",".join(PARTS))
-    if not a.json and not a.prepare:
-        ap.error("--json FILE is needed, unless --prepare is given")
     if a.rounds < 1:
         ap.error("--rounds must be at least 1")
     return a
@@ -208,11 +201,10 @@ class Adapters:
         return worker
 
     def lora_gguf(self, path):
-        model = self.workshop.model(SMALL)
-        convert = os.path.join(self.workshop.llama_sources(), "convert_lora_to_gguf.py")
-        return self.workshop.made(self.workshop.at("gguf", "lora-" + os.path.basename(path) + ".gguf"), lambda part: self.workshop.call(
-            "gguf-lora", [self.workshop.python("venv-models"), convert, "--base", model, "--outtype", "bf16", "--outfile", part,
-                          path]))
+        convert = [self.workshop.python("venv-models"), os.path.join(self.workshop.llama_sources(), "convert_lora_to_gguf.py"),
+                   "--base", self.workshop.model(SMALL), "--outtype", "bf16"]
+        return self.workshop.made(self.workshop.at("gguf", f"lora-{os.path.basename(path)}.gguf"), lambda part: self.workshop.call(
+            "gguf-lora", [*convert, "--outfile", part, path]))
 
     def peer_workers(self):
         """Makes what the peers need; {name: a function that gives a worker, not started}."""

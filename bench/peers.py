@@ -20,7 +20,7 @@ from compare.cases import CASES, MODELS, QUICK_CASES, WEIGHTS, limit_of, model_c
 from compare.machine import cpu_name, measure_limits
 from compare.report import cell_json, geometric_mean, is_compared, ratio_to_best, report_json, table
 from compare.systems import SYSTEMS, Systems, Worker
-from compare.workshop import ROOT, Unavailable, Workshop, say
+from compare.workshop import ROOT, Unavailable, Workshop, parse_with_workshop, say
 
 QUICK_ROUNDS = 3
 PROGRAMS = ("tessera_engine_bench", "tessera_kernel_bench", "tesserad", "tessera-bench")
@@ -47,14 +47,7 @@ def parse_arguments(words=None):
     ap.add_argument("--cases", type=names(tuple(CASES)), help="of " + ",".join(CASES))
     ap.add_argument("--systems", type=names(SYSTEMS), default=list(SYSTEMS), help="of " + ",".join(SYSTEMS))
     ap.add_argument("--rounds", type=int, help="paired rounds after the warm-up (5)")
-    ap.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every system (all cores)")
-    ap.add_argument("--work", default=os.path.join(ROOT, "build", "peers"), help="kept between runs (build/peers)")
-    ap.add_argument("--build", default=os.path.join(ROOT, "build"), help="Tessera's build folder (build)")
-    ap.add_argument("--prepare", action="store_true", help="make everything and measure nothing")
-    ap.add_argument("--json", metavar="FILE")
-    a = ap.parse_args(words)
-    if not a.json and not a.prepare:
-        ap.error("--json FILE is needed, unless --prepare is given")
+    a = parse_with_workshop(ap, words)
     a.model = a.model or list(MODELS[:1] if a.quick else MODELS)
     a.cases = a.cases or list(QUICK_CASES if a.quick else CASES)
     if a.rounds is None:

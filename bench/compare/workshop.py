@@ -33,6 +33,19 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
+def parse_with_workshop(ap, words):
+    """Adds the arguments that every comparison has, and parses."""
+    ap.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every system (all cores)")
+    ap.add_argument("--work", default=os.path.join(ROOT, "build", "peers"), help="kept between runs (build/peers)")
+    ap.add_argument("--build", default=os.path.join(ROOT, "build"), help="Tessera's build folder (build)")
+    ap.add_argument("--prepare", action="store_true", help="make everything and measure nothing")
+    ap.add_argument("--json", metavar="FILE")
+    a = ap.parse_args(words)
+    if not a.json and not a.prepare:
+        ap.error("--json FILE is needed, unless --prepare is given")
+    return a
+
+
 class Workshop:
     def __init__(self, folder):
         self.folder = os.path.abspath(folder)
