@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <functional>
 #include <random>
 
 #include "tests/lib/real_stack.h"
@@ -190,26 +191,37 @@ TEST_P(AdaptersTest, ChangedFilesAreANewVersion) {
   EXPECT_TRUE(SameResults(second, stack->Run(request)));
 }
 
+// Cut short, gone, or another adapter's by the time that it is read.
 TEST_P(AdaptersTest, AFailedLoadFailsOnlyWhatNeedsIt) {
-  const auto stack = Start(Options());
   const std::string path = Copy("plain");
-  ASSERT_TRUE(stack->adapters().Register({{"mine", "", 0, path}}).ok());
-  Request broken = NewRequest(stack.get(), 0, 1);
-  broken.sampling.n = 2;
-  broken.adapter = *stack->adapters().Resolve(0, {{"mine", "", {}}});
-  std::filesystem::resize_file(path + "/adapter_model.safetensors", 100);
-  const int a = stack->Submit(broken);
-  const int b = stack->Submit(NewRequest(stack.get(), 1, 2));
-  const int c = stack->Submit(NewRequest(stack.get(), 0, 2));
-  absl::Status loaded;
-  stack->core().LoadAdapter(broken.adapter.id, false, {[&](absl::Status s) { loaded = s; }, {}});
-  stack->RunAll();
-  EXPECT_EQ(stack->result(a, 0).reason, FinishReason::kError);
-  EXPECT_EQ(stack->result(a, 1).reason, FinishReason::kError);
-  EXPECT_THAT(stack->result(a).status.message(), HasSubstr(path));
-  EXPECT_EQ(stack->result(b).reason, FinishReason::kLength);
-  EXPECT_EQ(stack->result(c).reason, FinishReason::kLength);
-  EXPECT_FALSE(loaded.ok());
+  const std::string file = path + "/adapter_model.safetensors";
+  const std::vector<std::function<void()>> damages = {
+      [&] { std::filesystem::resize_file(file, 100); }, [&] { std::filesystem::remove(file); },
+      [&] {
+        std::filesystem::remove_all(path);
+        std::filesystem::copy(kAdapters + "patterns", path);
+      }};
+  for (size_t damage = 0; damage < damages.size(); ++damage) {
+    const auto stack = Start(Options());
+    Copy("plain");
+    ASSERT_TRUE(stack->adapters().Register({{"mine", "", 0, path}}).ok());
+    Request broken = NewRequest(stack.get(), 0, 1);
+    broken.sampling.n = 2;
+    broken.adapter = *stack->adapters().Resolve(0, {{"mine", "", {}}});
+    damages[damage]();
+    const int a = stack->Submit(broken);
+    const int b = stack->Submit(NewRequest(stack.get(), 1, 2));
+    const int c = stack->Submit(NewRequest(stack.get(), 0, 2));
+    absl::Status loaded;
+    stack->core().LoadAdapter(broken.adapter.id, false, {[&](absl::Status s) { loaded = s; }, {}});
+    stack->RunAll();
+    EXPECT_EQ(stack->result(a, 0).reason, FinishReason::kError) << damage;
+    EXPECT_EQ(stack->result(a, 1).reason, FinishReason::kError) << damage;
+    EXPECT_THAT(stack->result(a).status.message(), HasSubstr(path)) << damage;
+    EXPECT_EQ(stack->result(b).reason, FinishReason::kLength) << damage;
+    EXPECT_EQ(stack->result(c).reason, FinishReason::kLength) << damage;
+    EXPECT_FALSE(loaded.ok()) << damage;
+  }
 }
 
 TEST_P(AdaptersTest, WhatDoesNotFitFailsWhenNothingElseCanLeave) {
