@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace tessera {
 namespace {
@@ -57,25 +58,36 @@ char* ImageTile(const AdapterLayout& layout, char* pages, const TileRun& run, in
   return pages + place.page * layout.page_bytes + place.offset;
 }
 
+// 0 where there is no such code: the step of numbers that are all zeros is 0, and what is not
+// finite has none.
+int8_t CodeOf(float value, float step) {
+  const float code = std::nearbyint(value / step);
+  return std::fabs(code) <= 127.0f ? static_cast<int8_t>(code) : int8_t{0};
+}
+
 void StoreElement(DType dtype, float value, float step, char* tile, int64_t index) {
   switch (dtype) {
     case DType::kBF16:
       reinterpret_cast<BF16*>(tile)[index] = FloatToBF16(value);
       return;
     case DType::kI8:
-      reinterpret_cast<int8_t*>(tile)[index] =
-          static_cast<int8_t>(step == 0.0f ? 0.0f : std::nearbyint(value / step));
+      reinterpret_cast<int8_t*>(tile)[index] = CodeOf(value, step);
       return;
     default:
       reinterpret_cast<float*>(tile)[index] = value;
   }
 }
 
-// What a code of int8 stands for: the maximum is 127 of it.
+// What a code of int8 stands for: the maximum is 127 of it. NaN when some number is not finite, so
+// that its rank is not either.
 float StepOf(DType dtype, const float* values, int64_t count, int64_t stride) {
   if (dtype != DType::kI8) return 1.0f;
   float maximum = 0.0f;
-  for (int64_t i = 0; i < count; ++i) maximum = std::max(maximum, std::abs(values[i * stride]));
+  for (int64_t i = 0; i < count; ++i) {
+    const float magnitude = std::fabs(values[i * stride]);
+    if (!std::isfinite(magnitude)) return std::numeric_limits<float>::quiet_NaN();
+    maximum = std::max(maximum, magnitude);
+  }
   return maximum / 127.0f;
 }
 
