@@ -1,13 +1,19 @@
 #include "scheduler/adapter_store.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
 
 namespace tessera {
+namespace {
+
+// At once: what is read waits in host memory until the next plan places it, and more of it than the
+// bound of that memory would be dropped and read again.
+constexpr int64_t kMaxReads = 8;
+
+}  // namespace
 
 AdapterStore::AdapterStore(const AdapterStoreOptions& options, AdapterRegistry* registry,
                            KvManager* kv, AdapterLoader* loader, const Clock* clock)
@@ -19,14 +25,12 @@ bool AdapterStore::IsReady(AdapterId id) const {
 }
 
 AdapterStore::Access AdapterStore::Want(AdapterId id, int64_t reserve_slabs, bool alone) {
-  const auto [it, is_new] = entries_.try_emplace(id);
-  Entry& entry = it->second;
-  if (is_new) {
-    entry.status = registry_->status(id);
-    entry.model = registry_->model(id);
-    loader_->Read(id);
+  const auto it = entries_.find(id);
+  if (it == entries_.end()) {
+    if (num_reading_ < kMaxReads) BeginRead(id);
     return Access::kLoading;
   }
+  Entry& entry = it->second;
   switch (entry.state) {
     case State::kPool:
       // One that is to go is let go first; whoever wants it now gets it anew.
@@ -36,6 +40,15 @@ AdapterStore::Access AdapterStore::Want(AdapterId id, int64_t reserve_slabs, boo
     default:
       return Access::kLoading;
   }
+}
+
+AdapterStore::Entry& AdapterStore::BeginRead(AdapterId id) {
+  Entry& entry = entries_[id];
+  entry.status = registry_->status(id);
+  entry.model = registry_->model(id);
+  ++num_reading_;
+  loader_->Read(id);
+  return entry;
 }
 
 AdapterStore::Access AdapterStore::PlaceInPool(AdapterId id, Entry* entry, int64_t reserve_slabs,
@@ -59,6 +72,7 @@ AdapterStore::Access AdapterStore::PlaceInPool(AdapterId id, Entry* entry, int64
 void AdapterStore::OnRead(AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us) {
   const auto it = entries_.find(id);
   CHECK(it != entries_.end() && it->second.state == State::kReading) << "adapter " << id;
+  --num_reading_;
   Entry& entry = it->second;
   if (!image.ok()) {
     Fail(id, image.status());
@@ -122,8 +136,8 @@ void AdapterStore::CountRunning(Entry* entry, int32_t change) {
 void AdapterStore::CountUse(AdapterId id) { entries_.at(id).uses += 1.0; }
 
 void AdapterStore::Pin(AdapterId id) {
-  Want(id, /*reserve_slabs=*/std::numeric_limits<int32_t>::max(), false);
-  Entry& entry = entries_.at(id);
+  const auto it = entries_.find(id);
+  Entry& entry = it == entries_.end() ? BeginRead(id) : it->second;
   entry.pinned = true;
   entry.unload = false;
   Report(entry);

@@ -111,6 +111,7 @@ class AdapterStore final {
     std::list<AdapterId>::iterator host;  // in host_order_ while image_bytes > 0
   };
 
+  Entry& BeginRead(AdapterId id);
   Access PlaceInPool(AdapterId id, Entry* entry, int64_t reserve_slabs, bool alone);
   void Fail(AdapterId id, absl::Status status);
   void Evict(AdapterId id);
@@ -131,6 +132,7 @@ class AdapterStore final {
   std::list<AdapterId> host_order_;  // least recently used first
   int64_t host_bytes_ = 0;
   std::vector<std::pair<AdapterId, absl::Status>> failures_;
+  int64_t num_reading_ = 0;
   int64_t num_copying_ = 0;
   int64_t num_loads_ = 0;
   int64_t num_evictions_ = 0;

@@ -157,6 +157,29 @@ TEST_P(AdaptersTest, MixedBatchesAndTightPoolsDoNotShow) {
   }
 }
 
+// However many wait, host memory for a few images is enough: none is read twice.
+TEST_P(AdaptersTest, WaitingAdaptersAreReadOnce) {
+  RealStackOptions options = Options();
+  {
+    const auto probe = Start(options);
+    probe->Run(NewRequest(probe.get(), 3, 1));
+    options.engine.adapter_host_bytes = 8 * probe->adapters().List().back().bytes;
+  }
+  options.num_slabs = 2048;
+  const auto stack = Start(options);
+  constexpr int kDistinct = 24;
+  for (int i = 0; i < kDistinct; ++i) {
+    Request request = NewRequest(stack.get(), 0, static_cast<uint32_t>(i));
+    const float weight = 0.125f * static_cast<float>(i + 1);
+    request.adapter =
+        *stack->adapters().Resolve(0, {{"plain", "", weight}, {"patterns", "", 1.0f}});
+    stack->Submit(request);
+  }
+  stack->RunAll();
+  for (int i = 0; i < kDistinct; ++i) EXPECT_EQ(stack->result(i).reason, FinishReason::kLength);
+  EXPECT_EQ(stack->stats().adapter_loads.value(), kDistinct);
+}
+
 TEST_P(AdaptersTest, PrefixesOfAdaptersAreTheirOwn) {
   const auto stack = Start(Options());
   Request request = NewRequest(stack.get(), 0, 3);
