@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -277,6 +280,34 @@ TEST(AdapterLayoutTest, ATileLargerThanAPageDoesNotFit) {
   ranks[0] = 4;
   EXPECT_EQ(PlanAdapter(shape, ranks, DType::kF32, 4096).num_pages, 0);
   EXPECT_GT(PlanAdapter(shape, ranks, DType::kF32, 32768).num_pages, 0);
+}
+
+// A number that is not finite makes its rank so, and no other; codes are codes whatever comes.
+TEST(AdapterLayoutTest, NotFiniteInt8RanksAreNotFinite) {
+  LoraShape shape;
+  shape.rows[0] = 16;
+  shape.cols[0] = 16;
+  std::vector<int32_t> ranks(kNumLoraTargets, 0);
+  ranks[0] = 4;
+  const AdapterLayout layout = PlanAdapter(shape, ranks, DType::kI8, 4096);
+  LoraTensors tensors;
+  tensors.rank = 4;
+  tensors.a.assign(4 * 16, 0.5f);
+  tensors.b.assign(16 * 4, 0.25f);
+  tensors.scales.assign(4, 1.0f);
+  tensors.a[3] = std::numeric_limits<float>::quiet_NaN();
+  tensors.a[16 + 5] = std::numeric_limits<float>::infinity();
+  for (int i = 32; i < 48; ++i) tensors.a[i] = 0.0f;
+  std::vector<char> pages(static_cast<size_t>(layout.num_pages) * 4096, 1);
+  PlaceMatrices(layout, shape, 0, LoraTarget::kQuery, tensors, pages.data());
+  for (int i = 0; i < 4; ++i) {
+    const TilePlace place = PlaceOfTile(layout.matrices[0].a, 4096, i);
+    const char* const tile = pages.data() + place.page * 4096 + place.offset;
+    float scale;
+    std::memcpy(&scale, tile + AdapterLayout::ScaleOffset(16, DType::kI8), sizeof(scale));
+    EXPECT_EQ(std::isfinite(scale), i >= 2) << i;
+    EXPECT_EQ(tile[7], i == 3 ? 127 : 0) << i;
+  }
 }
 
 TEST(RefLoraTest, EqualsTheMergedWeight) {
