@@ -209,6 +209,20 @@ class DaemonTest(unittest.TestCase):
         self.assertEqual(server.process.wait(timeout=60), 0)
         server.end()
 
+    def test_early_abort_refuses_under_load(self):
+        with Daemon("--queue-policy", "early_abort", "--early-abort-ms", "501", "--max-num-seqs", "1") as server:
+            self.assertEqual(server.client("generate", "--max-tokens", "4", "Once").returncode, 0)
+            running = server.start_client(*LONG)
+            self.assertIn("accepted", running.stdout.readline())
+            for _ in range(100):
+                done = server.client("generate", "--max-tokens", "1", "Once")
+                if done.returncode != 0:
+                    break
+            self.assertIn("RESOURCE_EXHAUSTED", done.stderr)
+            self.assertIn("--early-abort-ms", done.stderr)
+            running.terminate()
+            running.communicate(timeout=60)
+
     def test_drain_with_exit(self):
         server = Daemon()
         done = server.client("drain", "--exit")
