@@ -11,6 +11,8 @@
 // With visible scores s_j (fp32: q.k * attention scale, softcapped, divided by the temperature):
 //   max = max_j s_j    sum = sum_j exp(s_j - max)    out = sum_j exp(s_j - max) * v_j
 // in a fixed order over the position within the block. A block without a visible key is skipped.
+// With bf16 rows the queries (normed and rotated) and the exponentials that weigh V are rounded to
+// bf16, so that both products are of bf16 pairs; `sum` is of the exponentials as they were.
 // Int8 rows (kernels/page_layout.h) are read by their codes, q stays fp32, and scales are applied
 // to whole sums and weights, so that k and v are never rounded again:
 //   q.k = (sum_d q[d] * k_code[d]) * k_scale

@@ -62,7 +62,7 @@ void LoadLines(TileUnit* unit, const char* panel, int64_t line, int count, int64
 
 struct BF16Tiles {
   static constexpr int kMaxRows = kMaxTileRows;
-  static constexpr int Panels(int rows) { return 2; }
+  static constexpr int Panels(int rows, bool alone) { return 2; }
 
   template <bool kTwoRows, bool kTwoPanels>
   static void Run(const TileProblem& tile, int rows) {
@@ -163,7 +163,7 @@ void AddGroup(const QuantShape& shape, const TileProblem& tile, int64_t g, int r
 template <class Lines>
 struct QuantTiles {
   static constexpr int kMaxRows = kMaxTileRows;
-  static constexpr int Panels(int rows) { return 2; }
+  static constexpr int Panels(int rows, bool alone) { return 2; }
 
   template <bool kTwoRows, bool kTwoPanels>
   static void Run(const QuantShape& shape, const TileProblem& tile, int rows) {

@@ -1,6 +1,7 @@
 // Attention over paged KV. One fork-join appends the step's K and V (the caller alone when rows are
-// few), one attends. A block's keys are transposed once per tile of query rows and used by all
-// query heads of their kv head; V is read where it lies. Owned by the backend; rank thread.
+// few), one attends. A block's keys are transposed (and its V packed, where the ISA wants that)
+// once per tile of query rows and used by all query heads of their kv head. Owned by the backend;
+// rank thread.
 #pragma once
 
 #include <atomic>

@@ -1,8 +1,9 @@
 // One block of keys against up to 12 query rows of one kv head: scores (the GEMM tile over
-// transposed keys), a softmax partial per row, and the weighted sum of V rows read where they lie
-// in their pages. Int8 codes are widened in registers, so a block's panels are as small as its
-// keys; scales meet whole scores and weights, 16 keys at a time. Bytes moved per block: its K and V
-// once per call for V, once per block for K.
+// transposed keys), a softmax partial per row, and the weighted sum of V rows, read where they lie
+// in their pages, or, where bf16 pairs have a dot product, the GEMM tile over V packed by pairs of
+// keys. Int8 codes are widened in registers, so a block's panels are as small as its keys; scales
+// meet whole scores and weights, 16 keys at a time. Bytes moved per block: K (and packed V) once,
+// other V once per call.
 #include <cstring>
 
 #include "kernels/cpu/isa_functions.h"
@@ -30,8 +31,8 @@ constexpr int64_t RowBytes(Element element, int32_t head_dim) {
   return NumberBytes(element, head_dim) + (element == Element::kI8 ? 4 : 0);
 }
 
-// Rows lie in pages all over memory, a stride that no hardware prefetcher follows: each phase of a
-// block asks for what the next one reads. Asking for a null row's bytes is harmless.
+// Rows lie in pages all over memory, a stride that no hardware prefetcher follows: what works on a
+// block asks for what is read next. Asking for a null row's bytes is harmless.
 TESSERA_INLINE void Prefetch(const void* row, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += kCacheLine) {
     __builtin_prefetch(static_cast<const char*>(row) + at, 0, 2);
@@ -53,23 +54,74 @@ KeySpan VisibleSpan(const AttendProblem& problem) {
   return span;
 }
 
+// Asks for problem.next_keys bit by bit: all of them in `times` times.
+class NextKeys {
+ public:
+  NextKeys(const AttendProblem& problem, int32_t times)
+      : keys_(problem.next_keys),
+        row_bytes_(RowBytes(problem.element, problem.head_dim)),
+        left_(keys_ == nullptr ? 0 : kKeyBlock),
+        share_((kKeyBlock + times - 1) / times) {}
+
+  void Ask() {
+    const int32_t count = Least(left_, share_);
+    for (int32_t i = 0; i < count; ++i) Prefetch(keys_[i], row_bytes_);
+    keys_ += count;
+    left_ -= count;
+  }
+
+ private:
+  const void* const* keys_;
+  const int64_t row_bytes_;
+  int32_t left_;
+  const int32_t share_;
+};
+
+// `rows` rows of any number.
+template <class Panel>
+void ComputeRows(TileProblem tile, int32_t rows, int panels) {
+  for (; rows > 0; rows -= kMaxRows) {
+    ComputePanels<Panel>(tile, Least(rows, kMaxRows), panels);
+    tile.a += kMaxRows * tile.a_stride;
+    tile.out += kMaxRows * tile.out_stride;
+  }
+}
+
 template <class Panel>
 void ScoreRows(const AttendProblem& problem, int panel_begin, int panel_end, int64_t steps) {
   TileProblem tile;
+  tile.a = reinterpret_cast<const char*>(problem.q);
   tile.a_stride = problem.q_stride * 4;
   tile.panel_bytes = steps * kCacheLine;
   tile.b = static_cast<const char*>(problem.keys) + panel_begin * tile.panel_bytes;
   tile.steps = steps;
+  tile.out = problem.scores + panel_begin * kPanel;
   tile.out_stride = kScoreStride;
-  for (int32_t row = 0; row < problem.rows; row += kMaxRows) {
-    tile.a = reinterpret_cast<const char*>(problem.q + row * problem.q_stride);
-    tile.out = problem.scores + row * kScoreStride + panel_begin * kPanel;
-    ComputePanels<Panel>(tile, Least(problem.rows - row, kMaxRows), panel_end - panel_begin);
+  ComputeRows<Panel>(tile, problem.rows, panel_end - panel_begin);
+}
+
+// 16 exponentials as the weights of V of the keys from `key` on. A row of weights begins every
+// kScoreStride floats, also when they are bf16.
+template <Element kElement>
+void StoreWeights(const AttendProblem& problem, int32_t row, int32_t key, V16 e) {
+  float* const weights = problem.weights + row * kScoreStride;
+  if constexpr (kElement == Element::kI8) {
+    Store(weights + key, Mul(e, Load(problem.value_scales + key)));
+  }
+  if constexpr (kElement == Element::kBF16) {
+#if defined(TESSERA_HAS_DOT_BF16)
+    StoreNormalBF16(reinterpret_cast<char*>(weights) + 2 * key, e);
+#else
+    Store(weights + key, RoundBF16(e));
+#endif
   }
 }
 
-// Turns a row's raw dot products into exp(score - max) in place, 0 where it does not see the key.
-void SoftmaxRow(const AttendProblem& problem, int32_t row, int panel_begin, int panel_end) {
+// Turns a row's raw dot products into exp(score - max) in place, 0 where it does not see the key,
+// and into weights.
+template <Element kElement>
+void SoftmaxRow(const AttendProblem& problem, int32_t row, int panel_begin, int panel_end,
+                NextKeys* next_keys) {
   float* const scores = problem.scores + row * kScoreStride;
   const int32_t begin = problem.visible_begin[row];
   const int32_t end = problem.visible_end[row];
@@ -79,7 +131,7 @@ void SoftmaxRow(const AttendProblem& problem, int32_t row, int panel_begin, int 
   V16 max = hidden;
   for (int p = panel_begin; p < panel_end; ++p) {
     V16 s = Load(scores + p * kPanel);
-    if (problem.key_scales != nullptr) s = Mul(s, Load(problem.key_scales + p * kPanel));
+    if constexpr (kElement == Element::kI8) s = Mul(s, Load(problem.key_scales + p * kPanel));
     s = Mul(s, scale);
     if (problem.softcap > 0.0f) s = Softcap(s, problem.softcap);
     if (problem.temperature != 1.0f) s = Div(s, temperature);
@@ -88,7 +140,6 @@ void SoftmaxRow(const AttendProblem& problem, int32_t row, int panel_begin, int 
     Store(scores + p * kPanel, s);
     max = Max(max, s);
   }
-  float* const weights = problem.weights + row * kScoreStride;
   // A hidden key's exponential is exactly 0, also in a row that sees nothing.
   const float row_max = begin < end ? ReduceMax(max) : 0.0f;
   V16 sum = Zero();
@@ -96,8 +147,8 @@ void SoftmaxRow(const AttendProblem& problem, int32_t row, int panel_begin, int 
     const V16 e = ExpNonPositive(Sub(Load(scores + p * kPanel), Set1(row_max)));
     Store(scores + p * kPanel, e);
     sum = Add(sum, e);
-    if (problem.value_scales == nullptr) continue;
-    Store(weights + p * kPanel, Mul(e, Load(problem.value_scales + p * kPanel)));
+    StoreWeights<kElement>(problem, row, p * kPanel, e);
+    next_keys->Ask();
   }
   problem.max[row] = row_max;
   problem.sum[row] = begin < end ? ReduceAdd(sum) : 0.0f;
@@ -112,7 +163,6 @@ V16 LoadElements(const void* row, int64_t index) {
 }
 
 // out[r][16 v ...] = sum over keys of weight[r][key] * V[key][dim + 16 v ...], keys ascending.
-// Prefetches problem.next_keys with the first dims.
 template <Element kElement, int kRows, int kVectors>
 void WeightedSum(const AttendProblem& problem, int32_t row, int32_t dim, KeySpan keys) {
   V16 acc[kRows][kVectors];
@@ -122,11 +172,8 @@ void WeightedSum(const AttendProblem& problem, int32_t row, int32_t dim, KeySpan
     for (int v = 0; v < kVectors; ++v) acc[r][v] = Zero();
   }
   const float* const weights = problem.weights + row * kScoreStride;
-  const void* const* const next = row == 0 && dim == 0 ? problem.next_keys : nullptr;
-  const int64_t row_bytes = RowBytes(kElement, problem.head_dim);
   for (int32_t key = keys.begin; key < keys.end; ++key) {
     const void* const value = problem.values[key];
-    if (next != nullptr) Prefetch(next[key], row_bytes);
     V16 x[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) x[v] = LoadElements<kElement>(value, dim + 16 * v);
@@ -209,13 +256,56 @@ void TransposeRows(const void* const* keys, int64_t row_bytes, char* out) {
 }
 
 template <Element kElement, class Panel>
-void AttendTo(const AttendProblem& problem, KeySpan keys) {
-  const int panel_begin = keys.begin / kPanel;
-  const int panel_end = (keys.end + kPanel - 1) / kPanel;
+void WeighKeys(const AttendProblem& problem, int panel_begin, int panel_end) {
   ScoreRows<Panel>(problem, panel_begin, panel_end, NumWords(kElement, problem.head_dim));
-  for (int32_t r = 0; r < problem.rows; ++r) SoftmaxRow(problem, r, panel_begin, panel_end);
+  NextKeys next_keys(problem, problem.rows * (panel_end - panel_begin));
+  for (int32_t r = 0; r < problem.rows; ++r) {
+    SoftmaxRow<kElement>(problem, r, panel_begin, panel_end, &next_keys);
+  }
+}
+
+template <Element kElement, class Panel>
+void AttendTo(const AttendProblem& problem, KeySpan keys) {
+  WeighKeys<kElement, Panel>(problem, keys.begin / kPanel, (keys.end + kPanel - 1) / kPanel);
   WeightedSums<kElement>(problem, keys);
 }
+
+#if defined(TESSERA_HAS_DOT_BF16)
+constexpr int64_t kValuePanelBytes = kKeyBlock / 2 * kCacheLine;
+
+// V rows of pairs of keys side by side, for the keys of the problem's range of panels.
+void PackValues(const AttendProblem& problem) {
+  alignas(64) static constexpr char kZeros[2 * kMaxHeadDim] = {};
+  const auto row = [&problem](int key) {
+    return problem.values[key] != nullptr ? static_cast<const char*>(problem.values[key]) : kZeros;
+  };
+  for (int key = problem.pack_begin * kPanel; key < problem.pack_end * kPanel; key += 2) {
+    const char* const first = row(key);
+    const char* const second = row(key + 1);
+    char* out = static_cast<char*>(problem.value_panels) + key / 2 * kCacheLine;
+    for (int64_t dim = 0; dim < problem.out_stride; dim += kPanel, out += kValuePanelBytes) {
+      Store(out, PairBF16(first + 2 * dim, second + 2 * dim));
+    }
+  }
+}
+
+void AttendToPairs(const AttendProblem& problem, KeySpan keys) {
+  constexpr int kPanelSteps = kPanel / 2;
+  const int panel_begin = keys.begin / kPanel;
+  const int panel_end = (keys.end + kPanel - 1) / kPanel;
+  WeighKeys<Element::kBF16, BF16DotPanel>(problem, panel_begin, panel_end);
+  PackValues(problem);
+  TileProblem tile;
+  tile.a = reinterpret_cast<const char*>(problem.weights) + 2 * panel_begin * kPanel;
+  tile.a_stride = 4 * kScoreStride;
+  tile.panel_bytes = kValuePanelBytes;
+  tile.b = static_cast<const char*>(problem.value_panels) + panel_begin * kPanelSteps * kCacheLine;
+  tile.steps = (panel_end - panel_begin) * kPanelSteps;
+  tile.out = problem.out;
+  tile.out_stride = problem.out_stride;
+  ComputeRows<BF16DotPanel>(tile, problem.rows, static_cast<int>(problem.out_stride / kPanel));
+}
+#endif
 
 }  // namespace
 
@@ -245,7 +335,11 @@ void Attend(const AttendProblem& problem) {
     case Element::kF32:
       return AttendTo<Element::kF32, F32Panel>(problem, keys);
     case Element::kBF16:
+#if defined(TESSERA_HAS_DOT_BF16)
+      return AttendToPairs(problem, keys);
+#else
       return AttendTo<Element::kBF16, BF16Panel>(problem, keys);
+#endif
     case Element::kI8:
       return AttendTo<Element::kI8, Int8Panel>(problem, keys);
   }

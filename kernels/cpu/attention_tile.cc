@@ -34,7 +34,7 @@ void TileWorker::Reserve(const AttentionCall& call) {
   const int64_t block_floats = kKeyBlock * dim;
   float* next = memory_.Floats((query_rows + 2 * rows) * dim + 4 * RoundUp<int64_t>(rows, kPanel) +
                                kMaxAttendRows * (dim + 2 * kScoreStride) + 2 * kPanel + 2 * half +
-                               2 * (block_floats + kKeyBlock));
+                               3 * block_floats + 2 * kKeyBlock);
   const auto take = [&next](int64_t count) {
     float* const taken = next;
     next += RoundUp<int64_t>(count, kPanel);
@@ -42,6 +42,7 @@ void TileWorker::Reserve(const AttentionCall& call) {
   };
   keys_ = reinterpret_cast<char*>(take(block_floats));
   values_ = reinterpret_cast<char*>(take(block_floats));
+  value_panels_ = reinterpret_cast<char*>(take(block_floats));
   q_ = take(query_rows * dim);
   tokens_.resize(static_cast<size_t>(query_rows));
   cells_.resize(static_cast<size_t>(query_rows));
@@ -79,7 +80,8 @@ void TileWorker::PrepareQueries(const AttentionCall& call, const AttentionTile& 
       tokens_[static_cast<size_t>(row)] = static_cast<int32_t>(token);
       kernels_.rotate_head(heads + h * head_dim, args.q_norm.weight, args.q_norm.eps, cos, sin,
                            static_cast<int32_t>(2 * call.rope.half), head_dim, q);
-      std::fill(q + head_dim, q + call.padded_dim, 0.0f);
+      kernels_.prepare_row(q, nullptr, 0.0f, head_dim, call.padded_dim,
+                           args.layout->dtype == DType::kBF16, q);
     }
   }
 }
@@ -119,11 +121,17 @@ void TileWorker::LoadBlock(const AttentionCall& call, const AttentionTile& tile,
   kernels_.pack_keys(loaded_->keys, loaded_->values, ElementOf(layout.dtype), layout.head_dim,
                      panel_begin, panel_end, keys_);
   if (layout.quantized()) LoadScales(layout, panel_begin * kPanel, panel_end * kPanel);
-  if (layout.head_dim == call.padded_dim) return;
-  // Whole vectors would read past a row's end: attend to padded copies.
+  if (layout.head_dim != call.padded_dim) PadValues(call, visible.begin - base, visible.end - base);
+  loaded_->pack_begin = panel_begin;
+  loaded_->pack_end = panel_end;
+}
+
+// Whole vectors would read past a row's end: attend to padded copies.
+void TileWorker::PadValues(const AttentionCall& call, int32_t begin, int32_t end) {
+  const GroupLayout& layout = *call.args->layout;
   const int64_t element_bytes = DTypeBytes(layout.dtype);
   const int64_t row_bytes = call.padded_dim * element_bytes;
-  for (int32_t i = visible.begin - base; i < visible.end - base; ++i) {
+  for (int32_t i = begin; i < end; ++i) {
     char* const copy = values_ + i * row_bytes;
     std::memset(copy, 0, static_cast<size_t>(row_bytes));
     std::memcpy(copy, loaded_->values[i], static_cast<size_t>(layout.head_dim * element_bytes));
@@ -147,12 +155,14 @@ void TileWorker::AttendRows(const AttentionCall& call, const KvStream& stream, i
   const int32_t base = block * kAttentionBlock;
   int32_t visible_begin[kMaxAttendRows];
   int32_t visible_end[kMaxAttendRows];
+  bool sees = false;
   for (int32_t r = 0; r < count; ++r) {
     const int32_t token = tokens_.data()[row + r];
     const PositionRange visible =
         VisibleKeys(stream, args.layout->window, args.batch.positions()[token]);
     visible_begin[r] = std::max(visible.begin - base, 0);
     visible_end[r] = std::min(visible.end - base, kAttentionBlock);
+    sees = sees || visible_begin[r] < visible_end[r];
   }
   AttendProblem problem;
   problem.q = q_ + static_cast<int64_t>(row) * call.padded_dim;
@@ -161,6 +171,12 @@ void TileWorker::AttendRows(const AttentionCall& call, const KvStream& stream, i
   problem.head_dim = args.layout->head_dim;
   problem.keys = keys_;
   problem.values = loaded_->values;
+  problem.value_panels = value_panels_;
+  if (sees) {
+    problem.pack_begin = loaded_->pack_begin;
+    problem.pack_end = loaded_->pack_end;
+    loaded_->pack_end = loaded_->pack_begin;
+  }
   if (has_next_ && row == 0) problem.next_keys = next_->keys;
   problem.element = ElementOf(args.layout->dtype);
   problem.visible_begin = visible_begin;
@@ -169,11 +185,10 @@ void TileWorker::AttendRows(const AttentionCall& call, const KvStream& stream, i
   problem.softcap = args.softcap;
   problem.temperature = stream.temperature;
   problem.scores = scores_;
-  problem.weights = scores_;
+  problem.weights = args.layout->dtype == DType::kF32 ? scores_ : weights_;
   if (args.layout->quantized()) {
     problem.key_scales = key_scales_;
     problem.value_scales = value_scales_;
-    problem.weights = weights_;
   }
   problem.max = partial.max;
   problem.sum = partial.sum;

@@ -64,6 +64,8 @@ class TileWorker final {
   struct BlockRows {
     const void* keys[kKeyBlock] = {};
     const void* values[kKeyBlock] = {};
+    int32_t pack_begin = 0;  // once loaded: panels of keys whose V is not packed yet
+    int32_t pack_end = 0;
   };
 
   void BeginTile(const AttentionCall& call, const AttentionTile& tile);
@@ -80,6 +82,8 @@ class TileWorker final {
   // Makes `block` the loaded one. A caller loads blocks in ascending order and ends with end - 1.
   void LoadBlock(const AttentionCall& call, const AttentionTile& tile, const KvStream& stream,
                  int32_t block, int32_t end);
+  // Of the loaded block's keys [begin, end).
+  void PadValues(const AttentionCall& call, int32_t begin, int32_t end);
   // The scales of the loaded block's keys [begin, end), whole panels.
   void LoadScales(const GroupLayout& layout, int32_t begin, int32_t end);
   // Prepared rows [row, row + count) against the loaded block, count <= kMaxAttendRows.
@@ -99,15 +103,16 @@ class TileWorker final {
   const IsaKernels& kernels_;
   Scratch memory_;
   Scratch stream_memory_;
-  float* q_ = nullptr;           // [rows, padded_dim]: the prepared queries
+  float* q_ = nullptr;           // [rows, padded_dim]: the prepared queries, as Attend takes them
   std::vector<int32_t> tokens_;  // [rows] of the prepared queries
   std::vector<Cells> cells_;     // [rows] of the prepared queries of a shared task
   float* scores_ = nullptr;      // [kMaxAttendRows, kScoreStride]
-  float* weights_ = nullptr;     // of int8 pages, likewise
+  float* weights_ = nullptr;     // of pages that are not fp32, likewise
   float* cos_ = nullptr;         // [rotary_dim / 2], of a stream with a pos_delta
   float* sin_ = nullptr;
   char* keys_ = nullptr;           // transposed panels of the loaded block
   char* values_ = nullptr;         // its V rows, padded, where head_dim is no multiple of 16
+  char* value_panels_ = nullptr;   // its V as Attend packs it
   float* key_scales_ = nullptr;    // [kKeyBlock] of int8 pages
   float* value_scales_ = nullptr;  // likewise
   Rows block_;                     // of kMaxAttendRows rows

@@ -15,7 +15,7 @@ using NativeBF16Panel = BF16Panel;
 template <class Panel>
 struct FloatFormat {
   static constexpr int kMaxRows = ::tessera::cpu::TESSERA_ISA::kMaxRows;
-  static constexpr int Panels(int rows) { return TilePanels(rows); }
+  static constexpr int Panels(int rows, bool alone) { return TilePanels(rows); }
   static void Compute(const GemmProblem& problem, const TileProblem& tile, int rows, int panels) {
     ComputePanels<Panel>(tile, rows, panels);
   }

@@ -1,6 +1,6 @@
 // The loop around the register tiles that all formats share: panels outside, tiles of rows inside,
 // and the epilogue on each tile. A format is a struct of
-//   kMaxRows, Panels(rows)                           the tallest tile, and how wide tiles may be
+//   kMaxRows, Panels(rows, alone)                    the tallest tile, and how wide tiles may be
 //   Compute(problem, tile, rows, panels)             panels [0, panels) of one tile of rows
 #pragma once
 
@@ -68,7 +68,8 @@ static void GemmLoop(const GemmProblem& problem, int64_t panel_begin, int64_t pa
   // Tiles of nearly equal height: the tallest decides how many panels go together, which is what
   // one register tile covers, and even, so that gate and up meet.
   const int64_t num_tiles = (num_rows + Format::kMaxRows - 1) / Format::kMaxRows;
-  const int widest = Format::Panels(static_cast<int>((num_rows + num_tiles - 1) / num_tiles));
+  const int tallest = static_cast<int>((num_rows + num_tiles - 1) / num_tiles);
+  const int widest = Format::Panels(tallest, num_tiles == 1);
   const int group = widest < 2 ? 2 : widest;
   TileProblem tile;
   tile.a_stride = problem.a_stride;

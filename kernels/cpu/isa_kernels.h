@@ -89,9 +89,11 @@ struct AppendProblem {
 
 // Query rows of one kv head against one block of keys.
 struct AttendProblem {
-  const float* q = nullptr;  // [rows, q_stride], normed and rotated, zero behind head_dim
-  int64_t q_stride = 0;      // floats, a multiple of 16
-  int32_t rows = 0;          // <= kMaxAttendRows
+  // [rows, q_stride], normed and rotated, zero behind head_dim; kBF16: prepared as for bf16
+  // weights.
+  const float* q = nullptr;
+  int64_t q_stride = 0;  // floats, a multiple of 16
+  int32_t rows = 0;      // <= kMaxAttendRows
   int32_t head_dim = 0;
   const void* keys = nullptr;              // panels of PackKeys
   const void* const* values = nullptr;     // [kKeyBlock] V rows; null where the block has no key
@@ -104,8 +106,16 @@ struct AttendProblem {
   float scale = 0.0f;
   float softcap = 0.0f;  // 0: off
   float temperature = 1.0f;
-  float* scores = nullptr;   // scratch [rows, kScoreStride]: leaves exp(score - max)
-  float* weights = nullptr;  // of values: `scores`, or kI8: more scratch, scores * value_scales
+  float* scores = nullptr;  // scratch [rows, kScoreStride]: leaves exp(score - max)
+  // Of values: kF32: `scores`; else more scratch, of scores * value_scales (kI8) or rounded scores.
+  float* weights = nullptr;
+  // kBF16: scratch that stays with the block, [padded_dim / 16][kKeyBlock / 2][16][2]. The first
+  // call of a block whose rows see any of it packs the panels of keys [pack_begin, pack_end), which
+  // are all that the calls after it need; those leave the range empty. ISAs that read V where it
+  // lies ignore it.
+  void* value_panels = nullptr;
+  int32_t pack_begin = 0;
+  int32_t pack_end = 0;
   // The block's partial of each row; `sum` is 0 for a row without a visible key (`out` undefined).
   float* max = nullptr;    // [rows]
   float* sum = nullptr;    // [rows]
@@ -118,7 +128,8 @@ struct IsaKernels {
   const char* name = nullptr;
   bool dot_bf16 = false;  // prepared rows for bf16 weights are bf16, else fp32 values rounded to it
 
-  // One row: RMSNorm (if `weight`), rounding (if `round`), zeros up to padded_cols.
+  // One row: RMSNorm (if `weight`), rounding (if `round`), zeros up to padded_cols. `out` may be
+  // `x`.
   void (*prepare_row)(const float* x, const float* weight, float eps, int64_t cols,
                       int64_t padded_cols, bool round, void* out) = nullptr;
   // out = norm(y), or out += norm(y).

@@ -11,6 +11,8 @@ namespace {
 // How a line of codes meets a row's next bytes. A line has kParts vectors of weights, which stand
 // for code - kShift.
 struct Int8Codes {
+  static constexpr int kMaxRows = kMaxQuantRows;
+  static constexpr bool SumsInRegisters(int rows, int panels) { return false; }  // often one group
   static constexpr int kParts = 1;
   static constexpr int64_t kRowBytes = 4;
   static constexpr int kShift = kByteShift;
@@ -19,6 +21,8 @@ struct Int8Codes {
   TESSERA_INLINE I16 Dot(I16 acc, const Weights& w, I16 x) { return DotBytes(acc, w, x); }
 };
 struct Int4Codes {
+  static constexpr int kMaxRows = kMaxGroupedRows;
+  static constexpr bool SumsInRegisters(int rows, int panels) { return GroupSumsFit(rows, panels); }
   static constexpr int kParts = 2;
   static constexpr int64_t kRowBytes = 8;
   static constexpr int kShift = 0;
@@ -54,9 +58,11 @@ TESSERA_INLINE void PrefetchScales(const QuantShape& shape, const TileProblem& t
   }
 }
 
-// One register tile: kRows rows times kPanels panels. Sums across groups wait in `out`.
+// One register tile: kRows rows times kPanels panels. Sums across groups are registers or wait in
+// `out`: with groups of 32, to store and load them costs as much as the group's dot products.
 template <class Codes, int kRows, int kPanels>
 void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
+  constexpr bool kSumsInRegisters = Codes::SumsInRegisters(kRows, kPanels);
   const char* a = tile.a;
   const char* b = tile.b;
   const int64_t a_stride = tile.a_stride;
@@ -64,6 +70,12 @@ void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
   float* const out = tile.out;
   int64_t lines_left = tile.steps;
   PrefetchScales<kPanels>(shape, tile);
+  V16 sums[kRows][kPanels];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) sums[r][p] = Zero();
+  }
   for (int64_t g = 0; g < shape.num_groups; ++g) {
     // The zero's part of the group's dot products comes first.
     I16 acc[kRows][kPanels];
@@ -108,16 +120,25 @@ void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
       const V16 scales = LoadScales(shape, tile.b + p * panel_bytes, g);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        float* const sum = out + r * tile.out_stride + p * kPanel;
-        Store(sum, Fma(scales, ToFloats(acc[r][p]), g == 0 ? Zero() : Load(sum)));
+        float* const waiting = out + r * tile.out_stride + p * kPanel;
+        V16 sum = sums[r][p];
+        if (!kSumsInRegisters && g > 0) sum = Load(waiting);
+        sum = Fma(scales, ToFloats(acc[r][p]), sum);
+        if (kSumsInRegisters) {
+          sums[r][p] = sum;
+        } else {
+          Store(waiting, sum);
+        }
       }
     }
   }
+#pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const V16 row_scale = BroadcastWord(tile.a + r * a_stride + shape.row_scale);
+#pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
-      float* const sum = out + r * tile.out_stride + p * kPanel;
-      Store(sum, Mul(Load(sum), row_scale));
+      float* const y = out + r * tile.out_stride + p * kPanel;
+      Store(y, Mul(kSumsInRegisters ? sums[r][p] : Load(y), row_scale));
     }
   }
 }
@@ -138,7 +159,7 @@ QuantTile FindTileOfRows(int panels) {
 
 template <class Codes, int kRows = 1>
 QuantTile FindQuantTile(int rows, int panels) {
-  if constexpr (kRows < kMaxQuantRows) {
+  if constexpr (kRows < Codes::kMaxRows) {
     if (rows > kRows) return FindQuantTile<Codes, kRows + 1>(rows, panels);
   }
   return FindTileOfRows<Codes, kRows>(panels);
@@ -146,10 +167,15 @@ QuantTile FindQuantTile(int rows, int panels) {
 
 template <class Codes>
 struct QuantFormat {
-  static constexpr int kMaxRows = kMaxQuantRows;
-  static constexpr int Panels(int rows) { return QuantTilePanels(rows); }
+  static constexpr int kMaxRows = Codes::kMaxRows;
+  // Tiles that are bound by arithmetic keep their sums in registers, tiles alone with their panels
+  // are bound by memory.
+  static constexpr int Panels(int rows, bool alone) {
+    const int panels = QuantTilePanels(rows);
+    return !alone && Codes::SumsInRegisters(rows, 2) ? 2 : panels;
+  }
   static void Compute(const GemmProblem& problem, TileProblem tile, int rows, int panels) {
-    for (int width = Panels(rows); width > 0; width /= 2) {
+    for (int width = QuantTilePanels(rows); width > 0; width /= 2) {
       if (panels < width) continue;
       const QuantTile compute = FindQuantTile<Codes>(rows, width);
       for (; panels >= width; panels -= width) {

@@ -117,6 +117,16 @@ TESSERA_INLINE void StoreBF16(void* p, V16 x) {
 TESSERA_INLINE V16 DotPairs(V16 acc, V16 a, V16 b) {
   return {_mm512_dpbf16_ps(acc.v, (__m512bh)a.v, (__m512bh)b.v)};
 }
+// StoreBF16 of numbers that are not subnormal.
+TESSERA_INLINE void StoreNormalBF16(void* p, V16 x) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x.v));
+}
+// 16 bf16 of `first` and of `second` as pairs.
+TESSERA_INLINE V16 PairBF16(const void* first, const void* second) {
+  const __m512i a = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(first)));
+  const __m512i b = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(second)));
+  return {_mm512_castsi512_ps(_mm512_or_si512(a, _mm512_slli_epi32(b, 16)))};
+}
 #endif
 // The 4 bytes at p in every lane.
 TESSERA_INLINE V16 BroadcastWord(const void* p) {

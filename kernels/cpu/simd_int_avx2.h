@@ -17,6 +17,9 @@ inline constexpr int kMaxQuantRows = 4;
 #endif
 // Panels of such a tile by its rows, at most.
 constexpr int QuantTilePanels(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+// Whether such a tile leaves registers for its sums across groups, and rows of one of int4.
+constexpr bool GroupSumsFit(int rows, int panels) { return false; }
+inline constexpr int kMaxGroupedRows = kMaxQuantRows;
 
 TESSERA_INLINE void KeepInRegister(I16* x) { asm volatile("" : "+x"(x->lo), "+x"(x->hi)); }
 TESSERA_INLINE I16 BroadcastInt(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }

@@ -12,6 +12,9 @@ struct I16 {
 inline constexpr int kMaxQuantRows = 12;  // rows of a register tile of quantised weights
 // Panels of such a tile by its rows, at most.
 constexpr int QuantTilePanels(int rows) { return rows <= 6 ? 4 : 2; }
+// Whether such a tile leaves registers for its sums across groups, and rows of one that does.
+constexpr bool GroupSumsFit(int rows, int panels) { return (2 * rows + 1) * panels <= 26; }
+inline constexpr int kMaxGroupedRows = 6;
 
 TESSERA_INLINE void KeepInRegister(I16* x) { asm volatile("" : "+v"(x->v)); }
 TESSERA_INLINE I16 BroadcastInt(int32_t x) { return {_mm512_set1_epi32(x)}; }

@@ -89,6 +89,7 @@ class SegmentAttention {
     std::vector<float> query(normed, normed + layout_.head_dim);
     Rotate(RotationAt(*args_.rope, position - stream.pos_delta, args_.rope->attention_factor),
            query.data());
+    for (float& x : query) x = RoundedForPairs(x);
     const PositionRange visible = VisibleKeys(stream, layout_.window, position);
     Partial merged{{}, std::vector<float>(layout_.head_dim, 0.0f)};
     for (int32_t begin = visible.begin; begin < visible.end;) {
@@ -118,12 +119,17 @@ class SegmentAttention {
       const char* value = key + layout_.value_offset();
       const float weight = std::exp(scores[pos - stream.pos_begin] - block.softmax.max);
       block.softmax.sum += weight;
-      const float scaled = weight * PageScale(layout_, value);
+      const float scaled = RoundedForPairs(weight) * PageScale(layout_, value);
       for (int32_t d = 0; d < layout_.head_dim; ++d) {
         block.out[d] += scaled * PageElement(layout_, value, d);
       }
     });
     return block;
+  }
+
+  // What meets numbers of bf16 pages is bf16.
+  float RoundedForPairs(float x) const {
+    return layout_.dtype == DType::kBF16 ? RoundTo(DType::kBF16, x) : x;
   }
 
   // visit(position, key row) for the keys at positions [begin, end), ascending.

@@ -23,6 +23,23 @@ namespace {
 constexpr double kAbsTolerance = 4e-6;
 constexpr double kRelTolerance = 4e-6;
 
+// With bf16 pages, one exponential (or number of a query) in a few thousand falls to the other side
+// of a rounding border, which moves it by 2^-8: outputs hardly, their mean not at all. Without the
+// same rounding at all, the mean were above 3e-5.
+constexpr double kBorder = 8e-3;
+constexpr double kMeanTolerance = 4e-6;
+void ExpectSameAttention(DType dtype, const std::vector<float>& actual,
+                         const std::vector<float>& expected, const std::string& what) {
+  if (dtype != DType::kBF16) {
+    ExpectClose(actual, expected, kAbsTolerance, kRelTolerance, what);
+    return;
+  }
+  ExpectClose(actual, expected, kBorder, kRelTolerance, what);
+  double sum = 0.0;
+  for (size_t i = 0; i < actual.size(); ++i) sum += std::fabs(actual[i] - expected[i]);
+  EXPECT_LT(sum / static_cast<double>(actual.size()), kMeanTolerance) << what;
+}
+
 class CpuAttentionTest : public ::testing::TestWithParam<std::string> {
  protected:
   std::unique_ptr<Backend> New(ThreadTeam* team) const { return NewCpuBackend(GetParam(), team); }
@@ -58,7 +75,7 @@ TEST(CpuAttentionGridTest, MatchesRef) {
         const auto cpu = NewCpuBackend(isa, &team);
         const auto built = BuildBatch(attention, 5);
         const std::vector<float> actual = RunAttention(cpu.get(), built.get(), group, layer);
-        ExpectClose(actual, expected, kAbsTolerance, kRelTolerance, isa + " " + attention.name);
+        ExpectSameAttention(attention.kv_dtype, actual, expected, isa + " " + attention.name);
         // A normed key may fall to the other side of a rounding border.
         const bool bf16_border = attention.qk_norm && attention.kv_dtype == DType::kBF16;
         const bool int8_border = attention.qk_norm && attention.kv_dtype == DType::kI8;
@@ -131,6 +148,24 @@ TEST_P(CpuAttentionTest, RaggedHeadsMatchRef) {
       ExpectClose(RunAttention(cpu.get(), for_cpu.get()), RunAttention(ref.get(), for_ref.get()),
                   abs, kRelTolerance, attention.name);
     }
+  }
+}
+
+// Tiles whose first rows see nothing of the block that the last ones see.
+TEST_P(CpuAttentionTest, TilesAcrossBlocksMatchRef) {
+  ThreadTeam team(1);
+  const auto cpu = New(&team);
+  const auto ref = NewRefBackend();
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
+    AttentionCase attention;
+    attention.heads = 2;
+    attention.kv_heads = 2;
+    attention.kv_dtype = dtype;
+    attention.segments = {{200, 90}, {470, 130}};
+    const auto for_cpu = BuildBatch(attention, 12);
+    const auto for_ref = BuildBatch(attention, 12);
+    ExpectSameAttention(dtype, RunAttention(cpu.get(), for_cpu.get()),
+                        RunAttention(ref.get(), for_ref.get()), DTypeName(dtype));
   }
 }
 
@@ -220,7 +255,7 @@ TEST_P(CpuAttentionTest, SharedPrefixesDoNotShow) {
       ThreadTeam team(threads);
       const auto cpu = New(&team);
       const std::vector<float> all = RunAttention(cpu.get(), built.get());
-      ExpectClose(all, expected, kAbsTolerance, kRelTolerance, "sharing");
+      ExpectSameAttention(dtype, all, expected, "sharing");
       for (int s = 0; s < built->view().num_segments(); ++s) {
         const Segment segment = built->view().segments()[s];
         const auto begin = all.begin() + segment.token_begin * built->out_cols();

@@ -92,6 +92,11 @@ class Computation {
     return ReadHead(&built_, group_, layer_, static_cast<PageId>(slot / page_tokens),
                     static_cast<int>(slot % page_tokens), kv_head, part);
   }
+  // A query or an exponential where it meets numbers of the pages.
+  double RoundedForPairs(double x) const {
+    if (attention_.kv_dtype != DType::kBF16) return x;
+    return BF16ToFloat(FloatToBF16(static_cast<float>(x)));
+  }
   void Append();
   void Attend(int row, int head, const std::vector<Key>& keys);
 
@@ -135,7 +140,8 @@ void Computation::Attend(int row, int head, const std::vector<Key>& keys) {
   const int kv_head = head / (attention_.heads / attention_.kv_heads);
   const int position = built_.view().positions()[row];
   const double scale = 1.0f / std::sqrt(static_cast<float>(attention_.head_dim));
-  std::map<size_t, double> scores;      // by key
+  std::map<size_t, double> scores;                  // by key
+  std::map<std::pair<int, int>, double> block_max;  // by stream and block
   std::map<int, double> stream_sum;     // of exp(score); scores are small in these tests
   std::map<int, double> stream_weight;  // exp(scale * log-sum-exp)
   for (size_t i = 0; i < keys.size(); ++i) {
@@ -147,12 +153,15 @@ void Computation::Attend(int row, int head, const std::vector<Key>& keys) {
     Turn(built_.rope, position - key.run.pos_delta, &query);
     const std::vector<float> stored = Stored(key.slot, kv_head, 0);
     double score = 0.0;
-    for (int d = 0; d < attention_.head_dim; ++d) score += query[d] * stored[d];
+    for (int d = 0; d < attention_.head_dim; ++d) score += RoundedForPairs(query[d]) * stored[d];
     score *= scale;
     if (attention_.softcap > 0.0f) {
       score = attention_.softcap * std::tanh(score / attention_.softcap);
     }
     scores[i] = score / key.run.temperature;
+    double& max = block_max.try_emplace({key.stream, key.position / kAttentionBlock}, scores[i])
+                      .first->second;
+    max = std::max(max, scores[i]);
     stream_sum[key.stream] += std::exp(scores[i]);
     stream_weight[key.stream] = key.run.scale;
   }
@@ -164,10 +173,12 @@ void Computation::Attend(int row, int head, const std::vector<Key>& keys) {
   Vector out(attention_.head_dim, 0.0);
   for (const auto& [i, score] : scores) {
     const int stream = keys[i].stream;
-    const double p = stream_weight[stream] / total * std::exp(score) / stream_sum[stream];
+    const double share = stream_weight[stream] / total / stream_sum[stream];
+    const double max = block_max[{stream, keys[i].position / kAttentionBlock}];
+    const double weight = share * std::exp(max) * RoundedForPairs(std::exp(score - max));
     const std::vector<float> value = Stored(keys[i].slot, kv_head, 1);
-    for (int d = 0; d < attention_.head_dim; ++d) out[d] += p * value[d];
-    result_.mass[row][i] += p;
+    for (int d = 0; d < attention_.head_dim; ++d) out[d] += weight * value[d];
+    result_.mass[row][i] += share * std::exp(score);
   }
   result_.out.insert(result_.out.end(), out.begin(), out.end());
   result_.lse.push_back(static_cast<float>(std::log(total)));
