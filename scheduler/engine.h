@@ -40,8 +40,10 @@ struct EngineOptions {
   // Tokens of one step. More: faster prefill, longer gaps between the tokens of running streams.
   int32_t max_num_batched_tokens = 512;
   // While streams run, prefill chunks are cut so that a step is predicted to take no longer than
-  // this. 0: no bound.
+  // this, or than target_step_ratio times the streams' step alone, whichever is longer. 0: no bound.
   int64_t target_step_us = 200'000;
+  // So that at most one part in so many of a step is what a step costs without any prompt.
+  int32_t target_step_ratio = 8;
   // Sequences that may wait for their first step; a request of more is refused at once, unless
   // nothing waits. A request counts as its n.
   int32_t max_queue = 1024;

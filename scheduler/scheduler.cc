@@ -193,6 +193,7 @@ StepPlan Scheduler::PlanModel(int32_t model) {
   StepPlan plan;
   plan.model = model;
   PlanDecodes(model, &plan);
+  plan.most_us = MostStepUs(plan);
   PlanPrefills(model, &plan);
   PlanAdmissions(model, &plan);
   // Rows that share an adapter lie side by side, so that its weights are read once.
@@ -219,6 +220,13 @@ void Scheduler::PlanDecodes(int32_t model, StepPlan* plan) {
     if (s->state != SequenceState::kRunning) continue;  // preempted for one before it
     if (GrowOrPreempt(s, s->num_scheduled() + 1, *plan)) AddEntry(s, 1, plan);
   }
+}
+
+double Scheduler::MostStepUs(const StepPlan& streams) const {
+  const CostModel& cost = models_[streams.model].cost;
+  if (streams.empty() || options_.target_step_us <= 0 || !cost.fitted()) return 0.0;
+  return std::max(static_cast<double>(options_.target_step_us),
+                  options_.target_step_ratio * cost.PredictUs(streams.cost));
 }
 
 void Scheduler::PlanPrefills(int32_t model, StepPlan* plan) {
@@ -391,15 +399,13 @@ int64_t Scheduler::ChunkTokens(const StepPlan& plan, const Sequence& sequence, i
                                int64_t wanted) const {
   const int64_t budget = options_.max_num_batched_tokens - plan.cost.num_tokens;
   int64_t chunk = std::min(wanted, budget);
+  if (plan.most_us == 0.0) return chunk;
   const CostModel& cost = models_[plan.model].cost;
-  const bool streams_run = std::any_of(plan.entries.begin(), plan.entries.end(),
-                                       [](const PlanEntry& e) { return e.num_tokens == 1; });
-  if (!streams_run || options_.target_step_us <= 0 || !cost.fitted()) return chunk;
   const auto fits = [&](int64_t tokens) {
     const int64_t end = begin + tokens;
     const StepCost total =
         CostWith(plan, sequence, tokens, end, ScoredTokens(sequence, begin, end).count + 1);
-    return cost.PredictUs(total) <= static_cast<double>(options_.target_step_us);
+    return cost.PredictUs(total) <= plan.most_us;
   };
   if (chunk <= 0 || fits(chunk)) return std::max<int64_t>(chunk, 0);
   int64_t low = 0;

@@ -47,6 +47,7 @@ struct StepPlan {
   std::vector<PlanEntry> entries;
   StepCost cost;
   std::vector<AdapterId> adapters;  // the distinct ones of the entries
+  double most_us = 0.0;             // prompts are cut to it; 0: no bound
 
   bool empty() const { return entries.empty(); }
 };
@@ -100,6 +101,8 @@ class Scheduler {
   bool IsComputing(int32_t model) const;  // a launched step of the model has not retired
   StepPlan PlanModel(int32_t model);
   void PlanDecodes(int32_t model, StepPlan* plan);
+  // How long a step with these streams may become by prompts beside them; 0: no bound.
+  double MostStepUs(const StepPlan& streams) const;
   void PlanPrefills(int32_t model, StepPlan* plan);
   void PlanAdmissions(int32_t model, StepPlan* plan);
   bool IsBehindRefused(const Sequence& sequence, int64_t now_us) const;

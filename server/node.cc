@@ -97,6 +97,7 @@ AssembleOptions OptionsOf(const v1::Config& config) {
   }
   if (engine.has_max_queue()) e.max_queue = engine.max_queue();
   if (engine.has_target_step_ms()) e.target_step_us = engine.target_step_ms() * 1000;
+  if (engine.has_target_step_ratio()) e.target_step_ratio = engine.target_step_ratio();
   if (engine.has_ageing_ms()) e.ageing_us = engine.ageing_ms() * 1000;
   if (engine.queue_policy() == "early_abort") e.queue_policy = QueuePolicyKind::kEarlyAbort;
   if (engine.has_early_abort_ms()) e.early_abort_us = engine.early_abort_ms() * 1000;

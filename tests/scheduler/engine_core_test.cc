@@ -453,6 +453,7 @@ TEST(EngineCoreTest, NothingIsLookedUpWithoutRoomForIt) {
   stack.num_slabs = 1001;
   stack.options.max_num_seqs = 32;
   stack.options.max_num_batched_tokens = 128;
+  stack.options.target_step_ratio = 1;
   stack.options.target_step_us = 1250;  // beside a stream about 24 tokens: one prompt fills a step
   stack.Start();
   std::map<int32_t, Received> stream, copies, other;
@@ -511,6 +512,7 @@ TEST_P(RandomEngineTest, EveryRequestGetsTheTokensItGetsAlone) {
   stack.options.max_num_seqs = 6;
   stack.options.max_num_batched_tokens = 16;
   stack.options.target_step_us = 1100;
+  stack.options.target_step_ratio = 1;
   stack.options.ageing_us = 50'000;
   stack.Start();
   std::map<uint64_t, std::unique_ptr<Live>> live;

@@ -2,8 +2,8 @@
 // clock, each followed by the lines it must print ("= ..."). TESSERA_UPDATE_TRACES=1 rewrites the
 // expectations; read the diff before committing it.
 //
-//   engine KEY=VALUE...   max_seqs, batched, slabs, depth, target_us, ageing_us, watermark_pct,
-//   row_us (what a step costs per row of logits)
+//   engine KEY=VALUE...   max_seqs, batched, slabs, depth, target_us, target_ratio, ageing_us,
+//   watermark_pct, row_us (what a step costs per row of logits)
 //   model NAME [windows=0,8] [page_tokens=4] [max_len=64]
 //   submit ID prompt=STREAMxLENGTH[+...] max=N [model=I] [prio=low|high] [n=N] [salt=S] [bypass]
 //   [limit_us=N] [score] step [N]              one round of the loop (N rounds); prints what was
@@ -112,6 +112,7 @@ class TraceRun {
     options.max_num_seqs = static_cast<int32_t>(Get(engine_, "max_seqs", 4));
     options.max_num_batched_tokens = static_cast<int32_t>(Get(engine_, "batched", 32));
     options.target_step_us = Get(engine_, "target_us", 0);
+    options.target_step_ratio = static_cast<int32_t>(Get(engine_, "target_ratio", 1));
     options.ageing_us = Get(engine_, "ageing_us", 1'000'000);
     options.watermark = static_cast<double>(Get(engine_, "watermark_pct", 0)) / 100;
     options.deployment_secret = "trace";
