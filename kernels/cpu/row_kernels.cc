@@ -84,6 +84,8 @@ TESSERA_INLINE V16 Normed(V16 x, V16 inverse, V16 weight) { return Mul(Mul(x, in
 // Elements [i, i + count) of a prepared row.
 TESSERA_INLINE void StorePrepared(V16 value, bool round, int64_t i, int64_t count, void* out) {
 #if defined(TESSERA_HAS_DOT_BF16)
+  // The dot product takes subnormal numbers for zeros anyway.
+  if (round && count >= 16) return StoreNormalBF16(static_cast<char*>(out) + 2 * i, value);
   if (round) return StoreElements(Element::kBF16, out, i, value, count);
 #endif
   if (round) value = RoundBF16(value);
