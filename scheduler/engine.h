@@ -40,7 +40,8 @@ struct EngineOptions {
   // Tokens of one step. More: faster prefill, longer gaps between the tokens of running streams.
   int32_t max_num_batched_tokens = 512;
   // While streams run, prefill chunks are cut so that a step is predicted to take no longer than
-  // this, or than target_step_ratio times the streams' step alone, whichever is longer. 0: no bound.
+  // this, or than target_step_ratio times the streams' step alone, whichever is longer. 0: no
+  // bound.
   int64_t target_step_us = 200'000;
   // So that at most one part in so many of a step is what a step costs without any prompt.
   int32_t target_step_ratio = 8;
