@@ -63,7 +63,7 @@ void SelectAbove(const float* logits, int64_t vocab, const std::vector<float>& m
                  std::vector<Candidate>* candidates);
 
 // The smallest prefix of the candidates' order whose weights sum to at least `mass`; all of them if
-// they do not reach it. Reorders the candidates. REQUIRES: there is one.
+// they do not reach it. Reorders and drops candidates. REQUIRES: there is one.
 Cut CutByMass(double mass, std::vector<Candidate>* candidates);
 
 // The first kept token, in ascending ids, at which the running sum of weights passes `point`; the
