@@ -360,6 +360,47 @@ void BenchStep(benchmark::State& state, Machine* machine, int rows, int prefix) 
                                                   benchmark::Counter::kIsRate);
 }
 
+struct Sampling {
+  const char* name;
+  float temperature;
+  float top_p;
+  float logit_deviation;  // of normal logits
+};
+constexpr Sampling kSamplings[] = {
+    {"sample/greedy", 0.0f, 1.0f, 1.0f},
+    {"sample/temperature", 0.8f, 1.0f, 1.0f},
+    {"sample/top_p/flat", 0.8f, 0.95f, 1.0f},
+    {"sample/top_p/peaked", 0.8f, 0.95f, 4.0f},
+};
+
+// As many rows as the model has logits of at a time.
+void BenchSample(benchmark::State& state, Machine* machine, const Sampling& sampling) {
+  constexpr int kRows = 16;
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal(0.0f, sampling.logit_deviation);
+  std::vector<float> logits(static_cast<size_t>(kRows * kVocab));
+  for (float& logit : logits) logit = normal(random);
+  SamplerRow row;
+  row.temperature = sampling.temperature;
+  row.top_p = sampling.top_p;
+  std::vector<SamplerRow> rows(kRows, row);
+  for (int i = 0; i < kRows; ++i) rows[static_cast<size_t>(i)].position = i;
+  BatchArena arena;
+  StepBatch batch;
+  batch.sampler_rows = arena.AddCopy(rows);
+  StepResult result;
+  SampleArgs args;
+  args.batch = {&batch, arena.base()};
+  args.num_rows = kRows;
+  args.logits = Tensor::F32(logits.data(), kRows, kVocab);
+  args.result = &result;
+  for (auto _ : state) {
+    result.top.clear();
+    machine->backend->Sample(args);
+  }
+  Report(state, *machine, static_cast<double>(logits.size() * sizeof(float)), 0.0);
+}
+
 void RegisterAll(Machine* machine) {
   const bool cpu_time = machine->team->num_threads() == 1;
   const auto add = [cpu_time](const std::string& name, auto body) {
@@ -406,6 +447,10 @@ void RegisterAll(Machine* machine) {
         BenchAttention(state, machine, dtype, shape.num_segments, shape.rows, shape.prefix);
       });
     }
+  }
+  for (const Sampling& sampling : kSamplings) {
+    add(sampling.name,
+        [machine, &sampling](benchmark::State& state) { BenchSample(state, machine, sampling); });
   }
   add("step/decode/context256",
       [machine](benchmark::State& state) { BenchStep(state, machine, 1, 255); });

@@ -5,12 +5,14 @@
 #include <limits>
 
 #include "kernels/philox.h"
+#include "kernels/sample_nucleus.h"
 
 namespace tessera {
 namespace {
 
 using sampling::Candidate;
 using sampling::Cut;
+using sampling::LogitRow;
 using sampling::Softmax;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -19,11 +21,11 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 class RawLogprobs {
  public:
   RawLogprobs() = default;
-  RawLogprobs(const float* logits, int64_t vocab, SampleScratch* scratch) {
-    maximum_ = sampling::ChunkMaxima(logits, vocab, &scratch->maxima);
+  RawLogprobs(const LogitRow& row, SampleScratch* scratch) {
+    maximum_ = sampling::ChunkMaxima(row, &scratch->maxima);
     if (!std::isfinite(maximum_)) return;
-    log_sum_ = std::log(sampling::ChunkMasses(logits, vocab, scratch->maxima, {maximum_, 1.0f}, {},
-                                              &scratch->masses));
+    log_sum_ = std::log(
+        sampling::ChunkMasses(row, scratch->maxima, {maximum_, 1.0f}, {}, &scratch->masses));
   }
 
   float Of(float logit) const {
@@ -38,10 +40,10 @@ class RawLogprobs {
 };
 
 // REQUIRES: scratch->maxima are of `logits`. Returns how many were written.
-int32_t WriteTop(const RawLogprobs& logprobs, const float* logits, int64_t vocab, int32_t count,
+int32_t WriteTop(const RawLogprobs& logprobs, const LogitRow& logits, int32_t count,
                  SampleScratch* scratch, TokenLogprob* top) {
   std::vector<Candidate>& best = scratch->candidates;
-  sampling::SelectBest(logits, vocab, scratch->maxima, count, &scratch->maxima_copy, &best);
+  sampling::SelectBest(logits, scratch->maxima, count, &scratch->maxima_copy, &best);
   std::sort(best.begin(), best.end(), sampling::Better);
   for (size_t i = 0; i < best.size(); ++i) top[i] = {best[i].id, logprobs.Of(best[i].value)};
   return static_cast<int32_t>(best.size());
@@ -103,70 +105,54 @@ float LogitBefore(const std::vector<TokenLogprob>& before, TokenId token, const 
   return logits[token];
 }
 
-// The smallest float that is not below `value`.
-float CeilToFloat(double value) {
-  const float rounded = static_cast<float>(value);
-  return rounded < value ? std::nextafter(rounded, kInfinity) : rounded;
-}
-
 // What top_k and top_p keep. REQUIRES: scratch->maxima are of `logits`.
-Cut CutByRank(const SamplerRow& row, const float* logits, int64_t vocab, const Softmax& softmax,
+Cut CutByRank(const SamplerRow& row, const LogitRow& logits, const Softmax& softmax,
               SampleScratch* scratch) {
-  const bool by_rank = row.top_k > 0 && row.top_k < vocab;
   const bool by_mass = row.top_p < 1.0f;
   std::vector<Candidate>& candidates = scratch->candidates;
-  double total = 0.0;
-  if (by_rank) {
-    sampling::SelectBest(logits, vocab, scratch->maxima, row.top_k, &scratch->maxima_copy,
-                         &candidates);
-  } else if (by_mass) {
-    // Tokens below 1 / vocab of the mass that may be lost cannot make it up together.
-    total = sampling::ChunkMasses(logits, vocab, scratch->maxima, softmax, {}, &scratch->masses);
-    const double weight = 0.99 * (1.0 - row.top_p) * total / static_cast<double>(vocab);
-    const double lowest = softmax.maximum + std::log(weight) / softmax.inverse_temperature;
-    sampling::SelectAbove(
-        logits, vocab, scratch->maxima,
-        static_cast<float>(std::max<double>(lowest, std::numeric_limits<float>::lowest())),
-        &candidates);
+  if (row.top_k > 0 && row.top_k < logits.vocab()) {
+    sampling::SelectBest(logits, scratch->maxima, row.top_k, &scratch->maxima_copy, &candidates);
+    if (!by_mass) return {candidates.back().value, candidates.back().id};
+    const double total = sampling::Weigh(logits, softmax, &candidates);
+    return sampling::CutByMass(row.top_p * total, &candidates);
   }
-  if (!by_mass) return by_rank ? Cut{candidates.back().value, candidates.back().id} : Cut{};
-  for (Candidate& candidate : candidates) {
-    candidate.weight = sampling::Weight(softmax, candidate.value);
-    if (by_rank) total += static_cast<double>(candidate.weight);
-  }
-  return sampling::CutByMass(row.top_p * total, &candidates);
+  if (!by_mass) return {};
+  const double total =
+      sampling::ChunkMasses(logits, scratch->maxima, softmax, {}, &scratch->masses);
+  return sampling::FindNucleus(logits, scratch->maxima, softmax, row.top_p, total, &candidates);
 }
 
 // REQUIRES: scratch->maxima are of `logits` and their maximum is finite.
-TokenId SampleByTemperature(const SamplerRow& row, const float* logits, int64_t vocab,
-                            float maximum, SampleScratch* scratch) {
+TokenId SampleByTemperature(const SamplerRow& row, const LogitRow& logits, float maximum,
+                            SampleScratch* scratch) {
   const Softmax softmax{maximum,
                         std::min(1.0f / row.temperature, std::numeric_limits<float>::max())};
-  Cut kept = CutByRank(row, logits, vocab, softmax, scratch);
+  Cut kept = CutByRank(row, logits, softmax, scratch);
   if (row.min_p > 0.0f) {
     const double lowest = maximum + static_cast<double>(row.temperature) *
                                         std::log(std::min(1.0, static_cast<double>(row.min_p)));
-    kept = sampling::Stricter(kept, {CeilToFloat(lowest), std::numeric_limits<TokenId>::max()});
+    kept = sampling::Stricter(kept,
+                              {sampling::CeilToFloat(lowest), std::numeric_limits<TokenId>::max()});
   }
   const double total =
-      sampling::ChunkMasses(logits, vocab, scratch->maxima, softmax, kept, &scratch->masses);
+      sampling::ChunkMasses(logits, scratch->maxima, softmax, kept, &scratch->masses);
   const double uniform = UniformAt(row.seed, row.index, row.position, RandomUse::kSample);
-  return sampling::Draw(logits, vocab, softmax, kept, scratch->masses, uniform * total);
+  return sampling::Draw(logits, softmax, kept, scratch->masses, uniform * total);
 }
 
-TokenId ChooseToken(const SamplerRow& row, const uint32_t* mask, const float* logits, int64_t vocab,
+TokenId ChooseToken(const SamplerRow& row, const uint32_t* mask, const LogitRow& logits,
                     SampleScratch* scratch) {
-  const float maximum = sampling::ChunkMaxima(logits, vocab, &scratch->maxima);
+  const float maximum = sampling::ChunkMaxima(logits, &scratch->maxima);
   if (maximum == -kInfinity) {
-    for (int64_t token = 0; token < vocab; ++token) {
+    for (int64_t token = 0; token < logits.vocab(); ++token) {
       if (Allowed(mask, token)) return static_cast<TokenId>(token);
     }
     return 0;
   }
   if (row.temperature > 0.0f && maximum < kInfinity) {
-    return SampleByTemperature(row, logits, vocab, maximum, scratch);
+    return SampleByTemperature(row, logits, maximum, scratch);
   }
-  return sampling::FindMaximum(logits, vocab, scratch->maxima, maximum);
+  return sampling::FindMaximum(logits, scratch->maxima, maximum);
 }
 
 }  // namespace
@@ -178,11 +164,12 @@ void SampleRow(const SamplerRow& row, const TokenBias* biases, const TokenCount*
   out->token = row.target;
   out->logprob = 0.0f;
   out->top.count = 0;
+  const LogitRow view(logits, vocab, scratch->passes);
   RawLogprobs logprobs;
-  if (score || row.num_logprobs >= 0) logprobs = RawLogprobs(logits, vocab, scratch);
+  if (score || row.num_logprobs >= 0) logprobs = RawLogprobs(view, scratch);
   if (row.num_logprobs > 0) {
     const int32_t count = static_cast<int32_t>(std::min<int64_t>(row.num_logprobs, vocab));
-    out->top.count = WriteTop(logprobs, logits, vocab, count, scratch, top);
+    out->top.count = WriteTop(logprobs, view, count, scratch, top);
   }
   if (score) {
     out->logprob = row.target < vocab ? logprobs.Of(logits[row.target]) : -kInfinity;
@@ -195,7 +182,7 @@ void SampleRow(const SamplerRow& row, const TokenBias* biases, const TokenCount*
   ApplyPenalties(row, counts, vocab, logits);
   ApplyBiases(row, biases, vocab, logits);
   if (mask != nullptr) ApplyMask(mask, vocab, logits);
-  out->token = ChooseToken(row, mask, logits, vocab, scratch);
+  out->token = ChooseToken(row, mask, view, scratch);
   if (row.num_logprobs >= 0) {
     out->logprob = logprobs.Of(LogitBefore(scratch->before, out->token, logits));
   }

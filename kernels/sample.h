@@ -25,11 +25,12 @@
 
 namespace tessera {
 
-// One thread's buffers; they do not allocate once they have grown.
+// What one thread samples with; the buffers do not allocate once they have grown.
 struct SampleScratch {
-  std::vector<float> maxima;       // [chunks]
-  std::vector<float> maxima_copy;  // [chunks]
-  std::vector<double> masses;      // [chunks]
+  const sampling::Passes* passes = &sampling::plain::kPasses;  // the fastest that the machine runs
+  std::vector<float> maxima;                                   // [chunks]
+  std::vector<float> maxima_copy;                              // [chunks]
+  std::vector<double> masses;                                  // [chunks]
   std::vector<sampling::Candidate> candidates;
   std::vector<TokenLogprob> before;  // logits of penalised and biased tokens before that
 };

@@ -1,149 +1,115 @@
 #include "kernels/sample_select.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
 
 namespace tessera::sampling {
 namespace {
 
-constexpr int kLanes = 16;
-constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// `condition` ? value : 0, without a branch.
-inline float Select(bool condition, float value) {
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(value) & (condition ? ~0u : 0u));
-}
-
-// exp(x) for x <= 0 within 2 units in the last place; 0 below -87 and for NaN. Plain arithmetic, so
-// that the compiler may vectorise it and every machine gives the same bits. 2^(n + f) with x = (n +
-// f) ln 2, |f| <= 1/2; the polynomial is Cephes' expf.
-inline float ExpNegative(float x) {
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer
-  const float shifted = x * 1.44269504088896341f + kRound;
-  const float n = shifted - kRound;
-  const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  const uint32_t exponent = std::bit_cast<uint32_t>(shifted) << 23;
-  return Select(x >= -87.0f, std::bit_cast<float>(std::bit_cast<uint32_t>(p) + exponent));
-}
-
-inline float KeptWeight(const Softmax& softmax, const Cut& kept, float logit, TokenId id) {
-  const bool keep = (logit > kept.value) | ((logit == kept.value) & (id <= kept.last_id));
-  return Select(keep, ExpNegative((logit - softmax.maximum) * softmax.inverse_temperature));
-}
-
-// weights := those of tokens [begin, end).
-inline void ChunkWeights(const float* logits, int64_t begin, int64_t end, const Softmax& softmax,
-                         const Cut& kept, float* weights) {
-  for (int64_t i = begin; i < end; ++i) {
-    weights[i - begin] = KeptWeight(softmax, kept, logits[i], static_cast<TokenId>(i));
+// visit(i) for each i that is marked, ascending.
+template <class Visit>
+void ForEachMarked(const std::array<uint8_t, kChunk>& marks, const Visit& visit) {
+  for (size_t begin = 0; begin < kChunk; begin += sizeof(uint64_t)) {
+    uint64_t bytes = 0;
+    std::memcpy(&bytes, marks.data() + begin, sizeof(bytes));
+    for (; bytes != 0; bytes &= bytes - 1) visit(begin + std::countr_zero(bytes) / 8);
   }
 }
 
-// Leaves the candidates among which a prefix of weight `mass` ends; returns the weight of those
-// before them. Buckets by logit, which keep the order: one pass, where halving thousands of
-// candidates would take a dozen.
-double NarrowByMass(double mass, std::vector<Candidate>* candidates) {
-  constexpr size_t kBuckets = 1024;
-  if (candidates->size() < 2 * kBuckets) return 0.0;
-  const auto lower = [](const Candidate& a, const Candidate& b) { return a.value < b.value; };
-  const auto [least, most] = std::minmax_element(candidates->begin(), candidates->end(), lower);
-  const float top = most->value;
-  const float range = top - least->value;
-  if (!(range > 0.0f) || !std::isfinite(range)) return 0.0;
-  const auto bucket_of = [top, range](const Candidate& c) {
-    const float place = (top - c.value) / range * static_cast<float>(kBuckets);
-    return std::min(static_cast<size_t>(place), kBuckets - 1);
-  };
-  std::array<double, kBuckets> weights{};
-  for (const Candidate& c : *candidates) weights[bucket_of(c)] += static_cast<double>(c.weight);
-  double before = 0.0;
-  size_t last = 0;
-  while (last + 1 < kBuckets && before + weights[last] < mass) before += weights[last++];
-  candidates->erase(std::remove_if(candidates->begin(), candidates->end(),
-                                   [&](const Candidate& c) { return bucket_of(c) != last; }),
-                    candidates->end());
-  return before;
+// A chunk of which what is at least `lowest` is kept.
+struct KeptChunk {
+  const float* logits = nullptr;
+  float lowest = 0.0f;
+};
+
+// Ties that the cut parts lie in one chunk at most: its copy lacks what is not kept.
+KeptChunk Keep(const LogitRow& row, int64_t chunk, const Cut& kept, LogitRow::Padded* padded) {
+  const float* const logits = row.Chunk(chunk, padded);
+  const TokenId first = LogitRow::FirstToken(chunk);
+  if (kept.last_id < first) return {logits, std::nextafter(kept.value, kInfinity)};
+  if (kept.last_id - first >= kChunk - 1) return {logits, kept.value};
+  if (logits != padded->data()) std::copy_n(logits, kChunk, padded->begin());
+  std::replace(padded->begin() + (kept.last_id - first + 1), padded->end(), kept.value, -kInfinity);
+  return {padded->data(), kept.value};
 }
 
 }  // namespace
+
+float CeilToFloat(double value) {
+  const float rounded = static_cast<float>(value);
+  return rounded < value ? std::nextafter(rounded, kInfinity) : rounded;
+}
+
+float LeastLogit(const Softmax& softmax) {
+  const double least = softmax.maximum + static_cast<double>(kLeastExponent) /
+                                             static_cast<double>(softmax.inverse_temperature);
+  return CeilToFloat(std::max<double>(least, std::numeric_limits<float>::lowest()));
+}
 
 Cut Stricter(const Cut& a, const Cut& b) {
   if (a.value != b.value) return a.value > b.value ? a : b;
   return a.last_id < b.last_id ? a : b;
 }
 
-float Weight(const Softmax& softmax, float logit) {
-  return ExpNegative((logit - softmax.maximum) * softmax.inverse_temperature);
+const float* LogitRow::Chunk(int64_t chunk, Padded* padded) const {
+  const float* const logits = logits_ + chunk * kChunk;
+  const int64_t count = vocab_ - chunk * kChunk;
+  if (count >= kChunk) return logits;
+  std::fill(std::copy_n(logits, count, padded->begin()), padded->end(), -kInfinity);
+  return padded->data();
 }
 
-float ChunkMaxima(const float* logits, int64_t vocab, std::vector<float>* maxima) {
-  maxima->resize(CeilDiv(vocab, kChunk));
-  float maximum = kNegativeInfinity;
-  for (int64_t begin = 0; begin < vocab; begin += kChunk) {
-    const int64_t end = std::min(begin + kChunk, vocab);
-    float lanes[kLanes];
-    std::fill(lanes, lanes + kLanes, kNegativeInfinity);
-    int64_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) {
-      for (int j = 0; j < kLanes; ++j) {
-        lanes[j] = logits[i + j] > lanes[j] ? logits[i + j] : lanes[j];
-      }
-    }
-    for (; i < end; ++i) lanes[0] = logits[i] > lanes[0] ? logits[i] : lanes[0];
-    (*maxima)[begin / kChunk] = *std::max_element(lanes, lanes + kLanes);
-    maximum = std::max(maximum, (*maxima)[begin / kChunk]);
+float ChunkMaxima(const LogitRow& row, std::vector<float>* maxima) {
+  maxima->resize(row.num_chunks());
+  LogitRow::Padded padded;
+  float maximum = -kInfinity;
+  for (int64_t chunk = 0; chunk < row.num_chunks(); ++chunk) {
+    (*maxima)[chunk] = row.passes().maximum(row.Chunk(chunk, &padded));
+    maximum = std::max(maximum, (*maxima)[chunk]);
   }
   return maximum;
 }
 
-TokenId FindMaximum(const float* logits, int64_t vocab, const std::vector<float>& maxima,
-                    float maximum) {
+TokenId FindMaximum(const LogitRow& row, const std::vector<float>& maxima, float maximum) {
   const int64_t chunk = std::find(maxima.begin(), maxima.end(), maximum) - maxima.begin();
-  const float* begin = logits + chunk * kChunk;
-  return static_cast<TokenId>(std::find(begin, logits + vocab, maximum) - logits);
+  const float* const begin = row.logits() + chunk * kChunk;
+  return static_cast<TokenId>(std::find(begin, row.logits() + row.vocab(), maximum) - row.logits());
 }
 
-double ChunkMasses(const float* logits, int64_t vocab, const std::vector<float>& maxima,
-                   const Softmax& softmax, const Cut& kept, std::vector<double>* masses) {
+double ChunkMasses(const LogitRow& row, const std::vector<float>& maxima, const Softmax& softmax,
+                   const Cut& kept, std::vector<double>* masses) {
   masses->resize(maxima.size());
+  const float least = LeastLogit(softmax);
+  LogitRow::Padded padded;
   double total = 0.0;
-  for (size_t chunk = 0; chunk < maxima.size(); ++chunk) {
-    (*masses)[chunk] = 0.0;
+  for (int64_t chunk = 0; chunk < row.num_chunks(); ++chunk) {
+    double& mass = (*masses)[chunk];
+    mass = 0.0;
     if (maxima[chunk] < kept.value) continue;
-    const int64_t begin = static_cast<int64_t>(chunk) * kChunk;
-    const int64_t end = std::min(begin + kChunk, vocab);
-    float weights[kChunk] = {};
-    ChunkWeights(logits, begin, end, softmax, kept, weights);
-    double lanes[kLanes] = {};
-    for (int64_t i = 0; i < kChunk; i += kLanes) {
-      for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(weights[i + j]);
-    }
-    for (int j = 0; j < kLanes; ++j) (*masses)[chunk] += lanes[j];
-    total += (*masses)[chunk];
+    const KeptChunk part = Keep(row, chunk, kept, &padded);
+    mass = row.passes().mass(part.logits, softmax, std::max(part.lowest, least));
+    total += mass;
   }
   return total;
 }
 
-void SelectBest(const float* logits, int64_t vocab, const std::vector<float>& maxima, int64_t k,
+void SelectBest(const LogitRow& row, const std::vector<float>& maxima, int64_t k,
                 std::vector<float>* maxima_scratch, std::vector<Candidate>* candidates) {
   // At least k logits are as large as the k-th largest maximum.
-  float lowest = kNegativeInfinity;
+  float lowest = -kInfinity;
   if (k <= static_cast<int64_t>(maxima.size())) {
     maxima_scratch->assign(maxima.begin(), maxima.end());
     const auto kth = maxima_scratch->begin() + (k - 1);
     std::nth_element(maxima_scratch->begin(), kth, maxima_scratch->end(), std::greater<float>());
     lowest = *kth;
   }
-  SelectAbove(logits, vocab, maxima, lowest, candidates);
+  SelectWithin(row, maxima, lowest, kInfinity, candidates);
   if (static_cast<int64_t>(candidates->size()) <= k) {
     const auto worst = std::max_element(candidates->begin(), candidates->end(), Better);
     if (worst != candidates->end()) std::iter_swap(worst, candidates->end() - 1);
@@ -153,22 +119,43 @@ void SelectBest(const float* logits, int64_t vocab, const std::vector<float>& ma
   candidates->resize(k);
 }
 
-void SelectAbove(const float* logits, int64_t vocab, const std::vector<float>& maxima, float lowest,
-                 std::vector<Candidate>* candidates) {
+void SelectWithin(const LogitRow& row, const std::vector<float>& maxima, float lowest,
+                  float highest, std::vector<Candidate>* candidates) {
   candidates->clear();
-  for (size_t chunk = 0; chunk < maxima.size(); ++chunk) {
+  std::array<uint8_t, kChunk> marks;
+  for (int64_t chunk = 0; chunk < row.num_chunks(); ++chunk) {
     if (maxima[chunk] < lowest) continue;
-    const int64_t begin = static_cast<int64_t>(chunk) * kChunk;
-    const int64_t end = std::min(begin + kChunk, vocab);
-    for (int64_t i = begin; i < end; ++i) {
-      if (logits[i] >= lowest) candidates->push_back({logits[i], 0.0f, static_cast<TokenId>(i)});
-    }
+    LogitRow::Padded padded;
+    const float* const logits = row.Chunk(chunk, &padded);
+    row.passes().mark(logits, lowest, highest, marks.data());
+    ForEachMarked(marks, [&](size_t i) {
+      const TokenId id = LogitRow::FirstToken(chunk) + static_cast<TokenId>(i);
+      if (id < row.vocab()) candidates->push_back({logits[i], 0.0f, id});
+    });
   }
 }
 
+double Weigh(const LogitRow& row, const Softmax& softmax, std::vector<Candidate>* candidates) {
+  const float least = LeastLogit(softmax);
+  double sum = 0.0;
+  for (size_t begin = 0; begin < candidates->size(); begin += kChunk) {
+    const size_t count = std::min<size_t>(kChunk, candidates->size() - begin);
+    LogitRow::Padded logits;
+    logits.fill(-kInfinity);
+    for (size_t i = 0; i < count; ++i) logits[i] = (*candidates)[begin + i].value;
+    std::array<float, kChunk> weights;
+    row.passes().weights(logits.data(), softmax, least, weights.data());
+    for (size_t i = 0; i < count; ++i) {
+      (*candidates)[begin + i].weight = weights[i];
+      sum += static_cast<double>(weights[i]);
+    }
+  }
+  return sum;
+}
+
 Cut CutByMass(double mass, std::vector<Candidate>* candidates) {
-  double before = NarrowByMass(mass, candidates);
   // Halving: the answer's end lies in (low, high], and `before` is the weight of [0, low).
+  double before = 0.0;
   size_t low = 0;
   size_t high = candidates->size();
   const auto at = [candidates](size_t i) { return candidates->begin() + i; };
@@ -187,7 +174,7 @@ Cut CutByMass(double mass, std::vector<Candidate>* candidates) {
   return {(*candidates)[low].value, (*candidates)[low].id};
 }
 
-TokenId Draw(const float* logits, int64_t vocab, const Softmax& softmax, const Cut& kept,
+TokenId Draw(const LogitRow& row, const Softmax& softmax, const Cut& kept,
              const std::vector<double>& masses, double point) {
   double before = 0.0;
   int64_t chosen = -1;
@@ -198,15 +185,17 @@ TokenId Draw(const float* logits, int64_t vocab, const Softmax& softmax, const C
     before += masses[chunk];
   }
   if (chosen < 0) return 0;
-  const int64_t begin = chosen * kChunk;
-  const int64_t end = std::min(begin + kChunk, vocab);
-  float weights[kChunk] = {};
-  ChunkWeights(logits, begin, end, softmax, kept, weights);
+  const TokenId first = LogitRow::FirstToken(chosen);
+  LogitRow::Padded padded;
+  std::array<float, kChunk> weights;
+  const KeptChunk part = Keep(row, chosen, kept, &padded);
+  row.passes().weights(part.logits, softmax, std::max(part.lowest, LeastLogit(softmax)),
+                       weights.data());
   TokenId token = 0;
-  for (int64_t i = begin; i < end; ++i) {
-    if (weights[i - begin] == 0.0f) continue;
-    token = static_cast<TokenId>(i);
-    before += static_cast<double>(weights[i - begin]);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] == 0.0f) continue;
+    token = first + static_cast<TokenId>(i);
+    before += static_cast<double>(weights[i]);
     if (before > point) break;
   }
   return token;

@@ -29,7 +29,7 @@ class CpuBackend final : public Backend {
         team_(team),
         linear_(kernels, team),
         attention_(kernels, team),
-        sample_scratch_(static_cast<size_t>(team->num_threads())) {}
+        sample_scratch_(static_cast<size_t>(team->num_threads()), SampleScratch{kernels.sample}) {}
 
   std::string name() const override { return std::string("cpu/") + kernels_.name; }
 

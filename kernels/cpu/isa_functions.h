@@ -4,6 +4,10 @@
 #include "kernels/cpu/isa_kernels.h"
 #include "kernels/cpu/simd.h"
 
+namespace tessera::sampling::TESSERA_ISA {
+extern const Passes kPasses;
+}
+
 namespace tessera::cpu::TESSERA_ISA {
 
 void PrepareRow(const float* x, const float* weight, float eps, int64_t cols, int64_t padded_cols,

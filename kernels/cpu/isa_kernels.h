@@ -17,6 +17,7 @@
 
 #include "kernels/cpu/element.h"
 #include "kernels/cpu/lora_problem.h"
+#include "kernels/sample_passes.h"
 
 namespace tessera::cpu {
 
@@ -167,6 +168,7 @@ struct IsaKernels {
                 float* sum, float* out) = nullptr;
   // out[i] = x[i] / divisor.
   void (*divide)(const float* x, float divisor, int32_t count, float* out) = nullptr;
+  const sampling::Passes* sample = nullptr;
   // Benchmarks: the bf16 GEMM's multiply-add on registers alone; returns the flops it did.
   double (*spin_multiply_adds)(int64_t iterations) = nullptr;
   // The same for int8.

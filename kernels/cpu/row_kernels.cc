@@ -220,6 +220,7 @@ const IsaKernels& Kernels() {
     &Attend,
     &Merge,
     &Divide,
+    &sampling::TESSERA_ISA::kPasses,
     &SpinMultiplyAdds,
     &SpinDots
   };

@@ -9,10 +9,14 @@
 #include <numeric>
 #include <random>
 #include <set>
+#include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
+#include "kernels/cpu/isa.h"
 #include "kernels/philox.h"
+#include "kernels/sample_nucleus.h"
 #include "tests/lib/op_fixtures.h"
 
 namespace tessera::testing {
@@ -36,7 +40,7 @@ struct RowOutput {
 };
 
 RowOutput Sample(RowInput input) {
-  static thread_local SampleScratch scratch;
+  static thread_local SampleScratch scratch;  // plain passes
   input.row.biases.count = static_cast<int32_t>(input.biases.size());
   input.row.counts.count = static_cast<int32_t>(input.counts.size());
   RowOutput output;
@@ -185,6 +189,95 @@ TEST(Sampler, EqualsTheNaiveOneOnALargeVocabulary) {
     if (expected >= 0) {
       ASSERT_EQ(Sample(input).token(), expected) << "seed " << seed;
     }
+  }
+}
+
+// Of the same fp32 weights, by a full sort.
+sampling::Cut NaiveNucleus(const sampling::LogitRow& row, const sampling::Softmax& softmax,
+                           double top_p, double total) {
+  std::vector<sampling::Candidate> order;
+  for (int64_t i = 0; i < row.vocab(); ++i) {
+    order.push_back({row.logits()[i], 0.0f, static_cast<TokenId>(i)});
+  }
+  sampling::Weigh(row, softmax, &order);
+  std::sort(order.begin(), order.end(), sampling::Better);
+  double sum = 0.0;
+  for (const sampling::Candidate& token : order) {
+    sum += static_cast<double>(token.weight);
+    if (sum >= top_p * total) return {token.value, token.id};
+  }
+  return {};
+}
+
+// Flat and peaked rows, rows of ties, and rows whose sample says too much or too little of the
+// rest.
+TEST(Sampler, NucleiEqualThoseOfAFullSort) {
+  constexpr int kVocab = 40'001;
+  const auto expect_equal = [](const std::vector<float>& logits, const std::string& what) {
+    const sampling::LogitRow row(logits.data(), kVocab, &sampling::plain::kPasses);
+    std::vector<float> maxima;
+    std::vector<double> masses;
+    std::vector<sampling::Candidate> candidates;
+    const sampling::Softmax softmax{sampling::ChunkMaxima(row, &maxima), 1.25f};
+    const double total = sampling::ChunkMasses(row, maxima, softmax, {}, &masses);
+    for (double top_p : {0.0, 0.02, 0.4, 0.9, 0.95, 0.999, 0.9999999}) {
+      const sampling::Cut expected = NaiveNucleus(row, softmax, top_p, total);
+      const sampling::Cut actual =
+          sampling::FindNucleus(row, maxima, softmax, top_p, total, &candidates);
+      EXPECT_EQ(actual.value, expected.value) << what << " top_p " << top_p;
+      EXPECT_EQ(actual.last_id, expected.last_id) << what << " top_p " << top_p;
+    }
+  };
+  for (float deviation : {0.01f, 0.5f, 1.0f, 2.0f, 4.0f, 8.0f}) {
+    std::vector<float> logits = RandomFloats(kVocab, deviation, 17);
+    const std::string name = "deviation " + std::to_string(deviation);
+    expect_equal(logits, name);
+    std::vector<float> ties = logits;
+    for (float& logit : ties) logit = std::round(logit * 2.0f) / 2.0f;
+    expect_equal(ties, name + ", ties");
+    std::vector<float> peak = logits;
+    peak[20'000] += 12.0f;
+    expect_equal(peak, name + ", one token");
+    for (float shift : {-3.0f, 3.0f}) {
+      std::vector<float> misleading = logits;
+      for (int i = 0; i < kVocab; ++i) misleading[i] += i % sampling::kChunk < 32 ? shift : 0.0f;
+      expect_equal(misleading, name + ", misleading by " + std::to_string(shift));
+    }
+  }
+}
+
+TEST(Sampler, InstructionSetsGiveTheSameBits) {
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    std::vector<float> logits = RandomFloats(sampling::kChunk, 3.0f, seed);
+    logits[seed] = kNaN;
+    logits[100 + seed] = -kInfinity;
+    logits[200] = logits[201];
+    const sampling::Softmax softmax{sampling::plain::kPasses.maximum(logits.data()),
+                                    0.5f + static_cast<float>(seed)};
+    const float lowest = std::max(seed % 2 == 0 ? -2.0f : -10.0f, sampling::LeastLogit(softmax));
+    const auto all_of = [&](const sampling::Passes& passes) {
+      std::vector<float> weights(sampling::kChunk);
+      passes.weights(logits.data(), softmax, lowest, weights.data());
+      std::vector<uint8_t> marks(sampling::kChunk);
+      passes.mark(logits.data(), lowest, 1.5f, marks.data());
+      return std::tuple(passes.maximum(logits.data()), weights,
+                        passes.mass(logits.data(), softmax, lowest), marks);
+    };
+    const auto expected = all_of(sampling::plain::kPasses);
+    for (const cpu::IsaKernels* kernels : cpu::SupportedKernels()) {
+      EXPECT_EQ(all_of(*kernels->sample), expected) << kernels->name << " seed " << seed;
+    }
+    double sum = 0.0;
+    for (size_t i = 0; i < logits.size(); ++i) {
+      const double x =
+          (static_cast<double>(logits[i]) - softmax.maximum) * softmax.inverse_temperature;
+      const double weight = logits[i] >= lowest ? std::exp(x) : 0.0;
+      const double tolerance = weight > 0.0 ? 1.2e-7 * (3.0 - x) * weight : 0.0;
+      EXPECT_NEAR(std::get<1>(expected)[i], weight, tolerance);
+      sum += std::get<1>(expected)[i];
+      EXPECT_EQ(std::get<3>(expected)[i], logits[i] >= lowest && logits[i] <= 1.5f);
+    }
+    EXPECT_NEAR(std::get<2>(expected), sum, 1e-12 * sum);
   }
 }
 
