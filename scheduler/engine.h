@@ -43,7 +43,8 @@ struct EngineOptions {
   // this, or than target_step_ratio times the streams' step alone, whichever is longer. 0: no
   // bound.
   int64_t target_step_us = 200'000;
-  // So that at most one part in so many of a step is what a step costs without any prompt.
+  // Each step reads all weights, however few tokens of prompts it takes along: a large ratio keeps
+  // that share small, at the price of longer gaps between tokens while prompts are computed.
   int32_t target_step_ratio = 8;
   // Sequences that may wait for their first step; a request of more is refused at once, unless
   // nothing waits. A request counts as its n.

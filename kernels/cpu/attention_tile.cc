@@ -32,9 +32,10 @@ void TileWorker::Reserve(const AttentionCall& call) {
   const int64_t dim = call.padded_dim;
   const int64_t half = RoundUp<int64_t>(call.rope.half, kPanel);
   const int64_t block_floats = kKeyBlock * dim;
+  const int64_t block_pairs = block_floats / 2;  // of bf16
   float* next = memory_.Floats((query_rows + 2 * rows) * dim + 4 * RoundUp<int64_t>(rows, kPanel) +
                                kMaxAttendRows * (dim + 2 * kScoreStride) + 2 * kPanel + 2 * half +
-                               3 * block_floats + 2 * kKeyBlock);
+                               2 * block_floats + block_pairs + 2 * kKeyBlock);
   const auto take = [&next](int64_t count) {
     float* const taken = next;
     next += RoundUp<int64_t>(count, kPanel);
@@ -42,7 +43,7 @@ void TileWorker::Reserve(const AttentionCall& call) {
   };
   keys_ = reinterpret_cast<char*>(take(block_floats));
   values_ = reinterpret_cast<char*>(take(block_floats));
-  value_panels_ = reinterpret_cast<char*>(take(block_floats));
+  value_panels_ = reinterpret_cast<char*>(take(block_pairs));
   q_ = take(query_rows * dim);
   tokens_.resize(static_cast<size_t>(query_rows));
   cells_.resize(static_cast<size_t>(query_rows));
