@@ -39,6 +39,28 @@ KeptChunk Keep(const LogitRow& row, int64_t chunk, const Cut& kept, LogitRow::Pa
   return {padded->data(), kept.value};
 }
 
+// Leaves the candidates among which a prefix of weight `mass` ends; returns the weight of those
+// before them. Buckets by logit, which keep the order: two passes, where halving takes a dozen.
+double NarrowByMass(double mass, std::vector<Candidate>* candidates) {
+  constexpr int kBuckets = 256;
+  if (candidates->size() < 2 * kBuckets) return 0.0;
+  const auto lower = [](const Candidate& a, const Candidate& b) { return a.value < b.value; };
+  const auto [least, most] = std::minmax_element(candidates->begin(), candidates->end(), lower);
+  const float top = most->value;
+  const float scale = static_cast<float>(kBuckets) / (top - least->value);
+  if (!std::isnormal(scale)) return 0.0;
+  const auto bucket_of = [top, scale](const Candidate& c) {
+    return std::min(static_cast<int>((top - c.value) * scale), kBuckets - 1);
+  };
+  std::array<double, kBuckets> masses{};
+  for (const Candidate& c : *candidates) masses[bucket_of(c)] += static_cast<double>(c.weight);
+  double before = 0.0;
+  int last = 0;
+  while (last + 1 < kBuckets && before + masses[last] < mass) before += masses[last++];
+  std::erase_if(*candidates, [&](const Candidate& c) { return bucket_of(c) != last; });
+  return before;
+}
+
 }  // namespace
 
 float CeilToFloat(double value) {
@@ -154,8 +176,8 @@ double Weigh(const LogitRow& row, const Softmax& softmax, std::vector<Candidate>
 }
 
 Cut CutByMass(double mass, std::vector<Candidate>* candidates) {
+  double before = NarrowByMass(mass, candidates);
   // Halving: the answer's end lies in (low, high], and `before` is the weight of [0, low).
-  double before = 0.0;
   size_t low = 0;
   size_t high = candidates->size();
   const auto at = [candidates](size_t i) { return candidates->begin() + i; };

@@ -88,7 +88,7 @@ void SelectWithin(const LogitRow& row, const std::vector<float>& maxima, float l
 double Weigh(const LogitRow& row, const Softmax& softmax, std::vector<Candidate>* candidates);
 
 // The smallest prefix of the candidates' order whose weights sum to at least `mass`; all of them if
-// they do not reach it. Reorders them. REQUIRES: there is one.
+// they do not reach it. Reorders and drops candidates. REQUIRES: there is one.
 Cut CutByMass(double mass, std::vector<Candidate>* candidates);
 
 // The first kept token, in ascending ids, at which the running sum of weights passes `point`; the
