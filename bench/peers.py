@@ -13,12 +13,13 @@ table and writes JSON: {"cpu", "limits", "cells": [{"model", "weights", "case", 
 import argparse
 import json
 import os
+import statistics
 import sys
 import time
 
 from compare.cases import CASES, MODELS, QUICK_CASES, WEIGHTS, limit_of, model_costs
 from compare.machine import cpu_name, measure_limits
-from compare.report import cell_json, geometric_mean, is_compared, ratio_to_best, report_json, table
+from compare.report import OURS, cell_json, geometric_mean, is_compared, ratio_to_best, report_json, table
 from compare.systems import SYSTEMS, Systems, Worker
 from compare.workshop import ROOT, Unavailable, Workshop, parse_with_workshop, say
 
@@ -69,6 +70,7 @@ class Comparison:
         self.costs = {}  # by model
         self.limits = {}  # the best that was seen in this run
         self.results = {}  # (model, weights, case): {system: speeds}
+        self.shares = {}  # (model, weights, case): of what the machine allowed in the seconds before, for each of our speeds
         self.missing = {}  # (model, weights, case, system): why
 
     def build(self):
@@ -78,10 +80,10 @@ class Comparison:
         self.workshop.call("build-tessera", ["cmake", "--build", folder, "--target", *PROGRAMS])
 
     def measure_limits(self):
-        """While all workers are stopped."""
+        """While all workers are stopped. What the machine allows right now."""
         seen = measure_limits(self.arguments.build, self.arguments.threads)
-        say(f"limits: {seen}")
         self.limits = {name: max(value, self.limits.get(name, 0.0)) for name, value in seen.items()}
+        return seen
 
     def make_workers(self, model, weights, cases):
         """One for each system that can be had, not started yet; the others' reasons are noted."""
@@ -113,9 +115,14 @@ class Comparison:
 
     def measure(self, worker, model, weights, case, number):
         """Round 0 warms up. Raises Unavailable."""
-        speed = worker.run(CASES[case].line if number else CASES[case].warm_up)
         if number == 0:
+            worker.run(CASES[case].warm_up)
             return
+        if worker.system == OURS:
+            limit = limit_of(CASES[case], weights, self.costs[model], self.measure_limits())
+        speed = worker.run(CASES[case].line)
+        if worker.system == OURS:
+            self.shares.setdefault((model, weights, case), []).append(speed / limit)
         self.results.setdefault((model, weights, case), {}).setdefault(worker.system, []).append(speed)
         with open(self.workshop.at("samples.jsonl"), "a", encoding="utf-8") as f:
             json.dump({"time": int(time.time()), "model": model, "weights": weights, "case": case, "round": number,
@@ -146,7 +153,6 @@ class Comparison:
                     first = (number + turn) % max(1, len(workers))
                     self.run_cell(workers[first:] + workers[:first], model, weights, cases, case, number)
                 say(f"{model} {weights}: round {number} of {self.arguments.rounds} done")
-            self.measure_limits()
         finally:
             for worker in workers:
                 worker.close()
@@ -161,15 +167,14 @@ class Comparison:
                         self.run_rounds(model, weights, cases)
                 self.write()
 
-    def limit(self, key):
-        model, weights, case = key
-        return limit_of(CASES[case], weights, self.costs[model], self.limits)
+    def share(self, key):
+        return statistics.median(self.shares[key])
 
     def write(self):
         """After each format: what a run that is cut off has measured is not lost."""
         if self.arguments.prepare:
             return
-        cells = [cell_json(*key, samples, self.limit(key)) for key, samples in self.results.items() if is_compared(samples)]
+        cells = [cell_json(*key, samples, self.share(key)) for key, samples in self.results.items() if is_compared(samples)]
         if not cells:
             return
         with open(self.arguments.json + ".part", "w", encoding="utf-8") as f:
@@ -178,10 +183,10 @@ class Comparison:
         os.rename(self.arguments.json + ".part", self.arguments.json)
 
     def print(self):
-        limits = "read {read_gb_s:.1f} GB/s, bf16 {bf16_gflop_s:.0f} GFLOP/s, int8 {int8_gop_s:.0f} GOP/s"
+        limits = "at best read {read_gb_s:.1f} GB/s, bf16 {bf16_gflop_s:.0f} GFLOP/s, int8 {int8_gop_s:.0f} GOP/s"
         print(f"{cpu_name()}, {self.arguments.threads} threads: {limits.format(**self.limits)}")
         print("tokens per second, medians of", self.arguments.rounds, "rounds; ratio to the best peer")
-        print("\n".join(table(self.results, self.arguments.systems, self.limit)))
+        print("\n".join(table(self.results, self.arguments.systems, self.share)))
         for (model, weights, case, system), reason in self.missing.items():
             print(f"missing: {system}, {model} {weights} {case}: {reason}")
         ratios = [ratio_to_best(samples) for samples in self.results.values() if is_compared(samples)]
@@ -193,8 +198,6 @@ def main():
     comparison = Comparison(parse_arguments())
     try:
         comparison.build()
-        if not comparison.arguments.prepare:
-            comparison.measure_limits()
         comparison.run()
     except Unavailable as error:  # without Tessera or a model there is nothing to compare
         sys.exit(str(error))

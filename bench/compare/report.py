@@ -33,20 +33,20 @@ def is_compared(samples):
     return OURS in samples and len(samples) > 1
 
 
-def cell_json(model, weights, case, samples, limit):
+def cell_json(model, weights, case, samples, limit_share):
     """REQUIRES: is_compared(samples)."""
     medians = {system: statistics.median(speeds) for system, speeds in samples.items()}
     ours = medians.pop(OURS)
     return {"model": model, "weights": weights, "case": case, "tessera": ours, "peers": medians,
-            "ratio": ratio_to_best(samples), "limit_share": ours / limit}
+            "ratio": ratio_to_best(samples), "limit_share": limit_share}
 
 
 def report_json(cpu, limits, cells):
     return {"cpu": cpu, "limits": limits, "cells": cells, "geomean": geometric_mean([c["ratio"] for c in cells])}
 
 
-def table(results, systems, limit):
-    """Lines for people. `results`: {(model, weights, case): samples}; `limit`: of such a key, tokens per second."""
+def table(results, systems, share):
+    """Lines for people. `results`: {(model, weights, case): samples}; `share`: of such a key, of the machine's limit."""
     lines = [f"{'model':<14}{'weights':<8}{'case':<17}" + "".join(f"{s:>11}" for s in systems)
              + f"{'ratio':>8}{'95 %':>14}{'of limit':>10}"]
     for key, samples in results.items():
@@ -59,6 +59,6 @@ def table(results, systems, limit):
             line += f"{ratio_to_best(samples):>8.2f}{f'{low:.2f}..{high:.2f}':>14}"
         else:
             line += f"{'-':>8}{'-':>14}"
-        share = f"{statistics.median(samples[OURS]) / limit(key):.2f}" if OURS in samples else "-"
-        lines.append(line + f"{share:>10}")
+        of_limit = f"{share(key):.2f}" if OURS in samples else "-"
+        lines.append(line + f"{of_limit:>10}")
     return lines

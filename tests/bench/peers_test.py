@@ -2,6 +2,7 @@
 """bench/peers.py without peers: arguments, limits, statistics, table and JSON, and the rounds with systems that only pretend."""
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -98,7 +99,7 @@ class PureTest(unittest.TestCase):
         self.assertAlmostEqual(report.geometric_mean([1, 4]), 2)
 
     def test_json_is_the_contract_s(self):
-        cell = report.cell_json("m", "int8", "decode_1", {"tessera": [30, 32, 31], "llama.cpp": [10, 10, 10]}, 62)
+        cell = report.cell_json("m", "int8", "decode_1", {"tessera": [30, 32, 31], "llama.cpp": [10, 10, 10]}, 0.5)
         self.assertEqual(cell, {"model": "m", "weights": "int8", "case": "decode_1", "tessera": 31,
                                 "peers": {"llama.cpp": 10}, "ratio": 3.1, "limit_share": 0.5})
         whole = report.report_json("cpu", LIMITS, [cell])
@@ -108,7 +109,7 @@ class PureTest(unittest.TestCase):
     def test_table_names_what_is_missing(self):
         results = {("m", "bf16", "decode_1"): {"tessera": [30.0], "openvino": [20.0]},
                    ("m", "bf16", "decode_8"): {"tessera": [30.0]}, ("m", "bf16", "decode_32"): {"openvino": [20.0]}}
-        lines = report.table(results, systems.SYSTEMS, lambda key: 60.0)
+        lines = report.table(results, systems.SYSTEMS, lambda key: 0.5)
         self.assertEqual([re.split(r"\s+", line) for line in lines[1:]],
                          [["m", "bf16", "decode_1", "30.0", "missing", "20.0", "1.50", "1.50..1.50", "0.50"],
                           ["m", "bf16", "decode_8", "30.0", "missing", "missing", "-", "-", "0.50"],
@@ -135,7 +136,14 @@ class RoundsTest(unittest.TestCase):
 
         comparison.systems.command = command
         comparison.workshop.model = lambda shape: None
-        comparison.measure_limits = lambda: comparison.limits.update(LIMITS)
+        scales = (2**number for number in itertools.count())
+
+        def growing_limits(*_):
+            scale = next(scales)
+            return {name: value * scale for name, value in LIMITS.items()}
+
+        measure_limits, peers.measure_limits = peers.measure_limits, growing_limits
+        self.addCleanup(setattr, peers, "measure_limits", measure_limits)
         costs, peers.model_costs = peers.model_costs, lambda folder: cases.Costs(1, 1, 1, 1)
         self.addCleanup(setattr, peers, "model_costs", costs)
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()) as out:
@@ -155,6 +163,13 @@ class RoundsTest(unittest.TestCase):
                          [(case, 30, {"llama.cpp": 10, "openvino": 20}, 1.5) for case in ("prefill_512", "served_32")])
         firsts = [s["system"] for s in self.samples() if s["case"] == "prefill_512"][::3]
         self.assertEqual(sorted(firsts), sorted(systems.SYSTEMS))
+
+    def test_a_share_is_of_what_the_machine_allowed_before_that_round(self):
+        result, _ = self.compare({"tessera": 30, "llama.cpp": 10, "openvino": 20}, "--cases", "decode_1", "--rounds", "3")
+        doubled = {name: value * 2 for name, value in LIMITS.items()}
+        limit = cases.limit_of(cases.CASES["decode_1"], "bf16", cases.Costs(1, 1, 1, 1), doubled)
+        self.assertAlmostEqual(result["cells"][0]["limit_share"], 30 / limit)
+        self.assertGreater(result["limits"]["read_gb_s"], doubled["read_gb_s"])
 
     def test_a_peer_that_fails_is_missing_where_it_fails(self):
         result, out = self.compare({"tessera": 30, "llama.cpp": 10, "openvino": -1}, "--cases",
