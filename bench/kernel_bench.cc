@@ -414,7 +414,7 @@ void RegisterAll(Machine* machine) {
       {"int4g128z", {DType::kI4, 128, true}},
   };
   for (const LinearShape& shape : kShapes) {
-    for (int64_t rows : {1, 4, 16, 64, 512}) {
+    for (int64_t rows : {1, 4, 16, 32, 64, 512}) {
       if (shape.n == kVocab && rows > 64) continue;
       for (const auto& [format_name, format] : formats) {
         const std::string name =

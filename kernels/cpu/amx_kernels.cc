@@ -49,11 +49,17 @@ class BF16Rows {
   alignas(64) char copy_[kTileBytes];
 };
 
-// Lines [line, line + count) of a panel as a B tile.
+// What is prefetched while lines [line, line + count) of panel `p` of a tile are read.
+void PrefetchAt(const TileProblem& tile, int p, int64_t line, int count) {
+  const char* const next = tile.prefetch + p * tile.panel_bytes + line * tile.prefetch_stride;
+  for (int i = 0; i < count; ++i) __builtin_prefetch(next + i * tile.prefetch_stride);
+}
+
+// Lines [line, line + count) of panel `p` of a tile as a B tile.
 template <int kTile>
-void LoadLines(TileUnit* unit, const char* panel, int64_t line, int count, int64_t ahead) {
-  const char* const lines = panel + line * kCacheLine;
-  for (int i = 0; i < count; ++i) __builtin_prefetch(lines + i * kCacheLine + ahead);
+void LoadLines(TileUnit* unit, const TileProblem& tile, int p, int64_t line, int count) {
+  const char* const lines = tile.b + p * tile.panel_bytes + line * kCacheLine;
+  PrefetchAt(tile, p, line, count);
   if (count == kTileRows) return unit->Load<kTile>(lines, kCacheLine);
   alignas(64) char copy[kTileBytes] = {};
   std::memcpy(copy, lines, static_cast<size_t>(count * kCacheLine));
@@ -82,8 +88,8 @@ struct BF16Tiles {
         a1.Load<5>(&unit, tile.a + kTileRows * tile.a_stride, tile.a_stride, rows - rows0, k,
                    pairs);
       }
-      LoadLines<6>(&unit, tile.b, k, pairs, tile.ahead);
-      if (kTwoPanels) LoadLines<7>(&unit, tile.b + tile.panel_bytes, k, pairs, tile.ahead);
+      LoadLines<6>(&unit, tile, 0, k, pairs);
+      if (kTwoPanels) LoadLines<7>(&unit, tile, 1, k, pairs);
       unit.DotBF16<0, 4, 6>();
       if (kTwoPanels) unit.DotBF16<1, 4, 7>();
       if (kTwoRows) unit.DotBF16<2, 5, 6>();
@@ -107,11 +113,11 @@ struct BF16Tiles {
 // Bytes of weights of one product of a panel: 16 lines of 4 k, or 8 in groups of 32.
 struct Int8Lines {
   template <int kTile>
-  static void Load(TileUnit* unit, const char* panel, int64_t k, int count, int k_bytes,
-                   int64_t ahead) {
-    const char* const lines = panel + k / 4 * kCacheLine;
+  static void Load(TileUnit* unit, const TileProblem& tile, int p, int64_t k, int count,
+                   int k_bytes) {
+    const char* const lines = tile.b + p * tile.panel_bytes + k / 4 * kCacheLine;
     const int num_lines = (count + 3) / 4;
-    for (int i = 0; i < num_lines; ++i) __builtin_prefetch(lines + i * kCacheLine + ahead);
+    PrefetchAt(tile, p, k / 4, num_lines);
     if (4 * num_lines == k_bytes) return unit->Load<kTile>(lines, kCacheLine);
     alignas(64) char copy[kTileBytes] = {};
     std::memcpy(copy, lines, static_cast<size_t>(num_lines * kCacheLine));
@@ -120,15 +126,15 @@ struct Int8Lines {
 };
 struct Int4Lines {
   template <int kTile>
-  static void Load(TileUnit* unit, const char* panel, int64_t k, int count, int k_bytes,
-                   int64_t ahead) {
-    const char* const lines = panel + k / 8 * kCacheLine;
+  static void Load(TileUnit* unit, const TileProblem& tile, int p, int64_t k, int count,
+                   int k_bytes) {
+    const char* const lines = tile.b + p * tile.panel_bytes + k / 8 * kCacheLine;
     const int num_lines = (count + 7) / 8;
+    PrefetchAt(tile, p, k / 8, num_lines);
     alignas(64) char bytes[kTileBytes];
     if (8 * num_lines != k_bytes) std::memset(bytes, 0, sizeof(bytes));
     for (int i = 0; i < num_lines; ++i) {
       const I16 codes = LoadInts(lines + i * kCacheLine);
-      __builtin_prefetch(lines + i * kCacheLine + ahead);
       const I16 low = LowNibbles(codes);
       const I16 high = HighNibbles(codes);
       std::memcpy(bytes + 2 * i * kCacheLine, &low, sizeof(low));
@@ -183,11 +189,11 @@ struct QuantTiles {
         const int count = LeastOf(end - k, k_bytes);
         unit.Load<4>(tile.a + k, tile.a_stride);
         if (kTwoRows) unit.Load<5>(tile.a + kTileRows * tile.a_stride + k, tile.a_stride);
-        Lines::template Load<6>(&unit, tile.b, k, count, k_bytes, tile.ahead);
+        Lines::template Load<6>(&unit, tile, 0, k, count, k_bytes);
         unit.DotBytes<0, 4, 6>();
         if (kTwoRows) unit.DotBytes<2, 5, 6>();
         if (!kTwoPanels) continue;
-        Lines::template Load<7>(&unit, tile.b + tile.panel_bytes, k, count, k_bytes, tile.ahead);
+        Lines::template Load<7>(&unit, tile, 1, k, count, k_bytes);
         unit.DotBytes<1, 4, 7>();
         if (kTwoRows) unit.DotBytes<3, 5, 7>();
       }

@@ -94,6 +94,7 @@ void ScoreRows(const AttendProblem& problem, int panel_begin, int panel_end, int
   tile.a_stride = problem.q_stride * 4;
   tile.panel_bytes = steps * kCacheLine;
   tile.b = static_cast<const char*>(problem.keys) + panel_begin * tile.panel_bytes;
+  tile.prefetch = tile.b;  // nothing new
   tile.steps = steps;
   tile.out = problem.scores + panel_begin * kPanel;
   tile.out_stride = kScoreStride;
@@ -300,6 +301,7 @@ void AttendToPairs(const AttendProblem& problem, KeySpan keys) {
   tile.a_stride = 4 * kScoreStride;
   tile.panel_bytes = kValuePanelBytes;
   tile.b = static_cast<const char*>(problem.value_panels) + panel_begin * kPanelSteps * kCacheLine;
+  tile.prefetch = tile.b;  // nothing new
   tile.steps = (panel_end - panel_begin) * kPanelSteps;
   tile.out = problem.out;
   tile.out_stride = problem.out_stride;

@@ -59,6 +59,20 @@ static void FinishPlain(const GemmProblem& problem, const float* tile, int64_t p
   }
 }
 
+// A tile that is alone with its panels is bound by memory and reads a little ahead. Else each tile
+// brings its share of the next panels: all of them during the last tile would be more than memory
+// gives meanwhile.
+static void PlanPrefetch(int64_t t, int64_t num_tiles, int panels, TileProblem* tile) {
+  if (num_tiles == 1) {
+    tile->prefetch = tile->b + kPrefetchBytes;
+    tile->prefetch_stride = kCacheLine;
+    tile->prefetch_jump = (panels - 1) * tile->panel_bytes;
+    return;
+  }
+  tile->prefetch_stride = (kCacheLine + num_tiles - 1) / num_tiles;
+  tile->prefetch = tile->b + panels * tile->panel_bytes + t * tile->steps * tile->prefetch_stride;
+}
+
 template <class Format>
 static void GemmLoop(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end,
                      int64_t row_begin, int64_t row_end) {
@@ -85,12 +99,7 @@ static void GemmLoop(const GemmProblem& problem, int64_t panel_begin, int64_t pa
       const int64_t row = row_begin + num_rows * t / num_tiles;
       const int rows = static_cast<int>(row_begin + num_rows * (t + 1) / num_tiles - row);
       tile.a = static_cast<const char*>(problem.a) + row * problem.a_stride;
-      // While the last tile computes, the next group's panels come.
-      tile.ahead = num_tiles == 1       ? kPrefetchBytes
-                   : t + 1 == num_tiles ? panels * problem.panel_bytes
-                                        : 0;
-      tile.ahead_at_end = tile.ahead;
-      if (num_tiles == 1) tile.ahead_at_end += (panels - 1) * problem.panel_bytes;
+      PlanPrefetch(t, num_tiles, panels, &tile);
       Format::Compute(problem, tile, rows, panels);
       if (problem.lora != nullptr) {
         AddLora(*problem.lora, results, kTileStride, panel, panels, row, rows);

@@ -51,7 +51,7 @@ TESSERA_INLINE int32_t LoadSum(const QuantShape& shape, const char* row, int64_t
 // begins, the codes for themselves.
 template <int kPanels>
 TESSERA_INLINE void PrefetchScales(const QuantShape& shape, const TileProblem& tile) {
-  if (tile.ahead != kPrefetchBytes || shape.num_groups == 1) return;
+  if (tile.prefetch != tile.b + kPrefetchBytes || shape.num_groups == 1) return;
   for (int64_t at = shape.scales; at < tile.panel_bytes; at += kCacheLine) {
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) __builtin_prefetch(tile.b + p * tile.panel_bytes + at);
@@ -65,6 +65,8 @@ void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
   constexpr bool kSumsInRegisters = Codes::SumsInRegisters(kRows, kPanels);
   const char* a = tile.a;
   const char* b = tile.b;
+  const char* next = tile.prefetch;
+  const int64_t next_stride = tile.prefetch_stride;
   const int64_t a_stride = tile.a_stride;
   const int64_t panel_bytes = tile.panel_bytes;
   float* const out = tile.out;
@@ -94,9 +96,10 @@ void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
     const int64_t lines = lines_left < shape.group_lines ? lines_left : shape.group_lines;
     lines_left -= lines;
     for (int64_t s = lines; s > 0; --s) {
-      const int64_t ahead = lines_left + s > kPrefetchSteps ? tile.ahead : tile.ahead_at_end;
+      if (lines_left + s == kPrefetchSteps) next += tile.prefetch_jump;
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) __builtin_prefetch(b + p * panel_bytes + ahead);
+      for (int p = 0; p < kPanels; ++p) __builtin_prefetch(next + p * panel_bytes);
+      next += next_stride;
 #pragma GCC unroll 2
       for (int part = 0; part < Codes::kParts; ++part) {
         typename Codes::Weights w[kPanels];
@@ -181,6 +184,7 @@ struct QuantFormat {
       for (; panels >= width; panels -= width) {
         compute(*problem.quant, tile);
         tile.b += width * tile.panel_bytes;
+        tile.prefetch += width * tile.panel_bytes;
         tile.out += width * kPanel;
       }
     }

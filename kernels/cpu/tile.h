@@ -60,10 +60,12 @@ struct TileProblem {
   const char* b = nullptr;  // the first panel's first step
   int64_t panel_bytes = 0;
   int64_t steps = 0;
-  // Bytes from what is read to what is prefetched; in the last kPrefetchSteps steps, when that lies
-  // in the next panels.
-  int64_t ahead = 0;
-  int64_t ahead_at_end = 0;
+  // What each step prefetches for the first panel; for the others panel_bytes further each. It
+  // moves on by `prefetch_stride` bytes a step, and once by `prefetch_jump`, kPrefetchSteps before
+  // the last.
+  const char* prefetch = nullptr;
+  int64_t prefetch_stride = 0;
+  int64_t prefetch_jump = 0;
   float* out = nullptr;  // [rows, out_stride]: 16 outputs a panel
   int64_t out_stride = 0;
 };
@@ -72,6 +74,8 @@ template <class Panel, int kRows, int kPanels>
 static void ComputeTile(const TileProblem& problem) {
   const char* a = problem.a;
   const char* b = problem.b;
+  const char* next = problem.prefetch;
+  const int64_t next_stride = problem.prefetch_stride;
   const int64_t a_stride = problem.a_stride;
   const int64_t panel_bytes = problem.panel_bytes;
   float* const out = problem.out;
@@ -83,9 +87,10 @@ static void ComputeTile(const TileProblem& problem) {
     for (int p = 0; p < kPanels; ++p) acc[r][p] = Zero();
   }
   for (int64_t s = problem.steps; s > 0; --s) {
-    const int64_t ahead = s > kPrefetchSteps ? problem.ahead : problem.ahead_at_end;
+    if (s == kPrefetchSteps) next += problem.prefetch_jump;
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) __builtin_prefetch(b + p * panel_bytes + ahead);
+    for (int p = 0; p < kPanels; ++p) __builtin_prefetch(next + p * panel_bytes);
+    next += next_stride;
 #pragma GCC unroll 4
     for (int part = 0; part < Panel::kParts; ++part) {
       V16 outputs[kPanels];
@@ -161,6 +166,7 @@ static void ComputePanels(TileProblem problem, int rows, int panels) {
     for (; panels >= width; panels -= width) {
       tile(problem);
       problem.b += width * problem.panel_bytes;
+      problem.prefetch += width * problem.panel_bytes;
       problem.out += width * kPanel;
     }
   }
