@@ -1,8 +1,9 @@
 # Tessera: `make run` and `make test` are the two commands of the README. CMake does the work; see CMakePresets.json.
 .PHONY: all run test lint bench packages test-packages clean
 
+# Without the tests, which need packages that users do not.
 all: packages
-	@test -f build/build.ninja || cmake --preset release >/dev/null
+	@test -f build/build.ninja || cmake --preset release -DTESSERA_BUILD_TESTS=OFF >/dev/null
 	@cmake --build --preset release --target tesserad tessera tessera-bench
 
 run: all

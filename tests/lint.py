@@ -35,8 +35,7 @@ def main():
     results.append(("layering", ok, text))
     ok, text = run(["clang-format", "--dry-run", "-Werror", *files("*.h", "*.cc")])
     results.append(("clang-format", ok, "\n".join(text.splitlines()[:40])))
-    if not os.path.exists(os.path.join(ROOT, "build", "compile_commands.json")):
-        run(["cmake", "--preset", "release"])
+    run(["cmake", "--preset", "release"])  # `make run` may have configured it without tests
     # Generated headers must exist before a source that includes them is read.
     run(["cmake", "--build", "build", "--target", "tessera_proto"])
     sources = [f for f in files("*.cc") if f.startswith(PRODUCT)]
