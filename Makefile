@@ -16,7 +16,7 @@ lint: packages test-packages
 	@python3 tests/lint.py
 
 bench: packages test-packages
-	@test -f build/build.ninja || cmake --preset release >/dev/null
+	@cmake --preset release >/dev/null
 	@cmake --build --preset release --target tessera_kernel_bench
 	@build/bin/tessera_kernel_bench --benchmark_min_time=0.2
 
