@@ -64,9 +64,11 @@ static void FinishPlain(const GemmProblem& problem, const float* tile, int64_t p
 // gives meanwhile.
 static void PlanPrefetch(int64_t t, int64_t num_tiles, int panels, TileProblem* tile) {
   if (num_tiles == 1) {
-    tile->prefetch = tile->b + kPrefetchBytes;
+    const int64_t ahead = kPrefetchBytes / panels;
+    tile->prefetch = tile->b + ahead;
     tile->prefetch_stride = kCacheLine;
     tile->prefetch_jump = (panels - 1) * tile->panel_bytes;
+    tile->jump_steps = ahead / kCacheLine;
     return;
   }
   tile->prefetch_stride = (kCacheLine + num_tiles - 1) / num_tiles;

@@ -51,7 +51,7 @@ TESSERA_INLINE int32_t LoadSum(const QuantShape& shape, const char* row, int64_t
 // begins, the codes for themselves.
 template <int kPanels>
 TESSERA_INLINE void PrefetchScales(const QuantShape& shape, const TileProblem& tile) {
-  if (tile.prefetch != tile.b + kPrefetchBytes || shape.num_groups == 1) return;
+  if (tile.prefetch_stride != kCacheLine || shape.num_groups == 1) return;
   for (int64_t at = shape.scales; at < tile.panel_bytes; at += kCacheLine) {
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) __builtin_prefetch(tile.b + p * tile.panel_bytes + at);
@@ -96,7 +96,7 @@ void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
     const int64_t lines = lines_left < shape.group_lines ? lines_left : shape.group_lines;
     lines_left -= lines;
     for (int64_t s = lines; s > 0; --s) {
-      if (lines_left + s == kPrefetchSteps) next += tile.prefetch_jump;
+      if (lines_left + s == tile.jump_steps) next += tile.prefetch_jump;
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) __builtin_prefetch(next + p * panel_bytes);
       next += next_stride;

@@ -50,9 +50,9 @@ constexpr int TilePanels(int rows) {
   return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
 }
 
-// Bytes ahead in each panel that a memory-bound tile prefetches, and the steps that they are.
-inline constexpr int64_t kPrefetchBytes = 1024;
-inline constexpr int64_t kPrefetchSteps = kPrefetchBytes / kCacheLine;
+// Bytes that a memory-bound tile reads ahead, in all its panels together: what memory gives to a
+// core while a line comes.
+inline constexpr int64_t kPrefetchBytes = 4096;
 
 struct TileProblem {
   const char* a = nullptr;  // the first row's first element
@@ -61,11 +61,11 @@ struct TileProblem {
   int64_t panel_bytes = 0;
   int64_t steps = 0;
   // What each step prefetches for the first panel; for the others panel_bytes further each. It
-  // moves on by `prefetch_stride` bytes a step, and once by `prefetch_jump`, kPrefetchSteps before
-  // the last.
+  // moves on by `prefetch_stride` bytes a step, and by `prefetch_jump` when `jump_steps` are left.
   const char* prefetch = nullptr;
   int64_t prefetch_stride = 0;
   int64_t prefetch_jump = 0;
+  int64_t jump_steps = 0;
   float* out = nullptr;  // [rows, out_stride]: 16 outputs a panel
   int64_t out_stride = 0;
 };
@@ -87,7 +87,7 @@ static void ComputeTile(const TileProblem& problem) {
     for (int p = 0; p < kPanels; ++p) acc[r][p] = Zero();
   }
   for (int64_t s = problem.steps; s > 0; --s) {
-    if (s == kPrefetchSteps) next += problem.prefetch_jump;
+    if (s == problem.jump_steps) next += problem.prefetch_jump;
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) __builtin_prefetch(next + p * panel_bytes);
     next += next_stride;
