@@ -198,6 +198,8 @@ def main():
     comparison = Comparison(parse_arguments())
     try:
         comparison.build()
+        if not comparison.arguments.prepare:
+            comparison.measure_limits()
         comparison.run()
     except Unavailable as error:  # without Tessera or a model there is nothing to compare
         sys.exit(str(error))

@@ -9,7 +9,7 @@
 namespace tessera::sampling {
 namespace {
 
-// Up to so many chunks of candidates are cheaper to collect than to guess about.
+// So many chunks of candidates are few enough to collect without a guess.
 constexpr int64_t kFewChunks = 48;
 // Of each chunk so many logits are looked at for a guess: one in kSampled.
 constexpr int64_t kLooked = 8;

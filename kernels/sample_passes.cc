@@ -79,7 +79,7 @@ void Mark(const float* logits, float lowest, float highest, uint8_t* inside) {
 
 }  // namespace
 
-extern const Passes kPasses;
+extern const Passes kPasses;  // else a constant is of this file alone
 const Passes kPasses = {&Maximum, &Weights, &Mass, &Mark};
 
 }  // namespace tessera::sampling::TESSERA_SAMPLE_ISA

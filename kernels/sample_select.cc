@@ -71,7 +71,10 @@ float CeilToFloat(double value) {
 float LeastLogit(const Softmax& softmax) {
   const double least = softmax.maximum + static_cast<double>(kLeastExponent) /
                                              static_cast<double>(softmax.inverse_temperature);
-  return CeilToFloat(std::max<double>(least, std::numeric_limits<float>::lowest()));
+  // Nor may logit - maximum be too large for a float.
+  const double finite =
+      static_cast<double>(std::numeric_limits<float>::lowest()) + std::max(0.0f, softmax.maximum);
+  return CeilToFloat(std::max(least, finite));
 }
 
 Cut Stricter(const Cut& a, const Cut& b) {

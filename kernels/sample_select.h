@@ -43,7 +43,6 @@ float LeastLogit(const Softmax& softmax);
 // One row, and the table that computes on it.
 class LogitRow final {
  public:
-  LogitRow() = default;
   LogitRow(const float* logits, int64_t vocab, const Passes* passes)
       : logits_(logits), vocab_(vocab), passes_(passes) {}
 
@@ -59,9 +58,9 @@ class LogitRow final {
   const float* Chunk(int64_t chunk, Padded* padded) const;
 
  private:
-  const float* logits_ = nullptr;
-  int64_t vocab_ = 0;
-  const Passes* passes_ = nullptr;
+  const float* logits_;
+  int64_t vocab_;
+  const Passes* passes_;
 };
 
 // maxima := the largest logit of each chunk (-infinity where there is none). Returns the largest of

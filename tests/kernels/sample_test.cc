@@ -14,6 +14,7 @@
 #include <tuple>
 #include <vector>
 
+#include "kernels/base/thread_team.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/philox.h"
 #include "kernels/sample_nucleus.h"
@@ -168,7 +169,7 @@ RowInput RandomRow(int vocab, uint64_t seed) {
 TEST(Sampler, EqualsTheNaiveOne) {
   int num_judged = 0;
   int num_rows = 0;
-  for (int vocab : {1, 2, 5, 31, 127, 128, 129, 1000, 4097}) {
+  for (int vocab : {1, 2, 5, 31, 127, 128, 129, 255, 256, 257, 1000, 4097}) {
     for (uint64_t seed = 0; seed < 400; ++seed) {
       const RowInput input = RandomRow(vocab, seed * 977 + vocab);
       if (NaiveAdjusted(input) == std::vector<float>(vocab, -kInfinity)) continue;
@@ -324,6 +325,12 @@ TEST(Sampler, KeepsExactlyTheRightSets) {
   EXPECT_EQ(Drawn(input), (std::set<TokenId>{3}));
   input.row.temperature = 1e30f;
   EXPECT_EQ(Drawn(input).size(), 5u);
+  input.logits = {3e38f, -3e38f, 3e38f};  // further apart than a float can say
+  input.row.temperature = 1e37f;
+  for (float top_p : {1.0f, 0.9f}) {
+    input.row.top_p = top_p;
+    EXPECT_EQ(Drawn(input), (std::set<TokenId>{0, 2}));
+  }
   input = plain;
   input.logits = {0.0f, 0.0f, 0.0f, 0.0f};
   input.row.top_p = 0.5f;  // reached exactly
@@ -554,6 +561,15 @@ TEST(SampleStep, BackendFillsRowsTopAndSlots) {
   SampleStep step;
   const auto backend = NewRefBackend();
   const StepResult result = step.Run([&](const SampleArgs& args) { backend->Sample(args); });
+  ThreadTeam team(2);
+  for (const std::string& isa : CpuIsas()) {
+    const auto cpu = NewCpuBackend(isa, &team);
+    const StepResult same = step.Run([&](const SampleArgs& args) { cpu->Sample(args); });
+    for (size_t r = 0; r < result.rows.size(); ++r) {
+      EXPECT_EQ(same.rows[r].token, result.rows[r].token) << isa;
+      EXPECT_EQ(same.rows[r].logprob, result.rows[r].logprob) << isa;
+    }
+  }
   ASSERT_EQ(result.rows.size(), static_cast<size_t>(SampleStep::kNumRows));
   std::vector<TokenId> slots(8, -9);
   int32_t top_begin = 0;
