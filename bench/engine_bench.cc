@@ -20,8 +20,8 @@
 #include "bench/engine_cases.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
-#include "scheduler/adapter_registry.h"
-#include "scheduler/assemble.h"
+#include "scheduler/device/assemble.h"
+#include "scheduler/residency/adapters/adapter_registry.h"
 
 namespace tessera::bench {
 namespace {

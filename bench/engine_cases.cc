@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "kernels/base/log.h"
-#include "scheduler/adapter_loader.h"
-#include "scheduler/adapter_registry.h"
+#include "scheduler/residency/adapters/adapter_loader.h"
+#include "scheduler/residency/adapters/adapter_registry.h"
 
 namespace tessera::bench {
 namespace {

@@ -10,8 +10,8 @@
 
 #include "kernels/base/clock.h"
 #include "kernels/base/mailbox.h"
-#include "scheduler/assemble.h"
-#include "scheduler/engine_core.h"
+#include "scheduler/device/assemble.h"
+#include "scheduler/step/engine_core.h"
 
 namespace tessera::bench {
 

@@ -22,10 +22,10 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
 #include "kernels/cpu/isa.h"
-#include "kernels/footprint.h"
+#include "kernels/device/backend.h"
+#include "kernels/device/footprint.h"
 
 namespace tessera {
 namespace {

@@ -19,8 +19,8 @@
 
 #include "absl/types/span.h"
 #include "kernels/base/types.h"
-#include "kernels/batch.h"
-#include "kernels/page_layout.h"
+#include "kernels/step/batch.h"
+#include "kernels/step/page_layout.h"
 #include "kvstore/page_hash.h"
 
 namespace tessera {

@@ -15,7 +15,7 @@
 
 #include "absl/types/span.h"
 #include "kernels/base/types.h"
-#include "kernels/page_layout.h"
+#include "kernels/step/page_layout.h"
 
 namespace tessera {
 

@@ -11,8 +11,8 @@
 
 #include "absl/status/status.h"
 #include "kernels/base/types.h"
-#include "kernels/step_result.h"
-#include "scheduler/adapter_id.h"
+#include "kernels/step/step_result.h"
+#include "scheduler/residency/adapters/adapter_id.h"
 
 namespace tessera {
 

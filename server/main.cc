@@ -12,7 +12,7 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/log.h"
 #include "kernels/base/version.h"
-#include "server/flags.h"
+#include "server/config/flags.h"
 #include "server/node.h"
 #include "tessera/v1/config.pb.h"
 

@@ -6,9 +6,9 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
-#include "server/template/chat_template.h"
-#include "server/template/chat_template_source.h"
-#include "server/tokenizer/tokenizer.h"
+#include "server/text/template/chat_template.h"
+#include "server/text/template/chat_template_source.h"
+#include "server/text/tokenizer/tokenizer.h"
 
 namespace tessera {
 namespace {

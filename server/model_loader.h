@@ -6,8 +6,8 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "scheduler/assemble.h"
-#include "server/served_model.h"
+#include "scheduler/device/assemble.h"
+#include "server/call/served_model.h"
 
 namespace tessera {
 

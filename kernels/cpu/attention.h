@@ -8,13 +8,13 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/attention_work.h"
 #include "kernels/cpu/isa_kernels.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/rope_table.h"
+#include "kernels/device/backend.h"
 
 namespace tessera::cpu {
 

@@ -6,13 +6,13 @@
 #include <atomic>
 #include <vector>
 
-#include "kernels/attention_plan.h"
-#include "kernels/backend.h"
 #include "kernels/cpu/attention_work.h"
 #include "kernels/cpu/element_of.h"
 #include "kernels/cpu/isa_kernels.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/rope_table.h"
+#include "kernels/device/backend.h"
+#include "kernels/step/attention_plan.h"
 
 namespace tessera::cpu {
 

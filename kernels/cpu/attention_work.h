@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "kernels/attention_plan.h"
-#include "kernels/backend.h"
 #include "kernels/cpu/shared_prefix.h"
+#include "kernels/device/backend.h"
+#include "kernels/step/attention_plan.h"
 
 namespace tessera::cpu {
 

@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/base/log.h"
 #include "kernels/base/thread_team.h"
 #include "kernels/cpu/attention.h"
@@ -16,7 +15,8 @@
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/packed_weight.h"
 #include "kernels/cpu/page_ops.h"
-#include "kernels/sample.h"
+#include "kernels/device/backend.h"
+#include "kernels/sample/sample.h"
 
 namespace tessera {
 namespace cpu {

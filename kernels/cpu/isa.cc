@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 
-#include "kernels/backend.h"
+#include "kernels/device/backend.h"
 
 namespace tessera {
 namespace cpu {

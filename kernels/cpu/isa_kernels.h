@@ -17,7 +17,7 @@
 
 #include "kernels/cpu/element.h"
 #include "kernels/cpu/lora_problem.h"
-#include "kernels/sample_passes.h"
+#include "kernels/sample/sample_passes.h"
 
 namespace tessera::cpu {
 
@@ -32,7 +32,7 @@ inline constexpr float kLeastMaximum = 1e-30f;  // kLeastRowMaximum
 enum class ScaleType : int32_t { kF32, kBF16, kF16 };
 enum class OutputOp : int32_t { kStore, kAdd, kGatedSilu, kGatedGelu };
 
-// Where things lie in panels and rows of a quantised weight (kernels/weight_format.h).
+// Where things lie in panels and rows of a quantised weight (kernels/device/weight_format.h).
 // Panel: lines of 64 bytes of codes, then 16 scales for each group, then, in asymmetric formats, 16
 // zero points (bytes) for each group. A line of int8 is [16 outputs][4 k]; of int4 the same in the
 // low nibbles and the next 4 k in the high ones. Codes behind the last k and outputs behind the

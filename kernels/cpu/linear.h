@@ -3,13 +3,13 @@
 // rows and panels a member computes never shows in a result. Owned by the backend; rank thread.
 #pragma once
 
-#include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
 #include "kernels/cpu/isa_kernels.h"
 #include "kernels/cpu/lora.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/packed_weight.h"
 #include "kernels/cpu/work_ranges.h"
+#include "kernels/device/backend.h"
 
 namespace tessera::cpu {
 

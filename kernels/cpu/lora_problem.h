@@ -8,7 +8,7 @@
 
 namespace tessera::cpu {
 
-// Equal tiles of an adapter's matrix in pages of the pool (kernels/adapter_layout.h).
+// Equal tiles of an adapter's matrix in pages of the pool (kernels/step/adapter_layout.h).
 struct LoraTiles {
   const char* pool = nullptr;
   int64_t slab_bytes = 0;

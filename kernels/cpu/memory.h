@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <memory>
 
-#include "kernels/backend.h"
-#include "kernels/footprint.h"
+#include "kernels/device/backend.h"
+#include "kernels/device/footprint.h"
 
 namespace tessera::cpu {
 

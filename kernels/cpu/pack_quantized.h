@@ -6,9 +6,9 @@
 #include <cstdint>
 
 #include "kernels/cpu/isa_kernels.h"
-#include "kernels/quantize.h"
-#include "kernels/tensor.h"
-#include "kernels/weight_format.h"
+#include "kernels/device/quantize.h"
+#include "kernels/device/tensor.h"
+#include "kernels/device/weight_format.h"
 
 namespace tessera::cpu {
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "kernels/base/log.h"
-#include "kernels/footprint.h"
-#include "kernels/quantize.h"
+#include "kernels/device/footprint.h"
+#include "kernels/device/quantize.h"
 
 namespace tessera::cpu {
 namespace {

@@ -6,11 +6,11 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
 #include "kernels/cpu/isa_kernels.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/pack_quantized.h"
+#include "kernels/device/backend.h"
 
 namespace tessera::cpu {
 

@@ -1,8 +1,8 @@
 // Slot updates and page ops: changes of page contents between steps.
 #pragma once
 
-#include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
+#include "kernels/device/backend.h"
 
 namespace tessera::cpu {
 

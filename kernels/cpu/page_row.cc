@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/weight_format.h"
+#include "kernels/device/weight_format.h"
 
 namespace tessera::cpu {
 namespace {

@@ -1,10 +1,10 @@
-// Rows of page memory (kernels/page_layout.h) in plain scalar code, for what does not run in a
+// Rows of page memory (kernels/step/page_layout.h) in plain scalar code, for what does not run in a
 // layer's inner loops: page ops and taps. Rounds as the ISAs' append_head does. Pure; any thread.
 #pragma once
 
 #include <cstring>
 
-#include "kernels/page_layout.h"
+#include "kernels/step/page_layout.h"
 
 namespace tessera::cpu {
 

@@ -1,4 +1,4 @@
-// Linear's and Logits' inner loops on int8 and int4 weights (kernels/weight_format.h): exact
+// Linear's and Logits' inner loops on int8 and int4 weights (kernels/device/weight_format.h): exact
 // integer dot products within a group, fp32 across groups. Moves every panel once per block of
 // rows: with few rows the weight's bytes at memory speed are the cost, nibbles are unpacked in
 // registers; with many it is bound by the dot products of 4 bytes a lane.

@@ -5,9 +5,9 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
 #include "kernels/cpu/memory.h"
+#include "kernels/device/backend.h"
 
 namespace tessera::cpu {
 

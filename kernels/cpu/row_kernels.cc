@@ -41,7 +41,7 @@ void StoreElements(Element element, void* p, int64_t index, V16 x, int64_t count
   std::memcpy(base + 2 * index, narrow, static_cast<size_t>(2 * count));
 }
 
-// How a row of numbers is quantised (kernels/weight_format.h).
+// How a row of numbers is quantised (kernels/device/weight_format.h).
 struct RowGrid {
   float scale = 0.0f;
   float inverse = 0.0f;  // codes per unit; 0: all codes are zeros

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "kernels/backend.h"
+#include "kernels/device/backend.h"
 
 namespace tessera::cpu {
 namespace {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "kernels/attention_plan.h"
+#include "kernels/step/attention_plan.h"
 
 namespace tessera::cpu {
 

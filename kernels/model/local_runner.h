@@ -6,11 +6,11 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
+#include "kernels/device/backend.h"
 #include "kernels/model/model.h"
 #include "kernels/model/runner.h"
-#include "kernels/page_layout.h"
+#include "kernels/step/page_layout.h"
 
 namespace tessera {
 

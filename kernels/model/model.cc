@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
-#include "kernels/footprint.h"
+#include "kernels/device/footprint.h"
 
 namespace tessera {
 namespace {

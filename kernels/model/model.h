@@ -12,12 +12,12 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "kernels/backend.h"
-#include "kernels/batch.h"
+#include "kernels/device/backend.h"
+#include "kernels/model/checkpoint/weights.h"
 #include "kernels/model/model_spec.h"
-#include "kernels/model/weights.h"
-#include "kernels/page_layout.h"
-#include "kernels/step_result.h"
+#include "kernels/step/batch.h"
+#include "kernels/step/page_layout.h"
+#include "kernels/step/step_result.h"
 
 namespace tessera {
 

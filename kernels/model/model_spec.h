@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "kernels/backend.h"
 #include "kernels/base/types.h"
-#include "kernels/model/quantization_config.h"
-#include "kernels/page_layout.h"
+#include "kernels/device/backend.h"
+#include "kernels/model/checkpoint/quantization_config.h"
+#include "kernels/step/page_layout.h"
 
 namespace tessera {
 

@@ -5,8 +5,8 @@
 
 #include <memory>
 
-#include "kernels/batch.h"
-#include "kernels/step_result.h"
+#include "kernels/step/batch.h"
+#include "kernels/step/step_result.h"
 
 namespace tessera {
 

@@ -1,13 +1,13 @@
-// Attention as kernels/attention_plan.h states it, one (row, head) at a time.
+// Attention as kernels/step/attention_plan.h states it, one (row, head) at a time.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
-#include "kernels/attention_plan.h"
-#include "kernels/backend.h"
 #include "kernels/base/log.h"
+#include "kernels/device/backend.h"
 #include "kernels/ref/ref_math.h"
+#include "kernels/step/attention_plan.h"
 
 namespace tessera::ref {
 namespace {

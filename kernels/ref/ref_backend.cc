@@ -8,12 +8,12 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/base/log.h"
+#include "kernels/device/backend.h"
 #include "kernels/ref/ref_lora.h"
 #include "kernels/ref/ref_math.h"
 #include "kernels/ref/ref_weight.h"
-#include "kernels/sample.h"
+#include "kernels/sample/sample.h"
 
 namespace tessera {
 namespace {

@@ -1,7 +1,7 @@
 // The reference backend's LoRA: one row's A x and B z, as they are written. Pure.
 #pragma once
 
-#include "kernels/backend.h"
+#include "kernels/device/backend.h"
 
 namespace tessera::ref {
 

@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "kernels/backend.h"
+#include "kernels/device/backend.h"
 
 namespace tessera::ref {
 
@@ -82,7 +82,8 @@ inline float RoundTo(DType dtype, float value) {
   return dtype == DType::kF32 ? value : BF16ToFloat(FloatToBF16(value));
 }
 
-// A row of activations to codes in [-127, 127]; returns the row's scale (kernels/weight_format.h).
+// A row of activations to codes in [-127, 127]; returns the row's scale
+// (kernels/device/weight_format.h).
 inline float QuantizeRow(const float* x, int64_t count, int32_t* codes) {
   float max = 0.0f;
   bool finite = true;
@@ -100,7 +101,8 @@ inline float QuantizeRow(const float* x, int64_t count, int32_t* codes) {
   return max / 127.0f;
 }
 
-// Rows of page memory (kernels/page_layout.h). Number d of a row is PageElement(d) * PageScale().
+// Rows of page memory (kernels/step/page_layout.h). Number d of a row is PageElement(d) *
+// PageScale().
 inline float PageElement(const GroupLayout& layout, const char* row, int64_t d) {
   return LoadElement(layout.dtype, row, d);
 }

@@ -2,8 +2,8 @@
 #include <cstring>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/base/log.h"
+#include "kernels/device/backend.h"
 #include "kernels/ref/ref_math.h"
 
 namespace tessera::ref {

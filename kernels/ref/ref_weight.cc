@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "kernels/base/log.h"
-#include "kernels/quantize.h"
+#include "kernels/device/quantize.h"
 #include "kernels/ref/ref_math.h"
 
 namespace tessera::ref {

@@ -1,6 +1,6 @@
 // Planning memory: computed defaults fit, and what does not fit is an error that says what to
 // change.
-#include "scheduler/assemble.h"
+#include "scheduler/device/assemble.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "server/config.h"
-#include "server/flags.h"
+#include "server/config/config.h"
+#include "server/config/flags.h"
 #include "tessera/v1/config.pb.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

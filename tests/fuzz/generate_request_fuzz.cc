@@ -5,10 +5,10 @@
 #include <string>
 
 #include "kernels/base/log.h"
-#include "scheduler/adapter_registry.h"
-#include "server/limits.h"
-#include "server/live_calls.h"
-#include "server/prepare.h"
+#include "scheduler/residency/adapters/adapter_registry.h"
+#include "server/call/limits.h"
+#include "server/call/live_calls.h"
+#include "server/call/prepare.h"
 #include "tests/server/fake_models.h"
 
 namespace {

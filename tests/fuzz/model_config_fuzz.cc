@@ -3,8 +3,8 @@
 #include <string>
 
 #include "kernels/base/log.h"
-#include "kernels/model/families.h"
-#include "kernels/model/weights.h"
+#include "kernels/model/checkpoint/families.h"
+#include "kernels/model/checkpoint/weights.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string input(reinterpret_cast<const char*>(data), size);

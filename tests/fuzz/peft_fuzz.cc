@@ -9,7 +9,7 @@
 #include <string>
 
 #include "kernels/base/log.h"
-#include "kernels/model/peft.h"
+#include "kernels/model/lora/peft.h"
 
 namespace tessera {
 namespace {

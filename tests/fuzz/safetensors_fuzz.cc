@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernels/base/log.h"
-#include "kernels/model/safetensors.h"
+#include "kernels/model/checkpoint/safetensors.h"
 
 namespace tessera {
 namespace {

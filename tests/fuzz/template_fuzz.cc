@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include "server/template/chat_template.h"
+#include "server/text/template/chat_template.h"
 
 namespace {
 

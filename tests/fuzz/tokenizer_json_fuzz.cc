@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "kernels/base/log.h"
-#include "server/tokenizer/detokenizer.h"
-#include "server/tokenizer/json_tokenizer.h"
-#include "server/tokenizer/spm_tokenizer.h"
-#include "server/tokenizer/utf8.h"
+#include "server/text/tokenizer/detokenizer.h"
+#include "server/text/tokenizer/json_tokenizer.h"
+#include "server/text/tokenizer/spm_tokenizer.h"
+#include "server/text/tokenizer/utf8.h"
 
 namespace {
 

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/attention_plan.h"
-#include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
+#include "kernels/device/backend.h"
+#include "kernels/step/attention_plan.h"
 #include "tests/lib/kv_rows.h"
 #include "tests/lib/op_fixtures.h"
 #include "tests/lib/op_properties.h"
@@ -87,7 +87,7 @@ TEST(CpuAttentionGridTest, MatchesRef) {
 }
 
 // Rows of zeros, of almost nothing, of what is not finite, and of numbers right between two codes,
-// stored byte for byte as kernels/page_layout.h says.
+// stored byte for byte as kernels/step/page_layout.h says.
 TEST_P(CpuAttentionTest, Int8RowsAreStoredAsTheFormatSays) {
   ThreadTeam team(1);
   const auto cpu = New(&team);

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
+#include "kernels/device/backend.h"
 #include "tests/lib/op_fixtures.h"
 
 namespace tessera::testing {

@@ -7,8 +7,8 @@
 #include <new>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
+#include "kernels/device/backend.h"
 #include "tests/lib/op_fixtures.h"
 
 namespace {

@@ -11,9 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/adapter_layout.h"
-#include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
+#include "kernels/device/backend.h"
+#include "kernels/step/adapter_layout.h"
 #include "tests/lib/op_fixtures.h"
 
 namespace tessera::testing {

@@ -1,5 +1,5 @@
 // Known answers of Random123's kat_vectors for philox4x32 with 10 rounds.
-#include "kernels/philox.h"
+#include "kernels/sample/philox.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // The quantiser by its own promises, and the reference's quantised Linear by a formula in fp64.
-#include "kernels/quantize.h"
+#include "kernels/device/quantize.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/backend.h"
+#include "kernels/device/backend.h"
 #include "tests/lib/op_fixtures.h"
 
 namespace tessera::testing {
@@ -175,7 +175,7 @@ TEST(RowQuantizerTest, ReadyPartsStayAsTheyAre) {
   EXPECT_EQ(ScaleDType({own}, WeightFormat(DType::kI8)), DType::kF32);
 }
 
-// kernels/weight_format.h, with the codes of both sides written out.
+// kernels/device/weight_format.h, with the codes of both sides written out.
 std::vector<float> NaiveQuantizedLinear(const BuiltLinear& built) {
   const LinearCase& linear = built.linear;
   std::vector<float> result;

@@ -8,8 +8,8 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/attention_plan.h"
-#include "kernels/backend.h"
+#include "kernels/device/backend.h"
+#include "kernels/step/attention_plan.h"
 #include "tests/lib/naive_ops.h"
 #include "tests/lib/op_fixtures.h"
 #include "tests/lib/op_properties.h"

@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/backend.h"
+#include "kernels/device/backend.h"
 #include "tests/lib/op_fixtures.h"
 #include "tests/lib/op_properties.h"
 

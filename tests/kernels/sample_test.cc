@@ -1,5 +1,5 @@
 // The sampler against a naive one: fp64, a full sort, the same uniform number.
-#include "kernels/sample.h"
+#include "kernels/sample/sample.h"
 
 #include <gtest/gtest.h>
 
@@ -16,8 +16,8 @@
 
 #include "kernels/base/thread_team.h"
 #include "kernels/cpu/isa.h"
-#include "kernels/philox.h"
-#include "kernels/sample_nucleus.h"
+#include "kernels/sample/philox.h"
+#include "kernels/sample/sample_nucleus.h"
 #include "tests/lib/op_fixtures.h"
 
 namespace tessera::testing {

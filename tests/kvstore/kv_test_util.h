@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/page_layout.h"
+#include "kernels/step/page_layout.h"
 #include "kvstore/kv_manager.h"
 
 namespace tessera::testing {

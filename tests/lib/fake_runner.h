@@ -11,7 +11,7 @@
 
 #include "kernels/base/clock.h"
 #include "kernels/model/runner.h"
-#include "scheduler/engine.h"
+#include "scheduler/step/engine.h"
 
 namespace tessera::testing {
 

@@ -1,10 +1,10 @@
-// Rows of page memory as numbers and back, written from kernels/page_layout.h on its own: fills
-// pools and judges what backends leave in them.
+// Rows of page memory as numbers and back, written from kernels/step/page_layout.h on its own:
+// fills pools and judges what backends leave in them.
 #pragma once
 
 #include <vector>
 
-#include "kernels/page_layout.h"
+#include "kernels/step/page_layout.h"
 
 namespace tessera::testing {
 

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/log.h"
-#include "kernels/model/safetensors.h"
+#include "kernels/model/checkpoint/safetensors.h"
 
 namespace tessera::testing {
 

@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "kernels/base/log.h"
-#include "scheduler/assemble.h"
+#include "scheduler/device/assemble.h"
 
 namespace tessera::testing {
 namespace {

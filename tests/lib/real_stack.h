@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "kernels/base/clock.h"
-#include "scheduler/assemble.h"
-#include "scheduler/engine_core.h"
+#include "scheduler/device/assemble.h"
+#include "scheduler/step/engine_core.h"
 
 namespace tessera::testing {
 

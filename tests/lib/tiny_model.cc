@@ -10,8 +10,8 @@
 #include <utility>
 
 #include "kernels/base/log.h"
-#include "kernels/model/safetensors.h"
-#include "kernels/model/weights.h"
+#include "kernels/model/checkpoint/safetensors.h"
+#include "kernels/model/checkpoint/weights.h"
 
 namespace tessera::testing {
 namespace {

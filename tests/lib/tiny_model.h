@@ -8,10 +8,10 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/base/thread_team.h"
+#include "kernels/device/backend.h"
+#include "kernels/model/lora/peft.h"
 #include "kernels/model/model.h"
-#include "kernels/model/peft.h"
 
 namespace tessera::testing {
 

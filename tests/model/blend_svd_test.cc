@@ -1,6 +1,6 @@
 // Truncation to a rank, judged by matrices whose singular values are known because they were put
 // together from them.
-#include "kernels/model/blend_svd.h"
+#include "kernels/model/lora/blend_svd.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // From config.json to a ModelSpec: families, rotary embeddings, KV groups, and bad numbers.
-#include "kernels/model/families.h"
+#include "kernels/model/checkpoint/families.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,8 +8,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "kernels/model/checkpoint/rope.h"
 #include "kernels/model/kv_groups.h"
-#include "kernels/model/rope.h"
 
 namespace tessera {
 namespace {

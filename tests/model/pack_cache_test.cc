@@ -1,6 +1,6 @@
 // Packed weights on disk: a second load takes them and computes the same bits; what has changed,
 // been damaged or belongs to another format is never taken; the folder stays within its bound.
-#include "kernels/model/pack_cache.h"
+#include "kernels/model/checkpoint/pack_cache.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -12,7 +12,7 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/model/weights.h"
+#include "kernels/model/checkpoint/weights.h"
 #include "tests/lib/raw_checkpoint.h"
 #include "tests/lib/tiny_model.h"
 

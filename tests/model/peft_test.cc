@@ -1,6 +1,6 @@
 // PEFT adapters: what peft computes with them, one by one and blended; batches of several; and
 // files that are refused by name.
-#include "kernels/model/peft.h"
+#include "kernels/model/lora/peft.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

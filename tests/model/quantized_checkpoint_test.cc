@@ -14,9 +14,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "kernels/model/stored_matrix.h"
-#include "kernels/model/weights.h"
-#include "kernels/quantize.h"
+#include "kernels/device/quantize.h"
+#include "kernels/model/checkpoint/stored_matrix.h"
+#include "kernels/model/checkpoint/weights.h"
 #include "tests/lib/raw_checkpoint.h"
 #include "tests/lib/tiny_model.h"
 

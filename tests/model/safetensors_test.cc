@@ -1,5 +1,5 @@
 // Safetensors files that are right, truncated, or lie.
-#include "kernels/model/safetensors.h"
+#include "kernels/model/checkpoint/safetensors.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // Loading weights: what is packed, what it costs, and checkpoints that do not fit their config.
-#include "kernels/model/weights.h"
+#include "kernels/model/checkpoint/weights.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,6 +1,6 @@
 // What adapters and blends are called: names, revisions, recipes. What the files hold is not read
 // here.
-#include "scheduler/adapter_registry.h"
+#include "scheduler/residency/adapters/adapter_registry.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

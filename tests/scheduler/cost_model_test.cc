@@ -1,4 +1,4 @@
-#include "scheduler/cost_model.h"
+#include "scheduler/plan/cost_model.h"
 
 #include <gtest/gtest.h>
 

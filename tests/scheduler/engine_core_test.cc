@@ -1,6 +1,6 @@
 // The engine core on a fake runner: whatever happens around a request, its tokens are those it gets
 // alone.
-#include "scheduler/engine_core.h"
+#include "scheduler/step/engine_core.h"
 
 #include <gtest/gtest.h>
 

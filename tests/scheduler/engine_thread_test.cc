@@ -6,7 +6,7 @@
 #include <mutex>
 #include <thread>
 
-#include "scheduler/engine.h"
+#include "scheduler/step/engine.h"
 #include "tests/lib/fake_runner.h"
 
 namespace tessera {

@@ -1,4 +1,4 @@
-#include "scheduler/queue_policy.h"
+#include "scheduler/plan/queue_policy.h"
 
 #include <gtest/gtest.h>
 

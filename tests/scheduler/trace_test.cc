@@ -20,7 +20,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "scheduler/engine_core.h"
+#include "scheduler/step/engine_core.h"
 #include "tests/lib/fake_runner.h"
 
 namespace tessera {

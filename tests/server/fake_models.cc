@@ -6,10 +6,10 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/log.h"
-#include "server/template/chat_template.h"
-#include "server/template/chat_template_source.h"
-#include "server/tokenizer/tokenizer.h"
-#include "server/tokenizer/utf8.h"
+#include "server/text/template/chat_template.h"
+#include "server/text/template/chat_template_source.h"
+#include "server/text/tokenizer/tokenizer.h"
+#include "server/text/tokenizer/utf8.h"
 
 namespace tessera::testing {
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "server/served_model.h"
+#include "server/call/served_model.h"
 
 namespace tessera::testing {
 

@@ -1,6 +1,6 @@
 // The four Unicode forms: what utf8proc's own one call gives, in time linear in the text whatever
 // the order of its combining marks.
-#include "server/tokenizer/normalizer.h"
+#include "server/text/tokenizer/normalizer.h"
 
 #include <gtest/gtest.h>
 #include <utf8proc.h>

@@ -5,9 +5,9 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
-#include "server/config.h"
-#include "server/config_rules.h"
-#include "server/flags.h"
+#include "server/config/config.h"
+#include "server/config/config_rules.h"
+#include "server/config/flags.h"
 #include "tessera/v1/config.pb.h"
 
 namespace tessera {

@@ -9,9 +9,9 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "server/byte_buffers.h"
-#include "server/control_service.h"
-#include "server/limits.h"
+#include "server/call/limits.h"
+#include "server/grpc/byte_buffers.h"
+#include "server/grpc/control_service.h"
 #include "tests/server/server_fixture.h"
 
 namespace tessera::testing {

@@ -3,8 +3,8 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
-#include "server/limits.h"
-#include "server/tokenizer/utf8.h"
+#include "server/call/limits.h"
+#include "server/text/tokenizer/utf8.h"
 #include "tests/server/server_fixture.h"
 
 namespace tessera::testing {

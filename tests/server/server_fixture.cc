@@ -4,7 +4,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "server/tokenizer/utf8.h"
+#include "server/text/tokenizer/utf8.h"
 
 namespace tessera::testing {
 namespace {

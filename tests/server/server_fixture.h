@@ -12,9 +12,9 @@
 
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
-#include "scheduler/adapter_registry.h"
-#include "server/server.h"
-#include "server/serving.h"
+#include "scheduler/residency/adapters/adapter_registry.h"
+#include "server/call/serving.h"
+#include "server/grpc/server.h"
 #include "tessera/v1/control.grpc.pb.h"
 #include "tessera/v1/inference.grpc.pb.h"
 #include "tests/server/fake_generator.h"

@@ -11,10 +11,10 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "scheduler/engine.h"
-#include "server/config.h"
-#include "server/metrics.h"
-#include "server/serving.h"
+#include "scheduler/step/engine.h"
+#include "server/call/serving.h"
+#include "server/config/config.h"
+#include "server/metrics/metrics.h"
 
 namespace tessera {
 namespace {

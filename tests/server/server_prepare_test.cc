@@ -8,11 +8,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
-#include "scheduler/adapter_registry.h"
-#include "server/limits.h"
-#include "server/live_calls.h"
-#include "server/prepare.h"
-#include "server/wire_check.h"
+#include "scheduler/residency/adapters/adapter_registry.h"
+#include "server/call/limits.h"
+#include "server/call/live_calls.h"
+#include "server/call/prepare.h"
+#include "server/call/wire_check.h"
 #include "tessera/v1/inference.pb.h"
 #include "tests/server/fake_models.h"
 

@@ -1,5 +1,5 @@
 // The lane of large requests: whose turn it is, what is dropped, and when it is full.
-#include "server/preparer.h"
+#include "server/call/preparer.h"
 
 #include <gtest/gtest.h>
 

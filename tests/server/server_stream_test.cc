@@ -2,7 +2,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "server/tokenizer/utf8.h"
+#include "server/text/tokenizer/utf8.h"
 #include "tests/server/server_fixture.h"
 
 namespace tessera::testing {

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "gtest/gtest.h"
-#include "server/template/chat_template.h"
+#include "server/text/template/chat_template.h"
 
 namespace tessera {
 namespace {

@@ -6,7 +6,7 @@
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/template/chat_template.h"
+#include "server/text/template/chat_template.h"
 
 namespace tessera {
 namespace {

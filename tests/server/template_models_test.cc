@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "server/template/chat_template.h"
+#include "server/text/template/chat_template.h"
 #include "tests/lib/shared_data.h"
 
 namespace tessera {

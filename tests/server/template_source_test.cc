@@ -7,8 +7,8 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/template/chat_template.h"
-#include "server/template/chat_template_source.h"
+#include "server/text/template/chat_template.h"
+#include "server/text/template/chat_template_source.h"
 
 namespace tessera {
 namespace {

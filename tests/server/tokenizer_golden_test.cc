@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "server/tokenizer/tokenizer.h"
+#include "server/text/tokenizer/tokenizer.h"
 #include "tests/lib/shared_data.h"
 
 namespace tessera {

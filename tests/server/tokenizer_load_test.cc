@@ -12,10 +12,10 @@
 #include <thread>
 #include <vector>
 
-#include "server/tokenizer/json_tokenizer.h"
-#include "server/tokenizer/spm_tokenizer.h"
-#include "server/tokenizer/tokenizer.h"
-#include "server/tokenizer/utf8.h"
+#include "server/text/tokenizer/json_tokenizer.h"
+#include "server/text/tokenizer/spm_tokenizer.h"
+#include "server/text/tokenizer/tokenizer.h"
+#include "server/text/tokenizer/utf8.h"
 #include "tests/lib/shared_data.h"
 
 namespace tessera {

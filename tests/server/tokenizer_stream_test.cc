@@ -9,10 +9,10 @@
 #include <string>
 #include <vector>
 
-#include "server/tokenizer/detokenizer.h"
-#include "server/tokenizer/stop_matcher.h"
-#include "server/tokenizer/tokenizer.h"
-#include "server/tokenizer/utf8.h"
+#include "server/text/tokenizer/detokenizer.h"
+#include "server/text/tokenizer/stop_matcher.h"
+#include "server/text/tokenizer/tokenizer.h"
+#include "server/text/tokenizer/utf8.h"
 #include "tests/lib/shared_data.h"
 
 namespace tessera {

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Prints server/tokenizer/unicode_delta.inc: the code points that Oniguruma (as in PyPI's `tokenizers`) puts into a
+"""Prints server/text/tokenizer/unicode_delta.inc: the code points that Oniguruma (as in PyPI's `tokenizers`) puts into a
 general category and PCRE2 10.42 (Unicode 14) leaves unassigned. Run in a virtual environment with `tokenizers`:
 
-    python tests/server/tokenizer_unicode_delta.py > server/tokenizer/unicode_delta.inc
+    python tests/server/tokenizer_unicode_delta.py > server/text/tokenizer/unicode_delta.inc
 """
 import ctypes
 import ctypes.util

@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "server/tokenizer/detokenizer.h"
-#include "server/tokenizer/json_tokenizer.h"
-#include "server/tokenizer/utf8.h"
+#include "server/text/tokenizer/detokenizer.h"
+#include "server/text/tokenizer/json_tokenizer.h"
+#include "server/text/tokenizer/utf8.h"
 
 namespace tessera {
 namespace {

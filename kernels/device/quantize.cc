@@ -1,0 +1,157 @@
+#include "kernels/device/quantize.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kernels/base/log.h"
+
+namespace tessera {
+namespace {
+
+// Below this a scale's inverse would overflow; weights this small are zeros.
+constexpr float kLeastScale = 1e-35f;
+
+// To nearest, ties to even. REQUIRES: |x| < 2^22.
+float Round(float x) {
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: the sum has no fraction bits
+  return (x + kShift) - kShift;
+}
+
+struct Extent {
+  float min = 0.0f;  // and 0
+  float max = 0.0f;
+  bool finite = true;
+};
+
+Extent FindExtent(const float* weights, int64_t count) {
+  Extent extent;
+  float probe = 0.0f;  // becomes NaN when a weight is not finite
+  for (int64_t i = 0; i < count; ++i) {
+    extent.min = weights[i] < extent.min ? weights[i] : extent.min;
+    extent.max = weights[i] > extent.max ? weights[i] : extent.max;
+    probe += weights[i] * 0.0f;
+  }
+  extent.finite = probe == 0.0f;
+  return extent;
+}
+
+float ReadScale(const void* scales, DType dtype, int64_t i) {
+  switch (dtype) {
+    case DType::kF32:
+      return static_cast<const float*>(scales)[i];
+    case DType::kBF16:
+      return BF16ToFloat(static_cast<const BF16*>(scales)[i]);
+    case DType::kF16:
+      return F16ToFloat(static_cast<const F16*>(scales)[i]);
+    default:
+      break;
+  }
+  CHECK(false) << " scales of " << DTypeName(dtype);
+  return 0.0f;
+}
+
+}  // namespace
+
+DType ScaleDType(const std::vector<WeightView>& parts, const WeightFormat& format) {
+  if (format.group_size == 0) return DType::kF32;
+  const auto own = [](const WeightView& part) {
+    return part.quantized() ? part.scale_dtype : DType::kBF16;
+  };
+  const DType first = own(parts[0]);
+  for (const WeightView& part : parts) {
+    if (own(part) != first) return DType::kF32;
+  }
+  return first;
+}
+
+void LoadWeightRow(const WeightView& view, int64_t row, float* out) {
+  const int64_t first = row * view.cols;
+  switch (view.dtype) {
+    case DType::kF32:
+      std::memcpy(out, static_cast<const float*>(view.data) + first,
+                  sizeof(float) * static_cast<size_t>(view.cols));
+      return;
+    case DType::kBF16: {
+      const BF16* const in = static_cast<const BF16*>(view.data) + first;
+      for (int64_t k = 0; k < view.cols; ++k) out[k] = BF16ToFloat(in[k]);
+      return;
+    }
+    case DType::kF16: {
+      const F16* const in = static_cast<const F16*>(view.data) + first;
+      for (int64_t k = 0; k < view.cols; ++k) out[k] = F16ToFloat(in[k]);
+      return;
+    }
+    default:
+      CHECK(false) << " a weight of " << DTypeName(view.dtype) << " cannot be packed";
+  }
+}
+
+void RowQuantizer::QuantizeGroup(const float* weights, int64_t count, uint8_t* codes, float* scale,
+                                 uint8_t* zero) const {
+  const Extent extent = FindExtent(weights, count);
+  const float largest = extent.max >= -extent.min ? extent.max : extent.min;
+  const float max_code = static_cast<float>(format_.max_code());
+  float exact = 0.0f;
+  if (format_.asymmetric) {
+    // Halves, so that the difference cannot overflow.
+    exact = (extent.max * 0.5f - extent.min * 0.5f) / (max_code * 0.5f);
+  } else {
+    exact = format_.dtype == DType::kI8 ? std::fabs(largest) / 127.0f : largest / -8.0f;
+  }
+  if (format_.group_size != 0) exact = BF16ToFloat(FloatToBF16(exact));
+  *zero = static_cast<uint8_t>(format_.symmetric_zero());
+  *scale = extent.finite ? exact : std::numeric_limits<float>::quiet_NaN();
+  if (!extent.finite || std::fabs(exact) < kLeastScale) {
+    if (extent.finite) *scale = 0.0f;
+    std::fill(codes, codes + count, *zero);
+    return;
+  }
+  const float inverse = 1.0f / exact;
+  if (format_.asymmetric) {
+    *zero = static_cast<uint8_t>(std::clamp(Round(-extent.min * inverse), 0.0f, max_code));
+  }
+  const float shift = *zero;
+  // Symmetric int8 leaves -128 out, so that the grid is the same on both sides.
+  const float least = !format_.asymmetric && format_.dtype == DType::kI8 ? 1.0f : 0.0f;
+  for (int64_t i = 0; i < count; ++i) {
+    float code = Round(weights[i] * inverse) + shift;
+    code = code < least ? least : code;
+    code = code > max_code ? max_code : code;
+    codes[i] = static_cast<uint8_t>(static_cast<int32_t>(code));
+  }
+}
+
+void RowQuantizer::TakeReady(const WeightView& view, int64_t row) {
+  CHECK(view.dtype == format_.dtype) << DTypeName(view.dtype);
+  CHECK(view.zeros == nullptr || format_.asymmetric);
+  const int64_t num_groups = static_cast<int64_t>(scales_.size());
+  const uint8_t* const codes = static_cast<const uint8_t*>(view.data) + row * view.cols;
+  std::copy(codes, codes + view.cols, codes_.begin());
+  for (int64_t g = 0; g < num_groups; ++g) {
+    const int64_t at = row * num_groups + g;
+    scales_[static_cast<size_t>(g)] = ReadScale(view.scales, view.scale_dtype, at);
+    zeros_[static_cast<size_t>(g)] =
+        view.zeros != nullptr ? view.zeros[at] : static_cast<uint8_t>(format_.symmetric_zero());
+  }
+}
+
+void RowQuantizer::Load(const WeightView& view, int64_t row) {
+  const int64_t cols = view.cols;
+  const size_t num_groups = static_cast<size_t>(format_.NumGroups(cols));
+  codes_.resize(static_cast<size_t>(cols));
+  scales_.resize(num_groups);
+  zeros_.resize(num_groups);
+  if (view.quantized()) return TakeReady(view, row);
+  floats_.resize(static_cast<size_t>(cols));
+  LoadWeightRow(view, row, floats_.data());
+  const int64_t group = format_.group_size == 0 ? cols : format_.group_size;
+  for (size_t g = 0; g < num_groups; ++g) {
+    const int64_t begin = static_cast<int64_t>(g) * group;
+    QuantizeGroup(floats_.data() + begin, std::min(group, cols - begin), codes_.data() + begin,
+                  &scales_[g], &zeros_[g]);
+  }
+}
+
+}  // namespace tessera

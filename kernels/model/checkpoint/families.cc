@@ -1,0 +1,329 @@
+#include "kernels/model/checkpoint/families.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/status.h"
+#include "kernels/model/checkpoint/json_file.h"
+#include "kernels/model/checkpoint/rope.h"
+#include "kernels/model/kv_groups.h"
+
+namespace tessera {
+namespace {
+
+constexpr int64_t kMaxHidden = 65'536;
+constexpr int64_t kMaxIntermediate = 1 << 20;
+constexpr int64_t kMaxLayers = 1024;
+constexpr int64_t kMaxHeads = 1024;
+constexpr int64_t kMaxHeadDim = 1024;
+constexpr int64_t kMaxVocab = 4 << 20;
+constexpr int64_t kMaxPositions = 16 << 20;
+constexpr double kMaxTheta = 1e15;
+constexpr double kMaxRopeFactor = 1e6;
+constexpr char kFull[] = "full_attention";
+constexpr char kSliding[] = "sliding_attention";
+
+// What Hugging Face's configuration classes assume of absent keys.
+struct Family {
+  const char* name;
+  const char* architecture;
+  int64_t default_kv_heads;  // 0: as many as heads
+  int64_t default_window;    // 0: none
+  // The family's own keys. Fills `windows` [layers] with the layers' windows, 0 for full attention.
+  void (*read)(const JsonFile& config, int32_t window, ModelSpec* spec,
+               std::vector<int32_t>* windows);
+};
+
+void ReadLlama(const JsonFile& config, int32_t window, ModelSpec* spec,
+               std::vector<int32_t>* windows) {
+  spec->qkv_bias = config.Bool("attention_bias", false);
+  spec->o_bias = spec->qkv_bias;
+  spec->mlp_bias = config.Bool("mlp_bias", false);
+}
+
+void ReadMistral(const JsonFile& config, int32_t window, ModelSpec* spec,
+                 std::vector<int32_t>* windows) {
+  std::fill(windows->begin(), windows->end(), window);
+}
+
+void ReadQwen2(const JsonFile& config, int32_t window, ModelSpec* spec,
+               std::vector<int32_t>* windows) {
+  spec->qkv_bias = true;
+  if (!config.Bool("use_sliding_window", false) || window == 0) return;
+  const int64_t num_full = config.Int("max_window_layers", 0, kMaxLayers, 28);
+  for (int64_t layer = num_full; layer < spec->num_layers; ++layer) (*windows)[layer] = window;
+}
+
+constexpr Family kFamilies[] = {
+    {"llama", "LlamaForCausalLM", 0, 0, &ReadLlama},
+    {"mistral", "MistralForCausalLM", 8, 4096, &ReadMistral},
+    {"qwen2", "Qwen2ForCausalLM", 32, 4096, &ReadQwen2},
+};
+
+const Family* FindFamily(const JsonFile& config) {
+  std::vector<std::string> supported;
+  const bool by_architecture = config.Has("architectures");
+  const std::vector<std::string> named =
+      by_architecture ? config.Strings("architectures")
+                      : std::vector<std::string>{config.String("model_type", "")};
+  for (const Family& family : kFamilies) {
+    const std::string key = by_architecture ? family.architecture : family.name;
+    if (std::find(named.begin(), named.end(), key) != named.end()) return &family;
+    supported.push_back(key);
+  }
+  config.Fail(by_architecture || !config.Has("model_type") ? "architectures" : "model_type",
+              absl::StrCat("supported are ", absl::StrJoin(supported, ", ")));
+  return nullptr;
+}
+
+void ReadShape(const JsonFile& config, const Family& family, ModelSpec* spec) {
+  spec->hidden = config.Int("hidden_size", 1, kMaxHidden);
+  spec->intermediate = config.Int("intermediate_size", 1, kMaxIntermediate);
+  spec->vocab_size = config.Int("vocab_size", 1, kMaxVocab);
+  spec->num_layers = static_cast<int32_t>(config.Int("num_hidden_layers", 1, kMaxLayers));
+  spec->heads = static_cast<int32_t>(config.Int("num_attention_heads", 1, kMaxHeads));
+  const bool is_null = config.IsNull("num_key_value_heads");
+  const int64_t kv_default =
+      family.default_kv_heads > 0 && !is_null ? family.default_kv_heads : spec->heads;
+  spec->kv_heads =
+      static_cast<int32_t>(config.Int("num_key_value_heads", 1, spec->heads, kv_default));
+  if (spec->heads % spec->kv_heads != 0) {
+    config.Fail("num_key_value_heads",
+                absl::StrCat("must divide num_attention_heads ", spec->heads));
+  }
+  const bool derive = !config.Has("head_dim");
+  if (derive && spec->hidden % spec->heads != 0) {
+    config.Fail("hidden_size",
+                absl::StrCat("must be a multiple of num_attention_heads ", spec->heads));
+  }
+  spec->head_dim =
+      static_cast<int32_t>(config.Int("head_dim", 1, kMaxHeadDim, spec->hidden / spec->heads));
+  if (spec->head_dim < 2 || spec->head_dim > kMaxHeadDim || spec->head_dim % 2 != 0) {
+    config.Fail(derive ? "num_attention_heads" : "head_dim",
+                absl::StrCat("the heads' size must be even and from 2 to ", kMaxHeadDim, ", not ",
+                             spec->head_dim));
+  }
+  spec->max_positions = config.Int("max_position_embeddings", 1, kMaxPositions);
+  spec->norm_eps = static_cast<float>(config.Number("rms_norm_eps", 0.0, 1.0, 1e-6));
+  spec->tied_embeddings = config.Bool("tie_word_embeddings", false);
+  spec->attention_scale =
+      static_cast<float>(1.0 / std::sqrt(static_cast<double>(std::max(spec->head_dim, 1))));
+}
+
+void ReadActivation(const JsonFile& config, ModelSpec* spec) {
+  const std::string name = config.String("hidden_act", "silu");
+  if (name == "silu" || name == "swish") {
+    spec->activation = Activation::kSilu;
+  } else if (name == "gelu_pytorch_tanh" || name == "gelu_new") {
+    spec->activation = Activation::kGeluTanh;
+  } else {
+    config.Fail("hidden_act", "supported are silu and gelu_pytorch_tanh");
+  }
+}
+
+void ReadStoredDtype(const JsonFile& config, ModelSpec* spec) {
+  const char* key = config.Has("dtype") ? "dtype" : "torch_dtype";
+  const std::string name = config.String(key, "float32");
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    if (name != DTypeName(dtype)) continue;
+    spec->stored_dtype = dtype;
+    return;
+  }
+  config.Fail(key, "supported are float32, bfloat16 and float16");
+}
+
+RopeSpec ReadLlama3Rope(const JsonFile& config, const JsonFile& rope, double theta,
+                        const ModelSpec& spec) {
+  constexpr char kOriginal[] = "original_max_position_embeddings";
+  Llama3Scaling scaling;
+  scaling.factor = rope.Number("factor", 1e-6, kMaxRopeFactor);
+  scaling.low_freq_factor = rope.Number("low_freq_factor", 1e-6, kMaxRopeFactor);
+  scaling.high_freq_factor = rope.Number("high_freq_factor", 1e-6, kMaxRopeFactor);
+  const JsonFile& holder = config.Has(kOriginal) ? config : rope;
+  scaling.original_positions =
+      static_cast<double>(holder.Int(kOriginal, 1, kMaxPositions, spec.max_positions));
+  if (scaling.high_freq_factor <= scaling.low_freq_factor) {
+    rope.Fail("high_freq_factor",
+              absl::StrCat("must be above low_freq_factor ", scaling.low_freq_factor));
+    return RopeSpec();
+  }
+  return Llama3Rope(theta, spec.head_dim, scaling);
+}
+
+// `rope` is the object that describes one rotary embedding; `config` where older files keep theta.
+RopeSpec ReadRope(const JsonFile& config, const JsonFile& rope, const ModelSpec& spec) {
+  const double theta =
+      (rope.Has("rope_theta") ? rope : config).Number("rope_theta", 1e-3, kMaxTheta, 10'000.0);
+  const JsonFile& partial = rope.Has("partial_rotary_factor") ? rope : config;
+  if (partial.Number("partial_rotary_factor", 0.0, 1.0, 1.0) != 1.0) {
+    partial.Fail("partial_rotary_factor", "only 1 is supported for this architecture");
+  }
+  const char* key = rope.Has("rope_type") || !rope.Has("type") ? "rope_type" : "type";
+  const std::string type = rope.String(key, "default");
+  if (!config.status().ok()) return RopeSpec();  // head_dim may be nonsense
+  if (type == "default") return DefaultRope(theta, spec.head_dim);
+  if (type == "linear") {
+    return LinearRope(theta, spec.head_dim, rope.Number("factor", 1e-6, kMaxRopeFactor));
+  }
+  if (type == "llama3") return ReadLlama3Rope(config, rope, theta, spec);
+  rope.Fail(key, "this rope type is not supported; supported are default, linear and llama3");
+  return RopeSpec();
+}
+
+// One rotary embedding for all layers, or one per kind of layer (transformers 5 nests them).
+void ReadRopes(const JsonFile& config, const std::vector<int32_t>& windows, ModelSpec* spec) {
+  const char* key = config.Has("rope_scaling") ? "rope_scaling" : "rope_parameters";
+  const JsonFile rope = config.Object(key).value_or(config.Empty(key));
+  if (!rope.Has(kFull) && !rope.Has(kSliding)) {
+    spec->ropes.push_back(ReadRope(config, rope, *spec));
+    return;
+  }
+  for (const bool sliding : {false, true}) {
+    const char* kind = sliding ? kSliding : kFull;
+    const auto is_kind = [sliding](int32_t window) { return (window > 0) == sliding; };
+    if (std::none_of(windows.begin(), windows.end(), is_kind)) continue;
+    const std::optional<JsonFile> inner = rope.Object(kind);
+    if (!inner.has_value()) {
+      rope.Fail(kind, "this kind of layer needs its rotary embedding");
+      return;
+    }
+    for (size_t layer = 0; layer < windows.size(); ++layer) {
+      if (is_kind(windows[layer])) spec->layers[layer].rope = static_cast<int>(spec->ropes.size());
+    }
+    spec->ropes.push_back(ReadRope(config, *inner, *spec));
+  }
+}
+
+// `layer_types` says each layer's kind, whatever the family's own keys say.
+void ReadLayerTypes(const JsonFile& config, int32_t window, std::vector<int32_t>* windows) {
+  if (!config.Has("layer_types")) return;
+  const std::vector<std::string> types = config.Strings("layer_types");
+  if (types.size() != windows->size()) {
+    config.Fail("layer_types", absl::StrCat("must have num_hidden_layers ", windows->size(),
+                                            " entries, not ", types.size()));
+    return;
+  }
+  for (size_t layer = 0; layer < types.size(); ++layer) {
+    const bool sliding = types[layer] == kSliding;
+    if (!sliding && types[layer] != kFull) {
+      config.Fail("layer_types", absl::StrCat("entry ", layer, " is not supported; supported are ",
+                                              kFull, " and ", kSliding));
+      return;
+    }
+    if (sliding && window == 0) {
+      config.Fail("sliding_window", absl::StrCat("layer_types has ", kSliding,
+                                                 " layers, so it must be a number of tokens"));
+      return;
+    }
+    (*windows)[layer] = sliding ? window : 0;
+  }
+}
+
+void ReadLayers(const JsonFile& config, const Family& family, ModelSpec* spec) {
+  const int64_t fallback = config.IsNull("sliding_window") ? 0 : family.default_window;
+  int32_t window = config.Has("sliding_window")
+                       ? static_cast<int32_t>(config.Int("sliding_window", 1, kMaxPositions))
+                       : static_cast<int32_t>(fallback);
+  std::vector<int32_t> windows(spec->num_layers, 0);
+  family.read(config, window, spec, &windows);
+  ReadLayerTypes(config, window, &windows);
+  spec->layers.resize(windows.size());
+  ReadRopes(config, windows, spec);
+  // A window that no position leaves is full attention.
+  for (int32_t& layer_window : windows) {
+    if (layer_window >= spec->max_positions) layer_window = 0;
+  }
+  const KvGrouping grouping = GroupLayers(windows);
+  for (size_t layer = 0; layer < windows.size(); ++layer) {
+    spec->layers[layer].group = grouping.group[layer];
+    spec->layers[layer].layer_in_group = grouping.layer_in_group[layer];
+  }
+  spec->kv_groups = grouping.groups;
+}
+
+void ReadEos(const JsonFile& file, ModelSpec* spec) {
+  if (!file.Has("eos_token_id")) return;
+  spec->eos_ids.clear();
+  for (const int64_t id : file.IntOrList("eos_token_id", 0, spec->vocab_size - 1)) {
+    spec->eos_ids.push_back(static_cast<TokenId>(id));
+  }
+}
+
+absl::Status ReadGeneration(const JsonFile& file, ModelSpec* spec) {
+  GenerationDefaults& defaults = spec->generation;
+  const auto read = [&file](const char* key, double min, double max, std::optional<float>* out) {
+    if (file.Has(key)) *out = static_cast<float>(file.Number(key, min, max));
+  };
+  defaults.present = true;
+  defaults.do_sample = file.Bool("do_sample", false);
+  read("temperature", 0.0, 1e3, &defaults.temperature);
+  read("top_p", 0.0, 1.0, &defaults.top_p);
+  read("min_p", 0.0, 1.0, &defaults.min_p);
+  read("repetition_penalty", 1e-3, 1e3, &defaults.repetition_penalty);
+  if (file.Has("top_k")) {
+    // -1 and 0 both mean "off" in the wild.
+    const int64_t top_k = file.Int("top_k", -1, INT32_MAX);
+    defaults.top_k = static_cast<int32_t>(std::max<int64_t>(top_k, 0));
+  }
+  ReadEos(file, spec);
+  return file.status();
+}
+
+}  // namespace
+
+absl::StatusOr<ModelSpec> ParseModelSpec(const std::string& config_name,
+                                         absl::string_view config_json,
+                                         const std::string& generation_name,
+                                         absl::string_view generation_json) {
+  ASSIGN_OR_RETURN(const JsonFile config, JsonFile::Parse(config_name, config_json));
+  const Family* const family = FindFamily(config);
+  if (family == nullptr) return config.status();
+  ModelSpec spec;
+  spec.family = family->name;
+  ReadShape(config, *family, &spec);
+  RETURN_IF_ERROR(config.status());
+  ReadActivation(config, &spec);
+  ReadStoredDtype(config, &spec);
+  spec.quantization = ReadQuantization(config);
+  ReadLayers(config, *family, &spec);
+  ReadEos(config, &spec);
+  if (config.Has("bos_token_id")) {
+    spec.bos_id = static_cast<TokenId>(config.Int("bos_token_id", 0, spec.vocab_size - 1));
+  }
+  RETURN_IF_ERROR(config.status());
+  if (generation_json.empty()) return spec;
+  ASSIGN_OR_RETURN(const JsonFile generation, JsonFile::Parse(generation_name, generation_json));
+  RETURN_IF_ERROR(ReadGeneration(generation, &spec));
+  return spec;
+}
+
+absl::StatusOr<ModelSpec> LoadModelSpec(const std::string& dir) {
+  const std::string config_name = absl::StrCat(dir, "/config.json");
+  const std::string generation_name = absl::StrCat(dir, "/generation_config.json");
+  const absl::StatusOr<std::string> config = ReadFile(config_name, kMaxJsonBytes);
+  if (!config.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(config.status().message(),
+                     "; a model is a folder in Hugging Face layout: config.json, *.safetensors, "
+                     "tokenizer files"));
+  }
+  absl::StatusOr<std::string> generation = ReadFile(generation_name, kMaxJsonBytes);
+  if (absl::IsNotFound(generation.status())) generation = std::string();
+  RETURN_IF_ERROR(generation.status());
+  return ParseModelSpec(config_name, *config, generation_name, *generation);
+}
+
+PageLayout MakePageLayout(const ModelSpec& spec, DType kv_dtype, int32_t page_tokens) {
+  PageLayout layout;
+  for (const KvGroupSpec& group : spec.kv_groups) {
+    layout.groups.push_back(
+        {group.num_layers, spec.kv_heads, spec.head_dim, page_tokens, kv_dtype, group.window});
+  }
+  return layout;
+}
+
+}  // namespace tessera

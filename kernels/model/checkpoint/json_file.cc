@@ -1,0 +1,222 @@
+#include "kernels/model/checkpoint/json_file.h"
+
+#include <cerrno>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status.h"
+
+namespace tessera {
+namespace {
+
+constexpr size_t kMaxShownBytes = 80;
+constexpr int kMaxDepth = 32;
+
+using Json = nlohmann::json;
+
+// A value as an error shows it. Foreign bytes are escaped, long values cut.
+std::string Show(const Json& value) {
+  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
+  if (text.size() > kMaxShownBytes) text = text.substr(0, kMaxShownBytes) + "...";
+  return text;
+}
+
+bool InRange(const Json& value, int64_t min, int64_t max) {
+  if (value.is_number_unsigned()) {
+    return max >= 0 && value.get<uint64_t>() <= static_cast<uint64_t>(max) &&
+           (min <= 0 || value.get<uint64_t>() >= static_cast<uint64_t>(min));
+  }
+  return value.is_number_integer() && value.get<int64_t>() >= min && value.get<int64_t>() <= max;
+}
+
+}  // namespace
+
+struct JsonFile::Document {
+  std::shared_ptr<const Json> root;  // keeps `object` alive
+  const Json* object = nullptr;
+
+  // Null when absent or null.
+  const Json* Find(absl::string_view key) const {
+    const auto it = object->find(std::string(key));
+    return it == object->end() || it->is_null() ? nullptr : &*it;
+  }
+};
+
+absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes) {
+  std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
+  if (file == nullptr) {
+    const std::string message = absl::StrCat(path, ": ", std::strerror(errno));
+    return errno == ENOENT ? absl::NotFoundError(message) : absl::InvalidArgumentError(message);
+  }
+  std::string bytes;
+  char buffer[1 << 16];
+  for (size_t got; (got = std::fread(buffer, 1, sizeof(buffer), file.get())) > 0;) {
+    bytes.append(buffer, got);
+    if (static_cast<int64_t>(bytes.size()) > max_bytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": larger than ", max_bytes, " bytes; this is not such a file"));
+    }
+  }
+  if (std::ferror(file.get())) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": cannot be read"));
+  }
+  return bytes;
+}
+
+absl::StatusOr<JsonFile> JsonFile::Parse(const std::string& name, absl::string_view text) {
+  // Printing and copying a value recurse, so depth is bounded here.
+  bool too_deep = false;
+  const auto check_depth = [&too_deep](int depth, Json::parse_event_t, const Json&) {
+    too_deep = too_deep || depth > kMaxDepth;
+    return !too_deep;
+  };
+  auto root = std::make_shared<const Json>(
+      Json::parse(text.begin(), text.end(), check_depth, /*allow_exceptions=*/false));
+  if (too_deep) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": lists and objects nest deeper than ", kMaxDepth));
+  }
+  if (root->is_discarded()) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": not valid JSON"));
+  }
+  if (!root->is_object()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": is a JSON ", root->type_name(), "; must be an object"));
+  }
+  JsonFile file;
+  file.document_ = std::make_shared<const Document>(Document{root, root.get()});
+  file.state_ = std::make_shared<State>(State{name, absl::OkStatus()});
+  return file;
+}
+
+absl::StatusOr<JsonFile> JsonFile::Open(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxJsonBytes));
+  return Parse(path, text);
+}
+
+void JsonFile::Fail(absl::string_view key, absl::string_view message) const {
+  if (!state_->status.ok()) return;
+  const Json* value = document_->Find(key);
+  state_->status = absl::InvalidArgumentError(
+      absl::StrCat(state_->name, ": ", path_, key, value == nullptr ? " is missing" : " is ",
+                   value == nullptr ? "" : Show(*value), "; ", message));
+}
+
+bool JsonFile::Has(absl::string_view key) const { return document_->Find(key) != nullptr; }
+
+bool JsonFile::IsNull(absl::string_view key) const {
+  const auto it = document_->object->find(std::string(key));
+  return it != document_->object->end() && it->is_null();
+}
+
+bool JsonFile::IsOff(absl::string_view key) const {
+  const Json* const value = document_->Find(key);
+  if (value == nullptr) return true;
+  if (value->is_boolean()) return !value->get<bool>();
+  if (value->is_number()) return value->get<double>() == 0.0;
+  if (value->is_string()) return value->get_ref<const std::string&>().empty();
+  return value->empty();
+}
+
+bool JsonFile::IsList(absl::string_view key) const {
+  const Json* const value = document_->Find(key);
+  return value != nullptr && value->is_array();
+}
+
+int64_t JsonFile::Int(absl::string_view key, int64_t min, int64_t max,
+                      std::optional<int64_t> fallback) const {
+  const Json* value = document_->Find(key);
+  if (value == nullptr && fallback.has_value()) return *fallback;
+  if (value != nullptr && InRange(*value, min, max)) return value->get<int64_t>();
+  Fail(key, absl::StrCat("must be an integer from ", min, " to ", max));
+  return fallback.value_or(min);
+}
+
+double JsonFile::Number(absl::string_view key, double min, double max,
+                        std::optional<double> fallback) const {
+  const Json* value = document_->Find(key);
+  if (value == nullptr && fallback.has_value()) return *fallback;
+  if (value != nullptr && value->is_number()) {
+    const double number = value->get<double>();
+    if (std::isfinite(number) && number >= min && number <= max) return number;
+  }
+  Fail(key, absl::StrCat("must be a number from ", min, " to ", max));
+  return fallback.value_or(min);
+}
+
+bool JsonFile::Bool(absl::string_view key, bool fallback) const {
+  const Json* value = document_->Find(key);
+  if (value == nullptr) return fallback;
+  if (value->is_boolean()) return value->get<bool>();
+  Fail(key, "must be true or false");
+  return fallback;
+}
+
+std::string JsonFile::String(absl::string_view key, const std::string& fallback) const {
+  const Json* value = document_->Find(key);
+  if (value == nullptr) return fallback;
+  if (value->is_string()) return value->get<std::string>();
+  Fail(key, "must be a string");
+  return fallback;
+}
+
+std::vector<int64_t> JsonFile::IntOrList(absl::string_view key, int64_t min, int64_t max) const {
+  const Json* value = document_->Find(key);
+  if (value == nullptr) return {};
+  std::vector<int64_t> numbers;
+  const Json list = value->is_array() ? *value : Json::array({*value});
+  for (const Json& element : list) {
+    if (!InRange(element, min, max)) {
+      Fail(key, absl::StrCat("must be an integer or a list of integers from ", min, " to ", max));
+      return {};
+    }
+    numbers.push_back(element.get<int64_t>());
+  }
+  return numbers;
+}
+
+std::vector<std::string> JsonFile::Strings(absl::string_view key) const {
+  const Json* value = document_->Find(key);
+  if (value == nullptr) return {};
+  std::vector<std::string> strings;
+  if (value->is_array()) {
+    for (const Json& element : *value) {
+      if (element.is_string()) strings.push_back(element.get<std::string>());
+    }
+  }
+  if (value->is_array() && strings.size() == value->size()) return strings;
+  Fail(key, "must be a list of strings");
+  return {};
+}
+
+std::optional<JsonFile> JsonFile::Object(absl::string_view key) const {
+  const Json* value = document_->Find(key);
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_object()) {
+    Fail(key, "must be an object");
+    return std::nullopt;
+  }
+  JsonFile inner = *this;
+  inner.document_ = std::make_shared<const Document>(Document{document_->root, value});
+  inner.path_ = absl::StrCat(path_, key, ".");
+  return inner;
+}
+
+std::vector<std::string> JsonFile::Keys() const {
+  std::vector<std::string> keys;
+  for (const auto& item : document_->object->items()) keys.push_back(item.key());
+  return keys;
+}
+
+JsonFile JsonFile::Empty(absl::string_view key) const {
+  const auto root = std::make_shared<const Json>(Json::object());
+  JsonFile inner = *this;
+  inner.document_ = std::make_shared<const Document>(Document{root, root.get()});
+  inner.path_ = absl::StrCat(path_, key, ".");
+  return inner;
+}
+
+}  // namespace tessera

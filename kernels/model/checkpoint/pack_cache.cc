@@ -1,0 +1,308 @@
+#include "kernels/model/checkpoint/pack_cache.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/log.h"
+#include "kernels/base/status.h"
+
+namespace tessera {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kMagic[8] = {'T', 'S', 'R', 'p', 'a', 'c', 'k', '1'};
+constexpr char kSuffix[] = ".pack";
+constexpr char kTempSuffix[] = ".writing";
+constexpr size_t kPieceBytes = size_t{1} << 20;     // a task of hashing, reading and writing
+constexpr auto kAbandoned = std::chrono::hours(1);  // nobody writes an entry for so long
+
+// An entry: this, a checksum for each piece, the pieces.
+struct Header {
+  char magic[8];
+  char key[32];
+  uint64_t payload_bytes;
+  uint64_t checksum;  // of the fields before it and the pieces' checksums
+};
+
+struct FileCloser {
+  explicit FileCloser(int fd) : fd(fd) {}
+  ~FileCloser() {
+    if (fd >= 0) close(fd);
+  }
+  FileCloser(const FileCloser&) = delete;
+  FileCloser& operator=(const FileCloser&) = delete;
+  const int fd;
+};
+
+size_t NumPieces(size_t bytes) { return CeilDiv(bytes, kPieceBytes); }
+size_t PieceSize(size_t piece, size_t bytes) {
+  return std::min(kPieceBytes, bytes - piece * kPieceBytes);
+}
+
+bool ReadAll(int fd, void* data, size_t bytes, size_t offset) {
+  char* const out = static_cast<char*>(data);
+  for (size_t done = 0; done < bytes;) {
+    const ssize_t got = pread(fd, out + done, bytes - done, static_cast<off_t>(offset + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return false;
+    done += static_cast<size_t>(got);
+  }
+  return true;
+}
+
+bool WriteAll(int fd, const void* data, size_t bytes, size_t offset) {
+  const char* const in = static_cast<const char*>(data);
+  for (size_t done = 0; done < bytes;) {
+    const ssize_t put = pwrite(fd, in + done, bytes - done, static_cast<off_t>(offset + done));
+    if (put < 0 && errno == EINTR) continue;
+    if (put <= 0) return false;
+    done += static_cast<size_t>(put);
+  }
+  return true;
+}
+
+// Runs task(piece) for each piece; false when one failed.
+template <class Task>
+bool ForPieces(size_t bytes, ThreadTeam* team, const Task& task) {
+  std::atomic<bool> ok{true};
+  team->ParallelFor(static_cast<int64_t>(NumPieces(bytes)), 1,
+                    [&](int64_t begin, int64_t end, int) {
+                      for (int64_t piece = begin; piece < end; ++piece) {
+                        if (!ok.load(std::memory_order_relaxed)) return;
+                        if (!task(static_cast<size_t>(piece))) ok.store(false);
+                      }
+                    });
+  return ok.load();
+}
+
+uint64_t HeaderChecksum(const Header& header, const std::vector<uint64_t>& pieces) {
+  const uint64_t seed = XXH3_64bits(&header, offsetof(Header, checksum));
+  return XXH3_64bits_withSeed(pieces.data(), pieces.size() * sizeof(uint64_t), seed);
+}
+
+std::string Hex(const XXH128_hash_t& hash) {
+  return absl::StrFormat("%016x%016x", hash.high64, hash.low64);
+}
+
+// Of bytes that many threads read: the hash of the pieces' hashes.
+std::string HashBytes(const char* data, size_t bytes, ThreadTeam* team) {
+  std::vector<XXH128_hash_t> pieces(NumPieces(bytes));
+  ForPieces(bytes, team, [&](size_t piece) {
+    pieces[piece] = XXH3_128bits(data + piece * kPieceBytes, PieceSize(piece, bytes));
+    return true;
+  });
+  return Hex(XXH3_128bits(pieces.data(), pieces.size() * sizeof(XXH128_hash_t)));
+}
+
+std::string HashTensor(const StoredTensor& tensor, ThreadTeam* team) {
+  return HashBytes(tensor.data, static_cast<size_t>(tensor.num_bytes), team);
+}
+
+// One line: its layout, types, shape and content.
+std::string Describe(const StoredMatrix& matrix, ThreadTeam* team) {
+  std::string line =
+      absl::StrCat("matrix ", static_cast<int>(matrix.layout), " ", matrix.rows, " ", matrix.cols,
+                   " ", matrix.weight->dtype_name, " ", HashTensor(*matrix.weight, team));
+  if (matrix.quantized()) {
+    absl::StrAppend(
+        &line, " ", static_cast<int>(matrix.format.dtype), " ", matrix.format.group_size, " ",
+        matrix.scales->dtype_name, " ", HashTensor(*matrix.scales, team), " ",
+        HashBytes(reinterpret_cast<const char*>(matrix.zeros.data()), matrix.zeros.size(), team));
+  }
+  return line + "\n";
+}
+
+absl::StatusOr<std::string> HashExecutable() {
+  constexpr char kSelf[] = "/proc/self/exe";
+  ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> file, MappedFile::Open(kSelf));
+  return Hex(XXH3_128bits(file->bytes().data(), file->bytes().size()));
+}
+
+void RemoveAbandoned(const std::string& dir) {
+  std::error_code ignored;
+  const auto now = fs::file_time_type::clock::now();
+  for (const auto& entry : fs::directory_iterator(dir, ignored)) {
+    if (!absl::EndsWith(entry.path().string(), kTempSuffix)) continue;
+    const auto written = entry.last_write_time(ignored);
+    if (!ignored && now - written > kAbandoned) fs::remove(entry.path(), ignored);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<PackCache>> PackCache::Open(const PackCacheOptions& options) {
+  const auto failed = [&options](absl::string_view what) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the pack cache ", options.dir, " ", what,
+                     "; give --pack-cache a folder that this user may write to, or leave it out"));
+  };
+  std::error_code error;
+  if (!fs::exists(options.dir, error)) {
+    fs::create_directories(options.dir, error);
+    if (!error) fs::permissions(options.dir, fs::perms::owner_all, error);
+    if (error) return failed(absl::StrCat("cannot be created: ", error.message()));
+  }
+  if (!fs::is_directory(options.dir, error)) return failed("is not a folder");
+  if (access(options.dir.c_str(), R_OK | W_OK | X_OK) != 0) return failed("is not writable");
+  ASSIGN_OR_RETURN(std::string build, HashExecutable());
+  RemoveAbandoned(options.dir);
+  return std::unique_ptr<PackCache>(new PackCache(options, std::move(build)));
+}
+
+std::string PackCache::KeyOf(const Backend& backend, const std::vector<StoredMatrix>& parts,
+                             const WeightFormat& format, bool interleave_gate,
+                             ThreadTeam* team) const {
+  std::string record = absl::StrCat(
+      build_, "\n", backend.name(), "\n", static_cast<int>(format.dtype), " ", format.group_size,
+      " ", static_cast<int>(format.asymmetric), " ", static_cast<int>(interleave_gate), "\n");
+  for (const StoredMatrix& part : parts) record += Describe(part, team);
+  return Hex(XXH3_128bits(record.data(), record.size()));
+}
+
+std::string PackCache::PathOf(const std::string& key) const {
+  return absl::StrCat(options_.dir, "/", key, kSuffix);
+}
+
+std::unique_ptr<PackedWeight> PackCache::Find(
+    Backend* backend, const std::vector<StoredMatrix>& parts, const WeightFormat& format,
+    bool interleave_gate, ThreadTeam* team,
+    const std::function<std::unique_ptr<PackedWeight>()>& pack) {
+  const std::string key = KeyOf(*backend, parts, format, interleave_gate, team);
+  std::vector<WeightView> shapes;
+  shapes.reserve(parts.size());
+  for (const StoredMatrix& part : parts) shapes.push_back(ShapeOf(part));
+  std::unique_ptr<PackedWeight> weight;
+  if (access(PathOf(key).c_str(), F_OK) == 0) {
+    weight = backend->Restore(shapes, format, interleave_gate, [&](char* packed, size_t bytes) {
+      return Read(key, team, packed, bytes);
+    });
+  }
+  if (weight != nullptr) {
+    ++stats_.taken;
+    used_.insert(key);
+    return weight;
+  }
+  weight = pack();
+  ++stats_.packed;
+  if (weight == nullptr || weight->packed() == nullptr) return weight;
+  if (KeyOf(*backend, parts, format, interleave_gate, team) == key) {
+    Write(key, team, weight->packed(), weight->bytes());
+  }
+  return weight;
+}
+
+bool PackCache::Read(const std::string& key, ThreadTeam* team, char* packed, size_t bytes) {
+  const std::string path = PathOf(key);
+  const FileCloser file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.fd < 0) return false;
+  const size_t num_pieces = NumPieces(bytes);
+  const size_t payload_begin = sizeof(Header) + num_pieces * sizeof(uint64_t);
+  Header header;
+  std::vector<uint64_t> pieces(num_pieces);
+  struct stat info;
+  const bool believed =
+      fstat(file.fd, &info) == 0 && info.st_size == static_cast<off_t>(payload_begin + bytes) &&
+      ReadAll(file.fd, &header, sizeof(header), 0) &&
+      ReadAll(file.fd, pieces.data(), pieces.size() * sizeof(uint64_t), sizeof(header)) &&
+      std::memcmp(header.magic, kMagic, sizeof(kMagic)) == 0 &&
+      std::memcmp(header.key, key.data(), sizeof(header.key)) == 0 &&
+      header.payload_bytes == bytes && header.checksum == HeaderChecksum(header, pieces) &&
+      ForPieces(bytes, team, [&](size_t piece) {
+        char* const out = packed + piece * kPieceBytes;
+        const size_t size = PieceSize(piece, bytes);
+        return ReadAll(file.fd, out, size, payload_begin + piece * kPieceBytes) &&
+               XXH3_64bits(out, size) == pieces[piece];
+      });
+  if (!believed) {
+    ++stats_.damaged;
+    TLOG_WARN("{}: this entry of the pack cache is damaged; it is written again", path);
+    unlink(path.c_str());
+    return false;
+  }
+  futimens(file.fd, nullptr);  // used now
+  return true;
+}
+
+bool PackCache::MakeRoom(int64_t bytes) {
+  struct Entry {
+    fs::file_time_type used_at;
+    int64_t bytes;
+    fs::path path;
+  };
+  std::vector<Entry> removable;
+  int64_t total = bytes;
+  int64_t kept = bytes;
+  std::error_code error;
+  for (const auto& item : fs::directory_iterator(options_.dir, error)) {
+    if (item.path().extension() != kSuffix) continue;
+    Entry entry{item.last_write_time(error), static_cast<int64_t>(item.file_size(error)),
+                item.path()};
+    if (error) continue;  // another process has removed it
+    total += entry.bytes;
+    if (used_.count(entry.path.stem().string()) != 0) {
+      kept += entry.bytes;
+    } else {
+      removable.push_back(std::move(entry));
+    }
+  }
+  if (kept > options_.max_bytes) return false;
+  std::sort(removable.begin(), removable.end(),
+            [](const Entry& a, const Entry& b) { return a.used_at < b.used_at; });
+  for (const Entry& entry : removable) {
+    if (total <= options_.max_bytes) break;
+    if (fs::remove(entry.path, error)) ++stats_.evicted;
+    total -= entry.bytes;
+  }
+  return true;
+}
+
+void PackCache::Write(const std::string& key, ThreadTeam* team, const char* packed, size_t bytes) {
+  const size_t num_pieces = NumPieces(bytes);
+  const size_t payload_begin = sizeof(Header) + num_pieces * sizeof(uint64_t);
+  if (!MakeRoom(static_cast<int64_t>(payload_begin + bytes))) return;
+  const std::string temp =
+      absl::StrCat(options_.dir, "/", key, ".", getpid(), ".", num_written_++, kTempSuffix);
+  bool written = false;
+  {
+    const FileCloser file(open(temp.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    Header header = {};
+    std::vector<uint64_t> pieces(num_pieces);
+    std::memcpy(header.magic, kMagic, sizeof(kMagic));
+    std::memcpy(header.key, key.data(), sizeof(header.key));
+    header.payload_bytes = bytes;
+    written = file.fd >= 0 && ForPieces(bytes, team, [&](size_t piece) {
+                const char* const in = packed + piece * kPieceBytes;
+                const size_t size = PieceSize(piece, bytes);
+                pieces[piece] = XXH3_64bits(in, size);
+                return WriteAll(file.fd, in, size, payload_begin + piece * kPieceBytes);
+              });
+    header.checksum = HeaderChecksum(header, pieces);
+    written = written && WriteAll(file.fd, &header, sizeof(header), 0) &&
+              WriteAll(file.fd, pieces.data(), pieces.size() * sizeof(uint64_t), sizeof(header));
+  }
+  if (written && std::rename(temp.c_str(), PathOf(key).c_str()) == 0) {
+    ++stats_.stored;
+    used_.insert(key);
+    return;
+  }
+  TLOG_WARN("{}: cannot be written: {}", temp, std::strerror(errno));
+  unlink(temp.c_str());
+}
+
+}  // namespace tessera

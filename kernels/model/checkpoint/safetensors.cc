@@ -1,0 +1,378 @@
+#include "kernels/model/checkpoint/safetensors.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/status.h"
+#include "kernels/model/checkpoint/json_file.h"
+
+namespace tessera {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr size_t kLengthBytes = 8;
+constexpr size_t kMaxDims = 8;
+constexpr size_t kMaxShownName = 200;
+
+struct StoredType {
+  const char* name;
+  int64_t bytes;
+  std::optional<DType> dtype;
+};
+
+constexpr StoredType kTypes[] = {
+    {"F32", 4, DType::kF32}, {"F16", 2, DType::kF16}, {"BF16", 2, DType::kBF16},
+    {"F64", 8, {}},          {"I64", 8, {}},          {"U64", 8, {}},
+    {"I32", 4, {}},          {"U32", 4, {}},          {"I16", 2, {}},
+    {"U16", 2, {}},          {"I8", 1, {}},           {"U8", 1, {}},
+    {"BOOL", 1, {}},         {"F8_E4M3", 1, {}},      {"F8_E5M2", 1, {}},
+};
+
+const StoredType* FindType(const std::string& name) {
+  for (const StoredType& type : kTypes) {
+    if (name == type.name) return &type;
+  }
+  return nullptr;
+}
+
+// Takes the header's JSON as events, so that a hostile header builds no tree: the outer object
+// holds objects with dtype, shape and data_offsets, and __metadata__ with strings.
+class HeaderHandler final : public nlohmann::json_sax<Json> {
+ public:
+  struct Entry {
+    std::string name;
+    std::string dtype;
+    std::vector<uint64_t> shape;
+    std::vector<uint64_t> offsets;
+    bool has_dtype = false;
+    bool has_shape = false;
+    bool has_offsets = false;
+  };
+
+  std::vector<Entry>& entries() { return entries_; }
+  const std::string& error() const { return error_; }
+  const std::string& tensor() const { return tensor_; }
+
+  bool null() override { return Fail("has a null value"); }
+  bool boolean(bool) override { return Fail("has a boolean value"); }
+  bool number_integer(number_integer_t) override { return Fail("has a negative number"); }
+  bool number_float(number_float_t, const string_t&) override {
+    return Fail("has a number that is not an integer");
+  }
+  bool binary(binary_t&) override { return Fail("has a binary value"); }
+
+  bool number_unsigned(number_unsigned_t value) override {
+    if (!in_array_) return Fail("has a number where none is expected");
+    std::vector<uint64_t>& list = key_ == "shape" ? entries_.back().shape : entries_.back().offsets;
+    if (list.size() >= kMaxDims) return Fail(absl::StrCat("has too many numbers in ", key_));
+    list.push_back(value);
+    return true;
+  }
+
+  bool string(string_t& value) override {
+    if (depth_ == 2 && in_metadata_) return true;
+    if (depth_ != 2 || in_array_ || key_ != "dtype")
+      return Fail("has a string that is not its dtype");
+    if (std::exchange(entries_.back().has_dtype, true)) return Fail("states its dtype twice");
+    entries_.back().dtype = value;
+    return true;
+  }
+
+  bool start_object(size_t) override {
+    if (depth_ == 2 || in_array_) return Fail("has an object inside");
+    ++depth_;
+    if (depth_ == 2 && !in_metadata_) entries_.emplace_back().name = tensor_;
+    return true;
+  }
+
+  bool end_object() override {
+    --depth_;
+    in_metadata_ = false;
+    return true;
+  }
+
+  bool key(string_t& value) override {
+    key_ = value;
+    if (depth_ == 2) return true;
+    tensor_ = value;
+    in_metadata_ = value == "__metadata__";
+    if (!names_.insert(value).second) return Fail("is there twice");
+    return true;
+  }
+
+  bool start_array(size_t) override {
+    if (depth_ != 2 || in_array_ || in_metadata_) return Fail("is or has a list in a wrong place");
+    Entry& entry = entries_.back();
+    in_array_ = true;
+    if (key_ == "shape") return !std::exchange(entry.has_shape, true) || Fail("has two shapes");
+    if (key_ != "data_offsets") return Fail(absl::StrCat("has an unknown list ", key_));
+    return !std::exchange(entry.has_offsets, true) || Fail("has data_offsets twice");
+  }
+
+  bool end_array() override {
+    in_array_ = false;
+    return true;
+  }
+
+  bool parse_error(size_t position, const std::string&,
+                   const nlohmann::detail::exception&) override {
+    if (error_.empty()) error_ = absl::StrCat("the header is not valid JSON at byte ", position);
+    tensor_.clear();
+    return false;
+  }
+
+ private:
+  bool Fail(const std::string& message) {
+    error_ = message;
+    return false;
+  }
+
+  std::vector<Entry> entries_;
+  std::set<std::string> names_;
+  std::string error_;
+  std::string tensor_;  // of the outer object, that the parser is in
+  std::string key_;
+  int depth_ = 0;
+  bool in_array_ = false;
+  bool in_metadata_ = false;
+};
+
+absl::Status Error(const std::string& file, const std::string& tensor, absl::string_view message) {
+  if (tensor.empty()) return absl::InvalidArgumentError(absl::StrCat(file, ": ", message));
+  const std::string shown =
+      absl::Utf8SafeCHexEscape(absl::string_view(tensor).substr(0, kMaxShownName));
+  return absl::InvalidArgumentError(absl::StrCat(file, ": tensor ", shown, " ", message));
+}
+
+// Bytes of the shape, or nullopt when they pass what any file of `limit` bytes can hold.
+std::optional<uint64_t> ShapeBytes(const std::vector<uint64_t>& shape, uint64_t element,
+                                   uint64_t limit) {
+  // An empty dimension makes an empty tensor whatever the others are.
+  if (std::find(shape.begin(), shape.end(), 0u) != shape.end()) return 0;
+  uint64_t bytes = element;
+  for (const uint64_t size : shape) {
+    if (size > limit / bytes) return std::nullopt;
+    bytes *= size;
+  }
+  return bytes <= limit ? std::optional<uint64_t>(bytes) : std::nullopt;
+}
+
+absl::StatusOr<StoredTensor> CheckEntry(const std::string& file, const HeaderHandler::Entry& entry,
+                                        absl::string_view data) {
+  if (!entry.has_dtype || !entry.has_shape || !entry.has_offsets) {
+    return Error(file, entry.name, "must have dtype, shape and data_offsets");
+  }
+  const StoredType* const type = FindType(entry.dtype);
+  if (type == nullptr) {
+    return Error(file, entry.name,
+                 absl::StrCat("has the unknown dtype ",
+                              absl::CHexEscape(entry.dtype.substr(0, kMaxShownName)),
+                              "; weights may be F32, F16 or BF16"));
+  }
+  if (entry.offsets.size() != 2 || entry.offsets[0] > entry.offsets[1]) {
+    return Error(file, entry.name, "must have data_offsets [begin, end] with begin <= end");
+  }
+  const uint64_t begin = entry.offsets[0];
+  const uint64_t end = entry.offsets[1];
+  if (end > data.size()) {
+    return Error(file, entry.name,
+                 absl::StrCat("ends at data byte ", end, " but the file has only ", data.size(),
+                              "; the file is truncated or its header lies"));
+  }
+  const std::optional<uint64_t> bytes = ShapeBytes(entry.shape, type->bytes, data.size());
+  if (bytes != end - begin) {
+    return Error(file, entry.name,
+                 absl::StrCat("has data_offsets of ", end - begin, " bytes, which is not what ",
+                              entry.dtype, " [", absl::StrJoin(entry.shape, ", "), "] takes"));
+  }
+  StoredTensor tensor;
+  tensor.dtype_name = entry.dtype;
+  tensor.dtype = type->dtype;
+  for (const uint64_t size : entry.shape) {
+    // Only a tensor with an empty dimension can get here with a larger one.
+    if (size > INT64_MAX) return Error(file, entry.name, "has an absurd shape");
+    tensor.shape.push_back(static_cast<int64_t>(size));
+  }
+  tensor.data = data.data() + begin;
+  tensor.num_bytes = static_cast<int64_t>(end - begin);
+  tensor.file = file;
+  return tensor;
+}
+
+// The data must be covered once: no overlaps, no holes, nothing behind.
+absl::Status CheckCoverage(const std::string& file, std::vector<HeaderHandler::Entry>* entries,
+                           uint64_t data_bytes) {
+  std::sort(entries->begin(), entries->end(),
+            [](const auto& a, const auto& b) { return a.offsets < b.offsets; });
+  uint64_t covered = 0;
+  for (const HeaderHandler::Entry& entry : *entries) {
+    const uint64_t begin = entry.offsets[0];
+    if (begin < covered) return Error(file, entry.name, "overlaps the tensor before it");
+    if (begin > covered) {
+      return Error(file, entry.name,
+                   absl::StrCat("leaves a hole of ", begin - covered, " bytes before it"));
+    }
+    covered = entry.offsets[1];
+  }
+  if (covered == data_bytes) return absl::OkStatus();
+  return Error(file, "", absl::StrCat("has ", data_bytes - covered, " bytes behind its tensors"));
+}
+
+}  // namespace
+
+std::string StoredTensor::ShapeString() const {
+  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
+}
+
+absl::StatusOr<StoredTensors> ParseSafetensors(const std::string& file, absl::string_view bytes) {
+  if (bytes.size() < kLengthBytes) {
+    return Error(file, "", "is too short for a safetensors file");
+  }
+  uint64_t header_bytes = 0;
+  for (size_t i = 0; i < kLengthBytes; ++i) {
+    header_bytes |= static_cast<uint64_t>(static_cast<unsigned char>(bytes[i])) << (8 * i);
+  }
+  if (header_bytes > static_cast<uint64_t>(kMaxSafetensorsHeaderBytes)) {
+    return Error(file, "",
+                 absl::StrCat("states a header of ", header_bytes, " bytes; at most ",
+                              kMaxSafetensorsHeaderBytes, " are allowed"));
+  }
+  if (header_bytes > bytes.size() - kLengthBytes) {
+    return Error(file, "",
+                 absl::StrCat("states a header of ", header_bytes, " bytes but has only ",
+                              bytes.size() - kLengthBytes, "; the file is truncated"));
+  }
+  const absl::string_view header = bytes.substr(kLengthBytes, header_bytes);
+  const absl::string_view data = bytes.substr(kLengthBytes + header_bytes);
+  HeaderHandler handler;
+  if (header.empty() || header[0] != '{') {
+    return Error(file, "", "has a header that is not a JSON object");
+  }
+  if (!Json::sax_parse(header.begin(), header.end(), &handler)) {
+    return Error(file, handler.tensor(), handler.error());
+  }
+  StoredTensors tensors;
+  for (const HeaderHandler::Entry& entry : handler.entries()) {
+    ASSIGN_OR_RETURN(StoredTensor tensor, CheckEntry(file, entry, data));
+    tensors.emplace(entry.name, std::move(tensor));
+  }
+  RETURN_IF_ERROR(CheckCoverage(file, &handler.entries(), data.size()));
+  return tensors;
+}
+
+absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& path) {
+  const auto failed = [&path](absl::string_view what) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", what, std::strerror(errno)));
+  };
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return failed("");
+  struct stat info;
+  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size == 0) {
+    close(fd);
+    return absl::InvalidArgumentError(absl::StrCat(path, ": is empty or not a file"));
+  }
+  const size_t size = static_cast<size_t>(info.st_size);
+  void* const data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
+  close(fd);
+  if (data == MAP_FAILED) return failed("cannot be mapped: ");
+  return std::unique_ptr<MappedFile>(new MappedFile(static_cast<const char*>(data), size));
+}
+
+MappedFile::~MappedFile() { munmap(const_cast<char*>(data_), size_); }
+
+absl::Status Checkpoint::Add(const std::string& path) {
+  ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> file, MappedFile::Open(path));
+  ASSIGN_OR_RETURN(StoredTensors tensors, ParseSafetensors(path, file->bytes()));
+  for (auto& [name, tensor] : tensors) {
+    const auto [it, inserted] = tensors_.emplace(name, std::move(tensor));
+    if (!inserted) return Error(path, name, absl::StrCat("is also in ", it->second.file));
+  }
+  files_.push_back(std::move(file));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenFile(const std::string& path) {
+  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint());
+  RETURN_IF_ERROR(checkpoint->Add(path));
+  return checkpoint;
+}
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::ReadIntoMemory(const std::string& path) {
+  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint());
+  ASSIGN_OR_RETURN(checkpoint->bytes_, ReadFile(path, std::numeric_limits<int64_t>::max()));
+  ASSIGN_OR_RETURN(checkpoint->tensors_, ParseSafetensors(path, checkpoint->bytes_));
+  return checkpoint;
+}
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenDir(const std::string& dir) {
+  const std::string single = absl::StrCat(dir, "/model.safetensors");
+  if (access(single.c_str(), F_OK) == 0) return OpenFile(single);
+  const std::string index_name = single + ".index.json";
+  if (access(index_name.c_str(), F_OK) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(dir, ": has neither model.safetensors nor model.safetensors.index.json"));
+  }
+  ASSIGN_OR_RETURN(const JsonFile index, JsonFile::Open(index_name));
+  const std::optional<JsonFile> map = index.Object("weight_map");
+  if (!map.has_value()) index.Fail("weight_map", "must map tensors to files");
+  RETURN_IF_ERROR(index.status());
+  std::map<std::string, std::string> shard_of;
+  std::set<std::string> shards;
+  for (const std::string& name : map->Keys()) {
+    const std::string shard = map->String(name, "");
+    if (shard.empty() || shard.find('/') != std::string::npos) {
+      map->Fail(name, "must be the name of a file in the same folder");
+      break;
+    }
+    shard_of[name] = shard;
+    shards.insert(shard);
+  }
+  RETURN_IF_ERROR(map->status());
+  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint());
+  for (const std::string& shard : shards) {
+    RETURN_IF_ERROR(checkpoint->Add(absl::StrCat(dir, "/", shard)));
+  }
+  for (const auto& [name, shard] : shard_of) {
+    const StoredTensor* const tensor = checkpoint->Find(name);
+    if (tensor != nullptr && tensor->file == absl::StrCat(dir, "/", shard)) continue;
+    return Error(index_name, name, absl::StrCat("is not in ", shard, " as the index says"));
+  }
+  return checkpoint;
+}
+
+const StoredTensor* Checkpoint::Find(absl::string_view name) const {
+  const auto it = tensors_.find(name);
+  return it == tensors_.end() ? nullptr : &it->second;
+}
+
+void Checkpoint::Prefetch(const StoredTensor& tensor) const {
+  const int64_t page = sysconf(_SC_PAGESIZE);
+  const int64_t before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(tensor.data) % page);
+  madvise(const_cast<char*>(tensor.data) - before, static_cast<size_t>(tensor.num_bytes + before),
+          MADV_WILLNEED);
+}
+
+void Checkpoint::Drop(const StoredTensor& tensor) const {
+  // Whole pages inside the tensor.
+  const int64_t page = sysconf(_SC_PAGESIZE);
+  const int64_t misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(tensor.data) % page);
+  const int64_t skip = misplaced == 0 ? 0 : page - misplaced;
+  const int64_t length = (tensor.num_bytes - skip) / page * page;
+  if (length > 0) madvise(const_cast<char*>(tensor.data) + skip, length, MADV_DONTNEED);
+}
+
+}  // namespace tessera

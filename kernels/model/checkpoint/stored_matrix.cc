@@ -1,0 +1,464 @@
+#include "kernels/model/checkpoint/stored_matrix.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/log.h"
+#include "kernels/base/status.h"
+
+namespace tessera {
+namespace {
+
+constexpr int64_t kWordBytes = 4;
+constexpr int64_t kUnpackRows = 64;  // outputs that are unpacked at a time
+constexpr char kDtypeI32[] = "I32";
+constexpr char kDtypeI8[] = "I8";
+// Where output n % 8 lies in a word of AWQ.
+constexpr int kAwqField[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+
+int CodesPerWord(int bits) { return 32 / bits; }
+int BitsOf(const WeightFormat& format) { return format.dtype == DType::kI8 ? 8 : 4; }
+
+// Tensors lie at any address.
+uint32_t LoadWord(const StoredTensor& tensor, int64_t index) {
+  uint32_t word;
+  std::memcpy(&word, tensor.data + index * kWordBytes, sizeof(word));
+  return word;
+}
+
+uint8_t Field(uint32_t word, int64_t index, int bits) {
+  return static_cast<uint8_t>(word >> (index * bits) & ((1u << bits) - 1));
+}
+
+absl::Status TensorError(const StoredTensor& tensor, const std::string& name,
+                         absl::string_view message) {
+  return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", name, " ", message));
+}
+
+// Finds the tensors of one module and checks them.
+class Finder final {
+ public:
+  Finder(const ModelSpec& spec, const Checkpoint& checkpoint, const std::string& name,
+         StoredMatrix* matrix)
+      : spec_(spec.quantization), checkpoint_(checkpoint), name_(name), matrix_(matrix) {
+    module_ = name.substr(0, name.rfind('.') + 1);
+  }
+
+  absl::Status Find() {
+    matrix_->layout = FindLayout();
+    matrix_->weight = checkpoint_.Find(WeightName());
+    if (!matrix_->found()) return absl::OkStatus();
+    matrix_->tensor_names.push_back(WeightName());
+    if (!matrix_->quantized()) return CheckFloats();
+    if (matrix_->cols > kMaxQuantizedCols) {
+      return TensorError(*matrix_->weight, WeightName(),
+                         absl::StrCat("has ", matrix_->cols, " inputs; quantised weights may have ",
+                                      kMaxQuantizedCols));
+    }
+    ASSIGN_OR_RETURN(matrix_->scales, FindPart(ScaleName()));
+    RETURN_IF_ERROR(FindGrid());
+    RETURN_IF_ERROR(CheckShapeTensor());
+    RETURN_IF_ERROR(CheckGroupIndex());
+    RETURN_IF_ERROR(FindZeros());
+    return CheckBias();
+  }
+
+ private:
+  MatrixLayout FindLayout() const {
+    switch (spec_.method) {
+      case QuantMethod::kGptq:
+        return Has("qweight") ? MatrixLayout::kGptq : MatrixLayout::kFloat;
+      case QuantMethod::kAwq:
+        return Has("qweight") ? MatrixLayout::kAwq : MatrixLayout::kFloat;
+      case QuantMethod::kCompressedTensors:
+        if (Has("weight_packed")) return MatrixLayout::kPackQuantized;
+        return Has("weight_scale") ? MatrixLayout::kIntQuantized : MatrixLayout::kFloat;
+      case QuantMethod::kNone:
+        break;
+    }
+    return MatrixLayout::kFloat;
+  }
+
+  bool Has(const char* part) const {
+    return checkpoint_.Find(absl::StrCat(module_, part)) != nullptr;
+  }
+  bool is_transposed() const {  // scales and zeros have the groups first
+    return matrix_->layout == MatrixLayout::kGptq || matrix_->layout == MatrixLayout::kAwq;
+  }
+  std::string WeightName() const {
+    if (is_transposed()) return module_ + "qweight";
+    return matrix_->layout == MatrixLayout::kPackQuantized ? module_ + "weight_packed" : name_;
+  }
+  std::string ScaleName() const { return module_ + (is_transposed() ? "scales" : "weight_scale"); }
+  std::string ZeroName() const {
+    return module_ + (is_transposed() ? "qzeros" : "weight_zero_point");
+  }
+  std::string GroupIndexName() const {
+    return module_ + (is_transposed() ? "g_idx" : "weight_g_idx");
+  }
+
+  // A tensor that a quantised module must have.
+  absl::StatusOr<const StoredTensor*> FindPart(const std::string& name) {
+    const StoredTensor* const tensor = checkpoint_.Find(name);
+    if (tensor == nullptr) {
+      return TensorError(*matrix_->weight, WeightName(),
+                         absl::StrCat("needs tensor ", name, ", which the checkpoint lacks"));
+    }
+    matrix_->tensor_names.push_back(name);
+    return tensor;
+  }
+
+  static absl::Status CheckShape(const StoredTensor& tensor, const std::string& name,
+                                 const std::vector<int64_t>& shape) {
+    if (tensor.shape == shape) return absl::OkStatus();
+    return TensorError(
+        tensor, name,
+        absl::StrCat("has shape ", tensor.ShapeString(), " but config.json makes it [",
+                     absl::StrJoin(shape, ", "), "]"));
+  }
+  static absl::Status CheckType(const StoredTensor& tensor, const std::string& name,
+                                const char* type) {
+    if (tensor.dtype_name == type) return absl::OkStatus();
+    return TensorError(tensor, name,
+                       absl::StrCat("is stored as ", tensor.dtype_name, "; must be ", type));
+  }
+
+  absl::Status CheckFloats() const {
+    const StoredTensor& tensor = *matrix_->weight;
+    if (!tensor.dtype.has_value()) {
+      return TensorError(
+          tensor, name_,
+          absl::StrCat("is stored as ", tensor.dtype_name, "; supported are F32, F16 and BF16"));
+    }
+    return CheckShape(tensor, name_, {matrix_->rows, matrix_->cols});
+  }
+
+  // Shape of the codes; nullopt where the grid does not go into the matrix.
+  std::optional<std::vector<int64_t>> WeightShape(const QuantGrid& grid) const {
+    const int64_t codes = CodesPerWord(grid.bits);
+    const int64_t rows = matrix_->rows;
+    const int64_t cols = matrix_->cols;
+    const bool whole_groups = grid.group_size == 0 || cols % grid.group_size == 0;
+    switch (matrix_->layout) {
+      case MatrixLayout::kGptq:
+        if (rows % codes != 0 || cols % codes != 0) return std::nullopt;
+        return std::vector<int64_t>{cols / codes, rows};
+      case MatrixLayout::kAwq:
+        if (rows % codes != 0 || !whole_groups) return std::nullopt;
+        return std::vector<int64_t>{cols, rows / codes};
+      case MatrixLayout::kPackQuantized:
+        if (!whole_groups) return std::nullopt;
+        return std::vector<int64_t>{rows, CeilDiv(cols, codes)};
+      case MatrixLayout::kIntQuantized:
+        if (!whole_groups || grid.bits != 8) return std::nullopt;
+        return std::vector<int64_t>{rows, cols};
+      case MatrixLayout::kFloat:
+        break;
+    }
+    return std::nullopt;
+  }
+
+  std::vector<int64_t> ScaleShape(const WeightFormat& format) const {
+    const int64_t groups = format.NumGroups(matrix_->cols);
+    if (is_transposed()) return {groups, matrix_->rows};
+    return {matrix_->rows, groups};
+  }
+
+  // The grid of config.json that the tensors' shapes belong to.
+  absl::Status FindGrid() {
+    const StoredTensor& weight = *matrix_->weight;
+    const bool is_int = matrix_->layout == MatrixLayout::kIntQuantized;
+    RETURN_IF_ERROR(CheckType(weight, WeightName(), is_int ? kDtypeI8 : kDtypeI32));
+    if (!matrix_->scales->dtype.has_value()) {
+      return TensorError(*matrix_->scales, ScaleName(),
+                         absl::StrCat("is stored as ", matrix_->scales->dtype_name,
+                                      "; supported are F32, F16 and BF16"));
+    }
+    std::vector<std::string> wanted;
+    for (const QuantGrid& grid : spec_.grids) {
+      const std::optional<std::vector<int64_t>> shape = WeightShape(grid);
+      const WeightFormat format(grid.bits == 8 ? DType::kI8 : DType::kI4,
+                                grid.group_size >= matrix_->cols ? 0 : grid.group_size);
+      if (!shape.has_value()) continue;
+      if (weight.shape == *shape && matrix_->scales->shape == ScaleShape(format)) {
+        matrix_->format = format;
+        return absl::OkStatus();
+      }
+      wanted.push_back(absl::StrCat("[", absl::StrJoin(*shape, ", "), "] with scales [",
+                                    absl::StrJoin(ScaleShape(format), ", "), "]"));
+    }
+    return TensorError(
+        weight, WeightName(),
+        absl::StrCat("has shape ", weight.ShapeString(), " with scales ",
+                     matrix_->scales->ShapeString(), " but config.json makes it ",
+                     wanted.empty()
+                         ? absl::StrCat("a quantised matrix of ", matrix_->rows, " x ",
+                                        matrix_->cols, ", which its groups do not divide")
+                         : absl::StrJoin(wanted, " or ")));
+  }
+
+  // compressed-tensors says the shape once more.
+  absl::Status CheckShapeTensor() {
+    if (matrix_->layout != MatrixLayout::kPackQuantized) return absl::OkStatus();
+    const std::string name = module_ + "weight_shape";
+    ASSIGN_OR_RETURN(const StoredTensor* const tensor, FindPart(name));
+    const int64_t bytes = tensor->dtype_name == "I64" ? 8 : kWordBytes;
+    if (bytes == kWordBytes) RETURN_IF_ERROR(CheckType(*tensor, name, kDtypeI32));
+    RETURN_IF_ERROR(CheckShape(*tensor, name, {2}));
+    for (int i = 0; i < 2; ++i) {
+      int64_t size = 0;
+      std::memcpy(&size, tensor->data + i * bytes, static_cast<size_t>(bytes));
+      if (size == (i == 0 ? matrix_->rows : matrix_->cols)) continue;
+      return TensorError(*tensor, name,
+                         absl::StrCat("does not hold [", matrix_->rows, ", ", matrix_->cols,
+                                      "], which config.json makes of the matrix"));
+    }
+    return absl::OkStatus();
+  }
+
+  // Groups must be runs of inputs: a packed row has one scale for a run.
+  absl::Status CheckGroupIndex() {
+    const std::string name = GroupIndexName();
+    const StoredTensor* const index = checkpoint_.Find(name);
+    const int64_t group = matrix_->format.group_size;
+    if (index == nullptr) {
+      if (!spec_.needs_group_index || group == 0) return absl::OkStatus();
+      return FindPart(name).status();
+    }
+    matrix_->tensor_names.push_back(name);
+    RETURN_IF_ERROR(CheckType(*index, name, kDtypeI32));
+    RETURN_IF_ERROR(CheckShape(*index, name, {matrix_->cols}));
+    // compressed-tensors fills an index that is not used with -1.
+    const bool may_be_unset = matrix_->layout == MatrixLayout::kPackQuantized;
+    for (int64_t k = 0; k < matrix_->cols; ++k) {
+      const int32_t got = static_cast<int32_t>(LoadWord(*index, k));
+      if (may_be_unset && got == -1 && !spec_.needs_group_index) continue;
+      const int64_t expected = group == 0 ? 0 : k / group;
+      if (got == expected) continue;
+      return TensorError(
+          *index, name,
+          absl::StrCat("puts input ", k, " into group ", got, " instead of ", expected,
+                       ": groups of reordered inputs (desc_act, actorder) are not supported; use a "
+                       "checkpoint made with desc_act false, static_groups true or actorder "
+                       "weight"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status FindZeros() {
+    const std::string name = ZeroName();
+    const StoredTensor* zeros = checkpoint_.Find(name);
+    if (zeros == nullptr && !is_transposed()) return absl::OkStatus();  // symmetric
+    if (zeros == nullptr) return FindPart(name).status();
+    matrix_->tensor_names.push_back(name);
+    matrix_->zeros.resize(
+        static_cast<size_t>(matrix_->rows * matrix_->format.NumGroups(matrix_->cols)));
+    if (zeros->dtype_name == kDtypeI8 && !is_transposed()) {
+      RETURN_IF_ERROR(ReadByteZeros(*zeros, name));
+    } else if (matrix_->layout == MatrixLayout::kIntQuantized) {
+      RETURN_IF_ERROR(CheckType(*zeros, name, kDtypeI8));
+    } else {
+      RETURN_IF_ERROR(ReadWordZeros(*zeros, name));
+    }
+    const int middle = matrix_->format.symmetric_zero();
+    matrix_->format.asymmetric = std::any_of(matrix_->zeros.begin(), matrix_->zeros.end(),
+                                             [middle](uint8_t zero) { return zero != middle; });
+    if (!matrix_->format.asymmetric) matrix_->zeros.clear();
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadByteZeros(const StoredTensor& tensor, const std::string& name) {
+    const int64_t groups = matrix_->format.NumGroups(matrix_->cols);
+    RETURN_IF_ERROR(CheckShape(tensor, name, {matrix_->rows, groups}));
+    const int middle = matrix_->format.symmetric_zero();
+    for (size_t i = 0; i < matrix_->zeros.size(); ++i) {
+      const int zero = static_cast<int8_t>(tensor.data[i]) + middle;
+      if (zero < 0 || zero > matrix_->format.max_code()) {
+        return TensorError(
+            tensor, name,
+            absl::StrCat("has the zero point ", zero - middle, " at ", i, ", which is not one of ",
+                         DTypeName(matrix_->format.dtype)));
+      }
+      matrix_->zeros[i] = static_cast<uint8_t>(zero);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadWordZeros(const StoredTensor& tensor, const std::string& name) {
+    const int bits = BitsOf(matrix_->format);
+    const int64_t codes = CodesPerWord(bits);
+    const int64_t groups = matrix_->format.NumGroups(matrix_->cols);
+    const int64_t words = CeilDiv(matrix_->rows, codes);  // along the outputs
+    RETURN_IF_ERROR(CheckType(tensor, name, kDtypeI32));
+    RETURN_IF_ERROR(CheckShape(tensor, name,
+                               is_transposed() ? std::vector<int64_t>{groups, words}
+                                               : std::vector<int64_t>{words, groups}));
+    for (int64_t w = 0; w < words; ++w) {
+      for (int64_t g = 0; g < groups; ++g) {
+        const uint32_t stored = LoadWord(tensor, is_transposed() ? g * words + w : w * groups + g);
+        ASSIGN_OR_RETURN(const uint32_t word, TrueZeros(stored, bits, tensor, name));
+        const int64_t end = std::min(codes, matrix_->rows - w * codes);
+        for (int64_t i = 0; i < end; ++i) {
+          const int64_t field = matrix_->layout == MatrixLayout::kAwq ? kAwqField[i] : i;
+          matrix_->zeros[static_cast<size_t>((w * codes + i) * groups + g)] =
+              Field(word, field, bits);
+        }
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // A word of zero points without the one that GPTQ's first format takes from each.
+  absl::StatusOr<uint32_t> TrueZeros(uint32_t word, int bits, const StoredTensor& tensor,
+                                     const std::string& name) const {
+    if (matrix_->layout != MatrixLayout::kGptq || spec_.gptq_zeros == GptqZeros::kAsTheyAre) {
+      return word;
+    }
+    uint32_t ones = 0;
+    for (int i = 0; i < CodesPerWord(bits); ++i) {
+      ones |= 1u << (i * bits);
+      // A full field is a zero of 0 less one, and what that did to the fields above it depends on
+      // the writer; without full fields no borrow has happened, and the sum has no carries.
+      if (spec_.gptq_zeros == GptqZeros::kMinusOneWord) continue;
+      if (Field(word, i, bits) != (1 << bits) - 1) continue;
+      return TensorError(tensor, name,
+                         "has a zero point of 0, whose neighbours checkpoint_format gptq does not "
+                         "keep; convert the checkpoint to gptq_v2, or use one made with sym true");
+    }
+    return word + ones;
+  }
+
+  // Old GPTQ writers give every module a bias. One of zeros may be left out.
+  absl::Status CheckBias() {
+    const std::string name = module_ + "bias";
+    const StoredTensor* const bias = checkpoint_.Find(name);
+    if (bias == nullptr) return absl::OkStatus();
+    const bool zeros =
+        std::all_of(bias->data, bias->data + bias->num_bytes, [](char byte) { return byte == 0; });
+    if (zeros) matrix_->tensor_names.push_back(name);
+    return absl::OkStatus();
+  }
+
+  const QuantizationSpec& spec_;
+  const Checkpoint& checkpoint_;
+  const std::string& name_;
+  StoredMatrix* const matrix_;
+  std::string module_;  // with the dot behind it
+};
+
+// The first `count` codes of a word.
+void SpreadWord(uint32_t word, int64_t count, int bits, uint8_t* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = Field(word, i, bits);
+}
+
+// Codes of outputs [begin, end). REQUIRES: `begin` is a multiple of CodesPerWord().
+void UnpackCodes(const StoredMatrix& matrix, int64_t begin, int64_t end, uint8_t* out) {
+  const StoredTensor& tensor = *matrix.weight;
+  const int bits = BitsOf(matrix.format);
+  const int64_t codes = CodesPerWord(bits);
+  const int64_t rows = matrix.rows;
+  const int64_t cols = matrix.cols;
+  switch (matrix.layout) {
+    case MatrixLayout::kGptq:
+      for (int64_t k = 0; k < cols; k += codes) {
+        for (int64_t n = begin; n < end; ++n) {
+          SpreadWord(LoadWord(tensor, k / codes * rows + n), codes, bits, out + n * cols + k);
+        }
+      }
+      return;
+    case MatrixLayout::kAwq:
+      for (int64_t k = 0; k < cols; ++k) {
+        for (int64_t n = begin; n < end; ++n) {
+          const uint32_t word = LoadWord(tensor, (k * rows + n) / codes);
+          out[n * cols + k] = Field(word, kAwqField[n % codes], bits);
+        }
+      }
+      return;
+    case MatrixLayout::kPackQuantized:
+      for (int64_t n = begin; n < end; ++n) {
+        for (int64_t k = 0; k < cols; k += codes) {
+          const uint32_t word = LoadWord(tensor, n * CeilDiv(cols, codes) + k / codes);
+          SpreadWord(word, std::min(codes, cols - k), bits, out + n * cols + k);
+        }
+      }
+      return;
+    case MatrixLayout::kIntQuantized:
+      for (int64_t i = begin * cols; i < end * cols; ++i) {
+        out[i] = static_cast<uint8_t>(static_cast<uint8_t>(tensor.data[i]) ^ 0x80u);  // plus 128
+      }
+      return;
+    case MatrixLayout::kFloat:
+      break;
+  }
+  CHECK(false) << " floats have no codes";
+}
+
+// Scales in the order [rows, groups].
+void UnpackScales(const StoredMatrix& matrix, int64_t groups, std::vector<char>* out) {
+  const StoredTensor& tensor = *matrix.scales;
+  const int64_t bytes = DTypeBytes(*tensor.dtype);
+  out->resize(static_cast<size_t>(tensor.num_bytes));
+  if (matrix.layout == MatrixLayout::kPackQuantized ||
+      matrix.layout == MatrixLayout::kIntQuantized) {
+    std::memcpy(out->data(), tensor.data, out->size());
+    return;
+  }
+  for (int64_t n = 0; n < matrix.rows; ++n) {
+    for (int64_t g = 0; g < groups; ++g) {
+      std::memcpy(out->data() + (n * groups + g) * bytes,
+                  tensor.data + (g * matrix.rows + n) * bytes, static_cast<size_t>(bytes));
+    }
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<StoredMatrix> FindMatrix(const ModelSpec& spec, const Checkpoint& checkpoint,
+                                        const std::string& name, int64_t rows, int64_t cols) {
+  StoredMatrix matrix;
+  matrix.rows = rows;
+  matrix.cols = cols;
+  RETURN_IF_ERROR(Finder(spec, checkpoint, name, &matrix).Find());
+  return matrix;
+}
+
+WeightView ShapeOf(const StoredMatrix& matrix) {
+  WeightView view;
+  view.rows = matrix.rows;
+  view.cols = matrix.cols;
+  view.dtype = matrix.quantized() ? matrix.format.dtype : *matrix.weight->dtype;
+  if (matrix.quantized()) view.scale_dtype = *matrix.scales->dtype;
+  return view;
+}
+
+UnpackedMatrix Unpack(const StoredMatrix& matrix, ThreadTeam* team) {
+  UnpackedMatrix unpacked;
+  const StoredTensor& tensor = *matrix.weight;
+  WeightView& view = unpacked.view;
+  view = ShapeOf(matrix);
+  if (!matrix.quantized()) {
+    view.data = tensor.data;
+    // The header may have any length, so tensors may lie at any address.
+    if (reinterpret_cast<uintptr_t>(tensor.data) % DTypeBytes(view.dtype) == 0) return unpacked;
+    unpacked.floats = std::make_unique<char[]>(static_cast<size_t>(tensor.num_bytes));
+    std::memcpy(unpacked.floats.get(), tensor.data, static_cast<size_t>(tensor.num_bytes));
+    view.data = unpacked.floats.get();
+    return unpacked;
+  }
+  unpacked.codes.resize(static_cast<size_t>(matrix.rows * matrix.cols));
+  team->ParallelFor(matrix.rows, kUnpackRows, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; row += kUnpackRows) {
+      UnpackCodes(matrix, row, std::min(row + kUnpackRows, end), unpacked.codes.data());
+    }
+  });
+  UnpackScales(matrix, matrix.format.NumGroups(matrix.cols), &unpacked.scales);
+  view.data = unpacked.codes.data();
+  view.scales = unpacked.scales.data();
+  view.zeros = matrix.zeros.empty() ? nullptr : matrix.zeros.data();
+  return unpacked;
+}
+
+}  // namespace tessera

@@ -1,0 +1,229 @@
+#include "kernels/model/checkpoint/weight_plan.h"
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/status.h"
+#include "kernels/device/footprint.h"
+#include "kernels/model/checkpoint/stored_matrix.h"
+
+namespace tessera {
+namespace {
+
+constexpr size_t kMaxNamed = 4;  // tensors that an error lists
+
+// Tensors that old checkpoints carry and nobody reads.
+bool IsIgnored(const ModelSpec& spec, absl::string_view name) {
+  if (absl::EndsWith(name, ".rotary_emb.inv_freq")) return true;
+  return spec.tied_embeddings && name == "lm_head.weight";
+}
+
+std::string List(const std::vector<std::string>& names) {
+  const size_t shown = std::min(names.size(), kMaxNamed);
+  const std::string list = absl::StrJoin(names.begin(), names.begin() + shown, ", ");
+  return shown == names.size() ? list : absl::StrCat(list, ", ... (", names.size(), " in all)");
+}
+
+absl::Status CheckVector(const std::string& name, const StoredTensor& tensor, int64_t size) {
+  if (!tensor.dtype.has_value()) {
+    return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", name, " is stored as ",
+                                                   tensor.dtype_name,
+                                                   "; supported are F32, F16 and BF16"));
+  }
+  if (tensor.shape == std::vector<int64_t>{size}) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", name, " has shape ",
+                                                 tensor.ShapeString(),
+                                                 " but config.json makes it [", size, "]"));
+}
+
+std::string Describe(const StoredMatrix& matrix) {
+  if (!matrix.quantized()) return DTypeName(*matrix.weight->dtype);
+  if (matrix.format.group_size == 0) return DTypeName(matrix.format.dtype);
+  return absl::StrCat(DTypeName(matrix.format.dtype), " in groups of ", matrix.format.group_size);
+}
+
+// Goes through the tensors of a checkpoint once.
+class Planner final {
+ public:
+  Planner(const ModelSpec& spec, const Checkpoint& checkpoint)
+      : spec_(spec), checkpoint_(checkpoint) {}
+
+  absl::Status Check() {
+    for (const SlotRows& slot : PresentSlots(spec_)) {
+      for (int layer = 0; layer < NumLayers(slot, spec_); ++layer) {
+        RETURN_IF_ERROR(slot.is_vector() ? CheckVectors(slot, layer) : CheckMatrices(slot, layer));
+      }
+    }
+    if (!missing_.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the checkpoint lacks tensors that config.json asks for: ", List(missing_)));
+    }
+    std::vector<std::string> unexpected;
+    for (const auto& [name, tensor] : checkpoint_.tensors()) {
+      if (expected_.count(name) == 0 && !IsIgnored(spec_, name)) unexpected.push_back(name);
+    }
+    if (unexpected.empty()) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("the checkpoint has tensors that a ", spec_.family,
+                     " model of this config.json does not use: ", List(unexpected)));
+  }
+
+  // REQUIRES: Check() went well.
+  WeightPlan Plan(WeightDtype dtype, const WeightFormat& int4) const {
+    WeightPlan plan = PlanFloatWeights(spec_, FloatDtype(dtype), int4);
+    plan.stored_bytes = stored_bytes_;
+    for (const Ready& ready : ready_) {
+      if (IsPerLayer(ready.slot)) plan.dtype = ready.format.format.dtype;
+      plan.layers[static_cast<size_t>(ready.layer)][static_cast<size_t>(ready.slot)] = ready.format;
+    }
+    return plan;
+  }
+
+ private:
+  // A weight that the checkpoint has quantised.
+  struct Ready {
+    WeightSlot slot;
+    int layer;
+    PackedFormat format;
+  };
+
+  DType FloatDtype(WeightDtype dtype) const {
+    switch (dtype) {
+      case WeightDtype::kF32:
+        return DType::kF32;
+      case WeightDtype::kBF16:
+        return DType::kBF16;
+      case WeightDtype::kI8:
+        return DType::kI8;
+      case WeightDtype::kI4:
+        return DType::kI4;
+      case WeightDtype::kAuto:
+        break;
+    }
+    return all_bf16_ ? DType::kBF16 : DType::kF32;
+  }
+
+  absl::Status CheckVectors(const SlotRows& slot, int layer) {
+    for (const WeightRow* row : slot.rows) {
+      const std::string name = WeightName(*row, layer);
+      const StoredTensor* const tensor = checkpoint_.Find(name);
+      expected_.insert(name);
+      if (tensor == nullptr) {
+        missing_.push_back(name);
+        continue;
+      }
+      RETURN_IF_ERROR(CheckVector(name, *tensor, DimSize(row->rows, spec_)));
+      stored_bytes_ += tensor->num_bytes;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckMatrices(const SlotRows& slot, int layer) {
+    std::vector<StoredMatrix> parts;
+    for (const WeightRow* row : slot.rows) {
+      const std::string name = WeightName(*row, layer);
+      ASSIGN_OR_RETURN(StoredMatrix part,
+                       FindMatrix(spec_, checkpoint_, name, DimSize(row->rows, spec_),
+                                  DimSize(row->cols, spec_)));
+      if (!part.found()) {
+        missing_.push_back(name);
+        continue;
+      }
+      expected_.insert(part.tensor_names.begin(), part.tensor_names.end());
+      stored_bytes_ += part.num_bytes();
+      if (!part.quantized() && part.weight->dtype != DType::kBF16) all_bf16_ = false;
+      parts.push_back(std::move(part));
+    }
+    if (parts.size() < slot.rows.size()) return absl::OkStatus();
+    return Fuse(slot, layer, parts);
+  }
+
+  // Parts of one weight share its format.
+  absl::Status Fuse(const SlotRows& slot, int layer, const std::vector<StoredMatrix>& parts) {
+    const StoredMatrix& first = parts[0];
+    Ready ready{slot.slot, layer, {first.format, DType::kF32}};
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const StoredMatrix& part = parts[i];
+      if (part.quantized() != first.quantized() || part.format.dtype != first.format.dtype ||
+          part.format.group_size != first.format.group_size) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            WeightName(*slot.rows[0], layer), " is stored as ", Describe(first), " but ",
+            WeightName(*slot.rows[i], layer), " as ", Describe(part),
+            "; they are one weight here, so use a checkpoint that quantises them alike"));
+      }
+      ready.format.format.asymmetric |= part.format.asymmetric;
+    }
+    if (!first.quantized()) return absl::OkStatus();
+    const bool same_scales = std::all_of(
+        parts.begin(), parts.end(),
+        [&first](const StoredMatrix& part) { return part.scales->dtype == first.scales->dtype; });
+    if (same_scales) ready.format.group_scales = *first.scales->dtype;
+    ready_.push_back(ready);
+    return absl::OkStatus();
+  }
+
+  const ModelSpec& spec_;
+  const Checkpoint& checkpoint_;
+  std::set<std::string> expected_;
+  std::vector<std::string> missing_;
+  std::vector<Ready> ready_;
+  int64_t stored_bytes_ = 0;
+  bool all_bf16_ = true;  // of the matrices that are stored as floats
+};
+
+WeightFormat FloatFormat(WeightSlot slot, DType dtype, const WeightFormat& int4) {
+  if (dtype != DType::kI4) return dtype;
+  const bool is_table = slot == WeightSlot::kEmbed || slot == WeightSlot::kLmHead;
+  return is_table || slot == WeightSlot::kOut ? WeightFormat(DType::kI8) : int4;
+}
+
+int64_t SlotBytes(const ModelSpec& spec, const SlotRows& slot, const PackedFormat& packed) {
+  int64_t rows = 0;
+  for (const WeightRow* row : slot.rows) rows += DimSize(row->rows, spec);
+  const int64_t parts = slot.slot == WeightSlot::kGateUp ? 2 : 1;
+  return PackedBytes(parts, rows / parts, DimSize(slot.rows[0]->cols, spec), packed.format,
+                     packed.group_scales);
+}
+
+}  // namespace
+
+WeightPlan PlanFloatWeights(const ModelSpec& spec, DType dtype, const WeightFormat& int4) {
+  WeightPlan plan;
+  plan.dtype = dtype;
+  plan.layers.resize(static_cast<size_t>(spec.num_layers));
+  for (WeightPlan::Slots& layer : plan.layers) {
+    for (size_t slot = 0; slot < layer.size(); ++slot) {
+      layer[slot].format = FloatFormat(static_cast<WeightSlot>(slot), dtype, int4);
+    }
+  }
+  return plan;
+}
+
+int64_t PlannedWeightBytes(const ModelSpec& spec, const WeightPlan& plan) {
+  int64_t vectors = 0;  // floats
+  int64_t bytes = 0;
+  for (const SlotRows& slot : PresentSlots(spec)) {
+    for (int layer = 0; layer < NumLayers(slot, spec); ++layer) {
+      if (slot.is_vector()) {
+        vectors += RoundUp(NumElements(slot, spec), kVectorAlign);
+      } else {
+        bytes += SlotBytes(spec, slot, plan.Of(slot.slot, layer));
+      }
+    }
+  }
+  return bytes + BufferBytes(vectors * DTypeBytes(DType::kF32));
+}
+
+absl::StatusOr<WeightPlan> PlanWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
+                                       WeightDtype dtype, const WeightFormat& int4) {
+  Planner planner(spec, checkpoint);
+  RETURN_IF_ERROR(planner.Check());
+  return planner.Plan(dtype, int4);
+}
+
+}  // namespace tessera

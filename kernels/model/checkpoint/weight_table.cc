@@ -1,0 +1,123 @@
+#include "kernels/model/checkpoint/weight_table.h"
+
+#include "absl/strings/str_replace.h"
+#include "kernels/base/log.h"
+
+namespace tessera {
+namespace {
+
+using Slot = WeightSlot;
+using Dim = WeightDim;
+using If = WeightIf;
+
+// Llama 2, 3, 3.x, Mistral, Qwen2 and Qwen2.5 use the same names; what is absent in one is a
+// condition.
+const std::vector<WeightRow>& LlamaTable() {
+  static const std::vector<WeightRow>* const table = new std::vector<WeightRow>{
+      {Slot::kEmbed, "model.embed_tokens.weight", Dim::kVocab, Dim::kHidden},
+      {Slot::kFinalNorm, "model.norm.weight", Dim::kHidden, Dim::kOne},
+      {Slot::kLmHead, "lm_head.weight", Dim::kVocab, Dim::kHidden, If::kUntied},
+      {Slot::kAttentionNorm, "model.layers.*.input_layernorm.weight", Dim::kHidden, Dim::kOne},
+      {Slot::kQkv, "model.layers.*.self_attn.q_proj.weight", Dim::kQuery, Dim::kHidden},
+      {Slot::kQkv, "model.layers.*.self_attn.k_proj.weight", Dim::kKeyValue, Dim::kHidden},
+      {Slot::kQkv, "model.layers.*.self_attn.v_proj.weight", Dim::kKeyValue, Dim::kHidden},
+      {Slot::kQkvBias, "model.layers.*.self_attn.q_proj.bias", Dim::kQuery, Dim::kOne,
+       If::kQkvBias},
+      {Slot::kQkvBias, "model.layers.*.self_attn.k_proj.bias", Dim::kKeyValue, Dim::kOne,
+       If::kQkvBias},
+      {Slot::kQkvBias, "model.layers.*.self_attn.v_proj.bias", Dim::kKeyValue, Dim::kOne,
+       If::kQkvBias},
+      {Slot::kQNorm, "model.layers.*.self_attn.q_norm.weight", Dim::kHeadDim, Dim::kOne,
+       If::kQkNorm},
+      {Slot::kKNorm, "model.layers.*.self_attn.k_norm.weight", Dim::kHeadDim, Dim::kOne,
+       If::kQkNorm},
+      {Slot::kOut, "model.layers.*.self_attn.o_proj.weight", Dim::kHidden, Dim::kQuery},
+      {Slot::kOutBias, "model.layers.*.self_attn.o_proj.bias", Dim::kHidden, Dim::kOne,
+       If::kOutBias},
+      {Slot::kMlpNorm, "model.layers.*.post_attention_layernorm.weight", Dim::kHidden, Dim::kOne},
+      {Slot::kGateUp, "model.layers.*.mlp.gate_proj.weight", Dim::kIntermediate, Dim::kHidden},
+      {Slot::kGateUp, "model.layers.*.mlp.up_proj.weight", Dim::kIntermediate, Dim::kHidden},
+      {Slot::kGateUpBias, "model.layers.*.mlp.gate_proj.bias", Dim::kIntermediate, Dim::kOne,
+       If::kMlpBias},
+      {Slot::kGateUpBias, "model.layers.*.mlp.up_proj.bias", Dim::kIntermediate, Dim::kOne,
+       If::kMlpBias},
+      {Slot::kDown, "model.layers.*.mlp.down_proj.weight", Dim::kHidden, Dim::kIntermediate},
+      {Slot::kDownBias, "model.layers.*.mlp.down_proj.bias", Dim::kHidden, Dim::kOne, If::kMlpBias},
+  };
+  return *table;
+}
+
+}  // namespace
+
+const std::vector<WeightRow>& WeightTable(const std::string& family) {
+  CHECK(family == "llama" || family == "mistral" || family == "qwen2") << family;
+  return LlamaTable();
+}
+
+std::vector<SlotRows> PresentSlots(const ModelSpec& spec) {
+  std::vector<SlotRows> slots;
+  for (const WeightRow& row : WeightTable(spec.family)) {
+    if (!IsPresent(row.present, spec)) continue;
+    if (slots.empty() || slots.back().slot != row.slot) slots.push_back({row.slot, {}});
+    slots.back().rows.push_back(&row);
+  }
+  return slots;
+}
+
+int NumLayers(const SlotRows& slot, const ModelSpec& spec) {
+  return IsPerLayer(slot.slot) ? spec.num_layers : 1;
+}
+
+int64_t NumElements(const SlotRows& slot, const ModelSpec& spec) {
+  int64_t elements = 0;
+  for (const WeightRow* row : slot.rows) {
+    elements += DimSize(row->rows, spec) * DimSize(row->cols, spec);
+  }
+  return elements;
+}
+
+int64_t DimSize(WeightDim dim, const ModelSpec& spec) {
+  switch (dim) {
+    case Dim::kOne:
+      return 1;
+    case Dim::kVocab:
+      return spec.vocab_size;
+    case Dim::kHidden:
+      return spec.hidden;
+    case Dim::kIntermediate:
+      return spec.intermediate;
+    case Dim::kHeadDim:
+      return spec.head_dim;
+    case Dim::kQuery:
+      return int64_t{spec.heads} * spec.head_dim;
+    case Dim::kKeyValue:
+      return int64_t{spec.kv_heads} * spec.head_dim;
+  }
+  return 0;
+}
+
+bool IsPresent(WeightIf condition, const ModelSpec& spec) {
+  switch (condition) {
+    case If::kAlways:
+      return true;
+    case If::kUntied:
+      return !spec.tied_embeddings;
+    case If::kQkvBias:
+      return spec.qkv_bias;
+    case If::kOutBias:
+      return spec.o_bias;
+    case If::kMlpBias:
+      return spec.mlp_bias;
+    case If::kQkNorm:
+      return spec.qk_norm;
+    case If::kPostNorms:
+      return spec.post_norms;
+  }
+  return false;
+}
+
+std::string WeightName(const WeightRow& row, int layer) {
+  return absl::StrReplaceAll(row.pattern, {{"*", std::to_string(layer)}});
+}
+
+}  // namespace tessera

@@ -1,0 +1,247 @@
+#include "kernels/model/lora/peft.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "kernels/base/log.h"
+#include "kernels/base/status.h"
+#include "kernels/model/lora/blend_svd.h"
+#include "kernels/model/lora/peft_config.h"
+#include "kernels/model/model.h"
+
+namespace tessera {
+namespace {
+
+constexpr absl::string_view kPrefix = "base_model.model.";
+constexpr const char* kBlocks[kNumLoraTargets] = {
+    "self_attn", "self_attn", "self_attn", "self_attn", "mlp", "mlp", "mlp"};
+
+// What a tensor's name means.
+struct TensorName {
+  int layer = 0;
+  LoraTarget target = LoraTarget::kQuery;
+  bool is_a = false;
+};
+
+std::optional<TensorName> ParseName(absl::string_view name, int num_layers) {
+  TensorName parsed;
+  if (!absl::ConsumePrefix(&name, kPrefix) || !absl::ConsumePrefix(&name, "model.layers.")) {
+    return std::nullopt;
+  }
+  const size_t dot = name.find('.');
+  if (dot == absl::string_view::npos || !absl::SimpleAtoi(name.substr(0, dot), &parsed.layer) ||
+      parsed.layer < 0 || parsed.layer >= num_layers) {
+    return std::nullopt;
+  }
+  parsed.is_a = absl::ConsumeSuffix(&name, ".lora_A.weight");
+  if (!parsed.is_a && !absl::ConsumeSuffix(&name, ".lora_B.weight")) return std::nullopt;
+  if (dot >= name.size()) return std::nullopt;  // nothing between the layer and the suffix
+  for (int t = 0; t < kNumLoraTargets; ++t) {
+    parsed.target = static_cast<LoraTarget>(t);
+    const std::string module = LoraModuleName(parsed.layer, parsed.target);
+    if (absl::EndsWith(module, absl::StrCat(".", name.substr(dot + 1)))) return parsed;
+  }
+  return std::nullopt;
+}
+
+std::vector<float> ReadFloats(const StoredTensor& tensor) {
+  const int64_t width = DTypeBytes(*tensor.dtype);
+  std::vector<float> values(static_cast<size_t>(tensor.num_bytes / width));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const char* const from = tensor.data + static_cast<int64_t>(i) * width;
+    if (*tensor.dtype == DType::kF32) {
+      std::memcpy(&values[i], from, sizeof(float));
+      continue;
+    }
+    uint16_t bits;
+    std::memcpy(&bits, from, sizeof(bits));
+    values[i] = *tensor.dtype == DType::kBF16 ? BF16ToFloat(bits) : F16ToFloat(bits);
+  }
+  return values;
+}
+
+// One linear's weighted sum with the adapters' ranks side by side; rank 0 when none adapts it.
+LoraTensors Concatenate(const std::vector<WeightedAdapter>& adapters, int layer, LoraTarget target,
+                        int64_t rows) {
+  const size_t index = static_cast<size_t>(layer) * kNumLoraTargets + static_cast<size_t>(target);
+  LoraTensors all;
+  std::vector<LoraTensors> parts;
+  for (const WeightedAdapter& of : adapters) {
+    if (of.adapter->ranks()[index] == 0) continue;
+    parts.push_back(of.adapter->Read(layer, target, of.weight));
+    const LoraTensors& part = parts.back();
+    all.rank += part.rank;
+    all.a.insert(all.a.end(), part.a.begin(), part.a.end());
+    all.scales.insert(all.scales.end(), part.scales.begin(), part.scales.end());
+  }
+  all.b.reserve(static_cast<size_t>(rows * all.rank));
+  for (int64_t row = 0; row < rows; ++row) {
+    for (const LoraTensors& part : parts) {
+      const auto from = part.b.begin() + row * part.rank;
+      all.b.insert(all.b.end(), from, from + part.rank);
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
+std::string LoraModuleName(int layer, LoraTarget target) {
+  return absl::StrCat("model.layers.", layer, ".", kBlocks[static_cast<int>(target)], ".",
+                      LoraTargetName(target));
+}
+
+absl::StatusOr<std::unique_ptr<PeftAdapter>> PeftAdapter::Open(const ModelSpec& spec,
+                                                               const std::string& dir) {
+  const std::string config_path = absl::StrCat(dir, "/adapter_config.json");
+  const std::string file = absl::StrCat(dir, "/adapter_model.safetensors");
+  ASSIGN_OR_RETURN(const PeftConfig config, PeftConfig::Open(config_path));
+  std::unique_ptr<PeftAdapter> adapter(new PeftAdapter());
+  ASSIGN_OR_RETURN(adapter->checkpoint_, Checkpoint::ReadIntoMemory(file));
+  RETURN_IF_ERROR(adapter->TakeTensors(spec, file));
+  RETURN_IF_ERROR(adapter->CheckShapes(spec, file));
+  adapter->ranks_.resize(adapter->matrices_.size(), 0);
+  for (int layer = 0; layer < spec.num_layers; ++layer) {
+    for (int t = 0; t < kNumLoraTargets; ++t) {
+      const LoraTarget target = static_cast<LoraTarget>(t);
+      const std::string module = LoraModuleName(layer, target);
+      Matrices& matrices = adapter->matrices_[adapter->Index(layer, target)];
+      if (matrices.a == nullptr) {
+        if (!config.Expects(LoraTargetName(target))) continue;
+        return absl::InvalidArgumentError(
+            absl::StrCat(file, ": ", kPrefix, module, ".lora_A.weight is missing; ", config_path,
+                         " has ", LoraTargetName(target), " in target_modules"));
+      }
+      const int32_t rank = static_cast<int32_t>(matrices.a->shape[0]);
+      if (rank != config.RankOf(module)) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(file, ": ", kPrefix, module, ".lora_A.weight has rank ", rank, "; ",
+                         config_path, " says ", config.RankOf(module)));
+      }
+      matrices.scale = config.ScaleOf(module, rank);
+      adapter->ranks_[adapter->Index(layer, target)] = rank;
+    }
+  }
+  return adapter;
+}
+
+absl::Status PeftAdapter::TakeTensors(const ModelSpec& spec, const std::string& file) {
+  matrices_.resize(static_cast<size_t>(spec.num_layers) * kNumLoraTargets);
+  for (const auto& [name, tensor] : checkpoint_->tensors()) {
+    const std::optional<TensorName> parsed = ParseName(name, spec.num_layers);
+    if (!parsed.has_value()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          file, ": ", name, " is no LoRA tensor of this model, which has ", spec.num_layers,
+          " layers; adapters may change q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and "
+          "down_proj of ",
+          kPrefix, "model.layers.N"));
+    }
+    if (!tensor.dtype.has_value()) {
+      return absl::InvalidArgumentError(absl::StrCat(file, ": ", name, " has the type ",
+                                                     tensor.dtype_name,
+                                                     "; F32, F16 and BF16 are supported"));
+    }
+    Matrices& matrices = matrices_[Index(parsed->layer, parsed->target)];
+    (parsed->is_a ? matrices.a : matrices.b) = &tensor;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PeftAdapter::CheckShapes(const ModelSpec& spec, const std::string& file) const {
+  const LoraShape shape = LoraShapeOf(spec);
+  bool any = false;
+  for (int layer = 0; layer < spec.num_layers; ++layer) {
+    for (int t = 0; t < kNumLoraTargets; ++t) {
+      const LoraTarget target = static_cast<LoraTarget>(t);
+      const Matrices& matrices = matrices_[Index(layer, target)];
+      if (matrices.a == nullptr && matrices.b == nullptr) continue;
+      const std::string name = absl::StrCat(kPrefix, LoraModuleName(layer, target));
+      if (matrices.a == nullptr || matrices.b == nullptr) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            file, ": ", name, matrices.a == nullptr ? ".lora_A.weight" : ".lora_B.weight",
+            " is missing, its other half is there"));
+      }
+      const int64_t cols = shape.cols[t];
+      const int64_t rows = shape.rows[t];
+      const std::vector<int64_t>& a = matrices.a->shape;
+      if (a.size() != 2 || a[0] < 1 || a[0] > kMaxLoraRank || a[1] != cols) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(file, ": ", name, ".lora_A.weight is ", matrices.a->ShapeString(),
+                         ", the model needs [rank, ", cols, "], rank 1 to ", kMaxLoraRank));
+      }
+      if (matrices.b->shape != std::vector<int64_t>{rows, a[0]}) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(file, ": ", name, ".lora_B.weight is ", matrices.b->ShapeString(),
+                         ", the model needs [", rows, ", ", a[0], "]"));
+      }
+      const bool fused = target <= LoraTarget::kValue;
+      if (fused && (shape.rows[0] % kLoraPanel != 0 || shape.rows[1] % kLoraPanel != 0)) {
+        return absl::UnimplementedError(absl::StrCat(
+            file, ": ", name, ": the model's q_proj and k_proj have ", shape.rows[0], " and ",
+            shape.rows[1], " outputs; adapters need multiples of ", kLoraPanel));
+      }
+      any = true;
+    }
+  }
+  if (!any) return absl::InvalidArgumentError(absl::StrCat(file, ": holds no tensors"));
+  return absl::OkStatus();
+}
+
+int32_t PeftAdapter::max_rank() const { return *std::max_element(ranks_.begin(), ranks_.end()); }
+
+LoraTensors PeftAdapter::Read(int layer, LoraTarget target, float weight) const {
+  const Matrices& matrices = matrices_[Index(layer, target)];
+  LoraTensors tensors;
+  tensors.rank = ranks_[Index(layer, target)];
+  CHECK_GT(tensors.rank, 0);
+  tensors.a = ReadFloats(*matrices.a);
+  tensors.b = ReadFloats(*matrices.b);
+  tensors.scales.assign(static_cast<size_t>(tensors.rank), matrices.scale * weight);
+  return tensors;
+}
+
+absl::StatusOr<AdapterImage> BuildAdapterImage(const ModelSpec& spec,
+                                               const std::vector<WeightedAdapter>& adapters,
+                                               DType dtype, int64_t page_bytes, int32_t max_rank) {
+  const LoraShape shape = LoraShapeOf(spec);
+  std::vector<int32_t> ranks(static_cast<size_t>(spec.num_layers) * kNumLoraTargets, 0);
+  for (const WeightedAdapter& of : adapters) {
+    for (size_t i = 0; i < ranks.size(); ++i) ranks[i] += of.adapter->ranks()[i];
+  }
+  if (max_rank > 0) {
+    for (int32_t& rank : ranks) rank = std::min(rank, max_rank);
+  }
+  AdapterImage image;
+  image.layout = PlanAdapter(shape, ranks, dtype, page_bytes);
+  if (image.layout.num_pages == 0) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("a row of the adapter is larger than a page of ", page_bytes, " bytes"));
+  }
+  image.pages.resize(static_cast<size_t>(image.layout.num_pages * page_bytes));
+  for (int layer = 0; layer < spec.num_layers; ++layer) {
+    for (int t = 0; t < kNumLoraTargets; ++t) {
+      const LoraTarget target = static_cast<LoraTarget>(t);
+      const int32_t rank = image.layout.at(layer, target).rank;
+      if (rank == 0) continue;
+      LoraTensors tensors = Concatenate(adapters, layer, target, shape.rows[t]);
+      if (rank < tensors.rank) {
+        auto nearest = TruncateRank(tensors, shape.rows[t], shape.cols[t], rank);
+        if (!nearest.ok()) {
+          return absl::Status(
+              nearest.status().code(),
+              absl::StrCat(LoraModuleName(layer, target), ": ", nearest.status().message()));
+        }
+        tensors = *std::move(nearest);
+      }
+      PlaceMatrices(image.layout, shape, layer, target, tensors, image.pages.data());
+    }
+  }
+  return image;
+}
+
+}  // namespace tessera

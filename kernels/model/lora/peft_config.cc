@@ -1,0 +1,167 @@
+#include "kernels/model/lora/peft_config.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/status.h"
+#include "kernels/model/checkpoint/json_file.h"
+#include "kernels/model/lora/peft.h"
+
+namespace tessera {
+namespace {
+
+constexpr uint32_t kMatchLimit = 100'000;  // steps of one match
+constexpr size_t kMaxPatterns = 4096;
+constexpr double kMaxAlpha = 1e6;
+
+struct Deleter {
+  void operator()(pcre2_code* p) const { pcre2_code_free(p); }
+  void operator()(pcre2_match_data* p) const { pcre2_match_data_free(p); }
+  void operator()(pcre2_match_context* p) const { pcre2_match_context_free(p); }
+};
+template <class T>
+using Owned = std::unique_ptr<T, Deleter>;
+
+// Keys that must be absent, null, false or empty: with anything else the adapter computes something
+// that we do not.
+struct Refused {
+  const char* key;
+  const char* what;
+};
+constexpr Refused kRefused[] = {
+    {"use_dora", "DoRA adapters are not supported; train with use_dora=False"},
+    {"fan_in_fan_out",
+     "transposed linears (GPT-2's Conv1D) are not supported; the adapter is for another "
+     "architecture"},
+    {"modules_to_save",
+     "whole modules beside the adapter are not supported; train with modules_to_save=None"},
+    {"lora_bias", "biases of adapters are not supported; train with lora_bias=False"},
+    {"trainable_token_indices",
+     "trained token embeddings are not supported; train with trainable_token_indices=None"},
+    {"layer_replication", "replicated layers are not supported; train without layer_replication"},
+    {"target_parameters",
+     "adapters of bare parameters are not supported; train with target_modules instead"},
+    {"use_qalora", "QA-LoRA is not supported; train with use_qalora=False"},
+    {"alora_invocation_tokens",
+     "activated LoRA is not supported; train with alora_invocation_tokens=None"},
+    {"arrow_config", "Arrow routing is not supported; register the experts one by one"},
+};
+
+absl::Status CheckSupported(const JsonFile& config) {
+  if (config.String("peft_type", "") != "LORA") {
+    config.Fail("peft_type", "only LORA adapters are supported");
+  }
+  for (const Refused& refused : kRefused) {
+    if (!config.IsOff(refused.key)) config.Fail(refused.key, refused.what);
+  }
+  if (const std::string bias = config.String("bias", "none"); bias != "none") {
+    config.Fail("bias", "biases of adapters are not supported; train with bias=\"none\"");
+  }
+  return config.status();
+}
+
+}  // namespace
+
+// A key of rank_pattern or alpha_pattern: matches a module whose name it ends, from a dot on.
+class PeftConfig::Pattern {
+ public:
+  static absl::StatusOr<Pattern> Compile(const std::string& key) {
+    const std::string whole = absl::StrCat("^(?:.*\\.)?(?:", key, ")$");
+    int error = 0;
+    PCRE2_SIZE at = 0;
+    Owned<pcre2_code> code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(whole.data()), whole.size(),
+                                         PCRE2_UTF, &error, &at, nullptr));
+    if (code == nullptr) {
+      char message[256] = {};
+      pcre2_get_error_message(error, reinterpret_cast<PCRE2_UCHAR*>(message), sizeof(message));
+      return absl::InvalidArgumentError(absl::StrCat("is no regular expression: ", message));
+    }
+    return Pattern(std::move(code));
+  }
+
+  // One that takes too long does not match.
+  bool Matches(const std::string& module) const {
+    const Owned<pcre2_match_data> data(pcre2_match_data_create(1, nullptr));
+    const Owned<pcre2_match_context> context(pcre2_match_context_create(nullptr));
+    pcre2_set_match_limit(context.get(), kMatchLimit);
+    return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(module.data()), module.size(), 0,
+                       0, data.get(), context.get()) >= 0;
+  }
+
+ private:
+  explicit Pattern(Owned<pcre2_code> code) : code_(std::move(code)) {}
+
+  Owned<pcre2_code> code_;
+};
+
+PeftConfig::PeftConfig() = default;
+PeftConfig::PeftConfig(PeftConfig&&) noexcept = default;
+PeftConfig::~PeftConfig() = default;
+
+absl::StatusOr<PeftConfig> PeftConfig::Open(const std::string& path) {
+  ASSIGN_OR_RETURN(const JsonFile config, JsonFile::Open(path));
+  RETURN_IF_ERROR(CheckSupported(config));
+  PeftConfig result;
+  result.rank_ = static_cast<int32_t>(config.Int("r", 1, kMaxLoraRank));
+  result.alpha_ = config.Number("lora_alpha", -kMaxAlpha, kMaxAlpha);
+  result.rank_stabilised_ = config.Bool("use_rslora", false);
+  const auto patterns_of = [&](const char* name, auto* list, const auto& read) {
+    const std::optional<JsonFile> patterns = config.Object(name);
+    if (!patterns.has_value()) return;
+    const std::vector<std::string> keys = patterns->Keys();
+    if (keys.size() > kMaxPatterns) {
+      config.Fail(name, absl::StrCat("has more than ", kMaxPatterns, " patterns"));
+      return;
+    }
+    for (const std::string& key : keys) {
+      absl::StatusOr<Pattern> pattern = Pattern::Compile(key);
+      if (!pattern.ok()) {
+        patterns->Fail(key, pattern.status().message());
+        return;
+      }
+      list->emplace_back(std::move(*pattern), read(*patterns, key));
+    }
+  };
+  patterns_of("rank_pattern", &result.ranks_, [](const JsonFile& patterns, const std::string& key) {
+    return static_cast<int32_t>(patterns.Int(key, 1, kMaxLoraRank));
+  });
+  patterns_of("alpha_pattern", &result.alphas_,
+              [](const JsonFile& patterns, const std::string& key) {
+                return patterns.Number(key, -kMaxAlpha, kMaxAlpha);
+              });
+  const bool some_layers = !config.IsOff("layers_to_transform") || !config.IsOff("exclude_modules");
+  if (config.IsList("target_modules") && !some_layers) {
+    result.everywhere_ = config.Strings("target_modules");
+  }
+  RETURN_IF_ERROR(config.status());
+  return result;
+}
+
+int32_t PeftConfig::RankOf(const std::string& module) const {
+  for (const auto& [pattern, rank] : ranks_) {
+    if (pattern.Matches(module)) return rank;
+  }
+  return rank_;
+}
+
+float PeftConfig::ScaleOf(const std::string& module, int32_t rank) const {
+  double alpha = alpha_;
+  for (const auto& [pattern, value] : alphas_) {
+    if (!pattern.Matches(module)) continue;
+    alpha = value;
+    break;
+  }
+  return static_cast<float>(alpha / (rank_stabilised_ ? std::sqrt(rank) : rank));
+}
+
+bool PeftConfig::Expects(absl::string_view linear) const {
+  return std::find(everywhere_.begin(), everywhere_.end(), linear) != everywhere_.end();
+}
+
+}  // namespace tessera

@@ -1,0 +1,85 @@
+#include "kernels/sample/sample_passes.h"
+
+#include <math.h>
+
+// TESSERA_SAMPLE_ISA comes from the build: plain, or the name of an instruction set.
+namespace tessera::sampling::TESSERA_SAMPLE_ISA {
+namespace {
+
+constexpr int kLanes = 16;
+
+// `condition` ? value : 0, without a branch.
+inline float Select(bool condition, float value) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, value) & (condition ? ~0u : 0u);
+  return __builtin_bit_cast(float, bits);
+}
+
+// exp(x) within 2 units in the last place. Plain arithmetic, so that the compiler may vectorise it
+// and every machine gives the same bits. 2^(n + f) with x = (n + f) ln 2, |f| <= 1/2; the
+// polynomial is Cephes' expf. Outside [kLeastExponent, 0] the result is a number or NaN, but no
+// more.
+inline float ExpNegative(float x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer
+  const float shifted = x * 1.44269504088896341f + kRound;
+  const float n = shifted - kRound;
+  const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const uint32_t exponent = __builtin_bit_cast(uint32_t, shifted) << 23;
+  return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, p) + exponent);
+}
+
+float Maximum(const float* logits) {
+  float lanes[kLanes];
+  for (float& lane : lanes) lane = -INFINITY;
+  for (int i = 0; i < kChunk; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) {
+      lanes[j] = logits[i + j] > lanes[j] ? logits[i + j] : lanes[j];
+    }
+  }
+  float maximum = lanes[0];
+  for (const float lane : lanes) maximum = lane > maximum ? lane : maximum;
+  return maximum;
+}
+
+inline void ChunkWeights(const float* logits, const Softmax& softmax, float lowest,
+                         float* weights) {
+  for (int i = 0; i < kChunk; ++i) {
+    const float x = (logits[i] - softmax.maximum) * softmax.inverse_temperature;
+    weights[i] = Select(logits[i] >= lowest, ExpNegative(x));
+  }
+}
+
+void Weights(const float* logits, const Softmax& softmax, float lowest, float* weights) {
+  ChunkWeights(logits, softmax, lowest, weights);
+}
+
+double Mass(const float* logits, const Softmax& softmax, float lowest) {
+  float weights[kChunk];
+  ChunkWeights(logits, softmax, lowest, weights);
+  double lanes[kLanes] = {};
+  for (int i = 0; i < kChunk; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(weights[i + j]);
+  }
+  for (int j = 0; j < 8; ++j) lanes[j] += lanes[j + 8];
+  for (int j = 0; j < 4; ++j) lanes[j] += lanes[j + 4];
+  return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+}
+
+void Mark(const float* logits, float lowest, float highest, uint8_t* inside) {
+  for (int i = 0; i < kChunk; ++i) {
+    inside[i] = static_cast<uint8_t>((logits[i] >= lowest) & (logits[i] <= highest));
+  }
+}
+
+}  // namespace
+
+extern const Passes kPasses;  // else a constant is of this file alone
+const Passes kPasses = {&Maximum, &Weights, &Mass, &Mark};
+
+}  // namespace tessera::sampling::TESSERA_SAMPLE_ISA

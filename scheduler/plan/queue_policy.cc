@@ -1,0 +1,65 @@
+#include "scheduler/plan/queue_policy.h"
+
+#include <algorithm>
+
+namespace tessera {
+namespace {
+
+class PriorityPolicy final : public QueuePolicy {
+ public:
+  explicit PriorityPolicy(int64_t ageing_us) : ageing_us_(ageing_us) {}
+
+  QueueKey Key(const Sequence& sequence, int64_t now_us) const override {
+    const Request& request = *sequence.request;
+    const int64_t waited_us = std::max<int64_t>(0, now_us - request.arrival_us);
+    const int64_t gained = ageing_us_ > 0 ? waited_us / ageing_us_ : 0;
+    const int64_t priority =
+        std::min<int64_t>(kNumPriorities - 1, static_cast<int64_t>(request.priority) + gained);
+    return {static_cast<int32_t>(kNumPriorities - 1 - priority), request.arrival_us, request.id,
+            sequence.index};
+  }
+
+ private:
+  const int64_t ageing_us_;
+};
+
+constexpr int64_t kEarlyAbortMarginUs = 500'000;
+constexpr double kNewest = 0.7;  // share of the last step in the running means
+
+class EarlyAbortPolicy final : public QueuePolicy {
+ public:
+  explicit EarlyAbortPolicy(int64_t slo_us) : slo_us_(slo_us) {}
+
+  QueueKey Key(const Sequence& sequence, int64_t now_us) const override {
+    const Request& request = *sequence.request;
+    const bool late = IsHopeless(now_us - request.arrival_us, slo_us_);
+    const bool newest_first = !late && arrived_ >= admitted_;
+    return {late ? 1 : 0, newest_first ? -request.arrival_us : request.arrival_us, request.id,
+            sequence.index};
+  }
+
+  void OnPlanned(int64_t num_arrived, int64_t num_admitted) override {
+    if (num_arrived == 0 && num_admitted == 0) return;
+    arrived_ += kNewest * (static_cast<double>(num_arrived) - arrived_);
+    admitted_ += kNewest * (static_cast<double>(num_admitted) - admitted_);
+  }
+
+ private:
+  const int64_t slo_us_;
+  double arrived_ = 0.0;
+  double admitted_ = 0.0;
+};
+
+}  // namespace
+
+bool IsHopeless(int64_t wait_us, int64_t slo_us) { return wait_us + kEarlyAbortMarginUs >= slo_us; }
+
+std::unique_ptr<QueuePolicy> NewEarlyAbortPolicy(int64_t slo_us) {
+  return std::make_unique<EarlyAbortPolicy>(slo_us);
+}
+
+std::unique_ptr<QueuePolicy> NewPriorityPolicy(int64_t ageing_us) {
+  return std::make_unique<PriorityPolicy>(ageing_us);
+}
+
+}  // namespace tessera

@@ -1,0 +1,24 @@
+// The threads that read adapters from disk and copy them into the page pool, while steps run.
+// Reports come from these threads.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "kernels/model/runner.h"
+#include "scheduler/residency/adapters/adapter_registry.h"
+#include "scheduler/residency/adapters/adapter_store.h"
+
+namespace tessera {
+
+struct AdapterLoaderEvents {
+  std::function<void(AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us)> on_read;
+  std::function<void(AdapterId id)> on_copied;
+};
+
+// `registry`, `runner` and what the events use outlive the loader. Destroying it drops what has not
+// begun.
+std::unique_ptr<AdapterLoader> NewAdapterLoader(const AdapterRegistry* registry, Runner* runner,
+                                                int num_threads, AdapterLoaderEvents events);
+
+}  // namespace tessera

@@ -1,0 +1,212 @@
+// The engine's thread: the inbox in front of EngineCore, and nothing else.
+
+#include "scheduler/step/engine.h"
+
+#include <atomic>
+#include <thread>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/log.h"
+#include "kernels/base/mailbox.h"
+#include "scheduler/residency/adapters/adapter_loader.h"
+#include "scheduler/step/engine_core.h"
+
+namespace tessera {
+namespace {
+
+// An idle loop still comes round this often, so that a stale heartbeat means a stuck engine.
+constexpr int64_t kIdleWaitUs = 100'000;
+
+struct SubmitMessage {
+  std::unique_ptr<Request> request;
+};
+struct CancelMessage {
+  uint64_t request_id;
+  int32_t index;
+  CancelReason reason;
+};
+struct CancelAllMessage {
+  CancelReason reason;
+};
+struct ThrottleMessage {
+  uint64_t request_id;
+  bool paused;
+};
+struct ProbeMessage {
+  ProbeQuery query;
+  std::function<void(ProbeResult)> done;
+};
+struct AdapterReadMessage {
+  AdapterId id;
+  absl::StatusOr<AdapterImage> image;
+  int64_t read_us;
+};
+struct AdapterCopiedMessage {
+  AdapterId id;
+};
+struct LoadAdapterMessage {
+  AdapterId id;
+  bool pin;
+  AdapterWait wait;
+};
+struct UnpinAdapterMessage {
+  AdapterId id;
+};
+struct UnloadAdapterMessage {
+  AdapterId id;
+};
+using Message = std::variant<SubmitMessage, CancelMessage, CancelAllMessage, ThrottleMessage,
+                             ProbeMessage, AdapterReadMessage, AdapterCopiedMessage,
+                             LoadAdapterMessage, UnpinAdapterMessage, UnloadAdapterMessage>;
+
+// Reading is bound by the disk and by rounding: more threads take cores from the steps.
+constexpr int kLoaderThreads = 2;
+
+class ThreadedEngine final : public Engine {
+ public:
+  ThreadedEngine(EngineOptions options, std::unique_ptr<KvManager> kv,
+                 std::unique_ptr<Runner> runner, const Clock* clock)
+      : options_(std::move(options)),
+        clock_(clock),
+        stats_(options_.models.size()),
+        core_(options_, std::move(kv), std::move(runner), clock, &stats_,
+              [this] { num_queued_.fetch_sub(1, std::memory_order_relaxed); }) {
+    if (options_.adapters != nullptr) {
+      core_.StartAdapters(NewAdapterLoader(
+          options_.adapters, core_.runner(), kLoaderThreads,
+          {[this](AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us) {
+             inbox_.Send(AdapterReadMessage{id, std::move(image), read_us});
+           },
+           [this](AdapterId id) { inbox_.Send(AdapterCopiedMessage{id}); }}));
+    }
+    heartbeat_us_.store(clock_->NowUs());
+    thread_ = std::thread([this] { Loop(); });
+  }
+
+  ~ThreadedEngine() override { Stop(); }
+
+  absl::Status Submit(std::unique_ptr<Request> request) override {
+    if (stopping_.load()) return absl::UnavailableError("the server is shutting down");
+    const int64_t num_sequences = request->sampling.n;
+    const bool may_abort = options_.queue_policy == QueuePolicyKind::kEarlyAbort;
+    if (may_abort && IsHopeless(QueueDelayUs(), options_.early_abort_us)) {
+      stats_.refused.Add();
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the first token would come in about ", QueueDelayUs() / 1000,
+                       " ms, too late for the ", options_.early_abort_us / 1000,
+                       " ms of --early-abort-ms: retry when the queue is shorter"));
+    }
+    if (!TakeQueuePlaces(num_sequences)) {
+      stats_.refused.Add();
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the queue is full (at most ", options_.max_queue, " sequences wait): retry in about ",
+          QueueDelayUs() / 1000 + 1, " ms, or start the server with a larger --max-queue"));
+    }
+    if (request->arrival_us == 0) request->arrival_us = clock_->NowUs();
+    if (!inbox_.Send(SubmitMessage{std::move(request)})) {
+      num_queued_.fetch_sub(num_sequences, std::memory_order_relaxed);
+      return absl::UnavailableError("the server is shutting down");
+    }
+    return absl::OkStatus();
+  }
+
+  void Cancel(uint64_t request_id, int32_t index, CancelReason reason) override {
+    inbox_.Send(CancelMessage{request_id, index, reason});
+  }
+  void CancelAll(CancelReason reason) override { inbox_.Send(CancelAllMessage{reason}); }
+  void Throttle(uint64_t request_id, bool paused) override {
+    inbox_.Send(ThrottleMessage{request_id, paused});
+  }
+  void Probe(ProbeQuery query, std::function<void(ProbeResult)> done) override {
+    inbox_.Send(ProbeMessage{std::move(query), std::move(done)});
+  }
+  void LoadAdapter(AdapterId id, bool pin, AdapterWait wait) override {
+    LoadAdapterMessage message{id, pin, std::move(wait)};
+    const auto refuse = message.wait.done;
+    if (!inbox_.Send(std::move(message))) {
+      refuse(absl::UnavailableError("the server is shutting down"));
+    }
+  }
+  void UnpinAdapter(AdapterId id) override { inbox_.Send(UnpinAdapterMessage{id}); }
+  void UnloadAdapter(AdapterId id) override { inbox_.Send(UnloadAdapterMessage{id}); }
+  int64_t QueueDelayUs() const override {
+    return static_cast<int64_t>(stats_.queue_delay_us.value());
+  }
+
+  const EngineStats& stats() const override { return stats_; }
+  const std::vector<EngineModel>& models() const override { return options_.models; }
+  int64_t heartbeat_us() const override { return heartbeat_us_.load(std::memory_order_relaxed); }
+
+  void Stop() override {
+    if (stopping_.exchange(true)) return;
+    inbox_.Send(CancelAllMessage{CancelReason::kShutdown});
+    inbox_.Close();
+    thread_.join();
+  }
+
+ private:
+  // Counted before they are queued, so that a burst cannot pass the limit. An empty queue takes any
+  // one request: else one of more copies than the limit could never run.
+  bool TakeQueuePlaces(int64_t num_sequences) {
+    int64_t queued = num_queued_.load(std::memory_order_relaxed);
+    do {
+      if (queued > 0 && queued + num_sequences > options_.max_queue) return false;
+    } while (!num_queued_.compare_exchange_weak(queued, queued + num_sequences,
+                                                std::memory_order_relaxed));
+    return true;
+  }
+
+  void Loop() {
+    std::vector<Message> messages;
+    bool busy = false;
+    while (inbox_.Drain(&messages, busy ? 0 : IdleWaitUs())) {
+      heartbeat_us_.store(clock_->NowUs(), std::memory_order_relaxed);
+      for (Message& message : messages) {
+        std::visit([this](auto& m) { Apply(std::move(m)); }, message);
+      }
+      busy = core_.RunOnce();
+    }
+    core_.CancelAll(CancelReason::kShutdown);
+    while (core_.RunOnce()) {
+    }
+  }
+
+  int64_t IdleWaitUs() const {
+    const int64_t deadline_us = core_.NextDeadlineUs();
+    if (deadline_us < 0) return kIdleWaitUs;
+    return std::clamp<int64_t>(deadline_us - clock_->NowUs(), 0, kIdleWaitUs);
+  }
+
+  void Apply(SubmitMessage m) { core_.Submit(std::move(m.request)); }
+  void Apply(CancelMessage m) { core_.Cancel(m.request_id, m.index, m.reason); }
+  void Apply(CancelAllMessage m) { core_.CancelAll(m.reason); }
+  void Apply(ThrottleMessage m) { core_.Throttle(m.request_id, m.paused); }
+  void Apply(const ProbeMessage& m) { m.done(core_.Probe(m.query)); }
+  void Apply(AdapterReadMessage m) { core_.OnAdapterRead(m.id, std::move(m.image), m.read_us); }
+  void Apply(AdapterCopiedMessage m) { core_.OnAdapterCopied(m.id); }
+  void Apply(LoadAdapterMessage m) { core_.LoadAdapter(m.id, m.pin, std::move(m.wait)); }
+  void Apply(UnpinAdapterMessage m) { core_.UnpinAdapter(m.id); }
+  void Apply(UnloadAdapterMessage m) { core_.UnloadAdapter(m.id); }
+
+  const EngineOptions options_;
+  const Clock* const clock_;
+  EngineStats stats_;
+  Mailbox<Message> inbox_;
+  std::atomic<int64_t> num_queued_{0};  // sequences before their first step
+  std::atomic<int64_t> heartbeat_us_{0};
+  std::atomic<bool> stopping_{false};
+  EngineCore core_;
+  std::thread thread_;
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> NewEngine(EngineOptions options, std::unique_ptr<KvManager> kv,
+                                  std::unique_ptr<Runner> runner, const Clock* clock) {
+  return std::make_unique<ThreadedEngine>(std::move(options), std::move(kv), std::move(runner),
+                                          clock);
+}
+
+}  // namespace tessera

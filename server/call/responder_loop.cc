@@ -1,0 +1,274 @@
+#include "server/call/responder_loop.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/clock.h"
+#include "server/call/call_port.h"
+#include "server/call/embed_output.h"
+#include "server/call/errors.h"
+#include "server/call/served_model.h"
+#include "server/call/serving.h"
+#include "server/call/stream_output.h"
+#include "tessera/v1/inference.pb.h"
+
+namespace tessera {
+namespace {
+
+// Larger requests are prepared in the preparer's lane.
+constexpr size_t kInlineBytes = 16 << 10;
+
+class EventSink final : public TokenSink {
+ public:
+  EventSink(std::shared_ptr<ResponderLoop::Inbox> inbox, uint64_t call, int32_t input)
+      : inbox_(std::move(inbox)), call_(call), input_(input) {}
+
+  void Push(TokenEvent event) override {
+    inbox_->Send(EventMessage{call_, input_, std::move(event)});
+  }
+
+ private:
+  const std::shared_ptr<ResponderLoop::Inbox> inbox_;
+  const uint64_t call_;
+  const int32_t input_;
+};
+
+// Enough for any run of tokens that form one code point together.
+std::vector<TokenId> PromptTail(const std::vector<TokenId>& prompt) {
+  constexpr size_t kTailTokens = 64;
+  return {prompt.end() - static_cast<ptrdiff_t>(std::min(kTailTokens, prompt.size())),
+          prompt.end()};
+}
+
+absl::Status CancelledByName() {
+  return MakeError(absl::StatusCode::kCancelled, "CANCELLED", "the call was cancelled by its name");
+}
+
+absl::Status ShuttingDown() {
+  return WithRetry(MakeError(absl::StatusCode::kUnavailable, "DRAINING",
+                             "the server is shutting down; send the request to another one"),
+                   1'000'000);
+}
+
+}  // namespace
+
+ResponderLoop::ResponderLoop(ServingContext* context, Preparer* preparer)
+    : context_(context), preparer_(preparer), inbox_(std::make_shared<Inbox>()) {}
+
+ResponderLoop::~ResponderLoop() = default;
+
+void ResponderLoop::Run() {
+  std::vector<ResponderMessage> messages;
+  while (inbox_->Drain(&messages, -1)) {
+    for (ResponderMessage& message : messages) {
+      std::visit([this](auto& m) { Handle(std::move(m)); }, message);
+    }
+  }
+}
+
+ResponderLoop::Call* ResponderLoop::Find(uint64_t id) {
+  const auto it = calls_.find(id);
+  return it == calls_.end() ? nullptr : it->second.get();
+}
+
+absl::Status ResponderLoop::MayOpen() const {
+  if (context_->draining.load(std::memory_order_relaxed)) return ShuttingDown();
+  if (context_->live.num_open() <= context_->max_open_calls) return absl::OkStatus();
+  return WithRetry(
+      MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_CALLS",
+                absl::StrCat("more than ", context_->max_open_calls,
+                             " calls are open; try again later, or raise engine.max_queue")),
+      context_->generator->QueueDelayUs());
+}
+
+void ResponderLoop::Handle(OpenMessage message) {
+  std::unique_ptr<Call>& slot = calls_[message.call];
+  slot = std::make_unique<Call>();
+  Call* call = slot.get();
+  call->id = message.call;
+  call->method = message.method;
+  call->port = message.port;
+  call->arrival_us = context_->clock->NowUs();
+  if (const absl::Status status = MayOpen(); !status.ok()) return Finish(call, status);
+
+  std::string bytes = call->port->TakeRequest();
+  call->preparing = true;
+  if (bytes.size() <= kInlineBytes) {
+    return Handle(
+        PreparedMessage{call->id, Prepare(call->method, bytes, call->id, *context_->models,
+                                          context_->adapters, &context_->live)});
+  }
+  const auto size = static_cast<int64_t>(bytes.size());
+  // The job holds the loop itself: a preparation may still run when the responder is gone.
+  auto job = [self = shared_from_this(), method = call->method, id = call->id,
+              bytes = std::make_shared<std::string>(std::move(bytes))] {
+    PreparedCall prepared = Prepare(method, *bytes, id, *self->context_->models,
+                                    self->context_->adapters, &self->context_->live);
+    self->inbox_->Send(PreparedMessage{id, std::move(prepared)});
+  };
+  if (const auto ticket = preparer_->Submit(size, std::move(job))) {
+    call->ticket = *ticket;
+    return;
+  }
+  call->preparing = false;
+  Finish(call, WithRetry(MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_LARGE_REQUESTS",
+                                   "too many large requests are being read; try again later"),
+                         1'000'000));
+}
+
+void ResponderLoop::Handle(PreparedMessage message) {
+  Call* call = Find(message.call);
+  if (call == nullptr) return;
+  call->preparing = false;
+  call->request_id = std::move(message.prepared.request_id);
+  if (call->port == nullptr) return Close(call, absl::StatusCode::kCancelled);
+  if (!message.prepared.status.ok()) return Finish(call, message.prepared.status);
+  if (message.prepared.reply != nullptr) return Reply(call, *message.prepared.reply);
+  if (const absl::Status status = Submit(call, std::move(message.prepared)); !status.ok()) {
+    return Finish(call, status);
+  }
+  Pump(call);
+}
+
+absl::Status ResponderLoop::Submit(Call* call, PreparedCall prepared) {
+  const auto prompt_tokens = static_cast<int64_t>(prepared.requests.front()->prompt.size());
+  if (call->method == Method::kEmbed) {
+    call->embed = std::make_unique<EmbedOutput>(static_cast<int32_t>(prepared.requests.size()));
+  } else {
+    StreamOptions options;
+    options.request_id = call->request_id;
+    options.model = prepared.model;
+    options.n = prepared.requests.front()->sampling.n;
+    options.has_logprobs = prepared.requests.front()->logprobs >= 0;
+    options.stops = std::move(prepared.stops);
+    options.prompt_tail = PromptTail(prepared.requests.front()->prompt);
+    call->stream = std::make_unique<StreamOutput>(std::move(options));
+  }
+  for (size_t i = 0; i < prepared.requests.size(); ++i) {
+    std::unique_ptr<Request> request = std::move(prepared.requests[i]);
+    const uint64_t id = context_->next_engine_id.fetch_add(1, std::memory_order_relaxed);
+    request->id = id;
+    request->arrival_us = call->arrival_us;
+    request->sink = std::make_shared<EventSink>(inbox_, call->id, static_cast<int32_t>(i));
+    absl::Status status = context_->generator->Submit(std::move(request));
+    if (!status.ok()) {
+      CancelEngine(*call, CancelReason::kClient);
+      if (status.code() != absl::StatusCode::kResourceExhausted) return status;
+      return WithRetry(MakeError(status.code(), "QUEUE_FULL", status.message()),
+                       context_->generator->QueueDelayUs());
+    }
+    call->engine_ids.push_back(id);
+  }
+  if (call->stream != nullptr) call->stream->Accept(prompt_tokens);
+  return absl::OkStatus();
+}
+
+void ResponderLoop::Handle(EventMessage message) {
+  Call* call = Find(message.call);
+  if (call == nullptr || call->port == nullptr || call->gone) return;
+  if (call->embed != nullptr) {
+    call->embed->OnEvent(message.input, std::move(message.event));
+    if (!call->embed->status().ok()) {
+      CancelEngine(*call, CancelReason::kClient);
+      return Finish(call, call->embed->status());
+    }
+    if (call->embed->finished()) Reply(call, call->embed->response());
+    return;
+  }
+  const int32_t index = message.event.index;
+  if (call->stream->OnEvent(std::move(message.event))) {
+    context_->generator->Cancel(call->engine_ids.front(), index, CancelReason::kStopText);
+  }
+  Pump(call);
+}
+
+void ResponderLoop::Pump(Call* call) {
+  if (call->stream == nullptr || call->write_in_flight) return Throttle(call);
+  WriteBuffer& buffer = call->stream->buffer();
+  if (buffer.empty()) {
+    if (call->stream->finished()) Finish(call, absl::OkStatus());
+    return;
+  }
+  call->write_in_flight = true;
+  const v1::GenerateResponse message = buffer.Take();
+  Throttle(call);
+  call->port->StartWrite(message);
+}
+
+void ResponderLoop::Throttle(Call* call) {
+  if (call->stream == nullptr || call->stream->finished()) return;
+  const int64_t bytes = call->stream->buffer().bytes();
+  const bool paused = call->paused ? bytes > context_->stream_buffer_bytes / 2
+                                   : bytes > context_->stream_buffer_bytes;
+  if (paused == call->paused) return;
+  call->paused = paused;
+  if (paused) context_->stats.streams_paused.Add();
+  context_->generator->Throttle(call->engine_ids.front(), paused);
+}
+
+void ResponderLoop::Handle(WriteDoneMessage message) {
+  Call* call = Find(message.call);
+  if (call == nullptr || call->port == nullptr) return;
+  call->write_in_flight = false;
+  if (call->gone) return Finish(call, absl::CancelledError("the client is gone"));
+  if (!message.ok) return Handle(GoneMessage{message.call});
+  Pump(call);
+}
+
+void ResponderLoop::Handle(GoneMessage message) {
+  Call* call = Find(message.call);
+  if (call == nullptr || call->port == nullptr || call->gone) return;
+  call->gone = true;
+  CancelEngine(*call, CancelReason::kClient);
+  // A write in flight fails soon; gRPC takes the status after it.
+  if (!call->write_in_flight) Finish(call, absl::CancelledError("the client is gone"));
+}
+
+void ResponderLoop::Handle(CancelMessage message) {
+  Call* call = Find(message.call);
+  if (call == nullptr || call->port == nullptr || call->gone) return;
+  if (call->preparing) return Finish(call, CancelledByName());
+  CancelEngine(*call, CancelReason::kClient);
+}
+
+void ResponderLoop::Handle(CancelAllMessage) {
+  std::vector<Call*> preparing;
+  for (const auto& [id, call] : calls_) {
+    if (call->port == nullptr || call->gone) continue;
+    if (call->preparing) {
+      preparing.push_back(call.get());
+    } else {
+      CancelEngine(*call, CancelReason::kShutdown);
+    }
+  }
+  for (Call* call : preparing) Finish(call, ShuttingDown());
+}
+
+void ResponderLoop::CancelEngine(const Call& call, CancelReason reason) {
+  for (const uint64_t id : call.engine_ids) context_->generator->Cancel(id, -1, reason);
+}
+
+void ResponderLoop::Finish(Call* call, const absl::Status& status) {
+  CallPort* port = std::exchange(call->port, nullptr);
+  if (call->preparing && preparer_->Cancel(call->ticket)) call->preparing = false;
+  if (!call->preparing) Close(call, status.code());
+  port->Finish(status);
+}
+
+void ResponderLoop::Reply(Call* call, const google::protobuf::Message& message) {
+  CallPort* port = std::exchange(call->port, nullptr);
+  // The name is free before the client can see the answer; an Embed's message is the call's.
+  if (!call->request_id.empty()) context_->live.Unregister(call->request_id, call->id);
+  port->Reply(message);
+  Close(call, absl::StatusCode::kOk);
+}
+
+void ResponderLoop::Close(Call* call, absl::StatusCode code) {
+  const auto method = static_cast<size_t>(call->method);
+  context_->stats.calls[method][static_cast<size_t>(code)].Add();
+  if (!call->request_id.empty()) context_->live.Unregister(call->request_id, call->id);
+  calls_.erase(call->id);
+}
+
+}  // namespace tessera

@@ -1,0 +1,107 @@
+// The inside of a responder: its messages and the loop that handles them. See responder.h.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "kernels/base/mailbox.h"
+#include "scheduler/generator.h"
+#include "scheduler/request.h"
+#include "server/call/prepare.h"
+#include "server/call/preparer.h"
+
+namespace tessera {
+
+class CallPort;
+class EmbedOutput;
+class StreamOutput;
+struct ServingContext;
+
+struct OpenMessage {
+  uint64_t call = 0;
+  Method method = Method::kGenerate;
+  CallPort* port = nullptr;
+};
+struct PreparedMessage {
+  uint64_t call = 0;
+  PreparedCall prepared;
+};
+struct WriteDoneMessage {
+  uint64_t call = 0;
+  bool ok = false;
+};
+struct GoneMessage {
+  uint64_t call = 0;
+};
+struct CancelMessage {
+  uint64_t call = 0;
+};
+struct CancelAllMessage {};
+struct EventMessage {
+  uint64_t call = 0;
+  int32_t input = 0;  // which of the call's requests
+  TokenEvent event;
+};
+using ResponderMessage = std::variant<OpenMessage, PreparedMessage, WriteDoneMessage, GoneMessage,
+                                      CancelMessage, CancelAllMessage, EventMessage>;
+
+class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
+ public:
+  ResponderLoop(ServingContext* context, Preparer* preparer);
+  ~ResponderLoop();
+
+  using Inbox = Mailbox<ResponderMessage>;
+  Inbox& inbox() { return *inbox_; }
+  // Until the inbox is closed.
+  void Run();
+
+ private:
+  // A call is in one of four states: being prepared (no engine ids), generating, writing its last
+  // messages, and over (port is null) while the preparer's thread still has it.
+  struct Call {
+    uint64_t id = 0;
+    Method method = Method::kGenerate;
+    CallPort* port = nullptr;
+    int64_t arrival_us = 0;
+    std::string request_id;
+    std::vector<uint64_t> engine_ids;
+    std::unique_ptr<StreamOutput> stream;
+    std::unique_ptr<EmbedOutput> embed;
+    bool preparing = false;
+    Preparer::Ticket ticket;  // while the preparer has it
+    bool write_in_flight = false;
+    bool gone = false;
+    bool paused = false;
+  };
+
+  void Handle(OpenMessage message);
+  void Handle(PreparedMessage message);
+  void Handle(WriteDoneMessage message);
+  void Handle(GoneMessage message);
+  void Handle(CancelMessage message);
+  void Handle(CancelAllMessage message);
+  void Handle(EventMessage message);
+
+  Call* Find(uint64_t id);
+  absl::Status MayOpen() const;
+  absl::Status Submit(Call* call, PreparedCall prepared);
+  // Sends what there is to send; ends the call when that was all.
+  void Pump(Call* call);
+  void Throttle(Call* call);
+  void CancelEngine(const Call& call, CancelReason reason);
+  // The call is over; *call is gone or waits for its preparation.
+  void Finish(Call* call, const absl::Status& status);
+  void Reply(Call* call, const google::protobuf::Message& message);
+  void Close(Call* call, absl::StatusCode code);
+
+  ServingContext* const context_;
+  Preparer* const preparer_;
+  const std::shared_ptr<Inbox> inbox_;  // engine sinks may outlive the responder
+  absl::flat_hash_map<uint64_t, std::unique_ptr<Call>> calls_;
+};
+
+}  // namespace tessera

@@ -1,0 +1,262 @@
+#include "server/config/config.h"
+
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/message.h>
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <set>
+#include <sstream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "kernels/base/status.h"
+#include "server/config/config_rules.h"
+#include "tessera/v1/config.pb.h"
+
+namespace tessera {
+namespace {
+
+using google::protobuf::Descriptor;
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+using google::protobuf::Reflection;
+
+constexpr size_t kMaxFileBytes = 1 << 20;
+// Aliases make a small file large; no honest configuration has as many nodes.
+constexpr int kMaxNodes = 100'000;
+
+std::string JoinPath(const std::string& path, const std::string& name) {
+  return path.empty() ? name : absl::StrCat(path, ".", name);
+}
+
+absl::Status UnknownKey(const std::string& origin, const std::string& path,
+                        const Descriptor& descriptor, const std::string& key) {
+  std::vector<std::string> names;
+  names.reserve(static_cast<size_t>(descriptor.field_count()));
+  for (int i = 0; i < descriptor.field_count(); ++i) names.push_back(descriptor.field(i)->name());
+  const std::string nearest = NearestWord(key, names);
+  return absl::InvalidArgumentError(absl::StrCat(
+      origin, ": unknown key '", JoinPath(path, key), "'",
+      nearest.empty()
+          ? absl::StrCat("; known here: ", absl::StrJoin(names, ", "))
+          : absl::StrCat("; the nearest known key is '", JoinPath(path, nearest), "'")));
+}
+
+absl::Status CheckRange(const std::string& where, const ConfigRule* rule, const std::string& text,
+                        int64_t value) {
+  if (rule == nullptr || (value >= rule->min && value <= rule->max)) return absl::OkStatus();
+  const bool open = rule->max == std::numeric_limits<int64_t>::max();
+  return absl::InvalidArgumentError(
+      absl::StrCat(where, " is ", text, "; give ",
+                   open ? absl::StrCat("at least ", rule->min)
+                        : absl::StrCat("a value from ", rule->min, " to ", rule->max)));
+}
+
+absl::Status CheckWord(const std::string& where, const ConfigRule* rule, const std::string& text) {
+  if (rule == nullptr || rule->allowed == nullptr) return absl::OkStatus();
+  const std::vector<std::string> words = absl::StrSplit(rule->allowed, '|');
+  if (std::find(words.begin(), words.end(), text) != words.end()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(where, " is '", text, "'; give one of ", absl::StrJoin(words, ", ")));
+}
+
+absl::Status CheckAddress(const std::string& where, const std::string& text) {
+  const absl::StatusOr<HostPort> address = ParseHostPort(text);
+  if (address.ok()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(where, " ", address.status().message()));
+}
+
+// Sets a scalar field from text. `path` is the field's own, without list indices.
+absl::Status SetScalar(const std::string& origin, const std::string& path,
+                       const FieldDescriptor& field, const std::string& text, Message* message) {
+  const Reflection& reflection = *message->GetReflection();
+  const ConfigRule* rule = FindConfigRule(path);
+  const std::string where = absl::StrCat(origin, ": ", path);
+  switch (field.cpp_type()) {
+    case FieldDescriptor::CPPTYPE_STRING:
+      if (text.empty()) return absl::InvalidArgumentError(absl::StrCat(where, " is empty"));
+      RETURN_IF_ERROR(CheckWord(where, rule, text));
+      if (absl::EndsWith(path, "listen")) RETURN_IF_ERROR(CheckAddress(where, text));
+      reflection.SetString(message, &field, text);
+      return absl::OkStatus();
+    case FieldDescriptor::CPPTYPE_UINT64: {
+      const absl::StatusOr<uint64_t> size = ParseSize(text);
+      if (!size.ok()) {
+        return absl::InvalidArgumentError(absl::StrCat(where, " ", size.status().message()));
+      }
+      RETURN_IF_ERROR(CheckRange(where, rule, text, static_cast<int64_t>(*size)));
+      reflection.SetUInt64(message, &field, *size);
+      return absl::OkStatus();
+    }
+    case FieldDescriptor::CPPTYPE_INT32:
+    case FieldDescriptor::CPPTYPE_INT64: {
+      int64_t value = 0;
+      if (!absl::SimpleAtoi(text, &value)) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(where, " is '", text, "'; give a whole number"));
+      }
+      RETURN_IF_ERROR(CheckRange(where, rule, text, value));
+      if (field.cpp_type() == FieldDescriptor::CPPTYPE_INT64) {
+        reflection.SetInt64(message, &field, value);
+      } else {
+        reflection.SetInt32(message, &field, static_cast<int32_t>(value));
+      }
+      return absl::OkStatus();
+    }
+    default:
+      return absl::InternalError(absl::StrCat(where, " has a type that no value can be given"));
+  }
+}
+
+// Walks a YAML tree along the messages. Positions come from the nodes' marks.
+class YamlMerger {
+ public:
+  explicit YamlMerger(const std::string& file) : file_(file) {}
+
+  absl::Status MergeMap(const YAML::Node& node, const std::string& path, Message* message) {
+    if (++num_nodes_ > kMaxNodes)
+      return absl::InvalidArgumentError(absl::StrCat(file_, " is too large"));
+    if (node.IsNull()) return absl::OkStatus();
+    if (!node.IsMap()) {
+      return absl::InvalidArgumentError(absl::StrCat(Origin(node), ": ",
+                                                     path.empty() ? "the file" : path,
+                                                     " must be a map of keys to values"));
+    }
+    std::set<std::string> seen;
+    for (const auto& entry : node) {
+      if (!entry.first.IsScalar()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(Origin(entry.first), ": a key must be a word"));
+      }
+      const std::string key = entry.first.Scalar();
+      const std::string origin = Origin(entry.first);
+      const FieldDescriptor* field = message->GetDescriptor()->FindFieldByName(key);
+      if (field == nullptr) return UnknownKey(origin, path, *message->GetDescriptor(), key);
+      if (!seen.insert(key).second) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(origin, ": '", JoinPath(path, key), "' is there twice; remove one"));
+      }
+      RETURN_IF_ERROR(MergeField(origin, entry.second, JoinPath(path, key), *field, message));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  std::string Origin(const YAML::Node& node) const {
+    return absl::StrCat(file_, ":", node.Mark().line + 1);
+  }
+
+  absl::Status MergeField(const std::string& origin, const YAML::Node& node,
+                          const std::string& path, const FieldDescriptor& field, Message* message) {
+    const Reflection& reflection = *message->GetReflection();
+    if (field.is_repeated()) {
+      if (!node.IsSequence()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(origin, ": '", path, "' must be a list (lines that begin with '- ')"));
+      }
+      reflection.ClearField(message, &field);
+      for (const YAML::Node& item : node) {
+        if (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+          if (!item.IsScalar()) {
+            return absl::InvalidArgumentError(
+                absl::StrCat(origin, ": '", path, "' must be a list of values"));
+          }
+          reflection.AddString(message, &field, item.Scalar());
+          continue;
+        }
+        RETURN_IF_ERROR(MergeMap(item, path, reflection.AddMessage(message, &field)));
+      }
+      return absl::OkStatus();
+    }
+    if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+      return MergeMap(node, path, reflection.MutableMessage(message, &field));
+    }
+    if (!node.IsScalar()) {
+      return absl::InvalidArgumentError(absl::StrCat(origin, ": '", path, "' must be one value"));
+    }
+    return SetScalar(origin, path, field, node.Scalar(), message);
+  }
+
+  const std::string file_;
+  int num_nodes_ = 0;
+};
+
+// The element of a list that "models.0" names, appended when it is the next one.
+absl::StatusOr<Message*> ListElement(const std::string& origin, const std::string& path,
+                                     const std::string& index_text, const FieldDescriptor& field,
+                                     Message* message) {
+  const Reflection& reflection = *message->GetReflection();
+  const int size = reflection.FieldSize(*message, &field);
+  int index = -1;
+  if (!absl::SimpleAtoi(index_text, &index) || index < 0 || index > size) {
+    return absl::InvalidArgumentError(absl::StrCat(origin, ": '", path, "' is a list; give ", path,
+                                                   ".0 to ", path, ".", size, " and a key of it"));
+  }
+  if (index == size) return reflection.AddMessage(message, &field);
+  return reflection.MutableRepeatedMessage(message, &field, index);
+}
+
+}  // namespace
+
+absl::Status MergeYaml(const std::string& file, const std::string& text, v1::Config* config) {
+  if (text.size() > kMaxFileBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, " is larger than 1MiB; is it the right file?"));
+  }
+  try {
+    const YAML::Node root = YAML::Load(text);
+    return YamlMerger(file).MergeMap(root, "", config);
+  } catch (const YAML::Exception& e) {
+    return absl::InvalidArgumentError(absl::StrCat(file, ":", e.mark.line + 1, ": ", e.msg));
+  }
+}
+
+absl::Status MergeYamlFile(const std::string& file, v1::Config* config) {
+  std::ifstream stream(file, std::ios::binary);
+  std::stringstream text;
+  if (stream) text << stream.rdbuf();
+  if (!stream) {
+    return absl::NotFoundError(absl::StrCat("--config: cannot read '", file, "'; check the path"));
+  }
+  return MergeYaml(file, text.str(), config);
+}
+
+absl::Status SetConfigValue(const std::string& origin, const std::string& path,
+                            const std::string& value, v1::Config* config) {
+  const std::vector<std::string> names = absl::StrSplit(path, '.');
+  Message* message = config;
+  std::string so_far;
+  for (size_t i = 0; i < names.size(); ++i) {
+    const Descriptor& descriptor = *message->GetDescriptor();
+    const FieldDescriptor* field = descriptor.FindFieldByName(names[i]);
+    if (field == nullptr) return UnknownKey(origin, so_far, descriptor, names[i]);
+    so_far = JoinPath(so_far, names[i]);
+    const bool is_last = i + 1 == names.size();
+    if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
+      if (!is_last) {
+        return absl::InvalidArgumentError(absl::StrCat(origin, ": '", so_far, "' has no keys"));
+      }
+      if (field->is_repeated()) {  // one more
+        message->GetReflection()->AddString(message, field, value);
+        return absl::OkStatus();
+      }
+      return SetScalar(origin, so_far, *field, value, message);
+    }
+    if (is_last) break;
+    if (field->is_repeated()) {
+      ASSIGN_OR_RETURN(message, ListElement(origin, so_far, names[++i], *field, message));
+    } else {
+      message = message->GetReflection()->MutableMessage(message, field);
+    }
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(origin, ": '", path, "' is not one value; name a key below it"));
+}
+
+}  // namespace tessera

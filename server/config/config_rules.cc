@@ -1,0 +1,82 @@
+#include "server/config/config_rules.h"
+
+#include <limits>
+
+namespace tessera {
+namespace {
+
+constexpr int64_t kNoBound = std::numeric_limits<int64_t>::max();
+
+constexpr ConfigRule kRules[] = {
+    {"engine.device", 0, 0, "auto|ref|cpu|cuda", "cuda"},
+    {"engine.threads", 1, 1024, nullptr, nullptr},
+    {"engine.dtype", 0, 0, "auto|float32|bfloat16|float16|int8|int4", nullptr},
+    {"engine.kv_cache_dtype", 0, 0, "auto|float32|bfloat16|int8", nullptr},
+    {"engine.kv_cache_bytes", 1 << 16, kNoBound, nullptr, nullptr},
+    {"engine.pack_cache_bytes", 1 << 20, kNoBound, nullptr, nullptr},
+    {"engine.max_num_seqs", 1, 65536, nullptr, nullptr},
+    {"engine.max_num_batched_tokens", 1, 1 << 20, nullptr, nullptr},
+    {"engine.max_model_len", 2, int64_t{1} << 31, nullptr, nullptr},
+    {"engine.max_queue", 1, 10'000'000, nullptr, nullptr},
+    {"engine.target_step_ms", 0, 60'000, nullptr, nullptr},
+    {"engine.target_step_ratio", 1, 1000, nullptr, nullptr},
+    {"engine.ageing_ms", 1, 3'600'000, nullptr, nullptr},
+    {"engine.queue_policy", 0, 0, "priority|early_abort", nullptr},
+    {"engine.early_abort_ms", 501, 3'600'000, nullptr, nullptr},
+    {"server.drain_seconds", 0, 86'400, nullptr, nullptr},
+    {"server.responder_threads", 1, 64, nullptr, nullptr},
+    {"server.max_connection_age_seconds", 0, 31'536'000, nullptr, nullptr},
+    {"server.keepalive_seconds", 1, 86'400, nullptr, nullptr},
+    {"server.stale_seconds", 1, 86'400, nullptr, nullptr},
+    {"limits.max_prompt_bytes", 1, 1 << 26, nullptr, nullptr},
+    {"limits.stream_buffer_bytes", 1 << 10, 1 << 26, nullptr, nullptr},
+    {"adapters.dtype", 0, 0, "auto|float32|bfloat16|int8", nullptr},
+    {"adapters.host_bytes", 0, kNoBound, nullptr, nullptr},
+    {"log.level", 0, 0, "trace|debug|info|warn|error", nullptr},
+};
+
+constexpr ConfigFlag kFlags[] = {
+    {"--listen", "server.listen", "HOST:PORT",
+     "of the gRPC server (127.0.0.1:50051; port 0: free)"},
+    {"--metrics-listen", "server.metrics_listen", "HOST:PORT",
+     "of /metrics, /healthz, /readyz (127.0.0.1:9464)"},
+    {"--device", "engine.device", "auto|ref|cpu|cuda", "where models run (auto)"},
+    {"--threads", "engine.threads", "N", "compute threads (one per physical core)"},
+    {"--dtype", "engine.dtype", "TYPE",
+     "weights: auto, float32, bfloat16, float16, int8, int4 (auto: as stored)"},
+    {"--kv-cache-dtype", "engine.kv_cache_dtype", "TYPE",
+     "auto, float32, bfloat16, int8 (auto: as the weights)"},
+    {"--adapters", "adapters.paths", "[MODEL=]DIR",
+     "LoRA adapters to register: a PEFT folder, or a folder of such; repeat it for more"},
+    {"--adapter-dtype", "adapters.dtype", "TYPE",
+     "of adapters in the pool: auto, float32, bfloat16, int8 (auto: float32 beside float32 "
+     "weights)"},
+    {"--kv-cache-bytes", "engine.kv_cache_bytes", "SIZE", "memory for KV pages, e.g. 2GiB"},
+    {"--pack-cache", "engine.pack_cache", "DIR", "keeps packed weights for the next start (none)"},
+    {"--pack-cache-bytes", "engine.pack_cache_bytes", "SIZE", "of that folder at most (32GiB)"},
+    {"--max-num-seqs", "engine.max_num_seqs", "N", "sequences computed at once (256)"},
+    {"--max-num-batched-tokens", "engine.max_num_batched_tokens", "N", "tokens of one step (512)"},
+    {"--max-model-len", "engine.max_model_len", "N", "tokens of prompt and output together"},
+    {"--max-queue", "engine.max_queue", "N", "sequences (a request's n) that may wait (1024)"},
+    {"--queue-policy", "engine.queue_policy", "NAME",
+     "priority, or early_abort as S-LoRA (priority)"},
+    {"--early-abort-ms", "engine.early_abort_ms", "N",
+     "to the first token, under early_abort (6000)"},
+    {"--log-level", "log.level", "LEVEL", "trace, debug, info, warn, error (info)"},
+    {"--drain-seconds", "server.drain_seconds", "N", "for running calls after SIGTERM (30)"},
+};
+
+}  // namespace
+
+absl::Span<const ConfigRule> ConfigRules() { return kRules; }
+
+const ConfigRule* FindConfigRule(absl::string_view path) {
+  for (const ConfigRule& rule : kRules) {
+    if (path == rule.path) return &rule;
+  }
+  return nullptr;
+}
+
+absl::Span<const ConfigFlag> ConfigFlags() { return kFlags; }
+
+}  // namespace tessera

@@ -1,0 +1,343 @@
+#include "server/grpc/control_service.h"
+
+#include <grpcpp/alarm.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "kernels/base/status.h"
+#include "scheduler/residency/adapters/adapter_registry.h"
+#include "server/call/errors.h"
+#include "server/call/limits.h"
+#include "server/call/responder_pool.h"
+#include "server/call/serving.h"
+#include "server/call/wire_check.h"
+#include "server/grpc/adapter_control.h"
+#include "server/grpc/byte_buffers.h"
+#include "server/grpc/control_answers.h"
+#include "server/grpc/status.h"
+#include "tessera/v1/control.grpc.pb.h"
+
+namespace tessera {
+namespace {
+
+using grpc::ByteBuffer;
+using grpc::CallbackServerContext;
+
+constexpr int64_t kDefaultIntervalMs = 1000;
+constexpr int64_t kMinIntervalMs = 100;
+constexpr int64_t kMaxIntervalMs = 3'600'000;
+
+absl::Status CheckPeer(const CallbackServerContext& context) {
+  if (IsLoopbackPeer(context.peer())) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kPermissionDenied, "CONTROL_IS_LOCAL",
+                   "Control answers on loopback only; call it on the server's machine");
+}
+
+// Checks the peer and reads the request.
+absl::Status Read(const CallbackServerContext& context, const ByteBuffer* request,
+                  google::protobuf::Message* message) {
+  RETURN_IF_ERROR(CheckPeer(context));
+  if (request->Length() > static_cast<size_t>(kMaxControlBytes)) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "TOO_LARGE",
+                     absl::StrCat("the message has ", request->Length(), " bytes; send at most ",
+                                  kMaxControlBytes));
+  }
+  return ParseStrict(TakeBytes(request), message);
+}
+
+// Sends a message at every interval, when there is one, until the client is gone. One operation
+// (write or alarm) is pending at any time; whoever completes it looks whether the call is over.
+class Watcher final : public grpc::ServerWriteReactor<ByteBuffer> {
+ public:
+  // Fills the next message; false: nothing to say this time.
+  using Fill = std::function<absl::StatusOr<bool>(ByteBuffer*)>;
+
+  Watcher(int64_t interval_ms, Fill fill) : interval_ms_(interval_ms), fill_(std::move(fill)) {
+    Send();
+  }
+
+  void OnWriteDone(bool ok) override {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (!ok || cancelled_) {
+      lock.unlock();
+      return Finish(grpc::Status::CANCELLED);
+    }
+    SetAlarm();
+  }
+  void OnCancel() override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    cancelled_ = true;
+    for (grpc::Alarm& alarm : alarms_) alarm.Cancel();
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  // REQUIRES: nothing is pending; mutex_ is held unless the call has just begun. In turn: an alarm
+  // is not set anew while its own callback runs.
+  void SetAlarm() {
+    next_alarm_ = 1 - next_alarm_;
+    alarms_[next_alarm_].Set(
+        std::chrono::system_clock::now() + std::chrono::milliseconds(interval_ms_),
+        [this](bool) { OnAlarm(); });
+  }
+  void OnAlarm() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!cancelled_) return Send();
+    }
+    Finish(grpc::Status::CANCELLED);
+  }
+  // REQUIRES: nothing is pending, and mutex_ is held unless the call has just begun.
+  void Send() {
+    in_flight_.Clear();
+    const absl::StatusOr<bool> filled = fill_(&in_flight_);
+    if (!filled.ok()) return Finish(ToGrpcStatus(filled.status()));
+    *filled ? StartWrite(&in_flight_) : SetAlarm();
+  }
+
+  const int64_t interval_ms_;
+  const Fill fill_;
+  ByteBuffer in_flight_;
+  std::mutex mutex_;
+  bool cancelled_ = false;
+  grpc::Alarm alarms_[2];
+  int next_alarm_ = 0;
+};
+
+// An answer that is given when an adapter is there, or when the client is gone. Either may be
+// first, and the engine may come long after the call.
+class LoadedAnswer final : public grpc::ServerUnaryReactor {
+ public:
+  static std::shared_ptr<LoadedAnswer> New() {
+    auto answer = std::make_shared<LoadedAnswer>();
+    answer->until_done_ = answer;
+    return answer;
+  }
+
+  void Answer(const grpc::Status& status) {
+    if (!answered_.exchange(true)) Finish(status);
+  }
+  bool answered() const { return answered_.load(); }
+  void OnCancel() override { Answer(grpc::Status::CANCELLED); }
+  void OnDone() override { until_done_.reset(); }
+
+ private:
+  std::atomic<bool> answered_{false};
+  std::shared_ptr<LoadedAnswer> until_done_;
+};
+
+// A stream that ends at once.
+class RefusedStream final : public grpc::ServerWriteReactor<ByteBuffer> {
+ public:
+  explicit RefusedStream(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
+  void OnDone() override { delete this; }
+};
+
+using v1::Control;
+using RawBase = Control::WithRawCallbackMethod_GetCapabilities<
+    Control::WithRawCallbackMethod_ListModels<Control::WithRawCallbackMethod_GetLoad<
+        Control::WithRawCallbackMethod_WatchLoad<Control::WithRawCallbackMethod_Cancel<
+            Control::WithRawCallbackMethod_Drain<Control::WithRawCallbackMethod_RegisterAdapters<
+                Control::WithRawCallbackMethod_LoadAdapter<
+                    Control::WithRawCallbackMethod_UnloadAdapter<
+                        Control::WithRawCallbackMethod_PinAdapter<
+                            Control::WithRawCallbackMethod_ListAdapters<
+                                Control::WithRawCallbackMethod_WatchAdapters<
+                                    Control::Service>>>>>>>>>>>>;
+
+class ControlService final : public RawBase {
+ public:
+  ControlService(ServingContext* context, ResponderPool* pool, std::function<void()> begin_drain)
+      : context_(context), pool_(pool), begin_drain_(std::move(begin_drain)) {}
+
+  grpc::ServerUnaryReactor* GetCapabilities(CallbackServerContext* call, const ByteBuffer* request,
+                                            ByteBuffer* response) override {
+    v1::GetCapabilitiesRequest in;
+    v1::GetCapabilitiesResponse out;
+    const absl::Status status = Read(*call, request, &in);
+    if (status.ok()) FillCapabilities(*context_, &out);
+    return Answer(call, status, out, response);
+  }
+
+  grpc::ServerUnaryReactor* ListModels(CallbackServerContext* call, const ByteBuffer* request,
+                                       ByteBuffer* response) override {
+    v1::ListModelsRequest in;
+    v1::ListModelsResponse out;
+    const absl::Status status = Read(*call, request, &in);
+    if (status.ok()) FillModels(*context_, &out);
+    return Answer(call, status, out, response);
+  }
+
+  grpc::ServerUnaryReactor* GetLoad(CallbackServerContext* call, const ByteBuffer* request,
+                                    ByteBuffer* response) override {
+    v1::GetLoadRequest in;
+    v1::GetLoadResponse out;
+    const absl::Status status = Read(*call, request, &in);
+    if (status.ok()) FillLoad(*context_, &out);
+    return Answer(call, status, out, response);
+  }
+
+  grpc::ServerWriteReactor<ByteBuffer>* WatchLoad(CallbackServerContext* call,
+                                                  const ByteBuffer* request) override {
+    v1::WatchLoadRequest in;
+    absl::Status status = Read(*call, request, &in);
+    const int64_t interval = in.has_interval_ms() ? in.interval_ms() : kDefaultIntervalMs;
+    if (status.ok() && (interval < kMinIntervalMs || interval > kMaxIntervalMs)) {
+      status =
+          FieldError("interval_ms", absl::StrCat("is ", interval, "; give a whole number from ",
+                                                 kMinIntervalMs, " to ", kMaxIntervalMs));
+    }
+    if (!status.ok()) return new RefusedStream(status);
+    return new Watcher(interval, [context = context_](ByteBuffer* out) -> absl::StatusOr<bool> {
+      v1::GetLoadResponse response;
+      FillLoad(*context, &response);
+      RETURN_IF_ERROR(Serialize(response, out));
+      return true;
+    });
+  }
+
+  grpc::ServerUnaryReactor* Cancel(CallbackServerContext* call, const ByteBuffer* request,
+                                   ByteBuffer* response) override {
+    v1::CancelRequest in;
+    v1::CancelResponse out;
+    absl::Status status = Read(*call, request, &in);
+    if (status.ok() && in.request_id().empty()) {
+      status = FieldError("request_id", "is empty; name the call to cancel");
+    }
+    if (status.ok()) {
+      const std::optional<uint64_t> found = context_->live.Find(in.request_id());
+      if (found) pool_->Of(*found).CancelCall(*found);
+      out.set_found(found.has_value());
+    }
+    return Answer(call, status, out, response);
+  }
+
+  grpc::ServerUnaryReactor* Drain(CallbackServerContext* call, const ByteBuffer* request,
+                                  ByteBuffer* response) override {
+    v1::DrainRequest in;
+    v1::DrainResponse out;
+    const absl::Status status = Read(*call, request, &in);
+    if (status.ok()) {
+      begin_drain_();
+      if (in.exit()) context_->exit_requested.store(true);
+      out.set_calls(context_->live.num_open());
+    }
+    return Answer(call, status, out, response);
+  }
+
+  grpc::ServerUnaryReactor* RegisterAdapters(CallbackServerContext* call, const ByteBuffer* request,
+                                             ByteBuffer* response) override {
+    v1::RegisterAdaptersRequest in;
+    v1::RegisterAdaptersResponse out;
+    absl::Status status = Read(*call, request, &in);
+    if (status.ok()) status = tessera::RegisterAdapters(*context_, in, &out);
+    return Answer(call, status, out, response);
+  }
+
+  grpc::ServerUnaryReactor* LoadAdapter(CallbackServerContext* call, const ByteBuffer* request,
+                                        ByteBuffer* response) override {
+    v1::LoadAdapterRequest in;
+    const absl::StatusOr<AdapterId> id = ReadAdapter(*call, request, &in);
+    if (!id.ok()) return Answer(call, id.status(), v1::LoadAdapterResponse(), response);
+    return AnswerWhenLoaded(*id, /*pin=*/false, response);
+  }
+
+  grpc::ServerUnaryReactor* UnloadAdapter(CallbackServerContext* call, const ByteBuffer* request,
+                                          ByteBuffer* response) override {
+    v1::UnloadAdapterRequest in;
+    const absl::StatusOr<AdapterId> id = ReadAdapter(*call, request, &in);
+    if (id.ok()) context_->adapter_verbs.unload(*id);
+    return Answer(call, id.status(), v1::UnloadAdapterResponse(), response);
+  }
+
+  grpc::ServerUnaryReactor* PinAdapter(CallbackServerContext* call, const ByteBuffer* request,
+                                       ByteBuffer* response) override {
+    v1::PinAdapterRequest in;
+    const absl::StatusOr<AdapterId> id = ReadAdapter(*call, request, &in);
+    const bool pin = !in.has_pinned() || in.pinned();
+    if (id.ok() && pin) return AnswerWhenLoaded(*id, pin, response);
+    if (id.ok()) context_->adapter_verbs.unpin(*id);
+    return Answer(call, id.status(), v1::PinAdapterResponse(), response);
+  }
+
+  grpc::ServerUnaryReactor* ListAdapters(CallbackServerContext* call, const ByteBuffer* request,
+                                         ByteBuffer* response) override {
+    v1::ListAdaptersRequest in;
+    v1::ListAdaptersResponse out;
+    const absl::Status status = Read(*call, request, &in);
+    if (status.ok()) FillAdapters(*context_, &out);
+    return Answer(call, status, out, response);
+  }
+
+  grpc::ServerWriteReactor<ByteBuffer>* WatchAdapters(CallbackServerContext* call,
+                                                      const ByteBuffer* request) override {
+    v1::WatchAdaptersRequest in;
+    const absl::Status status = Read(*call, request, &in);
+    if (!status.ok()) return new RefusedStream(status);
+    int64_t sent = -1;  // revision
+    return new Watcher(kMinIntervalMs,
+                       [context = context_, sent](ByteBuffer* out) mutable -> absl::StatusOr<bool> {
+                         const int64_t revision = context->adapters->revision();
+                         if (revision == std::exchange(sent, revision)) return false;
+                         v1::ListAdaptersResponse response;
+                         FillAdapters(*context, &response);
+                         RETURN_IF_ERROR(Serialize(response, out));
+                         return true;
+                       });
+  }
+
+ private:
+  static grpc::ServerUnaryReactor* Answer(CallbackServerContext* call, const absl::Status& status,
+                                          const google::protobuf::Message& message,
+                                          ByteBuffer* response) {
+    grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+    reactor->Finish(ToGrpcStatus(status.ok() ? Serialize(message, response) : status));
+    return reactor;
+  }
+  // Reads a request that names an adapter.
+  template <class Request>
+  absl::StatusOr<AdapterId> ReadAdapter(const CallbackServerContext& call,
+                                        const ByteBuffer* request, Request* message) const {
+    RETURN_IF_ERROR(Read(call, request, message));
+    return FindAdapter(*context_, message->name());
+  }
+  // The answers to LoadAdapter and PinAdapter are empty messages.
+  grpc::ServerUnaryReactor* AnswerWhenLoaded(AdapterId id, bool pin, ByteBuffer* response) {
+    const std::shared_ptr<LoadedAnswer> answer = LoadedAnswer::New();
+    grpc::ServerUnaryReactor* const reactor = answer.get();  // `answer` may be done on return
+    const absl::Status serialized = Serialize(v1::LoadAdapterResponse(), response);
+    context_->adapter_verbs.load(id, pin,
+                                 {[answer, serialized](const absl::Status& status) {
+                                    answer->Answer(ToGrpcStatus(status.ok() ? serialized : status));
+                                  },
+                                  [answer] { return answer->answered(); }});
+    return reactor;
+  }
+
+  ServingContext* const context_;
+  ResponderPool* const pool_;
+  const std::function<void()> begin_drain_;
+};
+
+}  // namespace
+
+bool IsLoopbackPeer(absl::string_view peer) {
+  if (absl::StartsWith(peer, "unix:") || absl::StartsWith(peer, "ipv4:127.")) return true;
+  const std::string plain = absl::StrReplaceAll(peer, {{"%5B", "["}, {"%5D", "]"}});
+  return absl::StartsWith(plain, "ipv6:[::1]:") || absl::StartsWith(plain, "ipv6:[::ffff:127.");
+}
+
+std::unique_ptr<grpc::Service> NewControlService(ServingContext* context, ResponderPool* pool,
+                                                 std::function<void()> begin_drain) {
+  return std::make_unique<ControlService>(context, pool, std::move(begin_drain));
+}
+
+}  // namespace tessera

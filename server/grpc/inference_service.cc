@@ -1,0 +1,145 @@
+#include "server/grpc/inference_service.h"
+
+#include <string>
+#include <utility>
+
+#include "kernels/base/log.h"
+#include "server/call/call_port.h"
+#include "server/call/responder_pool.h"
+#include "server/call/serving.h"
+#include "server/grpc/byte_buffers.h"
+#include "server/grpc/status.h"
+#include "tessera/v1/inference.grpc.pb.h"
+
+namespace tessera {
+namespace {
+
+using google::protobuf::Message;
+using grpc::ByteBuffer;
+using grpc::CallbackServerContext;
+
+// What both kinds of calls share. Deletes itself when gRPC is done with the call.
+class CallBase : public CallPort {
+ public:
+  CallBase(ServingContext* context, ResponderPool* pool, const ByteBuffer* request)
+      : context_(context),
+        id_(context->next_call.fetch_add(1, std::memory_order_relaxed)),
+        responder_(&pool->Of(id_)),
+        request_(request) {
+    context_->live.Opened();
+  }
+  ~CallBase() override { context_->live.Closed(); }
+
+  std::string TakeRequest() override { return TakeBytes(request_); }
+
+ protected:
+  ServingContext* const context_;
+  const uint64_t id_;
+  Responder* const responder_;
+  const ByteBuffer* const request_;
+};
+
+class StreamReactor final : public grpc::ServerWriteReactor<ByteBuffer>, public CallBase {
+ public:
+  using CallBase::CallBase;
+  void Start(Method method) { responder_->Open(id_, method, this); }
+
+  void StartWrite(const Message& message) override {
+    if (absl::Status status = Serialize(message, &in_flight_); !status.ok()) {
+      failure_ = std::move(status);
+      return responder_->WriteDone(id_, false);  // it finishes the call
+    }
+    grpc::ServerWriteReactor<ByteBuffer>::StartWrite(&in_flight_);
+  }
+  void Finish(const absl::Status& status) override {
+    grpc::ServerWriteReactor<ByteBuffer>::Finish(ToGrpcStatus(failure_.ok() ? status : failure_));
+  }
+  void Reply(const Message&) override { CHECK(false) << "a stream has no single reply"; }
+
+  void OnWriteDone(bool ok) override {
+    in_flight_.Clear();
+    responder_->WriteDone(id_, ok);
+  }
+  void OnCancel() override { responder_->Gone(id_); }
+  void OnDone() override { delete this; }
+
+ private:
+  ByteBuffer in_flight_;
+  absl::Status failure_;  // of a message that could not be sent
+};
+
+class UnaryReactor final : public grpc::ServerUnaryReactor, public CallBase {
+ public:
+  UnaryReactor(ServingContext* context, ResponderPool* pool, const ByteBuffer* request,
+               ByteBuffer* response)
+      : CallBase(context, pool, request), response_(response) {}
+  void Start(Method method) { responder_->Open(id_, method, this); }
+
+  void StartWrite(const Message&) override { CHECK(false) << "a unary call has no stream"; }
+  void Finish(const absl::Status& status) override {
+    grpc::ServerUnaryReactor::Finish(ToGrpcStatus(status));
+  }
+  void Reply(const Message& message) override {
+    grpc::ServerUnaryReactor::Finish(ToGrpcStatus(Serialize(message, response_)));
+  }
+
+  void OnCancel() override { responder_->Gone(id_); }
+  void OnDone() override { delete this; }
+
+ private:
+  ByteBuffer* const response_;
+};
+
+using RawBase =
+    v1::Inference::WithRawCallbackMethod_Generate<v1::Inference::WithRawCallbackMethod_Chat<
+        v1::Inference::WithRawCallbackMethod_Embed<v1::Inference::WithRawCallbackMethod_Tokenize<
+            v1::Inference::WithRawCallbackMethod_Detokenize<v1::Inference::Service>>>>>;
+
+class InferenceService final : public RawBase {
+ public:
+  InferenceService(ServingContext* context, ResponderPool* pool) : context_(context), pool_(pool) {}
+
+  grpc::ServerWriteReactor<ByteBuffer>* Generate(CallbackServerContext*,
+                                                 const ByteBuffer* request) override {
+    return Stream(Method::kGenerate, request);
+  }
+  grpc::ServerWriteReactor<ByteBuffer>* Chat(CallbackServerContext*,
+                                             const ByteBuffer* request) override {
+    return Stream(Method::kChat, request);
+  }
+  grpc::ServerUnaryReactor* Embed(CallbackServerContext*, const ByteBuffer* request,
+                                  ByteBuffer* response) override {
+    return Unary(Method::kEmbed, request, response);
+  }
+  grpc::ServerUnaryReactor* Tokenize(CallbackServerContext*, const ByteBuffer* request,
+                                     ByteBuffer* response) override {
+    return Unary(Method::kTokenize, request, response);
+  }
+  grpc::ServerUnaryReactor* Detokenize(CallbackServerContext*, const ByteBuffer* request,
+                                       ByteBuffer* response) override {
+    return Unary(Method::kDetokenize, request, response);
+  }
+
+ private:
+  grpc::ServerWriteReactor<ByteBuffer>* Stream(Method method, const ByteBuffer* request) {
+    auto* reactor = new StreamReactor(context_, pool_, request);
+    reactor->Start(method);
+    return reactor;
+  }
+  grpc::ServerUnaryReactor* Unary(Method method, const ByteBuffer* request, ByteBuffer* response) {
+    auto* reactor = new UnaryReactor(context_, pool_, request, response);
+    reactor->Start(method);
+    return reactor;
+  }
+
+  ServingContext* const context_;
+  ResponderPool* const pool_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> NewInferenceService(ServingContext* context, ResponderPool* pool) {
+  return std::make_unique<InferenceService>(context, pool);
+}
+
+}  // namespace tessera

@@ -1,0 +1,57 @@
+// Computes expressions against the scopes of a rendering. Errors come back as statuses; the line of
+// the innermost expression that failed is left in the RenderState.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "server/text/template/ast.h"
+#include "server/text/template/callable.h"
+#include "server/text/template/scope.h"
+
+namespace tessera::jinja {
+
+// Runs what is written as statements. Implemented by the interpreter.
+class StatementRunner {
+ public:
+  virtual ~StatementRunner() = default;
+  virtual absl::StatusOr<Value> CallMacro(const Macro& macro, const CallArgs& args) = 0;
+  // `loop(sequence)` inside a recursive loop: the rendered text.
+  virtual absl::StatusOr<Value> CallLoop(const Loop& loop, const CallArgs& args) = 0;
+};
+
+class Evaluator final {
+ public:
+  // Both must outlive the evaluator.
+  Evaluator(RenderState* state, StatementRunner* runner) : state_(*state), runner_(*runner) {}
+
+  absl::StatusOr<Value> Eval(const Expr& expr);
+  absl::StatusOr<bool> EvalCondition(const Expr& expr);
+  // The filters of a filter block or set block applied to `input`.
+  absl::StatusOr<Value> ApplyFilters(const Expr& filters, Value input);
+  // The call of a call block: with `caller` as one more named argument.
+  absl::StatusOr<Value> CallWithCaller(const CallExpr& call, Value caller);
+
+ private:
+  absl::StatusOr<Value> Dispatch(const Expr& expr);
+  Value Lookup(const NameExpr& expr) const;
+  absl::StatusOr<Value> EvalSequence(const ItemsExpr& expr);
+  absl::StatusOr<Value> EvalDict(const ItemsExpr& expr);
+  absl::StatusOr<Value> EvalConcat(const ItemsExpr& expr);
+  absl::StatusOr<Value> EvalArithmetic(const ArithmeticExpr& expr);
+  absl::StatusOr<Value> EvalCompare(const CompareExpr& expr);
+  absl::StatusOr<Value> EvalAndOr(const ItemsExpr& expr);
+  absl::StatusOr<Value> EvalUnary(const UnaryExpr& expr);
+  absl::StatusOr<Value> EvalConditional(const ConditionalExpr& expr);
+  absl::StatusOr<Value> EvalAttribute(const AttributeExpr& expr);
+  absl::StatusOr<Value> EvalItem(const ItemExpr& expr);
+  absl::StatusOr<Value> EvalSlice(const SliceExpr& expr);
+  absl::StatusOr<Value> EvalCall(const CallExpr& expr);
+  absl::StatusOr<Value> EvalFilter(const FilterExpr& expr);
+  absl::Status EvalArguments(const ArgumentList& list, CallArgs* args);
+  absl::StatusOr<Value> Call(const Value& callee, const CallArgs& args);
+
+  RenderState& state_;
+  StatementRunner& runner_;
+  const Value* block_input_ = nullptr;  // what the filter without input works on
+};
+
+}  // namespace tessera::jinja

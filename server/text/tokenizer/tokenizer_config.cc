@@ -1,0 +1,147 @@
+#include "server/text/tokenizer/tokenizer_config.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "kernels/base/log.h"
+#include "kernels/base/status.h"
+#include "server/text/tokenizer/json_access.h"
+#include "server/text/tokenizer/json_components.h"
+
+namespace tessera {
+namespace {
+
+constexpr const char* kNamedTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                        "pad_token", "cls_token", "mask_token"};
+
+bool Contains(const std::vector<AddedToken>& tokens, const std::string& content) {
+  return std::any_of(tokens.begin(), tokens.end(),
+                     [&](const AddedToken& token) { return token.content == content; });
+}
+
+absl::Status AddSpecial(const Json& json, const std::string& where, TokenizerConfig* config) {
+  ASSIGN_OR_RETURN(AddedToken token, ParseAddedToken(json, where));
+  token.special = true;
+  if (json.is_object() && FindMember(json, "normalized") == nullptr) token.normalized = false;
+  token.id = -1;
+  if (!token.content.empty() && !Contains(config->special_tokens, token.content)) {
+    config->special_tokens.push_back(std::move(token));
+  }
+  return absl::OkStatus();
+}
+
+// The tokens named by a configuration; what an earlier file already said stays.
+absl::Status ReadNamedTokens(const Json& json, const std::string& file, TokenizerConfig* config) {
+  for (const char* name : kNamedTokens) {
+    const Json* value = FindMember(json, name);
+    if (value == nullptr) continue;
+    const std::string where = file + ": '" + name + "'";
+    if (!value->is_string() && !value->is_object()) {
+      return absl::InvalidArgumentError(where + " must be a string or an object");
+    }
+    ASSIGN_OR_RETURN(const AddedToken token, ParseAddedToken(*value, where));
+    if (std::string_view(name) == "bos_token" && !config->bos_token.has_value()) {
+      config->bos_token = token.content;
+    }
+    if (std::string_view(name) == "eos_token" && !config->eos_token.has_value()) {
+      config->eos_token = token.content;
+    }
+    RETURN_IF_ERROR(AddSpecial(*value, where, config));
+  }
+  const Json* additional = FindMember(json, "additional_special_tokens");
+  if (additional == nullptr || !additional->is_array()) return absl::OkStatus();
+  for (const Json& value : additional->array()) {
+    if (!value.is_string() && !value.is_object()) continue;
+    RETURN_IF_ERROR(AddSpecial(value, file + ": 'additional_special_tokens'", config));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadAddedTokensDecoder(const Json& json, const std::string& file,
+                                    TokenizerConfig* config) {
+  const Json* decoder = FindMember(json, "added_tokens_decoder");
+  if (decoder == nullptr || !decoder->is_object()) return absl::OkStatus();
+  for (const auto& [key, value] : decoder->object()) {
+    std::string where = file;
+    where.append(": added_tokens_decoder['").append(key).append("']");
+    int64_t id = -1;
+    const auto parsed = std::from_chars(key.data(), key.data() + key.size(), id);
+    if (parsed.ec != std::errc() || parsed.ptr != key.data() + key.size()) {
+      return absl::InvalidArgumentError(where + ": the key must be a token id");
+    }
+    ASSIGN_OR_RETURN(AddedToken token, ParseAddedToken(value, where));
+    token.id = id;
+    if (!token.content.empty()) config->added_tokens.push_back(std::move(token));
+  }
+  std::sort(config->added_tokens.begin(), config->added_tokens.end(),
+            [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Json> ReadOptionalJson(const std::string& path) {
+  absl::StatusOr<std::string> bytes = ReadTokenizerFile(path);
+  if (absl::IsNotFound(bytes.status())) return Json(Json::Object());
+  if (!bytes.ok()) return bytes.status();
+  return ParseJson(*bytes, path);
+}
+
+}  // namespace
+
+bool TokenizerConfig::RulesFrame() const {
+  for (const std::string_view family : {"Llama", "CodeLlama", "Gemma"}) {
+    const std::string name = std::string(family) + "Tokenizer";
+    if (tokenizer_class == name || tokenizer_class == name + "Fast") return true;
+  }
+  return false;
+}
+
+absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const std::string& model_dir) {
+  TokenizerConfig config;
+  const std::string path = model_dir + "/tokenizer_config.json";
+  ASSIGN_OR_RETURN(const Json json, ReadOptionalJson(path));
+  ASSIGN_OR_RETURN(const std::optional<std::string> name,
+                   OptionalString(json, "tokenizer_class", path));
+  config.tokenizer_class = name.value_or("");
+  if (FindMember(json, "add_bos_token") != nullptr) {
+    ASSIGN_OR_RETURN(config.add_bos_token, BoolOr(json, "add_bos_token", false, path));
+  }
+  if (FindMember(json, "add_eos_token") != nullptr) {
+    ASSIGN_OR_RETURN(config.add_eos_token, BoolOr(json, "add_eos_token", false, path));
+  }
+  RETURN_IF_ERROR(ReadAddedTokensDecoder(json, path, &config));
+  RETURN_IF_ERROR(ReadNamedTokens(json, path, &config));
+  const std::string map_path = model_dir + "/special_tokens_map.json";
+  ASSIGN_OR_RETURN(const Json map, ReadOptionalJson(map_path));
+  RETURN_IF_ERROR(ReadNamedTokens(map, map_path, &config));
+  return config;
+}
+
+absl::Status MergeAddedTokens(const std::vector<AddedToken>& more, bool ignore_conflicts,
+                              TokenTable* table, std::vector<AddedToken>* tokens) {
+  for (const AddedToken& described : more) {
+    if (described.content.empty()) continue;
+    AddedToken token = described;
+    if (const std::optional<TokenId> known = table->Find(token.content); known.has_value()) {
+      token.id = *known;
+    } else if (token.id < 0) {
+      continue;
+    } else if (absl::Status added = table->Add(token.id, token.content, /*in_model=*/false);
+               !added.ok()) {
+      if (!ignore_conflicts) return added;
+      TLOG_WARN("tokenizer_config.json: {}; the entry is left out", std::string(added.message()));
+      continue;
+    }
+    const auto same = std::find_if(tokens->begin(), tokens->end(),
+                                   [&](const AddedToken& other) { return other.id == token.id; });
+    if (same == tokens->end()) {
+      tokens->push_back(token);
+    } else {
+      token.special = token.special || same->special;
+      *same = token;
+    }
+    if (token.special) table->MarkSpecial(static_cast<TokenId>(token.id));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tessera
