@@ -1,0 +1,82 @@
+// An engine core on a runner without tensors: what a step costs the engine thread besides the
+// device. The only file of the scheduler's bench that knows Runner and EngineCore. One rig has one
+// pool and models of equal shape. Not thread-safe.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "kernels/base/clock.h"
+#include "scheduler/step/engine_core.h"
+
+namespace tessera::bench {
+
+class StopWatch {
+ public:
+  double ElapsedMs() const {
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start_)
+        .count();
+  }
+
+ private:
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+struct RigOptions {
+  int32_t num_models = 1;
+  int32_t max_num_seqs = 256;
+  int32_t max_num_batched_tokens = 1024;
+  int32_t page_tokens = 16;
+  int64_t num_pages = 0;  // of the pool, without the null page
+  // A step "takes" this long by the rig's clock, and so much more for each of its tokens.
+  int64_t step_us = 1000;
+  int64_t token_us = 1;
+};
+
+struct RigRequest {
+  int32_t model = 0;
+  int32_t num_prompt_tokens = 16;
+  int32_t num_output_tokens = 2000;  // prompt and output have at most kRigContextTokens
+  std::string tenant;
+  Priority priority = Priority::kNormal;
+  int64_t age_us = 0;  // it arrived so long ago
+};
+
+inline constexpr int64_t kRigContextTokens = 4096;
+
+struct StepTimes {
+  double plan_ms = 0.0;   // to the end of planning
+  double whole_ms = 0.0;  // planning, building the batch, launching and retiring the step
+  int64_t num_entries = 0;
+};
+
+class SchedulerRig {
+ public:
+  explicit SchedulerRig(const RigOptions& options);
+
+  // No two prompts begin with the same page.
+  void Submit(const RigRequest& request);
+  StepTimes Step();
+  void CancelAll() { core_->CancelAll(CancelReason::kClient); }
+  // Takes all free pages away for good, so that what runs cannot grow.
+  void TakeFreePages();
+
+  int64_t num_running() const { return static_cast<int64_t>(core_->scheduler().running().size()); }
+  int64_t num_waiting() const { return static_cast<int64_t>(core_->scheduler().waiting().size()); }
+  int64_t num_preemptions() const { return static_cast<int64_t>(stats_.preemptions.value()); }
+
+ private:
+  ManualClock clock_;
+  EngineStats stats_;
+  KvManager* kv_;  // the core owns it
+  std::unique_ptr<EngineCore> core_;
+  std::shared_ptr<TokenSink> sink_;
+  uint64_t next_request_id_ = 1;
+  // Of the step in progress.
+  const StopWatch* step_watch_ = nullptr;
+  StepTimes step_times_;
+};
+
+}  // namespace tessera::bench
