@@ -62,6 +62,15 @@ TEST_F(QueuePolicyTest, EarlyAbortServesTheNewestFirstUnderOverload) {
   EXPECT_EQ(Order(*policy, 400), Ids({1, 2, 3}));
 }
 
+// As many come as are admitted: that is overload already, and so is the start.
+TEST_F(QueuePolicyTest, EarlyAbortServesTheNewestFirstWhenAsManyComeAsGo) {
+  Arrive({100, 200, 300});
+  const auto policy = NewEarlyAbortPolicy(kSloUs);
+  EXPECT_EQ(Order(*policy, 400), Ids({3, 2, 1}));
+  policy->OnPlanned(4, 4);
+  EXPECT_EQ(Order(*policy, 400), Ids({3, 2, 1}));
+}
+
 TEST_F(QueuePolicyTest, EarlyAbortServesTheLateLast) {
   Arrive({0, 100, 5'000'000, 5'000'100});
   const auto policy = NewEarlyAbortPolicy(kSloUs);
