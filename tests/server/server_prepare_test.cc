@@ -63,6 +63,64 @@ TEST_F(PrepareTest, PackedChunksAreCountedTogether) {
                "stopping.stop_token_ids", "more than");
 }
 
+// An empty string costs two bytes on the wire and dozens in memory.
+TEST_F(PrepareTest, StringsAreCounted) {
+  v1::GenerateRequest request;
+  request.set_text("abc");
+  const std::string head = request.SerializeAsString();
+  v1::StoppingParams stopping;
+  const auto with_stops = [&](int64_t count) {
+    while (stopping.stop_size() < count) stopping.add_stop("");
+    v1::GenerateRequest tail;
+    *tail.mutable_stopping() = stopping;
+    return CheckWire(*v1::GenerateRequest::descriptor(), head + tail.SerializeAsString());
+  };
+  // The text and `stopping` itself count too.
+  EXPECT_TRUE(with_stops(kMaxWireItems - 2).ok());
+  ExpectBlames(with_stops(kMaxWireItems - 1), "stopping.stop", "more than 262144 values");
+}
+
+TEST_F(PrepareTest, PartsShareTheBoundOnText) {
+  std::vector<ServedModel> models = FakeModels();
+  for (ServedModel& model : models) model.max_prompt_bytes = 100;
+  const ModelRegistry registry(std::move(models));
+  const auto run = [&](int num_parts, int64_t bytes_each) {
+    v1::GenerateRequest request;
+    for (int i = 0; i < num_parts; ++i) {
+      request.mutable_parts()->add_parts()->set_text(
+          std::string(static_cast<size_t>(bytes_each), 'x'));
+    }
+    return Prepare(Method::kGenerate, request.SerializeAsString(), 1, registry, &adapters_, &live_);
+  };
+  EXPECT_TRUE(run(10, 10).status.ok());
+  ExpectBlames(run(11, 10).status, "parts", "has 110 bytes of text");
+}
+
+TEST_F(PrepareTest, EmbedPassesOnItsAdapterAndPriority) {
+  const std::string dir = MakeTempDir("embed_adapter");
+  std::ofstream(dir + "/adapter_config.json") << "{}";
+  std::ofstream(dir + "/adapter_model.safetensors") << "";
+  ASSERT_TRUE(adapters_.Register({{"red", "", 0, dir}}).ok());
+  v1::EmbedRequest request;
+  request.add_inputs()->set_text("abc");
+  request.add_inputs()->set_text("d");
+  const PreparedCall plain = Run(Method::kEmbed, request.SerializeAsString());
+  ASSERT_TRUE(plain.status.ok()) << plain.status;
+  request.set_model("red");
+  request.set_priority(v1::PRIORITY_HIGH);
+  const PreparedCall adapted = Run(Method::kEmbed, request.SerializeAsString());
+  ASSERT_TRUE(adapted.status.ok()) << adapted.status;
+  ASSERT_EQ(adapted.requests.size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(plain.requests[i]->adapter.id, kNoAdapter);
+    EXPECT_EQ(plain.requests[i]->priority, Priority::kNormal);
+    EXPECT_NE(adapted.requests[i]->adapter.id, kNoAdapter);
+    EXPECT_FALSE(adapted.requests[i]->adapter.key.empty());
+    EXPECT_EQ(adapted.requests[i]->priority, Priority::kHigh);
+  }
+  std::filesystem::remove_all(dir);
+}
+
 TEST_F(PrepareTest, DetokenizeTakesAsManyIdsAsItSays) {
   v1::DetokenizeRequest request;
   request.set_skip_special_tokens(true);
