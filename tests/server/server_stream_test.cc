@@ -107,8 +107,13 @@ TEST_F(StreamTest, StopStringsAcrossTokenBorders) {
 TEST_F(StreamTest, StopStringsWaitForMinTokens) {
   v1::GenerateRequest request = TextRequest("ab", 100);
   request.mutable_stopping()->add_stop("b");
-  request.mutable_stopping()->set_min_tokens(4);  // <s> a b <s>
-  EXPECT_EQ(Generate(request).Text(), "aba");
+  // <s> a b <s> a b: a stop string that ends at the last of min_tokens is text, later ones stop.
+  for (const int64_t min_tokens : {3, 4}) {
+    request.mutable_stopping()->set_min_tokens(min_tokens);
+    EXPECT_EQ(Generate(request).Text(), "aba") << min_tokens;
+  }
+  request.mutable_stopping()->set_min_tokens(2);
+  EXPECT_EQ(Generate(request).Text(), "a");
 }
 
 TEST_F(StreamTest, HeldBackTextComesAtTheEnd) {
