@@ -144,9 +144,11 @@ class ResponderTest : public ::testing::Test {
     pool_ = std::make_unique<ResponderPool>(threads, lane_bytes, &context_);
   }
 
-  std::unique_ptr<FakePort> Call(const std::string& text, int64_t max_tokens, bool slow = false) {
+  std::unique_ptr<FakePort> Call(const std::string& text, int64_t max_tokens, bool slow = false,
+                                 int32_t n = 1) {
     v1::GenerateRequest request;
     request.set_text(text);
+    request.mutable_sampling()->set_n(n);
     request.mutable_stopping()->set_max_tokens(max_tokens);
     auto port =
         std::make_unique<FakePort>(&context_, pool_.get(), request.SerializeAsString(), slow);
@@ -198,6 +200,31 @@ TEST_F(ResponderTest, SlowReaderHoldsBackItselfOnly) {
     num_tokens += message.output().token_ids_size();
   }
   EXPECT_EQ(num_tokens, 4000);
+}
+
+// What waits is a message for each of n, of about equal sizes. One message less does not resume the
+// stream, or it would be paused and resumed all the time.
+TEST_F(ResponderTest, APausedStreamResumesAtHalfItsBuffer) {
+  constexpr int32_t kNumCopies = 8;
+  Start({.token_us = 100});
+  context_.stream_buffer_bytes = 8192;
+  const auto slow = Call("x", 4000, /*slow=*/true, kNumCopies);
+  WaitFor("the pause", [&] { return generator_->num_paused() == 1; });
+  generator_->Hold();  // no more comes when it resumes
+  const auto read = [&] {
+    const size_t num_messages = slow->messages().size();
+    slow->Read();
+    WaitFor("a message", [&] { return slow->messages().size() > num_messages; });
+  };
+  for (int num_read = 1; num_read < kNumCopies / 2; ++num_read) {
+    read();
+    EXPECT_EQ(generator_->num_paused(), 1) << num_read;
+  }
+  for (int num_read = kNumCopies / 2; num_read <= kNumCopies; ++num_read) read();
+  EXPECT_EQ(generator_->num_paused(), 0);
+  slow->Gone();
+  WaitFor("the end", [&] { return slow->ended(); });
+  WaitFor("the engine", [&] { return generator_->num_live() == 0; });
 }
 
 TEST_F(ResponderTest, RefusalsNameAWaitThatIsNeverZero) {

@@ -1,0 +1,80 @@
+#include "server/node_options.h"
+
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "tessera/v1/config.pb.h"
+
+namespace tessera {
+namespace {
+
+WeightDtype WeightDtypeOf(const std::string& name) {
+  if (name == "float32" || name == "float16") return WeightDtype::kF32;
+  if (name == "int8") return WeightDtype::kI8;
+  if (name == "int4") return WeightDtype::kI4;
+  return name == "bfloat16" ? WeightDtype::kBF16 : WeightDtype::kAuto;
+}
+
+KvDtype KvDtypeOf(const std::string& name) {
+  if (name == "float32") return KvDtype::kF32;
+  if (name == "int8") return KvDtype::kI8;
+  return name == "bfloat16" ? KvDtype::kBF16 : KvDtype::kAuto;
+}
+
+AdapterDtype AdapterDtypeOf(const std::string& name) {
+  if (name == "float32") return AdapterDtype::kF32;
+  if (name == "int8") return AdapterDtype::kI8;
+  return name == "bfloat16" ? AdapterDtype::kBF16 : AdapterDtype::kAuto;
+}
+
+}  // namespace
+
+AssembleOptions OptionsOf(const v1::Config& config) {
+  const v1::EngineConfig& engine = config.engine();
+  AssembleOptions options;
+  for (const v1::ModelConfig& model : config.models()) {
+    options.models.push_back({model.name(), model.path()});
+  }
+  if (engine.device() == "ref") options.backend = "ref";
+  options.num_threads = engine.threads();
+  options.weight_dtype = WeightDtypeOf(engine.dtype());
+  options.kv_dtype = KvDtypeOf(engine.kv_cache_dtype());
+  options.kv_cache_bytes = static_cast<int64_t>(engine.kv_cache_bytes());
+  options.max_model_len = engine.max_model_len();
+  options.pack_cache.dir = engine.pack_cache();
+  if (engine.has_pack_cache_bytes()) {
+    options.pack_cache.max_bytes = static_cast<int64_t>(engine.pack_cache_bytes());
+  }
+  EngineOptions& e = options.engine;
+  if (engine.has_max_num_batched_tokens())
+    e.max_num_batched_tokens = engine.max_num_batched_tokens();
+  // Each running stream needs a token in each step.
+  e.max_num_seqs = std::min(e.max_num_seqs, e.max_num_batched_tokens);
+  if (engine.has_max_num_seqs()) e.max_num_seqs = engine.max_num_seqs();
+  if (!engine.has_max_num_batched_tokens()) {
+    e.max_num_batched_tokens = std::max(e.max_num_batched_tokens, e.max_num_seqs);
+  }
+  if (engine.has_max_queue()) e.max_queue = engine.max_queue();
+  if (engine.has_target_step_ms()) e.target_step_us = engine.target_step_ms() * 1000;
+  if (engine.has_target_step_ratio()) e.target_step_ratio = engine.target_step_ratio();
+  if (engine.has_ageing_ms()) e.ageing_us = engine.ageing_ms() * 1000;
+  if (engine.queue_policy() == "early_abort") e.queue_policy = QueuePolicyKind::kEarlyAbort;
+  if (engine.has_early_abort_ms()) e.early_abort_us = engine.early_abort_ms() * 1000;
+  if (config.adapters().has_host_bytes()) {
+    e.adapter_host_bytes = static_cast<int64_t>(config.adapters().host_bytes());
+  }
+  options.adapter_dtype = AdapterDtypeOf(config.adapters().dtype());
+  e.deployment_secret = engine.deployment_secret();
+  return options;
+}
+
+absl::Status CheckOptions(const AssembleOptions& options) {
+  if (options.engine.max_num_batched_tokens >= options.engine.max_num_seqs) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("engine.max_num_batched_tokens (", options.engine.max_num_batched_tokens,
+                   ") must be at least engine.max_num_seqs (", options.engine.max_num_seqs,
+                   "): every running stream needs a token in every step"));
+}
+
+}  // namespace tessera

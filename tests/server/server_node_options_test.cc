@@ -1,0 +1,96 @@
+// Every key of the configuration reaches its option, in the option's unit.
+#include "server/node_options.h"
+
+#include <gtest/gtest.h>
+
+#include "tessera/v1/config.pb.h"
+
+namespace tessera {
+namespace {
+
+TEST(NodeOptions, EngineKeysReachTheEngineInItsUnits) {
+  v1::Config config;
+  v1::EngineConfig& engine = *config.mutable_engine();
+  engine.set_max_num_seqs(11);
+  engine.set_max_num_batched_tokens(22);
+  engine.set_max_queue(33);
+  engine.set_target_step_ms(44);
+  engine.set_target_step_ratio(5);
+  engine.set_ageing_ms(66);
+  engine.set_queue_policy("early_abort");
+  engine.set_early_abort_ms(777);
+  engine.set_deployment_secret("secret");
+  config.mutable_adapters()->set_host_bytes(88);
+  const EngineOptions options = OptionsOf(config).engine;
+  EXPECT_EQ(options.max_num_seqs, 11);
+  EXPECT_EQ(options.max_num_batched_tokens, 22);
+  EXPECT_EQ(options.max_queue, 33);
+  EXPECT_EQ(options.target_step_us, 44'000);
+  EXPECT_EQ(options.target_step_ratio, 5);
+  EXPECT_EQ(options.ageing_us, 66'000);
+  EXPECT_EQ(options.queue_policy, QueuePolicyKind::kEarlyAbort);
+  EXPECT_EQ(options.early_abort_us, 777'000);
+  EXPECT_EQ(options.deployment_secret, "secret");
+  EXPECT_EQ(options.adapter_host_bytes, 88);
+}
+
+TEST(NodeOptions, DeviceKeysReachTheDevice) {
+  v1::Config config;
+  v1::ModelConfig& model = *config.add_models();
+  model.set_name("m");
+  model.set_path("/models/m");
+  v1::EngineConfig& engine = *config.mutable_engine();
+  engine.set_device("ref");
+  engine.set_threads(3);
+  engine.set_dtype("int4");
+  engine.set_kv_cache_dtype("int8");
+  engine.set_kv_cache_bytes(1 << 20);
+  engine.set_max_model_len(500);
+  engine.set_pack_cache("/cache");
+  engine.set_pack_cache_bytes(2 << 20);
+  config.mutable_adapters()->set_dtype("bfloat16");
+  const AssembleOptions options = OptionsOf(config);
+  ASSERT_EQ(options.models.size(), 1u);
+  EXPECT_EQ(options.models[0].name, "m");
+  EXPECT_EQ(options.backend, "ref");
+  EXPECT_EQ(options.num_threads, 3);
+  EXPECT_EQ(options.weight_dtype, WeightDtype::kI4);
+  EXPECT_EQ(options.kv_dtype, KvDtype::kI8);
+  EXPECT_EQ(options.kv_cache_bytes, 1 << 20);
+  EXPECT_EQ(options.max_model_len, 500);
+  EXPECT_EQ(options.pack_cache.dir, "/cache");
+  EXPECT_EQ(options.pack_cache.max_bytes, 2 << 20);
+  EXPECT_EQ(options.adapter_dtype, AdapterDtype::kBF16);
+}
+
+TEST(NodeOptions, WhatIsNotGivenKeepsItsDefault) {
+  const EngineOptions options = OptionsOf(v1::Config()).engine;
+  const EngineOptions defaults;
+  EXPECT_EQ(options.max_num_seqs, defaults.max_num_seqs);
+  EXPECT_EQ(options.max_num_batched_tokens, defaults.max_num_batched_tokens);
+  EXPECT_EQ(options.max_queue, defaults.max_queue);
+  EXPECT_EQ(options.target_step_us, defaults.target_step_us);
+  EXPECT_EQ(options.target_step_ratio, defaults.target_step_ratio);
+  EXPECT_EQ(options.ageing_us, defaults.ageing_us);
+  EXPECT_EQ(options.queue_policy, defaults.queue_policy);
+  EXPECT_EQ(options.early_abort_us, defaults.early_abort_us);
+}
+
+// Each running stream needs a token in each step: what is not given follows what is.
+TEST(NodeOptions, StreamsAndTokensOfAStepGoTogether) {
+  v1::Config few_tokens;
+  few_tokens.mutable_engine()->set_max_num_batched_tokens(100);
+  EXPECT_EQ(OptionsOf(few_tokens).engine.max_num_seqs, 100);
+  v1::Config many_streams;
+  many_streams.mutable_engine()->set_max_num_seqs(2000);
+  EXPECT_EQ(OptionsOf(many_streams).engine.max_num_batched_tokens, 2000);
+  EXPECT_TRUE(CheckOptions(OptionsOf(many_streams)).ok());
+  many_streams.mutable_engine()->set_max_num_batched_tokens(1999);
+  const absl::Status refused = CheckOptions(OptionsOf(many_streams));
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(refused.message().find("engine.max_num_batched_tokens (1999)"),
+            absl::string_view::npos);
+}
+
+}  // namespace
+}  // namespace tessera
