@@ -116,6 +116,21 @@ TEST(JsonTokenizer, EncodesAndDecodesATinyVocabulary) {
   EXPECT_EQ(t.Encode("a\xFF", false), (Ids{0}));  // invalid text never breaks anything
 }
 
+// Spaces that may yet be the last ones are held, however many tokens they come in.
+TEST(JsonTokenizer, StripsAtTheEndAcrossTokens) {
+  json document = TinyDocument();
+  document["decoder"] = json::parse(R"({"type": "Sequence", "decoders": [
+      {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 0, "stop": 2}]})");
+  const auto loaded = Load(document);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  const Tokenizer& t = **loaded;
+  EXPECT_EQ(t.Decode(Ids{0, 4}, true), "a");
+  EXPECT_EQ(t.Decode(Ids{0, 4, 4}, true), "a");
+  EXPECT_EQ(t.Decode(Ids{0, 4, 4, 4}, true), "a ");
+  EXPECT_EQ(t.Decode(Ids{0, 4, 4, 4, 1}, true), "a   b");
+  EXPECT_EQ(t.Decode(Ids{0, 4, 1, 4}, true), "a b");
+}
+
 TEST(JsonTokenizer, TakesIdsOfTheVocabularyForAddedTokensOnIt) {
   json document = TinyDocument();
   document["added_tokens"].push_back({{"id", 77}, {"content", "c"}, {"special", true}});
