@@ -7,6 +7,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/text/template/chat_template.h"
+#include "server/text/template/value.h"
 
 namespace tessera {
 namespace {
@@ -131,6 +132,15 @@ TEST(TemplateLimits, ValuesThatShareTheirPartsEnd) {
                           "{{ ns.x < ns.y }}", "{{ ns.x in [ns.y] }}"}) {
     EXPECT_THAT(ErrorOf(grow + use), HasSubstr("too")) << use;
   }
+}
+
+TEST(TemplateLimits, ValuesMayBeAsDeepAsTheLimitSays) {
+  const auto nested = [](int depth) {
+    return absl::StrCat("{% set ns = namespace(x=[]) %}{% for i in range(", depth - 1,
+                        ") %}{% set ns.x = [ns.x] %}{% endfor %}ok");
+  };
+  EXPECT_EQ(RenderSource(nested(jinja::kMaxValueDepth)).value_or("an error"), "ok");
+  EXPECT_THAT(ErrorOf(nested(jinja::kMaxValueDepth + 1)), HasSubstr("nests deeper than 100"));
 }
 
 TEST(TemplateLimits, DeepValuesAreRefused) {
