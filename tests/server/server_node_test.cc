@@ -300,7 +300,7 @@ TEST_F(NodeTest, DeadlineInQueueAndInMidStream) {
     EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
     return num_tokens;
   };
-  EXPECT_GT(run("Once", 60), -1);
+  run("Once", 60);  // in mid-stream on most machines
   StreamClient blocker(stub_.get(), Request("One", 900));
   ASSERT_TRUE(WaitFor([&] { return blocker.num_tokens() > 0; }));
   EXPECT_EQ(run("Two", 20), 0);
