@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -117,6 +119,14 @@ TEST(Families, Qwen2Windows) {
   EXPECT_EQ(mixed.kv_groups.size(), 2u);
 }
 
+// Hugging Face's default.
+TEST(Families, Qwen2HasWindowsFromLayer28OnUnlessToldOtherwise) {
+  const Json on = {{"use_sliding_window", true}, {"sliding_window", 8}, {"num_hidden_layers", 30}};
+  std::vector<int32_t> expected(30, 0);
+  expected[28] = expected[29] = 8;
+  EXPECT_EQ(Windows(Spec(With(Qwen2(), on))), expected);
+}
+
 TEST(Families, LayerTypesDecide) {
   const Json types = {"sliding_attention", "full_attention", "full_attention", "sliding_attention"};
   for (const Json& base : {Llama(), Mistral()}) {
@@ -190,6 +200,36 @@ TEST(Rope, OldAndNewLayoutOfLlama3Agree) {
   const ModelSpec new_spec = Spec(With(Llama(), {{"rope_parameters", new_parameters}}));
   EXPECT_EQ(old_spec.ropes[0].inv_freq, new_spec.ropes[0].inv_freq);
   EXPECT_NE(old_spec.ropes[0].inv_freq, DefaultRope(500.0, 16).inv_freq);
+}
+
+// Wavelengths above original / low are stretched, those below original / high are not, and those
+// between in part.
+TEST(Rope, Llama3StretchesFromItsLowFrequencyOn) {
+  constexpr double kFactor = 8.0;
+  constexpr double kLow = 2.0;
+  constexpr double kHigh = 4.0;
+  constexpr double kOriginal = 64.0;
+  const Json scaling = {{"rope_type", "llama3"},
+                        {"factor", kFactor},
+                        {"low_freq_factor", kLow},
+                        {"high_freq_factor", kHigh},
+                        {"original_max_position_embeddings", 64}};
+  const ModelSpec spec =
+      Spec(With(Llama(), {{"head_dim", 64}, {"rope_theta", 500.0}, {"rope_scaling", scaling}}));
+  const std::vector<float> plain = DefaultRope(500.0, 64).inv_freq;
+  int num_between = 0;
+  int num_double = 0;  // whose wavelength is above original / low, but not above original * low
+  ASSERT_EQ(spec.ropes[0].inv_freq.size(), plain.size());
+  for (size_t i = 0; i < plain.size(); ++i) {
+    const double wavelength = 2.0 * M_PI / plain[i];
+    double share = std::clamp((kOriginal / wavelength - kLow) / (kHigh - kLow), 0.0, 1.0);
+    num_between += share > 0.0 && share < 1.0 ? 1 : 0;
+    num_double += wavelength > kOriginal / kLow && wavelength <= kOriginal * kLow ? 1 : 0;
+    const double expected = plain[i] * (share + (1.0 - share) / kFactor);
+    EXPECT_NEAR(spec.ropes[0].inv_freq[i], expected, 1e-5 * expected) << i;
+  }
+  EXPECT_GT(num_between, 0);
+  EXPECT_GT(num_double, 0);
 }
 
 TEST(Rope, OldTypeKey) {
