@@ -198,6 +198,12 @@ TEST_F(PeftErrorsTest, AnotherModelsAdapterIsRefusedWithTheTensorsName) {
   EXPECT_THAT(Error(), HasSubstr("self_attn.k_proj.lora_B.weight is [16, 5], the model needs"));
 }
 
+TEST_F(PeftErrorsTest, LayersBeyondTheModelsLastAreRefused) {
+  const int32_t last = --spec_.num_layers;
+  spec_.layers.pop_back();
+  EXPECT_THAT(Error(), HasSubstr(".layers." + std::to_string(last) + "."));
+}
+
 TEST_F(PeftErrorsTest, FilesThatAreNotThereOrCutAreErrors) {
   std::filesystem::resize_file(dir_ + "/adapter_model.safetensors", 30000);
   EXPECT_THAT(Error(), HasSubstr("adapter_model.safetensors"));
