@@ -12,6 +12,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/device/quantize.h"
@@ -239,6 +240,25 @@ TEST_F(QuantizedTest, ReorderedInputsAreRefused) {
   EXPECT_THAT(Error(), HasSubstr("q_proj.g_idx, which the checkpoint lacks"));
   quantization()["desc_act"] = false;
   EXPECT_TRUE(Plan().ok());
+}
+
+// compressed-tensors writes -1 into an index that is not used; here it is.
+TEST_F(QuantizedTest, UnsetGroupsAreRefusedWhereTheyAreNeeded) {
+  Copy("packed_int4");
+  for (const auto& [name, tensor] : RawTensors(tensors_)) {
+    if (!absl::EndsWith(name, "weight_packed")) continue;
+    const int64_t num_inputs = 8 * tensor.shape[1];
+    std::string index(static_cast<size_t>(4 * num_inputs), '\0');
+    for (int64_t k = 0; k < num_inputs; ++k) index[4 * k] = static_cast<char>(k / 32);
+    tensors_[name.substr(0, name.size() - 6) + "g_idx"] = {"I32", {num_inputs}, index};
+  }
+  scheme()["weights"]["actorder"] = "group";
+  EXPECT_EQ(Error(), "");
+  std::string& index = tensors_.at(absl::StrCat(kQ, "weight_g_idx")).bytes;
+  index.replace(4 * 5, 4, 4, '\xff');
+  EXPECT_THAT(Error(), HasSubstr("q_proj.weight_g_idx puts input 5 into group -1 instead of 0"));
+  scheme()["weights"]["actorder"] = nullptr;
+  EXPECT_EQ(Error(), "");
 }
 
 TEST_F(QuantizedTest, ZerosThatTheFirstFormatLosesAreRefused) {
