@@ -192,18 +192,55 @@ TEST_F(PackCacheTest, StaysWithinItsBound) {
 }
 
 TEST_F(PackCacheTest, UsedLongestAgoGoesFirst) {
+  const auto now = fs::file_time_type::clock::now();
   Load(WeightDtype::kBF16);
   const int64_t bf16_bytes = EntryBytes();
+  for (const fs::path& path : Entries()) fs::last_write_time(path, now - std::chrono::hours(5));
+  const std::vector<fs::path> bf16 = Entries();
   Load(WeightDtype::kI8);
   const int64_t int8_bytes = EntryBytes() - bf16_bytes;
-  const auto now = fs::file_time_type::clock::now();
-  for (const fs::path& path : Entries()) fs::last_write_time(path, now - std::chrono::hours(5));
-  EXPECT_EQ(Load(WeightDtype::kBF16).stats.taken, kNumWeights);  // used now
-  // Room for float32 if int8 goes.
-  options_.max_bytes = bf16_bytes + int8_bytes + bf16_bytes;
+  for (const fs::path& path : Entries()) {
+    if (std::find(bf16.begin(), bf16.end(), path) != bf16.end()) continue;
+    fs::last_write_time(path, now - std::chrono::hours(4));
+  }
+  EXPECT_EQ(Load(WeightDtype::kBF16).stats.taken, kNumWeights);  // written first, used last
+  // Room for float32, which is twice as large, if most of int8 goes.
+  options_.max_bytes = 3 * bf16_bytes + int8_bytes / 4;
   EXPECT_GT(Load(WeightDtype::kF32).stats.evicted, 0);
   EXPECT_LE(EntryBytes(), options_.max_bytes);
+  EXPECT_EQ(Load(WeightDtype::kBF16).stats.taken, kNumWeights);
   EXPECT_LT(Load(WeightDtype::kI8).stats.taken, kNumWeights);
+}
+
+// As when the checkpoint is written again while it is loaded.
+TEST_F(PackCacheTest, ContentThatChangesWhileItIsPackedIsNotStored) {
+  TestBackend device(isa_, 2);
+  auto cache = PackCache::Open(options_);
+  ASSERT_TRUE(cache.ok()) << cache.status();
+  std::vector<float> numbers(64 * 64, 1.0f);
+  StoredTensor tensor;
+  tensor.dtype_name = "F32";
+  tensor.dtype = DType::kF32;
+  tensor.shape = {64, 64};
+  tensor.data = reinterpret_cast<const char*>(numbers.data());
+  tensor.num_bytes = static_cast<int64_t>(numbers.size() * sizeof(float));
+  StoredMatrix matrix;
+  matrix.rows = matrix.cols = 64;
+  matrix.weight = &tensor;
+  const WeightFormat format(DType::kF32);
+  const auto find = [&](float next) {
+    return (*cache)->Find(device.backend.get(), {matrix}, format, false, device.team.get(), [&] {
+      auto packed = device.backend->Pack({Unpack(matrix, device.team.get()).view}, format, false);
+      numbers[0] = next;
+      return packed;
+    });
+  };
+  EXPECT_NE(find(/*next=*/2.0f), nullptr);
+  EXPECT_EQ((*cache)->stats().packed, 1);
+  EXPECT_EQ((*cache)->stats().stored, 0);
+  EXPECT_TRUE(Entries().empty());
+  EXPECT_NE(find(/*next=*/2.0f), nullptr);
+  EXPECT_EQ((*cache)->stats().stored, 1);
 }
 
 TEST_F(PackCacheTest, LeftoversOfAWriterAreRemoved) {
