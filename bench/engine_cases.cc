@@ -40,16 +40,24 @@ EngineCases::EngineCases(Device device, std::vector<ResolvedAdapter> adapters)
       models_(device.engine.models),
       step_tokens_(device.engine.max_num_batched_tokens),
       stats_(models_.size()),
-      core_(device.engine, std::move(device.kv), std::move(device.runner), &clock_, &stats_,
+      runner_(device.runner.get()),
+      core_(device.engine, std::move(device.kv), std::move(device.runner), NewLoader(), &stats_,
             nullptr) {
-  core_.StartAdapters(NewAdapterLoader(
-      registry_.get(), core_.runner(), kLoaderThreads,
-      {[this](AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us) {
-         auto held = std::make_shared<absl::StatusOr<AdapterImage>>(std::move(image));
-         loaded_.Send(
-             [this, id, held, read_us] { core_.OnAdapterRead(id, std::move(*held), read_us); });
-       },
-       [this](AdapterId id) { loaded_.Send([this, id] { core_.OnAdapterCopied(id); }); }}));
+  runner_->SetOnDone([this](const Completion& done) {
+    events_.Send([this, step_id = done.ticket] { core_.OnStepDone(step_id); });
+  });
+}
+
+std::unique_ptr<AdapterLoader> EngineCases::NewLoader() {
+  AdapterLoaderEvents events;
+  events.on_read = [this](AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us) {
+    auto held = std::make_shared<absl::StatusOr<AdapterImage>>(std::move(image));
+    events_.Send([this, id, held, read_us] { core_.OnAdapterRead(id, std::move(*held), read_us); });
+  };
+  events.on_copied = [this](AdapterId id) {
+    events_.Send([this, id] { core_.OnAdapterCopied(id); });
+  };
+  return NewAdapterLoader(registry_.get(), runner_, kLoaderThreads, std::move(events));
 }
 
 Measured EngineCases::Prefill(int64_t num_tokens) {
@@ -137,21 +145,25 @@ void EngineCases::Submit(std::vector<TokenId> prompt, bool cached, int64_t max_t
   request->sink = std::make_shared<Sink>(counts);
   if (adapter != kNoAdapter) request->adapter = adapters_.at(static_cast<size_t>(adapter));
   core_.Submit(std::move(request));
+  submitted_ = true;
 }
 
 void EngineCases::Turn() {
   std::vector<std::function<void()>> events;
-  loaded_.Drain(&events, busy_ ? 0 : kIdleWaitUs);
+  events_.Drain(&events, std::exchange(submitted_, false) ? 0 : kIdleWaitUs);
+  core_.BeginRound(clock_.NowUs());
   for (const auto& event : events) event();
-  busy_ = core_.RunOnce();
+  while (core_.LaunchStep()) {
+  }
+  core_.EndRound();
 }
 
 bool EngineCases::AnyWithoutFirstToken() const {
-  if (!core_.scheduler().waiting().empty()) return true;
-  for (const Sequence* s : core_.scheduler().running()) {
+  if (core_.scheduler().num_waiting() > 0) return true;
+  for (const Sequence* s : core_.scheduler().Running()) {
     if (s->first_token_us == 0) return true;
   }
-  return core_.scheduler().running().empty();
+  return core_.scheduler().num_running() == 0;
 }
 
 Measured EngineCases::Now() const {

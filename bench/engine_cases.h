@@ -65,9 +65,10 @@ class EngineCases final {
   std::vector<TokenId> RandomPrompt(int64_t num_tokens, std::mt19937* rng) const;
   void Submit(std::vector<TokenId> prompt, bool cached, int64_t max_tokens, int64_t adapter,
               Counts* counts);
-  // One round of the engine; waits for the loader when there is nothing else to do.
+  // One round of the engine; waits for a step's end or the loader unless there are new requests.
   void Turn();
   bool AnyWithoutFirstToken() const;
+  std::unique_ptr<AdapterLoader> NewLoader();
   Measured Since(const Measured& begin, int64_t tokens) const;
   Measured Now() const;
 
@@ -77,9 +78,10 @@ class EngineCases final {
   const std::vector<EngineModel> models_;
   const int64_t step_tokens_;
   EngineStats stats_;
-  Mailbox<std::function<void()>> loaded_;
+  Mailbox<std::function<void()>> events_;  // ends of steps, and the loader's reports
+  Runner* const runner_;                   // the core's
   EngineCore core_;
-  bool busy_ = false;
+  bool submitted_ = false;  // since the last round
   std::mt19937 rng_{1};
   uint64_t next_id_ = 1;
 };

@@ -22,16 +22,17 @@ class NullRunner final : public Runner {
   NullRunner(const RigOptions& options, ManualClock* clock)
       : step_us_(options.step_us), token_us_(options.token_us), clock_(clock) {}
 
-  void Launch(const StepBatch* batch, const BatchArena* /*arena*/) override {
-    result_ = {};
-    result_.step_id = batch->step_id;
-    result_.model = batch->model;
-    result_.rows.resize(batch->sampler_rows.count);
-    for (SampledRow& row : result_.rows) row.token = kSampledToken;
-    result_.step_us = step_us_ + token_us_ * static_cast<int64_t>(batch->tokens.count);
-    clock_->Advance(result_.step_us);
+  void SetOnDone(std::function<void(Completion)> /*on_done*/) override {}
+  void Launch(const StepBatch* batch, const BatchArena* /*arena*/, LayerRange /*layers*/,
+              StepResult* result) override {
+    *result = {};
+    result->step_id = batch->step_id;
+    result->model = batch->model;
+    result->rows.resize(batch->sampler_rows.count);
+    for (SampledRow& row : result->rows) row.token = kSampledToken;
+    result->step_us = step_us_ + token_us_ * static_cast<int64_t>(batch->tokens.count);
+    clock_->Advance(result->step_us);
   }
-  StepResult Wait() override { return std::move(result_); }
   void WritePage(PageId /*page*/, const char* /*bytes*/, int64_t /*num_bytes*/) override {}
   int depth() const override { return 1; }
 
@@ -39,7 +40,6 @@ class NullRunner final : public Runner {
   const int64_t step_us_;
   const int64_t token_us_;
   ManualClock* const clock_;
-  StepResult result_;
 };
 
 class NullSink final : public TokenSink {
@@ -81,7 +81,7 @@ SchedulerRig::SchedulerRig(const RigOptions& options)
   for (const EngineModel& model : engine.models) kv->AddModel(model.layout);
   kv_ = kv.get();
   core_ = std::make_unique<EngineCore>(
-      engine, std::move(kv), std::make_unique<NullRunner>(options, &clock_), &clock_, &stats_,
+      engine, std::move(kv), std::make_unique<NullRunner>(options, &clock_), nullptr, &stats_,
       /*on_left_queue=*/nullptr);
   core_->set_plan_observer([this](const StepPlan& plan) {
     if (step_watch_ != nullptr) step_times_.plan_ms = step_watch_->ElapsedMs();
@@ -107,7 +107,11 @@ StepTimes SchedulerRig::Step() {
   step_times_ = {};
   const StopWatch watch;
   step_watch_ = &watch;
-  CHECK(core_->RunOnce());
+  core_->BeginRound(clock_.NowUs());
+  CHECK(core_->LaunchStep());
+  core_->BeginRound(clock_.NowUs());
+  core_->OnStepDone(++num_steps_);
+  core_->EndRound();
   step_times_.whole_ms = watch.ElapsedMs();
   step_watch_ = nullptr;
   return step_times_;
@@ -115,7 +119,7 @@ StepTimes SchedulerRig::Step() {
 
 void SchedulerRig::TakeFreePages() {
   std::vector<PageId> pages;
-  CHECK(kv_->AllocateAdapter(0, kv_->usage().free_slabs, 0, 0, &pages));
+  CHECK(kv_->AllocateAdapter(0, kv_->usage().free_slabs, 0, &pages));
 }
 
 }  // namespace tessera::bench

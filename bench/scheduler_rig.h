@@ -63,8 +63,8 @@ class SchedulerRig {
   // Takes all free pages away for good, so that what runs cannot grow.
   void TakeFreePages();
 
-  int64_t num_running() const { return static_cast<int64_t>(core_->scheduler().running().size()); }
-  int64_t num_waiting() const { return static_cast<int64_t>(core_->scheduler().waiting().size()); }
+  int64_t num_running() const { return core_->scheduler().num_running(); }
+  int64_t num_waiting() const { return core_->scheduler().num_waiting(); }
   int64_t num_preemptions() const { return static_cast<int64_t>(stats_.preemptions.value()); }
 
  private:
@@ -74,6 +74,7 @@ class SchedulerRig {
   std::unique_ptr<EngineCore> core_;
   std::shared_ptr<TokenSink> sink_;
   uint64_t next_request_id_ = 1;
+  uint64_t num_steps_ = 0;
   // Of the step in progress.
   const StopWatch* step_watch_ = nullptr;
   StepTimes step_times_;

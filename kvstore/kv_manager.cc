@@ -28,7 +28,9 @@ class PagedKvManager final : public KvManager {
               [this](PageId id, const Page& page) { index_.Erase(page.hash, page.owner, id); }) {}
 
   int32_t AddModel(const PageLayout& layout) override;
-  KvMatch Match(KvState* state, absl::Span<const TokenId> tokens) const override;
+  KvMatch Match(KvState* state, absl::Span<const TokenId> tokens,
+                const KvScratch* scratch) const override;
+  void Foresee(KvState* state, absl::Span<const TokenId> tokens, KvScratch* scratch) const override;
   bool Admit(KvState* state, absl::Span<const TokenId> tokens, int64_t num_new_tokens,
              int64_t reserve_slabs) override;
   bool Grow(KvState* state, int64_t num_tokens) override;
@@ -36,19 +38,29 @@ class PagedKvManager final : public KvManager {
   void Release(KvState* state) override;
   bool EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) override;
   std::vector<PageOp> TakePageOps(int32_t model) override;
+  void ReleasePageOps(absl::Span<const PageOp> ops) override;
   int64_t SlabsFor(int32_t model, int64_t num_tokens, int64_t step_tokens) const override;
   bool Findable(int32_t model, int32_t group, const PageHash& hash) const override;
-  bool Announced(int32_t model, const PageHash& hash) const override {
-    return index_.num_announced(hash, model) > 0;
+  bool WatchPending(int32_t model, const PageHash& hash) override {
+    return index_.Watch(hash, model);
   }
+  std::vector<std::pair<PageHash, int32_t>> TakeSettled() override { return index_.TakeSettled(); }
   const PageLayout& layout(int32_t model) const override { return models_[model].layout; }
+  int64_t ExclusivePages(const KvState& state) const override;
   KvUsage usage() const override;
   const KvStats& stats() const override;
-  bool AllocateAdapter(int32_t model, int64_t num_pages, int64_t reserve_slabs, int32_t adapter,
+  bool AllocateAdapter(int32_t model, int64_t num_pages, int32_t adapter,
                        std::vector<PageId>* pages) override;
   void FreeAdapter(absl::Span<const PageId> pages) override;
-  void SetReclaim(Reclaim reclaim) override { reclaim_ = std::move(reclaim); }
   bool SetAsideForAdapters(int32_t model, int64_t num_pages) override;
+  bool adapters_apart() const override { return set_aside_.has_value(); }
+  int64_t AvailableAdapterPages(int32_t model) const override;
+  int64_t FreePages(int32_t model) const override { return pool_.num_free(models_[model].order); }
+  int64_t AvailablePages(int32_t model) const override {
+    return pool_.num_available(models_[model].order);
+  }
+  std::optional<uint64_t> OldestIdleTicks() const override;
+  void EvictOldest(int32_t model) override;
   uint64_t ticks() const override { return pool_.ticks(); }
   void DropCached() override { pool_.DropEvictable(); }
   void CheckInvariants(absl::Span<const KvState* const> live) const override;
@@ -56,9 +68,16 @@ class PagedKvManager final : public KvManager {
  private:
   struct Model {
     PageLayout layout;
-    int order = 0;            // log2 of slabs_per_page
-    int32_t first_owner = 0;  // Page::owner of group 0
-    std::vector<PageOp> page_ops;
+    int order = 0;                 // log2 of slabs_per_page
+    int32_t first_owner = 0;       // Page::owner of group 0
+    std::vector<PageOp> page_ops;  // not taken yet; each holds its source
+  };
+  // A page that ops of launched steps read or write.
+  struct InflightPage {
+    int32_t num_reads = 0;    // ops; each holds a reference
+    int32_t num_writes = 0;   // ops
+    bool given_back = false;  // by its sequence: the reference goes with the last op
+    bool idle() const { return num_reads == 0 && num_writes == 0; }
   };
   struct Prefix {
     int64_t hit_pages = 0;
@@ -66,16 +85,13 @@ class PagedKvManager final : public KvManager {
     int64_t num_evictable = 0;  // of the pages a hit takes, over all groups
   };
 
-  // Lets idle adapters go: those that are worth less than the cached pages that would be evicted
-  // for `num_pages` fresh ones, and then any, until `num_required` pages can be had or none is
-  // left.
-  bool MakeRoom(int32_t model, int64_t num_pages, int64_t num_required);
-  bool TakeSetAside(int32_t model, int64_t num_pages, std::vector<PageId>* pages);
   const PageHash& HashAt(KvState* state, absl::Span<const TokenId> tokens, int64_t page) const;
-  Prefix FindPrefix(const Model& model, KvState* state, absl::Span<const TokenId> tokens) const;
+  Prefix FindPrefix(const Model& model, KvState* state, absl::Span<const TokenId> tokens,
+                    const KvScratch* scratch) const;
   void AppendPages(const Model& model, KvState* state, int64_t num_pages);
   void GiveBack(Model* model, PageId page);
   void CheckState(const KvState& state) const;
+  void CountOpRefs(absl::flat_hash_map<PageId, int32_t>* refs) const;
   bool IsShared(PageId id) const {
     const Page& page = pool_.page(id);
     return page.refs > 1 || page.published;
@@ -83,10 +99,10 @@ class PagedKvManager final : public KvManager {
 
   const int64_t slab_bytes_;
   std::vector<Model> models_;
+  absl::flat_hash_map<PageId, InflightPage> inflight_;
   int32_t num_owners_ = 0;
   PrefixIndex index_;
   PagePool pool_;
-  Reclaim reclaim_;
   std::optional<std::vector<PageId>> set_aside_;  // free ones of a fixed split
   int64_t hit_tokens_ = 0;
   int64_t lookup_tokens_ = 0;
@@ -95,6 +111,7 @@ class PagedKvManager final : public KvManager {
   mutable std::vector<PageId> found_;                // [pages, groups] of the last FindPrefix
   mutable std::vector<int64_t> num_found_behind_;    // [groups] consecutive pages up to this one
   mutable std::vector<int64_t> num_pending_behind_;  // [groups]
+  mutable int64_t num_matches_ = 0;
   mutable KvStats stats_;
 };
 
@@ -133,7 +150,8 @@ const PageHash& PagedKvManager::HashAt(KvState* state, absl::Span<const TokenId>
 // One pass over the pages: a prefix of i + 1 pages is a hit when in every group the pages that the
 // next token needs, which end in page i, are there.
 PagedKvManager::Prefix PagedKvManager::FindPrefix(const Model& model, KvState* state,
-                                                  absl::Span<const TokenId> tokens) const {
+                                                  absl::Span<const TokenId> tokens,
+                                                  const KvScratch* scratch) const {
   Prefix prefix;
   found_.clear();
   if (!state->cacheable || tokens.empty()) return prefix;
@@ -146,7 +164,9 @@ PagedKvManager::Prefix PagedKvManager::FindPrefix(const Model& model, KvState* s
   bool possible = true;
   for (int64_t i = 0; i < max_pages && possible; ++i) {
     const PageHash& hash = HashAt(state, tokens, i);
-    const bool announced = index_.num_announced(hash, state->model) > 0;
+    const bool announced =
+        index_.num_announced(hash, state->model) > 0 ||
+        (scratch != nullptr && scratch->announced.contains({hash, state->model}));
     bool hit = true;
     bool pending = true;
     for (int32_t g = 0; g < num_groups; ++g) {
@@ -170,20 +190,45 @@ PagedKvManager::Prefix PagedKvManager::FindPrefix(const Model& model, KvState* s
     const GroupLayout& group = model.layout.groups[g];
     int64_t i = FirstNeededPage(group, prefix.hit_pages * page_tokens);
     for (; i < prefix.hit_pages; ++i) {
-      prefix.num_evictable += pool_.page(found_[i * num_groups + g]).refs == 0 ? 1 : 0;
+      const PageId page = found_[i * num_groups + g];
+      const bool taken = scratch != nullptr && scratch->taken.contains(page);
+      prefix.num_evictable += pool_.page(page).refs == 0 && !taken ? 1 : 0;
     }
   }
   return prefix;
 }
 
-KvMatch PagedKvManager::Match(KvState* state, absl::Span<const TokenId> tokens) const {
+KvMatch PagedKvManager::Match(KvState* state, absl::Span<const TokenId> tokens,
+                              const KvScratch* scratch) const {
   CHECK(!state->admitted);
+  ++num_matches_;
   const Model& model = models_[state->model];
-  const Prefix prefix = FindPrefix(model, state, tokens);
+  const Prefix prefix = FindPrefix(model, state, tokens, scratch);
   KvMatch match;
   match.hit_tokens = prefix.hit_pages * model.layout.page_tokens();
   match.pending_tokens = prefix.pending_pages * model.layout.page_tokens();
+  match.evictable_pages = prefix.num_evictable;
   return match;
+}
+
+void PagedKvManager::Foresee(KvState* state, absl::Span<const TokenId> tokens,
+                             KvScratch* scratch) const {
+  if (!state->cacheable) return;
+  const Model& model = models_[state->model];
+  const Prefix prefix = FindPrefix(model, state, tokens, scratch);
+  const int64_t page_tokens = model.layout.page_tokens();
+  const int32_t num_groups = model.layout.num_groups();
+  for (int32_t g = 0; g < num_groups; ++g) {
+    int64_t i = FirstNeededPage(model.layout.groups[g], prefix.hit_pages * page_tokens);
+    for (; i < prefix.hit_pages; ++i) {
+      const PageId page = found_[i * num_groups + g];
+      if (pool_.page(page).refs == 0) scratch->taken.insert(page);
+    }
+  }
+  const int64_t num_whole = static_cast<int64_t>(tokens.size()) / page_tokens;
+  for (int64_t i = prefix.hit_pages; i < num_whole; ++i) {
+    scratch->announced.insert({HashAt(state, tokens, i), state->model});
+  }
 }
 
 bool PagedKvManager::Admit(KvState* state, absl::Span<const TokenId> tokens, int64_t num_new_tokens,
@@ -194,14 +239,12 @@ bool PagedKvManager::Admit(KvState* state, absl::Span<const TokenId> tokens, int
   const Model& model = models_[state->model];
   const int64_t page_tokens = model.layout.page_tokens();
   const int32_t num_groups = model.layout.num_groups();
-  const Prefix prefix = FindPrefix(model, state, tokens);
+  const Prefix prefix = FindPrefix(model, state, tokens, nullptr);
   const int64_t hit_tokens = prefix.hit_pages * page_tokens;
   const int64_t num_pages = CeilDiv(hit_tokens + num_new_tokens, page_tokens);
   const int64_t num_taken = prefix.num_evictable + (num_pages - prefix.hit_pages) * num_groups;
   const int64_t num_reserved = CeilDiv<int64_t>(reserve_slabs, model.layout.slabs_per_page);
-  if (!MakeRoom(state->model, num_taken - prefix.num_evictable, num_taken + num_reserved)) {
-    return false;
-  }
+  if (pool_.num_available(model.order) < num_taken + num_reserved) return false;
 
   state->admitted = true;
   state->num_tokens = hit_tokens;
@@ -241,27 +284,30 @@ void PagedKvManager::AppendPages(const Model& model, KvState* state, int64_t num
   }
 }
 
-bool PagedKvManager::MakeRoom(int32_t model, int64_t num_pages, int64_t num_required) {
-  const int order = models_[model].order;
-  if (reclaim_ && !set_aside_.has_value()) {
-    while (pool_.free_slabs() < num_pages << order && pool_.evictable_slabs() > 0 &&
-           reclaim_(false, model, pool_.oldest_idle_ticks())) {
-    }
-    while (pool_.num_available(order) < num_required && reclaim_(true, model, 0)) {
-    }
-  }
-  return pool_.num_available(order) >= num_required;
+std::optional<uint64_t> PagedKvManager::OldestIdleTicks() const {
+  if (pool_.evictable_slabs() == 0) return std::nullopt;
+  return pool_.oldest_idle_ticks();
 }
 
-bool PagedKvManager::AllocateAdapter(int32_t model, int64_t num_pages, int64_t reserve_slabs,
-                                     int32_t adapter, std::vector<PageId>* pages) {
-  if (set_aside_.has_value()) return TakeSetAside(model, num_pages, pages);
-  const int order = models_[model].order;
-  const int64_t num_reserved =
-      CeilDiv<int64_t>(reserve_slabs, models_[model].layout.slabs_per_page);
-  if (!MakeRoom(model, num_pages, num_pages + num_reserved)) return false;
+void PagedKvManager::EvictOldest(int32_t model) {
+  CHECK(pool_.EvictForOrder(models_[model].order));
+}
+
+int64_t PagedKvManager::AvailableAdapterPages(int32_t model) const {
+  if (set_aside_.has_value()) return static_cast<int64_t>(set_aside_->size());
+  return AvailablePages(model);
+}
+
+bool PagedKvManager::AllocateAdapter(int32_t model, int64_t num_pages, int32_t adapter,
+                                     std::vector<PageId>* pages) {
+  if (AvailableAdapterPages(model) < num_pages) return false;
+  if (set_aside_.has_value()) {
+    pages->assign(set_aside_->end() - num_pages, set_aside_->end());
+    set_aside_->resize(set_aside_->size() - static_cast<size_t>(num_pages));
+    return true;
+  }
   for (int64_t i = 0; i < num_pages; ++i) {
-    pages->push_back(pool_.Allocate(order, PageKind::kAdapter, adapter));
+    pages->push_back(pool_.Allocate(models_[model].order, PageKind::kAdapter, adapter));
     CHECK_NE(pages->back(), kNullPage);
   }
   return true;
@@ -285,16 +331,6 @@ bool PagedKvManager::SetAsideForAdapters(int32_t model, int64_t num_pages) {
   return true;
 }
 
-bool PagedKvManager::TakeSetAside(int32_t model, int64_t num_pages, std::vector<PageId>* pages) {
-  const auto has_enough = [&] { return static_cast<int64_t>(set_aside_->size()) >= num_pages; };
-  while (!has_enough() && reclaim_ && reclaim_(true, model, 0)) {
-  }
-  if (!has_enough()) return false;
-  pages->assign(set_aside_->end() - num_pages, set_aside_->end());
-  set_aside_->resize(set_aside_->size() - static_cast<size_t>(num_pages));
-  return true;
-}
-
 bool PagedKvManager::Grow(KvState* state, int64_t num_tokens) {
   CHECK(state->admitted);
   const Model& model = models_[state->model];
@@ -302,7 +338,7 @@ bool PagedKvManager::Grow(KvState* state, int64_t num_tokens) {
   const int64_t num_more = num_pages - static_cast<int64_t>(state->groups[0].pages.size());
   if (num_more <= 0) return true;
   const int64_t num_needed = num_more * model.layout.num_groups();
-  if (!MakeRoom(state->model, num_needed, num_needed)) return false;
+  if (pool_.num_available(model.order) < num_needed) return false;
   AppendPages(model, state, num_pages);
   return true;
 }
@@ -364,6 +400,7 @@ void PagedKvManager::Release(KvState* state) {
 }
 
 // A copy to a page that its sequence gives up must not be made: the page may be another's by then.
+// One that a launched step makes is waited for.
 void PagedKvManager::GiveBack(Model* model, PageId page) {
   std::vector<PageOp>& ops = model->page_ops;
   for (size_t i = 0; i < ops.size();) {
@@ -373,6 +410,11 @@ void PagedKvManager::GiveBack(Model* model, PageId page) {
     }
     pool_.Unref(ops[i].src);
     ops.erase(ops.begin() + static_cast<ptrdiff_t>(i));
+  }
+  const auto it = inflight_.find(page);
+  if (it != inflight_.end() && it->second.num_writes > 0) {
+    CHECK(!std::exchange(it->second.given_back, true)) << "page " << page;
+    return;
   }
   pool_.Unref(page);
 }
@@ -394,7 +436,7 @@ bool PagedKvManager::EnsureWritable(KvState* state, int64_t token_begin, int64_t
       num_shared += IsShared(table.pages[i]) ? 1 : 0;
     }
   }
-  if (!MakeRoom(state->model, num_shared, num_shared)) return false;
+  if (pool_.num_available(model.order) < num_shared) return false;
 
   for (int32_t g = 0; g < num_groups; ++g) {
     KvGroupState& table = state->groups[g];
@@ -419,8 +461,27 @@ bool PagedKvManager::EnsureWritable(KvState* state, int64_t token_begin, int64_t
 
 std::vector<PageOp> PagedKvManager::TakePageOps(int32_t model) {
   std::vector<PageOp> ops = std::exchange(models_[model].page_ops, {});
-  for (const PageOp& op : ops) pool_.Unref(op.src);
+  for (const PageOp& op : ops) {
+    ++inflight_[op.src].num_reads;
+    ++inflight_[op.dst].num_writes;
+  }
   return ops;
+}
+
+void PagedKvManager::ReleasePageOps(absl::Span<const PageOp> ops) {
+  for (const PageOp& op : ops) {
+    const auto src = inflight_.find(op.src);
+    CHECK(src != inflight_.end() && src->second.num_reads > 0) << "page " << op.src;
+    --src->second.num_reads;
+    if (src->second.idle()) inflight_.erase(src);
+    pool_.Unref(op.src);
+
+    const auto dst = inflight_.find(op.dst);
+    CHECK(dst != inflight_.end() && dst->second.num_writes > 0) << "page " << op.dst;
+    const bool is_last = --dst->second.num_writes == 0;
+    if (is_last && std::exchange(dst->second.given_back, false)) pool_.Unref(op.dst);
+    if (dst->second.idle()) inflight_.erase(dst);
+  }
 }
 
 int64_t PagedKvManager::SlabsFor(int32_t model, int64_t num_tokens, int64_t step_tokens) const {
@@ -442,6 +503,16 @@ bool PagedKvManager::Findable(int32_t model, int32_t group, const PageHash& hash
   return index_.Find(hash, models_[model].first_owner + group) != kNullPage;
 }
 
+int64_t PagedKvManager::ExclusivePages(const KvState& state) const {
+  int64_t num_pages = 0;
+  for (const KvGroupState& table : state.groups) {
+    for (size_t i = table.first_live_page; i < table.pages.size(); ++i) {
+      num_pages += pool_.page(table.pages[i]).refs == 1 ? 1 : 0;
+    }
+  }
+  return num_pages;
+}
+
 KvUsage PagedKvManager::usage() const {
   KvUsage usage;
   usage.total_slabs = pool_.num_slabs();
@@ -454,7 +525,7 @@ KvUsage PagedKvManager::usage() const {
 }
 
 const KvStats& PagedKvManager::stats() const {
-  stats_ = {pool_.num_evicted(), hit_tokens_, lookup_tokens_};
+  stats_ = {pool_.num_evicted(), hit_tokens_, lookup_tokens_, num_matches_};
   return stats_;
 }
 
@@ -473,12 +544,7 @@ void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) cons
       ++announced[{state->hashes[first_pending + i], state->model}];
     }
   }
-  for (const Model& model : models_) {
-    for (const PageOp& op : model.page_ops) {
-      ++refs[op.src];
-      CHECK(!IsShared(op.dst)) << "page " << op.dst;
-    }
-  }
+  CountOpRefs(&refs);
   refs.erase(kNullPage);
   int64_t num_referenced = 0;
   for (const auto& [id, count] : refs) {
@@ -489,6 +555,21 @@ void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) cons
   CHECK_EQ(static_cast<int64_t>(announced.size()), index_.num_pending());
   for (const auto& [key, count] : announced) {
     CHECK_EQ(index_.num_announced(key.first, key.second), count);
+  }
+}
+
+void PagedKvManager::CountOpRefs(absl::flat_hash_map<PageId, int32_t>* refs) const {
+  for (const Model& model : models_) {
+    for (const PageOp& op : model.page_ops) {
+      ++(*refs)[op.src];
+      CHECK(!IsShared(op.dst)) << "page " << op.dst;
+    }
+  }
+  for (const auto& [page, inflight] : inflight_) {
+    CHECK(!inflight.idle()) << "page " << page;
+    CHECK(inflight.num_writes > 0 || !inflight.given_back) << "page " << page;
+    CHECK(inflight.num_writes == 0 || !IsShared(page)) << "page " << page;
+    (*refs)[page] += inflight.num_reads + (inflight.given_back ? 1 : 0);
   }
 }
 
@@ -522,6 +603,14 @@ void PagedKvManager::CheckState(const KvState& state) const {
 }
 
 }  // namespace
+
+int64_t KvManager::PagesToGrow(const KvState& state, int64_t num_tokens) const {
+  const PageLayout& its_layout = layout(state.model);
+  const int64_t num_pages = CeilDiv<int64_t>(num_tokens, its_layout.page_tokens());
+  const int64_t num_held =
+      state.groups.empty() ? 0 : static_cast<int64_t>(state.groups[0].pages.size());
+  return std::max<int64_t>(0, num_pages - num_held) * its_layout.num_groups();
+}
 
 std::unique_ptr<KvManager> NewKvManager(int64_t num_slabs, int64_t slab_bytes,
                                         int32_t max_slabs_per_page) {

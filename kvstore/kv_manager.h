@@ -1,6 +1,7 @@
 // The paged KV store of one device: which pages hold which tokens, what is reusable, what may be
 // evicted. It knows page indices and hashes, never tensors. The scheduler sees six verbs: Match,
-// Admit, Grow, Advance, Release, TakePageOps.
+// Admit, Grow, Advance, Release, TakePageOps. The engine returns what the last one handed out by
+// ReleasePageOps.
 //
 // Owned by the engine, used on the engine thread only: no locks. Pages are equal byte ranges of one
 // pool for all models (page_pool.h); a model's layers are split into KV groups with a page table
@@ -13,10 +14,12 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <optional>
+#include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/types/span.h"
 #include "kernels/base/types.h"
 #include "kernels/step/batch.h"
@@ -52,6 +55,19 @@ struct KvMatch {
   // Tokens of the longest prefix once the pages that admitted sequences are computing right now are
   // there too. > hit_tokens: waiting for them may be cheaper than computing them again.
   int64_t pending_tokens = 0;
+  int64_t evictable_pages = 0;  // of the pages that a hit takes: out of eviction
+};
+
+// What a plan will do to the store when it is committed, so that the sequences of one plan see each
+// other: names that they will announce, cached pages that they will take.
+struct KvScratch {
+  absl::flat_hash_set<std::pair<PageHash, int32_t>> announced;  // with the model
+  absl::flat_hash_set<PageId> taken;
+
+  void Clear() {
+    announced.clear();
+    taken.clear();
+  }
 };
 
 // Slabs by what they are used for; they add up to the pool without the null page.
@@ -68,6 +84,7 @@ struct KvStats {
   int64_t evicted_pages = 0;  // to make room
   int64_t hit_tokens = 0;     // taken by Admit
   int64_t lookup_tokens = 0;  // asked for by Admit
+  int64_t num_matches = 0;    // calls of Match
 };
 
 class KvManager {
@@ -80,7 +97,14 @@ class KvManager {
 
   // How much of `tokens` is reusable. `state->hashes` is extended as a memo; nothing else changes.
   // REQUIRES: !state->admitted; `tokens` extends what the state was asked about before.
-  virtual KvMatch Match(KvState* state, absl::Span<const TokenId> tokens) const = 0;
+  virtual KvMatch Match(KvState* state, absl::Span<const TokenId> tokens,
+                        const KvScratch* scratch) const = 0;
+  KvMatch Match(KvState* state, absl::Span<const TokenId> tokens) const {
+    return Match(state, tokens, nullptr);
+  }
+  // Enters into the scratch what Admit of the same would do.
+  virtual void Foresee(KvState* state, absl::Span<const TokenId> tokens,
+                       KvScratch* scratch) const = 0;
 
   // Takes the matched pages and room for `num_new_tokens` after them. On success state->num_tokens
   // is the hit and the whole pages of `tokens` beyond it are announced as pending. On false (not
@@ -110,26 +134,38 @@ class KvManager {
   // published under their names: such a sequence has a kv_policy in its root, or is not cacheable.
   virtual bool EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) = 0;
 
-  // Pages for an adapter of the model, in the model's page size, all or none, evicting as needed
-  // and keeping `reserve_slabs` as Admit does. `adapter` names the owner.
-  virtual bool AllocateAdapter(int32_t model, int64_t num_pages, int64_t reserve_slabs,
-                               int32_t adapter, std::vector<PageId>* pages) = 0;
+  // Pages for an adapter of the model, in the model's page size, all or none, evicting as needed.
+  // `adapter` names the owner.
+  virtual bool AllocateAdapter(int32_t model, int64_t num_pages, int32_t adapter,
+                               std::vector<PageId>* pages) = 0;
   virtual void FreeAdapter(absl::Span<const PageId> pages) = 0;
-  // Asked to free an idle adapter's pages before others are evicted (must: false; cached pages
-  // that were idle for `idle_ticks` would go instead) and before room is refused (must: true).
-  // Answers whether it freed some.
-  using Reclaim = std::function<bool(bool must, int32_t model, uint64_t idle_ticks)>;
-  virtual void SetReclaim(Reclaim reclaim) = 0;
   // A fixed split, to compare one pool with: adapters of all models live in these pages of
   // `model`'s size alone, sequences in the others. False: the pool has no room for them. REQUIRES:
   // before any adapter and any Admit; one model, or equal pages.
   virtual bool SetAsideForAdapters(int32_t model, int64_t num_pages) = 0;
+  virtual bool adapters_apart() const = 0;  // SetAsideForAdapters was called
+  // Pages that AllocateAdapter could take now.
+  virtual int64_t AvailableAdapterPages(int32_t model) const = 0;
+
+  // Pages of the model's size that are free, and those that are free or cached.
+  virtual int64_t FreePages(int32_t model) const = 0;
+  virtual int64_t AvailablePages(int32_t model) const = 0;
+  // How long the cached pages that would be evicted first have been idle; nothing when none are
+  // cached.
+  virtual std::optional<uint64_t> OldestIdleTicks() const = 0;
+  // Frees cached pages, those that have been idle longest, until one more page of the model's size
+  // is free. REQUIRES: AvailablePages > FreePages.
+  virtual void EvictOldest(int32_t model) = 0;
   // The time that eviction goes by: counts pages taken and given back.
   virtual uint64_t ticks() const = 0;
 
   // Page ops that the next step of `model` must run first (copies before writes to shared pages).
-  // Taken when that step is built: until then their sources are held.
+  // They belong to that step's plan. Their sources stay held until ReleasePageOps, and so does a
+  // destination that its sequence gives back meanwhile: no page is handed out that a launched step
+  // still reads or writes. Before they are taken, an op goes when its destination is given back.
   virtual std::vector<PageOp> TakePageOps(int32_t model) = 0;
+  // The step that took `ops` has retired. REQUIRES: TakePageOps handed them out; once.
+  virtual void ReleasePageOps(absl::Span<const PageOp> ops) = 0;
 
   // Slabs that a fresh sequence of `num_tokens` tokens of `model` occupies at most, without reuse,
   // when no step computes more than `step_tokens` of them: groups with a window hold what the
@@ -140,9 +176,16 @@ class KvManager {
   }
   // Whether the page of that name could be hit in a group of the model.
   virtual bool Findable(int32_t model, int32_t group, const PageHash& hash) const = 0;
-  // Whether an admitted sequence of the model is computing the page of that name right now.
-  virtual bool Announced(int32_t model, const PageHash& hash) const = 0;
+  // Asks to be told when no admitted sequence of the model is computing the page of that name any
+  // more. False when none is now.
+  virtual bool WatchPending(int32_t model, const PageHash& hash) = 0;
+  // The names of which that came true since the last call.
+  virtual std::vector<std::pair<PageHash, int32_t>> TakeSettled() = 0;
   virtual const PageLayout& layout(int32_t model) const = 0;
+  // Pages that Release would make free or evictable: nobody else holds them.
+  virtual int64_t ExclusivePages(const KvState& state) const = 0;
+  // Pages that Grow takes for tokens [0, num_tokens).
+  int64_t PagesToGrow(const KvState& state, int64_t num_tokens) const;
   virtual KvUsage usage() const = 0;
   virtual const KvStats& stats() const = 0;
   // Forgets all unreferenced pages.

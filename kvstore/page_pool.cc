@@ -22,6 +22,7 @@ PagePool::PagePool(int64_t num_slabs, int32_t max_slabs_per_page, EvictCallback 
   pages_.resize(num_regions * max_slabs_per_page);
   blocks_.resize(num_orders_);
   free_.resize(num_orders_);
+  num_free_blocks_.resize(num_orders_);
   reclaimable_.resize(num_orders_);
   num_available_.resize(num_orders_);
   for (int order = 0; order < num_orders_; ++order) {
@@ -110,10 +111,19 @@ int64_t PagePool::free_slabs() const {
   return num_available_[0] - evictable_slabs_;
 }
 
+int64_t PagePool::num_free(int order) const {
+  int64_t pages = 0;
+  for (int from = order; from < num_orders_; ++from) {
+    pages += num_free_blocks_[from] << (from - order);
+  }
+  return pages;
+}
+
 void PagePool::PushFront(int order, int32_t index) {
   Block& block = blocks_[order][index];
   Ends& list = free_[order];
   block.list = List::kFree;
+  ++num_free_blocks_[order];
   block.prev = -1;
   block.next = list.head;
   (list.head >= 0 ? blocks_[order][list.head].prev : list.tail) = index;
@@ -133,6 +143,7 @@ void PagePool::PushBack(int order, int32_t index) {
 
 void PagePool::Remove(int order, int32_t index) {
   Block& block = blocks_[order][index];
+  if (block.list == List::kFree) --num_free_blocks_[order];
   Ends& list = block.list == List::kFree ? free_[order] : reclaimable_[order];
   (block.prev >= 0 ? blocks_[order][block.prev].next : list.head) = block.next;
   (block.next >= 0 ? blocks_[order][block.next].prev : list.tail) = block.prev;
@@ -289,6 +300,7 @@ void PagePool::CheckBlocks(int order, const std::vector<Block>& expected) const 
     num_available += available ? 1 : 0;
   }
   CHECK_EQ(num_available, num_available_[order]) << "order " << order;
+  CHECK_EQ(num_listed[static_cast<size_t>(List::kFree)], num_free_blocks_[order]);
 
   for (const List list : {List::kFree, List::kReclaimable}) {
     const Ends& ends = list == List::kFree ? free_[order] : reclaimable_[order];

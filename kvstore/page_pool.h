@@ -52,6 +52,11 @@ class PagePool final {
   // How many times Allocate(order) would succeed now: exact, whatever the fragmentation.
   int64_t num_available(int order) const { return num_available_[order]; }
 
+  // How many times it would succeed without evicting.
+  int64_t num_free(int order) const;
+  // Evicts what Allocate(order) would evict when nothing is free. False: nothing can be.
+  bool EvictForOrder(int order);
+
   void Ref(PageId page);  // an evictable page is taken out of eviction
   // The last reference makes a published page evictable, most recently used; others free.
   void Unref(PageId page);
@@ -104,7 +109,6 @@ class PagePool final {
   PageId TakeFree(int order);
   void FreeBlock(PageId page, int order);
   void Evict(PageId page);
-  bool EvictForOrder(int order);
   int CheckFree(PageId slab) const;
   void CheckBlocks(int order, const std::vector<Block>& expected) const;
 
@@ -114,6 +118,7 @@ class PagePool final {
   std::vector<Page> pages_;                 // [slabs]; valid at the first slab of a page
   std::vector<std::vector<Block>> blocks_;  // [orders][slabs >> order]
   std::vector<Ends> free_;                  // [orders], last freed first
+  std::vector<int64_t> num_free_blocks_;    // [orders]
   std::vector<Ends> reclaimable_;           // [orders], oldest first
   std::vector<int64_t> num_available_;      // [orders] blocks without referenced slabs
   std::array<int64_t, kNumPageKinds> referenced_slabs_{};

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "kernels/base/types.h"
@@ -28,15 +29,23 @@ class PrefixIndex final {
   void Announce(const PageHash& hash, int32_t model);
   void Withdraw(const PageHash& hash, int32_t model);  // REQUIRES: announced
   int32_t num_announced(const PageHash& hash, int32_t model) const;
+  // TakeSettled names it once it is no longer announced. False when it is not announced.
+  bool Watch(const PageHash& hash, int32_t model);
+  std::vector<std::pair<PageHash, int32_t>> TakeSettled() { return std::exchange(settled_, {}); }
 
   int64_t num_pages() const { return static_cast<int64_t>(pages_.size()); }
   int64_t num_pending() const { return static_cast<int64_t>(pending_.size()); }
 
  private:
   using Key = std::pair<PageHash, int32_t>;
+  struct Pending {
+    int32_t count = 0;
+    bool watched = false;
+  };
 
   absl::flat_hash_map<Key, PageId> pages_;
-  absl::flat_hash_map<Key, int32_t> pending_;
+  absl::flat_hash_map<Key, Pending> pending_;
+  std::vector<Key> settled_;
 };
 
 }  // namespace tessera

@@ -48,7 +48,7 @@ class Generator {
   // While paused the request computes nothing and its pages are evictable (its reader is slow).
   virtual void Throttle(uint64_t request_id, bool paused) = 0;
 
-  // Calls `done` from another thread, soon (within a step).
+  // Calls `done` from another thread, soon: also while a step runs.
   virtual void Probe(ProbeQuery query, std::function<void(ProbeResult)> done) = 0;
 
   // Predicted wait of a new request, from the cost model; what a refused client is told to wait.

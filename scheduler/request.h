@@ -109,7 +109,8 @@ class TokenSink {
 };
 
 struct Request {
-  uint64_t id = 0;  // unique in the process; chosen by the caller
+  uint64_t id = 0;   // unique in the process; chosen by the caller
+  std::string name;  // what the client calls it, for logs; any bytes, may be empty
   int32_t model = 0;
   RequestKind kind = RequestKind::kGenerate;
   ResolvedAdapter adapter;  // of the model; id kNoAdapter: the base model

@@ -150,7 +150,7 @@ class RunningNode final : public Node {
     const bool healthy = Live();
     if (healthy == healthy_) return;
     healthy_ = healthy;
-    if (!healthy) TLOG_ERROR("no step has ended for {} s: not serving", stale_us_ / 1'000'000);
+    if (!healthy) TLOG_ERROR("the engine makes no progress: not serving");
     server_->SetHealthy(healthy);
   }
   bool exit_requested() const override { return context_.exit_requested.load(); }
@@ -171,7 +171,7 @@ class RunningNode final : public Node {
   }
 
  private:
-  bool Live() const { return clock_.NowUs() - engine_->heartbeat_us() < stale_us_; }
+  bool Live() const { return engine_->live(stale_us_); }
 
   // adapters.paths: [MODEL=]DIR.
   absl::Status RegisterAtStart(const v1::AdaptersConfig& config) const {

@@ -25,7 +25,7 @@ class Node {
   virtual const std::string& grpc_address() const = 0;
   virtual const std::string& metrics_address() const = 0;
 
-  // To be called now and then: health follows the step loop's heartbeat.
+  // To be called now and then: health follows the engine's progress.
   virtual void UpdateHealth() = 0;
   // Control.Drain asked the process to exit.
   virtual bool exit_requested() const = 0;

@@ -33,9 +33,9 @@ ALLOWED = {
     "kvstore": ["kernels/base", "kernels/step"],
     # The root of the room is what callers see: requests and generators.
     "scheduler": ["kernels/base", "kernels/step", "scheduler/residency/adapters"],
-    "scheduler/residency": BELOW_SCHEDULER + ["scheduler"],
-    "scheduler/residency/adapters": BELOW_SCHEDULER + ["scheduler", "scheduler/residency"],
-    "scheduler/plan": BELOW_SCHEDULER + RESIDENCY + ["scheduler"],
+    "scheduler/residency": BELOW_SCHEDULER + RESIDENCY + ["scheduler"],
+    "scheduler/residency/adapters": BELOW_SCHEDULER + RESIDENCY + ["scheduler"],
+    "scheduler/plan": BELOW_SCHEDULER + ["scheduler", "scheduler/residency"],
     "scheduler/step": BELOW_SCHEDULER + RESIDENCY + ["scheduler", "scheduler/plan"],
     "scheduler/device": BELOW_SCHEDULER + RESIDENCY + ["scheduler", "scheduler/plan", "scheduler/step"],
     "proto": [],

@@ -33,4 +33,15 @@ class ManualClock final : public Clock {
   std::atomic<int64_t> now_us_{0};
 };
 
+// Stands still between the rounds of a loop, so that all that a round does happens at one time.
+// One thread.
+class RoundClock final : public Clock {
+ public:
+  int64_t NowUs() const override { return now_us_; }
+  void Set(int64_t now_us) { now_us_ = now_us; }
+
+ private:
+  int64_t now_us_ = 0;
+};
+
 }  // namespace tessera

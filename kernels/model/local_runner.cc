@@ -4,6 +4,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -24,20 +25,23 @@ class LocalRunner final : public Runner {
     rank_.join();
   }
 
-  void Launch(const StepBatch* batch, const BatchArena* arena) override {
-    CHECK(state_.load(std::memory_order_relaxed) == State::kIdle) << "a step is in flight";
-    CHECK_LT(static_cast<size_t>(batch->model), device_.models.size());
-    batch_ = {batch, arena->base()};
-    SetState(State::kLaunched);
+  void SetOnDone(std::function<void(Completion)> on_done) override {
+    on_done_ = std::move(on_done);
   }
 
-  StepResult Wait() override {
-    CHECK(state_.load(std::memory_order_relaxed) != State::kIdle) << "no step is in flight";
-    // No spinning here: the team needs the cores.
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [this] { return state_.load() == State::kDone; });
-    state_.store(State::kIdle);
-    return std::move(result_);
+  void Launch(const StepBatch* batch, const BatchArena* arena, LayerRange layers,
+              StepResult* result) override {
+    CHECK(state_.load(std::memory_order_relaxed) == State::kIdle) << "a step is in flight";
+    CHECK(on_done_ != nullptr) << "nobody would learn of the end of the step";
+    CHECK_LT(static_cast<size_t>(batch->model), device_.models.size());
+    const int32_t num_layers = device_.models[batch->model].model->spec().num_layers;
+    if (layers.last == LayerRange::kToTheEnd) layers.last = num_layers;
+    CHECK_EQ(layers.first, next_layer_) << "a step's ranges of layers must adjoin";
+    CHECK_LT(layers.first, layers.last);
+    if (layers.first > 0) CHECK_EQ(batch->step_id, launched_.view.batch->step_id);
+    next_layer_ = layers.last == num_layers ? 0 : layers.last;
+    launched_ = {{batch, arena->base()}, layers, result};
+    SetState(State::kLaunched);
   }
 
   void WritePage(PageId page, const char* bytes, int64_t num_bytes) override {
@@ -47,9 +51,14 @@ class LocalRunner final : public Runner {
   int depth() const override { return 1; }
 
  private:
-  // kIdle and kDone are the engine's turn, kLaunched the rank's; who has the turn owns batch_ and
-  // result_.
-  enum class State { kIdle, kLaunched, kDone, kStopped };
+  // kIdle is the engine's turn, kLaunched the rank's; who has the turn owns launched_.
+  enum class State { kIdle, kLaunched, kStopped };
+
+  struct Launched {
+    BatchView view;
+    LayerRange layers;
+    StepResult* result = nullptr;
+  };
 
   void SetState(State state) {
     {
@@ -74,19 +83,33 @@ class LocalRunner final : public Runner {
 
   void RankLoop() {
     while (AwaitTurn() == State::kLaunched) {
-      const int64_t begin_us = clock_.NowUs();
-      RunnerModel& model = device_.models[batch_.batch->model];
-      model.model->RunStep(batch_, KvView{device_.pool, &model.layout}, &result_);
-      result_.step_us = clock_.NowUs() - begin_us;
-      SetState(State::kDone);
+      const uint64_t step_id = launched_.view.batch->step_id;
+      RunLaunched();
+      // The engine may launch again as soon as it is told.
+      SetState(State::kIdle);
+      on_done_({step_id, absl::OkStatus()});
     }
+  }
+
+  void RunLaunched() {
+    const int64_t begin_us = clock_.NowUs();
+    const auto& [view, layers, result] = launched_;
+    RunnerModel& model = device_.models[view.batch->model];
+    if (layers.first == 0) {
+      model.model->Begin(view, KvView{device_.pool, &model.layout}, result);
+      result->step_us = 0;
+    }
+    model.model->RunLayers(layers.first, layers.last);
+    if (layers.last == model.model->spec().num_layers) model.model->Finish();
+    result->step_us += clock_.NowUs() - begin_us;
   }
 
   RunnerDevice device_;
   const RunnerOptions options_;
   const SteadyClock clock_;
-  BatchView batch_;
-  StepResult result_;
+  std::function<void(Completion)> on_done_;
+  Launched launched_;
+  int32_t next_layer_ = 0;  // of the step that was launched in part; 0: of none
   std::mutex mutex_;
   std::condition_variable changed_;
   std::atomic<State> state_{State::kIdle};

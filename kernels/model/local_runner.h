@@ -1,5 +1,5 @@
 // The Runner of one device in this process: a rank thread that owns the backend, the models and the
-// pool's memory, and runs launched steps in order. One step may be in flight.
+// pool's memory, and runs launched steps in order. One launch may be in flight.
 #pragma once
 
 #include <cstdint>

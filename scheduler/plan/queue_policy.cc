@@ -2,12 +2,19 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
+
 namespace tessera {
 namespace {
 
 class PriorityPolicy final : public QueuePolicy {
  public:
   explicit PriorityPolicy(int64_t ageing_us) : ageing_us_(ageing_us) {}
+
+  // Within a priority the older one has gained at least as many classes.
+  int32_t Lane(const Sequence& sequence) const override {
+    return static_cast<int32_t>(sequence.request->priority);
+  }
 
   QueueKey Key(const Sequence& sequence, int64_t now_us) const override {
     const Request& request = *sequence.request;
@@ -26,6 +33,8 @@ class PriorityPolicy final : public QueuePolicy {
 constexpr int64_t kEarlyAbortMarginUs = 500'000;
 constexpr double kNewest = 0.7;  // share of the last step in the running means
 
+bool IsHopeless(int64_t wait_us, int64_t slo_us) { return wait_us + kEarlyAbortMarginUs >= slo_us; }
+
 class EarlyAbortPolicy final : public QueuePolicy {
  public:
   explicit EarlyAbortPolicy(int64_t slo_us) : slo_us_(slo_us) {}
@@ -34,8 +43,15 @@ class EarlyAbortPolicy final : public QueuePolicy {
     const Request& request = *sequence.request;
     const bool late = IsHopeless(now_us - request.arrival_us, slo_us_);
     const bool newest_first = !late && arrived_ >= admitted_;
-    return {late ? 1 : 0, newest_first ? -request.arrival_us : request.arrival_us, request.id,
-            sequence.index};
+    if (newest_first) return {0, -request.arrival_us, ~request.id, -sequence.index};
+    return {late ? 1 : 0, request.arrival_us, request.id, sequence.index};
+  }
+
+  absl::Status MayQueue(int64_t queue_delay_us) const override {
+    if (!IsHopeless(queue_delay_us, slo_us_)) return absl::OkStatus();
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the first token would come in about ", queue_delay_us / 1000, " ms, too late for the ",
+        slo_us_ / 1000, " ms of --early-abort-ms: retry when the queue is shorter"));
   }
 
   void OnPlanned(int64_t num_arrived, int64_t num_admitted) override {
@@ -52,14 +68,19 @@ class EarlyAbortPolicy final : public QueuePolicy {
 
 }  // namespace
 
-bool IsHopeless(int64_t wait_us, int64_t slo_us) { return wait_us + kEarlyAbortMarginUs >= slo_us; }
-
 std::unique_ptr<QueuePolicy> NewEarlyAbortPolicy(int64_t slo_us) {
   return std::make_unique<EarlyAbortPolicy>(slo_us);
 }
 
 std::unique_ptr<QueuePolicy> NewPriorityPolicy(int64_t ageing_us) {
   return std::make_unique<PriorityPolicy>(ageing_us);
+}
+
+std::unique_ptr<QueuePolicy> NewQueuePolicy(const SchedulerOptions& options) {
+  if (options.queue_policy == QueuePolicyKind::kEarlyAbort) {
+    return NewEarlyAbortPolicy(options.early_abort_us);
+  }
+  return NewPriorityPolicy(options.ageing_us);
 }
 
 }  // namespace tessera

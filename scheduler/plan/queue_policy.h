@@ -1,11 +1,13 @@
-// The order in which waiting sequences are admitted. Policies are values of a total order; they
-// change nothing.
+// The order in which waiting sequences are admitted, and who may enter. A policy is told what was
+// served; its keys change only then and with time.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <tuple>
 
+#include "absl/status/status.h"
+#include "scheduler/plan/scheduler_options.h"
 #include "scheduler/plan/sequence.h"
 
 namespace tessera {
@@ -26,9 +28,21 @@ struct QueueKey {
 class QueuePolicy {
  public:
   virtual ~QueuePolicy() = default;
+
   virtual QueueKey Key(const Sequence& sequence, int64_t now_us) const = 0;
-  // After a step was planned: how many sequences have come since the last one, and how many it
-  // admitted. Keys change only here and with time.
+  // The queue files sequences of one model, tenant and lane by arrival. REQUIRES: at any time, the
+  // smallest key of any run of neighbours in a lane is at one of the run's ends.
+  virtual int32_t Lane(const Sequence& sequence) const { return 0; }
+
+  // Whether the sequence may be admitted now (a quota). One that may not blocks its tenant only.
+  virtual bool MayEnter(const Sequence& sequence) const { return true; }
+  // Whether a request may be queued, when one that is queued now is predicted to wait
+  // `queue_delay_us` for its first step. RESOURCE_EXHAUSTED says when to come again. Any thread.
+  virtual absl::Status MayQueue(int64_t queue_delay_us) const { return absl::OkStatus(); }
+
+  // A step that computes `num_tokens` tokens of the sequence was planned.
+  virtual void OnServed(const Sequence& sequence, int64_t num_tokens) {}
+  // A step was planned: how many sequences have come since the last one, and how many it admitted.
   virtual void OnPlanned(int64_t num_arrived, int64_t num_admitted) {}
 };
 
@@ -40,9 +54,10 @@ std::unique_ptr<QueuePolicy> NewPriorityPolicy(int64_t ageing_us);
 // S-LoRA's early abort (arXiv 2311.03285 and its code), to compare with: first come, first served,
 // but the newest first while more come than are admitted. Sequences that cannot have their first
 // token within `slo_us` of their arrival any more come last: S-LoRA drops them, but what was
-// accepted here is served. What can be refused is what is not accepted yet: see IsHopeless.
+// accepted here is served. A request that would miss the limit, with S-LoRA's margin of 0.5 s, may
+// not be queued.
 std::unique_ptr<QueuePolicy> NewEarlyAbortPolicy(int64_t slo_us);
-// Whether a request that waits so long misses the limit, with S-LoRA's margin of 0.5 s.
-bool IsHopeless(int64_t wait_us, int64_t slo_us);
+
+std::unique_ptr<QueuePolicy> NewQueuePolicy(const SchedulerOptions& options);
 
 }  // namespace tessera

@@ -1,26 +1,53 @@
 // One sequence of a request (one of its n) on its way through the engine. There is one progress
 // number: num_computed must catch up with the tokens. Prefill, decode, prefix hits and
-// recomputation after preemption are all that.
+// recomputation after preemption are all that. Holes are token ranges below num_computed whose KV
+// must be computed again; they are computed first, in ascending order.
 //
 // Owned by the engine core, touched on the engine thread only.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/types/span.h"
 #include "kvstore/kv_manager.h"
+#include "scheduler/plan/cost_model.h"
 #include "scheduler/request.h"
+#include "scheduler/residency/residency.h"
 
 namespace tessera {
 
 enum class SequenceState : int32_t {
   kWaiting,   // new, preempted (it keeps its tokens) or paused; holds no pages and no slot
-  kLoading,   // as kWaiting, while its adapter is on its way to the pool
+  kLoading,   // as kWaiting, while its need or its prefix is on its way
   kRunning,   // holds a slot and pages
   kFinished,  // its last event was sent; lives on while num_inflight > 0
+};
+
+// Where a waiting sequence is filed (queue.h).
+enum class QueuePlace : int32_t {
+  kNone,     // not in the queue
+  kReady,    // may be admitted in its turn
+  kNeedy,    // its need must be asked for
+  kLoading,  // its need is on its way
+  kPrefix,   // another sequence computes the next pages of its prefix
+  kPaused,
+};
+
+struct TokenRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+
+  int64_t size() const { return end - begin; }
+  friend bool operator==(const TokenRange&, const TokenRange&) = default;
+};
+
+// What a running sequence adds to the scheduler's sums.
+struct RunningShare {
+  int64_t outstanding_slabs = 0;  // that its prompt still needs
+  StepCost prompt;                // to compute, when more than one token is
 };
 
 struct Sequence {
@@ -34,14 +61,20 @@ struct Sequence {
   int64_t num_prompt = 0;
   int64_t num_computed = 0;  // KV of tokens [0, num_computed) is written
   int32_t num_inflight = 0;  // tokens after them that launched steps are computing
+  int32_t num_steps = 0;     // launched steps that compute for it
   int32_t num_pending = 0;   // tokens after `tokens` that launched steps will sample
   KvState kv;
   int32_t slot = -1;
-  // A page of its prefix that another sequence is computing: it waits while that is announced.
-  std::optional<PageHash> awaited;
-  bool paused = false;          // its reader is slow: it computes nothing and holds no pages
-  int32_t queue_index = -1;     // in the scheduler's list of waiting ones; -1: not there
-  bool counts_in_queue = true;  // against max_queue: until its first step or its end
+  NeedId need = kNoNeed;  // held while it runs
+  int32_t tenant = 0;     // the engine's number for Request::tenant
+  QueuePlace place = QueuePlace::kNone;
+  PageHash awaited;               // with kPrefix: the page that it waits for
+  bool paused = false;            // its reader is slow: it computes nothing and holds no pages
+  int32_t running_index = -1;     // in its model's list of running ones; -1: not there
+  RunningShare share;             // counted in the scheduler's sums while it runs
+  std::vector<TokenRange> holes;  // not retired yet, ascending, apart, below num_computed
+  int64_t holes_launched = 0;     // tokens of holes before this one are being computed
+  bool counts_in_queue = true;    // against max_queue: until its first step or its end
 
   int64_t cached_prompt_tokens = 0;  // at the first admission
   int32_t num_preemptions = 0;
@@ -71,7 +104,19 @@ struct Sequence {
   int64_t num_tokens() const { return num_known() + num_pending; }
   int64_t num_generated() const { return num_tokens() - num_prompt; }
   int64_t num_scheduled() const { return num_computed + num_inflight; }
-  int64_t num_to_compute() const { return num_tokens() - num_scheduled(); }
+  int64_t num_to_compute() const {
+    const int64_t num_new = num_tokens() - num_scheduled();
+    return holes.empty() ? num_new : num_new + num_hole_tokens();
+  }
+  int64_t num_hole_tokens() const;  // to compute, not launched yet
+  // KV of tokens before this one is final.
+  int64_t num_final() const { return holes.empty() ? num_computed : holes.front().begin; }
+  int64_t NextToCompute() const;
+  // The next `num_tokens` tokens to compute, holes first. REQUIRES: no more than num_to_compute().
+  void NextRanges(int64_t num_tokens, absl::InlinedVector<TokenRange, 1>* ranges) const;
+  // A step that computes the range was launched, or has retired.
+  void Launched(const TokenRange& range);
+  void Retired(const TokenRange& range);
   bool has_penalties() const {
     const SamplingParams& s = request->sampling;
     return s.repetition_penalty != 1.0f || s.presence_penalty != 0.0f ||

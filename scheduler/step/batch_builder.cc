@@ -32,17 +32,16 @@ int32_t BatchBuilder::AddAdapter(AdapterId id) {
   return static_cast<int32_t>(batch_adapters_.size()) - 1;
 }
 
-void BatchBuilder::AddTokens(const PlanEntry& entry, const PageLayout& layout) {
-  const Sequence& s = *entry.sequence;
+void BatchBuilder::AddTokens(const Sequence& s, const TokenRange& range, const PageLayout& layout) {
   const int64_t num_known = static_cast<int64_t>(s.tokens.size());
-  for (int64_t i = entry.begin; i < entry.begin + entry.num_tokens; ++i) {
+  for (int64_t i = range.begin; i < range.end; ++i) {
     tokens_.push_back(i < num_known ? s.tokens[i] : kLastSampledToken);
     positions_.push_back(static_cast<int32_t>(i));
   }
   const int64_t page_tokens = layout.page_tokens();
   for (int32_t g = 0; g < layout.num_groups(); ++g) {
     const std::vector<PageId>& table = s.kv.groups[g].pages;
-    for (int64_t i = entry.begin; i < entry.begin + entry.num_tokens; ++i) {
+    for (int64_t i = range.begin; i < range.end; ++i) {
       const int64_t page = i / page_tokens;
       CHECK_LT(page, static_cast<int64_t>(table.size()));
       write_slots_[g].push_back(table[page] * page_tokens + i % page_tokens);
@@ -50,22 +49,21 @@ void BatchBuilder::AddTokens(const PlanEntry& entry, const PageLayout& layout) {
   }
 }
 
-void BatchBuilder::AddRuns(const PlanEntry& entry, const PageLayout& layout) {
+void BatchBuilder::AddRuns(const Sequence& s, const TokenRange& range, const PageLayout& layout) {
   const int64_t page_tokens = layout.page_tokens();
-  const int64_t end = entry.begin + entry.num_tokens;
   for (int32_t g = 0; g < layout.num_groups(); ++g) {
-    const KvGroupState& state = entry.sequence->kv.groups[g];
+    const KvGroupState& state = s.kv.groups[g];
     const int64_t window = layout.groups[g].window;
     // The first query sees keys after (begin - window).
-    const int64_t first_key = window > 0 ? std::max<int64_t>(0, entry.begin - window + 1) : 0;
+    const int64_t first_key = window > 0 ? std::max<int64_t>(0, range.begin - window + 1) : 0;
     const int64_t first_page = first_key / page_tokens;
-    const int64_t num_pages = CeilDiv(end, page_tokens) - first_page;
+    const int64_t num_pages = CeilDiv(range.end, page_tokens) - first_page;
     CHECK_GE(first_page, state.first_live_page);
     KvRun run;
     run.page_begin = static_cast<int32_t>(pages_.size());
     run.num_pages = static_cast<int32_t>(num_pages);
     run.pos_begin = static_cast<int32_t>(first_page * page_tokens);
-    run.count = static_cast<int32_t>(end - run.pos_begin);
+    run.count = static_cast<int32_t>(range.end - run.pos_begin);
     pages_.insert(pages_.end(), state.pages.begin() + first_page,
                   state.pages.begin() + first_page + num_pages);
     run_ranges_[g].push_back({static_cast<int32_t>(runs_.size()), 1});
@@ -73,12 +71,38 @@ void BatchBuilder::AddRuns(const PlanEntry& entry, const PageLayout& layout) {
   }
 }
 
+void BatchBuilder::AddSegment(const PlanEntry& entry, const TokenRange& range,
+                              const PageLayout& layout) {
+  Segment segment;
+  segment.slot = entry.sequence->slot;
+  segment.token_begin = static_cast<int32_t>(tokens_.size());
+  segment.num_tokens = static_cast<int32_t>(range.size());
+  segment.adapter = AddAdapter(entry.sequence->request->adapter.id);
+  AddTokens(*entry.sequence, range, layout);
+  AddRuns(*entry.sequence, range, layout);
+  segments_.push_back(segment);
+}
+
+// Of all rows of the last segment, after the final norm.
+void BatchBuilder::AddHiddenTap(const EngineModel& model) {
+  Tap tap;
+  tap.kind = TapKind::kHidden;
+  tap.segment = static_cast<int32_t>(segments_.size()) - 1;
+  tap.num_rows = segments_.back().num_tokens;
+  tap.layer_begin = model.num_layers;
+  tap.layer_end = model.num_layers + 1;
+  tap.out_begin = num_tap_floats_;
+  tap.out_count = static_cast<int32_t>(tap.num_rows * model.hidden);
+  num_tap_floats_ += tap.out_count;
+  taps_.push_back(tap);
+}
+
 void BatchBuilder::AddSamplerRows(const PlanEntry& entry, int32_t token_begin) {
   const Sequence& s = *entry.sequence;
   const Request& request = *s.request;
   for (int64_t t = entry.target_begin; t < entry.target_begin + entry.num_targets; ++t) {
     SamplerRow row;
-    row.token_row = static_cast<int32_t>(token_begin + t - entry.begin);
+    row.token_row = static_cast<int32_t>(token_begin + t - entry.begin());
     row.target = s.tokens[t + 1];
     row.num_logprobs = request.prompt_logprobs;
     sampler_rows_.push_back(row);
@@ -87,7 +111,7 @@ void BatchBuilder::AddSamplerRows(const PlanEntry& entry, int32_t token_begin) {
 
   const SamplingParams& sampling = request.sampling;
   SamplerRow row;
-  row.token_row = token_begin + entry.num_tokens - 1;
+  row.token_row = static_cast<int32_t>(tokens_.size()) - 1;
   row.slot = s.slot;
   row.temperature = sampling.temperature;
   row.top_k = sampling.top_k;
@@ -98,7 +122,7 @@ void BatchBuilder::AddSamplerRows(const PlanEntry& entry, int32_t token_begin) {
   row.frequency_penalty = sampling.frequency_penalty;
   row.num_logprobs = request.logprobs;
   row.index = s.index;
-  row.position = static_cast<int32_t>(entry.begin + entry.num_tokens);
+  row.position = static_cast<int32_t>(entry.end());
   row.seed = sampling.seed;
 
   row.biases.begin = static_cast<int32_t>(biases_.size());
@@ -118,10 +142,7 @@ void BatchBuilder::AddSamplerRows(const PlanEntry& entry, int32_t token_begin) {
   sampler_rows_.push_back(row);
 }
 
-void BatchBuilder::Build(const StepPlan& plan, const std::vector<PageOp>& page_ops,
-                         uint64_t step_id, BuiltBatch* out) {
-  const EngineModel& model = (*models_)[plan.model];
-  const size_t num_groups = model.layout.groups.size();
+void BatchBuilder::ClearScratch(size_t num_groups) {
   tokens_.clear();
   positions_.clear();
   runs_.clear();
@@ -131,6 +152,7 @@ void BatchBuilder::Build(const StepPlan& plan, const std::vector<PageOp>& page_o
   biases_.clear();
   counts_.clear();
   taps_.clear();
+  num_tap_floats_ = 0;
   last_adapter_ = kNoAdapter;
   batch_adapters_.clear();
   lora_matrices_.clear();
@@ -142,30 +164,19 @@ void BatchBuilder::Build(const StepPlan& plan, const std::vector<PageOp>& page_o
     write_slots_[g].clear();
     run_ranges_[g].clear();
   }
+}
 
-  int32_t num_tap_floats = 0;
+void BatchBuilder::Build(const StepPlan& plan, uint64_t step_id, BuiltBatch* out) {
+  const EngineModel& model = (*models_)[plan.model];
+  const size_t num_groups = model.layout.groups.size();
+  ClearScratch(num_groups);
   for (const PlanEntry& entry : plan.entries) {
-    Segment segment;
-    segment.slot = entry.sequence->slot;
-    segment.token_begin = static_cast<int32_t>(tokens_.size());
-    segment.num_tokens = entry.num_tokens;
-    segment.adapter = AddAdapter(entry.sequence->request->adapter.id);
-    AddTokens(entry, model.layout);
-    AddRuns(entry, model.layout);
-    AddSamplerRows(entry, segment.token_begin);
-    if (entry.sequence->request->kind == RequestKind::kEmbed) {
-      Tap tap;
-      tap.kind = TapKind::kHidden;
-      tap.segment = static_cast<int32_t>(segments_.size());
-      tap.num_rows = entry.num_tokens;
-      tap.layer_begin = model.num_layers;  // after the final norm
-      tap.layer_end = model.num_layers + 1;
-      tap.out_begin = num_tap_floats;
-      tap.out_count = static_cast<int32_t>(entry.num_tokens * model.hidden);
-      num_tap_floats += tap.out_count;
-      taps_.push_back(tap);
+    const auto token_begin = static_cast<int32_t>(tokens_.size());
+    for (const TokenRange& range : entry.ranges) {
+      AddSegment(entry, range, model.layout);
+      if (entry.sequence->request->kind == RequestKind::kEmbed) AddHiddenTap(model);
     }
-    segments_.push_back(segment);
+    AddSamplerRows(entry, token_begin);
   }
 
   BatchArena& arena = out->arena;
@@ -175,7 +186,7 @@ void BatchBuilder::Build(const StepPlan& plan, const std::vector<PageOp>& page_o
   batch.model = plan.model;
   batch.num_groups = static_cast<int32_t>(num_groups);
   batch.step_id = step_id;
-  batch.num_tap_floats = num_tap_floats;
+  batch.num_tap_floats = num_tap_floats_;
   batch.tokens = arena.AddCopy(tokens_);
   batch.positions = arena.AddCopy(positions_);
   batch.write_slots = AddRows(&arena, write_slots_, num_groups);
@@ -189,7 +200,7 @@ void BatchBuilder::Build(const StepPlan& plan, const std::vector<PageOp>& page_o
   batch.biases = arena.AddCopy(biases_);
   batch.counts = arena.AddCopy(counts_);
   batch.taps = arena.AddCopy(taps_);
-  batch.page_ops = arena.AddCopy(page_ops);
+  batch.page_ops = arena.AddCopy(plan.page_ops);
 }
 
 }  // namespace tessera

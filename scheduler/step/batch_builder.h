@@ -20,25 +20,28 @@ struct BuiltBatch {
 
 class BatchBuilder {
  public:
-  explicit BatchBuilder(const std::vector<EngineModel>* models) : models_(models) {}
-  // Before any request has an adapter.
-  void set_adapters(const AdapterStore* adapters) { adapters_ = adapters; }
+  // `adapters` may be null: no request has one then. Both outlive the builder.
+  BatchBuilder(const std::vector<EngineModel>* models, const AdapterStore* adapters)
+      : models_(models), adapters_(adapters) {}
 
   // REQUIRES: plan is not empty; every entry's pages reach its last token. Sampler rows come in
   // entry order: an entry's targets, then its sample. kEmbed entries get one hidden tap over all
   // their rows, in entry order.
-  void Build(const StepPlan& plan, const std::vector<PageOp>& page_ops, uint64_t step_id,
-             BuiltBatch* out);
+  void Build(const StepPlan& plan, uint64_t step_id, BuiltBatch* out);
 
  private:
   // The index of the sequence's adapter in the batch; -1: none.
   int32_t AddAdapter(AdapterId id);
-  void AddTokens(const PlanEntry& entry, const PageLayout& layout);
-  void AddRuns(const PlanEntry& entry, const PageLayout& layout);
+  void AddSegment(const PlanEntry& entry, const TokenRange& range, const PageLayout& layout);
+  void AddTokens(const Sequence& sequence, const TokenRange& range, const PageLayout& layout);
+  void AddRuns(const Sequence& sequence, const TokenRange& range, const PageLayout& layout);
+  void AddHiddenTap(const EngineModel& model);
+  // `token_begin`: row of the entry's first token.
   void AddSamplerRows(const PlanEntry& entry, int32_t token_begin);
+  void ClearScratch(size_t num_groups);
 
   const std::vector<EngineModel>* const models_;
-  const AdapterStore* adapters_ = nullptr;
+  const AdapterStore* const adapters_;
   // Scratch, cleared by each Build.
   std::vector<TokenId> tokens_;
   std::vector<int32_t> positions_;
@@ -51,6 +54,7 @@ class BatchBuilder {
   std::vector<TokenBias> biases_;
   std::vector<TokenCount> counts_;
   std::vector<Tap> taps_;
+  int32_t num_tap_floats_ = 0;
   AdapterId last_adapter_ = kNoAdapter;
   std::vector<BatchAdapter> batch_adapters_;
   std::vector<LoraMatrices> lora_matrices_;

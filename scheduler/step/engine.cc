@@ -2,12 +2,14 @@
 
 #include "scheduler/step/engine.h"
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 #include <utility>
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/completion.h"
 #include "kernels/base/log.h"
 #include "kernels/base/mailbox.h"
 #include "scheduler/residency/adapters/adapter_loader.h"
@@ -16,7 +18,8 @@
 namespace tessera {
 namespace {
 
-// An idle loop still comes round this often, so that a stale heartbeat means a stuck engine.
+// A loop without messages still comes round this often, so that a stale heartbeat means a stuck
+// engine, and a step that does not end is seen.
 constexpr int64_t kIdleWaitUs = 100'000;
 
 struct SubmitMessage {
@@ -57,9 +60,11 @@ struct UnpinAdapterMessage {
 struct UnloadAdapterMessage {
   AdapterId id;
 };
-using Message = std::variant<SubmitMessage, CancelMessage, CancelAllMessage, ThrottleMessage,
-                             ProbeMessage, AdapterReadMessage, AdapterCopiedMessage,
-                             LoadAdapterMessage, UnpinAdapterMessage, UnloadAdapterMessage>;
+// A Completion is the end of a step.
+using Message =
+    std::variant<Completion, SubmitMessage, CancelMessage, CancelAllMessage, ThrottleMessage,
+                 ProbeMessage, AdapterReadMessage, AdapterCopiedMessage, LoadAdapterMessage,
+                 UnpinAdapterMessage, UnloadAdapterMessage>;
 
 // Reading is bound by the disk and by rounding: more threads take cores from the steps.
 constexpr int kLoaderThreads = 2;
@@ -71,16 +76,10 @@ class ThreadedEngine final : public Engine {
       : options_(std::move(options)),
         clock_(clock),
         stats_(options_.models.size()),
-        core_(options_, std::move(kv), std::move(runner), clock, &stats_,
+        runner_(runner.get()),
+        core_(options_, std::move(kv), std::move(runner), NewLoader(), &stats_,
               [this] { num_queued_.fetch_sub(1, std::memory_order_relaxed); }) {
-    if (options_.adapters != nullptr) {
-      core_.StartAdapters(NewAdapterLoader(
-          options_.adapters, core_.runner(), kLoaderThreads,
-          {[this](AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us) {
-             inbox_.Send(AdapterReadMessage{id, std::move(image), read_us});
-           },
-           [this](AdapterId id) { inbox_.Send(AdapterCopiedMessage{id}); }}));
-    }
+    runner_->SetOnDone([this](Completion done) { inbox_.Send(std::move(done)); });
     heartbeat_us_.store(clock_->NowUs());
     thread_ = std::thread([this] { Loop(); });
   }
@@ -90,13 +89,10 @@ class ThreadedEngine final : public Engine {
   absl::Status Submit(std::unique_ptr<Request> request) override {
     if (stopping_.load()) return absl::UnavailableError("the server is shutting down");
     const int64_t num_sequences = request->sampling.n;
-    const bool may_abort = options_.queue_policy == QueuePolicyKind::kEarlyAbort;
-    if (may_abort && IsHopeless(QueueDelayUs(), options_.early_abort_us)) {
+    const absl::Status may_queue = core_.scheduler().policy().MayQueue(QueueDelayUs());
+    if (!may_queue.ok()) {
       stats_.refused.Add();
-      return absl::ResourceExhaustedError(
-          absl::StrCat("the first token would come in about ", QueueDelayUs() / 1000,
-                       " ms, too late for the ", options_.early_abort_us / 1000,
-                       " ms of --early-abort-ms: retry when the queue is shorter"));
+      return may_queue;
     }
     if (!TakeQueuePlaces(num_sequences)) {
       stats_.refused.Add();
@@ -138,6 +134,9 @@ class ThreadedEngine final : public Engine {
   const EngineStats& stats() const override { return stats_; }
   const std::vector<EngineModel>& models() const override { return options_.models; }
   int64_t heartbeat_us() const override { return heartbeat_us_.load(std::memory_order_relaxed); }
+  bool live(int64_t stale_us) const override {
+    return !overdue_.load(std::memory_order_relaxed) && clock_->NowUs() - heartbeat_us() < stale_us;
+  }
 
   void Stop() override {
     if (stopping_.exchange(true)) return;
@@ -147,6 +146,17 @@ class ThreadedEngine final : public Engine {
   }
 
  private:
+  // Null without adapters. It may report from now on.
+  std::unique_ptr<AdapterLoader> NewLoader() {
+    if (options_.adapters == nullptr) return nullptr;
+    AdapterLoaderEvents events;
+    events.on_read = [this](AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us) {
+      inbox_.Send(AdapterReadMessage{id, std::move(image), read_us});
+    };
+    events.on_copied = [this](AdapterId id) { inbox_.Send(AdapterCopiedMessage{id}); };
+    return NewAdapterLoader(options_.adapters, runner_, kLoaderThreads, std::move(events));
+  }
+
   // Counted before they are queued, so that a burst cannot pass the limit. An empty queue takes any
   // one request: else one of more copies than the limit could never run.
   bool TakeQueuePlaces(int64_t num_sequences) {
@@ -160,25 +170,41 @@ class ThreadedEngine final : public Engine {
 
   void Loop() {
     std::vector<Message> messages;
-    bool busy = false;
-    while (inbox_.Drain(&messages, busy ? 0 : IdleWaitUs())) {
-      heartbeat_us_.store(clock_->NowUs(), std::memory_order_relaxed);
-      for (Message& message : messages) {
-        std::visit([this](auto& m) { Apply(std::move(m)); }, message);
+    while (inbox_.Drain(&messages, WaitUs())) {
+      const int64_t now_us = clock_->NowUs();
+      core_.BeginRound(now_us);
+      ApplyAll(&messages);
+      while (core_.LaunchStep()) {
       }
-      busy = core_.RunOnce();
+      const StepHealth health = core_.EndRound();
+      overdue_.store(health == StepHealth::kOverdue, std::memory_order_relaxed);
+      if (health == StepHealth::kGood) heartbeat_us_.store(now_us, std::memory_order_relaxed);
     }
+    // What was submitted while the inbox was being closed.
     core_.CancelAll(CancelReason::kShutdown);
-    while (core_.RunOnce()) {
-    }
   }
 
-  int64_t IdleWaitUs() const {
+  // After a round nothing can be launched until a message comes or time has passed.
+  int64_t WaitUs() const {
     const int64_t deadline_us = core_.NextDeadlineUs();
     if (deadline_us < 0) return kIdleWaitUs;
     return std::clamp<int64_t>(deadline_us - clock_->NowUs(), 0, kIdleWaitUs);
   }
 
+  // The ends of steps first: what ended or became free counts for the others.
+  void ApplyAll(std::vector<Message>* messages) {
+    for (const bool of_steps : {true, false}) {
+      for (Message& message : *messages) {
+        if (std::holds_alternative<Completion>(message) != of_steps) continue;
+        std::visit([this](auto& m) { Apply(std::move(m)); }, message);
+      }
+    }
+  }
+
+  void Apply(const Completion& m) {
+    CHECK(m.status.ok()) << "step " << m.ticket << ": " << m.status;
+    core_.OnStepDone(m.ticket);
+  }
   void Apply(SubmitMessage m) { core_.Submit(std::move(m.request)); }
   void Apply(CancelMessage m) { core_.Cancel(m.request_id, m.index, m.reason); }
   void Apply(CancelAllMessage m) { core_.CancelAll(m.reason); }
@@ -196,7 +222,9 @@ class ThreadedEngine final : public Engine {
   Mailbox<Message> inbox_;
   std::atomic<int64_t> num_queued_{0};  // sequences before their first step
   std::atomic<int64_t> heartbeat_us_{0};
+  std::atomic<bool> overdue_{false};
   std::atomic<bool> stopping_{false};
+  Runner* const runner_;
   EngineCore core_;
   std::thread thread_;
 };

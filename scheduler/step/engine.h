@@ -21,9 +21,13 @@ class Engine : public Generator {
  public:
   virtual const EngineStats& stats() const = 0;
   virtual const std::vector<EngineModel>& models() const = 0;
-  // Clock time at which the loop last came round; it does so at least every 200 ms when idle, and
-  // after each step.
+  // Clock time of the last sign of progress: the loop came round, which it does at least every
+  // 200 ms, and the step in flight, if there is one, could be expected to take that long
+  // (StepHealth::kGood).
   virtual int64_t heartbeat_us() const = 0;
+  // False while a step is overdue (StepHealth), or the heartbeat is older than `stale_us`. Any
+  // thread.
+  virtual bool live(int64_t stale_us) const = 0;
   // Brings an adapter into the pool, pinned if asked for; the wait is done when it is there or
   // cannot be. With `pin` false a pin stays as it is.
   virtual void LoadAdapter(AdapterId id, bool pin, AdapterWait wait) = 0;

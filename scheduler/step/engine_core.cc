@@ -6,6 +6,9 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/log.h"
 
 namespace tessera {
@@ -31,6 +34,17 @@ OutputToken MakeOutputToken(const StepResult& result, const SampledRow& row) {
   return token;
 }
 
+// A step in flight is overdue after both: so long, and so many times its prediction.
+constexpr int64_t kLongStepUs = 10'000'000;
+constexpr double kOverduePredictions = 10.0;
+constexpr size_t kMaxToldNames = 16;
+
+// The client's words are escaped: a log has one line per message.
+std::string LogName(const Request& request) {
+  if (request.name.empty()) return absl::StrCat("request ", request.id);
+  return absl::Utf8SafeCHexEscape(request.name);
+}
+
 bool Contains(const std::vector<TokenId>& ids, TokenId id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
@@ -38,23 +52,26 @@ bool Contains(const std::vector<TokenId>& ids, TokenId id) {
 }  // namespace
 
 EngineCore::EngineCore(EngineOptions options, std::unique_ptr<KvManager> kv,
-                       std::unique_ptr<Runner> runner, const Clock* clock, EngineStats* stats,
-                       std::function<void()> on_left_queue)
+                       std::unique_ptr<Runner> runner, std::unique_ptr<AdapterLoader> loader,
+                       EngineStats* stats, std::function<void()> on_left_queue)
     : options_(WithSecret(std::move(options))),
       kv_(std::move(kv)),
       runner_(std::move(runner)),
-      clock_(clock),
       stats_(stats),
       on_left_queue_(std::move(on_left_queue)),
-      scheduler_(options_, static_cast<int32_t>(options_.models.size()), kv_.get(), clock, stats),
-      builder_(&options_.models) {
+      adapters_(loader == nullptr ? nullptr
+                                  : std::make_unique<AdapterStore>(
+                                        AdapterStoreOptions{options_.adapter_host_bytes},
+                                        options_.adapters, kv_.get(), loader.get(), &clock_)),
+      loader_(std::move(loader)),
+      residency_(kv_.get(), adapters_.get(), options_.models.size()),
+      operator_loads_(&residency_),
+      scheduler_(options_, options_.models.size(), kv_.get(), &residency_, &clock_, stats),
+      builder_(&options_.models, adapters_.get()) {
   PublishGauges();
 }
 
-EngineCore::~EngineCore() {
-  CancelAll(CancelReason::kShutdown);
-  while (!inflight_.empty()) RetireOldest();
-}
+EngineCore::~EngineCore() { CancelAll(CancelReason::kShutdown); }
 
 void EngineCore::Submit(std::unique_ptr<Request> request) {
   const uint64_t id = request->id;
@@ -66,36 +83,18 @@ void EngineCore::Submit(std::unique_ptr<Request> request) {
   CHECK(r.adapter.id == kNoAdapter || adapters_ != nullptr);
   CHECK_LT(static_cast<int64_t>(r.prompt.size()), options_.models[r.model].max_model_len);
 
-  const bool scores_prompt = r.kind == RequestKind::kEmbed || r.prompt_logprobs >= 0;
-  const EngineModel& model = options_.models[r.model];
-  PrefixRoot root{options_.deployment_secret,
-                  model.name + '\0' + model.revision,
-                  PageLayoutKey(model.layout),
-                  r.adapter.key,
-                  /*kv_policy=*/"",
-                  r.salt};
-  // Copies of one request share its prompt; nobody else may.
-  if (r.bypass_prefix) root.kv_policy = "private " + std::to_string(next_private_root_++);
-  const PageHash root_hash = HashRoot(root);
-
+  const PageHash root = RootOf(r);
+  const int32_t tenant = EnterTenant(r.tenant);
   std::shared_ptr<const std::vector<TokenCount>> prompt_counts;
   if (r.sampling.repetition_penalty != 1.0f) {
     prompt_counts = std::make_shared<const std::vector<TokenCount>>(CountPrompt(r.prompt));
   }
-
   for (int32_t index = 0; index < r.sampling.n; ++index) {
-    auto sequence = std::make_unique<Sequence>();
-    sequence->request = &r;
-    sequence->index = index;
-    sequence->num_prompt = static_cast<int64_t>(r.prompt.size());
-    sequence->kv.model = r.model;
-    sequence->kv.root = root_hash;
-    sequence->kv.cacheable =
-        !(scores_prompt && index == 0) && !(r.bypass_prefix && r.sampling.n == 1);
+    state.sequences.push_back(NewSequence(r, index, root));
+    Sequence* const sequence = state.sequences.back().get();
+    sequence->tenant = tenant;
     sequence->prompt_counts = prompt_counts;
-    if (r.kind == RequestKind::kEmbed) sequence->hidden_sum.resize(model.hidden);
-    scheduler_.Enqueue(sequence.get());
-    state.sequences.push_back(std::move(sequence));
+    scheduler_.Enqueue(sequence);
   }
   state.num_alive = r.sampling.n;
   num_unfinished_ += r.sampling.n;
@@ -104,23 +103,62 @@ void EngineCore::Submit(std::unique_ptr<Request> request) {
   }
 }
 
-void EngineCore::StartAdapters(std::unique_ptr<AdapterLoader> loader) {
-  CHECK(options_.adapters != nullptr && adapters_ == nullptr);
-  loader_ = std::move(loader);
-  adapters_ = std::make_unique<AdapterStore>(AdapterStoreOptions{options_.adapter_host_bytes},
-                                             options_.adapters, kv_.get(), loader_.get(), clock_);
-  scheduler_.set_adapters(adapters_.get());
-  builder_.set_adapters(adapters_.get());
-  kv_->SetReclaim([this](bool must, int32_t model, uint64_t idle_ticks) {
-    const PageLayout& layout = options_.models[model].layout;
-    const double us = scheduler_.PredictPrefillUs(model, layout.page_tokens());
-    return adapters_->Reclaim(must, us / layout.slabs_per_page, idle_ticks);
-  });
+PageHash EngineCore::RootOf(const Request& request) {
+  const EngineModel& model = options_.models[request.model];
+  PrefixRoot root{options_.deployment_secret,
+                  model.name + '\0' + model.revision,
+                  PageLayoutKey(model.layout),
+                  request.adapter.key,
+                  /*kv_policy=*/"",
+                  request.salt};
+  // Copies of one request share its prompt; nobody else may.
+  if (request.bypass_prefix) root.kv_policy = "private " + std::to_string(next_private_root_++);
+  return HashRoot(root);
+}
+
+std::unique_ptr<Sequence> EngineCore::NewSequence(const Request& request, int32_t index,
+                                                  const PageHash& root) const {
+  const bool scores_prompt = request.kind == RequestKind::kEmbed || request.prompt_logprobs >= 0;
+  const bool is_alone = request.bypass_prefix && request.sampling.n == 1;
+  auto sequence = std::make_unique<Sequence>();
+  sequence->request = &request;
+  sequence->index = index;
+  sequence->need = request.adapter.id;
+  sequence->num_prompt = static_cast<int64_t>(request.prompt.size());
+  sequence->kv.model = request.model;
+  sequence->kv.root = root;
+  sequence->kv.cacheable = !(scores_prompt && index == 0) && !is_alone;
+  if (request.kind == RequestKind::kEmbed) {
+    sequence->hidden_sum.resize(options_.models[request.model].hidden);
+  }
+  return sequence;
+}
+
+// Numbers are small, so that they index whatever is kept by tenant.
+int32_t EngineCore::EnterTenant(const std::string& name) {
+  const auto [it, is_new] = tenants_.try_emplace(name);
+  Tenant& tenant = it->second;
+  ++tenant.num_requests;
+  if (!is_new) return tenant.number;
+  if (free_tenants_.empty()) {
+    tenant.number = static_cast<int32_t>(tenants_.size()) - 1;
+  } else {
+    tenant.number = free_tenants_.back();
+    free_tenants_.pop_back();
+  }
+  return tenant.number;
+}
+
+void EngineCore::LeaveTenant(const std::string& name) {
+  const auto it = tenants_.find(name);
+  if (--it->second.num_requests > 0) return;
+  free_tenants_.push_back(it->second.number);
+  tenants_.erase(it);
 }
 
 void EngineCore::LoadAdapter(AdapterId id, bool pin, AdapterWait wait) {
   if (pin) adapters_->Pin(id);
-  awaited_adapters_.push_back({id, std::move(wait)});
+  operator_loads_.Add(id, std::move(wait));
 }
 
 void EngineCore::UnpinAdapter(AdapterId id) { adapters_->Unpin(id); }
@@ -133,35 +171,19 @@ void EngineCore::OnAdapterRead(AdapterId id, absl::StatusOr<AdapterImage> image,
 
 void EngineCore::OnAdapterCopied(AdapterId id) { adapters_->OnCopied(id); }
 
-bool EngineCore::SettleAdapters() {
-  if (adapters_ == nullptr) return false;
-  bool settled = false;
-  for (AwaitedAdapter& awaited : awaited_adapters_) {
-    const bool gone = awaited.wait.gone != nullptr && awaited.wait.gone();
-    if (!gone && scheduler_.BringAdapter(awaited.id) != AdapterStore::Access::kReady) continue;
-    if (!gone) awaited.wait.done(absl::OkStatus());
-    awaited.id = kNoAdapter;
-  }
-  for (const auto& [id, status] : adapters_->TakeFailures()) {
-    settled = true;
-    for (AwaitedAdapter& awaited : awaited_adapters_) {
-      if (awaited.id != id) continue;
-      awaited.wait.done(status);
-      awaited.id = kNoAdapter;
-    }
-    const std::vector<Sequence*> waiting = scheduler_.waiting();  // finishing changes it
-    for (Sequence* s : waiting) {
-      if (s->request->adapter.id != id) continue;
+bool EngineCore::Settle() {
+  const std::vector<NeedChange> changes = scheduler_.Wake();
+  for (const NeedChange& change : changes) {
+    operator_loads_.OnChange(change);
+    if (change.status.ok()) continue;
+    for (Sequence* s : scheduler_.WaitingFor(change.id)) {
       TokenEvent event;
-      event.status = status;
+      event.status = change.status;
       Finish(s, std::move(event), FinishReason::kError);
     }
   }
-  awaited_adapters_.erase(
-      std::remove_if(awaited_adapters_.begin(), awaited_adapters_.end(),
-                     [](const AwaitedAdapter& awaited) { return awaited.id == kNoAdapter; }),
-      awaited_adapters_.end());
-  return settled;
+  operator_loads_.Ask(scheduler_.ReserveSlabs(), scheduler_.IsAlone());
+  return !changes.empty();
 }
 
 void EngineCore::Cancel(uint64_t request_id, int32_t index, CancelReason reason) {
@@ -185,9 +207,7 @@ void EngineCore::CancelAll(CancelReason reason) {
   std::sort(ids.begin(), ids.end());
   for (const uint64_t id : ids) Cancel(id, -1, reason);
   if (reason != CancelReason::kShutdown) return;
-  for (const AwaitedAdapter& awaited : std::exchange(awaited_adapters_, {})) {
-    awaited.wait.done(absl::UnavailableError("the server is shutting down"));
-  }
+  operator_loads_.EndAll(absl::UnavailableError("the server is shutting down"));
 }
 
 void EngineCore::Throttle(uint64_t request_id, bool paused) {
@@ -220,8 +240,7 @@ int64_t EngineCore::NextDeadlineUs() const {
 }
 
 void EngineCore::ExpireTimeLimits() {
-  const int64_t now_us = clock_->NowUs();
-  while (!time_limits_.empty() && time_limits_.begin()->first <= now_us) {
+  while (!time_limits_.empty() && time_limits_.begin()->first <= now_us()) {
     const uint64_t id = time_limits_.begin()->second;
     time_limits_.erase(time_limits_.begin());
     const auto it = requests_.find(id);
@@ -234,49 +253,80 @@ void EngineCore::ExpireTimeLimits() {
   }
 }
 
-bool EngineCore::RunOnce() {
+bool EngineCore::LaunchStep() {
   ExpireTimeLimits();
-  bool launched = false;
-  if (static_cast<int>(inflight_.size()) < runner_->depth()) {
+  bool did_anything = Settle();
+  if (num_inflight() < runner_->depth()) {
     StepPlan plan = scheduler_.Schedule();
     if (!plan.empty()) {
       Launch(std::move(plan));
-      launched = true;
+      did_anything = true;
     }
   }
-  if (SettleAdapters()) launched = true;
-  const bool full = static_cast<int>(inflight_.size()) == runner_->depth();
-  if (full || (!launched && !inflight_.empty())) {
-    RetireOldest();
-    launched = true;
-  }
+  return did_anything;
+}
+
+StepHealth EngineCore::EndRound() {
   PublishGauges();
-  return launched;
+  return CheckOldestStep();
+}
+
+StepHealth EngineCore::CheckOldestStep() {
+  if (inflight_.empty()) return StepHealth::kGood;
+  InflightStep& step = inflight_.front();
+  const int64_t age_us = now_us() - step.begin_us;
+  if (age_us <= kLongStepUs) return StepHealth::kGood;
+  if (step.predicted_us <= 0.0) return StepHealth::kUnknown;
+  if (static_cast<double>(age_us) <= kOverduePredictions * step.predicted_us) {
+    return StepHealth::kGood;
+  }
+  if (!std::exchange(step.reported, true)) ReportOverdue(step);
+  return StepHealth::kOverdue;
+}
+
+void EngineCore::ReportOverdue(const InflightStep& step) const {
+  std::vector<std::string> names;
+  for (const PlanEntry& entry : step.plan.entries) {
+    names.push_back(LogName(*entry.sequence->request));
+  }
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
+  const size_t num_told = std::min(names.size(), kMaxToldNames);
+  std::string told = absl::StrJoin(names.begin(), names.begin() + num_told, ", ");
+  if (names.size() > num_told) absl::StrAppend(&told, " and ", names.size() - num_told, " more");
+  TLOG_WARN(
+      "step {} of model {} runs for {:.1f} s, {:.3f} s were predicted: the engine hangs; it "
+      "computes {} tokens of {}",
+      step.buffers->built.batch.step_id, options_.models[step.plan.model].name,
+      static_cast<double>(now_us() - step.begin_us) * 1e-6, step.predicted_us * 1e-6,
+      step.plan.cost.num_tokens, told);
 }
 
 void EngineCore::Launch(StepPlan plan) {
   if (plan_observer_) plan_observer_(plan);
-  const int64_t now_us = clock_->NowUs();
-  std::unique_ptr<BuiltBatch> built;
-  if (spare_batches_.empty()) {
-    built = std::make_unique<BuiltBatch>();
+  std::unique_ptr<StepBuffers> buffers;
+  if (spare_buffers_.empty()) {
+    buffers = std::make_unique<StepBuffers>();
   } else {
-    built = std::move(spare_batches_.back());
-    spare_batches_.pop_back();
+    buffers = std::move(spare_buffers_.back());
+    spare_buffers_.pop_back();
   }
-  builder_.Build(plan, kv_->TakePageOps(plan.model), next_step_id_++, built.get());
+  BuiltBatch* const built = &buffers->built;
+  builder_.Build(plan, next_step_id_++, built);
   for (const PlanEntry& entry : plan.entries) {
     Sequence* s = entry.sequence;
-    s->num_inflight += entry.num_tokens;
-    if (entry.samples) ++s->num_pending;
     if (s->first_step_us == 0) {
-      s->first_step_us = now_us;
-      stats_->queue_s.Observe(static_cast<double>(now_us - s->request->arrival_us) * 1e-6);
+      s->first_step_us = now_us();
+      stats_->queue_s.Observe(static_cast<double>(now_us() - s->request->arrival_us) * 1e-6);
       LeaveQueue(s);
     }
   }
-  runner_->Launch(&built->batch, &built->arena);
-  inflight_.push_back({std::move(plan), std::move(built)});
+  scheduler_.OnLaunched(plan);
+  StepResult* const result = &buffers->result;
+  const CostModel& cost_model = scheduler_.cost_model(plan.model);
+  const double predicted_us = cost_model.fitted() ? cost_model.PredictUs(plan.cost) : 0.0;
+  inflight_.push_back({std::move(plan), std::move(buffers), now_us(), predicted_us});
+  runner_->Launch(&built->batch, &built->arena, LayerRange{}, result);
 }
 
 void EngineCore::LeaveQueue(Sequence* sequence) {
@@ -284,53 +334,56 @@ void EngineCore::LeaveQueue(Sequence* sequence) {
   if (on_left_queue_) on_left_queue_();
 }
 
-void EngineCore::RetireOldest() {
-  const StepResult result = runner_->Wait();
+void EngineCore::OnStepDone(uint64_t step_id) {
+  CHECK(!inflight_.empty()) << "step " << step_id << " is not in flight";
   InflightStep step = std::move(inflight_.front());
   inflight_.pop_front();
-  CHECK_EQ(result.step_id, step.built->batch.step_id);
+  if (!inflight_.empty()) inflight_.front().begin_us = now_us();
+  const StepResult& result = step.buffers->result;
+  CHECK_EQ(step_id, step.buffers->built.batch.step_id);
+  CHECK_EQ(step_id, result.step_id);
+  kv_->ReleasePageOps(step.plan.page_ops);
   scheduler_.OnStepDone(step.plan, result.step_us);
   stats_->steps.Add();
   stats_->step_s.Observe(static_cast<double>(result.step_us) * 1e-6);
   stats_->batch_tokens.Observe(static_cast<double>(step.plan.cost.num_tokens));
 
-  const int64_t now_us = clock_->NowUs();
   int32_t next_row = 0;
   int64_t next_tap = 0;
   for (const PlanEntry& entry : step.plan.entries) {
-    RetireEntry(entry, result, &next_row, &next_tap, now_us);
+    RetireEntry(entry, result, &next_row, &next_tap);
   }
-  spare_batches_.push_back(std::move(step.built));
+  spare_buffers_.push_back(std::move(step.buffers));
 }
 
 void EngineCore::RetireEntry(const PlanEntry& entry, const StepResult& result, int32_t* next_row,
-                             int64_t* next_tap, int64_t now_us) {
+                             int64_t* next_tap) {
   Sequence* s = entry.sequence;
   const int32_t first_row = *next_row;
   const int64_t first_float = *next_tap;
   *next_row += entry.num_targets + (entry.samples ? 1 : 0);
   const bool embeds = s->request->kind == RequestKind::kEmbed;
-  if (embeds) *next_tap += entry.num_tokens * static_cast<int64_t>(s->hidden_sum.size());
+  if (embeds) *next_tap += entry.num_tokens() * static_cast<int64_t>(s->hidden_sum.size());
 
-  s->num_inflight -= entry.num_tokens;
-  s->num_computed += entry.num_tokens;
-  if (entry.samples) --s->num_pending;
+  scheduler_.OnRetired(entry);
   if (s->state == SequenceState::kFinished) {
+    scheduler_.OnAdvanced(s);
     ForgetIfIdle(s);
     return;
   }
   if (s->request->prompt_logprobs >= 0 && s->index == 0)
     TakePromptLogprobs(entry, result, first_row);
   if (embeds) TakeHidden(entry, result, first_float);
-  kv_->Advance(&s->kv, s->tokens, s->num_computed);
+  kv_->Advance(&s->kv, s->tokens, s->num_final());
   if (embeds && s->num_computed == s->num_prompt) {
     FinishEmbedding(s);
     return;
   }
-  if (entry.samples && !TakeToken(s, result, result.rows[first_row + entry.num_targets], now_us)) {
+  if (entry.samples && !TakeToken(s, result, result.rows[first_row + entry.num_targets])) {
     return;  // it has finished and may be gone
   }
-  if (s->paused && s->num_inflight == 0) scheduler_.Park(s);
+  scheduler_.OnAdvanced(s);
+  if (s->paused && s->num_steps == 0) scheduler_.Park(s);
 }
 
 void EngineCore::FinishEmbedding(Sequence* s) {
@@ -366,24 +419,23 @@ void EngineCore::TakeHidden(const PlanEntry& entry, const StepResult& result, in
   std::vector<double>& sum = entry.sequence->hidden_sum;
   const float* row = result.taps.data() + first_float;
   // After a preemption the prompt is computed from its begin again.
-  if (entry.begin == 0) std::fill(sum.begin(), sum.end(), 0.0);
-  for (int32_t t = 0; t < entry.num_tokens; ++t, row += sum.size()) {
+  if (entry.begin() == 0) std::fill(sum.begin(), sum.end(), 0.0);
+  for (int32_t t = 0; t < entry.num_tokens(); ++t, row += sum.size()) {
     for (size_t i = 0; i < sum.size(); ++i) sum[i] += row[i];
   }
 }
 
-bool EngineCore::TakeToken(Sequence* s, const StepResult& result, const SampledRow& row,
-                           int64_t now_us) {
+bool EngineCore::TakeToken(Sequence* s, const StepResult& result, const SampledRow& row) {
   const Request& request = *s->request;
   s->TakeToken(row.token);
   stats_->generated_tokens.Add();
   if (s->first_token_us == 0) {
-    s->first_token_us = now_us;
-    stats_->ttft_s.Observe(static_cast<double>(now_us - request.arrival_us) * 1e-6);
+    s->first_token_us = now_us();
+    stats_->ttft_s.Observe(static_cast<double>(now_us() - request.arrival_us) * 1e-6);
   } else {
-    stats_->itl_s.Observe(static_cast<double>(now_us - s->last_token_us) * 1e-6);
+    stats_->itl_s.Observe(static_cast<double>(now_us() - s->last_token_us) * 1e-6);
   }
-  s->last_token_us = now_us;
+  s->last_token_us = now_us();
 
   const StoppingParams& stopping = request.stopping;
   const int64_t num_generated = static_cast<int64_t>(s->tokens.size()) - s->num_prompt;
@@ -416,30 +468,32 @@ void EngineCore::FinishSimple(Sequence* sequence, FinishReason reason) {
 
 void EngineCore::Finish(Sequence* s, TokenEvent event, FinishReason reason) {
   const Request& request = *s->request;
-  const int64_t now_us = clock_->NowUs();
   event.kind = TokenEvent::Kind::kFinished;
   event.index = s->index;
   event.reason = reason;
   event.usage.prompt_tokens = s->num_prompt;
   event.usage.cached_prompt_tokens = s->cached_prompt_tokens;
   event.usage.completion_tokens = s->num_known() - s->num_prompt;
-  const int64_t first_step_us = s->first_step_us > 0 ? s->first_step_us : now_us;
+  const int64_t first_step_us = s->first_step_us > 0 ? s->first_step_us : now_us();
   event.timing.queue_us = first_step_us - request.arrival_us;
   if (s->first_token_us > 0) {
     event.timing.prefill_us = s->first_token_us - first_step_us;
     event.timing.decode_us = s->last_token_us - s->first_token_us;
     event.timing.ttft_us = s->first_token_us - request.arrival_us;
   }
-  stats_->e2e_s.Observe(static_cast<double>(now_us - request.arrival_us) * 1e-6);
+  stats_->e2e_s.Observe(static_cast<double>(now_us() - request.arrival_us) * 1e-6);
   stats_->models[request.model].finished[static_cast<size_t>(reason)].Add();
   --num_unfinished_;
   s->state = SequenceState::kFinished;
+  if (reason == FinishReason::kError) {
+    TLOG_DEBUG("{} ends with an error: {}", LogName(request), event.status.ToString());
+  }
   request.sink->Push(std::move(event));
   ForgetIfIdle(s);
 }
 
 void EngineCore::ForgetIfIdle(Sequence* s) {
-  if (s->num_inflight > 0) return;
+  if (s->num_steps > 0) return;
   scheduler_.Remove(s);
   LeaveQueue(s);
   const uint64_t id = s->request->id;
@@ -448,13 +502,14 @@ void EngineCore::ForgetIfIdle(Sequence* s) {
   const int64_t deadline_us = state.request->arrival_us + state.request->stopping.time_limit_us;
   state.sequences[s->index].reset();
   if (--state.num_alive > 0) return;
+  LeaveTenant(state.request->tenant);
   if (state.request->stopping.time_limit_us > 0) time_limits_.erase({deadline_us, id});
   requests_.erase(it);
 }
 
 void EngineCore::PublishGauges() {
-  stats_->sequences_running.Set(static_cast<int64_t>(scheduler_.running().size()));
-  stats_->sequences_waiting.Set(static_cast<int64_t>(scheduler_.waiting().size()));
+  stats_->sequences_running.Set(scheduler_.num_running());
+  stats_->sequences_waiting.Set(scheduler_.num_waiting());
   if (adapters_ != nullptr) {
     stats_->adapter_loads.Set(adapters_->num_loads());
     stats_->adapter_evictions.Set(adapters_->num_evictions());
@@ -488,9 +543,8 @@ void EngineCore::CheckInvariants() const {
     }
   }
   CHECK_EQ(num_unfinished, num_unfinished_);
-  CHECK_EQ(live.size(), scheduler_.running().size());
-  CHECK_EQ(num_alive,
-           static_cast<int64_t>(scheduler_.running().size() + scheduler_.waiting().size()));
+  CHECK_EQ(static_cast<int64_t>(live.size()), scheduler_.num_running());
+  CHECK_EQ(num_alive, scheduler_.num_running() + scheduler_.num_waiting());
   scheduler_.CheckInvariants();
   if (adapters_ != nullptr) adapters_->CheckInvariants();
   kv_->CheckInvariants(live);

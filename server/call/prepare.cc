@@ -115,6 +115,7 @@ absl::Status PrepareStream(const std::string& bytes, const Scope& scope, Prepare
   RETURN_IF_ERROR(ParseStrict(bytes, &wire));
   RETURN_IF_ERROR(RegisterName(wire.request_id(), scope, out));
   auto request = std::make_unique<Request>();
+  request->name = out->request_id;
   ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &request->adapter));
   RETURN_IF_ERROR(ReadAdapters(wire, scope, out->model->index, &request->adapter));
   request->model = out->model->index;
@@ -156,6 +157,7 @@ absl::Status PrepareEmbed(const std::string& bytes, const Scope& scope, Prepared
   RETURN_IF_ERROR(CheckNumInputs(wire.inputs_size(), *out->model));
   for (int i = 0; i < wire.inputs_size(); ++i) {
     auto request = std::make_unique<Request>();
+    request->name = out->request_id;
     request->model = out->model->index;
     request->adapter = adapter;
     request->kind = RequestKind::kEmbed;

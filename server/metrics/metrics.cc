@@ -55,7 +55,7 @@ Answer Probe(bool good, const char* why_not) {
               : Answer{503, "text/plain; charset=utf-8", why_not};
 }
 
-constexpr char kNotLive[] = "no step has ended for too long\n";
+constexpr char kNotLive[] = "the engine makes no progress\n";
 
 class CivetMetricsServer final : public MetricsServer {
  public:

@@ -1,6 +1,7 @@
-// Metrics and probes over HTTP: /metrics (Prometheus text), /healthz (the step loop is alive) and
-// /readyz (alive and not draining). Counters live in their owners; they are read at each scrape, so
-// every series is there at zero from the start. Owned by main; serves on threads of its own.
+// Metrics and probes over HTTP: /metrics (Prometheus text), /healthz (the engine makes progress)
+// and /readyz (alive and not draining). Counters live in their owners; they are read at each
+// scrape, so every series is there at zero from the start. Owned by main; serves on threads of its
+// own.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,7 @@ struct MetricsSources {
   const AdapterRegistry* adapters = nullptr;  // null: none
   int32_t max_num_seqs = 0;
   int64_t slab_bytes = 0;
-  std::function<bool()> live;  // thread-safe
+  std::function<bool()> live;  // Engine::live; thread-safe
 };
 
 // What /metrics answers.

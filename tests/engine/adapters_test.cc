@@ -9,6 +9,7 @@
 #include <functional>
 #include <random>
 
+#include "tests/lib/log_capture.h"
 #include "tests/lib/real_stack.h"
 #include "tests/lib/tiny_model.h"
 
@@ -251,10 +252,14 @@ TEST_P(AdaptersTest, WhatDoesNotFitFailsWhenNothingElseCanLeave) {
   RealStackOptions options = Options();
   options.num_slabs = 8;
   const auto stack = Start(options);
-  const int number = stack->Submit(NewRequest(stack.get(), 2, 1));
+  Request request = NewRequest(stack.get(), 2, 1);
+  request.name = "too big";
+  const LogCapture log;
+  const int number = stack->Submit(request);
   stack->RunAll();
   EXPECT_EQ(stack->result(number).reason, FinishReason::kError);
   EXPECT_THAT(stack->result(number).status.message(), HasSubstr("--kv-cache-bytes"));
+  EXPECT_THAT(log.text(), HasSubstr("[debug] too big ends with an error: RESOURCE_EXHAUSTED"));
 }
 
 // A pin is on while the adapter still waits for room; who gave up is forgotten.
@@ -267,13 +272,13 @@ TEST_P(AdaptersTest, WaitsForRoomMayBeGivenUp) {
   request.prompt.assign(150, 3);
   request.stopping.max_tokens = 30;
   const int running = stack->Submit(request);
-  stack->core().RunOnce();
+  stack->RunOnce();
   const AdapterId patterns = stack->adapters().Resolve(0, Recipe(2))->id;
   int num_done = 0;
   bool gone = false;
   stack->core().LoadAdapter(patterns, true,
                             {[&](const absl::Status&) { ++num_done; }, [&] { return gone; }});
-  while (stack->RunLoader()) stack->core().RunOnce();
+  while (stack->RunLoader()) stack->RunOnce();
   const auto listing = [&] { return stack->adapters().List()[1]; };
   EXPECT_EQ(listing().residency, AdapterResidency::kHost);
   EXPECT_TRUE(listing().pinned);
@@ -314,7 +319,7 @@ TEST_P(AdaptersTest, OperatorsLoadPinAndUnload) {
   Request request = NewRequest(stack.get(), 1, 1);
   request.stopping.max_tokens = 6;
   const int number = stack->Submit(request);
-  stack->core().RunOnce();
+  stack->RunOnce();
   stack->core().UnloadAdapter(plain);
   EXPECT_EQ(listing().residency, AdapterResidency::kPool);
   stack->RunAll();
@@ -426,7 +431,7 @@ TEST_P(AdaptersRandomTest, VerbsDoNotShow) {
         stack->RunLoader();
         break;
       default:
-        stack->core().RunOnce();
+        stack->RunOnce();
     }
     stack->core().CheckInvariants();
   }

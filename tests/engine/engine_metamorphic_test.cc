@@ -171,7 +171,7 @@ TEST_P(EngineMetamorphicTest, PausedIsNot) {
   std::vector<int> numbers;
   for (const Request& request : requests) numbers.push_back(stack.Submit(request));
   for (int round = 0; round < 12; ++round) {
-    stack.core().RunOnce();
+    stack.RunOnce();
     stack.core().Throttle(stack.engine_id(numbers[round % numbers.size()]), round % 2 == 0);
   }
   for (const int number : numbers) stack.core().Throttle(stack.engine_id(number), false);

@@ -6,121 +6,97 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/log.h"
-#include "tests/kvstore/kv_test_util.h"
+#include "tests/kvstore/kv_fixture.h"
 
 namespace tessera {
 namespace {
 
 using testing::Iota;
 using testing::kSlabBytes;
+using testing::KvManagerTest;
 using testing::MakeLayout;
 using Pages = std::vector<PageId>;
 using Tokens = std::vector<TokenId>;
 
-class KvManagerTest : public ::testing::Test {
- protected:
-  // Pages of 4 tokens; num_slabs without the null page.
-  void Make(int64_t num_slabs, const std::vector<int32_t>& windows = {0}) {
-    kv_ = NewKvManager(num_slabs + 1, kSlabBytes, 1);
-    model_ = kv_->AddModel(MakeLayout(4, windows));
-  }
-  KvState* NewState(const std::string& salt = "") {
-    states_.push_back(std::make_unique<KvState>());
-    states_.back()->model = model_;
-    states_.back()->root = HashRoot({"", "", "", "", "", salt});
-    return states_.back().get();
-  }
-  int64_t Hit(const Tokens& tokens, const std::string& salt = "") {
-    return kv_->Match(NewState(salt), tokens).hit_tokens;
-  }
-  int64_t Pending(const Tokens& tokens) { return kv_->Match(NewState(), tokens).pending_tokens; }
-  // Admits and computes all tokens in one step.
-  KvState* Run(const Tokens& tokens, const std::string& salt = "") {
-    KvState* state = NewState(salt);
-    const int64_t hit = kv_->Match(state, tokens).hit_tokens;
-    const int64_t num_tokens = static_cast<int64_t>(tokens.size());
-    EXPECT_TRUE(kv_->Admit(state, tokens, num_tokens - hit, 0));
-    EXPECT_EQ(state->num_tokens, hit);
-    kv_->Advance(state, tokens, num_tokens);
-    Check();
-    return state;
-  }
-  void Release(KvState* state) {
-    kv_->Release(state);
-    Check();
-  }
-  void RunAndRelease(const Tokens& tokens) { Release(Run(tokens)); }
-  void Check() {
-    std::vector<const KvState*> live;
-    for (const auto& state : states_) {
-      if (state->admitted) live.push_back(state.get());
-    }
-    kv_->CheckInvariants(live);
-    const KvUsage usage = kv_->usage();
-    EXPECT_EQ(usage.free_slabs + usage.cached_slabs + usage.kv_slabs + usage.adapter_slabs,
-              usage.total_slabs);
-  }
-
-  std::unique_ptr<KvManager> kv_;
-  int32_t model_ = 0;
-  std::vector<std::unique_ptr<KvState>> states_;
-};
-
-// Adapters share the pool: they evict cached pages, keep a reserve, and idle ones are asked for
-// before others are refused.
+// Adapters share the pool: they evict cached pages, all or none.
 TEST_F(KvManagerTest, AdaptersTakePagesOfThePool) {
   Make(8);
   RunAndRelease(Iota(16));  // 4 cached pages
-  std::vector<PageId> first;
-  EXPECT_FALSE(kv_->AllocateAdapter(model_, 7, /*reserve_slabs=*/2, 0, &first));
+  Pages first;
+  EXPECT_FALSE(kv_->AllocateAdapter(model_, 9, 0, &first));
   EXPECT_TRUE(first.empty());
-  EXPECT_TRUE(kv_->AllocateAdapter(model_, 4, 2, 0, &first));
+  EXPECT_EQ(kv_->FreePages(model_), 4);
+  EXPECT_EQ(kv_->AvailablePages(model_), 8);
+  EXPECT_TRUE(kv_->AllocateAdapter(model_, 4, 0, &first));
   Check();
   EXPECT_EQ(kv_->usage().cached_slabs, 4);
-  std::vector<PageId> second;
-  EXPECT_TRUE(kv_->AllocateAdapter(model_, 3, 0, 1, &second));
+  EXPECT_EQ(kv_->FreePages(model_), 0);
+  Pages second;
+  EXPECT_TRUE(kv_->AllocateAdapter(model_, 3, 1, &second));
   EXPECT_EQ(kv_->usage().adapter_slabs, 7);
   EXPECT_EQ(kv_->usage().cached_slabs, 1);
+  EXPECT_EQ(kv_->AvailablePages(model_), 1);
   Check();
-  int num_asked = 0;
-  kv_->SetReclaim([&](bool must, int32_t, uint64_t) {
-    ++num_asked;
-    if (!must || first.empty()) return false;
-    kv_->FreeAdapter(std::exchange(first, {}));
-    return true;
-  });
-  KvState* const state = NewState();
-  EXPECT_TRUE(kv_->Admit(state, Iota(16), 16, 0));
-  EXPECT_GT(num_asked, 0);
-  EXPECT_TRUE(first.empty());
+  kv_->FreeAdapter(first);
+  EXPECT_EQ(kv_->FreePages(model_), 4);
   Check();
+}
+
+TEST_F(KvManagerTest, TheOldestCachedPagesAreEvictedForAWholePage) {
+  kv_ = NewKvManager(2 + 8, kSlabBytes, 2);
+  const int32_t small = kv_->AddModel(MakeLayout(4, {0}, 1));
+  const int32_t large = kv_->AddModel(MakeLayout(4, {0}, 2));
+  model_ = small;
+  EXPECT_FALSE(kv_->OldestIdleTicks().has_value());
+  RunAndRelease(Iota(4));
+  const uint64_t idle = kv_->OldestIdleTicks().value();
+  RunAndRelease(Iota(4, 100));
+  EXPECT_GT(kv_->OldestIdleTicks().value(), idle);
+  EXPECT_EQ(kv_->FreePages(small), 6);
+  EXPECT_EQ(kv_->FreePages(large), 3);
+  // Both small pages lie in one large one.
+  kv_->EvictOldest(large);
+  EXPECT_EQ(kv_->FreePages(large), 4);
+  EXPECT_EQ(kv_->stats().evicted_pages, 2);
+  EXPECT_FALSE(kv_->OldestIdleTicks().has_value());
+  Check();
+}
+
+TEST_F(KvManagerTest, PagesThatReleaseWouldGiveBackAreCounted) {
+  Make(16);
+  KvState* first = Run(Iota(11));
+  EXPECT_EQ(kv_->ExclusivePages(*first), 3);
+  KvState* second = Run(Iota(20));
+  EXPECT_EQ(kv_->ExclusivePages(*first), 1);
+  EXPECT_EQ(kv_->ExclusivePages(*second), 3);
+  const int64_t available = kv_->AvailablePages(model_);
+  Release(second);
+  EXPECT_EQ(kv_->AvailablePages(model_), available + 3);
 }
 
 TEST_F(KvManagerTest, SetAsidePagesAreForAdaptersAlone) {
   Make(8);
   EXPECT_FALSE(kv_->SetAsideForAdapters(model_, 9));
+  EXPECT_FALSE(kv_->adapters_apart());
   ASSERT_TRUE(kv_->SetAsideForAdapters(model_, 3));
+  EXPECT_TRUE(kv_->adapters_apart());
   Check();
-  std::vector<PageId> first;
-  ASSERT_TRUE(kv_->AllocateAdapter(model_, 2, /*reserve_slabs=*/100, 0, &first));
+  Pages first;
+  ASSERT_TRUE(kv_->AllocateAdapter(model_, 2, 0, &first));
   EXPECT_EQ(first.size(), 2u);
-  kv_->SetReclaim([&](bool must, int32_t, uint64_t) {
-    if (!must || first.empty()) return false;
-    kv_->FreeAdapter(std::exchange(first, {}));
-    return true;
-  });
-  // Sequences have the other five, and ask nobody for more.
+  // Sequences have the other five.
   EXPECT_FALSE(kv_->Admit(NewState(), Iota(24), 24, 0));
-  EXPECT_EQ(first.size(), 2u);
   KvState* const state = NewState();
   ASSERT_TRUE(kv_->Admit(state, Iota(20), 20, 0));
-  std::vector<PageId> second;
-  EXPECT_FALSE(kv_->AllocateAdapter(model_, 4, 0, 1, &second));
-  EXPECT_TRUE(first.empty());
-  EXPECT_TRUE(kv_->AllocateAdapter(model_, 3, 0, 1, &second));
+  Pages second;
+  EXPECT_FALSE(kv_->AllocateAdapter(model_, 3, 1, &second));
+  kv_->FreeAdapter(first);
+  EXPECT_EQ(kv_->AvailableAdapterPages(model_), 3);
+  EXPECT_TRUE(kv_->AllocateAdapter(model_, 3, 1, &second));
   EXPECT_EQ(std::set<PageId>(second.begin(), second.end()).size(), 3u);
   Check();
 }
@@ -270,12 +246,14 @@ TEST_F(KvManagerTest, AnnouncedPagesArePending) {
   EXPECT_EQ(match.pending_tokens, 12);
   EXPECT_EQ(Pending(Iota(6)), 4);
   const std::vector<PageHash> names = first->hashes;
-  for (const PageHash& name : names) EXPECT_TRUE(kv_->Announced(model_, name));
-  EXPECT_FALSE(kv_->Announced(model_ + 1, names[0]));
+  for (const PageHash& name : names) EXPECT_TRUE(kv_->WatchPending(model_, name));
+  EXPECT_FALSE(kv_->WatchPending(model_ + 1, names[0]));
 
   kv_->Advance(first, Iota(14), 4);
-  EXPECT_FALSE(kv_->Announced(model_, names[0]));  // it is there
-  EXPECT_TRUE(kv_->Announced(model_, names[1]));
+  EXPECT_FALSE(kv_->WatchPending(model_, names[0]));  // it is there
+  using Names = std::vector<std::pair<PageHash, int32_t>>;
+  EXPECT_EQ(kv_->TakeSettled(), Names({{names[0], model_}}));
+  EXPECT_TRUE(kv_->WatchPending(model_, names[1]));
   match = kv_->Match(NewState(), Iota(20));
   EXPECT_EQ(match.hit_tokens, 4);
   EXPECT_EQ(match.pending_tokens, 12);
@@ -287,9 +265,11 @@ TEST_F(KvManagerTest, AnnouncedPagesArePending) {
   EXPECT_EQ(second->num_pending_pages, 2);
   Release(first);
   EXPECT_EQ(Pending(Iota(20)), 12);
-  EXPECT_TRUE(kv_->Announced(model_, names[2]));
+  EXPECT_TRUE(kv_->WatchPending(model_, names[2]));
   Release(second);
-  EXPECT_FALSE(kv_->Announced(model_, names[2]));
+  EXPECT_FALSE(kv_->WatchPending(model_, names[2]));
+  EXPECT_EQ(kv_->TakeSettled().size(), 2u);  // page 1 was watched too; page 2 was given up
+  EXPECT_TRUE(kv_->TakeSettled().empty());
   EXPECT_EQ(Pending(Iota(20)), 4);  // equal to the hit
 }
 
@@ -530,95 +510,6 @@ TEST_F(KvManagerTest, SlabsForIsWhatASequenceHoldsAtMost) {
     }
     EXPECT_EQ(most, kv_->SlabsFor(model_, 60, step)) << "step " << step;
   }
-}
-
-TEST_F(KvManagerTest, PrivatePagesAreWritableAsTheyAre) {
-  Make(16);
-  KvState* state = NewState();
-  state->cacheable = false;
-  ASSERT_TRUE(kv_->Admit(state, Iota(10), 10, 0));
-  kv_->Advance(state, Iota(10), 10);
-  const Pages before = state->groups[0].pages;
-  EXPECT_TRUE(kv_->EnsureWritable(state, 0, 10));
-  EXPECT_EQ(state->groups[0].pages, before);
-  EXPECT_TRUE(kv_->TakePageOps(model_).empty());
-}
-
-TEST_F(KvManagerTest, SharedPagesAreCopiedBeforeTheyAreWritten) {
-  Make(16, {0, 10});
-  const Tokens tokens = Iota(18);
-  KvState* first = Run(tokens);
-  KvState* second = Run(tokens);
-  const std::vector<KvGroupState> before = second->groups;
-  ASSERT_EQ(before[1].first_live_page, 2);
-  EXPECT_TRUE(kv_->EnsureWritable(second, 7, 7));
-  EXPECT_TRUE(kv_->EnsureWritable(second, 7, 14));  // pages 1, 2 and 3; 1 is behind the window
-  Check();
-  for (size_t g : {0, 1}) {
-    EXPECT_EQ(first->groups[g].pages[3], before[g].pages[3]);
-    EXPECT_NE(second->groups[g].pages[3], before[g].pages[3]);
-    EXPECT_NE(second->groups[g].pages[2], before[g].pages[2]);
-    EXPECT_EQ(second->groups[g].pages[0], before[g].pages[0]);
-    EXPECT_EQ(second->groups[g].pages[4], before[g].pages[4]);
-  }
-  EXPECT_EQ(second->groups[1].pages[1], kNullPage);
-  EXPECT_TRUE(kv_->EnsureWritable(second, 7, 14));  // already
-  const std::vector<PageOp> ops = kv_->TakePageOps(model_);
-  ASSERT_EQ(ops.size(), 5u);
-  EXPECT_TRUE(kv_->TakePageOps(model_).empty());
-  EXPECT_EQ(ops[0].kind, PageOpKind::kCopy);
-  EXPECT_EQ(ops[0].group, 0);
-  EXPECT_EQ(ops[0].src, before[0].pages[1]);
-  EXPECT_EQ(ops[0].dst, second->groups[0].pages[1]);
-  EXPECT_EQ(ops[0].num_tokens, 4);
-  EXPECT_EQ(ops[0].layer_begin, 0);
-  EXPECT_EQ(ops[0].layer_end, 2);
-  EXPECT_EQ(ops[3].group, 1);
-  EXPECT_EQ(ops[3].src, before[1].pages[2]);
-  Check();
-  EXPECT_EQ(Hit(tokens), 16);  // the originals are still found
-}
-
-TEST_F(KvManagerTest, EnsureWritableIsAllOrNothing) {
-  Make(5);
-  KvState* state = Run(Iota(16));
-  EXPECT_FALSE(kv_->EnsureWritable(state, 0, 8));
-  Check();
-  EXPECT_TRUE(kv_->TakePageOps(model_).empty());
-  EXPECT_TRUE(kv_->EnsureWritable(state, 5, 6));
-  Check();
-}
-
-TEST_F(KvManagerTest, TheSourceOfACopyIsHeldUntilTheCopyIsTaken) {
-  Make(3);
-  KvState* state = Run(Iota(8));
-  const PageId source = state->groups[0].pages[0];
-  ASSERT_TRUE(kv_->EnsureWritable(state, 0, 4));
-  KvState* other = NewState("other");
-  EXPECT_FALSE(kv_->Admit(other, Iota(4, 100), 4, 0));
-  EXPECT_EQ(kv_->TakePageOps(model_).size(), 1u);
-  ASSERT_TRUE(kv_->Admit(other, Iota(4, 100), 4, 0));
-  EXPECT_EQ(other->groups[0].pages[0], source);
-  Check();
-}
-
-TEST_F(KvManagerTest, ACopyToAPageGivenBackIsNotMade) {
-  Make(8);
-  KvState* state = Run(Iota(8));
-  ASSERT_TRUE(kv_->EnsureWritable(state, 0, 8));
-  Release(state);
-  EXPECT_TRUE(kv_->TakePageOps(model_).empty());
-  EXPECT_EQ(kv_->usage().kv_slabs, 0);
-  EXPECT_EQ(kv_->usage().cached_slabs, 2);
-  EXPECT_EQ(Hit(Iota(9)), 8);
-
-  Make(8, {5});
-  state = Run(Iota(8));
-  ASSERT_TRUE(kv_->EnsureWritable(state, 4, 8));
-  ASSERT_TRUE(kv_->Grow(state, 12));
-  kv_->Advance(state, Iota(12), 12);  // page 1 falls behind the window
-  EXPECT_TRUE(kv_->TakePageOps(model_).empty());
-  Check();
 }
 
 using KvManagerDeathTest = KvManagerTest;

@@ -52,6 +52,7 @@ class RandomEngine {
     EXPECT_GT(kv_->stats().hit_tokens, num_verbs / 100);
     EXPECT_GT(num_refused_, num_verbs / 1000);
     EXPECT_GT(num_scribbled_, num_verbs / 1000);
+    EXPECT_GT(naive_.num_waited_for(), num_verbs / 10000);
   }
 
  private:
@@ -65,7 +66,8 @@ class RandomEngine {
     NaiveSequence* s = sequences_[which].get();
     if (dice < 180) return End(which);
     if (dice < 181) return naive_.DropCached();
-    if (dice < 200) return naive_.RunPageOps(static_cast<int32_t>(Pick(num_models_)));
+    if (dice < 215) return naive_.TakePageOps(static_cast<int32_t>(Pick(num_models_)));
+    if (dice < 225) return naive_.RetireStep();
     if (!s->state.admitted) return TryAdmit(s);
     if (dice < 240) return naive_.Release(s);  // preempted: it stays and is admitted again
     if (dice < 300) return TryScribble(s);

@@ -1,6 +1,7 @@
 #include "tests/kvstore/naive_kv.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/base/log.h"
 
@@ -222,7 +223,6 @@ void NaiveKv::CheckEvicted(int64_t num_evicted, int64_t num_expected) {
 }
 
 void NaiveKv::Advance(NaiveSequence* s, int64_t num_written, int64_t num_tokens) {
-  RunPageOps(s->state.model);
   ++num_verbs_;
   const PageLayout& shape = layout(*s);
   const int64_t page_tokens = shape.page_tokens();
@@ -253,7 +253,7 @@ void NaiveKv::Advance(NaiveSequence* s, int64_t num_written, int64_t num_tokens)
     CHECK_EQ(table.first_live_page, first);
     for (int64_t i = 0; i < static_cast<int64_t>(table.pages.size()); ++i) {
       CHECK_EQ(table.pages[i], i < first ? kNullPage : before[g].pages[i]);
-      if (i < first && before[g].pages[i] != kNullPage) Unref(before[g].pages[i]);
+      if (i < first && before[g].pages[i] != kNullPage) GiveBack(before[g].pages[i]);
     }
   }
   CheckInvariants();
@@ -268,7 +268,7 @@ void NaiveKv::Release(NaiveSequence* s) {
   if (!was_live) return;
   for (size_t i = before[0].pages.size(); i-- > 0;) {
     for (size_t g = before.size(); g-- > 0;) {
-      if (before[g].pages[i] != kNullPage) Unref(before[g].pages[i]);
+      if (before[g].pages[i] != kNullPage) GiveBack(before[g].pages[i]);
     }
   }
   s->announced_end = 0;
@@ -277,16 +277,25 @@ void NaiveKv::Release(NaiveSequence* s) {
   CheckInvariants();
 }
 
-void NaiveKv::Unref(PageId page) {
-  for (size_t i = 0; i < copies_.size();) {
-    if (copies_[i].op.dst != page) {
-      ++i;
-      continue;
-    }
-    const PageId source = copies_[i].op.src;
-    copies_.erase(copies_.begin() + static_cast<long>(i));
+void NaiveKv::GiveBack(PageId page) {
+  const auto writes_it = [page](const Copy& copy) { return copy.op.dst == page; };
+  for (std::vector<Copy>& step : steps_) {
+    const auto copy = std::find_if(step.begin(), step.end(), writes_it);
+    if (copy == step.end()) continue;
+    CHECK(!std::exchange(copy->given_back, true));
+    ++num_waited_for_;
+    return;
+  }
+  const auto copy = std::find_if(copies_.begin(), copies_.end(), writes_it);
+  if (copy != copies_.end()) {
+    const PageId source = copy->op.src;
+    copies_.erase(copy);
     Unref(source);
   }
+  Unref(page);
+}
+
+void NaiveKv::Unref(PageId page) {
   const auto key = key_of_page_.find(page);
   if (key == key_of_page_.end()) {  // private: free
     CHECK_EQ(taken_.erase(page), 1u);
@@ -349,27 +358,51 @@ bool NaiveKv::Scribble(NaiveSequence* s, int64_t begin, int64_t end) {
   return true;
 }
 
-void NaiveKv::RunPageOps(int32_t model) {
+void NaiveKv::TakePageOps(int32_t model) {
+  if (steps_.size() == kMaxSteps) RetireStep();
   ++num_verbs_;
   const std::vector<PageOp> ops = kv_->TakePageOps(model);
-  const PageLayout& shape = kv_->layout(model);
-  size_t num_done = 0;
   std::vector<Copy> mine;
   std::erase_if(copies_, [&](const Copy& copy) {
     if (copy.model == model) mine.push_back(copy);
     return copy.model == model;
   });
   CHECK_EQ(ops.size(), mine.size());
-  for (const PageOp& op : ops) {
-    CHECK(op.kind == PageOpKind::kCopy);
-    CHECK_EQ(op.src, mine[num_done].op.src);
-    CHECK_EQ(op.dst, mine[num_done++].op.dst);
-    for (int64_t i = 0; i < op.num_tokens; ++i) {
-      Cell(shape, op.dst, op.dst_token + i) = Cell(shape, op.src, op.src_token + i);
+  for (size_t i = 0; i < ops.size(); ++i) {
+    CHECK(ops[i].kind == PageOpKind::kCopy);
+    CHECK_EQ(ops[i].src, mine[i].op.src);
+    CHECK_EQ(ops[i].dst, mine[i].op.dst);
+    mine[i].op = ops[i];
+  }
+  steps_.push_back(std::move(mine));
+  CheckInvariants();
+}
+
+void NaiveKv::RetireStep() {
+  if (steps_.empty()) return;
+  ++num_verbs_;
+  const std::vector<Copy> copies = std::move(steps_.front());
+  steps_.pop_front();
+  std::vector<PageOp> ops;
+  for (const Copy& copy : copies) {
+    const PageLayout& shape = kv_->layout(copy.model);
+    ops.push_back(copy.op);
+    for (int64_t i = 0; i < copy.op.num_tokens; ++i) {
+      Cell(shape, copy.op.dst, copy.op.dst_token + i) =
+          Cell(shape, copy.op.src, copy.op.src_token + i);
     }
   }
-  for (const Copy& copy : mine) Unref(copy.op.src);
+  kv_->ReleasePageOps(ops);
+  for (const Copy& copy : copies) {
+    Unref(copy.op.src);
+    if (copy.given_back) Unref(copy.op.dst);
+  }
   CheckInvariants();
+}
+
+void NaiveKv::RunPageOps(int32_t model) {
+  TakePageOps(model);
+  while (!steps_.empty()) RetireStep();
 }
 
 void NaiveKv::DropCached() {
@@ -407,6 +440,7 @@ void NaiveKv::CheckSequence(const NaiveSequence& s, int64_t begin, int64_t end) 
 
 void NaiveKv::CheckContents() {
   while (!copies_.empty()) RunPageOps(copies_[0].model);
+  while (!steps_.empty()) RetireStep();
   for (const NaiveSequence* s : live_) CheckSequence(*s, 0, s->state.num_tokens);
   for (const auto& [key, entry] : findable_) {
     const auto& [model, group, last_prefix] = key;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <set>
 #include <tuple>
@@ -46,11 +47,19 @@ class NaiveKv final {
   // be.
   bool Scribble(NaiveSequence* s, int64_t begin, int64_t end);
   void DropCached();
+  // A step of the model is launched: it takes the page ops. With kMaxSteps in flight the oldest
+  // retires first.
+  void TakePageOps(int32_t model);
+  // The oldest step in flight, if any, makes its copies and retires.
+  void RetireStep();
+  // A step of the model is launched and all steps retire.
   void RunPageOps(int32_t model);
 
   // All live pages and all findable ones hold what they should. Runs all page ops first.
   void CheckContents();
   int64_t num_verbs() const { return num_verbs_; }
+  // Destinations that were given back while a step in flight copied to them.
+  int64_t num_waited_for() const { return num_waited_for_; }
 
  private:
   using Key = std::tuple<int32_t, int32_t, int32_t>;  // model, group, prefix at the page's end
@@ -68,7 +77,9 @@ class NaiveKv final {
   struct Copy {
     int32_t model = 0;
     PageOp op;
+    bool given_back = false;  // its destination was, in flight
   };
+  static constexpr size_t kMaxSteps = 2;
 
   const PageLayout& layout(const NaiveSequence& s) const { return kv_->layout(s.state.model); }
   Key KeyOf(const NaiveSequence& s, int32_t group, int64_t page) const;
@@ -84,6 +95,8 @@ class NaiveKv final {
   void CheckEvicted(int64_t num_evicted, int64_t num_expected);
   void Take(PageId page, int32_t slabs);
   void Unref(PageId page);
+  // A sequence gives the page back: a queued copy to it is dropped, one in flight is waited for.
+  void GiveBack(PageId page);
   void CheckInvariants() const;  // after every verb
   int64_t& Cell(const PageLayout& layout, PageId page, int64_t token);
   int64_t Content(const NaiveSequence& s, int32_t group, int64_t position) const;
@@ -96,14 +109,16 @@ class NaiveKv final {
   int64_t num_verbs_ = 0;
   int64_t now_ = 0;
   int64_t num_scribbles_ = 0;
+  int64_t num_waited_for_ = 0;
   std::map<std::pair<int32_t, int64_t>, int32_t> prefix_of_;  // (parent, token) -> prefix
   std::vector<std::pair<int32_t, TokenId>> parents_;          // [prefixes]
   std::vector<NaiveSequence*> live_;
   std::map<Key, Entry> findable_;
-  std::map<PageId, Key> key_of_page_;  // of findable pages
-  std::map<PageId, int32_t> taken_;    // referenced pages -> slabs
-  std::vector<Copy> copies_;           // queued page ops
-  std::vector<int64_t> memory_;        // [slabs, kCellsPerSlab]
+  std::map<PageId, Key> key_of_page_;    // of findable pages
+  std::map<PageId, int32_t> taken_;      // referenced pages -> slabs
+  std::vector<Copy> copies_;             // queued page ops
+  std::deque<std::vector<Copy>> steps_;  // in flight, with what they copy
+  std::vector<int64_t> memory_;          // [slabs, kCellsPerSlab]
 };
 
 }  // namespace tessera::testing

@@ -182,6 +182,28 @@ TEST_F(PagePoolTest, ASmallPageMayEvictAnOlderLargeOne) {
   EXPECT_EQ(pool_->free_slabs(), 3);
 }
 
+TEST_F(PagePoolTest, TheAgeOfTheCacheIsThatOfItsOldestPageOfAnySize) {
+  Make(16, 4);
+  EXPECT_EQ(pool_->oldest_idle_ticks(), 0u);
+  const PageId large = TakePublished(2);
+  const PageId small = TakePublished();
+  const PageId held = TakePublished();  // keeps the region of `small` from being evictable whole
+  Unref(small);
+  Unref(large);
+  const uint64_t age = pool_->oldest_idle_ticks();
+  pool_->Ref(large);
+  Unref(large);
+  EXPECT_GT(pool_->oldest_idle_ticks(), age);  // the small one's, which has aged
+  pool_->Ref(small);
+  Unref(small);
+  EXPECT_GT(pool_->oldest_idle_ticks(), 0u);  // now the large one's
+  const uint64_t large_age = pool_->oldest_idle_ticks();
+  pool_->Ref(large);
+  EXPECT_LT(pool_->oldest_idle_ticks(), large_age);
+  pool_->Ref(held);
+  pool_->CheckInvariants();
+}
+
 TEST_F(PagePoolTest, DropEvictableKeepsHeldPages) {
   Make(16, 4);
   const PageId held = TakePublished();

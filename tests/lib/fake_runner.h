@@ -1,17 +1,24 @@
 // A runner without tensors that still proves the engine right: it keeps which token and position
 // each page cell holds, checks that every run shows exactly the keys it claims, and "samples" a
-// hash of all tokens that the query can see. A wrong page, a stale prefix hit or a lost token gives
-// another text than ExpectedTokens, which looks at no page.
+// hash of all tokens that the query can see and of the bytes of its adapter's pages. A wrong page,
+// a stale prefix hit, a lost token, an adapter that is not there or was overwritten gives another
+// text than ExpectedTokens, which looks at no page.
+//
+// A step runs when it completes, not when it is launched: first its page ops, then its writes. What
+// is done meanwhile to pages that it reads shows in its result. A launched step is in flight until
+// FinishOldest. Launches come from one thread, FinishOldest may be called from any.
 #pragma once
 
 #include <deque>
 #include <functional>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "kernels/base/clock.h"
 #include "kernels/model/runner.h"
 #include "scheduler/step/engine.h"
+#include "tests/lib/fake_memory.h"
 
 namespace tessera::testing {
 
@@ -21,6 +28,8 @@ struct FakeRunnerOptions {
   int depth = 1;
   int max_num_seqs = 256;
   ManualClock* clock = nullptr;  // advanced by each step's time when given
+  // Texts depend on seed and index (FakeDraw), as sampled ones do. Otherwise copies are equal.
+  bool samples_apart = false;
   std::function<int64_t(const StepBatch&)> step_us = [](const StepBatch& batch) {
     return int64_t{1000} + 10 * static_cast<int64_t>(batch.tokens.count);
   };
@@ -30,35 +39,58 @@ class FakeRunner final : public Runner {
  public:
   explicit FakeRunner(FakeRunnerOptions options);
 
-  void Launch(const StepBatch* batch, const BatchArena* arena) override;
-  StepResult Wait() override;
-  void WritePage(PageId page, const char* bytes, int64_t num_bytes) override {}
+  void SetOnDone(std::function<void(Completion)> on_done) override {
+    on_done_ = std::move(on_done);
+  }
+  // Steps are launched whole.
+  void Launch(const StepBatch* batch, const BatchArena* arena, LayerRange layers,
+              StepResult* result) override;
+  void WritePage(PageId page, const char* bytes, int64_t num_bytes) override;
   int depth() const override { return options_.depth; }
 
+  // Ends the oldest step and reports it. REQUIRES: one is in flight.
+  void FinishOldest();
+  int num_inflight() const;
+
  private:
-  struct Cell {
-    TokenId token = -7;
-    int32_t position = -7;
+  struct Step {
+    const StepBatch* batch = nullptr;
+    const BatchArena* arena = nullptr;
+    StepResult* result = nullptr;
   };
-  struct Slab {
-    int32_t model = -1;
-    int32_t group = -1;
-    std::vector<Cell> cells;
+  // What a step's rows are, resolved.
+  struct Rows {
+    std::vector<TokenId> tokens;      // [T]
+    std::vector<int32_t> segment_of;  // [T]
+    std::vector<uint64_t> adapters;   // [S] hashes
   };
 
-  Cell* CellAt(int32_t model, int32_t group, PageId page, int32_t token);
-  uint64_t HashVisible(const BatchView& view, int32_t segment, int32_t position);
+  void Run(const Step& step);
+  Rows Resolve(const BatchView& view) const;
+  void WriteCells(const BatchView& view, const Rows& rows);
+  SampledRow Sample(const BatchView& view, const Rows& rows, const SamplerRow& row);
+  void TakeTaps(const BatchView& view, const Rows& rows, StepResult* result) const;
+  uint64_t HashVisible(const BatchView& view, int32_t segment, int32_t position,
+                       uint64_t adapter) const;
 
   const FakeRunnerOptions options_;
-  std::vector<Slab> slabs_;
   std::vector<std::vector<TokenId>> slot_tokens_;  // [model][slot]
-  std::deque<StepResult> results_;
+  std::function<void(Completion)> on_done_;
+  mutable std::mutex mutex_;  // loaders write pages while steps run
+  std::deque<Step> steps_;    // launched, oldest first
+  FakeMemory memory_;
 };
 
-// The tokens that a model of `windows` (per KV group) and `vocab_size` generates after `prompt` on
-// a FakeRunner.
+// What a text depends on beside model and prompt.
+struct FakeVariant {
+  std::string adapter;  // the bytes of its pages; empty: none
+  uint64_t draw = 0;    // FakeDraw where the runner samples apart
+};
+uint64_t FakeDraw(uint64_t seed, int32_t index);
+
+// The tokens that `model` generates after `prompt` on a FakeRunner.
 std::vector<TokenId> ExpectedTokens(const EngineModel& model, std::vector<TokenId> prompt,
-                                    int64_t num_tokens);
+                                    int64_t num_tokens, const FakeVariant& variant = {});
 
 // A model for fake runs: windows has one entry per KV group.
 EngineModel FakeModel(const std::string& name, const std::vector<int32_t>& windows,

@@ -114,12 +114,13 @@ RealStack::RealStack(const RealStackOptions& options) {
   CHECK(device.ok()) << device.status();
   models_ = device->engine.models;
   stats_ = std::make_unique<EngineStats>(models_.size());
-  core_ = std::make_unique<EngineCore>(device->engine, std::move(device->kv),
-                                       std::move(device->runner), &clock_, stats_.get(), nullptr);
-  adapters_ = std::move(device->adapters);
   auto loader = std::make_unique<ManualLoader>(this);
   loader_ = loader.get();
-  core_->StartAdapters(std::move(loader));
+  core_ =
+      std::make_unique<EngineCore>(device->engine, std::move(device->kv), std::move(device->runner),
+                                   std::move(loader), stats_.get(), nullptr);
+  driver_ = std::make_unique<CoreDriver>(core_.get(), &clock_);
+  adapters_ = std::move(device->adapters);
 }
 
 RealStack::~RealStack() = default;
@@ -138,7 +139,7 @@ int RealStack::Submit(const Request& request) {
 }
 
 void RealStack::RunAll() {
-  while (core_->RunOnce() || RunLoader()) {
+  while (RunOnce() || RunLoader()) {
   }
   core_->CheckInvariants();
 }

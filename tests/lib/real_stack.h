@@ -10,6 +10,7 @@
 #include "kernels/base/clock.h"
 #include "scheduler/device/assemble.h"
 #include "scheduler/step/engine_core.h"
+#include "tests/lib/core_driver.h"
 
 namespace tessera::testing {
 
@@ -49,6 +50,8 @@ class RealStack {
   // Queues a copy of `request` (id, arrival and sink are filled in). Results are read with
   // result().
   int Submit(const Request& request);
+  // A round of the core.
+  bool RunOnce() { return driver_->RunOnce(); }
   // Rounds, and what they ask of the loader, until nothing is left to do.
   void RunAll();
   const Generated& result(int request, int index = 0) { return results_[request][index]; }
@@ -71,6 +74,7 @@ class RealStack {
   std::unique_ptr<EngineStats> stats_;
   std::vector<std::map<int32_t, Generated>> results_;
   std::unique_ptr<EngineCore> core_;
+  std::unique_ptr<CoreDriver> driver_;
 };
 
 }  // namespace tessera::testing

@@ -1,8 +1,13 @@
-// The rank thread: launched steps give what the models give when called directly.
+// The rank thread: launched steps give what the models give when called directly, whole or in
+// ranges of layers.
 #include "kernels/model/local_runner.h"
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+
+#include "kernels/base/log.h"
+#include "kernels/base/mailbox.h"
 #include "tests/lib/tiny_model.h"
 
 namespace tessera::testing {
@@ -11,6 +16,7 @@ namespace {
 // Two models behind a runner, laid out by tiny models that gave theirs away.
 class LocalRunnerTest : public ::testing::Test {
  protected:
+  static void SetUpTestSuite() { InitLogging("error"); }
   void SetUp() override {
     device_.backend = NewRefBackend();
     pool_ = std::make_unique<TinyPool>(device_.backend.get(), 1024, 4096);
@@ -24,13 +30,25 @@ class LocalRunnerTest : public ::testing::Test {
     }
     device_.pool = pool_->view();
     runner_ = NewLocalRunner(std::move(device_), RunnerOptions());
+    runner_->SetOnDone([this](Completion step) { done_.Send(std::move(step)); });
+  }
+
+  // Launches and waits for the end.
+  void RunRange(const TinyStep& step, LayerRange layers, StepResult* result) {
+    runner_->Launch(&step.batch, &step.arena, layers, result);
+    std::vector<Completion> done;
+    ASSERT_TRUE(done_.Drain(&done, /*timeout_us=*/-1));
+    ASSERT_EQ(done.size(), 1u);
+    EXPECT_EQ(done[0].ticket, step.batch.step_id);
+    EXPECT_TRUE(done[0].status.ok());
   }
 
   StepResult Run(int model, const TinyStep& step) {
     TinyStep of_model = step;
     of_model.batch.model = model;
-    runner_->Launch(&of_model.batch, &of_model.arena);
-    return runner_->Wait();
+    StepResult result;
+    RunRange(of_model, LayerRange{}, &result);
+    return result;
   }
 
   // The next greedy token of a sequence that has `num_tokens` to catch up with.
@@ -47,6 +65,7 @@ class LocalRunnerTest : public ::testing::Test {
   std::unique_ptr<TinyPool> pool_;
   std::vector<std::unique_ptr<TinyModel>> models_;
   std::vector<Golden> goldens_;
+  Mailbox<Completion> done_;
   std::unique_ptr<Runner> runner_;
 };
 
@@ -88,23 +107,62 @@ TEST_F(LocalRunnerTest, TokensOnTheDevice) {
   }
 }
 
+// A prompt in one whole step, and in steps of two ranges that are split after each layer.
+TEST_F(LocalRunnerTest, RangesOfLayersGiveTheBitsOfOneLaunch) {
+  for (int model = 0; model < 2; ++model) {
+    const std::vector<TokenId>& prompt = goldens_[model].prompt_ids;
+    const int whole = models_[model]->AddSequence(prompt);
+    const auto whole_step =
+        models_[model]->Build({{whole, static_cast<int>(prompt.size()), /*sample=*/true}});
+    whole_step->batch.model = model;
+    StepResult expected;
+    RunRange(*whole_step, LayerRange{}, &expected);
+    const int32_t num_layers = models_[model]->spec().num_layers;
+    ASSERT_GE(num_layers, 2);
+    for (int32_t split = 1; split < num_layers; ++split) {
+      const int parts = models_[model]->AddSequence(prompt);
+      const auto step =
+          models_[model]->Build({{parts, static_cast<int>(prompt.size()), /*sample=*/true}});
+      step->batch.model = model;
+      StepResult result;
+      RunRange(*step, {0, split}, &result);
+      RunRange(*step, {split, num_layers}, &result);
+      ASSERT_EQ(result.rows.size(), expected.rows.size());
+      for (size_t row = 0; row < expected.rows.size(); ++row) {
+        EXPECT_EQ(result.rows[row].token, expected.rows[row].token);
+        EXPECT_EQ(
+            std::memcmp(&result.rows[row].logprob, &expected.rows[row].logprob, sizeof(float)), 0);
+      }
+    }
+  }
+}
+
 TEST_F(LocalRunnerTest, DestroyedWithAStepInFlight) {
   const int sequence = models_[0]->AddSequence(goldens_[0].prompt_ids);
   const auto step = models_[0]->Build({{sequence, 5}});
-  runner_->Launch(&step->batch, &step->arena);
+  StepResult result;
+  runner_->Launch(&step->batch, &step->arena, LayerRange{}, &result);
   runner_.reset();
 }
 
 TEST_F(LocalRunnerTest, TwoStepsInFlightAreABug) {
   ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  const int sequence = models_[0]->AddSequence(goldens_[0].prompt_ids);
+  const auto step =
+      models_[0]->Build({{sequence, static_cast<int>(goldens_[0].prompt_ids.size())}});
+  StepResult result;
+  // A launch may come when the one before has ended: until one does not.
+  EXPECT_DEATH(for (;;) runner_->Launch(&step->batch, &step->arena, LayerRange{}, &result),
+               "in flight");
+}
+
+TEST_F(LocalRunnerTest, RangesThatDoNotAdjoinAreABug) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
   const auto step = models_[0]->Build({});
-  EXPECT_DEATH(
-      {
-        runner_->Launch(&step->batch, &step->arena);
-        runner_->Launch(&step->batch, &step->arena);
-      },
-      "");
-  EXPECT_DEATH(runner_->Wait(), "");
+  StepResult result;
+  EXPECT_DEATH(runner_->Launch(&step->batch, &step->arena, {1, 2}, &result), "adjoin");
+  RunRange(*step, {0, 1}, &result);
+  EXPECT_DEATH(runner_->Launch(&step->batch, &step->arena, LayerRange{}, &result), "adjoin");
 }
 
 }  // namespace

@@ -56,8 +56,7 @@ class BatchBuilderTest : public ::testing::Test {
   PlanEntry* AddDecode(Sequence* s) {
     PlanEntry entry;
     entry.sequence = s;
-    entry.begin = s->num_tokens() - 1;
-    entry.num_tokens = 1;
+    entry.ranges = {{s->num_tokens() - 1, s->num_tokens()}};
     entry.samples = true;
     plan_.entries.push_back(entry);
     return &plan_.entries.back();
@@ -65,7 +64,8 @@ class BatchBuilderTest : public ::testing::Test {
 
   BatchView Build(const std::vector<PageOp>& page_ops = {}) {
     plan_.model = 0;
-    builder_.Build(plan_, page_ops, /*step_id=*/77, &built_);
+    plan_.page_ops = page_ops;
+    builder_.Build(plan_, /*step_id=*/77, &built_);
     return {&built_.batch, built_.arena.base()};
   }
   // The sampler row of a sequence that decodes alone.
@@ -89,7 +89,7 @@ class BatchBuilderTest : public ::testing::Test {
   }
 
   std::vector<EngineModel> models_ = {MakeModel({0})};
-  BatchBuilder builder_{&models_};
+  BatchBuilder builder_{&models_, nullptr};
   std::vector<std::unique_ptr<Request>> requests_;
   std::vector<std::unique_ptr<Sequence>> sequences_;
   std::map<Sequence*, Request*> request_of_;
@@ -203,8 +203,7 @@ TEST_F(BatchBuilderTest, PromptLogprobsScoreTheTokenAfterEachRow) {
   AddDecode(other);
   PlanEntry entry;
   entry.sequence = s;
-  entry.begin = 2;
-  entry.num_tokens = 4;
+  entry.ranges = {{2, 6}};
   entry.samples = true;
   entry.target_begin = 3;
   entry.num_targets = 2;
@@ -233,8 +232,7 @@ TEST_F(BatchBuilderTest, TokensPositionsAndSegments) {
   AddDecode(decode);
   PlanEntry entry;
   entry.sequence = prompt;
-  entry.begin = 1;
-  entry.num_tokens = 3;
+  entry.ranges = {{1, 4}};
   plan_.entries.push_back(entry);
   const BatchView view = Build();
   EXPECT_EQ(view.batch->step_id, 77u);
@@ -264,8 +262,7 @@ TEST_F(BatchBuilderTest, RunsCoverWhatTheQueriesSee) {
   s->kv.groups[1].first_live_page = 1;
   PlanEntry entry;
   entry.sequence = s;
-  entry.begin = 9;
-  entry.num_tokens = 2;
+  entry.ranges = {{9, 11}};
   plan_.entries.push_back(entry);
   const BatchView view = Build();
   EXPECT_EQ(view.batch->num_groups, 2);
@@ -291,7 +288,7 @@ TEST_F(BatchBuilderTest, EmbeddingsTapTheFinalHiddenRows) {
     RequestOf(s)->kind = RequestKind::kEmbed;
     PlanEntry entry;
     entry.sequence = s;
-    entry.num_tokens = static_cast<int32_t>(s->tokens.size());
+    entry.ranges = {{0, static_cast<int64_t>(s->tokens.size())}};
     plan_.entries.push_back(entry);
   }
   const BatchView view = Build();

@@ -9,7 +9,9 @@
 #include <map>
 #include <random>
 
+#include "tests/lib/core_driver.h"
 #include "tests/lib/fake_runner.h"
+#include "tests/lib/log_capture.h"
 
 namespace tessera {
 namespace {
@@ -63,62 +65,6 @@ class DropSink final : public TokenSink {
   void Push(TokenEvent) override {}
 };
 
-// Counts how often prefixes are looked up.
-class CountingKv final : public KvManager {
- public:
-  CountingKv(std::unique_ptr<KvManager> kv, int* num_matches)
-      : kv_(std::move(kv)), num_matches_(num_matches) {}
-
-  int32_t AddModel(const PageLayout& layout) override { return kv_->AddModel(layout); }
-  KvMatch Match(KvState* state, absl::Span<const TokenId> tokens) const override {
-    ++*num_matches_;
-    return kv_->Match(state, tokens);
-  }
-  bool Admit(KvState* state, absl::Span<const TokenId> tokens, int64_t num_new_tokens,
-             int64_t reserve_slabs) override {
-    return kv_->Admit(state, tokens, num_new_tokens, reserve_slabs);
-  }
-  bool Grow(KvState* state, int64_t num_tokens) override { return kv_->Grow(state, num_tokens); }
-  void Advance(KvState* state, absl::Span<const TokenId> tokens, int64_t num_tokens) override {
-    kv_->Advance(state, tokens, num_tokens);
-  }
-  void Release(KvState* state) override { kv_->Release(state); }
-  bool EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) override {
-    return kv_->EnsureWritable(state, token_begin, token_end);
-  }
-  std::vector<PageOp> TakePageOps(int32_t model) override { return kv_->TakePageOps(model); }
-  int64_t SlabsFor(int32_t model, int64_t num_tokens, int64_t step_tokens) const override {
-    return kv_->SlabsFor(model, num_tokens, step_tokens);
-  }
-  bool Findable(int32_t model, int32_t group, const PageHash& hash) const override {
-    return kv_->Findable(model, group, hash);
-  }
-  bool Announced(int32_t model, const PageHash& hash) const override {
-    return kv_->Announced(model, hash);
-  }
-  bool AllocateAdapter(int32_t model, int64_t num_pages, int64_t reserve_slabs, int32_t adapter,
-                       std::vector<PageId>* pages) override {
-    return kv_->AllocateAdapter(model, num_pages, reserve_slabs, adapter, pages);
-  }
-  void FreeAdapter(absl::Span<const PageId> pages) override { kv_->FreeAdapter(pages); }
-  void SetReclaim(Reclaim reclaim) override { kv_->SetReclaim(std::move(reclaim)); }
-  bool SetAsideForAdapters(int32_t model, int64_t num_pages) override {
-    return kv_->SetAsideForAdapters(model, num_pages);
-  }
-  uint64_t ticks() const override { return kv_->ticks(); }
-  const PageLayout& layout(int32_t model) const override { return kv_->layout(model); }
-  KvUsage usage() const override { return kv_->usage(); }
-  const KvStats& stats() const override { return kv_->stats(); }
-  void DropCached() override { kv_->DropCached(); }
-  void CheckInvariants(absl::Span<const KvState* const> live) const override {
-    kv_->CheckInvariants(live);
-  }
-
- private:
-  const std::unique_ptr<KvManager> kv_;
-  int* const num_matches_;
-};
-
 struct Stack {
   std::vector<EngineModel> models;
   EngineOptions options;
@@ -127,9 +73,11 @@ struct Stack {
   ManualClock clock;
   std::unique_ptr<EngineStats> stats;
   std::unique_ptr<EngineCore> core;
+  testing::FakeRunner* fake_runner = nullptr;  // the core's
+  std::unique_ptr<testing::CoreDriver> driver;
   int left_queue = 0;  // sequences
   uint64_t next_id = 1;
-  int num_matches = 0;
+  int64_t fixed_step_us = 0;    // 0: by tokens
   std::vector<int> num_counts;  // of each step: token counts for penalties
 
   void Start() {
@@ -137,8 +85,7 @@ struct Stack {
     options.deployment_secret = "test";
     int32_t max_slabs = 1;
     for (const EngineModel& m : models) max_slabs = std::max(max_slabs, m.layout.slabs_per_page);
-    auto kv = std::make_unique<CountingKv>(
-        NewKvManager(num_slabs, models[0].layout.slab_bytes, max_slabs), &num_matches);
+    auto kv = NewKvManager(num_slabs, models[0].layout.slab_bytes, max_slabs);
     for (const EngineModel& model : models) kv->AddModel(model.layout);
     testing::FakeRunnerOptions runner;
     runner.models = models;
@@ -148,13 +95,20 @@ struct Stack {
     runner.clock = &clock;
     runner.step_us = [this](const StepBatch& batch) {
       num_counts.push_back(static_cast<int>(batch.counts.count));
+      if (fixed_step_us > 0) return fixed_step_us;
       return int64_t{1000} + 10 * static_cast<int64_t>(batch.tokens.count);
     };
     stats = std::make_unique<EngineStats>(models.size());
-    core = std::make_unique<EngineCore>(options, std::move(kv),
-                                        std::make_unique<testing::FakeRunner>(runner), &clock,
+    auto fake = std::make_unique<testing::FakeRunner>(runner);
+    fake_runner = fake.get();
+    core = std::make_unique<EngineCore>(options, std::move(kv), std::move(fake), nullptr,
                                         stats.get(), [this] { ++left_queue; });
+    driver = std::make_unique<testing::CoreDriver>(core.get(), &clock,
+                                                   [this] { fake_runner->FinishOldest(); });
   }
+
+  bool RunOnce() { return driver->RunOnce(); }
+  int64_t num_matches() const { return core->kv().stats().num_matches; }
 
   std::unique_ptr<Request> NewRequest(std::vector<TokenId> prompt, int64_t max_tokens,
                                       std::map<int32_t, Received>* out) {
@@ -168,7 +122,7 @@ struct Stack {
   }
 
   void RunAll() {
-    while (core->RunOnce()) core->CheckInvariants();
+    while (RunOnce()) core->CheckInvariants();
     EXPECT_EQ(core->num_unfinished(), 0);
     EXPECT_EQ(core->kv().usage().kv_slabs, 0);
   }
@@ -276,13 +230,13 @@ TEST(EngineCoreTest, WaitingCopiesShareThePromptAndCountOneByOne) {
   request->sampling.n = 6;
   stack.core->Submit(std::move(request));
   EXPECT_EQ(stack.left_queue, 0);
-  for (const Sequence* s : stack.core->scheduler().waiting()) EXPECT_EQ(s->tokens.capacity(), 0u);
-  stack.core->RunOnce();
+  for (const Sequence* s : stack.core->scheduler().Waiting()) EXPECT_EQ(s->tokens.capacity(), 0u);
+  stack.RunOnce();
   EXPECT_EQ(stack.left_queue, 1);
-  stack.core->RunOnce();
+  stack.RunOnce();
   EXPECT_EQ(stack.left_queue, 2);
-  EXPECT_EQ(stack.core->scheduler().waiting().size(), 4u);
-  for (const Sequence* s : stack.core->scheduler().waiting()) EXPECT_EQ(s->tokens.capacity(), 0u);
+  EXPECT_EQ(stack.core->scheduler().num_waiting(), 4);
+  for (const Sequence* s : stack.core->scheduler().Waiting()) EXPECT_EQ(s->tokens.capacity(), 0u);
   stack.core->Cancel(1, 5, CancelReason::kClient);
   EXPECT_EQ(stack.left_queue, 3);
   EXPECT_EQ(out[5].usage.completion_tokens, 0);
@@ -411,8 +365,8 @@ TEST(EngineCoreTest, PromptLogprobsAreHandedOverOnce) {
     EXPECT_EQ(entry.sequence->prompt_logprobs.capacity(), 0u) << "held after it was sent";
     EXPECT_EQ(entry.sequence->num_scored, num_plans++ == 0 ? 0 : 19);
   });
-  stack.core->RunOnce();
-  stack.core->RunOnce();
+  stack.RunOnce();
+  stack.RunOnce();
   // Computed again, but not scored again.
   stack.core->Throttle(id, true);
   stack.core->Throttle(id, false);
@@ -435,11 +389,11 @@ TEST(EngineCoreTest, CopiesAndOthersAwaitAPageWithoutLookingThePromptUpAgain) {
   request->sampling.n = 16;
   stack.core->Submit(std::move(request));
   stack.core->Submit(stack.NewRequest(Prompt(2, 300), 2, &other));
-  stack.core->RunOnce();            // launches the prompt
-  stack.core->RunOnce();            // plans again before it retires
-  EXPECT_EQ(stack.num_matches, 3);  // the first, one copy for all, the other request
+  stack.RunOnce();                    // launches the prompt
+  stack.RunOnce();                    // plans again before it retires
+  EXPECT_EQ(stack.num_matches(), 3);  // the first, one copy for all, the other request
   stack.RunAll();
-  EXPECT_EQ(stack.num_matches, 3 + 16);
+  EXPECT_EQ(stack.num_matches(), 3 + 16);
   for (const auto& [index, received] : copies) {
     EXPECT_EQ(received.tokens, testing::ExpectedTokens(stack.models[0], Prompt(2, 300), 2));
     EXPECT_EQ(received.usage.cached_prompt_tokens, index == 0 ? 0 : 296);
@@ -458,17 +412,17 @@ TEST(EngineCoreTest, NothingIsLookedUpWithoutRoomForIt) {
   stack.Start();
   std::map<int32_t, Received> stream, copies, other;
   stack.core->Submit(stack.NewRequest(Prompt(1, 8), 40, &stream));
-  for (int i = 0; i < 6; ++i) stack.core->RunOnce();
-  stack.num_matches = 0;
+  for (int i = 0; i < 6; ++i) stack.RunOnce();
+  const int64_t before = stack.num_matches();
   auto request = stack.NewRequest(Prompt(2, 300), 2, &copies);
   request->sampling.n = 16;
   stack.core->Submit(std::move(request));
   stack.core->Submit(stack.NewRequest(Prompt(2, 300), 2, &other));
-  for (int i = 0; i < 10; ++i) stack.core->RunOnce();
-  EXPECT_EQ(stack.core->scheduler().running().size(), 2u);
-  EXPECT_LE(stack.num_matches, 3);  // the first, one copy for all, the other request
+  for (int i = 0; i < 10; ++i) stack.RunOnce();
+  EXPECT_EQ(stack.core->scheduler().num_running(), 2);
+  EXPECT_LE(stack.num_matches() - before, 3);  // the first, one copy for all, the other request
   stack.RunAll();
-  EXPECT_LE(stack.num_matches, 3 + 16);
+  EXPECT_LE(stack.num_matches() - before, 3 + 16);
   for (const auto& [index, received] : copies) {
     EXPECT_EQ(received.tokens, testing::ExpectedTokens(stack.models[0], Prompt(2, 300), 2));
     EXPECT_GE(received.usage.cached_prompt_tokens, index == 0 ? 0 : 280);
@@ -488,6 +442,103 @@ TEST(EngineCoreTest, ProbeTellsTheMatch) {
   EXPECT_EQ(stack.core->Probe({0, Prompt(5, 18), "other"}).matched_tokens, 0);
 }
 
+class OverdueTest : public ::testing::Test {
+ protected:
+  // A model whose steps take `step_us`, and enough of them that this is known.
+  void Start(int64_t step_us, int depth = 1) {
+    stack_.models = {testing::FakeModel("slow", {0}, 4, 64)};
+    stack_.depth = depth;
+    stack_.fixed_step_us = step_us;
+    stack_.Start();
+    Submit("", 8);
+    stack_.RunAll();
+  }
+  void Submit(const std::string& name, int64_t max_tokens) {
+    auto request =
+        stack_.NewRequest(Prompt(static_cast<int>(stack_.next_id), 6), max_tokens, &out_);
+    request->sink = std::make_shared<DropSink>();
+    request->name = name;
+    stack_.core->Submit(std::move(request));
+  }
+  StepHealth HealthAfter(int64_t us) {
+    stack_.clock.Advance(us);
+    stack_.core->BeginRound(stack_.clock.NowUs());
+    return stack_.core->EndRound();
+  }
+
+  Stack stack_;
+  std::map<int32_t, Received> out_;
+};
+
+TEST_F(OverdueTest, AStepThatTakesTooLongIsToldOnceWithItsRequests) {
+  Start(/*step_us=*/2000);
+  const testing::LogCapture log;
+  Submit("alpha", 2);
+  Submit("be\nta", 2);
+  stack_.driver->LaunchStep();
+  EXPECT_EQ(HealthAfter(9'999'000), StepHealth::kGood);
+  EXPECT_EQ(log.text(), "");
+  EXPECT_EQ(HealthAfter(2000), StepHealth::kOverdue);
+  EXPECT_EQ(HealthAfter(5'000'000), StepHealth::kOverdue);
+  const std::string line = log.text();
+  EXPECT_EQ(line.rfind("[warning] step 9 of model slow runs for 10.0 s, 0.00", 0), 0u) << line;
+  EXPECT_NE(line.find("12 tokens of alpha, be\\nta\n"), std::string::npos) << line;
+  EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1) << line;
+  stack_.driver->RetireOldest();
+  EXPECT_EQ(HealthAfter(0), StepHealth::kGood);
+  stack_.RunAll();
+}
+
+TEST_F(OverdueTest, ManyRequestsAreNotAllTold) {
+  stack_.num_slabs = 257;
+  Start(/*step_us=*/2000);
+  const testing::LogCapture log;
+  for (int i = 0; i < 20; ++i) Submit("r" + std::to_string(10 + i), 2);
+  stack_.driver->LaunchStep();
+  EXPECT_EQ(HealthAfter(11'000'000), StepHealth::kOverdue);
+  EXPECT_NE(log.text().find("r24, r25 and 4 more"), std::string::npos) << log.text();
+  stack_.driver->RetireOldest();
+  stack_.RunAll();
+}
+
+TEST_F(OverdueTest, SlowStepsThatWereForeseenAreGood) {
+  Start(/*step_us=*/4'000'000);
+  Submit("patient", 2);
+  stack_.driver->LaunchStep();
+  EXPECT_EQ(HealthAfter(30'000'000), StepHealth::kGood);
+  EXPECT_EQ(HealthAfter(15'000'000), StepHealth::kOverdue);
+  stack_.driver->RetireOldest();
+  stack_.RunAll();
+}
+
+TEST_F(OverdueTest, FirstStepsAreNotJudged) {
+  stack_.models = {testing::FakeModel("new", {0}, 4, 64)};
+  stack_.Start();
+  const testing::LogCapture log;
+  Submit("first", 2);
+  stack_.driver->LaunchStep();
+  EXPECT_EQ(HealthAfter(9'000'000), StepHealth::kGood);
+  EXPECT_EQ(HealthAfter(2'000'000), StepHealth::kUnknown);
+  EXPECT_EQ(log.text(), "");
+  stack_.driver->RetireOldest();
+  stack_.RunAll();
+}
+
+// The second of two steps does not run before the first has ended.
+TEST_F(OverdueTest, AStepIsTimedFromTheEndOfTheOneBeforeIt) {
+  Start(/*step_us=*/2000, /*depth=*/2);
+  Submit("both", 8);
+  stack_.driver->LaunchStep();
+  stack_.driver->LaunchStep();
+  ASSERT_EQ(stack_.core->num_inflight(), 2);
+  EXPECT_EQ(HealthAfter(9'000'000), StepHealth::kGood);
+  stack_.driver->RetireOldest();
+  EXPECT_EQ(HealthAfter(9'000'000), StepHealth::kGood);
+  EXPECT_EQ(HealthAfter(2'000'000), StepHealth::kOverdue);
+  stack_.driver->RetireOldest();
+  stack_.RunAll();
+}
+
 struct Live {
   std::vector<TokenId> prompt;
   int64_t max_tokens;
@@ -498,17 +549,33 @@ struct Live {
   std::map<int32_t, Received> out;
 };
 
-class RandomEngineTest : public ::testing::TestWithParam<int> {};
+struct RandomRun {
+  int depth = 1;
+  bool is_deaf = true;  // a full runner ends a step at once: no message comes between
+
+  // A round; or, as chance has it, the launch or the end of a step.
+  void Run(Stack* stack, std::mt19937* rng) const {
+    if (is_deaf) {
+      stack->RunOnce();
+    } else if (stack->core->num_inflight() > 0 && (*rng)() % 2 == 0) {
+      stack->driver->RetireOldest();
+    } else {
+      stack->driver->LaunchStep();
+    }
+  }
+};
+
+class RandomEngineTest : public ::testing::TestWithParam<RandomRun> {};
 
 // Submits, cancels, pauses and resumes at random in a pool that is far too small for all of it.
 TEST_P(RandomEngineTest, EveryRequestGetsTheTokensItGetsAlone) {
-  const int depth = GetParam();
-  std::mt19937 rng(7 + depth);
+  const RandomRun& run = GetParam();
+  std::mt19937 rng(7 + run.depth);
   Stack stack;
   stack.models = {testing::FakeModel("full", {0}, 4, 96),
                   testing::FakeModel("mixed", {0, 12}, 4, 96)};
   stack.num_slabs = 61;
-  stack.depth = depth;
+  stack.depth = run.depth;
   stack.options.max_num_seqs = 6;
   stack.options.max_num_batched_tokens = 16;
   stack.options.target_step_us = 1100;
@@ -550,7 +617,7 @@ TEST_P(RandomEngineTest, EveryRequestGetsTheTokensItGetsAlone) {
     if (round % 200 == 0) {
       for (auto& [id, l] : live) stack.core->Throttle(id, false);
     }
-    stack.core->RunOnce();
+    run.Run(&stack, &rng);
     if (round % 7 == 0) stack.core->CheckInvariants();
     for (auto it = live.begin(); it != live.end();) {
       Live& l = *it->second;
@@ -580,7 +647,9 @@ TEST_P(RandomEngineTest, EveryRequestGetsTheTokensItGetsAlone) {
   EXPECT_GT(stack.stats->cached_prompt_tokens.value(), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Depth, RandomEngineTest, ::testing::Values(1, 2));
+INSTANTIATE_TEST_SUITE_P(Depth, RandomEngineTest,
+                         ::testing::Values(RandomRun{1, true}, RandomRun{2, true},
+                                           RandomRun{1, false}, RandomRun{2, false}));
 
 }  // namespace
 }  // namespace tessera

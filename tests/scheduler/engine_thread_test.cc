@@ -1,13 +1,17 @@
 // The engine with its thread: many submitters, refusals, cancels, shutdown.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdio>
+#include <future>
 #include <mutex>
 #include <thread>
 
 #include "scheduler/step/engine.h"
 #include "tests/lib/fake_runner.h"
+#include "tests/lib/threaded_fake_runner.h"
 
 namespace tessera {
 namespace {
@@ -47,7 +51,9 @@ class CountingSink final : public TokenSink {
 
 class EngineThreadTest : public ::testing::Test {
  protected:
-  void Start(int max_queue, int64_t step_sleep_us = 0, EngineOptions options = {}) {
+  // A step takes `step_us` of real time.
+  void Start(int max_queue, int64_t step_us = 0, EngineOptions options = {},
+             const Clock* clock = nullptr) {
     models_ = {testing::FakeModel("a", {0}, 4, 4000)};
     options.models = models_;
     options.max_num_seqs = 8;
@@ -59,12 +65,11 @@ class EngineThreadTest : public ::testing::Test {
     runner.models = models_;
     runner.num_slabs = 2049;
     runner.max_num_seqs = 8;
-    runner.step_us = [step_sleep_us](const StepBatch&) {
-      if (step_sleep_us > 0) std::this_thread::sleep_for(std::chrono::microseconds(step_sleep_us));
-      return std::max<int64_t>(1, step_sleep_us);
-    };
+    runner.step_us = [step_us](const StepBatch&) { return std::max<int64_t>(1, step_us); };
+    auto threaded = std::make_unique<testing::ThreadedFakeRunner>(runner, step_us);
+    runner_ = threaded.get();
     engine_ =
-        NewEngine(options, std::move(kv), std::make_unique<testing::FakeRunner>(runner), &clock_);
+        NewEngine(options, std::move(kv), std::move(threaded), clock != nullptr ? clock : &clock_);
   }
 
   std::unique_ptr<Request> NewRequest(int seed, int64_t max_tokens,
@@ -77,9 +82,23 @@ class EngineThreadTest : public ::testing::Test {
     return request;
   }
 
+  ProbeResult Probe() {
+    std::promise<ProbeResult> answer;
+    engine_->Probe({0, {1, 2, 3}, "", ""}, [&](ProbeResult result) { answer.set_value(result); });
+    return answer.get_future().get();
+  }
+  // Until the loop has come round with all that was sent before. The second answer is of a later
+  // round than the first.
+  void AwaitRound() {
+    Probe();
+    Probe();
+  }
+
   SteadyClock clock_;
+  ManualClock manual_clock_;
   std::vector<EngineModel> models_;
   std::atomic<uint64_t> next_id_{1};
+  testing::ThreadedFakeRunner* runner_ = nullptr;  // the engine's
   std::unique_ptr<Engine> engine_;
 };
 
@@ -103,7 +122,7 @@ TEST_F(EngineThreadTest, ManySubmittersGetTheirTokens) {
 }
 
 TEST_F(EngineThreadTest, AFullQueueRefusesAtOnceAndSaysWhen) {
-  Start(/*max_queue=*/4, /*step_sleep_us=*/2000);
+  Start(/*max_queue=*/4, /*step_us=*/2000);
   std::vector<std::shared_ptr<CountingSink>> sinks;
   int refused = 0;
   for (int i = 0; i < 64; ++i) {
@@ -128,7 +147,7 @@ TEST_F(EngineThreadTest, EarlyAbortRefusesWhatWouldComeTooLate) {
   EngineOptions options;
   options.queue_policy = QueuePolicyKind::kEarlyAbort;
   options.early_abort_us = 550'000;  // 50 ms without the margin
-  Start(/*max_queue=*/1000, /*step_sleep_us=*/10'000, options);
+  Start(/*max_queue=*/1000, /*step_us=*/10'000, options);
   std::vector<std::shared_ptr<CountingSink>> sinks;
   absl::Status status;
   for (int i = 0; i < 500 && status.ok(); ++i) {
@@ -146,7 +165,7 @@ TEST_F(EngineThreadTest, EarlyAbortRefusesWhatWouldComeTooLate) {
 }
 
 TEST_F(EngineThreadTest, TheQueueCountsTheCopiesOfARequest) {
-  Start(/*max_queue=*/4, /*step_sleep_us=*/1000);
+  Start(/*max_queue=*/4, /*step_us=*/1000);
   // Nothing waits: one request may be larger than the queue. 8 of it run, 92 wait.
   auto many = std::make_shared<CountingSink>();
   auto request = NewRequest(1, 3000, many);
@@ -206,6 +225,107 @@ TEST_F(EngineThreadTest, TimeLimitEndsAnIdleWait) {
   ASSERT_TRUE(engine_->Submit(std::move(request)).ok());
   EXPECT_EQ(sink->WaitFinished(), FinishReason::kTimeLimit);
   EXPECT_GT(sink->tokens().size(), 0u);
+}
+
+TEST_F(EngineThreadTest, WhatComesIsHandledWhileAStepRuns) {
+  Start(16);
+  runner_->Hold();
+  auto cancelled = std::make_shared<CountingSink>();
+  auto request = NewRequest(1, 10, cancelled);
+  const uint64_t id = request->id;
+  ASSERT_TRUE(engine_->Submit(std::move(request)).ok());
+  runner_->AwaitStep();
+  // A probe is answered, a submission is queued, a cancel and a time limit end their requests.
+  EXPECT_EQ(Probe().matched_tokens, 0);
+  auto late = std::make_shared<CountingSink>();
+  request = NewRequest(2, 5, late);
+  const std::vector<TokenId> prompt = request->prompt;
+  ASSERT_TRUE(engine_->Submit(std::move(request)).ok());
+  auto limited = std::make_shared<CountingSink>();
+  request = NewRequest(3, 5, limited);
+  request->stopping.time_limit_us = 20'000;
+  ASSERT_TRUE(engine_->Submit(std::move(request)).ok());
+  EXPECT_EQ(limited->WaitFinished(), FinishReason::kTimeLimit);
+  AwaitRound();
+  EXPECT_EQ(engine_->stats().sequences_waiting.value(), 1);
+  engine_->Cancel(id, -1, CancelReason::kClient);
+  EXPECT_EQ(cancelled->WaitFinished(), FinishReason::kCancelled);
+  EXPECT_EQ(engine_->stats().steps.value(), 0);
+  // Its pages are the step's until that has ended.
+  AwaitRound();
+  EXPECT_GT(engine_->stats().slabs_kv.value(), 0);
+  runner_->Release();
+  EXPECT_EQ(late->WaitFinished(), FinishReason::kLength);
+  EXPECT_EQ(late->tokens(), testing::ExpectedTokens(models_[0], prompt, 5));
+  EXPECT_TRUE(cancelled->tokens().empty());
+  EXPECT_EQ(cancelled->num_finished(), 1);
+  AwaitRound();
+  EXPECT_EQ(engine_->stats().slabs_kv.value(), 0);
+}
+
+TEST_F(EngineThreadTest, StopsWithAStepInFlight) {
+  Start(16);
+  runner_->Hold();
+  auto running = std::make_shared<CountingSink>();
+  auto waiting = std::make_shared<CountingSink>();
+  ASSERT_TRUE(engine_->Submit(NewRequest(1, 10, running)).ok());
+  runner_->AwaitStep();
+  ASSERT_TRUE(engine_->Submit(NewRequest(2, 10, waiting)).ok());
+  engine_->Stop();
+  for (const auto& sink : {running, waiting}) {
+    EXPECT_EQ(sink->num_finished(), 1);
+    EXPECT_EQ(sink->WaitFinished(), FinishReason::kCancelled);
+  }
+  engine_.reset();
+  EXPECT_EQ(running->num_finished(), 1);
+}
+
+// How long probes wait while a step runs. What is asserted is what a busy machine keeps.
+TEST_F(EngineThreadTest, ProbesAreQuickWhileAStepRuns) {
+  Start(16);
+  runner_->Hold();
+  auto sink = std::make_shared<CountingSink>();
+  ASSERT_TRUE(engine_->Submit(NewRequest(1, 1, sink)).ok());
+  runner_->AwaitStep();
+  std::vector<int64_t> waits_us;
+  for (int i = 0; i < 1000; ++i) {
+    const int64_t begin_us = clock_.NowUs();
+    Probe();
+    waits_us.push_back(clock_.NowUs() - begin_us);
+  }
+  EXPECT_EQ(engine_->stats().steps.value(), 0);
+  runner_->Release();
+  EXPECT_EQ(sink->WaitFinished(), FinishReason::kLength);
+  std::sort(waits_us.begin(), waits_us.end());
+  std::printf("probe latency in a step: median %lld us, p99 %lld us\n",
+              static_cast<long long>(waits_us[500]), static_cast<long long>(waits_us[990]));
+  EXPECT_LT(waits_us[500], 5000);
+}
+
+TEST_F(EngineThreadTest, AHungStepIsNoProgress) {
+  manual_clock_.Advance(1'000'000);
+  Start(16, /*step_us=*/0, {}, &manual_clock_);
+  auto before = std::make_shared<CountingSink>();
+  ASSERT_TRUE(engine_->Submit(NewRequest(1, 8, before)).ok());
+  before->WaitFinished();
+  constexpr int64_t kStaleUs = 60'000'000;
+  runner_->Hold();
+  auto hung = std::make_shared<CountingSink>();
+  ASSERT_TRUE(engine_->Submit(NewRequest(2, 2, hung)).ok());
+  runner_->AwaitStep();
+  manual_clock_.Advance(9'000'000);
+  AwaitRound();
+  EXPECT_TRUE(engine_->live(kStaleUs));
+  EXPECT_EQ(engine_->heartbeat_us(), 10'000'000);
+  manual_clock_.Advance(2'000'000);
+  AwaitRound();
+  EXPECT_FALSE(engine_->live(kStaleUs));
+  EXPECT_EQ(engine_->heartbeat_us(), 10'000'000);
+  runner_->Release();
+  hung->WaitFinished();
+  AwaitRound();
+  EXPECT_TRUE(engine_->live(kStaleUs));
+  EXPECT_EQ(engine_->heartbeat_us(), 12'000'000);
 }
 
 }  // namespace

@@ -77,8 +77,15 @@ TEST_F(QueuePolicyTest, EarlyAbortServesTheLateLast) {
   policy->OnPlanned(9, 1);
   EXPECT_EQ(Order(*policy, 5'500'099), Ids({4, 3, 2, 1}));
   EXPECT_EQ(Order(*policy, 5'600'000), Ids({4, 3, 1, 2}));
-  EXPECT_FALSE(IsHopeless(5'499'999, kSloUs));
-  EXPECT_TRUE(IsHopeless(5'500'000, kSloUs));
+}
+
+TEST_F(QueuePolicyTest, EarlyAbortRefusesAtTheDoorWhatWouldComeTooLate) {
+  const auto policy = NewEarlyAbortPolicy(kSloUs);
+  EXPECT_TRUE(policy->MayQueue(5'499'999).ok());
+  const absl::Status refused = policy->MayQueue(5'500'000);
+  EXPECT_TRUE(absl::IsResourceExhausted(refused));
+  EXPECT_NE(refused.message().find("--early-abort-ms"), absl::string_view::npos);
+  EXPECT_TRUE(NewPriorityPolicy(1000)->MayQueue(1'000'000'000).ok());
 }
 
 }  // namespace

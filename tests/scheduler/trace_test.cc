@@ -21,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "scheduler/step/engine_core.h"
+#include "tests/lib/core_driver.h"
 #include "tests/lib/fake_runner.h"
 
 namespace tessera {
@@ -129,9 +130,12 @@ class TraceRun {
              row_us * static_cast<int64_t>(batch.sampler_rows.count);
     };
     stats_ = std::make_unique<EngineStats>(models_.size());
-    core_ = std::make_unique<EngineCore>(options, std::move(kv),
-                                         std::make_unique<testing::FakeRunner>(runner), &clock_,
+    auto fake = std::make_unique<testing::FakeRunner>(runner);
+    testing::FakeRunner* const fake_runner = fake.get();
+    core_ = std::make_unique<EngineCore>(options, std::move(kv), std::move(fake), nullptr,
                                          stats_.get(), nullptr);
+    driver_ = std::make_unique<testing::CoreDriver>(core_.get(), &clock_,
+                                                    [fake_runner] { fake_runner->FinishOldest(); });
     core_->set_plan_observer([this](const StepPlan& plan) { PrintPlan(plan); });
     return core_.get();
   }
@@ -139,8 +143,9 @@ class TraceRun {
   void PrintPlan(const StepPlan& plan) {
     std::string line = absl::StrCat("model ", plan.model, ":");
     for (const PlanEntry& e : plan.entries) {
-      absl::StrAppend(&line, " ", e.sequence->request->id, ".", e.sequence->index, "[", e.begin,
-                      ",", e.begin + e.num_tokens, ")", e.samples ? "*" : "");
+      absl::StrAppend(&line, " ", e.sequence->request->id, ".", e.sequence->index);
+      for (const TokenRange& r : e.ranges) absl::StrAppend(&line, "[", r.begin, ",", r.end, ")");
+      if (e.samples) absl::StrAppend(&line, "*");
       if (e.num_targets > 0) absl::StrAppend(&line, "t", e.num_targets);
     }
     if (print_plans_) log_.push_back(line);
@@ -150,7 +155,7 @@ class TraceRun {
     print_plans_ = print;
     core();
     const int64_t preemptions = stats_->preemptions.value();
-    const bool busy = core()->RunOnce();
+    const bool busy = driver_->RunOnce();
     const int64_t preempted = stats_->preemptions.value() - preemptions;
     if (print && preempted > 0) log_.push_back(absl::StrCat("  preempted ", preempted));
     if (print && !busy) log_.push_back("  idle");
@@ -193,6 +198,7 @@ class TraceRun {
   std::vector<std::string> log_;
   bool print_plans_ = true;
   std::unique_ptr<EngineCore> core_;
+  std::unique_ptr<testing::CoreDriver> driver_;
 };
 
 class TraceTest : public ::testing::TestWithParam<std::string> {};

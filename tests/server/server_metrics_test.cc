@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <future>
 #include <set>
 
 #include "absl/strings/numbers.h"
@@ -15,6 +16,7 @@
 #include "server/call/serving.h"
 #include "server/config/config.h"
 #include "server/metrics/metrics.h"
+#include "tests/lib/threaded_fake_runner.h"
 
 namespace tessera {
 namespace {
@@ -188,6 +190,65 @@ TEST_F(MetricsTest, ProbesOverHttp) {
   live_ = false;
   EXPECT_EQ(Get(address, "/healthz").rfind("HTTP/1.1 503", 0), 0u);
   EXPECT_EQ(Get(address, "/readyz").rfind("HTTP/1.1 503", 0), 0u);
+}
+
+class DropSink final : public TokenSink {
+ public:
+  void Push(TokenEvent event) override {
+    if (event.kind == TokenEvent::Kind::kFinished) finished_.set_value();
+  }
+  void AwaitFinished() { finished_.get_future().wait(); }
+
+ private:
+  std::promise<void> finished_;
+};
+
+// The engine's loop turns, the step in it does not.
+TEST_F(MetricsTest, AHungStepFailsHealthz) {
+  ManualClock clock;
+  const std::vector<EngineModel> models = {testing::FakeModel("a", {0}, 4, 64)};
+  EngineOptions options;
+  options.models = models;
+  auto kv = NewKvManager(65, models[0].layout.slab_bytes, 1);
+  kv->AddModel(models[0].layout);
+  testing::FakeRunnerOptions runner_options;
+  runner_options.models = models;
+  runner_options.num_slabs = 65;
+  auto owned = std::make_unique<testing::ThreadedFakeRunner>(runner_options);
+  testing::ThreadedFakeRunner* const runner = owned.get();
+  const auto engine = NewEngine(options, std::move(kv), std::move(owned), &clock);
+  uint64_t next_id = 1;
+  const auto submit = [&](int64_t max_tokens) {
+    auto sink = std::make_shared<DropSink>();
+    auto request = std::make_unique<Request>();
+    request->id = next_id++;
+    request->prompt = {1, 2, 3};
+    request->stopping.max_tokens = max_tokens;
+    request->sink = sink;
+    EXPECT_TRUE(engine->Submit(std::move(request)).ok());
+    return sink;
+  };
+  submit(8)->AwaitFinished();  // what a step costs is known
+  sources_.live = [&] { return engine->live(/*stale_us=*/60'000'000); };
+  auto server = StartMetrics("127.0.0.1:0", sources_);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const auto code = [&](const std::string& path) {
+    return Get((*server)->address(), path).substr(0, 12);
+  };
+  runner->Hold();
+  const auto hung = submit(1);
+  runner->AwaitStep();
+  EXPECT_EQ(code("/healthz"), "HTTP/1.1 200");
+  clock.Advance(11'000'000);
+  for (int i = 0; i < 2; ++i) {  // the second answer is of a round after the first
+    std::promise<void> probed;
+    engine->Probe({0, {1, 2}, "", ""}, [&](ProbeResult) { probed.set_value(); });
+    probed.get_future().wait();
+  }
+  EXPECT_EQ(code("/healthz"), "HTTP/1.1 503");
+  EXPECT_EQ(code("/readyz"), "HTTP/1.1 503");
+  runner->Release();
+  hung->AwaitFinished();
 }
 
 TEST_F(MetricsTest, AddressesThatCannotBe) {

@@ -121,6 +121,27 @@ TEST_F(PrepareTest, EmbedPassesOnItsAdapterAndPriority) {
   std::filesystem::remove_all(dir);
 }
 
+TEST_F(PrepareTest, TheEngineLearnsWhatTheClientCallsItsRequests) {
+  v1::GenerateRequest generate;
+  generate.set_text("hello");
+  generate.set_request_id("mine");
+  const PreparedCall named = Run(Method::kGenerate, generate.SerializeAsString());
+  ASSERT_TRUE(named.status.ok()) << named.status;
+  EXPECT_EQ(named.requests.at(0)->name, "mine");
+  generate.clear_request_id();
+  const PreparedCall unnamed = Run(Method::kGenerate, generate.SerializeAsString());
+  ASSERT_TRUE(unnamed.status.ok()) << unnamed.status;
+  EXPECT_EQ(unnamed.requests.at(0)->name, unnamed.request_id);
+  EXPECT_EQ(unnamed.request_id.rfind("req-", 0), 0u);
+  v1::EmbedRequest embed;
+  embed.set_request_id("both");
+  for (const char* text : {"one", "two"}) embed.add_inputs()->set_text(text);
+  const PreparedCall inputs = Run(Method::kEmbed, embed.SerializeAsString());
+  ASSERT_TRUE(inputs.status.ok()) << inputs.status;
+  ASSERT_EQ(inputs.requests.size(), 2u);
+  for (const auto& request : inputs.requests) EXPECT_EQ(request->name, "both");
+}
+
 TEST_F(PrepareTest, DetokenizeTakesAsManyIdsAsItSays) {
   v1::DetokenizeRequest request;
   request.set_skip_special_tokens(true);

@@ -295,6 +295,7 @@ TEST_F(StreamTest, RequestIds) {
   v1::GenerateResponse message;
   ASSERT_TRUE(reader->Read(&message));
   EXPECT_EQ(message.request_id(), "mine");
+  EXPECT_EQ(generator_->last().name, "mine");
   const StreamResult twin = Generate(request);
   EXPECT_EQ(twin.status.error_code(), grpc::StatusCode::ALREADY_EXISTS);
   EXPECT_EQ(FactsOf(twin.status).reason, "REQUEST_ID_IN_USE");
@@ -306,6 +307,7 @@ TEST_F(StreamTest, RequestIds) {
   const StreamResult first = Generate(TextRequest("a"));
   const StreamResult second = Generate(TextRequest("a"));
   EXPECT_NE(first.messages[0].request_id(), second.messages[0].request_id());
+  EXPECT_EQ(generator_->last().name, second.messages[0].request_id());
 }
 
 TEST_F(StreamTest, EngineErrorsAreFinishedEvents) {

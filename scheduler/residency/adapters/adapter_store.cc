@@ -24,22 +24,30 @@ bool AdapterStore::IsReady(AdapterId id) const {
   return it != entries_.end() && it->second.state == State::kPool && !it->second.unload;
 }
 
-AdapterStore::Access AdapterStore::Want(AdapterId id, int64_t reserve_slabs, bool alone) {
+AdapterStore::Access AdapterStore::Want(AdapterId id) {
   const auto it = entries_.find(id);
   if (it == entries_.end()) {
-    if (num_reading_ < kMaxReads) BeginRead(id);
+    if (num_reading_ >= kMaxReads) return Access::kBusy;
+    BeginRead(id);
     return Access::kLoading;
   }
   Entry& entry = it->second;
   switch (entry.state) {
     case State::kPool:
-      // One that is to go is let go first; whoever wants it now gets it anew.
+      // One that is to be unloaded leaves first; whoever wants it now gets it after that.
       return entry.unload ? Access::kLoading : Access::kReady;
     case State::kHost:
-      return PlaceInPool(id, &entry, reserve_slabs, alone);
+      host_order_.splice(host_order_.end(), host_order_, entry.host);
+      return Access::kInHost;
     default:
       return Access::kLoading;
   }
+}
+
+int64_t AdapterStore::PagesToPlace(AdapterId id) const {
+  const auto it = entries_.find(id);
+  if (it == entries_.end() || it->second.state != State::kHost) return 0;
+  return it->second.image->layout.num_pages;
 }
 
 AdapterStore::Entry& AdapterStore::BeginRead(AdapterId id) {
@@ -51,22 +59,22 @@ AdapterStore::Entry& AdapterStore::BeginRead(AdapterId id) {
   return entry;
 }
 
-AdapterStore::Access AdapterStore::PlaceInPool(AdapterId id, Entry* entry, int64_t reserve_slabs,
-                                               bool alone) {
-  host_order_.splice(host_order_.end(), host_order_, entry->host);
-  if (!kv_->AllocateAdapter(entry->model, entry->image->layout.num_pages, reserve_slabs, id,
-                            &entry->pages)) {
-    if (!alone || num_copying_ > 0) return Access::kNoRoom;
-    Fail(id, absl::ResourceExhaustedError(
-                 absl::StrCat("the adapter needs ", entry->slabs,
-                              " slabs of the page pool, more than "
-                              "pinned adapters leave; raise --kv-cache-bytes or unpin some")));
-    return Access::kLoading;
-  }
-  entry->state = State::kCopying;
+bool AdapterStore::Place(AdapterId id) {
+  Entry& entry = entries_.at(id);
+  CHECK(entry.state == State::kHost) << "adapter " << id;
+  const int64_t num_pages = entry.image->layout.num_pages;
+  if (!kv_->AllocateAdapter(entry.model, num_pages, id, &entry.pages)) return false;
+  entry.state = State::kCopying;
   ++num_copying_;
-  loader_->Copy(id, entry->image.get(), entry->pages);
-  return Access::kLoading;
+  loader_->Copy(id, entry.image.get(), entry.pages);
+  return true;
+}
+
+void AdapterStore::FailForRoom(AdapterId id) {
+  Fail(id, absl::ResourceExhaustedError(
+               absl::StrCat("the adapter needs ", entries_.at(id).slabs,
+                            " slabs of the page pool, more than "
+                            "pinned adapters leave; raise --kv-cache-bytes or unpin some")));
 }
 
 void AdapterStore::OnRead(AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us) {
@@ -88,6 +96,7 @@ void AdapterStore::OnRead(AdapterId id, absl::StatusOr<AdapterImage> image, int6
   entry.host = host_order_.insert(host_order_.end(), id);
   // Whoever wants it takes it from here, with room left for what runs.
   Report(entry);
+  changes_.emplace_back(id, absl::OkStatus());
   TrimHost(id);
   if (entry.unload) Evict(id);
 }
@@ -98,24 +107,28 @@ void AdapterStore::OnCopied(AdapterId id) {
   --num_copying_;
   entry.state = State::kPool;
   entry.last_use_ticks = kv_->ticks();
+  FileIdle(id, &entry);
   Report(entry);
+  changes_.emplace_back(id, absl::OkStatus());
   TrimHost(id);
   if (entry.unload) Evict(id);
 }
 
 void AdapterStore::Fail(AdapterId id, absl::Status status) {
   Forget(id);
-  failures_.emplace_back(id, std::move(status));
+  changes_.emplace_back(id, std::move(status));
 }
 
-std::vector<std::pair<AdapterId, absl::Status>> AdapterStore::TakeFailures() {
-  return std::exchange(failures_, {});
+std::vector<std::pair<AdapterId, absl::Status>> AdapterStore::TakeChanges() {
+  return std::exchange(changes_, {});
 }
 
 void AdapterStore::Acquire(AdapterId id) {
   CHECK(IsReady(id)) << "adapter " << id;
   Entry& entry = entries_.at(id);
   CountRunning(&entry, 1);
+  entry.uses += 1.0;
+  FileIdle(id, &entry);
   if (entry.image_bytes > 0) host_order_.splice(host_order_.end(), host_order_, entry.host);
 }
 
@@ -124,6 +137,7 @@ void AdapterStore::Release(AdapterId id) {
   CHECK_GT(entry.num_running, 0) << "adapter " << id;
   CountRunning(&entry, -1);
   entry.last_use_ticks = kv_->ticks();
+  FileIdle(id, &entry);
   if (entry.num_running == 0 && entry.unload) Evict(id);
 }
 
@@ -133,13 +147,12 @@ void AdapterStore::CountRunning(Entry* entry, int32_t change) {
   entry->status->last_use_us.store(clock_->NowUs(), std::memory_order_relaxed);
 }
 
-void AdapterStore::CountUse(AdapterId id) { entries_.at(id).uses += 1.0; }
-
 void AdapterStore::Pin(AdapterId id) {
   const auto it = entries_.find(id);
   Entry& entry = it == entries_.end() ? BeginRead(id) : it->second;
   entry.pinned = true;
   entry.unload = false;
+  FileIdle(id, &entry);
   Report(entry);
 }
 
@@ -147,6 +160,7 @@ void AdapterStore::Unpin(AdapterId id) {
   const auto it = entries_.find(id);
   if (it == entries_.end()) return;
   it->second.pinned = false;
+  FileIdle(id, &it->second);
   Report(it->second);
 }
 
@@ -156,6 +170,7 @@ void AdapterStore::Unload(AdapterId id) {
   Entry& entry = it->second;
   entry.pinned = false;
   entry.unload = true;
+  FileIdle(id, &entry);
   Report(entry);
   const bool settled = entry.state == State::kHost || entry.state == State::kPool;
   if (settled && entry.num_running == 0) Evict(id);
@@ -169,8 +184,10 @@ void AdapterStore::Evict(AdapterId id) {
     kv_->FreeAdapter(entry.pages);
     entry.pages.clear();
     ++num_evictions_;
+    changes_.emplace_back(id, absl::OkStatus());
   }
   entry.state = State::kHost;
+  FileIdle(id, &entry);
   if (entry.unload || entry.image_bytes == 0) {
     Forget(id);
     return;
@@ -186,6 +203,8 @@ void AdapterStore::Forget(AdapterId id) {
   entry.status->residency.store(AdapterResidency::kDisk, std::memory_order_relaxed);
   entry.status->pinned.store(false, std::memory_order_relaxed);
   registry_->AnnounceChange();
+  // Whoever waits for it to leave the pool, or to be placed, asks again.
+  if (entry.state == State::kHost) changes_.emplace_back(id, absl::OkStatus());
   entries_.erase(id);
 }
 
@@ -210,30 +229,74 @@ void AdapterStore::TrimHost(AdapterId keep) {
   }
 }
 
-bool AdapterStore::IsIdle(const Entry& entry) const {
-  return entry.state == State::kPool && entry.num_running == 0 && !entry.pinned;
+void AdapterStore::FileIdle(AdapterId id, Entry* entry) {
+  const bool idle = entry->state == State::kPool && entry->num_running == 0 && !entry->pinned;
+  const bool filed = entry->idle_index >= 0;
+  if (idle == filed) return;
+  const auto model = static_cast<size_t>(entry->model);
+  if (idle_pages_.size() <= model) idle_pages_.resize(model + 1, 0);
+  const int64_t num_pages = entry->image->layout.num_pages;
+  if (idle) {
+    entry->idle_index = static_cast<int32_t>(idle_.size());
+    idle_.push_back(id);
+    idle_pages_[model] += num_pages;
+    return;
+  }
+  const int32_t index = std::exchange(entry->idle_index, -1);
+  idle_[index] = idle_.back();
+  if (idle_[index] != id) entries_.at(idle_[index]).idle_index = index;
+  idle_.pop_back();
+  idle_pages_[model] -= num_pages;
 }
 
-bool AdapterStore::Reclaim(bool must, double kv_us_per_slab, uint64_t kv_idle_ticks) {
+AdapterId AdapterStore::Cheapest(double* worth) const {
   const uint64_t now = kv_->ticks();
-  AdapterId victim = kNoAdapter;
-  double least = 0.0;
-  for (const auto& [id, entry] : entries_) {
-    if (!IsIdle(entry)) continue;
+  AdapterId cheapest = kNoAdapter;
+  for (const AdapterId id : idle_) {
+    const Entry& entry = entries_.at(id);
     const double idle = static_cast<double>(std::max<uint64_t>(1, now - entry.last_use_ticks));
     const double cost_us = entry.cost_us / static_cast<double>(entry.slabs);
-    const double worth = cost_us * std::max(1.0, entry.uses) / idle;
-    const bool better = victim == kNoAdapter || worth < least || (worth == least && id < victim);
+    const double its_worth = cost_us * std::max(1.0, entry.uses) / idle;
+    const bool better =
+        cheapest == kNoAdapter || its_worth < *worth || (its_worth == *worth && id < cheapest);
     if (!better) continue;
-    victim = id;
-    least = worth;
+    cheapest = id;
+    *worth = its_worth;
   }
-  if (victim == kNoAdapter) return false;
-  const double kv_worth =
-      kv_us_per_slab / static_cast<double>(std::max<uint64_t>(1, kv_idle_ticks));
-  if (!must && least >= kv_worth) return false;
-  Evict(victim);
-  return true;
+  return cheapest;
+}
+
+std::optional<double> AdapterStore::LeastWorth(int32_t model) const {
+  double worth = 0.0;
+  if (Cheapest(&worth) == kNoAdapter) return std::nullopt;
+  return worth;
+}
+
+void AdapterStore::GiveUp(int32_t model) {
+  double worth = 0.0;
+  Evict(Cheapest(&worth));
+}
+
+int64_t AdapterStore::PagesOf(int64_t num_pages, int32_t of_model, int32_t in_model) const {
+  return num_pages * kv_->layout(of_model).slabs_per_page / kv_->layout(in_model).slabs_per_page;
+}
+
+int64_t AdapterStore::NumIdlePages(int32_t model) const {
+  int64_t num_pages = 0;
+  for (size_t m = 0; m < idle_pages_.size(); ++m) {
+    const auto of_model = static_cast<int32_t>(m);
+    if (kv_->layout(of_model).slabs_per_page < kv_->layout(model).slabs_per_page) continue;
+    num_pages += PagesOf(idle_pages_[m], of_model, model);
+  }
+  return num_pages;
+}
+
+int64_t AdapterStore::NumIdlePages(AdapterId id, int32_t model) const {
+  const auto it = entries_.find(id);
+  if (it == entries_.end() || it->second.idle_index < 0) return 0;
+  const Entry& entry = it->second;
+  if (kv_->layout(entry.model).slabs_per_page < kv_->layout(model).slabs_per_page) return 0;
+  return PagesOf(entry.image->layout.num_pages, entry.model, model);
 }
 
 void AdapterStore::Report(const Entry& entry) {
@@ -264,6 +327,9 @@ void AdapterStore::CheckInvariants() const {
     CHECK(entry.state == State::kReading || entry.image != nullptr) << "adapter " << id;
     host_bytes += entry.image_bytes;
     num_copying += entry.state == State::kCopying ? 1 : 0;
+    const bool idle = entry.state == State::kPool && entry.num_running == 0 && !entry.pinned;
+    CHECK_EQ(idle, entry.idle_index >= 0) << "adapter " << id;
+    CHECK(!idle || idle_.at(entry.idle_index) == id) << "adapter " << id;
     in_host += entry.image_bytes > 0 ? 1 : 0;
   }
   CHECK_EQ(host_bytes, host_bytes_);

@@ -13,6 +13,7 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -23,6 +24,7 @@
 #include "kernels/step/adapter_layout.h"
 #include "kvstore/kv_manager.h"
 #include "scheduler/residency/adapters/adapter_registry.h"
+#include "scheduler/residency/page_owner.h"
 
 namespace tessera {
 
@@ -42,29 +44,35 @@ struct AdapterStoreOptions {
   int64_t host_bytes = int64_t{1} << 30;
 };
 
-class AdapterStore final {
+class AdapterStore final : public PageOwner {
  public:
   AdapterStore(const AdapterStoreOptions& options, AdapterRegistry* registry, KvManager* kv,
                AdapterLoader* loader, const Clock* clock);
 
   enum class Access {
     kReady,    // in the pool
-    kLoading,  // on its way
-    kNoRoom,   // in host memory; the pool has no pages for it beside `reserve_slabs`
+    kLoading,  // on its way: TakeChanges tells when to ask again
+    kBusy,     // too many others are being read
+    kInHost,   // in host memory: Place brings it to the pool
   };
-  // Brings an adapter closer to the pool. `alone`: nothing runs, so what has no room now never
-  // will: that is a failure (see TakeFailures).
-  Access Want(AdapterId id, int64_t reserve_slabs, bool alone);
+  // Brings an adapter closer to the pool.
+  Access Want(AdapterId id);
+  // Pages that Place would take; 0 when it is not in host memory.
+  int64_t PagesToPlace(AdapterId id) const;
+  // Gives an adapter in host memory pages of the pool and has it copied there. False: the pool has
+  // none for it. REQUIRES: Want answered kInHost.
+  bool Place(AdapterId id);
+  // There will never be room for it. REQUIRES: as Place.
+  void FailForRoom(AdapterId id);
   bool IsReady(AdapterId id) const;
 
   // A running sequence uses it: it stays. REQUIRES: IsReady.
   void Acquire(AdapterId id);
   void Release(AdapterId id);
-  // For its worth: a sequence began to use it.
-  void CountUse(AdapterId id);
-
   // REQUIRES: IsReady.
   const AdapterLayout& layout(AdapterId id) const { return entries_.at(id).image->layout; }
+  // REQUIRES: wanted before, and no change was told of since.
+  int32_t model(AdapterId id) const { return entries_.at(id).model; }
   // That it takes in the pool. REQUIRES: ready, or held.
   int64_t slabs(AdapterId id) const { return entries_.at(id).slabs; }
   const std::vector<PageId>& pages(AdapterId id) const { return entries_.at(id).pages; }
@@ -78,14 +86,20 @@ class AdapterStore final {
   void OnRead(AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us);
   void OnCopied(AdapterId id);
 
-  // Adapters that could not be loaded since the last call: what waits for them fails.
-  std::vector<std::pair<AdapterId, absl::Status>> TakeFailures();
+  // Adapters that were read, copied, evicted, forgotten, or that failed (a status that is not OK)
+  // since the last call: whoever waits for one asks again, or fails.
+  std::vector<std::pair<AdapterId, absl::Status>> TakeChanges();
 
-  // Gives up an idle adapter's pages, the one that is worth least: what bringing its pages back
-  // costs, times how often it was used, by how long ago. Unless `must`, only one that is worth less
-  // than `kv_us_per_slab` by `kv_idle_ticks`, the price of the pages that would go instead. False:
-  // there is none.
-  bool Reclaim(bool must, double kv_us_per_slab, uint64_t kv_idle_ticks);
+  // Idle adapters: in the pool, used by nobody, not pinned. The one that is worth least: what
+  // bringing its pages back costs, times how often it was used, by how long ago.
+  std::optional<double> LeastWorth(int32_t model) const override;
+  void GiveUp(int32_t model) override;
+  int64_t num_idle() const { return static_cast<int64_t>(idle_.size()); }
+  // Pages of the model's size that giving up all idle adapters would free, at least.
+  int64_t NumIdlePages(int32_t model) const;
+  // And that one adapter's; 0 unless it is idle.
+  int64_t NumIdlePages(AdapterId id, int32_t model) const;
+  int64_t num_copying() const { return num_copying_; }
 
   int64_t num_loads() const { return num_loads_; }
   int64_t num_evictions() const { return num_evictions_; }
@@ -106,13 +120,13 @@ class AdapterStore final {
     bool pinned = false;
     bool unload = false;  // as soon as nobody uses it
     double uses = 0.0;
-    double cost_us = 0.0;  // of bringing it back
+    double cost_us = 0.0;     // of bringing it back
+    int32_t idle_index = -1;  // in idle_; -1: not there
     uint64_t last_use_ticks = 0;
     std::list<AdapterId>::iterator host;  // in host_order_ while image_bytes > 0
   };
 
   Entry& BeginRead(AdapterId id);
-  Access PlaceInPool(AdapterId id, Entry* entry, int64_t reserve_slabs, bool alone);
   void Fail(AdapterId id, absl::Status status);
   void Evict(AdapterId id);
   void DropImage(Entry* entry);
@@ -121,7 +135,10 @@ class AdapterStore final {
   void Forget(AdapterId id);
   void Report(const Entry& entry);
   void CountRunning(Entry* entry, int32_t change);
-  bool IsIdle(const Entry& entry) const;
+  // Puts an adapter into the list of idle ones, or takes it out, as its state asks.
+  void FileIdle(AdapterId id, Entry* entry);
+  AdapterId Cheapest(double* worth) const;
+  int64_t PagesOf(int64_t num_pages, int32_t of_model, int32_t in_model) const;
 
   const AdapterStoreOptions options_;
   AdapterRegistry* const registry_;
@@ -131,7 +148,9 @@ class AdapterStore final {
   absl::flat_hash_map<AdapterId, Entry> entries_;
   std::list<AdapterId> host_order_;  // least recently used first
   int64_t host_bytes_ = 0;
-  std::vector<std::pair<AdapterId, absl::Status>> failures_;
+  std::vector<AdapterId> idle_;      // unordered
+  std::vector<int64_t> idle_pages_;  // [models], each in pages of its own size
+  std::vector<std::pair<AdapterId, absl::Status>> changes_;
   int64_t num_reading_ = 0;
   int64_t num_copying_ = 0;
   int64_t num_loads_ = 0;

@@ -1,0 +1,421 @@
+#include "scheduler/plan/planner.h"
+
+#include <algorithm>
+
+#include "kernels/base/log.h"
+
+namespace tessera {
+namespace {
+
+// A prompt chunk beside running streams is never cut below this: progress matters more than the
+// target.
+constexpr int64_t kMinChunkTokens = 16;
+// Waiting for a prefix that is being computed pays off from this many tokens on.
+constexpr int64_t kMinPendingGain = 16;
+// Needs of waiting sequences, in the queue's order, that are brought to the pool ahead of their
+// turn, for each model.
+constexpr int64_t kNeedLookahead = 32;
+
+}  // namespace
+
+int64_t HeldSlabs(const KvState& state, const PageLayout& layout) {
+  int64_t num_pages = 0;
+  for (const KvGroupState& group : state.groups) {
+    num_pages += static_cast<int64_t>(group.pages.size()) - group.first_live_page;
+  }
+  return num_pages * layout.slabs_per_page;
+}
+
+Range ScoredTokens(const Sequence& s, int64_t begin, int64_t end) {
+  if (s.request->prompt_logprobs < 0 || s.index != 0) return {};
+  // After a preemption the prompt is computed again; what was scored is not scored twice.
+  const int64_t first = std::max(begin, s.num_scored);
+  const int64_t last = std::min(end, s.num_prompt - 1);
+  return {static_cast<int32_t>(first), static_cast<int32_t>(std::max<int64_t>(0, last - first))};
+}
+
+Planner::Planner(const SchedulerState& state, const WaitingQueue& queue, const QueuePolicy& policy,
+                 const KvManager& kv, const Residency& residency, int64_t now_us,
+                 PlanScratch* scratch)
+    : state_(state),
+      queue_(queue),
+      policy_(policy),
+      kv_(kv),
+      residency_(residency),
+      now_us_(now_us),
+      scratch_(scratch) {
+  for (const Model& model : state_.models) plan_.turns.push_back(model.turn);
+}
+
+StepPlan Planner::Run() {
+  for (const int32_t model : ModelOrder()) {
+    PlanModel(model);
+    // Who was preempted for nothing gives pages back: then all is planned anew.
+    if (!plan_.entries.empty() || !plan_.preempted.empty()) break;
+    // It waits for pages or for others: that is no more reason for credit than being idle.
+    plan_.turns[model].active = state_.models[model].num_inflight > 0;
+  }
+  return std::move(plan_);
+}
+
+std::vector<int32_t> Planner::ModelOrder() {
+  std::vector<ModelTurn>& turns = plan_.turns;
+  const auto has_work = [this](size_t m) {
+    return state_.models[m].num_unpaused > 0 || queue_.num_active(static_cast<int32_t>(m)) > 0;
+  };
+  double least_used = -1.0;
+  for (size_t m = 0; m < turns.size(); ++m) {
+    if (!has_work(m) || !turns[m].active) continue;
+    least_used = least_used < 0 ? turns[m].used_us : std::min(least_used, turns[m].used_us);
+  }
+  // Nobody was busy: what was used before counts no more.
+  if (least_used < 0) {
+    for (ModelTurn& turn : turns) turn.used_us = 0.0;
+  }
+  std::vector<int32_t> order;
+  for (size_t m = 0; m < turns.size(); ++m) {
+    ModelTurn& turn = turns[m];
+    // A model that was idle does not get credit for it.
+    if (has_work(m) && !turn.active) turn.used_us = std::max(turn.used_us, least_used);
+    turn.active = has_work(m);
+    if (turn.active) order.push_back(static_cast<int32_t>(m));
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return turns[a].used_us < turns[b].used_us; });
+  return order;
+}
+
+void Planner::StartModel(int32_t model) {
+  model_ = model;
+  plan_.model = model;
+  available_pages_ = residency_.AvailablePages(model);
+  outstanding_slabs_ = state_.outstanding_slabs;
+  num_running_ = state_.num_running;
+  num_free_slots_ = static_cast<int64_t>(state_.free_slots.size());
+  victims_ranked_ = false;
+  lookahead_ = std::max<int64_t>(1, kNeedLookahead - queue_.num_loading_needs(model));
+  last_considered_ = nullptr;
+  last_waits_for_.reset();
+  scratch_->kv.Clear();
+  scratch_->marks.assign(state_.options.max_num_seqs, 0);
+  scratch_->needs.clear();
+  scratch_->wanted.clear();
+}
+
+void Planner::PlanModel(int32_t model) {
+  StartModel(model);
+  PlanDecodes();
+  plan_.most_us = MostStepUs();
+  PlanPrefills();
+  // Pages are short: those that came back are not for newcomers.
+  if (plan_.preempted.empty()) PlanAdmissions();
+  // Rows that share a need lie side by side, so that its weights are read once.
+  const auto by_need = [](const PlanEntry& a, const PlanEntry& b) {
+    return a.sequence->need < b.sequence->need;
+  };
+  if (!std::is_sorted(plan_.entries.begin(), plan_.entries.end(), by_need)) {
+    std::stable_sort(plan_.entries.begin(), plan_.entries.end(), by_need);
+  }
+}
+
+void Planner::PlanDecodes() {
+  std::vector<std::pair<QueueKey, Sequence*>>& decodes = scratch_->decodes;
+  decodes.clear();
+  state_.models[model_].running.ForEach([&](Sequence* s) {
+    if (!Runnable(*s) || s->num_to_compute() != 1 || !s->holes.empty()) return;
+    decodes.emplace_back(policy_.Key(*s, now_us_), s);
+  });
+  const auto before = [](const auto& a, const auto& b) { return a.first < b.first; };
+  if (!std::is_sorted(decodes.begin(), decodes.end(), before)) {
+    std::sort(decodes.begin(), decodes.end(), before);
+  }
+  plan_.entries.reserve(decodes.size() + 8);
+  for (const auto& [key, s] : decodes) {
+    if (scratch_->marks[s->slot] != 0) continue;  // preempted for one before it
+    if (TakeOrPreempt(s, s->num_scheduled() + 1)) AddEntry(s, s->num_scheduled(), 1, false);
+  }
+}
+
+double Planner::MostStepUs() const {
+  const SchedulerOptions& options = state_.options;
+  const CostModel& cost = state_.models[model_].cost;
+  if (plan_.empty() || options.target_step_us <= 0 || !cost.fitted()) return 0.0;
+  return std::max(static_cast<double>(options.target_step_us),
+                  options.target_step_ratio * cost.PredictUs(plan_.cost));
+}
+
+void Planner::PlanPrefills() {
+  if (state_.models[model_].prompts.num_tokens == 0) return;
+  state_.models[model_].running.ForEachWhile([&](Sequence* s) {
+    if (scratch_->marks[s->slot] != 0) return true;
+    if (!Runnable(*s) || (s->num_to_compute() <= 1 && s->holes.empty())) return true;
+    const int64_t first = s->NextToCompute();
+    const int64_t chunk = ChunkTokens(*s, first, s->num_to_compute());
+    if (chunk == 0) return false;
+    const int64_t end = s->num_scheduled() + std::max<int64_t>(0, chunk - s->num_hole_tokens());
+    // When the plan is empty nobody can give pages back by finishing, so somebody has to go.
+    if (Take(*s, end) || (plan_.empty() && TakeOrPreempt(s, end))) {
+      AddEntry(s, first, chunk, false);
+    }
+    return true;
+  });
+}
+
+void Planner::PlanAdmissions() {
+  if (queue_.num_active(model_) == 0) return;
+  WaitingQueue::Cursor cursor(queue_, model_, now_us_);
+  const bool has_room =
+      num_free_slots_ > 0 && plan_.cost.num_tokens < state_.options.max_num_batched_tokens;
+  if (!has_room) cursor.SkipReady();
+  while (Sequence* s = cursor.Next()) {
+    if (!ConsiderWaiting(s, &cursor)) return;
+  }
+}
+
+bool Planner::ConsiderWaiting(Sequence* s, WaitingQueue::Cursor* cursor) {
+  if (IsAfterRefused(*s)) return false;
+  if (!residency_.IsReady(s->need)) return ConsiderNeedy(s);
+  if (num_free_slots_ == 0 || ChunkTokens(*s, 0, 1) == 0) {
+    cursor->SkipReady();
+    return true;
+  }
+  return ConsiderReady(s, cursor);
+}
+
+// A need is brought whether or not there is a slot: it takes longer than a slot to come free.
+bool Planner::ConsiderNeedy(Sequence* s) {
+  if (scratch_->wanted.contains(s->need)) {
+    plan_.wants.push_back(s);
+    return true;
+  }
+  if (lookahead_ == 0) return true;
+  --lookahead_;
+  const int64_t num_pages = residency_.PagesToPlace(s->need);
+  const Sequence*& refused = plan_.turns[model_].refused;
+  if (num_pages > 0 && !IsAlone() && !kv_.adapters_apart()) {
+    const int64_t num_reserved =
+        CeilDiv<int64_t>(ReserveSlabs(), kv_.layout(model_).slabs_per_page);
+    if (num_pages + num_reserved > available_pages_) {
+      refused = s;
+      return false;
+    }
+    available_pages_ -= num_pages;
+  }
+  if (refused == s) refused = nullptr;
+  scratch_->wanted.insert(s->need);
+  plan_.wants.push_back(s);
+  return true;
+}
+
+bool Planner::ConsiderReady(Sequence* s, WaitingQueue::Cursor* cursor) {
+  if (!policy_.MayEnter(*s)) {
+    cursor->SkipTenant(s->tenant);
+    return true;
+  }
+  // The copies of a request come one after the other.
+  const bool is_copy = last_considered_ != nullptr && last_considered_->request == s->request;
+  if (!is_copy) last_waits_for_.reset();
+  if (is_copy) LearnFromCopy(s);
+  last_considered_ = s;
+  if (last_waits_for_.has_value()) {
+    plan_.waits.push_back({s, *last_waits_for_});
+    return true;
+  }
+  return TryAdmit(s);
+}
+
+// What was found out about the prompt of a request need not be found out again for its copies: the
+// names of its pages, and which of them to wait for.
+void Planner::LearnFromCopy(Sequence* s) {
+  const Sequence& copy = *last_considered_;
+  const bool alike = copy.kv.cacheable && s->kv.cacheable;
+  if (!alike || !s->tokens.empty() || !copy.tokens.empty()) last_waits_for_.reset();
+  if (!alike || last_waits_for_.has_value()) return;
+  const size_t num_names =
+      std::min<size_t>(copy.kv.hashes.size(), s->num_prompt / kv_.layout(model_).page_tokens());
+  if (s->kv.hashes.size() >= num_names) return;
+  s->kv.hashes.assign(copy.kv.hashes.begin(), copy.kv.hashes.begin() + num_names);
+}
+
+bool Planner::IsAfterRefused(const Sequence& s) const {
+  const QueueKey key = policy_.Key(s, now_us_);
+  return std::any_of(plan_.turns.begin(), plan_.turns.end(), [&](const ModelTurn& turn) {
+    return turn.refused != nullptr && policy_.Key(*turn.refused, now_us_) < key;
+  });
+}
+
+bool Planner::TryAdmit(Sequence* s) {
+  const KvMatch match = kv_.Match(&s->kv, s->known_tokens(), &scratch_->kv);
+  const PageLayout& layout = kv_.layout(model_);
+  const int64_t num_tokens = s->num_tokens();
+  const Sequence*& refused = plan_.turns[model_].refused;
+  if (match.pending_tokens >= match.hit_tokens + kMinPendingGain) {
+    if (refused == s) refused = nullptr;
+    // Once this page is there, less than the gain is left to wait for.
+    const int64_t page = (match.pending_tokens - kMinPendingGain) / layout.page_tokens();
+    last_waits_for_ = s->kv.hashes.at(page);
+    plan_.waits.push_back({s, *last_waits_for_});
+    return true;
+  }
+  const int64_t chunk = ChunkTokens(*s, match.hit_tokens, num_tokens - match.hit_tokens);
+  if (chunk == 0) return false;
+  const int64_t end = match.hit_tokens + chunk;
+  const int64_t num_new =
+      (CeilDiv<int64_t>(end, layout.page_tokens()) - match.hit_tokens / layout.page_tokens()) *
+      layout.num_groups();
+  const int64_t rest = std::max<int64_t>(0, PromptSlabs(num_tokens) - PromptSlabs(end));
+  // With nothing else on the device, whatever fits may start.
+  const int64_t reserve = IsAlone() ? 0 : rest + ReserveSlabs();
+  const int64_t num_idle =
+      scratch_->needs.contains(s->need) ? 0 : residency_.IdlePages(s->need, model_);
+  const int64_t num_taken = match.evictable_pages + num_new + num_idle;
+  const bool fits =
+      num_taken + CeilDiv<int64_t>(reserve, layout.slabs_per_page) <= available_pages_;
+  // Idle needs in smaller pages are not counted: when nothing else runs, Commit finds out.
+  if (!fits && !(IsAlone() && residency_.HasIdleNeeds())) {
+    refused = s;
+    return false;
+  }
+  if (refused == s) refused = nullptr;
+  kv_.Foresee(&s->kv, s->known_tokens(), &scratch_->kv);
+  available_pages_ -= num_taken;
+  outstanding_slabs_ += rest;
+  --num_free_slots_;
+  ++num_running_;
+  AddEntry(s, match.hit_tokens, chunk, true);
+  return true;
+}
+
+bool Planner::Take(const Sequence& s, int64_t num_tokens) {
+  const int64_t num_pages = kv_.PagesToGrow(s.kv, num_tokens);
+  if (num_pages == 0) return true;
+  if (num_pages > available_pages_) return false;
+  available_pages_ -= num_pages;
+  const int64_t slabs = num_pages * kv_.layout(model_).slabs_per_page;
+  outstanding_slabs_ -= std::min(slabs, s.share.outstanding_slabs);
+  return true;
+}
+
+bool Planner::TakeOrPreempt(Sequence* sequence, int64_t num_tokens) {
+  while (!Take(*sequence, num_tokens)) {
+    Sequence* const victim = NextVictim();
+    if (victim == nullptr) return false;  // all others are in flight: their pages come back soon
+    Preempt(victim);
+    if (victim == sequence) return false;
+  }
+  return true;
+}
+
+// The running sequence of any model that would be served last, unless a step computes for it or the
+// plan has it.
+Sequence* Planner::NextVictim() {
+  auto& worst = scratch_->worst;
+  const auto better = [](const auto& a, const auto& b) { return a.first < b.first; };
+  if (!victims_ranked_) {
+    worst.clear();
+    for (const Model& model : state_.models) {
+      model.running.ForEach([&](Sequence* s) {
+        if (s->num_steps == 0) worst.emplace_back(policy_.Key(*s, now_us_), s);
+      });
+    }
+    std::make_heap(worst.begin(), worst.end(), better);
+    victims_ranked_ = true;
+  }
+  while (!worst.empty()) {
+    std::pop_heap(worst.begin(), worst.end(), better);
+    Sequence* const s = worst.back().second;
+    worst.pop_back();
+    if (scratch_->marks[s->slot] == 0) return s;
+  }
+  return nullptr;
+}
+
+void Planner::Preempt(Sequence* s) {
+  scratch_->marks[s->slot] = 1;
+  plan_.preempted.push_back(s);
+  available_pages_ += PagesBack(*s);
+  outstanding_slabs_ -= s->share.outstanding_slabs;
+  --num_running_;
+}
+
+int64_t Planner::PagesBack(const Sequence& s) const {
+  const int64_t slabs = kv_.ExclusivePages(s.kv) * kv_.layout(s.request->model).slabs_per_page;
+  return slabs / kv_.layout(model_).slabs_per_page;
+}
+
+// A sequence whose next token is still being sampled may run ahead only if its logits do not depend
+// on that token.
+bool Planner::Runnable(const Sequence& s) const {
+  if (s.state != SequenceState::kRunning || s.paused) return false;
+  if (s.num_to_compute() <= 0) return false;
+  if (s.num_pending == 0) return true;
+  return !s.has_penalties() && s.num_generated() < s.request->stopping.max_tokens;
+}
+
+int64_t Planner::ChunkTokens(const Sequence& s, int64_t begin, int64_t wanted) const {
+  const int64_t budget = state_.options.max_num_batched_tokens - plan_.cost.num_tokens;
+  const int64_t chunk = std::min(wanted, budget);
+  if (plan_.most_us == 0.0) return chunk;
+  const CostModel& cost = state_.models[model_].cost;
+  const auto fits = [&](int64_t tokens) {
+    const int64_t end = begin + tokens;
+    const StepCost total = CostWith(s, tokens, end, ScoredTokens(s, begin, end).count + 1);
+    return cost.PredictUs(total) <= plan_.most_us;
+  };
+  if (chunk <= 0 || fits(chunk)) return std::max<int64_t>(chunk, 0);
+  int64_t low = 0;
+  int64_t high = chunk;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    (fits(middle) ? low : high) = middle;
+  }
+  // One prompt always makes progress; further ones wait for a step with room.
+  const bool has_prompt = plan_.cost.num_tokens > plan_.cost.num_segments;
+  if (has_prompt) return low < kMinChunkTokens ? 0 : low;
+  return std::min(chunk, std::max(low, kMinChunkTokens));
+}
+
+void Planner::AddEntry(Sequence* s, int64_t first, int64_t num_tokens, bool admits) {
+  PlanEntry entry;
+  entry.sequence = s;
+  entry.admits = admits;
+  if (admits) {
+    entry.ranges.push_back({first, first + num_tokens});
+  } else {
+    scratch_->marks[s->slot] = 1;
+    s->NextRanges(num_tokens, &entry.ranges);
+  }
+  const Request& request = *s->request;
+  entry.samples = request.kind == RequestKind::kGenerate && entry.end() == s->num_tokens();
+  const Range scored = ScoredTokens(*s, entry.begin(), entry.end());
+  entry.target_begin = scored.begin;
+  entry.num_targets = scored.count;
+  int64_t logit_rows = entry.num_targets + (entry.samples ? 1 : 0);
+  for (const TokenRange& range : entry.ranges) {
+    plan_.cost = CostWith(*s, range.size(), range.end, std::exchange(logit_rows, 0));
+    if (s->need != kNoNeed) scratch_->needs.insert(s->need);
+  }
+  plan_.entries.push_back(std::move(entry));
+}
+
+StepCost Planner::CostWith(const Sequence& s, int64_t num_tokens, int64_t context_length,
+                           int64_t logit_rows) const {
+  StepCost cost = plan_.cost;
+  cost.AddSegment(num_tokens, context_length, logit_rows);
+  if (s.need != kNoNeed) {
+    cost.AddAdapter(num_tokens, residency_.slabs(s.need), !scratch_->needs.contains(s.need));
+  }
+  return cost;
+}
+
+int64_t Planner::PromptSlabs(int64_t num_tokens) const {
+  return kv_.SlabsFor(model_, num_tokens, state_.options.max_num_batched_tokens);
+}
+
+// What running prompts still need, and the watermark.
+int64_t Planner::ReserveSlabs() const {
+  const auto total = static_cast<double>(kv_.usage().total_slabs);
+  return outstanding_slabs_ + static_cast<int64_t>(state_.options.watermark * total);
+}
+
+}  // namespace tessera
