@@ -111,12 +111,6 @@ Tensor Model::Activations(float* data, int64_t cols) const {
   return Tensor::F32(data, num_tokens_, cols);
 }
 
-void Model::RunStep(const BatchView& batch, const KvView& kv, StepResult* result) {
-  Begin(batch, kv, result);
-  RunLayers(0, spec_.num_layers);
-  Finish();
-}
-
 void Model::Begin(const BatchView& batch, const KvView& kv, StepResult* result) {
   CHECK_LE(batch.num_tokens(), limits_.max_tokens);
   CHECK_EQ(kv.layout->num_groups(), static_cast<int>(spec_.kv_groups.size()));

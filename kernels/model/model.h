@@ -1,7 +1,7 @@
 // The one forward. A Model is a spec, packed weights and an arena of activations over a backend; it
 // issues five backend calls a dense layer and knows nothing of prefill, decode or where KV pages
-// come from. A step may be run whole (RunStep) or in layer ranges (Begin, RunLayers..., Finish):
-// the residual stream stays in the arena between ranges, so policies may act there.
+// come from. A step is run in one or several layer ranges (Begin, RunLayers..., Finish): the
+// residual stream stays in the arena between ranges, so policies may act there.
 //
 // Owned by the runner; all calls after Create come from its rank thread.
 #pragma once
@@ -53,12 +53,10 @@ class Model final {
   const ModelWeights& weights() const { return weights_; }
   const ModelLimits& limits() const { return limits_; }
 
-  // A whole step. *result is overwritten. A batch without tokens does its slot updates and page
-  // ops. REQUIRES: at most limits().max_tokens tokens, kv.layout of this model.
-  void RunStep(const BatchView& batch, const KvView& kv, StepResult* result);
-
-  // The same in parts: Begin; RunLayers over [0, num_layers) in ascending adjoining ranges; Finish.
-  // `batch` and *result must stay until Finish has returned.
+  // A step: Begin; RunLayers over [0, num_layers) in ascending adjoining ranges; Finish. *result is
+  // overwritten; it and `batch` must stay until Finish has returned. A batch without tokens does
+  // its slot updates and page ops. REQUIRES: at most limits().max_tokens tokens, kv.layout of this
+  // model.
   void Begin(const BatchView& batch, const KvView& kv, StepResult* result);
   void RunLayers(int first, int last);
   void Finish();

@@ -36,7 +36,8 @@ class Engine : public Generator {
   virtual void UnloadAdapter(AdapterId id) = 0;
   // Ends all that was submitted before; `reason` as in Cancel. Requests that come later are taken.
   virtual void CancelAll(CancelReason reason) = 0;
-  // CancelAll, joins the thread. Called by the destructor too.
+  // CancelAll, joins the thread; a step in flight may run on until the engine is destroyed. Called
+  // by the destructor too.
   virtual void Stop() = 0;
 };
 

@@ -269,12 +269,7 @@ std::unique_ptr<TinyStep> TinyModel::Build(const std::vector<TinySegment>& segme
 
 StepResult TinyModel::Run(const TinyStep& step, const std::vector<int>& stops) {
   StepResult result;
-  const KvView kv = {pool_->view(), &layout_};
-  if (stops.empty()) {
-    model_->RunStep(step.view(), kv, &result);
-    return result;
-  }
-  model_->Begin(step.view(), kv, &result);
+  model_->Begin(step.view(), KvView{pool_->view(), &layout_}, &result);
   int first = 0;
   for (const int stop : stops) {
     model_->RunLayers(first, stop);
