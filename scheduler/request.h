@@ -108,23 +108,24 @@ class TokenSink {
   virtual void Push(TokenEvent event) = 0;
 };
 
+// What each step asks comes first, in one cache line.
 struct Request {
-  uint64_t id = 0;   // unique in the process; chosen by the caller
-  std::string name;  // what the client calls it, for logs; any bytes, may be empty
+  uint64_t id = 0;  // unique in the process; chosen by the caller
   int32_t model = 0;
   RequestKind kind = RequestKind::kGenerate;
-  ResolvedAdapter adapter;  // of the model; id kNoAdapter: the base model
-  std::string tenant;
-  std::vector<TokenId> prompt;  // 1 <= size < the model's context length, ids in the vocabulary
-  SamplingParams sampling;
-  StoppingParams stopping;
+  Priority priority = Priority::kNormal;
   int32_t logprobs = -1;         // -1: none; 0: the chosen; N: and the N best
   int32_t prompt_logprobs = -1;  // likewise
   bool bypass_prefix = false;  // neither takes from the prefix cache nor leaves anything to others
-  std::string salt;  // part of the prefix root: only requests with an equal salt share pages
-  Priority priority = Priority::kNormal;
-  int64_t arrival_us = 0;  // Clock of the engine; 0: stamped by Submit
+  int64_t arrival_us = 0;      // Clock of the engine; 0: stamped by Submit
   std::shared_ptr<TokenSink> sink;
+  ResolvedAdapter adapter;      // of the model; id kNoAdapter: the base model
+  std::vector<TokenId> prompt;  // 1 <= size < the model's context length, ids in the vocabulary
+  SamplingParams sampling;
+  StoppingParams stopping;
+  std::string name;  // what the client calls it, for logs; any bytes, may be empty
+  std::string tenant;
+  std::string salt;  // part of the prefix root: only requests with an equal salt share pages
 };
 
 }  // namespace tessera

@@ -119,21 +119,32 @@ void Planner::PlanModel(int32_t model) {
 }
 
 void Planner::PlanDecodes() {
-  std::vector<std::pair<QueueKey, Sequence*>>& decodes = scratch_->decodes;
+  std::vector<Sequence*>& decodes = scratch_->decodes;
   decodes.clear();
+  QueueKey last;
+  bool sorted = true;
   state_.models[model_].running.ForEach([&](Sequence* s) {
     if (!Runnable(*s) || s->num_to_compute() != 1 || !s->holes.empty()) return;
-    decodes.emplace_back(policy_.Key(*s, now_us_), s);
+    const QueueKey key = policy_.Key(*s, now_us_);
+    sorted = sorted && (decodes.empty() || last < key);
+    last = key;
+    decodes.push_back(s);
   });
-  const auto before = [](const auto& a, const auto& b) { return a.first < b.first; };
-  if (!std::is_sorted(decodes.begin(), decodes.end(), before)) {
-    std::sort(decodes.begin(), decodes.end(), before);
-  }
+  if (!sorted) SortDecodes();
   plan_.entries.reserve(decodes.size() + 8);
-  for (const auto& [key, s] : decodes) {
+  for (Sequence* const s : decodes) {
     if (scratch_->marks[s->slot] != 0) continue;  // preempted for one before it
     if (TakeOrPreempt(s, s->num_scheduled() + 1)) AddEntry(s, s->num_scheduled(), 1, false);
   }
+}
+
+void Planner::SortDecodes() {
+  auto& keyed = scratch_->keyed;
+  keyed.clear();
+  for (Sequence* const s : scratch_->decodes) keyed.emplace_back(policy_.Key(*s, now_us_), s);
+  std::sort(keyed.begin(), keyed.end(),
+            [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (size_t i = 0; i < keyed.size(); ++i) scratch_->decodes[i] = keyed[i].second;
 }
 
 double Planner::MostStepUs() const {
@@ -287,7 +298,7 @@ bool Planner::TryAdmit(Sequence* s) {
 }
 
 bool Planner::Take(const Sequence& s, int64_t num_tokens) {
-  const int64_t num_pages = kv_.PagesToGrow(s.kv, num_tokens);
+  const int64_t num_pages = PagesLacking(s, num_tokens);
   if (num_pages == 0) return true;
   if (num_pages > available_pages_) return false;
   available_pages_ -= num_pages;
@@ -359,7 +370,8 @@ int64_t Planner::ChunkTokens(const Sequence& s, int64_t begin, int64_t wanted) c
   const CostModel& cost = state_.models[model_].cost;
   const auto fits = [&](int64_t tokens) {
     const int64_t end = begin + tokens;
-    const StepCost total = CostWith(s, tokens, end, ScoredTokens(s, begin, end).count + 1);
+    StepCost total = plan_.cost;
+    AddCost(s, tokens, end, ScoredTokens(s, begin, end).count + 1, &total);
     return cost.PredictUs(total) <= plan_.most_us;
   };
   if (chunk <= 0 || fits(chunk)) return std::max<int64_t>(chunk, 0);
@@ -392,20 +404,17 @@ void Planner::AddEntry(Sequence* s, int64_t first, int64_t num_tokens, bool admi
   entry.num_targets = scored.count;
   int64_t logit_rows = entry.num_targets + (entry.samples ? 1 : 0);
   for (const TokenRange& range : entry.ranges) {
-    plan_.cost = CostWith(*s, range.size(), range.end, std::exchange(logit_rows, 0));
+    AddCost(*s, range.size(), range.end, std::exchange(logit_rows, 0), &plan_.cost);
     if (s->need != kNoNeed) scratch_->needs.insert(s->need);
   }
   plan_.entries.push_back(std::move(entry));
 }
 
-StepCost Planner::CostWith(const Sequence& s, int64_t num_tokens, int64_t context_length,
-                           int64_t logit_rows) const {
-  StepCost cost = plan_.cost;
-  cost.AddSegment(num_tokens, context_length, logit_rows);
-  if (s.need != kNoNeed) {
-    cost.AddAdapter(num_tokens, residency_.slabs(s.need), !scratch_->needs.contains(s.need));
-  }
-  return cost;
+void Planner::AddCost(const Sequence& s, int64_t num_tokens, int64_t context_length,
+                      int64_t logit_rows, StepCost* cost) const {
+  cost->AddSegment(num_tokens, context_length, logit_rows);
+  if (s.need == kNoNeed) return;
+  cost->AddAdapter(num_tokens, residency_.slabs(s.need), !scratch_->needs.contains(s.need));
 }
 
 int64_t Planner::PromptSlabs(int64_t num_tokens) const {

@@ -27,7 +27,8 @@ struct PlanScratch {
   absl::flat_hash_set<NeedId> needs;                  // of the entries
   absl::flat_hash_set<NeedId> wanted;                 // of the plan's wants
   std::vector<std::pair<QueueKey, Sequence*>> worst;  // a heap: who is preempted next
-  std::vector<std::pair<QueueKey, Sequence*>> decodes;
+  std::vector<Sequence*> decodes;
+  std::vector<std::pair<QueueKey, Sequence*>> keyed;  // decodes that must be sorted
 };
 
 class Planner final {
@@ -66,9 +67,14 @@ class Planner final {
   bool Runnable(const Sequence& sequence) const;
   // Tokens of a prompt that may join the plan: within the budget and the step-time target.
   int64_t ChunkTokens(const Sequence& sequence, int64_t begin, int64_t wanted) const;
-  // The plan's cost with one more segment.
-  StepCost CostWith(const Sequence& sequence, int64_t num_tokens, int64_t context_length,
-                    int64_t logit_rows) const;
+  // Adds a segment to the plan's cost.
+  void AddCost(const Sequence& sequence, int64_t num_tokens, int64_t context_length,
+               int64_t logit_rows, StepCost* cost) const;
+  void SortDecodes();
+  // Pages that a running sequence lacks for tokens [0, num_tokens).
+  int64_t PagesLacking(const Sequence& sequence, int64_t num_tokens) const {
+    return num_tokens <= sequence.room_tokens ? 0 : kv_.PagesToGrow(sequence.kv, num_tokens);
+  }
   void AddEntry(Sequence* sequence, int64_t first, int64_t num_tokens, bool admits);
   int64_t PromptSlabs(int64_t num_tokens) const;
   int64_t ReserveSlabs() const;

@@ -42,6 +42,11 @@ Scheduler::Scheduler(const SchedulerOptions& options, size_t num_models, KvManag
       queue_(policy_.get(), num_models, options.max_num_batched_tokens) {
   CHECK_GE(options.max_num_batched_tokens, options.max_num_seqs)
       << "each running stream needs a token in each step";
+  for (size_t m = 0; m < num_models; ++m) {
+    const std::vector<GroupLayout>& groups = kv->layout(static_cast<int32_t>(m)).groups;
+    state_.models[m].has_windows =
+        absl::c_any_of(groups, [](const GroupLayout& group) { return group.window > 0; });
+  }
   for (int32_t slot = 0; slot < options.max_num_seqs; ++slot) state_.free_slots.push(slot);
 }
 
@@ -77,6 +82,7 @@ void Scheduler::TakeOffDevice(Sequence* sequence) {
   residency_->Release(sequence->need);
   state_.free_slots.push(std::exchange(sequence->slot, -1));
   sequence->num_computed = 0;
+  sequence->room_tokens = 0;
   sequence->holes.clear();
   sequence->holes_launched = 0;
   model.running.Remove(sequence);
@@ -117,7 +123,8 @@ void Scheduler::TakeComputed(Sequence* sequence, int64_t num_computed,
         sequence->request->kind == RequestKind::kGenerate);
   CHECK_GE(num_computed, sequence->num_computed);
   CHECK_LT(num_computed, sequence->num_tokens());
-  CHECK_EQ(kv_->PagesToGrow(sequence->kv, num_computed), 0);
+  sequence->room_tokens = RoomTokens(*sequence);
+  CHECK_LE(num_computed, sequence->room_tokens);
   int64_t end = sequence->num_computed;
   for (const TokenRange& hole : holes) {
     CHECK(hole.begin >= end && hole.begin < hole.end && hole.end <= num_computed);
@@ -181,6 +188,7 @@ void Scheduler::Admit(Sequence* s) {
   residency_->Acquire(s->need);
   CHECK(kv_->Admit(&s->kv, s->known_tokens(), 0, 0)) << "what a hit takes is there";
   s->num_computed = s->kv.num_tokens;
+  s->room_tokens = s->kv.num_tokens;
   s->slot = state_.free_slots.top();
   state_.free_slots.pop();
   s->state = SequenceState::kRunning;
@@ -208,10 +216,11 @@ void Scheduler::CountAdmission(Sequence* s) {
 
 bool Scheduler::Grow(const PlanEntry& entry) {
   Sequence* const s = entry.sequence;
+  if (entry.end() <= s->room_tokens) return true;
   const int64_t num_pages = kv_->PagesToGrow(s->kv, entry.end());
-  if (num_pages == 0) return true;
   if (!residency_->MakeRoom(s->request->model, num_pages, num_pages)) return false;
   CHECK(kv_->Grow(&s->kv, entry.end()));
+  s->room_tokens = RoomTokens(*s);
   Recount(s);
   return true;
 }
@@ -303,12 +312,20 @@ void Scheduler::OnStepDone(const StepPlan& plan, int64_t step_us) {
       plan.model, PredictPrefillUs(plan.model, layout.page_tokens()) / layout.slabs_per_page);
 }
 
+int64_t Scheduler::RoomTokens(const Sequence& s) const {
+  const int64_t page_tokens = kv_->layout(s.request->model).page_tokens();
+  return static_cast<int64_t>(s.kv.groups[0].pages.size()) * page_tokens;
+}
+
 RunningShare Scheduler::ShareOf(const Sequence& s) const {
   RunningShare share;
   const int32_t model = s.request->model;
   const int64_t step_tokens = state_.options.max_num_batched_tokens;
-  share.outstanding_slabs = std::max<int64_t>(
-      0, kv_->SlabsFor(model, s.num_tokens(), step_tokens) - HeldSlabs(s.kv, kv_->layout(model)));
+  // Without windows, a sequence whose pages reach needs no more.
+  if (state_.models[model].has_windows || s.num_tokens() > s.room_tokens) {
+    const int64_t needed = kv_->SlabsFor(model, s.num_tokens(), step_tokens);
+    share.outstanding_slabs = std::max<int64_t>(0, needed - HeldSlabs(s.kv, kv_->layout(model)));
+  }
   const int64_t num_tokens = s.num_to_compute();
   if (num_tokens > 1 || !s.holes.empty()) share.prompt = PrefillCost(num_tokens, step_tokens);
   return share;
@@ -377,6 +394,7 @@ void Scheduler::CheckInvariants() const {
     model.running.ForEach([&](const Sequence* s) {
       CHECK(s->place == QueuePlace::kNone && s->slot >= 0);
       CHECK_EQ(s->request->model, static_cast<int32_t>(m));
+      CHECK_EQ(s->room_tokens, RoomTokens(*s)) << s->request->id;
       ++num_running;
       num_unpaused += s->paused ? 0 : 1;
       const RunningShare share = ShareOf(*s);

@@ -106,6 +106,7 @@ class Scheduler {
   void BringNeed(Sequence* sequence);
   // Brings a sequence's share of the sums up to date.
   void Recount(Sequence* sequence);
+  int64_t RoomTokens(const Sequence& sequence) const;
   RunningShare ShareOf(const Sequence& sequence) const;
   void AddShare(const Sequence& sequence, int sign);
   bool IsReady(const Sequence& sequence) const { return residency_->IsReady(sequence.need); }

@@ -50,6 +50,7 @@ struct SchedulerState {
     RunningList running;
     int64_t num_unpaused = 0;  // of the running ones
     int64_t num_inflight = 0;  // launched steps
+    bool has_windows = false;  // in some KV group
     StepCost prompts;          // to compute, of running sequences; sums over their steps
   };
   using Slots = std::priority_queue<int32_t, std::vector<int32_t>, std::greater<>>;

@@ -50,31 +50,34 @@ struct RunningShare {
   StepCost prompt;                // to compute, when more than one token is
 };
 
+// What each step asks comes first, in two cache lines.
 struct Sequence {
   const Request* request = nullptr;
-  int32_t index = 0;  // which of n
-  SequenceState state = SequenceState::kWaiting;
-
   // Prompt and generated, as far as the host knows them. Empty until the first admission: whoever
   // waits for it shares the request's prompt, so a queue of copies costs no memory.
   std::vector<TokenId> tokens;
-  int64_t num_prompt = 0;
   int64_t num_computed = 0;  // KV of tokens [0, num_computed) is written
-  int32_t num_inflight = 0;  // tokens after them that launched steps are computing
-  int32_t num_steps = 0;     // launched steps that compute for it
+  int64_t room_tokens = 0;   // that its pages reach
+  int32_t num_inflight = 0;  // tokens after num_computed that launched steps are computing
   int32_t num_pending = 0;   // tokens after `tokens` that launched steps will sample
-  KvState kv;
+  int32_t num_steps = 0;     // launched steps that compute for it
   int32_t slot = -1;
-  NeedId need = kNoNeed;  // held while it runs
-  int32_t tenant = 0;     // the engine's number for Request::tenant
-  QueuePlace place = QueuePlace::kNone;
-  PageHash awaited;               // with kPrefix: the page that it waits for
-  bool paused = false;            // its reader is slow: it computes nothing and holds no pages
-  int32_t running_index = -1;     // in its model's list of running ones; -1: not there
-  RunningShare share;             // counted in the scheduler's sums while it runs
+
   std::vector<TokenRange> holes;  // not retired yet, ascending, apart, below num_computed
   int64_t holes_launched = 0;     // tokens of holes before this one are being computed
-  bool counts_in_queue = true;    // against max_queue: until its first step or its end
+  int32_t index = 0;              // which of n
+  SequenceState state = SequenceState::kWaiting;
+  bool paused = false;          // its reader is slow: it computes nothing and holds no pages
+  bool counts_in_queue = true;  // against max_queue: until its first step or its end
+  int32_t running_index = -1;   // in its model's list of running ones; -1: not there
+  NeedId need = kNoNeed;        // held while it runs
+  int32_t tenant = 0;           // the engine's number for Request::tenant
+
+  int64_t num_prompt = 0;
+  RunningShare share;  // counted in the scheduler's sums while it runs
+  KvState kv;
+  QueuePlace place = QueuePlace::kNone;
+  PageHash awaited;  // with kPrefix: the page that it waits for
 
   int64_t cached_prompt_tokens = 0;  // at the first admission
   int32_t num_preemptions = 0;
