@@ -132,7 +132,9 @@ void Planner::PlanDecodes() {
   });
   if (!sorted) SortDecodes();
   plan_.entries.reserve(decodes.size() + 8);
-  for (Sequence* const s : decodes) {
+  for (size_t i = 0; i < decodes.size(); ++i) {
+    if (i + kPrefetchTurns < decodes.size()) PrefetchSequence(decodes[i + kPrefetchTurns]);
+    Sequence* const s = decodes[i];
     if (scratch_->marks[s->slot] != 0) continue;  // preempted for one before it
     if (TakeOrPreempt(s, s->num_scheduled() + 1)) AddEntry(s, s->num_scheduled(), 1, false);
   }

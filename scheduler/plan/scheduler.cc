@@ -281,13 +281,13 @@ std::vector<NeedChange> Scheduler::Wake() {
 
 void Scheduler::OnLaunched(const StepPlan& plan) {
   ++state_.models[plan.model].num_inflight;
-  for (const PlanEntry& entry : plan.entries) {
+  ForEachEntry(plan.entries, [this](const PlanEntry& entry) {
     Sequence* const s = entry.sequence;
     for (const TokenRange& range : entry.ranges) s->Launched(range);
     ++s->num_steps;
     if (entry.samples) ++s->num_pending;
     Recount(s);
-  }
+  });
 }
 
 void Scheduler::OnRetired(const PlanEntry& entry) {
@@ -332,8 +332,10 @@ RunningShare Scheduler::ShareOf(const Sequence& s) const {
 }
 
 void Scheduler::AddShare(const Sequence& s, int sign) {
-  StepCost& prompts = state_.models[s.request->model].prompts;
-  sign > 0 ? prompts += s.share.prompt : prompts -= s.share.prompt;
+  if (s.share.prompt.num_tokens > 0) {
+    StepCost& prompts = state_.models[s.request->model].prompts;
+    sign > 0 ? prompts += s.share.prompt : prompts -= s.share.prompt;
+  }
   state_.outstanding_slabs += sign * s.share.outstanding_slabs;
 }
 

@@ -26,8 +26,11 @@ class RunningList final {
 
   template <class Visit>
   void ForEach(Visit visit) const {
-    for (Sequence* s : sequences_) {
-      if (s != nullptr) visit(s);
+    const size_t size = sequences_.size();
+    for (size_t i = 0; i < size; ++i) {
+      if (i + 2 * kPrefetchTurns < size) PrefetchSequence(sequences_[i + 2 * kPrefetchTurns]);
+      if (i + kPrefetchTurns < size) PrefetchRequest(sequences_[i + kPrefetchTurns]);
+      if (sequences_[i] != nullptr) visit(sequences_[i]);
     }
   }
   // Visits until one answers false.
@@ -39,6 +42,10 @@ class RunningList final {
   }
 
  private:
+  static void PrefetchRequest(const Sequence* sequence) {
+    if (sequence != nullptr) __builtin_prefetch(sequence->request);
+  }
+
   std::vector<Sequence*> sequences_;  // null where one has left
   int64_t size_ = 0;
 };

@@ -34,6 +34,17 @@ struct PlanEntry {
   }
 };
 
+// Visits entries in their order, and fetches their sequences ahead.
+template <class Visit>
+void ForEachEntry(const std::vector<PlanEntry>& entries, Visit visit) {
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (i + kPrefetchTurns < entries.size()) {
+      PrefetchSequence(entries[i + kPrefetchTurns].sequence);
+    }
+    visit(entries[i]);
+  }
+}
+
 // A model's share of the device, and who blocks the queue.
 struct ModelTurn {
   double used_us = 0.0;               // device time since all models were idle

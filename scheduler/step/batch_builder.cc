@@ -170,14 +170,14 @@ void BatchBuilder::Build(const StepPlan& plan, uint64_t step_id, BuiltBatch* out
   const EngineModel& model = (*models_)[plan.model];
   const size_t num_groups = model.layout.groups.size();
   ClearScratch(num_groups);
-  for (const PlanEntry& entry : plan.entries) {
+  ForEachEntry(plan.entries, [&](const PlanEntry& entry) {
     const auto token_begin = static_cast<int32_t>(tokens_.size());
     for (const TokenRange& range : entry.ranges) {
       AddSegment(entry, range, model.layout);
       if (entry.sequence->request->kind == RequestKind::kEmbed) AddHiddenTap(model);
     }
     AddSamplerRows(entry, token_begin);
-  }
+  });
 
   BatchArena& arena = out->arena;
   arena.Clear();

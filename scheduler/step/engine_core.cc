@@ -315,11 +315,10 @@ void EngineCore::Launch(StepPlan plan) {
   builder_.Build(plan, next_step_id_++, built);
   for (const PlanEntry& entry : plan.entries) {
     Sequence* s = entry.sequence;
-    if (s->first_step_us == 0) {
-      s->first_step_us = now_us();
-      stats_->queue_s.Observe(static_cast<double>(now_us() - s->request->arrival_us) * 1e-6);
-      LeaveQueue(s);
-    }
+    if (!entry.admits || s->first_step_us > 0) continue;
+    s->first_step_us = now_us();
+    stats_->queue_s.Observe(static_cast<double>(now_us() - s->request->arrival_us) * 1e-6);
+    LeaveQueue(s);
   }
   scheduler_.OnLaunched(plan);
   StepResult* const result = &buffers->result;
@@ -350,9 +349,8 @@ void EngineCore::OnStepDone(uint64_t step_id) {
 
   int32_t next_row = 0;
   int64_t next_tap = 0;
-  for (const PlanEntry& entry : step.plan.entries) {
-    RetireEntry(entry, result, &next_row, &next_tap);
-  }
+  ForEachEntry(step.plan.entries,
+               [&](const PlanEntry& entry) { RetireEntry(entry, result, &next_row, &next_tap); });
   spare_buffers_.push_back(std::move(step.buffers));
 }
 
