@@ -199,7 +199,9 @@ TEST_F(ControlTest, Adapters) {
   unload.set_name("green");
   EXPECT_TRUE(control_->UnloadAdapter(NewContext().get(), unload, &unloaded).ok());
   // A blend is listed while it is in memory, and called by its recipe.
-  const AdapterId blend = adapters_->Resolve(0, {{"red", "", 0.6f}, {"blue", "", 0.4f}}).value().id;
+  const ResolvedAdapter in_pool =
+      adapters_->Resolve(0, {{"red", "", 0.6f}, {"blue", "", 0.4f}}).value();
+  const AdapterId blend = in_pool.id;
   ASSERT_TRUE(control_->ListAdapters(NewContext().get(), {}, &list).ok());
   EXPECT_EQ(list.adapters_size(), 3);
   adapters_->status(blend)->residency = AdapterResidency::kPool;
@@ -227,6 +229,7 @@ TEST_F(ControlTest, Adapters) {
   const AdapterWait held = held_load_.get_future().get();
   WaitFor("the wait to be gone", [&] { return held.gone(); });
   held.done(absl::OkStatus());
+  EXPECT_EQ(adapters_->num_versions(), 3);  // red, green, the blend
 
   request.mutable_adapters(0)->set_path(dir + "/nowhere");
   status = control_->RegisterAdapters(NewContext().get(), request, &registered);
@@ -236,6 +239,68 @@ TEST_F(ControlTest, Adapters) {
   request.mutable_adapters(0)->set_name("plain");
   status = control_->RegisterAdapters(NewContext().get(), request, &registered);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  std::filesystem::remove_all(dir);
+}
+
+// Who waits for an adapter keeps it, even a blend that nobody else uses.
+TEST_F(ControlTest, AWaitForABlendHoldsIt) {
+  const std::string dir = ::testing::TempDir() + "/control_wait_" + std::to_string(getpid());
+  std::filesystem::create_directories(dir);
+  for (const char* file : {"/adapter_config.json", "/adapter_model.safetensors"}) {
+    std::ofstream(dir + file) << "{}";
+  }
+  ASSERT_TRUE(adapters_->Register({{"red", "", 0, dir}}).ok());
+  std::optional<ResolvedAdapter> blend = adapters_->Resolve(0, {{"red", "", 0.5f}}).value();
+  holds_loads_ = true;
+  v1::LoadAdapterRequest load;
+  load.set_name("red*0.5");
+  grpc::Status status;
+  std::thread client([&] {
+    v1::LoadAdapterResponse loaded;
+    status = control_->LoadAdapter(NewContext().get(), load, &loaded);
+  });
+  {
+    const AdapterWait wait = held_load_.get_future().get();
+    blend.reset();
+    EXPECT_EQ(adapters_->num_versions(), 1);
+    wait.done(absl::OkStatus());
+    client.join();
+  }
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(adapters_->num_versions(), 0);
+  std::filesystem::remove_all(dir);
+}
+
+// A slow disk holds up registrations alone.
+TEST_F(ControlTest, RegistrationsWaitForTheDiskByThemselves) {
+  const std::string dir = ::testing::TempDir() + "/control_disk_" + std::to_string(getpid());
+  std::filesystem::create_directories(dir);
+  std::ofstream(dir + "/adapter_config.json") << "{}";
+  std::promise<void> asked;
+  std::promise<void> answer;
+  adapter_options_.identity = [&, done = answer.get_future().share()](const std::string&) {
+    asked.set_value();
+    done.wait();
+    return std::string("files");
+  };
+  adapter_options_.check_interval_us = 0;
+  Start({}, {});
+  grpc::Status status;
+  std::thread client([&] {
+    v1::RegisterAdaptersRequest request;
+    v1::RegisterAdaptersResponse registered;
+    request.add_adapters()->set_path(dir);
+    status = control_->RegisterAdapters(NewContext().get(), request, &registered);
+  });
+  asked.get_future().wait();
+  v1::ListAdaptersResponse list;
+  EXPECT_TRUE(control_->ListAdapters(NewContext().get(), {}, &list).ok());
+  EXPECT_EQ(list.adapters_size(), 0);
+  answer.set_value();
+  client.join();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_TRUE(control_->ListAdapters(NewContext().get(), {}, &list).ok());
+  EXPECT_EQ(list.adapters_size(), 1);
   std::filesystem::remove_all(dir);
 }
 

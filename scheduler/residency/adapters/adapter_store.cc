@@ -44,6 +44,7 @@ AdapterStore::Access AdapterStore::Want(AdapterId id, int64_t reserve_slabs, boo
 
 AdapterStore::Entry& AdapterStore::BeginRead(AdapterId id) {
   Entry& entry = entries_[id];
+  entry.hold = registry_->Hold(id);
   entry.status = registry_->status(id);
   entry.model = registry_->model(id);
   ++num_reading_;
@@ -54,8 +55,8 @@ AdapterStore::Entry& AdapterStore::BeginRead(AdapterId id) {
 AdapterStore::Access AdapterStore::PlaceInPool(AdapterId id, Entry* entry, int64_t reserve_slabs,
                                                bool alone) {
   host_order_.splice(host_order_.end(), host_order_, entry->host);
-  if (!kv_->AllocateAdapter(entry->model, entry->image->layout.num_pages, reserve_slabs, id,
-                            &entry->pages)) {
+  if (!kv_->AllocateAdapter(entry->model, entry->image->layout.num_pages, reserve_slabs,
+                            static_cast<int32_t>(id), &entry->pages)) {
     if (!alone || num_copying_ > 0) return Access::kNoRoom;
     Fail(id, absl::ResourceExhaustedError(
                  absl::StrCat("the adapter needs ", entry->slabs,
