@@ -2,9 +2,12 @@
 #include <grpcpp/impl/client_unary_call.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <future>
+#include <optional>
 #include <set>
 #include <thread>
 
@@ -271,37 +274,77 @@ TEST_F(ControlTest, AWaitForABlendHoldsIt) {
   std::filesystem::remove_all(dir);
 }
 
-// A slow disk holds up registrations alone.
-TEST_F(ControlTest, RegistrationsWaitForTheDiskByThemselves) {
-  const std::string dir = ::testing::TempDir() + "/control_disk_" + std::to_string(getpid());
-  std::filesystem::create_directories(dir);
-  std::ofstream(dir + "/adapter_config.json") << "{}";
-  std::promise<void> asked;
-  std::promise<void> answer;
-  adapter_options_.identity = [&, done = answer.get_future().share()](const std::string&) {
-    asked.set_value();
-    done.wait();
-    return std::string("files");
-  };
-  adapter_options_.check_interval_us = 0;
-  Start({}, {});
-  grpc::Status status;
-  std::thread client([&] {
+// A server whose disk does not answer until it is told to.
+class SlowDiskTest : public ControlTest {
+ protected:
+  void SetUp() override {
+    dir_ = ::testing::TempDir() + "/control_disk_" + std::to_string(getpid());
+    std::filesystem::create_directories(dir_);
+    std::ofstream(dir_ + "/adapter_config.json") << "{}";
+    adapter_options_.check_interval_us = 0;
+    adapter_options_.identity = [this, answer = answer_.get_future().share()](const std::string&) {
+      asked_.set_value();
+      answer.wait();
+      return std::string("files");
+    };
+    Start({}, {});
+    slow_ = std::thread([this] { slow_status_ = Register(dir_, ""); });
+    asked_.get_future().wait();
+  }
+  void TearDown() override {
+    ControlTest::TearDown();
+    std::filesystem::remove_all(dir_);
+  }
+
+  grpc::Status Register(const std::string& path, const std::string& name) {
     v1::RegisterAdaptersRequest request;
     v1::RegisterAdaptersResponse registered;
-    request.add_adapters()->set_path(dir);
-    status = control_->RegisterAdapters(NewContext().get(), request, &registered);
-  });
-  asked.get_future().wait();
-  v1::ListAdaptersResponse list;
-  EXPECT_TRUE(control_->ListAdapters(NewContext().get(), {}, &list).ok());
-  EXPECT_EQ(list.adapters_size(), 0);
-  answer.set_value();
-  client.join();
-  EXPECT_TRUE(status.ok()) << status.error_message();
-  EXPECT_TRUE(control_->ListAdapters(NewContext().get(), {}, &list).ok());
-  EXPECT_EQ(list.adapters_size(), 1);
-  std::filesystem::remove_all(dir);
+    request.add_adapters()->set_path(path);
+    request.mutable_adapters(0)->set_name(name);
+    return control_->RegisterAdapters(NewContext().get(), request, &registered);
+  }
+  void LetTheDiskAnswer() {
+    answer_.set_value();
+    slow_.join();
+    EXPECT_TRUE(slow_status_.ok()) << slow_status_.error_message();
+  }
+  int NumListed() {
+    v1::ListAdaptersResponse list;
+    EXPECT_TRUE(control_->ListAdapters(NewContext().get(), {}, &list).ok());
+    return list.adapters_size();
+  }
+
+  std::string dir_;
+  std::promise<void> asked_;
+  std::promise<void> answer_;
+  std::thread slow_;  // registers the adapter at dir_
+  grpc::Status slow_status_;
+};
+
+TEST_F(SlowDiskTest, HoldsUpRegistrationsAlone) {
+  EXPECT_EQ(NumListed(), 0);
+  LetTheDiskAnswer();
+  EXPECT_EQ(NumListed(), 1);
+}
+
+// What waits is bounded: 16 MiB of requests, of which the seventeenth is too much.
+TEST_F(SlowDiskTest, RefusesRegistrationsThatAreTooMany) {
+  std::promise<grpc::Status> first;
+  std::atomic<int> num_answers{0};
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 17; ++i) {
+    clients.emplace_back([&] {
+      const grpc::Status status = Register(dir_, std::string(1'000'000, 'x'));
+      if (num_answers.fetch_add(1) == 0) return first.set_value(status);
+      EXPECT_EQ(FactsOf(status).bad_field, "adapters[0].name");
+    });
+  }
+  const grpc::Status refused = first.get_future().get();
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(FactsOf(refused).reason, "TOO_MANY_REGISTRATIONS");
+  EXPECT_EQ(NumListed(), 0);
+  LetTheDiskAnswer();
+  for (std::thread& client : clients) client.join();
 }
 
 TEST_F(ControlTest, DrainRefusesNewCallsAndFinishesRunningOnes) {

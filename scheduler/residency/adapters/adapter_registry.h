@@ -170,15 +170,15 @@ class AdapterRegistry final {
     AdapterHold hold = AdapterHold();      // of `latest`
   };
 
-  // All but BuildFrom and CheckFiles: with mutex_ held.
+  absl::StatusOr<AdapterImage> BuildFrom(const Content& content) const;
+  void CheckFiles(size_t entry);
+  void CheckNextFiles();
+  // With mutex_ held:
   absl::StatusOr<size_t> FindEntry(int32_t model, const AdapterUse& use) const;
   absl::StatusOr<Content> ContentOf(int32_t model, absl::Span<const AdapterUse> uses,
                                     int32_t max_rank) const;
   absl::StatusOr<Version*> FindOrAdd(Content content);
   void ForgetUnheld();
-  absl::StatusOr<AdapterImage> BuildFrom(const Content& content) const;
-  void CheckFiles(size_t entry);
-  void CheckNextFiles();
   Version* version(AdapterId id) const;
 
   const std::vector<Model> models_;
@@ -187,7 +187,7 @@ class AdapterRegistry final {
   mutable std::mutex mutex_;
   std::vector<Entry> entries_;                        // in order of registration
   absl::flat_hash_map<std::string, size_t> by_name_;  // index of entries_
-  size_t next_check_ = 0;                             // index of entries_
+  size_t next_check_ = 0;                             // index of entries_; the watch's alone
   UnheldList unheld_;
   AdapterId next_id_ = 0;
   absl::flat_hash_map<AdapterId, std::unique_ptr<Version>> versions_;
