@@ -74,15 +74,14 @@ absl::Status RegisterAdapters(const ServingContext& context,
   return absl::OkStatus();
 }
 
-absl::StatusOr<AdapterId> FindAdapter(const ServingContext& context, const std::string& name) {
+absl::StatusOr<ResolvedAdapter> FindAdapter(const ServingContext& context,
+                                            const std::string& name) {
   const std::optional<int32_t> model = context.adapters->ModelOf(name);
   if (!model.has_value()) {
-    const AdapterId blend = context.adapters->FindBlend(name);
-    if (blend != kNoAdapter) return blend;
+    ResolvedAdapter blend = context.adapters->FindBlend(name);
+    if (blend.id != kNoAdapter) return blend;
   }
-  ASSIGN_OR_RETURN(const ResolvedAdapter adapter,
-                   ResolveAdapters(context.adapters, model.value_or(0), {{name, "", {}}}));
-  return adapter.id;
+  return ResolveAdapters(context.adapters, model.value_or(0), {{name, "", {}}});
 }
 
 void FillAdapters(const ServingContext& context, v1::ListAdaptersResponse* response) {

@@ -1,5 +1,5 @@
 // What Control does about adapters, without gRPC: requests to the registry and the engine, states
-// as messages. Any thread.
+// as messages. Any thread, but for RegisterAdapters, which asks the disk: none of gRPC's.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ absl::Status RegisterAdapters(const ServingContext& context,
                               const v1::RegisterAdaptersRequest& request,
                               v1::RegisterAdaptersResponse* response);
 // The version that a registered adapter's name means now, or the blend that a recipe names.
-absl::StatusOr<AdapterId> FindAdapter(const ServingContext& context, const std::string& name);
+absl::StatusOr<ResolvedAdapter> FindAdapter(const ServingContext& context, const std::string& name);
 void FillAdapters(const ServingContext& context, v1::ListAdaptersResponse* response);
 
 }  // namespace tessera

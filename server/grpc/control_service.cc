@@ -16,6 +16,7 @@
 #include "scheduler/residency/adapters/adapter_registry.h"
 #include "server/call/errors.h"
 #include "server/call/limits.h"
+#include "server/call/preparer.h"
 #include "server/call/responder_pool.h"
 #include "server/call/serving.h"
 #include "server/call/wire_check.h"
@@ -34,6 +35,8 @@ using grpc::CallbackServerContext;
 constexpr int64_t kDefaultIntervalMs = 1000;
 constexpr int64_t kMinIntervalMs = 100;
 constexpr int64_t kMaxIntervalMs = 3'600'000;
+// Of registrations that wait for the disk.
+constexpr int64_t kMaxRegistrationBytes = 16 * kMaxControlBytes;
 
 absl::Status CheckPeer(const CallbackServerContext& context) {
   if (IsLoopbackPeer(context.peer())) return absl::OkStatus();
@@ -156,7 +159,10 @@ using RawBase = Control::WithRawCallbackMethod_GetCapabilities<
 class ControlService final : public RawBase {
  public:
   ControlService(ServingContext* context, ResponderPool* pool, std::function<void()> begin_drain)
-      : context_(context), pool_(pool), begin_drain_(std::move(begin_drain)) {}
+      : context_(context),
+        pool_(pool),
+        begin_drain_(std::move(begin_drain)),
+        registrations_(kMaxRegistrationBytes, context->clock) {}
 
   grpc::ServerUnaryReactor* GetCapabilities(CallbackServerContext* call, const ByteBuffer* request,
                                             ByteBuffer* response) override {
@@ -235,37 +241,48 @@ class ControlService final : public RawBase {
 
   grpc::ServerUnaryReactor* RegisterAdapters(CallbackServerContext* call, const ByteBuffer* request,
                                              ByteBuffer* response) override {
+    const auto bytes = static_cast<int64_t>(request->Length());
     v1::RegisterAdaptersRequest in;
-    v1::RegisterAdaptersResponse out;
-    absl::Status status = Read(*call, request, &in);
-    if (status.ok()) status = tessera::RegisterAdapters(*context_, in, &out);
-    return Answer(call, status, out, response);
+    const absl::Status read = Read(*call, request, &in);
+    if (!read.ok()) return Answer(call, read, v1::RegisterAdaptersResponse(), response);
+    grpc::ServerUnaryReactor* const reactor = call->DefaultReactor();
+    const auto answer = [this, reactor, in = std::move(in), response] {
+      v1::RegisterAdaptersResponse out;
+      const absl::Status status = tessera::RegisterAdapters(*context_, in, &out);
+      reactor->Finish(ToGrpcStatus(status.ok() ? Serialize(out, response) : status));
+    };
+    if (!registrations_.Submit(bytes, answer).has_value()) {
+      reactor->Finish(ToGrpcStatus(
+          MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_REGISTRATIONS",
+                    "other registrations wait for the disk; send this one again later")));
+    }
+    return reactor;
   }
 
   grpc::ServerUnaryReactor* LoadAdapter(CallbackServerContext* call, const ByteBuffer* request,
                                         ByteBuffer* response) override {
     v1::LoadAdapterRequest in;
-    const absl::StatusOr<AdapterId> id = ReadAdapter(*call, request, &in);
-    if (!id.ok()) return Answer(call, id.status(), v1::LoadAdapterResponse(), response);
-    return AnswerWhenLoaded(*id, /*pin=*/false, response);
+    const absl::StatusOr<ResolvedAdapter> adapter = ReadAdapter(*call, request, &in);
+    if (!adapter.ok()) return Answer(call, adapter.status(), v1::LoadAdapterResponse(), response);
+    return AnswerWhenLoaded(*adapter, /*pin=*/false, response);
   }
 
   grpc::ServerUnaryReactor* UnloadAdapter(CallbackServerContext* call, const ByteBuffer* request,
                                           ByteBuffer* response) override {
     v1::UnloadAdapterRequest in;
-    const absl::StatusOr<AdapterId> id = ReadAdapter(*call, request, &in);
-    if (id.ok()) context_->adapter_verbs.unload(*id);
-    return Answer(call, id.status(), v1::UnloadAdapterResponse(), response);
+    const absl::StatusOr<ResolvedAdapter> adapter = ReadAdapter(*call, request, &in);
+    if (adapter.ok()) context_->adapter_verbs.unload(adapter->id);
+    return Answer(call, adapter.status(), v1::UnloadAdapterResponse(), response);
   }
 
   grpc::ServerUnaryReactor* PinAdapter(CallbackServerContext* call, const ByteBuffer* request,
                                        ByteBuffer* response) override {
     v1::PinAdapterRequest in;
-    const absl::StatusOr<AdapterId> id = ReadAdapter(*call, request, &in);
+    const absl::StatusOr<ResolvedAdapter> adapter = ReadAdapter(*call, request, &in);
     const bool pin = !in.has_pinned() || in.pinned();
-    if (id.ok() && pin) return AnswerWhenLoaded(*id, pin, response);
-    if (id.ok()) context_->adapter_verbs.unpin(*id);
-    return Answer(call, id.status(), v1::PinAdapterResponse(), response);
+    if (adapter.ok() && pin) return AnswerWhenLoaded(*adapter, pin, response);
+    if (adapter.ok()) context_->adapter_verbs.unpin(adapter->id);
+    return Answer(call, adapter.status(), v1::PinAdapterResponse(), response);
   }
 
   grpc::ServerUnaryReactor* ListAdapters(CallbackServerContext* call, const ByteBuffer* request,
@@ -304,27 +321,33 @@ class ControlService final : public RawBase {
   }
   // Reads a request that names an adapter.
   template <class Request>
-  absl::StatusOr<AdapterId> ReadAdapter(const CallbackServerContext& call,
-                                        const ByteBuffer* request, Request* message) const {
+  absl::StatusOr<ResolvedAdapter> ReadAdapter(const CallbackServerContext& call,
+                                              const ByteBuffer* request, Request* message) const {
     RETURN_IF_ERROR(Read(call, request, message));
     return FindAdapter(*context_, message->name());
   }
   // The answers to LoadAdapter and PinAdapter are empty messages.
-  grpc::ServerUnaryReactor* AnswerWhenLoaded(AdapterId id, bool pin, ByteBuffer* response) {
+  grpc::ServerUnaryReactor* AnswerWhenLoaded(const ResolvedAdapter& adapter, bool pin,
+                                             ByteBuffer* response) {
     const std::shared_ptr<LoadedAnswer> answer = LoadedAnswer::New();
     grpc::ServerUnaryReactor* const reactor = answer.get();  // `answer` may be done on return
     const absl::Status serialized = Serialize(v1::LoadAdapterResponse(), response);
-    context_->adapter_verbs.load(id, pin,
-                                 {[answer, serialized](const absl::Status& status) {
-                                    answer->Answer(ToGrpcStatus(status.ok() ? serialized : status));
-                                  },
-                                  [answer] { return answer->answered(); }});
+    AdapterWait wait;
+    wait.done = [answer, serialized](const absl::Status& status) {
+      answer->Answer(ToGrpcStatus(status.ok() ? serialized : status));
+    };
+    wait.gone = [answer] { return answer->answered(); };
+    wait.hold = adapter.hold;
+    context_->adapter_verbs.load(adapter.id, pin, std::move(wait));
     return reactor;
   }
 
   ServingContext* const context_;
   ResponderPool* const pool_;
   const std::function<void()> begin_drain_;
+  // Registrations, which ask the disk, on a thread of their own. Calls keep the server open until
+  // they are answered, so none is dropped.
+  Preparer registrations_;
 };
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <functional>
 #include <random>
 
+#include "absl/algorithm/container.h"
 #include "tests/lib/log_capture.h"
 #include "tests/lib/real_stack.h"
 #include "tests/lib/tiny_model.h"
@@ -205,6 +206,7 @@ TEST_P(AdaptersTest, ChangedFilesAreANewVersion) {
   // Asked for, not loaded yet, then changed: that request fails, and no other.
   std::filesystem::remove_all(path);
   std::filesystem::copy(kAdapters + "patterns", path);
+  stack->adapters().CheckFilesNow();
   const ResolvedAdapter changed = *stack->adapters().Resolve(0, {{"mine", "", {}}});
   EXPECT_NE(changed.id, request.adapter.id);
   EXPECT_NE(changed.key, request.adapter.key);
@@ -246,6 +248,24 @@ TEST_P(AdaptersTest, AFailedLoadFailsOnlyWhatNeedsIt) {
     EXPECT_EQ(stack->result(c).reason, FinishReason::kLength) << damage;
     EXPECT_FALSE(loaded.ok()) << damage;
   }
+}
+
+// A load that meets other files tells the registry so: no look at the disk has to come between.
+TEST_P(AdaptersTest, ARequestSentAgainGetsTheChangedFiles) {
+  const auto stack = Start(Options());
+  const std::string path = Copy("plain");
+  ASSERT_TRUE(stack->adapters().Register({{"mine", "", 0, path}}).ok());
+  Request request = NewRequest(stack.get(), 0, 3);
+  request.adapter = *stack->adapters().Resolve(0, {{"mine", "", {}}});
+  std::filesystem::remove_all(path);
+  std::filesystem::copy(kAdapters + "patterns", path);
+  const Generated refused = stack->Run(request);
+  EXPECT_EQ(refused.status.code(), absl::StatusCode::kFailedPrecondition) << refused.status;
+  EXPECT_THAT(refused.status.message(), HasSubstr("send the request again"));
+  request.adapter = *stack->adapters().Resolve(0, {{"mine", "", {}}});
+  const Generated got = stack->Run(request);
+  request.adapter = *stack->adapters().Resolve(0, {{"patterns", "", {}}});
+  EXPECT_TRUE(SameResults(got, stack->Run(request)));
 }
 
 TEST_P(AdaptersTest, WhatDoesNotFitFailsWhenNothingElseCanLeave) {
@@ -328,6 +348,97 @@ TEST_P(AdaptersTest, OperatorsLoadPinAndUnload) {
   EXPECT_FALSE(listing().pinned);
 }
 
+// The image of a pinned adapter that waits for room is not dropped, however little host memory
+// there is.
+TEST_P(AdaptersTest, APinSurvivesInHostMemory) {
+  RealStackOptions options = Options();
+  options.num_slabs = 18;
+  options.engine.adapter_host_bytes = 0;
+  const auto stack = Start(options);
+  Request request = NewRequest(stack.get(), 0, 1);
+  request.prompt.assign(150, 3);
+  request.stopping.max_tokens = 30;
+  stack->Submit(request);
+  stack->core().RunOnce();
+  const auto load = [&](int recipe, bool pin) {
+    const AdapterId id = stack->adapters().Resolve(0, Recipe(recipe))->id;
+    bool gone = false;
+    stack->core().LoadAdapter(id, pin, {[](const absl::Status&) {}, [&] { return gone; }, {}});
+    stack->core().RunOnce();
+    gone = true;
+    stack->core().RunOnce();
+    EXPECT_TRUE(stack->RunLoader());
+  };
+  load(2, true);
+  load(1, false);
+  const AdapterListing pinned = stack->adapters().List()[1];
+  EXPECT_EQ(pinned.residency, AdapterResidency::kHost);
+  EXPECT_TRUE(pinned.pinned);
+  stack->RunAll();
+}
+
+// The last word counts: what was to go and is pinned stays.
+TEST_P(AdaptersTest, APinTakesBackAnUnload) {
+  const auto stack = Start(Options());
+  const int number = stack->Submit(NewRequest(stack.get(), 1, 1));
+  const auto listing = [&] { return stack->adapters().List()[0]; };
+  while (listing().num_running == 0) {
+    stack->core().RunOnce();
+    stack->RunLoader();
+  }
+  const AdapterId plain = stack->adapters().Resolve(0, Recipe(1))->id;
+  stack->core().UnloadAdapter(plain);
+  stack->core().LoadAdapter(plain, true, {[](const absl::Status&) {}, {}, {}});
+  stack->RunAll();
+  EXPECT_EQ(stack->result(number).reason, FinishReason::kLength);
+  EXPECT_EQ(listing().residency, AdapterResidency::kPool);
+  EXPECT_TRUE(listing().pinned);
+  EXPECT_EQ(stack->stats().adapter_loads.value(), 1);
+  EXPECT_EQ(stack->stats().adapter_evictions.value(), 0);
+}
+
+TEST_P(AdaptersTest, AnUnloadDuringAReadComesAfterIt) {
+  const auto stack = Start(Options());
+  const AdapterId plain = stack->adapters().Resolve(0, Recipe(1))->id;
+  bool gone = false;
+  stack->core().LoadAdapter(plain, false, {[](const absl::Status&) {}, [&] { return gone; }, {}});
+  stack->core().RunOnce();
+  gone = true;
+  stack->core().UnloadAdapter(plain);
+  EXPECT_TRUE(stack->RunLoader());
+  stack->RunAll();
+  EXPECT_EQ(stack->stats().adapter_loads.value(), 1);
+  EXPECT_EQ(stack->adapters().List()[0].residency, AdapterResidency::kDisk);
+}
+
+// Of two idle adapters the less used leaves first, though it was used last.
+TEST_P(AdaptersTest, TheLessUsedAdapterLeavesFirst) {
+  RealStackOptions options = Options();
+  options.num_slabs = 40;
+  options.engine.adapter_host_bytes = 0;
+  const auto stack = Start(options);
+  const std::string path = Copy("plain");
+  ASSERT_TRUE(stack->adapters().Register({{"twin", "", 0, path}}).ok());
+  for (uint32_t i = 0; i < 8; ++i) stack->Run(NewRequest(stack.get(), 1, i));
+  Request request = NewRequest(stack.get(), 0, 9);
+  request.adapter = *stack->adapters().Resolve(0, {{"twin", "", {}}});
+  stack->Run(request);
+  const auto residency = [&](size_t i) { return stack->adapters().List()[i].residency; };
+  EXPECT_EQ(residency(0), AdapterResidency::kPool);
+  EXPECT_EQ(residency(2), AdapterResidency::kPool);
+  request.adapter = {};
+  request.stopping.max_tokens = 1;
+  request.prompt.assign(240, 5);
+  while (stack->stats().adapter_evictions.value() == 0) {
+    stack->Submit(request);
+    stack->Submit(request);
+    ++request.prompt[0];
+    stack->RunAll();
+  }
+  EXPECT_EQ(residency(0), AdapterResidency::kPool);
+  EXPECT_EQ(residency(2), AdapterResidency::kDisk);
+}
+
 TEST_P(AdaptersTest, BlendsAreListedWhileInMemory) {
   const auto stack = Start(Options());
   EXPECT_EQ(stack->Run(NewRequest(stack.get(), 3, 1)).reason, FinishReason::kLength);
@@ -339,8 +450,38 @@ TEST_P(AdaptersTest, BlendsAreListedWhileInMemory) {
   EXPECT_EQ(list[2].residency, AdapterResidency::kPool);
   EXPECT_GT(list[2].rank, 3);
   EXPECT_GT(list[2].bytes, 0);
-  stack->core().UnloadAdapter(stack->adapters().FindBlend(list[2].name));
+  stack->core().UnloadAdapter(stack->adapters().FindBlend(list[2].name).id);
   EXPECT_EQ(stack->adapters().List().size(), 2);
+}
+
+// What left memory is forgotten, and its prefixes are found again when it is asked for again.
+TEST_P(AdaptersTest, BlendsLiveAsLongAsTheyAreInMemory) {
+  RealStackOptions options = Options();
+  options.num_slabs = 48;
+  options.engine.adapter_host_bytes = 0;
+  const auto stack = Start(options);
+  const auto in_pool = [&] {
+    const std::vector<AdapterListing> list = stack->adapters().List();
+    return absl::c_count_if(
+        list, [](const auto& each) { return each.residency == AdapterResidency::kPool; });
+  };
+  for (int recipe = 3; recipe < 30; ++recipe) {
+    const Request request = NewRequest(stack.get(), recipe, static_cast<uint32_t>(recipe));
+    EXPECT_EQ(stack->Run(request).reason, FinishReason::kLength);
+    EXPECT_EQ(stack->adapters().num_versions(), in_pool() + (in_pool() == 0 ? 1 : 0));
+  }
+  EXPECT_GT(stack->stats().adapter_evictions.value(), 0);
+  EXPECT_GT(in_pool(), 0);
+  const AdapterListing last = stack->adapters().List().back();
+  Request request = NewRequest(stack.get(), 29, 3);
+  request.prompt.assign(40, 7);
+  stack->Run(request);
+  const AdapterId id = std::exchange(request.adapter, {}).id;
+  stack->core().UnloadAdapter(id);
+  EXPECT_EQ(stack->adapters().FindBlend(last.name).id, kNoAdapter);
+  request.adapter = *stack->adapters().Resolve(0, Recipe(29));
+  EXPECT_NE(request.adapter.id, id);
+  EXPECT_EQ(stack->Run(request).usage.cached_prompt_tokens, 32);
 }
 
 TEST_P(AdaptersTest, RecompressedBlendsAreVersionsOfTheirOwn) {
@@ -401,8 +542,8 @@ TEST_P(AdaptersRandomTest, VerbsDoNotShow) {
   std::vector<std::pair<int, std::pair<int, uint32_t>>> submitted;
   for (int64_t round = 0; round < kRandomRounds; ++round) {
     const int recipe = static_cast<int>(rng() % 6);
-    const AdapterId id =
-        recipe == 0 ? kNoAdapter : stack->adapters().Resolve(0, Access::Recipe(recipe))->id;
+    const ResolvedAdapter adapter = stack->adapters().Resolve(0, Access::Recipe(recipe)).value();
+    const AdapterId id = adapter.id;
     switch (rng() % 10) {
       case 0:
       case 1: {
@@ -421,8 +562,9 @@ TEST_P(AdaptersRandomTest, VerbsDoNotShow) {
         if (id != kNoAdapter) stack->core().UnloadAdapter(id);
         break;
       case 4:
-        if (id != kNoAdapter)
-          stack->core().LoadAdapter(id, rng() % 8 == 0, {[](absl::Status) {}, {}});
+        if (id != kNoAdapter) {
+          stack->core().LoadAdapter(id, rng() % 8 == 0, {[](absl::Status) {}, {}, adapter.hold});
+        }
         break;
       case 5:
         if (id != kNoAdapter) stack->core().UnpinAdapter(id);

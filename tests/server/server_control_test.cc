@@ -2,9 +2,12 @@
 #include <grpcpp/impl/client_unary_call.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <future>
+#include <optional>
 #include <set>
 #include <thread>
 
@@ -199,7 +202,9 @@ TEST_F(ControlTest, Adapters) {
   unload.set_name("green");
   EXPECT_TRUE(control_->UnloadAdapter(NewContext().get(), unload, &unloaded).ok());
   // A blend is listed while it is in memory, and called by its recipe.
-  const AdapterId blend = adapters_->Resolve(0, {{"red", "", 0.6f}, {"blue", "", 0.4f}}).value().id;
+  const ResolvedAdapter in_pool =
+      adapters_->Resolve(0, {{"red", "", 0.6f}, {"blue", "", 0.4f}}).value();
+  const AdapterId blend = in_pool.id;
   ASSERT_TRUE(control_->ListAdapters(NewContext().get(), {}, &list).ok());
   EXPECT_EQ(list.adapters_size(), 3);
   adapters_->status(blend)->residency = AdapterResidency::kPool;
@@ -227,6 +232,7 @@ TEST_F(ControlTest, Adapters) {
   const AdapterWait held = held_load_.get_future().get();
   WaitFor("the wait to be gone", [&] { return held.gone(); });
   held.done(absl::OkStatus());
+  EXPECT_EQ(adapters_->num_versions(), 3);  // red, green, the blend
 
   request.mutable_adapters(0)->set_path(dir + "/nowhere");
   status = control_->RegisterAdapters(NewContext().get(), request, &registered);
@@ -237,6 +243,108 @@ TEST_F(ControlTest, Adapters) {
   status = control_->RegisterAdapters(NewContext().get(), request, &registered);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::ALREADY_EXISTS);
   std::filesystem::remove_all(dir);
+}
+
+// Who waits for an adapter keeps it, even a blend that nobody else uses.
+TEST_F(ControlTest, AWaitForABlendHoldsIt) {
+  const std::string dir = ::testing::TempDir() + "/control_wait_" + std::to_string(getpid());
+  std::filesystem::create_directories(dir);
+  for (const char* file : {"/adapter_config.json", "/adapter_model.safetensors"}) {
+    std::ofstream(dir + file) << "{}";
+  }
+  ASSERT_TRUE(adapters_->Register({{"red", "", 0, dir}}).ok());
+  std::optional<ResolvedAdapter> blend = adapters_->Resolve(0, {{"red", "", 0.5f}}).value();
+  holds_loads_ = true;
+  v1::LoadAdapterRequest load;
+  load.set_name("red*0.5");
+  grpc::Status status;
+  std::thread client([&] {
+    v1::LoadAdapterResponse loaded;
+    status = control_->LoadAdapter(NewContext().get(), load, &loaded);
+  });
+  {
+    const AdapterWait wait = held_load_.get_future().get();
+    blend.reset();
+    EXPECT_EQ(adapters_->num_versions(), 1);
+    wait.done(absl::OkStatus());
+    client.join();
+  }
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(adapters_->num_versions(), 0);
+  std::filesystem::remove_all(dir);
+}
+
+// A server whose disk does not answer until it is told to.
+class SlowDiskTest : public ControlTest {
+ protected:
+  void SetUp() override {
+    dir_ = ::testing::TempDir() + "/control_disk_" + std::to_string(getpid());
+    std::filesystem::create_directories(dir_);
+    std::ofstream(dir_ + "/adapter_config.json") << "{}";
+    adapter_options_.check_interval_us = 0;
+    adapter_options_.identity = [this, answer = answer_.get_future().share()](const std::string&) {
+      asked_.set_value();
+      answer.wait();
+      return std::string("files");
+    };
+    Start({}, {});
+    slow_ = std::thread([this] { slow_status_ = Register(dir_, ""); });
+    asked_.get_future().wait();
+  }
+  void TearDown() override {
+    ControlTest::TearDown();
+    std::filesystem::remove_all(dir_);
+  }
+
+  grpc::Status Register(const std::string& path, const std::string& name) {
+    v1::RegisterAdaptersRequest request;
+    v1::RegisterAdaptersResponse registered;
+    request.add_adapters()->set_path(path);
+    request.mutable_adapters(0)->set_name(name);
+    return control_->RegisterAdapters(NewContext().get(), request, &registered);
+  }
+  void LetTheDiskAnswer() {
+    answer_.set_value();
+    slow_.join();
+    EXPECT_TRUE(slow_status_.ok()) << slow_status_.error_message();
+  }
+  int NumListed() {
+    v1::ListAdaptersResponse list;
+    EXPECT_TRUE(control_->ListAdapters(NewContext().get(), {}, &list).ok());
+    return list.adapters_size();
+  }
+
+  std::string dir_;
+  std::promise<void> asked_;
+  std::promise<void> answer_;
+  std::thread slow_;  // registers the adapter at dir_
+  grpc::Status slow_status_;
+};
+
+TEST_F(SlowDiskTest, HoldsUpRegistrationsAlone) {
+  EXPECT_EQ(NumListed(), 0);
+  LetTheDiskAnswer();
+  EXPECT_EQ(NumListed(), 1);
+}
+
+// What waits is bounded: 16 MiB of requests, of which the seventeenth is too much.
+TEST_F(SlowDiskTest, RefusesRegistrationsThatAreTooMany) {
+  std::promise<grpc::Status> first;
+  std::atomic<int> num_answers{0};
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 17; ++i) {
+    clients.emplace_back([&] {
+      const grpc::Status status = Register(dir_, std::string(1'000'000, 'x'));
+      if (num_answers.fetch_add(1) == 0) return first.set_value(status);
+      EXPECT_EQ(FactsOf(status).bad_field, "adapters[0].name");
+    });
+  }
+  const grpc::Status refused = first.get_future().get();
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(FactsOf(refused).reason, "TOO_MANY_REGISTRATIONS");
+  EXPECT_EQ(NumListed(), 0);
+  LetTheDiskAnswer();
+  for (std::thread& client : clients) client.join();
 }
 
 TEST_F(ControlTest, DrainRefusesNewCallsAndFinishesRunningOnes) {

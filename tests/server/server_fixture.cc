@@ -83,7 +83,7 @@ void ServerTest::Start(FakeGeneratorOptions fake, ServerOptions options) {
   context_->models = registry_.get();
   std::vector<AdapterRegistry::Model> adapter_models;
   for (const ServedModel& model : registry_->models()) adapter_models.push_back({model.name, {}});
-  adapters_ = std::make_unique<AdapterRegistry>(std::move(adapter_models));
+  adapters_ = std::make_unique<AdapterRegistry>(std::move(adapter_models), adapter_options_);
   adapter_verbs_.clear();
   context_->adapters = adapters_.get();
   context_->adapter_verbs = {[this](AdapterId id, bool pin, AdapterWait wait) {

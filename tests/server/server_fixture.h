@@ -52,6 +52,7 @@ class ServerTest : public ::testing::Test {
 
   std::unique_ptr<FakeGenerator> generator_;
   std::unique_ptr<ModelRegistry> registry_;
+  AdapterRegistryOptions adapter_options_;
   std::unique_ptr<AdapterRegistry> adapters_;                     // of the models, with empty specs
   std::vector<std::pair<AdapterId, std::string>> adapter_verbs_;  // what Control asked for
   bool holds_loads_ = false;  // the next load is not answered but held

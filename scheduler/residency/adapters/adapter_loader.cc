@@ -19,7 +19,7 @@ void GiveWay() { setpriority(PRIO_PROCESS, 0, 10); }
 
 class ThreadedAdapterLoader final : public AdapterLoader {
  public:
-  ThreadedAdapterLoader(const AdapterRegistry* registry, Runner* runner, int num_threads,
+  ThreadedAdapterLoader(AdapterRegistry* registry, Runner* runner, int num_threads,
                         AdapterLoaderEvents events)
       : registry_(registry), runner_(runner), events_(std::move(events)) {
     for (int i = 0; i < num_threads; ++i) threads_.emplace_back([this] { Loop(); });
@@ -77,7 +77,7 @@ class ThreadedAdapterLoader final : public AdapterLoader {
     }
   }
 
-  const AdapterRegistry* const registry_;
+  AdapterRegistry* const registry_;
   Runner* const runner_;
   const AdapterLoaderEvents events_;
   const SteadyClock clock_;
@@ -90,7 +90,7 @@ class ThreadedAdapterLoader final : public AdapterLoader {
 
 }  // namespace
 
-std::unique_ptr<AdapterLoader> NewAdapterLoader(const AdapterRegistry* registry, Runner* runner,
+std::unique_ptr<AdapterLoader> NewAdapterLoader(AdapterRegistry* registry, Runner* runner,
                                                 int num_threads, AdapterLoaderEvents events) {
   return std::make_unique<ThreadedAdapterLoader>(registry, runner, num_threads, std::move(events));
 }

@@ -18,7 +18,7 @@ struct AdapterLoaderEvents {
 
 // `registry`, `runner` and what the events use outlive the loader. Destroying it drops what has not
 // begun.
-std::unique_ptr<AdapterLoader> NewAdapterLoader(const AdapterRegistry* registry, Runner* runner,
+std::unique_ptr<AdapterLoader> NewAdapterLoader(AdapterRegistry* registry, Runner* runner,
                                                 int num_threads, AdapterLoaderEvents events);
 
 }  // namespace tessera

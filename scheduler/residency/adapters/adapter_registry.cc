@@ -1,10 +1,9 @@
 #include "scheduler/residency/adapters/adapter_registry.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -16,31 +15,9 @@
 namespace tessera {
 namespace {
 
-constexpr size_t kMaxVersions = 1 << 20;
 constexpr size_t kMaxBlend = 16;
-
-// What stays the same as long as an adapter's files do.
-absl::StatusOr<std::string> IdentityOf(const std::string& path) {
-  std::string identity;
-  for (const char* name : {"/adapter_config.json", "/adapter_model.safetensors"}) {
-    const std::string file = path + name;
-    struct stat info;
-    if (stat(file.c_str(), &info) != 0) {
-      return absl::NotFoundError(
-          absl::StrCat(file,
-                       ": no such file; an adapter is a folder with adapter_config.json and "
-                       "adapter_model.safetensors"));
-    }
-    absl::StrAppend(&identity, info.st_dev, ".", info.st_ino, ".", info.st_size, ".",
-                    info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec, ";");
-  }
-  return identity;
-}
-
-bool IsAdapterFolder(const std::filesystem::path& path) {
-  std::error_code error;
-  return std::filesystem::exists(path / "adapter_config.json", error);
-}
+// Whose files are looked at in one go: some milliseconds of a thread that gives way.
+constexpr size_t kCheckedInOneGo = 1000;
 
 // Weights are printed as short as they can be read back.
 void AppendToRecipe(const AdapterSource& source, float weight, std::string* recipe) {
@@ -74,7 +51,7 @@ absl::StatusOr<std::vector<AdapterSource>> AdapterRegistry::FindSources(const st
     const std::string name = of.has_filename() ? of.filename() : of.parent_path().filename();
     sources.push_back({name, "", model, of.string()});
   };
-  if (IsAdapterFolder(folder)) {
+  if (IsAdapterFolder(folder.string())) {
     add(folder);
     return sources;
   }
@@ -82,7 +59,7 @@ absl::StatusOr<std::vector<AdapterSource>> AdapterRegistry::FindSources(const st
   std::filesystem::directory_iterator it(folder, error);
   const std::filesystem::directory_iterator end;
   for (; !error && it != end; it.increment(error)) {
-    if (IsAdapterFolder(it->path())) add(it->path());
+    if (IsAdapterFolder(it->path().string())) add(it->path());
   }
   if (error) {
     return absl::NotFoundError(
@@ -115,42 +92,131 @@ absl::Status AdapterRegistry::Register(const std::vector<AdapterSource>& sources
                                               "PEFT's layout on the server's disk"));
     }
   }
+  const std::lock_guard<std::mutex> files_lock(files_mutex_);
+  std::vector<absl::StatusOr<std::string>> identities;
+  identities.reserve(sources.size());
+  for (const AdapterSource& source : sources) identities.push_back(options_.identity(source.path));
   const std::lock_guard<std::mutex> lock(mutex_);
-  for (const AdapterSource& source : sources) {
-    const auto [it, is_new] = by_name_.try_emplace(source.name, entries_.size());
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const auto [it, is_new] = by_name_.try_emplace(sources[i].name, entries_.size());
+    Entry entry{sources[i], std::move(identities[i])};
     if (is_new) {
-      entries_.push_back({source, kNoAdapter});
+      entries_.push_back(std::move(entry));
     } else {
-      entries_[it->second] = {source, kNoAdapter};
+      entries_[it->second] = std::move(entry);
     }
   }
+  if (watch_ == nullptr && options_.check_interval_us > 0 && !entries_.empty()) {
+    watch_ = std::make_unique<FileWatch>(options_.check_interval_us, [this] { CheckNextFiles(); });
+  }
+  ForgetUnheld();
   revision_.fetch_add(1, std::memory_order_relaxed);
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<AdapterSource>> AdapterRegistry::Find(
-    int32_t model, absl::Span<const AdapterUse> uses) const {
-  std::vector<AdapterSource> sources;
-  const std::lock_guard<std::mutex> lock(mutex_);
-  for (const AdapterUse& use : uses) {
-    const auto it = by_name_.find(use.name);
-    if (it == by_name_.end()) {
-      return absl::NotFoundError(absl::StrCat("no adapter is called \"", use.name,
-                                              "\"; register it first (Control.RegisterAdapters)"));
-    }
-    const AdapterSource& source = entries_[it->second].source;
-    if (!use.revision.empty() && use.revision != source.revision) {
-      return absl::NotFoundError(absl::StrCat("adapter ", use.name, " is of revision \"",
-                                              source.revision, "\", not \"", use.revision, "\""));
-    }
-    if (source.model != model) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("adapter ", use.name, " is for the model ",
-                       models_[static_cast<size_t>(source.model)].name, "; ask for that one"));
-    }
-    sources.push_back(source);
+void AdapterRegistry::CheckFilesNow() {
+  size_t num_entries;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    num_entries = entries_.size();
   }
-  return sources;
+  for (size_t entry = 0; entry < num_entries; ++entry) CheckFiles(entry);
+}
+
+void AdapterRegistry::CheckNextFiles() {
+  size_t num_entries;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    num_entries = entries_.size();
+  }
+  for (size_t i = 0; i < std::min(num_entries, kCheckedInOneGo); ++i) {
+    CheckFiles(next_check_++ % num_entries);
+  }
+}
+
+// The disk is asked without mutex_: a slow one holds up no request.
+void AdapterRegistry::CheckFiles(size_t entry) {
+  const std::lock_guard<std::mutex> files_lock(files_mutex_);
+  std::string path;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    path = entries_[entry].source.path;
+  }
+  absl::StatusOr<std::string> identity = options_.identity(path);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Entry& of = entries_[entry];
+  if (of.identity == identity) return;
+  TLOG_INFO("adapter {}: its files changed", of.source.name);
+  of.identity = std::move(identity);
+}
+
+absl::StatusOr<size_t> AdapterRegistry::FindEntry(int32_t model, const AdapterUse& use) const {
+  const auto it = by_name_.find(use.name);
+  if (it == by_name_.end()) {
+    return absl::NotFoundError(absl::StrCat("no adapter is called \"", use.name,
+                                            "\"; register it first (Control.RegisterAdapters)"));
+  }
+  const AdapterSource& source = entries_[it->second].source;
+  if (!use.revision.empty() && use.revision != source.revision) {
+    return absl::NotFoundError(absl::StrCat("adapter ", use.name, " is of revision \"",
+                                            source.revision, "\", not \"", use.revision, "\""));
+  }
+  if (source.model != model) {
+    return absl::InvalidArgumentError(absl::StrCat("adapter ", use.name, " is for the model ",
+                                                   models_[static_cast<size_t>(source.model)].name,
+                                                   "; ask for that one"));
+  }
+  return it->second;
+}
+
+absl::StatusOr<AdapterRegistry::Content> AdapterRegistry::ContentOf(
+    int32_t model, absl::Span<const AdapterUse> uses, int32_t max_rank) const {
+  Content content;
+  content.model = model;
+  content.max_rank = max_rank;
+  content.key = absl::StrCat(model, "|", max_rank, "|");
+  for (const AdapterUse& use : uses) {
+    Part part;
+    ASSIGN_OR_RETURN(part.entry, FindEntry(model, use));
+    part.weight = use.weight.value_or(1.0f);
+    if (!std::isfinite(part.weight)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("adapters: the weight of ", use.name, " is not finite"));
+    }
+    const AdapterSource& source = entries_[part.entry].source;
+    part.path = source.path;
+    ASSIGN_OR_RETURN(part.identity, entries_[part.entry].identity);
+    for (const std::string& field : {source.name, source.revision, source.path, part.identity}) {
+      absl::StrAppend(&content.key, field.size(), ":", field);
+    }
+    uint32_t bits;
+    std::memcpy(&bits, &part.weight, sizeof(bits));
+    absl::StrAppend(&content.key, "*", bits, ";");
+    AppendToRecipe(source, part.weight, &content.recipe);
+    content.parts.push_back(std::move(part));
+  }
+  const bool is_blend = uses.size() > 1 || content.parts[0].weight != 1.0f || max_rank > 0;
+  if (max_rank > 0) absl::StrAppend(&content.recipe, ":r", max_rank);
+  if (!is_blend) content.recipe.clear();
+  return content;
+}
+
+absl::StatusOr<AdapterRegistry::Version*> AdapterRegistry::FindOrAdd(Content content) {
+  const auto it = by_key_.find(content.key);
+  if (it != by_key_.end()) return it->second;
+  if (static_cast<int64_t>(versions_.size()) >= options_.max_versions) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        versions_.size(),
+        " versions and blends of adapters are in use at once, and more cannot be; send the request "
+        "again when others have ended, or unload blends (Control.UnloadAdapter)"));
+  }
+  const AdapterId id = next_id_++;
+  auto fresh = std::make_unique<Version>(id, std::move(content), &unheld_);
+  Version* const version = fresh.get();
+  by_key_.emplace(version->content.key, version);
+  if (!version->content.recipe.empty()) blends_.emplace(id, version);
+  versions_.emplace(id, std::move(fresh));
+  return version;
 }
 
 absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
@@ -161,51 +227,33 @@ absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
     return absl::InvalidArgumentError(
         absl::StrCat("adapters: a blend has at most ", kMaxBlend, " entries"));
   }
-  ASSIGN_OR_RETURN(const std::vector<AdapterSource> sources, Find(model, uses));
-  // The disk is asked without the lock: a slow one holds up nobody else.
-  std::string key = absl::StrCat(model, "|", max_rank, "|");
-  std::vector<Part> parts;
-  std::string recipe;
-  for (size_t i = 0; i < uses.size(); ++i) {
-    const AdapterSource& source = sources[i];
-    Part part;
-    part.path = source.path;
-    part.weight = uses[i].weight.value_or(1.0f);
-    if (!std::isfinite(part.weight)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("adapters: the weight of ", uses[i].name, " is not finite"));
-    }
-    ASSIGN_OR_RETURN(part.identity, IdentityOf(source.path));
-    for (const std::string& field : {source.name, source.revision, source.path, part.identity}) {
-      absl::StrAppend(&key, field.size(), ":", field);
-    }
-    uint32_t bits;
-    std::memcpy(&bits, &part.weight, sizeof(bits));
-    absl::StrAppend(&key, "*", bits, ";");
-    AppendToRecipe(source, part.weight, &recipe);
-    parts.push_back(std::move(part));
-  }
-  const bool plain = uses.size() == 1 && parts[0].weight == 1.0f && max_rank == 0;
-  if (max_rank > 0) absl::StrAppend(&recipe, ":r", max_rank);
   const std::lock_guard<std::mutex> lock(mutex_);
-  const auto [it, is_new] = by_key_.try_emplace(key, static_cast<AdapterId>(versions_.size()));
-  if (is_new) {
-    if (versions_.size() >= kMaxVersions) {
-      by_key_.erase(it);
-      return absl::ResourceExhaustedError(
-          "too many versions and blends of adapters were asked for; restart the server");
-    }
-    Version& fresh = versions_.emplace_back();
-    fresh.model = model;
-    fresh.max_rank = max_rank;
-    fresh.parts = std::move(parts);
-    if (!plain) {
-      fresh.recipe = std::move(recipe);
-      blends_.push_back(it->second);
-    }
+  ForgetUnheld();
+  ASSIGN_OR_RETURN(Content content, ContentOf(model, uses, max_rank));
+  ASSIGN_OR_RETURN(Version* const version, FindOrAdd(std::move(content)));
+  ResolvedAdapter resolved{version->id, version->content.key, AdapterHold(version)};
+  if (version->content.recipe.empty()) {
+    Entry& entry = entries_[version->content.parts[0].entry];
+    entry.latest = version;
+    entry.hold = resolved.hold;
   }
-  if (plain) entries_[by_name_.at(uses[0].name)].latest = it->second;
-  return ResolvedAdapter{it->second, std::move(key)};
+  return resolved;
+}
+
+void AdapterRegistry::ForgetUnheld() {
+  unheld_.Drain([this](Holdable* held) {
+    const auto* const version = static_cast<const Version*>(held);
+    by_key_.erase(version->content.key);
+    blends_.erase(version->id);
+    versions_.erase(version->id);
+  });
+}
+
+AdapterRegistry::~AdapterRegistry() {
+  watch_.reset();
+  entries_.clear();
+  ForgetUnheld();
+  CHECK(versions_.empty()) << versions_.size() << " versions of adapters are still held";
 }
 
 std::optional<int32_t> AdapterRegistry::ModelOf(const std::string& name) const {
@@ -224,52 +272,82 @@ std::vector<AdapterListing> AdapterRegistry::List() const {
     listing.name = entry.source.name;
     listing.revision = entry.source.revision;
     listing.model = entry.source.model;
-    if (entry.latest == kNoAdapter) continue;
-    ListStatus(versions_[static_cast<size_t>(entry.latest)].status, &listing);
+    if (entry.latest != nullptr) ListStatus(entry.latest->status, &listing);
   }
-  for (const AdapterId id : blends_) {
-    const Version& of = versions_[static_cast<size_t>(id)];
-    if (!IsInMemory(of.status)) continue;
+  for (const auto& [id, blend] : blends_) {
+    if (!IsInMemory(blend->status)) continue;
     AdapterListing& listing = listings.emplace_back();
-    listing.name = of.recipe;
-    listing.model = of.model;
-    ListStatus(of.status, &listing);
+    listing.name = blend->content.recipe;
+    listing.model = blend->content.model;
+    ListStatus(blend->status, &listing);
   }
   return listings;
 }
 
-AdapterId AdapterRegistry::FindBlend(const std::string& recipe) const {
+ResolvedAdapter AdapterRegistry::FindBlend(const std::string& recipe) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  AdapterId found = kNoAdapter;
-  for (auto id = blends_.rbegin(); id != blends_.rend(); ++id) {
-    const Version& of = versions_[static_cast<size_t>(*id)];
-    if (of.recipe != recipe) continue;
-    if (IsInMemory(of.status)) return *id;
-    if (found == kNoAdapter) found = *id;
+  ForgetUnheld();
+  Version* found = nullptr;
+  for (auto it = blends_.rbegin(); it != blends_.rend(); ++it) {
+    Version* const blend = it->second;
+    if (blend->content.recipe != recipe) continue;
+    if (found == nullptr || IsInMemory(blend->status)) found = blend;
+    if (IsInMemory(found->status)) break;
   }
-  return found;
+  if (found == nullptr) return {};
+  return {found->id, found->content.key, AdapterHold(found)};
 }
 
-const AdapterRegistry::Version& AdapterRegistry::version(AdapterId id) const {
+int64_t AdapterRegistry::num_versions() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return versions_.at(static_cast<size_t>(id));
+  ForgetUnheld();
+  return static_cast<int64_t>(versions_.size());
 }
 
-AdapterStatus* AdapterRegistry::status(AdapterId id) {
+AdapterRegistry::Version* AdapterRegistry::version(AdapterId id) const {
+  const auto it = versions_.find(id);
+  CHECK(it != versions_.end()) << "adapter " << id << " is used, but nobody holds it";
+  return it->second.get();
+}
+
+AdapterHold AdapterRegistry::Hold(AdapterId id) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return &versions_.at(static_cast<size_t>(id)).status;
+  return AdapterHold(version(id));
 }
 
-int32_t AdapterRegistry::model(AdapterId id) const { return version(id).model; }
+AdapterStatus* AdapterRegistry::status(AdapterId id) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return &version(id)->status;
+}
 
-absl::StatusOr<AdapterImage> AdapterRegistry::Build(AdapterId id) const {
-  const Version& of = version(id);  // what it was made of never changes
-  const Model& model = models_[static_cast<size_t>(of.model)];
+int32_t AdapterRegistry::model(AdapterId id) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return version(id)->content.model;
+}
+
+absl::StatusOr<AdapterImage> AdapterRegistry::Build(AdapterId id) {
+  const Content* content;
+  AdapterHold hold;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    content = &version(id)->content;
+    hold = AdapterHold(version(id));
+  }
+  absl::StatusOr<AdapterImage> image = BuildFrom(*content);
+  // Whoever sends the request again gets what the files are now.
+  if (!image.ok()) {
+    for (const Part& part : content->parts) CheckFiles(part.entry);
+  }
+  return image;
+}
+
+absl::StatusOr<AdapterImage> AdapterRegistry::BuildFrom(const Content& content) const {
+  const Model& model = models_[static_cast<size_t>(content.model)];
   std::vector<std::unique_ptr<PeftAdapter>> adapters;
   std::vector<WeightedAdapter> weighted;
-  for (const Part& part : of.parts) {
+  for (const Part& part : content.parts) {
     ASSIGN_OR_RETURN(auto adapter, PeftAdapter::Open(model.spec, part.path));
-    ASSIGN_OR_RETURN(const std::string identity, IdentityOf(part.path));
+    ASSIGN_OR_RETURN(const std::string identity, options_.identity(part.path));
     if (identity != part.identity) {
       return absl::FailedPreconditionError(absl::StrCat(
           part.path,
@@ -278,7 +356,7 @@ absl::StatusOr<AdapterImage> AdapterRegistry::Build(AdapterId id) const {
     weighted.push_back({adapter.get(), part.weight});
     adapters.push_back(std::move(adapter));
   }
-  return BuildAdapterImage(model.spec, weighted, model.dtype, model.page_bytes, of.max_rank);
+  return BuildAdapterImage(model.spec, weighted, model.dtype, model.page_bytes, content.max_rank);
 }
 
 }  // namespace tessera

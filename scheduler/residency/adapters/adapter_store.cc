@@ -52,6 +52,7 @@ int64_t AdapterStore::PagesToPlace(AdapterId id) const {
 
 AdapterStore::Entry& AdapterStore::BeginRead(AdapterId id) {
   Entry& entry = entries_[id];
+  entry.hold = registry_->Hold(id);
   entry.status = registry_->status(id);
   entry.model = registry_->model(id);
   ++num_reading_;
@@ -63,7 +64,8 @@ bool AdapterStore::Place(AdapterId id) {
   Entry& entry = entries_.at(id);
   CHECK(entry.state == State::kHost) << "adapter " << id;
   const int64_t num_pages = entry.image->layout.num_pages;
-  if (!kv_->AllocateAdapter(entry.model, num_pages, id, &entry.pages)) return false;
+  if (!kv_->AllocateAdapter(entry.model, num_pages, static_cast<int32_t>(id), &entry.pages))
+    return false;
   entry.state = State::kCopying;
   ++num_copying_;
   loader_->Copy(id, entry.image.get(), entry.pages);

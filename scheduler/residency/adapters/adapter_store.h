@@ -110,7 +110,8 @@ class AdapterStore final : public PageOwner {
   enum class State { kReading, kHost, kCopying, kPool };
   struct Entry {
     State state = State::kReading;
-    AdapterStatus* status = nullptr;
+    AdapterHold hold;                 // the registry knows it as long as it is here
+    AdapterStatus* status = nullptr;  // the registry's
     int32_t model = 0;
     int64_t slabs = 0;                    // that it takes in the pool, from kHost on
     std::unique_ptr<AdapterImage> image;  // but for its pages' bytes, from kHost on

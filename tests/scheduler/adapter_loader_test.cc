@@ -1,0 +1,75 @@
+// The loader's threads: what they write to the pool, and when they say so.
+#include "scheduler/residency/adapters/adapter_loader.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <future>
+#include <string>
+#include <vector>
+
+#include "kernels/base/log.h"
+
+namespace tessera::testing {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Pair;
+
+// Records the pages that it is told to write; runs nothing. One loader thread.
+class RecordingRunner final : public Runner {
+ public:
+  void SetOnDone(std::function<void(Completion)>) override {}
+  void Launch(const StepBatch*, const BatchArena*, LayerRange, StepResult*) override {
+    ADD_FAILURE() << "no step is asked for";
+  }
+  void WritePage(PageId page, const char* bytes, int64_t num_bytes) override {
+    written.emplace_back(page, std::string(bytes, static_cast<size_t>(num_bytes)));
+  }
+  int depth() const override { return 1; }
+
+  std::vector<std::pair<PageId, std::string>> written;
+};
+
+TEST(AdapterLoaderTest, PagesAreWrittenBeforeTheyAreCalledCopied) {
+  AdapterRegistry registry({});
+  RecordingRunner runner;
+  std::promise<std::vector<std::pair<PageId, std::string>>> copied;
+  AdapterLoaderEvents events;
+  events.on_copied = [&](AdapterId id) {
+    EXPECT_EQ(id, 7);
+    copied.set_value(runner.written);
+  };
+  const auto loader = NewAdapterLoader(&registry, &runner, 1, events);
+  AdapterImage image;
+  image.layout.page_bytes = 4;
+  image.layout.num_pages = 3;
+  for (const char byte : {'a', 'b', 'c'}) image.pages.insert(image.pages.end(), 4, byte);
+  loader->Copy(7, &image, {5, 2, 9});
+  EXPECT_THAT(copied.get_future().get(),
+              ElementsAre(Pair(5, "aaaa"), Pair(2, "bbbb"), Pair(9, "cccc")));
+}
+
+TEST(AdapterLoaderTest, WhatCannotBeReadIsReported) {
+  AdapterRegistryOptions options;
+  options.check_interval_us = 0;
+  options.identity = [](const std::string&) { return std::string("files"); };
+  AdapterRegistry registry({{"model", {}}}, options);
+  const std::string path = "tests/golden/adapters/qwen2/plain";
+  ASSERT_TRUE(registry.Register({{"plain", "", 0, path}}).ok());
+  const ResolvedAdapter adapter = registry.Resolve(0, {{"plain", "", {}}}).value();
+  RecordingRunner runner;
+  std::promise<absl::Status> read;
+  AdapterLoaderEvents events;
+  events.on_read = [&](AdapterId id, const absl::StatusOr<AdapterImage>& image, int64_t) {
+    EXPECT_EQ(id, adapter.id);
+    read.set_value(image.status());
+  };
+  const auto loader = NewAdapterLoader(&registry, &runner, 1, events);
+  loader->Read(adapter.id);
+  EXPECT_THAT(read.get_future().get().message(), HasSubstr(path));
+}
+
+}  // namespace
+}  // namespace tessera::testing
