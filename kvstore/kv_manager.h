@@ -19,73 +19,14 @@
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/types/span.h"
 #include "kernels/base/types.h"
 #include "kernels/step/batch.h"
 #include "kernels/step/page_layout.h"
+#include "kvstore/kv_state.h"
 #include "kvstore/page_hash.h"
 
 namespace tessera {
-
-// Pages of one sequence in one KV group, in token order. Pages that fell behind the window are
-// kNullPage.
-struct KvGroupState {
-  std::vector<PageId> pages;
-  int32_t first_live_page = 0;  // pages before it are null
-};
-
-// The KV side of a sequence. The engine owns it inside its Sequence; only KvManager changes it.
-struct KvState {
-  int32_t model = 0;
-  PageHash root;
-  // false: pages are neither looked up, announced nor published (prompt scoring, embeddings)
-  bool cacheable = true;
-  bool admitted = false;
-  int64_t num_tokens = 0;  // tokens whose KV is written: the progress number as the store sees it
-  std::vector<PageHash> hashes;      // of whole pages of known tokens, as far as computed
-  std::vector<KvGroupState> groups;  // empty unless admitted
-  // Pages [num_tokens / page_tokens, + num_pending_pages) are announced to others, see Match.
-  int64_t num_pending_pages = 0;
-};
-
-struct KvMatch {
-  // Whole pages that all groups have; never the whole prompt: one token is left to compute.
-  int64_t hit_tokens = 0;
-  // Tokens of the longest prefix once the pages that admitted sequences are computing right now are
-  // there too. > hit_tokens: waiting for them may be cheaper than computing them again.
-  int64_t pending_tokens = 0;
-  int64_t evictable_pages = 0;  // of the pages that a hit takes: out of eviction
-};
-
-// What a plan will do to the store when it is committed, so that the sequences of one plan see each
-// other: names that they will announce, cached pages that they will take.
-struct KvScratch {
-  absl::flat_hash_set<std::pair<PageHash, int32_t>> announced;  // with the model
-  absl::flat_hash_set<PageId> taken;
-
-  void Clear() {
-    announced.clear();
-    taken.clear();
-  }
-};
-
-// Slabs by what they are used for; they add up to the pool without the null page.
-struct KvUsage {
-  int64_t total_slabs = 0;
-  int64_t free_slabs = 0;
-  int64_t cached_slabs = 0;  // evictable: unreferenced, findable
-  int64_t kv_slabs = 0;      // referenced by sequences
-  int64_t adapter_slabs = 0;
-  int64_t staging_slabs = 0;
-};
-
-struct KvStats {
-  int64_t evicted_pages = 0;  // to make room
-  int64_t hit_tokens = 0;     // taken by Admit
-  int64_t lookup_tokens = 0;  // asked for by Admit
-  int64_t num_matches = 0;    // calls of Match
-};
 
 class KvManager {
  public:
@@ -199,18 +140,5 @@ class KvManager {
 // max_slabs_per_page: the largest of all models that will be added.
 std::unique_ptr<KvManager> NewKvManager(int64_t num_slabs, int64_t slab_bytes,
                                         int32_t max_slabs_per_page);
-
-// One slab size for all models of a device. Equal models get their page as the slab; unequal ones
-// the slab size, page_tokens and slabs_per_page that waste least.
-struct PoolPlan {
-  int64_t slab_bytes = 0;               // a multiple of 64
-  std::vector<int32_t> page_tokens;     // per model: 8 to 64, multiples of 4, 16 unless another
-                                        // fills its slabs clearly better
-  std::vector<int32_t> slabs_per_page;  // per model: powers of two up to kMaxSlabsPerPage
-};
-inline constexpr int32_t kMaxSlabsPerPage = 64;
-// page_bytes_at_16[i]: bytes of one page of model i at 16 tokens (its largest group). Pages within
-// a factor of 100 of each other waste at most 12 % each, and about 2 % on average.
-PoolPlan PlanPool(const std::vector<int64_t>& page_bytes_at_16);
 
 }  // namespace tessera
