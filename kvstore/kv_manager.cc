@@ -7,6 +7,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "kernels/base/log.h"
+#include "kvstore/page_op_ledger.h"
 #include "kvstore/page_pool.h"
 #include "kvstore/prefix_index.h"
 
@@ -25,7 +26,8 @@ class PagedKvManager final : public KvManager {
   PagedKvManager(int64_t num_slabs, int64_t slab_bytes, int32_t max_slabs_per_page)
       : slab_bytes_(slab_bytes),
         pool_(num_slabs, max_slabs_per_page,
-              [this](PageId id, const Page& page) { index_.Erase(page.hash, page.owner, id); }) {}
+              [this](PageId id, const Page& page) { index_.Erase(page.hash, page.owner, id); }),
+        page_ops_(&pool_) {}
 
   int32_t AddModel(const PageLayout& layout) override;
   KvMatch Match(KvState* state, absl::Span<const TokenId> tokens,
@@ -37,8 +39,8 @@ class PagedKvManager final : public KvManager {
   void Advance(KvState* state, absl::Span<const TokenId> tokens, int64_t num_tokens) override;
   void Release(KvState* state) override;
   bool EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) override;
-  std::vector<PageOp> TakePageOps(int32_t model) override;
-  void ReleasePageOps(absl::Span<const PageOp> ops) override;
+  std::vector<PageOp> TakePageOps(int32_t model) override { return page_ops_.Take(model); }
+  void ReleasePageOps(absl::Span<const PageOp> ops) override { page_ops_.Release(ops); }
   int64_t SlabsFor(int32_t model, int64_t num_tokens, int64_t step_tokens) const override;
   bool Findable(int32_t model, int32_t group, const PageHash& hash) const override;
   bool WatchPending(int32_t model, const PageHash& hash) override {
@@ -68,16 +70,8 @@ class PagedKvManager final : public KvManager {
  private:
   struct Model {
     PageLayout layout;
-    int order = 0;                 // log2 of slabs_per_page
-    int32_t first_owner = 0;       // Page::owner of group 0
-    std::vector<PageOp> page_ops;  // not taken yet; each holds its source
-  };
-  // A page that ops of launched steps read or write.
-  struct InflightPage {
-    int32_t num_reads = 0;    // ops; each holds a reference
-    int32_t num_writes = 0;   // ops
-    bool given_back = false;  // by its sequence: the reference goes with the last op
-    bool idle() const { return num_reads == 0 && num_writes == 0; }
+    int order = 0;            // log2 of slabs_per_page
+    int32_t first_owner = 0;  // Page::owner of group 0
   };
   struct Prefix {
     int64_t hit_pages = 0;
@@ -89,20 +83,14 @@ class PagedKvManager final : public KvManager {
   Prefix FindPrefix(const Model& model, KvState* state, absl::Span<const TokenId> tokens,
                     const KvScratch* scratch) const;
   void AppendPages(const Model& model, KvState* state, int64_t num_pages);
-  void GiveBack(Model* model, PageId page);
   void CheckState(const KvState& state) const;
-  void CountOpRefs(absl::flat_hash_map<PageId, int32_t>* refs) const;
-  bool IsShared(PageId id) const {
-    const Page& page = pool_.page(id);
-    return page.refs > 1 || page.published;
-  }
 
   const int64_t slab_bytes_;
   std::vector<Model> models_;
-  absl::flat_hash_map<PageId, InflightPage> inflight_;
   int32_t num_owners_ = 0;
   PrefixIndex index_;
   PagePool pool_;
+  PageOpLedger page_ops_;
   std::optional<std::vector<PageId>> set_aside_;  // free ones of a fixed split
   int64_t hit_tokens_ = 0;
   int64_t lookup_tokens_ = 0;
@@ -132,6 +120,7 @@ int32_t PagedKvManager::AddModel(const PageLayout& layout) {
   }
   num_owners_ += layout.num_groups();
   models_.push_back(std::move(model));
+  page_ops_.AddModel();
   return static_cast<int32_t>(models_.size()) - 1;
 }
 
@@ -347,7 +336,7 @@ void PagedKvManager::Advance(KvState* state, absl::Span<const TokenId> tokens, i
   CHECK(state->admitted);
   CHECK_GE(num_tokens, state->num_tokens);
   CHECK_LE(num_tokens, static_cast<int64_t>(tokens.size()));
-  Model& model = models_[state->model];
+  const Model& model = models_[state->model];
   const int64_t page_tokens = model.layout.page_tokens();
   const int64_t first_written = state->num_tokens / page_tokens;
   const int64_t first_partial = num_tokens / page_tokens;
@@ -358,7 +347,7 @@ void PagedKvManager::Advance(KvState* state, absl::Span<const TokenId> tokens, i
   for (int64_t i = first_written; i < end_written; ++i) {
     for (int32_t g = 0; g < num_groups; ++g) {
       const PageId page = state->groups[g].pages[i];
-      CHECK(!IsShared(page)) << "page " << page << " was written while shared";
+      CHECK(!pool_.IsShared(page)) << "page " << page << " was written while shared";
       if (!state->cacheable || i >= first_partial) continue;
       const PageHash& hash = HashAt(state, tokens, i);
       const bool is_first = index_.Insert(hash, model.first_owner + g, page);
@@ -374,19 +363,20 @@ void PagedKvManager::Advance(KvState* state, absl::Span<const TokenId> tokens, i
     KvGroupState& table = state->groups[g];
     const int64_t first_needed = FirstNeededPage(model.layout.groups[g], num_tokens);
     for (; table.first_live_page < first_needed; ++table.first_live_page) {
-      GiveBack(&model, std::exchange(table.pages[table.first_live_page], kNullPage));
+      page_ops_.GiveBack(state->model,
+                         std::exchange(table.pages[table.first_live_page], kNullPage));
     }
   }
 }
 
 void PagedKvManager::Release(KvState* state) {
   if (!state->admitted) return;
-  Model& model = models_[state->model];
+  const Model& model = models_[state->model];
   const int64_t num_pages = static_cast<int64_t>(state->groups[0].pages.size());
   for (int64_t i = num_pages - 1; i >= 0; --i) {
     for (int32_t g = model.layout.num_groups() - 1; g >= 0; --g) {
       const PageId page = state->groups[g].pages[i];
-      if (page != kNullPage) GiveBack(&model, page);
+      if (page != kNullPage) page_ops_.GiveBack(state->model, page);
     }
   }
   const int64_t first_pending = state->num_tokens / model.layout.page_tokens();
@@ -399,32 +389,12 @@ void PagedKvManager::Release(KvState* state) {
   state->admitted = false;
 }
 
-// A copy to a page that its sequence gives up must not be made: the page may be another's by then.
-// One that a launched step makes is waited for.
-void PagedKvManager::GiveBack(Model* model, PageId page) {
-  std::vector<PageOp>& ops = model->page_ops;
-  for (size_t i = 0; i < ops.size();) {
-    if (ops[i].dst != page) {
-      ++i;
-      continue;
-    }
-    pool_.Unref(ops[i].src);
-    ops.erase(ops.begin() + static_cast<ptrdiff_t>(i));
-  }
-  const auto it = inflight_.find(page);
-  if (it != inflight_.end() && it->second.num_writes > 0) {
-    CHECK(!std::exchange(it->second.given_back, true)) << "page " << page;
-    return;
-  }
-  pool_.Unref(page);
-}
-
 bool PagedKvManager::EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) {
   CHECK(state->admitted);
   CHECK(0 <= token_begin && token_begin <= token_end && token_end <= state->num_tokens)
       << token_begin << " " << token_end << " " << state->num_tokens;
   if (token_begin == token_end) return true;
-  Model& model = models_[state->model];
+  const Model& model = models_[state->model];
   const int64_t page_tokens = model.layout.page_tokens();
   const int64_t first = token_begin / page_tokens;
   const int64_t end = CeilDiv(token_end, page_tokens);
@@ -433,7 +403,7 @@ bool PagedKvManager::EnsureWritable(KvState* state, int64_t token_begin, int64_t
   int64_t num_shared = 0;
   for (const KvGroupState& table : state->groups) {
     for (int64_t i = std::max<int64_t>(first, table.first_live_page); i < end; ++i) {
-      num_shared += IsShared(table.pages[i]) ? 1 : 0;
+      num_shared += pool_.IsShared(table.pages[i]) ? 1 : 0;
     }
   }
   if (pool_.num_available(model.order) < num_shared) return false;
@@ -442,7 +412,7 @@ bool PagedKvManager::EnsureWritable(KvState* state, int64_t token_begin, int64_t
     KvGroupState& table = state->groups[g];
     for (int64_t i = std::max<int64_t>(first, table.first_live_page); i < end; ++i) {
       const PageId shared = table.pages[i];
-      if (!IsShared(shared)) continue;
+      if (!pool_.IsShared(shared)) continue;
       PageOp copy;
       copy.kind = PageOpKind::kCopy;
       copy.group = g;
@@ -452,36 +422,11 @@ bool PagedKvManager::EnsureWritable(KvState* state, int64_t token_begin, int64_t
       copy.num_tokens =
           static_cast<int32_t>(std::min(page_tokens, state->num_tokens - i * page_tokens));
       copy.layer_end = model.layout.groups[g].num_layers;
-      model.page_ops.push_back(copy);
+      page_ops_.Queue(state->model, copy);
       table.pages[i] = copy.dst;
     }
   }
   return true;
-}
-
-std::vector<PageOp> PagedKvManager::TakePageOps(int32_t model) {
-  std::vector<PageOp> ops = std::exchange(models_[model].page_ops, {});
-  for (const PageOp& op : ops) {
-    ++inflight_[op.src].num_reads;
-    ++inflight_[op.dst].num_writes;
-  }
-  return ops;
-}
-
-void PagedKvManager::ReleasePageOps(absl::Span<const PageOp> ops) {
-  for (const PageOp& op : ops) {
-    const auto src = inflight_.find(op.src);
-    CHECK(src != inflight_.end() && src->second.num_reads > 0) << "page " << op.src;
-    --src->second.num_reads;
-    if (src->second.idle()) inflight_.erase(src);
-    pool_.Unref(op.src);
-
-    const auto dst = inflight_.find(op.dst);
-    CHECK(dst != inflight_.end() && dst->second.num_writes > 0) << "page " << op.dst;
-    const bool is_last = --dst->second.num_writes == 0;
-    if (is_last && std::exchange(dst->second.given_back, false)) pool_.Unref(op.dst);
-    if (dst->second.idle()) inflight_.erase(dst);
-  }
 }
 
 int64_t PagedKvManager::SlabsFor(int32_t model, int64_t num_tokens, int64_t step_tokens) const {
@@ -544,7 +489,7 @@ void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) cons
       ++announced[{state->hashes[first_pending + i], state->model}];
     }
   }
-  CountOpRefs(&refs);
+  page_ops_.CountRefs(&refs);
   refs.erase(kNullPage);
   int64_t num_referenced = 0;
   for (const auto& [id, count] : refs) {
@@ -555,21 +500,6 @@ void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) cons
   CHECK_EQ(static_cast<int64_t>(announced.size()), index_.num_pending());
   for (const auto& [key, count] : announced) {
     CHECK_EQ(index_.num_announced(key.first, key.second), count);
-  }
-}
-
-void PagedKvManager::CountOpRefs(absl::flat_hash_map<PageId, int32_t>* refs) const {
-  for (const Model& model : models_) {
-    for (const PageOp& op : model.page_ops) {
-      ++(*refs)[op.src];
-      CHECK(!IsShared(op.dst)) << "page " << op.dst;
-    }
-  }
-  for (const auto& [page, inflight] : inflight_) {
-    CHECK(!inflight.idle()) << "page " << page;
-    CHECK(inflight.num_writes > 0 || !inflight.given_back) << "page " << page;
-    CHECK(inflight.num_writes == 0 || !IsShared(page)) << "page " << page;
-    (*refs)[page] += inflight.num_reads + (inflight.given_back ? 1 : 0);
   }
 }
 
@@ -593,7 +523,7 @@ void PagedKvManager::CheckState(const KvState& state) const {
       CHECK(page.kind == PageKind::kKv && page.order == model.order) << "page " << id;
       CHECK_EQ(page.owner, owner) << "page " << id;
       const bool is_whole = i < state.num_tokens / page_tokens;
-      CHECK(is_whole || !IsShared(id)) << "page " << id << " may be written while shared";
+      CHECK(is_whole || !pool_.IsShared(id)) << "page " << id << " may be written while shared";
       if (!page.published) continue;
       CHECK(page.hash == state.hashes[i]) << "page " << id;
       CHECK_EQ(index_.Find(page.hash, page.owner), id);

@@ -66,6 +66,8 @@ class PagePool final {
   void DropEvictable();
 
   const Page& page(PageId page) const { return pages_[page]; }
+  // Others hold the page or can find it: it must not be written.
+  bool IsShared(PageId page) const { return pages_[page].refs > 1 || pages_[page].published; }
   int num_orders() const { return num_orders_; }
   int64_t num_slabs() const { return num_slabs_; }  // without the null page
   int64_t free_slabs() const;
