@@ -32,9 +32,9 @@ class PagedKvManager final : public KvManager {
   int32_t AddModel(const PageLayout& layout) override;
   KvMatch Match(KvState* state, absl::Span<const TokenId> tokens,
                 const KvScratch* scratch) const override;
-  void Foresee(KvState* state, absl::Span<const TokenId> tokens, KvScratch* scratch) const override;
-  bool Admit(KvState* state, absl::Span<const TokenId> tokens, int64_t num_new_tokens,
-             int64_t reserve_slabs) override;
+  void Foresee(KvState* state, absl::Span<const TokenId> tokens, const KvMatch& match,
+               KvScratch* scratch) const override;
+  void Admit(KvState* state, absl::Span<const TokenId> tokens) override;
   bool Grow(KvState* state, int64_t num_tokens) override;
   void Advance(KvState* state, absl::Span<const TokenId> tokens, int64_t num_tokens) override;
   void Release(KvState* state) override;
@@ -50,7 +50,7 @@ class PagedKvManager final : public KvManager {
   const PageLayout& layout(int32_t model) const override { return models_[model].layout; }
   int64_t ExclusivePages(const KvState& state) const override;
   KvUsage usage() const override;
-  const KvStats& stats() const override;
+  KvStats stats() const override;
   bool AllocateAdapter(int32_t model, int64_t num_pages, int32_t adapter,
                        std::vector<PageId>* pages) override;
   void FreeAdapter(absl::Span<const PageId> pages) override;
@@ -73,16 +73,10 @@ class PagedKvManager final : public KvManager {
     int order = 0;            // log2 of slabs_per_page
     int32_t first_owner = 0;  // Page::owner of group 0
   };
-  struct Prefix {
-    int64_t hit_pages = 0;
-    int64_t pending_pages = 0;
-    int64_t num_evictable = 0;  // of the pages a hit takes, over all groups
-  };
 
   const PageHash& HashAt(KvState* state, absl::Span<const TokenId> tokens, int64_t page) const;
-  Prefix FindPrefix(const Model& model, KvState* state, absl::Span<const TokenId> tokens,
-                    const KvScratch* scratch) const;
-  void AppendPages(const Model& model, KvState* state, int64_t num_pages);
+  KvMatch FindPrefix(const Model& model, KvState* state, absl::Span<const TokenId> tokens,
+                     const KvScratch* scratch) const;
   void CheckState(const KvState& state) const;
 
   const int64_t slab_bytes_;
@@ -92,15 +86,12 @@ class PagedKvManager final : public KvManager {
   PagePool pool_;
   PageOpLedger page_ops_;
   std::optional<std::vector<PageId>> set_aside_;  // free ones of a fixed split
-  int64_t hit_tokens_ = 0;
-  int64_t lookup_tokens_ = 0;
-  // Scratch of the const lookups, kept for its memory.
+  // What the const lookups write: memory that is kept for the next one, and counts.
   mutable PageHasher hasher_;
-  mutable std::vector<PageId> found_;                // [pages, groups] of the last FindPrefix
-  mutable std::vector<int64_t> num_found_behind_;    // [groups] consecutive pages up to this one
-  mutable std::vector<int64_t> num_pending_behind_;  // [groups]
-  mutable int64_t num_matches_ = 0;
-  mutable KvStats stats_;
+  mutable std::vector<PageId> found_;            // [pages, groups] what FindPrefix found last
+  mutable std::vector<int64_t> found_in_row_;    // [groups] pages found, without a gap, so far
+  mutable std::vector<int64_t> pending_in_row_;  // [groups] the same, found or announced
+  mutable KvStats stats_;                        // all but evicted_pages: the pool counts them
 };
 
 int32_t PagedKvManager::AddModel(const PageLayout& layout) {
@@ -137,18 +128,18 @@ const PageHash& PagedKvManager::HashAt(KvState* state, absl::Span<const TokenId>
 }
 
 // One pass over the pages: a prefix of i + 1 pages is a hit when in every group the pages that the
-// next token needs, which end in page i, are there.
-PagedKvManager::Prefix PagedKvManager::FindPrefix(const Model& model, KvState* state,
-                                                  absl::Span<const TokenId> tokens,
-                                                  const KvScratch* scratch) const {
-  Prefix prefix;
+// next token needs, which end with page i, are there.
+KvMatch PagedKvManager::FindPrefix(const Model& model, KvState* state,
+                                   absl::Span<const TokenId> tokens,
+                                   const KvScratch* scratch) const {
+  KvMatch match;
   found_.clear();
-  if (!state->cacheable || tokens.empty()) return prefix;
+  if (!state->cacheable || tokens.empty()) return match;
   const int64_t page_tokens = model.layout.page_tokens();
   const int64_t max_pages = static_cast<int64_t>(tokens.size() - 1) / page_tokens;
   const int32_t num_groups = model.layout.num_groups();
-  num_found_behind_.assign(num_groups, 0);
-  num_pending_behind_.assign(num_groups, 0);
+  found_in_row_.assign(num_groups, 0);
+  pending_in_row_.assign(num_groups, 0);
 
   bool possible = true;
   for (int64_t i = 0; i < max_pages && possible; ++i) {
@@ -162,78 +153,64 @@ PagedKvManager::Prefix PagedKvManager::FindPrefix(const Model& model, KvState* s
       const GroupLayout& group = model.layout.groups[g];
       const PageId page = index_.Find(hash, model.first_owner + g);
       found_.push_back(page);
-      int64_t& found_behind = num_found_behind_[g];
-      int64_t& pending_behind = num_pending_behind_[g];
-      found_behind = page != kNullPage ? found_behind + 1 : 0;
-      pending_behind = page != kNullPage || announced ? pending_behind + 1 : 0;
+      found_in_row_[g] = page != kNullPage ? found_in_row_[g] + 1 : 0;
+      pending_in_row_[g] = page != kNullPage || announced ? pending_in_row_[g] + 1 : 0;
       const int64_t needed = i + 1 - FirstNeededPage(group, (i + 1) * page_tokens);
-      hit = hit && found_behind >= needed;
-      pending = pending && pending_behind >= needed;
-      if (group.window == 0 && pending_behind == 0) possible = false;
+      hit = hit && found_in_row_[g] >= needed;
+      pending = pending && pending_in_row_[g] >= needed;
+      if (group.window == 0 && pending_in_row_[g] == 0) possible = false;
     }
-    if (hit) prefix.hit_pages = i + 1;
-    if (pending) prefix.pending_pages = i + 1;
+    if (hit) match.hit_tokens = (i + 1) * page_tokens;
+    if (pending) match.pending_tokens = (i + 1) * page_tokens;
   }
 
   for (int32_t g = 0; g < num_groups; ++g) {
-    const GroupLayout& group = model.layout.groups[g];
-    int64_t i = FirstNeededPage(group, prefix.hit_pages * page_tokens);
-    for (; i < prefix.hit_pages; ++i) {
+    int64_t i = FirstNeededPage(model.layout.groups[g], match.hit_tokens);
+    for (; i < match.hit_tokens / page_tokens; ++i) {
       const PageId page = found_[i * num_groups + g];
       const bool taken = scratch != nullptr && scratch->taken.contains(page);
-      prefix.num_evictable += pool_.page(page).refs == 0 && !taken ? 1 : 0;
+      match.evictable_pages += pool_.page(page).refs == 0 && !taken ? 1 : 0;
     }
   }
-  return prefix;
+  return match;
 }
 
 KvMatch PagedKvManager::Match(KvState* state, absl::Span<const TokenId> tokens,
                               const KvScratch* scratch) const {
   CHECK(!state->admitted);
-  ++num_matches_;
-  const Model& model = models_[state->model];
-  const Prefix prefix = FindPrefix(model, state, tokens, scratch);
-  KvMatch match;
-  match.hit_tokens = prefix.hit_pages * model.layout.page_tokens();
-  match.pending_tokens = prefix.pending_pages * model.layout.page_tokens();
-  match.evictable_pages = prefix.num_evictable;
-  return match;
+  ++stats_.num_matches;
+  return FindPrefix(models_[state->model], state, tokens, scratch);
 }
 
-void PagedKvManager::Foresee(KvState* state, absl::Span<const TokenId> tokens,
+void PagedKvManager::Foresee(KvState* state, absl::Span<const TokenId> tokens, const KvMatch& match,
                              KvScratch* scratch) const {
   if (!state->cacheable) return;
   const Model& model = models_[state->model];
-  const Prefix prefix = FindPrefix(model, state, tokens, scratch);
   const int64_t page_tokens = model.layout.page_tokens();
-  const int32_t num_groups = model.layout.num_groups();
-  for (int32_t g = 0; g < num_groups; ++g) {
-    int64_t i = FirstNeededPage(model.layout.groups[g], prefix.hit_pages * page_tokens);
-    for (; i < prefix.hit_pages; ++i) {
-      const PageId page = found_[i * num_groups + g];
+  const int64_t hit_pages = match.hit_tokens / page_tokens;
+  // Nothing has to be looked up again when the hit takes nothing out of eviction.
+  const int64_t num_looked_up = match.evictable_pages > 0 ? hit_pages : 0;
+  for (int32_t g = 0; g < model.layout.num_groups(); ++g) {
+    int64_t i = FirstNeededPage(model.layout.groups[g], match.hit_tokens);
+    for (; i < num_looked_up; ++i) {
+      const PageId page = index_.Find(state->hashes[i], model.first_owner + g);
+      CHECK_NE(page, kNullPage) << "page " << i << " of the hit is gone";
       if (pool_.page(page).refs == 0) scratch->taken.insert(page);
     }
   }
   const int64_t num_whole = static_cast<int64_t>(tokens.size()) / page_tokens;
-  for (int64_t i = prefix.hit_pages; i < num_whole; ++i) {
+  for (int64_t i = hit_pages; i < num_whole; ++i) {
     scratch->announced.insert({HashAt(state, tokens, i), state->model});
   }
 }
 
-bool PagedKvManager::Admit(KvState* state, absl::Span<const TokenId> tokens, int64_t num_new_tokens,
-                           int64_t reserve_slabs) {
+void PagedKvManager::Admit(KvState* state, absl::Span<const TokenId> tokens) {
   CHECK(!state->admitted);
-  CHECK_GE(num_new_tokens, 0);
-  CHECK_GE(reserve_slabs, 0);
   const Model& model = models_[state->model];
   const int64_t page_tokens = model.layout.page_tokens();
   const int32_t num_groups = model.layout.num_groups();
-  const Prefix prefix = FindPrefix(model, state, tokens, nullptr);
-  const int64_t hit_tokens = prefix.hit_pages * page_tokens;
-  const int64_t num_pages = CeilDiv(hit_tokens + num_new_tokens, page_tokens);
-  const int64_t num_taken = prefix.num_evictable + (num_pages - prefix.hit_pages) * num_groups;
-  const int64_t num_reserved = CeilDiv<int64_t>(reserve_slabs, model.layout.slabs_per_page);
-  if (pool_.num_available(model.order) < num_taken + num_reserved) return false;
+  const int64_t hit_tokens = FindPrefix(model, state, tokens, nullptr).hit_tokens;
+  const int64_t hit_pages = hit_tokens / page_tokens;
 
   state->admitted = true;
   state->num_tokens = hit_tokens;
@@ -242,35 +219,21 @@ bool PagedKvManager::Admit(KvState* state, absl::Span<const TokenId> tokens, int
     KvGroupState& table = state->groups[g];
     const int64_t first = FirstNeededPage(model.layout.groups[g], hit_tokens);
     table.first_live_page = static_cast<int32_t>(first);
-    table.pages.assign(prefix.hit_pages, kNullPage);
-    for (int64_t i = first; i < prefix.hit_pages; ++i) {
+    table.pages.assign(hit_pages, kNullPage);
+    for (int64_t i = first; i < hit_pages; ++i) {
       table.pages[i] = found_[i * num_groups + g];
       pool_.Ref(table.pages[i]);
     }
   }
-  AppendPages(model, state, num_pages);
-  if (!state->cacheable) return true;
+  if (!state->cacheable) return;
 
-  hit_tokens_ += hit_tokens;
-  lookup_tokens_ += static_cast<int64_t>(tokens.size());
+  stats_.hit_tokens += hit_tokens;
+  stats_.lookup_tokens += static_cast<int64_t>(tokens.size());
   const int64_t num_whole = static_cast<int64_t>(tokens.size()) / page_tokens;
-  for (int64_t i = prefix.hit_pages; i < num_whole; ++i) {
+  for (int64_t i = hit_pages; i < num_whole; ++i) {
     index_.Announce(HashAt(state, tokens, i), state->model);
   }
-  state->num_pending_pages = num_whole - prefix.hit_pages;
-  return true;
-}
-
-// REQUIRES: the pool has them.
-void PagedKvManager::AppendPages(const Model& model, KvState* state, int64_t num_pages) {
-  const int32_t num_groups = model.layout.num_groups();
-  for (int64_t i = static_cast<int64_t>(state->groups[0].pages.size()); i < num_pages; ++i) {
-    for (int32_t g = 0; g < num_groups; ++g) {
-      const PageId page = pool_.Allocate(model.order, PageKind::kKv, model.first_owner + g);
-      CHECK_NE(page, kNullPage);
-      state->groups[g].pages.push_back(page);
-    }
-  }
+  state->num_pending_pages = num_whole - hit_pages;
 }
 
 std::optional<uint64_t> PagedKvManager::OldestIdleTicks() const {
@@ -328,7 +291,13 @@ bool PagedKvManager::Grow(KvState* state, int64_t num_tokens) {
   if (num_more <= 0) return true;
   const int64_t num_needed = num_more * model.layout.num_groups();
   if (pool_.num_available(model.order) < num_needed) return false;
-  AppendPages(model, state, num_pages);
+  for (int64_t i = 0; i < num_more; ++i) {
+    for (int32_t g = 0; g < model.layout.num_groups(); ++g) {
+      const PageId page = pool_.Allocate(model.order, PageKind::kKv, model.first_owner + g);
+      CHECK_NE(page, kNullPage);
+      state->groups[g].pages.push_back(page);
+    }
+  }
   return true;
 }
 
@@ -469,9 +438,10 @@ KvUsage PagedKvManager::usage() const {
   return usage;
 }
 
-const KvStats& PagedKvManager::stats() const {
-  stats_ = {pool_.num_evicted(), hit_tokens_, lookup_tokens_, num_matches_};
-  return stats_;
+KvStats PagedKvManager::stats() const {
+  KvStats stats = stats_;
+  stats.evicted_pages = pool_.num_evicted();
+  return stats;
 }
 
 void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) const {

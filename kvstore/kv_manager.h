@@ -1,16 +1,18 @@
 // The paged KV store of one device: which pages hold which tokens, what is reusable, what may be
 // evicted. It knows page indices and hashes, never tensors. The scheduler sees six verbs: Match,
-// Admit, Grow, Advance, Release, TakePageOps. The engine returns what the last one handed out by
+// Admit, Grow, Advance, Release, TakePageOps. A plan asks by the const verbs and writes a KvScratch
+// (kv_state.h); its commit calls the others. The engine returns what TakePageOps handed out by
 // ReleasePageOps.
 //
-// Owned by the engine, used on the engine thread only: no locks. Pages are equal byte ranges of one
-// pool for all models (page_pool.h); a model's layers are split into KV groups with a page table
-// each. Whole pages, written by prefill or by decode, are found again by a chained hash
-// (prefix_index.h) whose root names everything their contents depend on. A prefix hit is what all
-// groups have: of a group with a window only the pages that the next token can still see. Pages
-// that nobody references stay until they are evicted, least recently used first; a sequence's last
-// pages go before its first. Tables are append-only: a page that turns out to be published by
-// another sequence already stays private to its own.
+// Pages are equal byte ranges of one pool for all models (page_pool.h); a model's layers are split
+// into KV groups with a page table each. Whole pages, written by prefill or by decode, are found
+// again by a chained hash (prefix_index.h) whose root names everything that their contents depend
+// on. A prefix hit is what all groups have; a group with a window needs only the pages that the
+// next token can still see. Pages that nobody references stay until they are evicted, least
+// recently used first; a sequence's last pages are evicted before its first. Tables are
+// append-only: a page whose contents another sequence has published already stays private.
+//
+// Owned by the engine, used on the engine thread only: no locks.
 #pragma once
 
 #include <cstdint>
@@ -37,42 +39,41 @@ class KvManager {
   virtual int32_t AddModel(const PageLayout& layout) = 0;
 
   // How much of `tokens` is reusable. `state->hashes` is extended as a memo; nothing else changes.
-  // REQUIRES: !state->admitted; `tokens` extends what the state was asked about before.
+  // With a scratch, the store is seen as it will be once the plan is committed. REQUIRES:
+  // !state->admitted; `tokens` extends what the state was asked about before.
   virtual KvMatch Match(KvState* state, absl::Span<const TokenId> tokens,
                         const KvScratch* scratch) const = 0;
   KvMatch Match(KvState* state, absl::Span<const TokenId> tokens) const {
     return Match(state, tokens, nullptr);
   }
-  // Enters into the scratch what Admit of the same would do.
-  virtual void Foresee(KvState* state, absl::Span<const TokenId> tokens,
+  // Enters into the scratch what Admit of the same state and tokens will do. REQUIRES: `match` is
+  // what Match answered for them; neither store nor scratch has changed since.
+  virtual void Foresee(KvState* state, absl::Span<const TokenId> tokens, const KvMatch& match,
                        KvScratch* scratch) const = 0;
 
-  // Takes the matched pages and room for `num_new_tokens` after them. On success state->num_tokens
-  // is the hit and the whole pages of `tokens` beyond it are announced as pending. On false (not
-  // enough pages, keeping `reserve_slabs` of free or evictable ones) nothing changed. The reserve
-  // counts slabs that pages of this model can be made of, so with pages of several sizes a pool
-  // fragmented by others may never meet it: ask for none when nothing else runs. REQUIRES:
-  // !state->admitted.
-  virtual bool Admit(KvState* state, absl::Span<const TokenId> tokens, int64_t num_new_tokens,
-                     int64_t reserve_slabs) = 0;
+  // Takes the pages that Match finds: they are not evicted while the state holds them. Afterwards
+  // state->num_tokens is the hit, and the whole pages of `tokens` beyond it are announced as
+  // pending. Takes no page for tokens beyond the hit, see Grow. REQUIRES: !state->admitted.
+  virtual void Admit(KvState* state, absl::Span<const TokenId> tokens) = 0;
 
   // Room for tokens [0, num_tokens) in all groups, evicting as needed. On false nothing changed.
   virtual bool Grow(KvState* state, int64_t num_tokens) = 0;
 
-  // KV of tokens [0, num_tokens) is written (`tokens` holds at least these): publishes pages that
-  // became whole, withdraws their announcements, gives up pages behind windows. REQUIRES: room was
-  // granted; num_tokens does not go back.
+  // KV of tokens [0, num_tokens) is written (`tokens` holds at least these). Publishes pages that
+  // became whole, withdraws their announcements, gives back pages that a window has left. REQUIRES:
+  // room was granted; num_tokens does not decrease.
   virtual void Advance(KvState* state, absl::Span<const TokenId> tokens, int64_t num_tokens) = 0;
 
-  // Gives all pages back, the last tokens' first (published ones stay findable until evicted),
-  // withdraws announcements. The state is as new but for root and hashes. No-op when not admitted.
+  // Gives all pages back, those of the last tokens first, and withdraws announcements. Published
+  // pages stay findable until they are evicted. The state keeps its root and hashes and is as new
+  // otherwise. No-op when not admitted.
   virtual void Release(KvState* state) = 0;
 
-  // Tokens [token_begin, token_end), written already, are about to be written again (holes): pages
-  // of them that others hold or can find are replaced by private ones, and a copy of what was
-  // written is queued in the page ops. On false (not enough pages) nothing changed. Never needed to
-  // append: room from Admit and Grow is private. What is written over published tokens must not be
-  // published under their names: such a sequence has a kv_policy in its root, or is not cacheable.
+  // Tokens [token_begin, token_end), written already, are about to be written again (holes). Their
+  // pages that others hold or can find are replaced by private ones, and a copy of what was written
+  // is queued in the page ops. On false (not enough pages) nothing changed. Appending never needs
+  // it: room from Grow is private. What is written over published tokens must not be published
+  // under their names: such a sequence has a kv_policy in its root, or is not cacheable.
   virtual bool EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) = 0;
 
   // Pages for an adapter of the model, in the model's page size, all or none, evicting as needed.
@@ -80,9 +81,9 @@ class KvManager {
   virtual bool AllocateAdapter(int32_t model, int64_t num_pages, int32_t adapter,
                                std::vector<PageId>* pages) = 0;
   virtual void FreeAdapter(absl::Span<const PageId> pages) = 0;
-  // A fixed split, to compare one pool with: adapters of all models live in these pages of
-  // `model`'s size alone, sequences in the others. False: the pool has no room for them. REQUIRES:
-  // before any adapter and any Admit; one model, or equal pages.
+  // Splits the pool for good, to compare one shared pool with a split one: adapters of all models
+  // live only in these pages of `model`'s size, sequences in the others. False: the pool has no
+  // room for them. REQUIRES: before any adapter and any Admit; one model, or equal pages.
   virtual bool SetAsideForAdapters(int32_t model, int64_t num_pages) = 0;
   virtual bool adapters_apart() const = 0;  // SetAsideForAdapters was called
   // Pages that AllocateAdapter could take now.
@@ -91,7 +92,7 @@ class KvManager {
   // Pages of the model's size that are free, and those that are free or cached.
   virtual int64_t FreePages(int32_t model) const = 0;
   virtual int64_t AvailablePages(int32_t model) const = 0;
-  // How long the cached pages that would be evicted first have been idle; nothing when none are
+  // How long the cached pages that would be evicted first have been idle. Nothing when no page is
   // cached.
   virtual std::optional<uint64_t> OldestIdleTicks() const = 0;
   // Frees cached pages, those that have been idle longest, until one more page of the model's size
@@ -103,7 +104,8 @@ class KvManager {
   // Page ops that the next step of `model` must run first (copies before writes to shared pages).
   // They belong to that step's plan. Their sources stay held until ReleasePageOps, and so does a
   // destination that its sequence gives back meanwhile: no page is handed out that a launched step
-  // still reads or writes. Before they are taken, an op goes when its destination is given back.
+  // still reads or writes. An op that is not taken yet is dropped when its destination is given
+  // back (page_op_ledger.h).
   virtual std::vector<PageOp> TakePageOps(int32_t model) = 0;
   // The step that took `ops` has retired. REQUIRES: TakePageOps handed them out; once.
   virtual void ReleasePageOps(absl::Span<const PageOp> ops) = 0;
@@ -117,10 +119,10 @@ class KvManager {
   }
   // Whether the page of that name could be hit in a group of the model.
   virtual bool Findable(int32_t model, int32_t group, const PageHash& hash) const = 0;
-  // Asks to be told when no admitted sequence of the model is computing the page of that name any
-  // more. False when none is now.
+  // Asks TakeSettled to name the page once no admitted sequence of the model is computing it any
+  // more. False when none is computing it now.
   virtual bool WatchPending(int32_t model, const PageHash& hash) = 0;
-  // The names of which that came true since the last call.
+  // The watched pages, with their models, that ceased to be computed since the last call.
   virtual std::vector<std::pair<PageHash, int32_t>> TakeSettled() = 0;
   virtual const PageLayout& layout(int32_t model) const = 0;
   // Pages that Release would make free or evictable: nobody else holds them.
@@ -128,7 +130,7 @@ class KvManager {
   // Pages that Grow takes for tokens [0, num_tokens).
   int64_t PagesToGrow(const KvState& state, int64_t num_tokens) const;
   virtual KvUsage usage() const = 0;
-  virtual const KvStats& stats() const = 0;
+  virtual KvStats stats() const = 0;
   // Forgets all unreferenced pages.
   virtual void DropCached() = 0;
 
