@@ -7,6 +7,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "kernels/base/log.h"
+#include "kvstore/page_op_ledger.h"
 #include "kvstore/page_pool.h"
 #include "kvstore/prefix_index.h"
 
@@ -25,20 +26,21 @@ class PagedKvManager final : public KvManager {
   PagedKvManager(int64_t num_slabs, int64_t slab_bytes, int32_t max_slabs_per_page)
       : slab_bytes_(slab_bytes),
         pool_(num_slabs, max_slabs_per_page,
-              [this](PageId id, const Page& page) { index_.Erase(page.hash, page.owner, id); }) {}
+              [this](PageId id, const Page& page) { index_.Erase(page.hash, page.owner, id); }),
+        page_ops_(&pool_) {}
 
   int32_t AddModel(const PageLayout& layout) override;
   KvMatch Match(KvState* state, absl::Span<const TokenId> tokens,
                 const KvScratch* scratch) const override;
-  void Foresee(KvState* state, absl::Span<const TokenId> tokens, KvScratch* scratch) const override;
-  bool Admit(KvState* state, absl::Span<const TokenId> tokens, int64_t num_new_tokens,
-             int64_t reserve_slabs) override;
+  void Foresee(KvState* state, absl::Span<const TokenId> tokens, const KvMatch& match,
+               KvScratch* scratch) const override;
+  void Admit(KvState* state, absl::Span<const TokenId> tokens) override;
   bool Grow(KvState* state, int64_t num_tokens) override;
   void Advance(KvState* state, absl::Span<const TokenId> tokens, int64_t num_tokens) override;
   void Release(KvState* state) override;
   bool EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) override;
-  std::vector<PageOp> TakePageOps(int32_t model) override;
-  void ReleasePageOps(absl::Span<const PageOp> ops) override;
+  std::vector<PageOp> TakePageOps(int32_t model) override { return page_ops_.Take(model); }
+  void ReleasePageOps(absl::Span<const PageOp> ops) override { page_ops_.Release(ops); }
   int64_t SlabsFor(int32_t model, int64_t num_tokens, int64_t step_tokens) const override;
   bool Findable(int32_t model, int32_t group, const PageHash& hash) const override;
   bool WatchPending(int32_t model, const PageHash& hash) override {
@@ -48,7 +50,7 @@ class PagedKvManager final : public KvManager {
   const PageLayout& layout(int32_t model) const override { return models_[model].layout; }
   int64_t ExclusivePages(const KvState& state) const override;
   KvUsage usage() const override;
-  const KvStats& stats() const override;
+  KvStats stats() const override;
   bool AllocateAdapter(int32_t model, int64_t num_pages, int32_t adapter,
                        std::vector<PageId>* pages) override;
   void FreeAdapter(absl::Span<const PageId> pages) override;
@@ -68,51 +70,28 @@ class PagedKvManager final : public KvManager {
  private:
   struct Model {
     PageLayout layout;
-    int order = 0;                 // log2 of slabs_per_page
-    int32_t first_owner = 0;       // Page::owner of group 0
-    std::vector<PageOp> page_ops;  // not taken yet; each holds its source
-  };
-  // A page that ops of launched steps read or write.
-  struct InflightPage {
-    int32_t num_reads = 0;    // ops; each holds a reference
-    int32_t num_writes = 0;   // ops
-    bool given_back = false;  // by its sequence: the reference goes with the last op
-    bool idle() const { return num_reads == 0 && num_writes == 0; }
-  };
-  struct Prefix {
-    int64_t hit_pages = 0;
-    int64_t pending_pages = 0;
-    int64_t num_evictable = 0;  // of the pages a hit takes, over all groups
+    int order = 0;            // log2 of slabs_per_page
+    int32_t first_owner = 0;  // Page::owner of group 0
   };
 
   const PageHash& HashAt(KvState* state, absl::Span<const TokenId> tokens, int64_t page) const;
-  Prefix FindPrefix(const Model& model, KvState* state, absl::Span<const TokenId> tokens,
-                    const KvScratch* scratch) const;
-  void AppendPages(const Model& model, KvState* state, int64_t num_pages);
-  void GiveBack(Model* model, PageId page);
+  KvMatch FindPrefix(const Model& model, KvState* state, absl::Span<const TokenId> tokens,
+                     const KvScratch* scratch) const;
   void CheckState(const KvState& state) const;
-  void CountOpRefs(absl::flat_hash_map<PageId, int32_t>* refs) const;
-  bool IsShared(PageId id) const {
-    const Page& page = pool_.page(id);
-    return page.refs > 1 || page.published;
-  }
 
   const int64_t slab_bytes_;
   std::vector<Model> models_;
-  absl::flat_hash_map<PageId, InflightPage> inflight_;
   int32_t num_owners_ = 0;
   PrefixIndex index_;
   PagePool pool_;
+  PageOpLedger page_ops_;
   std::optional<std::vector<PageId>> set_aside_;  // free ones of a fixed split
-  int64_t hit_tokens_ = 0;
-  int64_t lookup_tokens_ = 0;
-  // Scratch of the const lookups, kept for its memory.
+  // What the const lookups write: memory that is kept for the next one, and counts.
   mutable PageHasher hasher_;
-  mutable std::vector<PageId> found_;                // [pages, groups] of the last FindPrefix
-  mutable std::vector<int64_t> num_found_behind_;    // [groups] consecutive pages up to this one
-  mutable std::vector<int64_t> num_pending_behind_;  // [groups]
-  mutable int64_t num_matches_ = 0;
-  mutable KvStats stats_;
+  mutable std::vector<PageId> found_;            // [pages, groups] what FindPrefix found last
+  mutable std::vector<int64_t> found_in_row_;    // [groups] pages found, without a gap, so far
+  mutable std::vector<int64_t> pending_in_row_;  // [groups] the same, found or announced
+  mutable KvStats stats_;                        // all but evicted_pages: the pool counts them
 };
 
 int32_t PagedKvManager::AddModel(const PageLayout& layout) {
@@ -132,6 +111,7 @@ int32_t PagedKvManager::AddModel(const PageLayout& layout) {
   }
   num_owners_ += layout.num_groups();
   models_.push_back(std::move(model));
+  page_ops_.AddModel();
   return static_cast<int32_t>(models_.size()) - 1;
 }
 
@@ -148,18 +128,18 @@ const PageHash& PagedKvManager::HashAt(KvState* state, absl::Span<const TokenId>
 }
 
 // One pass over the pages: a prefix of i + 1 pages is a hit when in every group the pages that the
-// next token needs, which end in page i, are there.
-PagedKvManager::Prefix PagedKvManager::FindPrefix(const Model& model, KvState* state,
-                                                  absl::Span<const TokenId> tokens,
-                                                  const KvScratch* scratch) const {
-  Prefix prefix;
+// next token needs, which end with page i, are there.
+KvMatch PagedKvManager::FindPrefix(const Model& model, KvState* state,
+                                   absl::Span<const TokenId> tokens,
+                                   const KvScratch* scratch) const {
+  KvMatch match;
   found_.clear();
-  if (!state->cacheable || tokens.empty()) return prefix;
+  if (!state->cacheable || tokens.empty()) return match;
   const int64_t page_tokens = model.layout.page_tokens();
   const int64_t max_pages = static_cast<int64_t>(tokens.size() - 1) / page_tokens;
   const int32_t num_groups = model.layout.num_groups();
-  num_found_behind_.assign(num_groups, 0);
-  num_pending_behind_.assign(num_groups, 0);
+  found_in_row_.assign(num_groups, 0);
+  pending_in_row_.assign(num_groups, 0);
 
   bool possible = true;
   for (int64_t i = 0; i < max_pages && possible; ++i) {
@@ -173,78 +153,64 @@ PagedKvManager::Prefix PagedKvManager::FindPrefix(const Model& model, KvState* s
       const GroupLayout& group = model.layout.groups[g];
       const PageId page = index_.Find(hash, model.first_owner + g);
       found_.push_back(page);
-      int64_t& found_behind = num_found_behind_[g];
-      int64_t& pending_behind = num_pending_behind_[g];
-      found_behind = page != kNullPage ? found_behind + 1 : 0;
-      pending_behind = page != kNullPage || announced ? pending_behind + 1 : 0;
+      found_in_row_[g] = page != kNullPage ? found_in_row_[g] + 1 : 0;
+      pending_in_row_[g] = page != kNullPage || announced ? pending_in_row_[g] + 1 : 0;
       const int64_t needed = i + 1 - FirstNeededPage(group, (i + 1) * page_tokens);
-      hit = hit && found_behind >= needed;
-      pending = pending && pending_behind >= needed;
-      if (group.window == 0 && pending_behind == 0) possible = false;
+      hit = hit && found_in_row_[g] >= needed;
+      pending = pending && pending_in_row_[g] >= needed;
+      if (group.window == 0 && pending_in_row_[g] == 0) possible = false;
     }
-    if (hit) prefix.hit_pages = i + 1;
-    if (pending) prefix.pending_pages = i + 1;
+    if (hit) match.hit_tokens = (i + 1) * page_tokens;
+    if (pending) match.pending_tokens = (i + 1) * page_tokens;
   }
 
   for (int32_t g = 0; g < num_groups; ++g) {
-    const GroupLayout& group = model.layout.groups[g];
-    int64_t i = FirstNeededPage(group, prefix.hit_pages * page_tokens);
-    for (; i < prefix.hit_pages; ++i) {
+    int64_t i = FirstNeededPage(model.layout.groups[g], match.hit_tokens);
+    for (; i < match.hit_tokens / page_tokens; ++i) {
       const PageId page = found_[i * num_groups + g];
       const bool taken = scratch != nullptr && scratch->taken.contains(page);
-      prefix.num_evictable += pool_.page(page).refs == 0 && !taken ? 1 : 0;
+      match.evictable_pages += pool_.page(page).refs == 0 && !taken ? 1 : 0;
     }
   }
-  return prefix;
+  return match;
 }
 
 KvMatch PagedKvManager::Match(KvState* state, absl::Span<const TokenId> tokens,
                               const KvScratch* scratch) const {
   CHECK(!state->admitted);
-  ++num_matches_;
-  const Model& model = models_[state->model];
-  const Prefix prefix = FindPrefix(model, state, tokens, scratch);
-  KvMatch match;
-  match.hit_tokens = prefix.hit_pages * model.layout.page_tokens();
-  match.pending_tokens = prefix.pending_pages * model.layout.page_tokens();
-  match.evictable_pages = prefix.num_evictable;
-  return match;
+  ++stats_.num_matches;
+  return FindPrefix(models_[state->model], state, tokens, scratch);
 }
 
-void PagedKvManager::Foresee(KvState* state, absl::Span<const TokenId> tokens,
+void PagedKvManager::Foresee(KvState* state, absl::Span<const TokenId> tokens, const KvMatch& match,
                              KvScratch* scratch) const {
   if (!state->cacheable) return;
   const Model& model = models_[state->model];
-  const Prefix prefix = FindPrefix(model, state, tokens, scratch);
   const int64_t page_tokens = model.layout.page_tokens();
-  const int32_t num_groups = model.layout.num_groups();
-  for (int32_t g = 0; g < num_groups; ++g) {
-    int64_t i = FirstNeededPage(model.layout.groups[g], prefix.hit_pages * page_tokens);
-    for (; i < prefix.hit_pages; ++i) {
-      const PageId page = found_[i * num_groups + g];
+  const int64_t hit_pages = match.hit_tokens / page_tokens;
+  // Nothing has to be looked up again when the hit takes nothing out of eviction.
+  const int64_t num_looked_up = match.evictable_pages > 0 ? hit_pages : 0;
+  for (int32_t g = 0; g < model.layout.num_groups(); ++g) {
+    int64_t i = FirstNeededPage(model.layout.groups[g], match.hit_tokens);
+    for (; i < num_looked_up; ++i) {
+      const PageId page = index_.Find(state->hashes[i], model.first_owner + g);
+      CHECK_NE(page, kNullPage) << "page " << i << " of the hit is gone";
       if (pool_.page(page).refs == 0) scratch->taken.insert(page);
     }
   }
   const int64_t num_whole = static_cast<int64_t>(tokens.size()) / page_tokens;
-  for (int64_t i = prefix.hit_pages; i < num_whole; ++i) {
+  for (int64_t i = hit_pages; i < num_whole; ++i) {
     scratch->announced.insert({HashAt(state, tokens, i), state->model});
   }
 }
 
-bool PagedKvManager::Admit(KvState* state, absl::Span<const TokenId> tokens, int64_t num_new_tokens,
-                           int64_t reserve_slabs) {
+void PagedKvManager::Admit(KvState* state, absl::Span<const TokenId> tokens) {
   CHECK(!state->admitted);
-  CHECK_GE(num_new_tokens, 0);
-  CHECK_GE(reserve_slabs, 0);
   const Model& model = models_[state->model];
   const int64_t page_tokens = model.layout.page_tokens();
   const int32_t num_groups = model.layout.num_groups();
-  const Prefix prefix = FindPrefix(model, state, tokens, nullptr);
-  const int64_t hit_tokens = prefix.hit_pages * page_tokens;
-  const int64_t num_pages = CeilDiv(hit_tokens + num_new_tokens, page_tokens);
-  const int64_t num_taken = prefix.num_evictable + (num_pages - prefix.hit_pages) * num_groups;
-  const int64_t num_reserved = CeilDiv<int64_t>(reserve_slabs, model.layout.slabs_per_page);
-  if (pool_.num_available(model.order) < num_taken + num_reserved) return false;
+  const int64_t hit_tokens = FindPrefix(model, state, tokens, nullptr).hit_tokens;
+  const int64_t hit_pages = hit_tokens / page_tokens;
 
   state->admitted = true;
   state->num_tokens = hit_tokens;
@@ -253,35 +219,21 @@ bool PagedKvManager::Admit(KvState* state, absl::Span<const TokenId> tokens, int
     KvGroupState& table = state->groups[g];
     const int64_t first = FirstNeededPage(model.layout.groups[g], hit_tokens);
     table.first_live_page = static_cast<int32_t>(first);
-    table.pages.assign(prefix.hit_pages, kNullPage);
-    for (int64_t i = first; i < prefix.hit_pages; ++i) {
+    table.pages.assign(hit_pages, kNullPage);
+    for (int64_t i = first; i < hit_pages; ++i) {
       table.pages[i] = found_[i * num_groups + g];
       pool_.Ref(table.pages[i]);
     }
   }
-  AppendPages(model, state, num_pages);
-  if (!state->cacheable) return true;
+  if (!state->cacheable) return;
 
-  hit_tokens_ += hit_tokens;
-  lookup_tokens_ += static_cast<int64_t>(tokens.size());
+  stats_.hit_tokens += hit_tokens;
+  stats_.lookup_tokens += static_cast<int64_t>(tokens.size());
   const int64_t num_whole = static_cast<int64_t>(tokens.size()) / page_tokens;
-  for (int64_t i = prefix.hit_pages; i < num_whole; ++i) {
+  for (int64_t i = hit_pages; i < num_whole; ++i) {
     index_.Announce(HashAt(state, tokens, i), state->model);
   }
-  state->num_pending_pages = num_whole - prefix.hit_pages;
-  return true;
-}
-
-// REQUIRES: the pool has them.
-void PagedKvManager::AppendPages(const Model& model, KvState* state, int64_t num_pages) {
-  const int32_t num_groups = model.layout.num_groups();
-  for (int64_t i = static_cast<int64_t>(state->groups[0].pages.size()); i < num_pages; ++i) {
-    for (int32_t g = 0; g < num_groups; ++g) {
-      const PageId page = pool_.Allocate(model.order, PageKind::kKv, model.first_owner + g);
-      CHECK_NE(page, kNullPage);
-      state->groups[g].pages.push_back(page);
-    }
-  }
+  state->num_pending_pages = num_whole - hit_pages;
 }
 
 std::optional<uint64_t> PagedKvManager::OldestIdleTicks() const {
@@ -339,7 +291,13 @@ bool PagedKvManager::Grow(KvState* state, int64_t num_tokens) {
   if (num_more <= 0) return true;
   const int64_t num_needed = num_more * model.layout.num_groups();
   if (pool_.num_available(model.order) < num_needed) return false;
-  AppendPages(model, state, num_pages);
+  for (int64_t i = 0; i < num_more; ++i) {
+    for (int32_t g = 0; g < model.layout.num_groups(); ++g) {
+      const PageId page = pool_.Allocate(model.order, PageKind::kKv, model.first_owner + g);
+      CHECK_NE(page, kNullPage);
+      state->groups[g].pages.push_back(page);
+    }
+  }
   return true;
 }
 
@@ -347,7 +305,7 @@ void PagedKvManager::Advance(KvState* state, absl::Span<const TokenId> tokens, i
   CHECK(state->admitted);
   CHECK_GE(num_tokens, state->num_tokens);
   CHECK_LE(num_tokens, static_cast<int64_t>(tokens.size()));
-  Model& model = models_[state->model];
+  const Model& model = models_[state->model];
   const int64_t page_tokens = model.layout.page_tokens();
   const int64_t first_written = state->num_tokens / page_tokens;
   const int64_t first_partial = num_tokens / page_tokens;
@@ -358,7 +316,7 @@ void PagedKvManager::Advance(KvState* state, absl::Span<const TokenId> tokens, i
   for (int64_t i = first_written; i < end_written; ++i) {
     for (int32_t g = 0; g < num_groups; ++g) {
       const PageId page = state->groups[g].pages[i];
-      CHECK(!IsShared(page)) << "page " << page << " was written while shared";
+      CHECK(!pool_.IsShared(page)) << "page " << page << " was written while shared";
       if (!state->cacheable || i >= first_partial) continue;
       const PageHash& hash = HashAt(state, tokens, i);
       const bool is_first = index_.Insert(hash, model.first_owner + g, page);
@@ -374,19 +332,20 @@ void PagedKvManager::Advance(KvState* state, absl::Span<const TokenId> tokens, i
     KvGroupState& table = state->groups[g];
     const int64_t first_needed = FirstNeededPage(model.layout.groups[g], num_tokens);
     for (; table.first_live_page < first_needed; ++table.first_live_page) {
-      GiveBack(&model, std::exchange(table.pages[table.first_live_page], kNullPage));
+      page_ops_.GiveBack(state->model,
+                         std::exchange(table.pages[table.first_live_page], kNullPage));
     }
   }
 }
 
 void PagedKvManager::Release(KvState* state) {
   if (!state->admitted) return;
-  Model& model = models_[state->model];
+  const Model& model = models_[state->model];
   const int64_t num_pages = static_cast<int64_t>(state->groups[0].pages.size());
   for (int64_t i = num_pages - 1; i >= 0; --i) {
     for (int32_t g = model.layout.num_groups() - 1; g >= 0; --g) {
       const PageId page = state->groups[g].pages[i];
-      if (page != kNullPage) GiveBack(&model, page);
+      if (page != kNullPage) page_ops_.GiveBack(state->model, page);
     }
   }
   const int64_t first_pending = state->num_tokens / model.layout.page_tokens();
@@ -399,32 +358,12 @@ void PagedKvManager::Release(KvState* state) {
   state->admitted = false;
 }
 
-// A copy to a page that its sequence gives up must not be made: the page may be another's by then.
-// One that a launched step makes is waited for.
-void PagedKvManager::GiveBack(Model* model, PageId page) {
-  std::vector<PageOp>& ops = model->page_ops;
-  for (size_t i = 0; i < ops.size();) {
-    if (ops[i].dst != page) {
-      ++i;
-      continue;
-    }
-    pool_.Unref(ops[i].src);
-    ops.erase(ops.begin() + static_cast<ptrdiff_t>(i));
-  }
-  const auto it = inflight_.find(page);
-  if (it != inflight_.end() && it->second.num_writes > 0) {
-    CHECK(!std::exchange(it->second.given_back, true)) << "page " << page;
-    return;
-  }
-  pool_.Unref(page);
-}
-
 bool PagedKvManager::EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) {
   CHECK(state->admitted);
   CHECK(0 <= token_begin && token_begin <= token_end && token_end <= state->num_tokens)
       << token_begin << " " << token_end << " " << state->num_tokens;
   if (token_begin == token_end) return true;
-  Model& model = models_[state->model];
+  const Model& model = models_[state->model];
   const int64_t page_tokens = model.layout.page_tokens();
   const int64_t first = token_begin / page_tokens;
   const int64_t end = CeilDiv(token_end, page_tokens);
@@ -433,7 +372,7 @@ bool PagedKvManager::EnsureWritable(KvState* state, int64_t token_begin, int64_t
   int64_t num_shared = 0;
   for (const KvGroupState& table : state->groups) {
     for (int64_t i = std::max<int64_t>(first, table.first_live_page); i < end; ++i) {
-      num_shared += IsShared(table.pages[i]) ? 1 : 0;
+      num_shared += pool_.IsShared(table.pages[i]) ? 1 : 0;
     }
   }
   if (pool_.num_available(model.order) < num_shared) return false;
@@ -442,7 +381,7 @@ bool PagedKvManager::EnsureWritable(KvState* state, int64_t token_begin, int64_t
     KvGroupState& table = state->groups[g];
     for (int64_t i = std::max<int64_t>(first, table.first_live_page); i < end; ++i) {
       const PageId shared = table.pages[i];
-      if (!IsShared(shared)) continue;
+      if (!pool_.IsShared(shared)) continue;
       PageOp copy;
       copy.kind = PageOpKind::kCopy;
       copy.group = g;
@@ -452,36 +391,11 @@ bool PagedKvManager::EnsureWritable(KvState* state, int64_t token_begin, int64_t
       copy.num_tokens =
           static_cast<int32_t>(std::min(page_tokens, state->num_tokens - i * page_tokens));
       copy.layer_end = model.layout.groups[g].num_layers;
-      model.page_ops.push_back(copy);
+      page_ops_.Queue(state->model, copy);
       table.pages[i] = copy.dst;
     }
   }
   return true;
-}
-
-std::vector<PageOp> PagedKvManager::TakePageOps(int32_t model) {
-  std::vector<PageOp> ops = std::exchange(models_[model].page_ops, {});
-  for (const PageOp& op : ops) {
-    ++inflight_[op.src].num_reads;
-    ++inflight_[op.dst].num_writes;
-  }
-  return ops;
-}
-
-void PagedKvManager::ReleasePageOps(absl::Span<const PageOp> ops) {
-  for (const PageOp& op : ops) {
-    const auto src = inflight_.find(op.src);
-    CHECK(src != inflight_.end() && src->second.num_reads > 0) << "page " << op.src;
-    --src->second.num_reads;
-    if (src->second.idle()) inflight_.erase(src);
-    pool_.Unref(op.src);
-
-    const auto dst = inflight_.find(op.dst);
-    CHECK(dst != inflight_.end() && dst->second.num_writes > 0) << "page " << op.dst;
-    const bool is_last = --dst->second.num_writes == 0;
-    if (is_last && std::exchange(dst->second.given_back, false)) pool_.Unref(op.dst);
-    if (dst->second.idle()) inflight_.erase(dst);
-  }
 }
 
 int64_t PagedKvManager::SlabsFor(int32_t model, int64_t num_tokens, int64_t step_tokens) const {
@@ -524,9 +438,10 @@ KvUsage PagedKvManager::usage() const {
   return usage;
 }
 
-const KvStats& PagedKvManager::stats() const {
-  stats_ = {pool_.num_evicted(), hit_tokens_, lookup_tokens_, num_matches_};
-  return stats_;
+KvStats PagedKvManager::stats() const {
+  KvStats stats = stats_;
+  stats.evicted_pages = pool_.num_evicted();
+  return stats;
 }
 
 void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) const {
@@ -544,7 +459,7 @@ void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) cons
       ++announced[{state->hashes[first_pending + i], state->model}];
     }
   }
-  CountOpRefs(&refs);
+  page_ops_.CountRefs(&refs);
   refs.erase(kNullPage);
   int64_t num_referenced = 0;
   for (const auto& [id, count] : refs) {
@@ -555,21 +470,6 @@ void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) cons
   CHECK_EQ(static_cast<int64_t>(announced.size()), index_.num_pending());
   for (const auto& [key, count] : announced) {
     CHECK_EQ(index_.num_announced(key.first, key.second), count);
-  }
-}
-
-void PagedKvManager::CountOpRefs(absl::flat_hash_map<PageId, int32_t>* refs) const {
-  for (const Model& model : models_) {
-    for (const PageOp& op : model.page_ops) {
-      ++(*refs)[op.src];
-      CHECK(!IsShared(op.dst)) << "page " << op.dst;
-    }
-  }
-  for (const auto& [page, inflight] : inflight_) {
-    CHECK(!inflight.idle()) << "page " << page;
-    CHECK(inflight.num_writes > 0 || !inflight.given_back) << "page " << page;
-    CHECK(inflight.num_writes == 0 || !IsShared(page)) << "page " << page;
-    (*refs)[page] += inflight.num_reads + (inflight.given_back ? 1 : 0);
   }
 }
 
@@ -593,7 +493,7 @@ void PagedKvManager::CheckState(const KvState& state) const {
       CHECK(page.kind == PageKind::kKv && page.order == model.order) << "page " << id;
       CHECK_EQ(page.owner, owner) << "page " << id;
       const bool is_whole = i < state.num_tokens / page_tokens;
-      CHECK(is_whole || !IsShared(id)) << "page " << id << " may be written while shared";
+      CHECK(is_whole || !pool_.IsShared(id)) << "page " << id << " may be written while shared";
       if (!page.published) continue;
       CHECK(page.hash == state.hashes[i]) << "page " << id;
       CHECK_EQ(index_.Find(page.hash, page.owner), id);

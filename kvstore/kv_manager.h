@@ -1,16 +1,18 @@
 // The paged KV store of one device: which pages hold which tokens, what is reusable, what may be
 // evicted. It knows page indices and hashes, never tensors. The scheduler sees six verbs: Match,
-// Admit, Grow, Advance, Release, TakePageOps. The engine returns what the last one handed out by
+// Admit, Grow, Advance, Release, TakePageOps. A plan asks by the const verbs and writes a KvScratch
+// (kv_state.h); its commit calls the others. The engine returns what TakePageOps handed out by
 // ReleasePageOps.
 //
-// Owned by the engine, used on the engine thread only: no locks. Pages are equal byte ranges of one
-// pool for all models (page_pool.h); a model's layers are split into KV groups with a page table
-// each. Whole pages, written by prefill or by decode, are found again by a chained hash
-// (prefix_index.h) whose root names everything their contents depend on. A prefix hit is what all
-// groups have: of a group with a window only the pages that the next token can still see. Pages
-// that nobody references stay until they are evicted, least recently used first; a sequence's last
-// pages go before its first. Tables are append-only: a page that turns out to be published by
-// another sequence already stays private to its own.
+// Pages are equal byte ranges of one pool for all models (page_pool.h); a model's layers are split
+// into KV groups with a page table each. Whole pages, written by prefill or by decode, are found
+// again by a chained hash (prefix_index.h) whose root names everything that their contents depend
+// on. A prefix hit is what all groups have; a group with a window needs only the pages that the
+// next token can still see. Pages that nobody references stay until they are evicted, least
+// recently used first; a sequence's last pages are evicted before its first. Tables are
+// append-only: a page whose contents another sequence has published already stays private.
+//
+// Owned by the engine, used on the engine thread only: no locks.
 #pragma once
 
 #include <cstdint>
@@ -19,73 +21,14 @@
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/types/span.h"
 #include "kernels/base/types.h"
 #include "kernels/step/batch.h"
 #include "kernels/step/page_layout.h"
+#include "kvstore/kv_state.h"
 #include "kvstore/page_hash.h"
 
 namespace tessera {
-
-// Pages of one sequence in one KV group, in token order. Pages that fell behind the window are
-// kNullPage.
-struct KvGroupState {
-  std::vector<PageId> pages;
-  int32_t first_live_page = 0;  // pages before it are null
-};
-
-// The KV side of a sequence. The engine owns it inside its Sequence; only KvManager changes it.
-struct KvState {
-  int32_t model = 0;
-  PageHash root;
-  // false: pages are neither looked up, announced nor published (prompt scoring, embeddings)
-  bool cacheable = true;
-  bool admitted = false;
-  int64_t num_tokens = 0;  // tokens whose KV is written: the progress number as the store sees it
-  std::vector<PageHash> hashes;      // of whole pages of known tokens, as far as computed
-  std::vector<KvGroupState> groups;  // empty unless admitted
-  // Pages [num_tokens / page_tokens, + num_pending_pages) are announced to others, see Match.
-  int64_t num_pending_pages = 0;
-};
-
-struct KvMatch {
-  // Whole pages that all groups have; never the whole prompt: one token is left to compute.
-  int64_t hit_tokens = 0;
-  // Tokens of the longest prefix once the pages that admitted sequences are computing right now are
-  // there too. > hit_tokens: waiting for them may be cheaper than computing them again.
-  int64_t pending_tokens = 0;
-  int64_t evictable_pages = 0;  // of the pages that a hit takes: out of eviction
-};
-
-// What a plan will do to the store when it is committed, so that the sequences of one plan see each
-// other: names that they will announce, cached pages that they will take.
-struct KvScratch {
-  absl::flat_hash_set<std::pair<PageHash, int32_t>> announced;  // with the model
-  absl::flat_hash_set<PageId> taken;
-
-  void Clear() {
-    announced.clear();
-    taken.clear();
-  }
-};
-
-// Slabs by what they are used for; they add up to the pool without the null page.
-struct KvUsage {
-  int64_t total_slabs = 0;
-  int64_t free_slabs = 0;
-  int64_t cached_slabs = 0;  // evictable: unreferenced, findable
-  int64_t kv_slabs = 0;      // referenced by sequences
-  int64_t adapter_slabs = 0;
-  int64_t staging_slabs = 0;
-};
-
-struct KvStats {
-  int64_t evicted_pages = 0;  // to make room
-  int64_t hit_tokens = 0;     // taken by Admit
-  int64_t lookup_tokens = 0;  // asked for by Admit
-  int64_t num_matches = 0;    // calls of Match
-};
 
 class KvManager {
  public:
@@ -96,42 +39,41 @@ class KvManager {
   virtual int32_t AddModel(const PageLayout& layout) = 0;
 
   // How much of `tokens` is reusable. `state->hashes` is extended as a memo; nothing else changes.
-  // REQUIRES: !state->admitted; `tokens` extends what the state was asked about before.
+  // With a scratch, the store is seen as it will be once the plan is committed. REQUIRES:
+  // !state->admitted; `tokens` extends what the state was asked about before.
   virtual KvMatch Match(KvState* state, absl::Span<const TokenId> tokens,
                         const KvScratch* scratch) const = 0;
   KvMatch Match(KvState* state, absl::Span<const TokenId> tokens) const {
     return Match(state, tokens, nullptr);
   }
-  // Enters into the scratch what Admit of the same would do.
-  virtual void Foresee(KvState* state, absl::Span<const TokenId> tokens,
+  // Enters into the scratch what Admit of the same state and tokens will do. REQUIRES: `match` is
+  // what Match answered for them; neither store nor scratch has changed since.
+  virtual void Foresee(KvState* state, absl::Span<const TokenId> tokens, const KvMatch& match,
                        KvScratch* scratch) const = 0;
 
-  // Takes the matched pages and room for `num_new_tokens` after them. On success state->num_tokens
-  // is the hit and the whole pages of `tokens` beyond it are announced as pending. On false (not
-  // enough pages, keeping `reserve_slabs` of free or evictable ones) nothing changed. The reserve
-  // counts slabs that pages of this model can be made of, so with pages of several sizes a pool
-  // fragmented by others may never meet it: ask for none when nothing else runs. REQUIRES:
-  // !state->admitted.
-  virtual bool Admit(KvState* state, absl::Span<const TokenId> tokens, int64_t num_new_tokens,
-                     int64_t reserve_slabs) = 0;
+  // Takes the pages that Match finds: they are not evicted while the state holds them. Afterwards
+  // state->num_tokens is the hit, and the whole pages of `tokens` beyond it are announced as
+  // pending. Takes no page for tokens beyond the hit, see Grow. REQUIRES: !state->admitted.
+  virtual void Admit(KvState* state, absl::Span<const TokenId> tokens) = 0;
 
   // Room for tokens [0, num_tokens) in all groups, evicting as needed. On false nothing changed.
   virtual bool Grow(KvState* state, int64_t num_tokens) = 0;
 
-  // KV of tokens [0, num_tokens) is written (`tokens` holds at least these): publishes pages that
-  // became whole, withdraws their announcements, gives up pages behind windows. REQUIRES: room was
-  // granted; num_tokens does not go back.
+  // KV of tokens [0, num_tokens) is written (`tokens` holds at least these). Publishes pages that
+  // became whole, withdraws their announcements, gives back pages that a window has left. REQUIRES:
+  // room was granted; num_tokens does not decrease.
   virtual void Advance(KvState* state, absl::Span<const TokenId> tokens, int64_t num_tokens) = 0;
 
-  // Gives all pages back, the last tokens' first (published ones stay findable until evicted),
-  // withdraws announcements. The state is as new but for root and hashes. No-op when not admitted.
+  // Gives all pages back, those of the last tokens first, and withdraws announcements. Published
+  // pages stay findable until they are evicted. The state keeps its root and hashes and is as new
+  // otherwise. No-op when not admitted.
   virtual void Release(KvState* state) = 0;
 
-  // Tokens [token_begin, token_end), written already, are about to be written again (holes): pages
-  // of them that others hold or can find are replaced by private ones, and a copy of what was
-  // written is queued in the page ops. On false (not enough pages) nothing changed. Never needed to
-  // append: room from Admit and Grow is private. What is written over published tokens must not be
-  // published under their names: such a sequence has a kv_policy in its root, or is not cacheable.
+  // Tokens [token_begin, token_end), written already, are about to be written again (holes). Their
+  // pages that others hold or can find are replaced by private ones, and a copy of what was written
+  // is queued in the page ops. On false (not enough pages) nothing changed. Appending never needs
+  // it: room from Grow is private. What is written over published tokens must not be published
+  // under their names: such a sequence has a kv_policy in its root, or is not cacheable.
   virtual bool EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) = 0;
 
   // Pages for an adapter of the model, in the model's page size, all or none, evicting as needed.
@@ -139,9 +81,9 @@ class KvManager {
   virtual bool AllocateAdapter(int32_t model, int64_t num_pages, int32_t adapter,
                                std::vector<PageId>* pages) = 0;
   virtual void FreeAdapter(absl::Span<const PageId> pages) = 0;
-  // A fixed split, to compare one pool with: adapters of all models live in these pages of
-  // `model`'s size alone, sequences in the others. False: the pool has no room for them. REQUIRES:
-  // before any adapter and any Admit; one model, or equal pages.
+  // Splits the pool for good, to compare one shared pool with a split one: adapters of all models
+  // live only in these pages of `model`'s size, sequences in the others. False: the pool has no
+  // room for them. REQUIRES: before any adapter and any Admit; one model, or equal pages.
   virtual bool SetAsideForAdapters(int32_t model, int64_t num_pages) = 0;
   virtual bool adapters_apart() const = 0;  // SetAsideForAdapters was called
   // Pages that AllocateAdapter could take now.
@@ -150,7 +92,7 @@ class KvManager {
   // Pages of the model's size that are free, and those that are free or cached.
   virtual int64_t FreePages(int32_t model) const = 0;
   virtual int64_t AvailablePages(int32_t model) const = 0;
-  // How long the cached pages that would be evicted first have been idle; nothing when none are
+  // How long the cached pages that would be evicted first have been idle. Nothing when no page is
   // cached.
   virtual std::optional<uint64_t> OldestIdleTicks() const = 0;
   // Frees cached pages, those that have been idle longest, until one more page of the model's size
@@ -162,7 +104,8 @@ class KvManager {
   // Page ops that the next step of `model` must run first (copies before writes to shared pages).
   // They belong to that step's plan. Their sources stay held until ReleasePageOps, and so does a
   // destination that its sequence gives back meanwhile: no page is handed out that a launched step
-  // still reads or writes. Before they are taken, an op goes when its destination is given back.
+  // still reads or writes. An op that is not taken yet is dropped when its destination is given
+  // back (page_op_ledger.h).
   virtual std::vector<PageOp> TakePageOps(int32_t model) = 0;
   // The step that took `ops` has retired. REQUIRES: TakePageOps handed them out; once.
   virtual void ReleasePageOps(absl::Span<const PageOp> ops) = 0;
@@ -176,10 +119,10 @@ class KvManager {
   }
   // Whether the page of that name could be hit in a group of the model.
   virtual bool Findable(int32_t model, int32_t group, const PageHash& hash) const = 0;
-  // Asks to be told when no admitted sequence of the model is computing the page of that name any
-  // more. False when none is now.
+  // Asks TakeSettled to name the page once no admitted sequence of the model is computing it any
+  // more. False when none is computing it now.
   virtual bool WatchPending(int32_t model, const PageHash& hash) = 0;
-  // The names of which that came true since the last call.
+  // The watched pages, with their models, that ceased to be computed since the last call.
   virtual std::vector<std::pair<PageHash, int32_t>> TakeSettled() = 0;
   virtual const PageLayout& layout(int32_t model) const = 0;
   // Pages that Release would make free or evictable: nobody else holds them.
@@ -187,7 +130,7 @@ class KvManager {
   // Pages that Grow takes for tokens [0, num_tokens).
   int64_t PagesToGrow(const KvState& state, int64_t num_tokens) const;
   virtual KvUsage usage() const = 0;
-  virtual const KvStats& stats() const = 0;
+  virtual KvStats stats() const = 0;
   // Forgets all unreferenced pages.
   virtual void DropCached() = 0;
 
@@ -199,18 +142,5 @@ class KvManager {
 // max_slabs_per_page: the largest of all models that will be added.
 std::unique_ptr<KvManager> NewKvManager(int64_t num_slabs, int64_t slab_bytes,
                                         int32_t max_slabs_per_page);
-
-// One slab size for all models of a device. Equal models get their page as the slab; unequal ones
-// the slab size, page_tokens and slabs_per_page that waste least.
-struct PoolPlan {
-  int64_t slab_bytes = 0;               // a multiple of 64
-  std::vector<int32_t> page_tokens;     // per model: 8 to 64, multiples of 4, 16 unless another
-                                        // fills its slabs clearly better
-  std::vector<int32_t> slabs_per_page;  // per model: powers of two up to kMaxSlabsPerPage
-};
-inline constexpr int32_t kMaxSlabsPerPage = 64;
-// page_bytes_at_16[i]: bytes of one page of model i at 16 tokens (its largest group). Pages within
-// a factor of 100 of each other waste at most 12 % each, and about 2 % on average.
-PoolPlan PlanPool(const std::vector<int64_t>& page_bytes_at_16);
 
 }  // namespace tessera

@@ -1,7 +1,8 @@
 // The pages of one device: metadata only, the bytes lie elsewhere (PoolView). A page is a power of
 // two of contiguous slabs, aligned to its size, so models of different shapes share one pool. Page
 // ids are first slabs. A page is referenced (refs > 0), evictable (nobody holds it, but it is
-// published and can be found again) or free; what is neither held nor published is free at once.
+// published and can be found again) or free. A page that is neither held nor published is free at
+// once.
 //
 // Slabs are grouped in regions of the largest page. Inside, a buddy scheme: small pages come from
 // what is already split, so whole regions stay whole; freed buddies merge. When nothing fits,
@@ -38,7 +39,7 @@ static_assert(sizeof(Page) == 32);
 
 class PagePool final {
  public:
-  // Told of every published page that is about to be freed, while its metadata still stands.
+  // Called for every published page that is about to be freed, while its metadata is still valid.
   using EvictCallback = std::function<void(PageId, const Page&)>;
 
   // max_slabs_per_page: a power of two. Slabs of an incomplete last region are not used.
@@ -52,13 +53,14 @@ class PagePool final {
   // How many times Allocate(order) would succeed now: exact, whatever the fragmentation.
   int64_t num_available(int order) const { return num_available_[order]; }
 
-  // How many times it would succeed without evicting.
+  // How many times Allocate(order) would succeed without evicting.
   int64_t num_free(int order) const;
-  // Evicts what Allocate(order) would evict when nothing is free. False: nothing can be.
+  // Evicts what Allocate(order) would evict when nothing is free. False: nothing can be evicted.
   bool EvictForOrder(int order);
 
   void Ref(PageId page);  // an evictable page is taken out of eviction
-  // The last reference makes a published page evictable, most recently used; others free.
+  // When the last reference ends, a published page becomes evictable, as the most recently used
+  // one, and any other page becomes free.
   void Unref(PageId page);
   // REQUIRES: referenced, not published.
   void Publish(PageId page, const PageHash& hash);
@@ -66,14 +68,16 @@ class PagePool final {
   void DropEvictable();
 
   const Page& page(PageId page) const { return pages_[page]; }
+  // Others hold the page or can find it: it must not be written.
+  bool IsShared(PageId page) const { return pages_[page].refs > 1 || pages_[page].published; }
   int num_orders() const { return num_orders_; }
   int64_t num_slabs() const { return num_slabs_; }  // without the null page
   int64_t free_slabs() const;
   int64_t evictable_slabs() const { return evictable_slabs_; }
   int64_t referenced_slabs(PageKind kind) const { return referenced_slabs_[Index(kind)]; }
-  // Time by this pool's clock, which counts pages taken and given back.
+  // The time of this pool's clock, which counts pages taken and given back.
   uint64_t ticks() const { return clock_; }
-  // Since what would be evicted first was last held; 0 when nothing is evictable.
+  // Ticks since the pages that would be evicted first were last held; 0 when nothing is evictable.
   uint64_t oldest_idle_ticks() const;
   int64_t num_published() const { return num_published_; }
   int64_t num_evicted() const { return num_evicted_; }  // pages evicted for Allocate
@@ -104,7 +108,7 @@ class PagePool final {
   void PushFront(int order, int32_t block);  // free list
   void PushBack(int order, int32_t block);   // reclaimable list
   void Remove(int order, int32_t block);
-  // Slabs of a page change between free, evictable and referenced: all blocks around it learn it.
+  // Updates all blocks around a page whose slabs change between free, evictable and referenced.
   void Account(PageId page, int order, int referenced_sign, int evictable_sign);
   PageId TakeFree(int order);
   void FreeBlock(PageId page, int order);

@@ -1,8 +1,10 @@
-#include <algorithm>
+#include "kvstore/pool_plan.h"
+
 #include <limits>
+#include <utility>
 
 #include "kernels/base/log.h"
-#include "kvstore/kv_manager.h"
+#include "kernels/base/types.h"
 
 namespace tessera {
 namespace {

@@ -1,6 +1,6 @@
-// Which page holds the contents of a name, per KV group, and which names are on their way:
-// announced by sequences that are computing them right now. An entry never owns its page: the pool
-// keeps a published page until it is evicted and the manager erases the entry then.
+// Which page holds the contents of a name, per KV group, and which names are announced: sequences
+// are computing their contents right now. An entry never owns its page: the pool keeps a published
+// page until it is evicted, and the manager erases the entry then.
 //
 // Owned by KvManager; engine thread only.
 #pragma once
@@ -29,7 +29,8 @@ class PrefixIndex final {
   void Announce(const PageHash& hash, int32_t model);
   void Withdraw(const PageHash& hash, int32_t model);  // REQUIRES: announced
   int32_t num_announced(const PageHash& hash, int32_t model) const;
-  // TakeSettled names it once it is no longer announced. False when it is not announced.
+  // Asks TakeSettled to return the name once it is no longer announced. False when it is not
+  // announced now.
   bool Watch(const PageHash& hash, int32_t model);
   std::vector<std::pair<PageHash, int32_t>> TakeSettled() { return std::exchange(settled_, {}); }
 

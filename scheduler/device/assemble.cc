@@ -13,6 +13,7 @@
 #include "kernels/model/local_runner.h"
 #include "kernels/model/memory.h"
 #include "kernels/model/model.h"
+#include "kvstore/pool_plan.h"
 
 namespace tessera {
 namespace {

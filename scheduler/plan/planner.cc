@@ -290,7 +290,7 @@ bool Planner::TryAdmit(Sequence* s) {
     return false;
   }
   if (refused == s) refused = nullptr;
-  kv_.Foresee(&s->kv, s->known_tokens(), &scratch_->kv);
+  kv_.Foresee(&s->kv, s->known_tokens(), match, &scratch_->kv);
   available_pages_ -= num_taken;
   outstanding_slabs_ += rest;
   --num_free_slots_;

@@ -186,7 +186,7 @@ void Scheduler::Admit(Sequence* s) {
   queue_.Erase(s);
   // Held first: making room for its tokens must not cost it its need.
   residency_->Acquire(s->need);
-  CHECK(kv_->Admit(&s->kv, s->known_tokens(), 0, 0)) << "what a hit takes is there";
+  kv_->Admit(&s->kv, s->known_tokens());
   s->num_computed = s->kv.num_tokens;
   s->room_tokens = s->kv.num_tokens;
   s->slot = state_.free_slots.top();

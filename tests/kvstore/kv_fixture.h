@@ -31,12 +31,17 @@ class KvManagerTest : public ::testing::Test {
   int64_t Pending(const std::vector<TokenId>& tokens) {
     return kv_->Match(NewState(), tokens).pending_tokens;
   }
+  // Room for tokens [0, num_tokens). On false the state is admitted and holds its hit only.
+  bool AdmitAndGrow(KvState* state, const std::vector<TokenId>& tokens, int64_t num_tokens) {
+    kv_->Admit(state, tokens);
+    return kv_->Grow(state, num_tokens);
+  }
   // Admits and computes all tokens in one step.
   KvState* Run(const std::vector<TokenId>& tokens, const std::string& salt = "") {
     KvState* state = NewState(salt);
     const int64_t hit = kv_->Match(state, tokens).hit_tokens;
     const int64_t num_tokens = static_cast<int64_t>(tokens.size());
-    EXPECT_TRUE(kv_->Admit(state, tokens, num_tokens - hit, 0));
+    EXPECT_TRUE(AdmitAndGrow(state, tokens, num_tokens));
     EXPECT_EQ(state->num_tokens, hit);
     kv_->Advance(state, tokens, num_tokens);
     Check();

@@ -89,9 +89,9 @@ TEST_F(KvManagerTest, SetAsidePagesAreForAdaptersAlone) {
   ASSERT_TRUE(kv_->AllocateAdapter(model_, 2, 0, &first));
   EXPECT_EQ(first.size(), 2u);
   // Sequences have the other five.
-  EXPECT_FALSE(kv_->Admit(NewState(), Iota(24), 24, 0));
   KvState* const state = NewState();
-  ASSERT_TRUE(kv_->Admit(state, Iota(20), 20, 0));
+  EXPECT_FALSE(AdmitAndGrow(state, Iota(24), 24));
+  ASSERT_TRUE(kv_->Grow(state, 20));
   Pages second;
   EXPECT_FALSE(kv_->AllocateAdapter(model_, 3, 1, &second));
   kv_->FreeAdapter(first);
@@ -161,7 +161,7 @@ TEST_F(KvManagerTest, UncacheableStatesLeaveNoTrace) {
   state->cacheable = false;
   EXPECT_EQ(kv_->Match(state, Iota(24)).hit_tokens, 0);
   EXPECT_EQ(kv_->Match(state, Iota(24)).pending_tokens, 0);
-  ASSERT_TRUE(kv_->Admit(state, Iota(24), 24, 0));
+  ASSERT_TRUE(AdmitAndGrow(state, Iota(24), 24));
   EXPECT_EQ(state->num_tokens, 0);
   Check();
   EXPECT_EQ(Pending(Iota(24)), 8);
@@ -174,38 +174,52 @@ TEST_F(KvManagerTest, UncacheableStatesLeaveNoTrace) {
   EXPECT_EQ(kv_->usage().free_slabs, 14);
 }
 
-TEST_F(KvManagerTest, AdmitIsAllOrNothing) {
+// A sequence that gets no room for its tokens is released and leaves no trace.
+TEST_F(KvManagerTest, AdmissionIsAllOrNothing) {
   Make(7, {0, 0});
   KvState* state = NewState();
-  EXPECT_FALSE(kv_->Admit(state, Iota(16), 16, 0));  // 4 pages of 2 groups
-  EXPECT_FALSE(state->admitted);
-  EXPECT_TRUE(state->groups.empty());
+  EXPECT_FALSE(AdmitAndGrow(state, Iota(16), 16));  // 4 pages of 2 groups
   Check();
   EXPECT_EQ(kv_->usage().free_slabs, 7);
+  EXPECT_EQ(Pending(Iota(16)), 12);
+  Release(state);
+  EXPECT_FALSE(state->admitted);
+  EXPECT_TRUE(state->groups.empty());
+  EXPECT_EQ(kv_->usage().free_slabs, 7);
   EXPECT_EQ(Pending(Iota(16)), 0);
-  EXPECT_FALSE(kv_->Admit(state, Iota(16), 12, 2));  // 6, but 2 must stay
-  EXPECT_TRUE(kv_->Admit(state, Iota(16), 12, 1));
+  EXPECT_TRUE(AdmitAndGrow(state, Iota(16), 12));
   Check();
   EXPECT_EQ(kv_->usage().free_slabs, 1);
 }
 
-TEST_F(KvManagerTest, ARefusedAdmitEvictsNothing) {
+TEST_F(KvManagerTest, ARefusedAdmissionEvictsNothing) {
   Make(4);
   RunAndRelease(Iota(16));
   EXPECT_EQ(kv_->usage().cached_slabs, 4);
-  EXPECT_FALSE(kv_->Admit(NewState(), Iota(20, 100), 20, 0));
+  KvState* state = NewState();
+  EXPECT_FALSE(AdmitAndGrow(state, Iota(20, 100), 20));
+  Release(state);
   EXPECT_EQ(Hit(Iota(17)), 16);
   EXPECT_EQ(kv_->stats().evicted_pages, 0);
 }
 
-TEST_F(KvManagerTest, TheReserveCountsWhatAHitTakesOutOfEviction) {
+TEST_F(KvManagerTest, AHitIsTakenOutOfEviction) {
   Make(4);
   RunAndRelease(Iota(12));
   KvState* state = NewState();
-  EXPECT_FALSE(kv_->Admit(state, Iota(13), 1, 1));
-  EXPECT_TRUE(kv_->Admit(state, Iota(13), 1, 0));
-  // Held by `state` now, and still found.
-  EXPECT_EQ(kv_->Match(NewState(), Iota(13)).hit_tokens, 12);
+  EXPECT_EQ(kv_->Match(state, Iota(13)).evictable_pages, 3);
+  EXPECT_EQ(kv_->AvailablePages(model_), 4);
+  kv_->Admit(state, Iota(13));
+  EXPECT_EQ(state->num_tokens, 12);
+  EXPECT_EQ(kv_->AvailablePages(model_), 1);
+  Check();
+  // The hit is held by `state` now, and still found.
+  const KvMatch again = kv_->Match(NewState(), Iota(13));
+  EXPECT_EQ(again.hit_tokens, 12);
+  EXPECT_EQ(again.evictable_pages, 0);
+  EXPECT_TRUE(kv_->Grow(state, 13));
+  EXPECT_FALSE(kv_->Grow(state, 17));
+  EXPECT_EQ(kv_->stats().evicted_pages, 0);
 }
 
 TEST_F(KvManagerTest, AHitIsNotEvictedForItsOwnRoom) {
@@ -238,7 +252,7 @@ TEST_F(KvManagerTest, GrowIsAllOrNothing) {
 TEST_F(KvManagerTest, AnnouncedPagesArePending) {
   Make(32);
   KvState* first = NewState();
-  ASSERT_TRUE(kv_->Admit(first, Iota(14), 4, 0));
+  ASSERT_TRUE(AdmitAndGrow(first, Iota(14), 4));
   EXPECT_EQ(first->num_pending_pages, 3);  // the last two tokens fill no page
   Check();
   KvMatch match = kv_->Match(NewState(), Iota(20));
@@ -261,7 +275,7 @@ TEST_F(KvManagerTest, AnnouncedPagesArePending) {
   Check();
 
   KvState* second = NewState();  // does not wait: both announce
-  ASSERT_TRUE(kv_->Admit(second, Iota(14), 10, 0));
+  ASSERT_TRUE(AdmitAndGrow(second, Iota(14), 14));
   EXPECT_EQ(second->num_pending_pages, 2);
   Release(first);
   EXPECT_EQ(Pending(Iota(20)), 12);
@@ -277,8 +291,8 @@ TEST_F(KvManagerTest, DuplicatesStayPrivate) {
   Make(16);
   KvState* first = NewState();
   KvState* second = NewState();
-  ASSERT_TRUE(kv_->Admit(first, Iota(9), 9, 0));
-  ASSERT_TRUE(kv_->Admit(second, Iota(9), 9, 0));
+  ASSERT_TRUE(AdmitAndGrow(first, Iota(9), 9));
+  ASSERT_TRUE(AdmitAndGrow(second, Iota(9), 9));
   kv_->Advance(first, Iota(9), 9);
   const Pages before = second->groups[0].pages;
   kv_->Advance(second, Iota(9), 9);
@@ -316,7 +330,7 @@ TEST_F(KvManagerTest, APreemptedSequenceFindsItsOwnPages) {
   EXPECT_TRUE(state->groups.empty());
   kv_->Release(state);  // again: nothing happens
   EXPECT_EQ(kv_->Match(state, Iota(18)).hit_tokens, 16);
-  EXPECT_TRUE(kv_->Admit(state, Iota(18), 2, 0));
+  EXPECT_TRUE(AdmitAndGrow(state, Iota(18), 18));
   Check();
 }
 
@@ -338,7 +352,7 @@ TEST_F(KvManagerTest, ATouchedPrefixMovesToTheEnd) {
   RunAndRelease(Iota(8));
   RunAndRelease(Iota(8, 100));
   KvState* toucher = NewState();
-  ASSERT_TRUE(kv_->Admit(toucher, Iota(9), 0, 0));
+  kv_->Admit(toucher, Iota(9));
   Release(toucher);
   RunAndRelease(Iota(8, 200));  // evicts the untouched
   EXPECT_EQ(Hit(Iota(9)), 8);
@@ -364,7 +378,7 @@ TEST_F(KvManagerTest, PagesBehindTheWindowAreGivenUp) {
   Make(32, {0, 6});
   const Tokens tokens = Iota(32);
   KvState* state = NewState();
-  ASSERT_TRUE(kv_->Admit(state, tokens, 16, 0));
+  ASSERT_TRUE(AdmitAndGrow(state, tokens, 16));
   EXPECT_EQ(kv_->usage().kv_slabs, 8);
   kv_->Advance(state, tokens, 16);
   Check();
@@ -387,7 +401,7 @@ TEST_F(KvManagerTest, PrivatePagesBehindTheWindowAreFree) {
   Make(32, {6});
   KvState* state = NewState();
   state->cacheable = false;
-  ASSERT_TRUE(kv_->Admit(state, Iota(16), 16, 0));
+  ASSERT_TRUE(AdmitAndGrow(state, Iota(16), 16));
   kv_->Advance(state, Iota(16), 16);
   EXPECT_EQ(kv_->usage().free_slabs, 30);
   Check();
@@ -405,7 +419,7 @@ TEST_F(KvManagerTest, AHitNeedsOnlyWhatTheWindowSees) {
   kv_->DropCached();
   RunAndRelease(Iota(25));
   KvState* state = NewState();
-  ASSERT_TRUE(kv_->Admit(state, Iota(25), 1, 0));
+  ASSERT_TRUE(AdmitAndGrow(state, Iota(25), 25));
   Check();
   EXPECT_EQ(state->num_tokens, 24);
   EXPECT_EQ(state->groups[0].first_live_page, 4);
@@ -433,7 +447,7 @@ TEST_F(KvManagerTest, AWindowOfOneTokenNeedsNoPageAtAPageBoundary) {
   RunAndRelease(Iota(9));
   EXPECT_EQ(Hit(Iota(9)), 8);
   KvState* state = NewState();
-  ASSERT_TRUE(kv_->Admit(state, Iota(9), 1, 0));
+  ASSERT_TRUE(AdmitAndGrow(state, Iota(9), 9));
   Check();
   EXPECT_EQ(state->groups[1].pages[0], kNullPage);
   EXPECT_EQ(state->groups[1].pages[1], kNullPage);
@@ -464,16 +478,18 @@ TEST_F(KvManagerTest, ModelsWithLargerPagesEvictWholeRegions) {
   Check();
 }
 
-TEST_F(KvManagerTest, AReserveIsCountedInPagesOfTheModel) {
+TEST_F(KvManagerTest, AvailablePagesAreCountedInPagesOfTheModel) {
   kv_ = NewKvManager(4 + 12, kSlabBytes, 4);
   const int32_t small = kv_->AddModel(MakeLayout(4, {0}));
   const int32_t large = kv_->AddModel(MakeLayout(8, {0}, 4));
   model_ = small;
   Run(Iota(4));  // three free slabs beside it make no large page
+  EXPECT_EQ(kv_->AvailablePages(small), 11);
+  EXPECT_EQ(kv_->AvailablePages(large), 2);
   model_ = large;
   KvState* state = NewState();
-  EXPECT_FALSE(kv_->Admit(state, Iota(8), 8, 5));
-  EXPECT_TRUE(kv_->Admit(state, Iota(8), 8, 4));
+  EXPECT_FALSE(AdmitAndGrow(state, Iota(24), 24));
+  EXPECT_TRUE(kv_->Grow(state, 16));
   Check();
 }
 
@@ -498,7 +514,7 @@ TEST_F(KvManagerTest, SlabsForIsWhatASequenceHoldsAtMost) {
       Make(64, {6, 0, 9});
       KvState* state = NewState();
       const Tokens tokens = Iota(60);
-      ASSERT_TRUE(kv_->Admit(state, tokens, first, 0));
+      ASSERT_TRUE(AdmitAndGrow(state, tokens, first));
       int64_t done = first;
       while (true) {
         most = std::max(most, kv_->usage().kv_slabs);
@@ -520,9 +536,9 @@ TEST_F(KvManagerDeathTest, BrokenContractsAreCaught) {
   const Tokens tokens = Iota(12);
   KvState* state = NewState();
   EXPECT_DEATH(kv_->Grow(state, 4), "CHECK");
-  ASSERT_TRUE(kv_->Admit(state, tokens, 8, 0));
+  ASSERT_TRUE(AdmitAndGrow(state, tokens, 8));
   EXPECT_DEATH(kv_->Match(state, tokens), "CHECK");
-  EXPECT_DEATH(kv_->Admit(state, tokens, 8, 0), "CHECK");
+  EXPECT_DEATH(kv_->Admit(state, tokens), "CHECK");
   EXPECT_DEATH(kv_->Advance(state, tokens, 9), "CHECK");
   EXPECT_DEATH(kv_->Advance(state, tokens, 13), "CHECK");
   kv_->Advance(state, tokens, 8);

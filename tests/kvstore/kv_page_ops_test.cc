@@ -20,7 +20,7 @@ TEST_F(KvPageOpsTest, PrivatePagesAreWritableAsTheyAre) {
   Make(16);
   KvState* state = NewState();
   state->cacheable = false;
-  ASSERT_TRUE(kv_->Admit(state, Iota(10), 10, 0));
+  ASSERT_TRUE(AdmitAndGrow(state, Iota(10), 10));
   kv_->Advance(state, Iota(10), 10);
   const Pages before = state->groups[0].pages;
   EXPECT_TRUE(kv_->EnsureWritable(state, 0, 10));
@@ -79,15 +79,15 @@ TEST_F(KvPageOpsTest, TheSourceOfACopyIsHeldUntilItsStepHasRetired) {
   const PageId source = state->groups[0].pages[0];
   ASSERT_TRUE(kv_->EnsureWritable(state, 0, 4));
   KvState* other = NewState("other");
-  EXPECT_FALSE(kv_->Admit(other, Iota(4, 100), 4, 0));
+  EXPECT_FALSE(AdmitAndGrow(other, Iota(4, 100), 4));
   const std::vector<PageOp> ops = kv_->TakePageOps(model_);
   ASSERT_EQ(ops.size(), 1u);
   Check();
-  EXPECT_FALSE(kv_->Admit(other, Iota(4, 100), 4, 0));
+  EXPECT_FALSE(kv_->Grow(other, 4));
   Pages adapter;
   EXPECT_FALSE(kv_->AllocateAdapter(model_, 1, 0, &adapter));
   kv_->ReleasePageOps(ops);
-  ASSERT_TRUE(kv_->Admit(other, Iota(4, 100), 4, 0));
+  ASSERT_TRUE(kv_->Grow(other, 4));
   EXPECT_EQ(other->groups[0].pages[0], source);
   Check();
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <random>
 #include <string>
@@ -53,6 +54,7 @@ class RandomEngine {
     EXPECT_GT(num_refused_, num_verbs / 1000);
     EXPECT_GT(num_scribbled_, num_verbs / 1000);
     EXPECT_GT(naive_.num_waited_for(), num_verbs / 10000);
+    EXPECT_GT(num_foreseen_, num_verbs / 10000);
   }
 
  private:
@@ -99,12 +101,31 @@ class RandomEngine {
     s->prefixes.push_back(naive_.Extend(parent, token));
   }
 
+  // A plan that admits `s` and one more sees the store as it will be.
   void TryAdmit(NaiveSequence* s) {
-    naive_.Match(s);
-    const int64_t num_tokens = static_cast<int64_t>(s->tokens.size());
-    const int64_t num_new = Chance(10) ? 0 : Pick(num_tokens + 4);
-    const int64_t reserve = Chance(70) ? 0 : Pick(12);
-    if (!naive_.Admit(s, num_new, reserve)) ++num_refused_;
+    NaiveSequence* const other = sequences_[Pick(std::ssize(sequences_))].get();
+    const bool has_other = other != s && !other->state.admitted;
+    KvMatch foreseen;
+    if (has_other) {
+      KvScratch scratch;
+      kv_->Foresee(&s->state, s->tokens, naive_.Match(s), &scratch);
+      foreseen = kv_->Match(&other->state, other->tokens, &scratch);
+      const KvMatch before = naive_.Match(other);
+      num_foreseen_ += foreseen.pending_tokens != before.pending_tokens ? 1 : 0;
+      num_foreseen_ += foreseen.evictable_pages != before.evictable_pages ? 1 : 0;
+    }
+    naive_.Admit(s);
+    if (has_other) ExpectEqual(naive_.Match(other), foreseen);
+    if (Chance(10)) return;
+    if (naive_.Grow(s, s->state.num_tokens + Pick(std::ssize(s->tokens) + 4))) return;
+    ++num_refused_;
+    if (Chance(50)) naive_.Release(s);
+  }
+
+  static void ExpectEqual(const KvMatch& a, const KvMatch& b) {
+    EXPECT_EQ(a.hit_tokens, b.hit_tokens);
+    EXPECT_EQ(a.pending_tokens, b.pending_tokens);
+    EXPECT_EQ(a.evictable_pages, b.evictable_pages);
   }
 
   // A chunk of the tokens, or a decoded one; sometimes only a part of what was written counts.
@@ -154,6 +175,7 @@ class RandomEngine {
   std::vector<int64_t> stream_of_;  // [sequences]
   int64_t num_refused_ = 0;
   int64_t num_scribbled_ = 0;
+  int64_t num_foreseen_ = 0;  // the plan's scratch changed what another sequence saw
 };
 
 constexpr int64_t kVerbs = 500000 / testing::kWorkDivisor;

@@ -99,60 +99,48 @@ int64_t NaiveKv::NumAvailable(int32_t slabs_per_page) const {
   return count;
 }
 
-void NaiveKv::Match(NaiveSequence* s) {
+KvMatch NaiveKv::Match(NaiveSequence* s) {
   ++num_verbs_;
   const Hits hits = FindHits(*s);
   const KvMatch match = kv_->Match(&s->state, s->tokens);
   CHECK_EQ(match.hit_tokens, hits.hit_pages * layout(*s).page_tokens());
   CHECK_EQ(match.pending_tokens, hits.pending_pages * layout(*s).page_tokens());
+  CHECK_EQ(match.evictable_pages, hits.num_evictable);
   CheckInvariants();
+  return match;
 }
 
-bool NaiveKv::Admit(NaiveSequence* s, int64_t num_new_tokens, int64_t reserve_slabs) {
+void NaiveKv::Admit(NaiveSequence* s) {
   ++num_verbs_;
   const int64_t page_tokens = layout(*s).page_tokens();
-  const int32_t num_groups = layout(*s).num_groups();
-  const int32_t slabs = layout(*s).slabs_per_page;
   const Hits hits = FindHits(*s);
   const int64_t hit_tokens = hits.hit_pages * page_tokens;
-  const int64_t num_pages = (hit_tokens + num_new_tokens + page_tokens - 1) / page_tokens;
-  const int64_t num_taken = hits.num_evictable + (num_pages - hits.hit_pages) * num_groups;
-  const int64_t num_left = NumAvailable(slabs) - num_taken;
-  const bool expected = num_left >= 0 && num_left * slabs >= reserve_slabs;
   const int64_t evicted_before = kv_->stats().evicted_pages;
-  const KvUsage usage_before = kv_->usage();
 
-  CHECK_EQ(kv_->Admit(&s->state, s->tokens, num_new_tokens, reserve_slabs), expected);
-  if (!expected) {
-    CHECK(!s->state.admitted && s->state.groups.empty());
-    CHECK_EQ(kv_->stats().evicted_pages, evicted_before);
-    CHECK_EQ(kv_->usage().free_slabs, usage_before.free_slabs);
-    CheckInvariants();
-    return false;
-  }
+  kv_->Admit(&s->state, s->tokens);
+  CHECK(s->state.admitted);
   CHECK_EQ(s->state.num_tokens, hit_tokens);
+  CHECK_EQ(kv_->stats().evicted_pages, evicted_before);
   live_.push_back(s);
-  for (int32_t g = 0; g < num_groups; ++g) {
-    CHECK_EQ(static_cast<int64_t>(s->state.groups[g].pages.size()), num_pages);
+  for (int32_t g = 0; g < layout(*s).num_groups(); ++g) {
+    const KvGroupState& table = s->state.groups[g];
+    CHECK_EQ(static_cast<int64_t>(table.pages.size()), hits.hit_pages);
     const int64_t first = FirstNeeded(layout(*s).groups[g], hit_tokens);
-    CHECK_EQ(s->state.groups[g].first_live_page, first);
+    CHECK_EQ(table.first_live_page, first);
     for (int64_t i = 0; i < hits.hit_pages; ++i) {
-      const PageId page = s->state.groups[g].pages[i];
       if (i < first) {
-        CHECK_EQ(page, kNullPage);
+        CHECK_EQ(table.pages[i], kNullPage);
         continue;
       }
       Entry* entry = Find(KeyOf(*s, g, i));
-      CHECK_EQ(page, entry->page);
+      CHECK_EQ(table.pages[i], entry->page);
       ++entry->refs;
-      taken_[page] = slabs;
+      taken_[table.pages[i]] = layout(*s).slabs_per_page;
     }
   }
-  AdoptNewPages(s, hits.hit_pages, evicted_before);
   s->announced_end = s->state.cacheable ? static_cast<int64_t>(s->tokens.size()) / page_tokens : 0;
   CheckSequence(*s, 0, hit_tokens);
   CheckInvariants();
-  return true;
 }
 
 bool NaiveKv::Grow(NaiveSequence* s, int64_t num_tokens) {

@@ -37,8 +37,8 @@ class NaiveKv final {
   int32_t Root(int32_t model, int32_t salt);
 
   // Each calls the verb and checks the answer, the tables, the contents and the invariants.
-  void Match(NaiveSequence* s);
-  bool Admit(NaiveSequence* s, int64_t num_new_tokens, int64_t reserve_slabs);
+  KvMatch Match(NaiveSequence* s);
+  void Admit(NaiveSequence* s);
   bool Grow(NaiveSequence* s, int64_t num_tokens);
   // Writes the tokens up to num_written, Advances to num_tokens <= num_written.
   void Advance(NaiveSequence* s, int64_t num_written, int64_t num_tokens);

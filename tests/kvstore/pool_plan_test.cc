@@ -1,3 +1,5 @@
+#include "kvstore/pool_plan.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -6,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "kvstore/kv_manager.h"
+#include "kernels/base/types.h"
 
 namespace tessera {
 namespace {
