@@ -359,14 +359,14 @@ TEST_P(AdaptersTest, APinSurvivesInHostMemory) {
   request.prompt.assign(150, 3);
   request.stopping.max_tokens = 30;
   stack->Submit(request);
-  stack->core().RunOnce();
+  stack->RunOnce();
   const auto load = [&](int recipe, bool pin) {
     const AdapterId id = stack->adapters().Resolve(0, Recipe(recipe))->id;
     bool gone = false;
     stack->core().LoadAdapter(id, pin, {[](const absl::Status&) {}, [&] { return gone; }, {}});
-    stack->core().RunOnce();
+    stack->RunOnce();
     gone = true;
-    stack->core().RunOnce();
+    stack->RunOnce();
     EXPECT_TRUE(stack->RunLoader());
   };
   load(2, true);
@@ -383,7 +383,7 @@ TEST_P(AdaptersTest, APinTakesBackAnUnload) {
   const int number = stack->Submit(NewRequest(stack.get(), 1, 1));
   const auto listing = [&] { return stack->adapters().List()[0]; };
   while (listing().num_running == 0) {
-    stack->core().RunOnce();
+    stack->RunOnce();
     stack->RunLoader();
   }
   const AdapterId plain = stack->adapters().Resolve(0, Recipe(1))->id;
@@ -402,7 +402,7 @@ TEST_P(AdaptersTest, AnUnloadDuringAReadComesAfterIt) {
   const AdapterId plain = stack->adapters().Resolve(0, Recipe(1))->id;
   bool gone = false;
   stack->core().LoadAdapter(plain, false, {[](const absl::Status&) {}, [&] { return gone; }, {}});
-  stack->core().RunOnce();
+  stack->RunOnce();
   gone = true;
   stack->core().UnloadAdapter(plain);
   EXPECT_TRUE(stack->RunLoader());
