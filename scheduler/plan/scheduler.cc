@@ -201,7 +201,7 @@ void Scheduler::Admit(Sequence* s) {
 }
 
 void Scheduler::CountAdmission(Sequence* s) {
-  if (s->num_preemptions == 0 && s->first_step_us == 0) {
+  if (s->num_preemptions == 0 && s->counts_in_queue) {
     s->cached_prompt_tokens = s->num_computed;
     stats_->prompt_tokens.Add(s->num_prompt);
     stats_->cached_prompt_tokens.Add(s->num_computed);

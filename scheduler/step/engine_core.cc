@@ -315,7 +315,7 @@ void EngineCore::Launch(StepPlan plan) {
   builder_.Build(plan, next_step_id_++, built);
   for (const PlanEntry& entry : plan.entries) {
     Sequence* s = entry.sequence;
-    if (!entry.admits || s->first_step_us > 0) continue;
+    if (!s->counts_in_queue) continue;
     s->first_step_us = now_us();
     stats_->queue_s.Observe(static_cast<double>(now_us() - s->request->arrival_us) * 1e-6);
     LeaveQueue(s);
