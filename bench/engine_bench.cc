@@ -3,10 +3,12 @@
 // with one JSON line:
 //
 //   prefill TOKENS                            one prompt, nothing cached
-//   decode STREAMS CONTEXT TOKENS [ADAPTERS]  TOKENS more of each stream after a prompt of CONTEXT
+//   decode STREAMS CONTEXT TOKENS [ADAPTERS [PROBES]]
+//       TOKENS more of each stream after a prompt of CONTEXT, while PROBES a second (0) ask for a
+//       prefix
 //   loop STREAMS REQUESTS MIN_INPUT MAX_INPUT MIN_OUTPUT MAX_OUTPUT ADAPTERS SEED
 //
-// The last two are of the first ADAPTERS adapters below --adapters, by name; 0 is the base model.
+// Streams have the first ADAPTERS adapters below --adapters, by name; 0 is the base model.
 #include <array>
 #include <cstdio>
 #include <iostream>
@@ -38,6 +40,7 @@ constexpr char kUsage[] =
 
 constexpr int32_t kMaxSeqs = 64;
 constexpr int32_t kStepTokens = 512;
+constexpr int64_t kMaxProbes = 100'000;  // a second
 
 using Flags = std::map<std::string, std::string>;
 
@@ -136,8 +139,8 @@ absl::StatusOr<Measured> RunCase(const std::string& line, EngineCases* cases) {
   };
   if (verb == "prefill" && given == 1 && n[0] > 0) return cases->Prefill(n[0]);
   if (verb == "decode" && given >= 3 && n[0] > 0 && n[0] <= kMaxSeqs && n[1] > 0 && n[2] > 0 &&
-      has_adapters(n[3])) {
-    return cases->Decode(n[0], n[1], n[2], n[3]);
+      has_adapters(n[3]) && n[4] >= 0 && n[4] <= kMaxProbes) {
+    return cases->Decode({n[0], n[1], n[2], n[3], n[4]});
   }
   if (verb == "loop" && given == 8 && n[0] > 0 && n[1] > 0 && n[2] > 0 && n[2] <= n[3] &&
       n[4] > 0 && n[4] <= n[5] && has_adapters(n[6])) {

@@ -1,7 +1,10 @@
 #include "bench/engine_cases.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
+#include <thread>
 #include <utility>
 
 #include "kernels/base/log.h"
@@ -68,8 +71,37 @@ Measured EngineCases::Prefill(int64_t num_tokens) {
   return Since(begin, num_tokens);
 }
 
-Measured EngineCases::Decode(int64_t streams, int64_t context, int64_t num_tokens,
-                             int64_t num_adapters) {
+// Sends probes into the engine's inbox at a steady rate while it lives. They ask for a prefix of
+// 512 tokens, as a router does.
+class EngineCases::ProbeLoad final {
+ public:
+  ProbeLoad(EngineCases* cases, int64_t probes_per_s) {
+    if (probes_per_s == 0) return;
+    query_.prompt.assign(512, 1);
+    thread_ =
+        std::thread([this, cases, wait = std::chrono::microseconds(1'000'000 / probes_per_s)] {
+          auto next = std::chrono::steady_clock::now();
+          while (!stopping_.load()) {
+            cases->events_.Send([this, cases] { cases->core_.Probe(query_); });
+            next += wait;
+            std::this_thread::sleep_until(next);
+          }
+        });
+  }
+  // Those that were sent are to be answered before this object goes.
+  void Stop() {
+    stopping_.store(true);
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  ProbeQuery query_;
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+};
+
+Measured EngineCases::Decode(const Streams& asked) {
+  const auto [streams, context, num_tokens, num_adapters, probes_per_s] = asked;
   Counts counts;
   const int64_t prefill_steps = streams * (context / step_tokens_ + 2);
   // Adapters are loaded before, so that no stream runs on long before the others.
@@ -84,6 +116,7 @@ Measured EngineCases::Decode(int64_t streams, int64_t context, int64_t num_token
            num_adapters > 0 ? i % num_adapters : kNoAdapter, &counts);
   }
   while (AnyWithoutFirstToken()) Turn();
+  ProbeLoad probes(this, probes_per_s);
   const int64_t before = counts.tokens;
   const Measured begin = Now();
   while (counts.tokens - before < streams * num_tokens) {
@@ -92,8 +125,10 @@ Measured EngineCases::Decode(int64_t streams, int64_t context, int64_t num_token
   }
   const Measured measured = Since(begin, counts.tokens - before);
   CHECK_EQ(measured.tokens, streams * num_tokens);
+  probes.Stop();
   core_.CancelAll(CancelReason::kClient);
   while (counts.finished < streams) Turn();
+  if (probes_per_s > 0) Turn();  // answers what is left of them in the inbox
   return measured;
 }
 

@@ -36,6 +36,14 @@ struct Loop {
   uint32_t seed = 0;
 };
 
+struct Streams {
+  int64_t streams = 0;
+  int64_t context = 0;
+  int64_t num_tokens = 0;    // more of each
+  int64_t num_adapters = 0;  // stream i has adapter i modulo this; 0: none
+  int64_t probes_per_s = 0;  // asked meanwhile, from another thread
+};
+
 class EngineCases final {
  public:
   // `adapters` are what cases mean by numbers.
@@ -48,9 +56,8 @@ class EngineCases final {
 
   // `num_tokens` more tokens of each stream, from the moment the last one has its first. No stream
   // ends before that: the early ones go on while the late ones prefill. Prompts are the same each
-  // time and stay cached, so that another round need not compute them. Stream i has adapter i
-  // modulo `num_adapters`, or none.
-  Measured Decode(int64_t streams, int64_t context, int64_t num_tokens, int64_t num_adapters);
+  // time and stay cached, so that another round need not compute them.
+  Measured Decode(const Streams& asked);
 
   Measured Run(const Loop& loop);
 
@@ -61,6 +68,7 @@ class EngineCases final {
     int64_t finished = 0;
   };
   class Sink;
+  class ProbeLoad;
 
   std::vector<TokenId> RandomPrompt(int64_t num_tokens, std::mt19937* rng) const;
   void Submit(std::vector<TokenId> prompt, bool cached, int64_t max_tokens, int64_t adapter,
