@@ -49,8 +49,8 @@ class Planner final {
   double MostStepUs() const;
 
   // Answers whether the walk through the queue goes on.
-  bool ConsiderNeedy(Sequence* sequence);
-  bool ConsiderReady(Sequence* sequence, WaitingQueue::Cursor* cursor);
+  bool ConsiderNeedy(Sequence* sequence, WaitingQueue::Cursor* cursor);
+  bool ConsiderReady(Sequence* sequence);
   bool ConsiderWaiting(Sequence* sequence, WaitingQueue::Cursor* cursor);
   bool TryAdmit(Sequence* sequence);
   void LearnFromCopy(Sequence* sequence);
