@@ -15,6 +15,8 @@ constexpr int64_t kMinPendingGain = 16;
 // Needs of waiting sequences, in the queue's order, that are brought to the pool ahead of their
 // turn, for each model.
 constexpr int64_t kNeedLookahead = 32;
+// Sequences that a plan looks at for that: many may share a need.
+constexpr int64_t kMaxNeedyLooks = 8 * kNeedLookahead;
 
 }  // namespace
 
@@ -94,6 +96,7 @@ void Planner::StartModel(int32_t model) {
   num_free_slots_ = static_cast<int64_t>(state_.free_slots.size());
   victims_ranked_ = false;
   lookahead_ = std::max<int64_t>(1, kNeedLookahead - queue_.num_loading_needs(model));
+  num_needy_looks_ = kMaxNeedyLooks;
   last_considered_ = nullptr;
   last_waits_for_.reset();
   scratch_->kv.Clear();
@@ -188,6 +191,10 @@ bool Planner::ConsiderWaiting(Sequence* s, WaitingQueue::Cursor* cursor) {
 
 // A need is brought whether or not there is a slot: it takes longer than a slot to come free.
 bool Planner::ConsiderNeedy(Sequence* s, WaitingQueue::Cursor* cursor) {
+  if (num_needy_looks_-- == 0) {
+    cursor->SkipNeedy();
+    return true;
+  }
   if (scratch_->wanted.contains(s->need)) {
     plan_.wants.push_back(s);
     return true;
