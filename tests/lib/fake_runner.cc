@@ -108,7 +108,13 @@ void FakeRunner::WriteCells(const BatchView& view, const Rows& rows) {
 }
 
 void FakeRunner::CheckKeys(const BatchView& view, const Rows& rows) const {
+  std::vector<bool> is_sampled(view.num_tokens(), false);
+  const SamplerRow* const sampler_rows = view.data(view.batch->sampler_rows);
+  for (uint32_t r = 0; r < view.batch->sampler_rows.count; ++r) {
+    is_sampled[sampler_rows[r].token_row] = true;
+  }
   for (int32_t t = 0; t < view.num_tokens(); ++t) {
+    if (is_sampled[t]) continue;
     const int32_t segment = rows.segment_of[t];
     HashVisible(view, segment, view.positions()[t], rows.adapters[segment]);
   }

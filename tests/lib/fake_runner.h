@@ -70,7 +70,7 @@ class FakeRunner final : public Runner {
   void Run(const Step& step);
   Rows Resolve(const BatchView& view) const;
   void WriteCells(const BatchView& view, const Rows& rows);
-  // Of whatever is computed, all keys must be there.
+  // All keys must be there of what is computed and not sampled from: Sample looks at the rest.
   void CheckKeys(const BatchView& view, const Rows& rows) const;
   SampledRow Sample(const BatchView& view, const Rows& rows, const SamplerRow& row);
   void TakeTaps(const BatchView& view, const Rows& rows, StepResult* result) const;
