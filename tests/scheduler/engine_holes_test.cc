@@ -144,9 +144,9 @@ TEST_P(EngineHolesTest, KvWithoutHolesIsAsIfComputed) {
   EXPECT_EQ(out_[0].tokens, Expected(FakePrompt(1, 40), 2));
 }
 
-// A stream outgrows the pool while the holes of a later request are computed.
+// A stream outgrows the pool while the holes of a later request are computed. With two steps in
+// flight that request is never idle and so is not preempted: the stream waits.
 TEST_P(EngineHolesTest, PreemptionDropsThem) {
-  if (GetParam() == 2) GTEST_SKIP() << "nobody in flight is preempted, and it always is";
   Start(18, 2);
   stack_.Submit(FakePrompt(1, 8), 20, &out_);
   while (out_[0].tokens.empty()) stack_.Round();
@@ -155,15 +155,14 @@ TEST_P(EngineHolesTest, PreemptionDropsThem) {
   ASSERT_TRUE(Put(s, 22, {{s->num_computed + 1, 21}}));
   stack_.core->CheckInvariants();
   int num_rounds = 0;
-  for (; s->slot >= 0 && num_rounds < 20; ++num_rounds) {
-    ASSERT_FALSE(s->holes.empty()) << "nobody took its pages in time";
-    stack_.Round();
-  }
+  for (; s->slot >= 0 && !s->holes.empty(); ++num_rounds) stack_.Round();
   EXPECT_GT(num_rounds, 1) << "none was computed";
-  ASSERT_LT(s->slot, 0);
   EXPECT_TRUE(s->holes.empty());
-  EXPECT_EQ(s->num_computed, 0);
-  EXPECT_EQ(stack_.stats->preemptions.value(), 1);
+  if (GetParam() == 1) {
+    EXPECT_LT(s->slot, 0) << "nobody took its pages in time";
+    EXPECT_EQ(s->num_computed, 0);
+    EXPECT_EQ(stack_.stats->preemptions.value(), 1);
+  }
   stack_.RunAll();
   EXPECT_EQ(out_[0].tokens, Expected(FakePrompt(1, 8), 20));
   EXPECT_EQ(other_[0].tokens, Expected(FakePrompt(2, 24), 4));
