@@ -63,13 +63,14 @@ void WaitingQueue::WakeNeed(NeedId need, bool ready) {
   }
 }
 
-void WaitingQueue::WakePrefix(int32_t model, const PageHash& page) {
+void WaitingQueue::WakePrefix(int32_t model, const PageHash& page,
+                              const std::function<bool(const Sequence&)>& is_ready) {
   const auto it = by_prefix_.find({page, model});
   if (it == by_prefix_.end()) return;
   const absl::flat_hash_set<Sequence*> waiting = it->second;
   for (Sequence* s : waiting) {
     Unfile(s);
-    File(s, QueuePlace::kReady);
+    File(s, is_ready(*s) ? QueuePlace::kReady : QueuePlace::kNeedy);
   }
 }
 

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <tuple>
 #include <utility>
@@ -41,7 +42,9 @@ class WaitingQueue final {
   void AwaitPrefix(Sequence* sequence, const PageHash& page);
   // A need changed: those that have it are filed as ready or as needy.
   void WakeNeed(NeedId need, bool ready);
-  void WakePrefix(int32_t model, const PageHash& page);
+  // The page has settled. The need of who waited for it may have left the pool meanwhile.
+  void WakePrefix(int32_t model, const PageHash& page,
+                  const std::function<bool(const Sequence&)>& is_ready);
   // All sequences in the queue that have the need, by request and index.
   std::vector<Sequence*> WithNeed(NeedId need) const;
 

@@ -263,7 +263,8 @@ void Scheduler::BringNeed(Sequence* s) {
 }
 
 std::vector<NeedChange> Scheduler::Wake() {
-  for (const auto& [page, model] : kv_->TakeSettled()) queue_.WakePrefix(model, page);
+  const auto is_ready = [this](const Sequence& s) { return IsReady(s); };
+  for (const auto& [page, model] : kv_->TakeSettled()) queue_.WakePrefix(model, page, is_ready);
   std::vector<NeedChange> changes = residency_->TakeChanges();
   for (const NeedChange& change : changes) {
     queue_.WakeNeed(change.id, residency_->IsReady(change.id));

@@ -123,10 +123,11 @@ class RandomQueueTest : public ::testing::TestWithParam<QueuePolicyKind> {
   void WakePrefix() {
     const int32_t model = Pick(kModels);
     const PageHash page = Page(Pick(3));
-    queue_->WakePrefix(model, page);
+    queue_->WakePrefix(model, page, [this](const Sequence& s) { return IsReady(s); });
     for (auto& [s, place] : places_) {
       if (place != QueuePlace::kPrefix || s->request->model != model) continue;
-      if (s->awaited == page) place = QueuePlace::kReady;
+      if (s->awaited != page) continue;
+      place = IsReady(*s) ? QueuePlace::kReady : QueuePlace::kNeedy;
     }
   }
   void Turn() {
