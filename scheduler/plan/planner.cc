@@ -15,6 +15,8 @@ constexpr int64_t kMinPendingGain = 16;
 // Needs of waiting sequences, in the queue's order, that are brought to the pool ahead of their
 // turn, for each model.
 constexpr int64_t kNeedLookahead = 32;
+// Sequences that a plan looks at for that: many may share a need.
+constexpr int64_t kMaxNeedyLooks = 8 * kNeedLookahead;
 
 }  // namespace
 
@@ -94,6 +96,7 @@ void Planner::StartModel(int32_t model) {
   num_free_slots_ = static_cast<int64_t>(state_.free_slots.size());
   victims_ranked_ = false;
   lookahead_ = std::max<int64_t>(1, kNeedLookahead - queue_.num_loading_needs(model));
+  num_needy_looks_ = kMaxNeedyLooks;
   last_considered_ = nullptr;
   last_waits_for_.reset();
   scratch_->kv.Clear();
@@ -187,21 +190,32 @@ void Planner::PlanAdmissions() {
 
 bool Planner::ConsiderWaiting(Sequence* s, WaitingQueue::Cursor* cursor) {
   if (IsAfterRefused(*s)) return false;
-  if (!residency_.IsReady(s->need)) return ConsiderNeedy(s);
+  if (!policy_.MayEnter(*s)) {
+    cursor->SkipTenant(s->tenant);
+    return true;
+  }
+  if (!residency_.IsReady(s->need)) return ConsiderNeedy(s, cursor);
   if (num_free_slots_ == 0 || ChunkTokens(*s, 0, 1) == 0) {
     cursor->SkipReady();
     return true;
   }
-  return ConsiderReady(s, cursor);
+  return ConsiderReady(s);
 }
 
 // A need is brought whether or not there is a slot: it takes longer than a slot to come free.
-bool Planner::ConsiderNeedy(Sequence* s) {
+bool Planner::ConsiderNeedy(Sequence* s, WaitingQueue::Cursor* cursor) {
+  if (num_needy_looks_-- == 0) {
+    cursor->SkipNeedy();
+    return true;
+  }
   if (scratch_->wanted.contains(s->need)) {
     plan_.wants.push_back(s);
     return true;
   }
-  if (lookahead_ == 0) return true;
+  if (lookahead_ == 0) {
+    cursor->SkipNeedy();
+    return true;
+  }
   --lookahead_;
   const int64_t num_pages = residency_.PagesToPlace(s->need);
   const Sequence*& refused = plan_.turns[model_].refused;
@@ -220,11 +234,7 @@ bool Planner::ConsiderNeedy(Sequence* s) {
   return true;
 }
 
-bool Planner::ConsiderReady(Sequence* s, WaitingQueue::Cursor* cursor) {
-  if (!policy_.MayEnter(*s)) {
-    cursor->SkipTenant(s->tenant);
-    return true;
-  }
+bool Planner::ConsiderReady(Sequence* s) {
   // The copies of a request come one after the other.
   const bool is_copy = last_considered_ != nullptr && last_considered_->request == s->request;
   if (!is_copy) last_waits_for_.reset();
@@ -253,7 +263,8 @@ void Planner::LearnFromCopy(Sequence* s) {
 bool Planner::IsAfterRefused(const Sequence& s) const {
   const QueueKey key = policy_.Key(s, now_us_);
   return std::any_of(plan_.turns.begin(), plan_.turns.end(), [&](const ModelTurn& turn) {
-    return turn.refused != nullptr && policy_.Key(*turn.refused, now_us_) < key;
+    return turn.refused != nullptr && policy_.MayEnter(*turn.refused) &&
+           policy_.Key(*turn.refused, now_us_) < key;
   });
 }
 

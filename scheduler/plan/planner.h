@@ -50,8 +50,8 @@ class Planner final {
   double MostStepUs() const;
 
   // Answers whether the walk through the queue goes on.
-  bool ConsiderNeedy(Sequence* sequence);
-  bool ConsiderReady(Sequence* sequence, WaitingQueue::Cursor* cursor);
+  bool ConsiderNeedy(Sequence* sequence, WaitingQueue::Cursor* cursor);
+  bool ConsiderReady(Sequence* sequence);
   bool ConsiderWaiting(Sequence* sequence, WaitingQueue::Cursor* cursor);
   bool TryAdmit(Sequence* sequence);
   void LearnFromCopy(Sequence* sequence);
@@ -96,7 +96,8 @@ class Planner final {
   int64_t num_running_ = 0;
   int64_t num_free_slots_ = 0;
   bool victims_ranked_ = false;
-  int64_t lookahead_ = 0;
+  int64_t lookahead_ = 0;        // needs that may be asked for
+  int64_t num_needy_looks_ = 0;  // sequences that may be looked at for it
   const Sequence* last_considered_ = nullptr;
   std::optional<PageHash> last_waits_for_;
 };

@@ -63,13 +63,14 @@ void WaitingQueue::WakeNeed(NeedId need, bool ready) {
   }
 }
 
-void WaitingQueue::WakePrefix(int32_t model, const PageHash& page) {
+void WaitingQueue::WakePrefix(int32_t model, const PageHash& page,
+                              const std::function<bool(const Sequence&)>& is_ready) {
   const auto it = by_prefix_.find({page, model});
   if (it == by_prefix_.end()) return;
   const absl::flat_hash_set<Sequence*> waiting = it->second;
   for (Sequence* s : waiting) {
     Unfile(s);
-    File(s, QueuePlace::kReady);
+    File(s, is_ready(*s) ? QueuePlace::kReady : QueuePlace::kNeedy);
   }
 }
 
@@ -206,12 +207,21 @@ WaitingQueue::Cursor::Cursor(const WaitingQueue& queue, int32_t model, int64_t n
     : policy_(*queue.policy_), now_us_(now_us) {
   const auto& lanes = queue.models_[model].lanes;
   heap_.reserve(lanes.size());
+  const int64_t split_us = policy_.SplitUs(now_us);
   for (const auto& [key, lane] : lanes) {
-    Span span{key, lane.begin(), std::prev(lane.end()), false, {}};
-    Pick(&span);
-    heap_.push_back(span);
+    const auto split = lane.lower_bound(Item{split_us, 0, 0, nullptr});
+    AddSpan(key, lane.begin(), split);
+    AddSpan(key, split, lane.end());
   }
   std::make_heap(heap_.begin(), heap_.end(), Worse());
+}
+
+void WaitingQueue::Cursor::AddSpan(const LaneKey& key, Lane::const_iterator first,
+                                   Lane::const_iterator end) {
+  if (first == end) return;
+  Span span{key, first, std::prev(end), false, {}};
+  Pick(&span);
+  heap_.push_back(span);
 }
 
 // Which end comes next.
@@ -253,6 +263,10 @@ void WaitingQueue::Cursor::SkipTenant(int32_t tenant) {
 
 void WaitingQueue::Cursor::SkipReady() {
   SkipIf([](const Span& span) { return !span.key.needy; });
+}
+
+void WaitingQueue::Cursor::SkipNeedy() {
+  SkipIf([](const Span& span) { return span.key.needy; });
 }
 
 }  // namespace tessera

@@ -1,7 +1,7 @@
 // The sequences that wait for admission, filed by model, tenant and the policy's lane. A lane is
-// sorted by arrival, and the policy promises that the next one to be served is at one of its ends,
-// so the queue's order is a merge of the lanes' ends: a plan looks at what it admits and at one
-// sequence of each lane, however many wait.
+// sorted by arrival, and the policy promises that the next one to be served is at an end of one of
+// its two parts, so the queue's order is a merge of the parts' ends: a plan looks at what it admits
+// and at the ends of each lane, however many wait.
 //
 // What cannot run yet is out of the lanes: sequences whose need is on its way, whose prefix another
 // sequence computes, or whose reader is slow. Nothing polls them; they are filed again when the
@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <tuple>
 #include <utility>
@@ -41,7 +42,9 @@ class WaitingQueue final {
   void AwaitPrefix(Sequence* sequence, const PageHash& page);
   // A need changed: those that have it are filed as ready or as needy.
   void WakeNeed(NeedId need, bool ready);
-  void WakePrefix(int32_t model, const PageHash& page);
+  // The page has settled. The need of who waited for it may have left the pool meanwhile.
+  void WakePrefix(int32_t model, const PageHash& page,
+                  const std::function<bool(const Sequence&)>& is_ready);
   // All sequences in the queue that have the need, by request and index.
   std::vector<Sequence*> WithNeed(NeedId need) const;
 
@@ -99,9 +102,10 @@ class WaitingQueue final {
     Cursor(const WaitingQueue& queue, int32_t model, int64_t now_us);
     // The next one; null: none is left.
     Sequence* Next();
-    // Skips what is left of a tenant, or all ready ones.
+    // Skips what is left of a tenant, all ready ones, or all needy ones.
     void SkipTenant(int32_t tenant);
     void SkipReady();
+    void SkipNeedy();
 
    private:
     struct Span {
@@ -112,6 +116,7 @@ class WaitingQueue final {
       QueueKey best;
     };
 
+    void AddSpan(const LaneKey& key, Lane::const_iterator first, Lane::const_iterator end);
     void Pick(Span* span) const;
     template <class Skip>
     void SkipIf(Skip skip);

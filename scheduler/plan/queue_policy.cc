@@ -41,10 +41,15 @@ class EarlyAbortPolicy final : public QueuePolicy {
 
   QueueKey Key(const Sequence& sequence, int64_t now_us) const override {
     const Request& request = *sequence.request;
-    const bool late = IsHopeless(now_us - request.arrival_us, slo_us_);
+    const bool late = request.arrival_us < SplitUs(now_us);
     const bool newest_first = !late && arrived_ >= admitted_;
     if (newest_first) return {0, -request.arrival_us, ~request.id, -sequence.index};
     return {late ? 1 : 0, request.arrival_us, request.id, sequence.index};
+  }
+
+  // Of those on either side the oldest or the newest comes first.
+  int64_t SplitUs(int64_t now_us) const override {
+    return now_us + kEarlyAbortMarginUs - slo_us_ + 1;
   }
 
   absl::Status MayQueue(int64_t queue_delay_us) const override {

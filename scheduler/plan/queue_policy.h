@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <tuple>
 
@@ -30,9 +31,12 @@ class QueuePolicy {
   virtual ~QueuePolicy() = default;
 
   virtual QueueKey Key(const Sequence& sequence, int64_t now_us) const = 0;
-  // The queue files sequences of one model, tenant and lane by arrival. REQUIRES: at any time, the
-  // smallest key of any run of neighbours in a lane is at one of the run's ends.
+  // The queue files sequences of one model, tenant and lane by arrival, and splits each lane at an
+  // arrival time. REQUIRES: at any time, the smallest key of any run of neighbours on one side of
+  // the split is at one of the run's ends.
   virtual int32_t Lane(const Sequence& sequence) const { return 0; }
+  // Those that came before it are on one side.
+  virtual int64_t SplitUs(int64_t now_us) const { return std::numeric_limits<int64_t>::min(); }
 
   // Whether the sequence may be admitted now (a quota). One that may not blocks its tenant only.
   virtual bool MayEnter(const Sequence& sequence) const { return true; }

@@ -32,12 +32,13 @@ void RunningList::Remove(Sequence* sequence) {
 }
 
 Scheduler::Scheduler(const SchedulerOptions& options, size_t num_models, KvManager* kv,
-                     Residency* residency, const Clock* clock, SchedulerStats* stats)
+                     Residency* residency, const Clock* clock, SchedulerStats* stats,
+                     std::unique_ptr<QueuePolicy> policy)
     : kv_(kv),
       residency_(residency),
       clock_(clock),
       stats_(stats),
-      policy_(NewQueuePolicy(options)),
+      policy_(policy != nullptr ? std::move(policy) : NewQueuePolicy(options)),
       state_(options, num_models),
       queue_(policy_.get(), num_models, options.max_num_batched_tokens) {
   CHECK_GE(options.max_num_batched_tokens, options.max_num_seqs)
@@ -117,7 +118,7 @@ void Scheduler::BackToQueue(Sequence* sequence) {
 }
 
 void Scheduler::TakeComputed(Sequence* sequence, int64_t num_computed,
-                             std::vector<TokenRange> holes) {
+                             absl::Span<const TokenRange> holes) {
   CHECK(sequence->slot >= 0 && sequence->num_steps == 0);
   CHECK(sequence->request->prompt_logprobs < 0 &&
         sequence->request->kind == RequestKind::kGenerate);
@@ -131,7 +132,7 @@ void Scheduler::TakeComputed(Sequence* sequence, int64_t num_computed,
     end = hole.end;
   }
   sequence->num_computed = num_computed;
-  sequence->holes = std::move(holes);
+  sequence->holes.insert(sequence->holes.end(), holes.begin(), holes.end());
   sequence->holes_launched = 0;
   kv_->Advance(&sequence->kv, sequence->tokens, sequence->num_final());
   Recount(sequence);
@@ -271,7 +272,8 @@ void Scheduler::BringNeed(Sequence* s) {
 }
 
 std::vector<NeedChange> Scheduler::Wake() {
-  for (const auto& [page, model] : kv_->TakeSettled()) queue_.WakePrefix(model, page);
+  const auto is_ready = [this](const Sequence& s) { return IsReady(s); };
+  for (const auto& [page, model] : kv_->TakeSettled()) queue_.WakePrefix(model, page, is_ready);
   std::vector<NeedChange> changes = residency_->TakeChanges();
   for (const NeedChange& change : changes) {
     queue_.WakeNeed(change.id, residency_->IsReady(change.id));

@@ -25,6 +25,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "kernels/base/clock.h"
 #include "scheduler/plan/planner.h"
 #include "scheduler/plan/queue.h"
@@ -36,8 +37,10 @@ namespace tessera {
 
 class Scheduler {
  public:
+  // `policy`: null is the one that the options name.
   Scheduler(const SchedulerOptions& options, size_t num_models, KvManager* kv, Residency* residency,
-            const Clock* clock, SchedulerStats* stats);
+            const Clock* clock, SchedulerStats* stats,
+            std::unique_ptr<QueuePolicy> policy = nullptr);
 
   // Takes a new sequence into the queue.
   void Enqueue(Sequence* sequence);
@@ -48,10 +51,11 @@ class Scheduler {
   // Takes a paused sequence off the device: its pages become evictable. REQUIRES: paused,
   // num_steps == 0.
   void Park(Sequence* sequence);
-  // The pages of a running sequence hold KV of its tokens [0, num_computed), but that of `holes`
-  // must be computed again. REQUIRES: no step computes for it; holes ascend and are apart; its
-  // pages reach; nothing of its prompt is scored or embedded.
-  void TakeComputed(Sequence* sequence, int64_t num_computed, std::vector<TokenRange> holes);
+  // The pages of a running sequence hold KV of its tokens [0, num_computed), but that of `holes`,
+  // and of the holes that it has, must be computed again. REQUIRES: no step computes for it; holes
+  // ascend, are apart and not below what it has computed; its pages reach; nothing of its prompt is
+  // scored or embedded.
+  void TakeComputed(Sequence* sequence, int64_t num_computed, absl::Span<const TokenRange> holes);
 
   // One step, on scratch; empty when nothing can run.
   StepPlan Plan();

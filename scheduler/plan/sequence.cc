@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/base/log.h"
+
 namespace tessera {
 
 void Sequence::TakePrompt() {
@@ -60,7 +62,7 @@ void Sequence::Retired(const TokenRange& range) {
     num_computed += range.size();
     return;
   }
-  if (holes.empty()) return;  // it was preempted or has finished meanwhile
+  CHECK(!holes.empty() && holes.front().begin == range.begin) << "a step retires out of order";
   TokenRange& first = holes.front();
   first.begin = range.end;
   if (first.begin == first.end) holes.erase(holes.begin());

@@ -86,7 +86,7 @@ void Residency::Release(NeedId id) {
 int64_t Residency::slabs(NeedId id) const { return adapters_->slabs(id); }
 
 bool Residency::MakeRoom(int32_t model, int64_t num_fresh, int64_t num_required) {
-  if (AvailablePages(model) < num_required && !HasIdleNeeds()) return false;
+  if (!MayHave(model, num_required)) return false;
   while (HasIdleNeeds() && kv_->FreePages(model) < num_fresh) {
     const std::optional<double> cached = prefixes_->LeastWorth(model);
     if (!cached.has_value() || *adapters_->LeastWorth(model) >= *cached) break;
@@ -96,6 +96,14 @@ bool Residency::MakeRoom(int32_t model, int64_t num_fresh, int64_t num_required)
   if (kv_->AvailablePages(model) < num_required) return false;
   while (kv_->FreePages(model) < num_fresh) prefixes_->GiveUp(model);
   return true;
+}
+
+bool Residency::MayHave(int32_t model, int64_t num_pages) const {
+  if (AvailablePages(model) >= num_pages) return true;
+  if (!HasIdleNeeds()) return false;
+  const KvUsage usage = kv_->usage();
+  const int64_t slabs = usage.free_slabs + usage.cached_slabs + adapters_->NumIdleSlabs();
+  return slabs / kv_->layout(model).slabs_per_page >= num_pages;
 }
 
 int64_t Residency::AvailablePages(int32_t model) const {

@@ -65,8 +65,8 @@ class Residency final {
   // Frees pages until `num_fresh` of the model's pages are free, and answers whether
   // `num_required` can be had (free or cached). Takes the cheapest first, from all owners; pages
   // that are worth more than cached prefixes only as far as `num_required` demands it. On false
-  // nothing changed, but that idle needs in smaller pages may be gone. REQUIRES: num_fresh <=
-  // num_required.
+  // nothing changed, but that idle needs may be gone when some lie in smaller pages and the slabs
+  // would have been enough. REQUIRES: num_fresh <= num_required.
   bool MakeRoom(int32_t model, int64_t num_fresh, int64_t num_required);
   // Pages of the model's size that could be had now: free, cached, or held by idle needs. Idle
   // needs in smaller pages are not counted: they may not free whole pages.
@@ -82,6 +82,9 @@ class Residency final {
 
  private:
   class CachedPrefixes;
+
+  // False: not even all that could be given up makes so many pages of the model's size.
+  bool MayHave(int32_t model, int64_t num_pages) const;
 
   KvManager* const kv_;
   AdapterStore* const adapters_;

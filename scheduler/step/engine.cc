@@ -89,7 +89,7 @@ class ThreadedEngine final : public Engine {
   absl::Status Submit(std::unique_ptr<Request> request) override {
     if (stopping_.load()) return absl::UnavailableError("the server is shutting down");
     const int64_t num_sequences = request->sampling.n;
-    const absl::Status may_queue = core_.scheduler().policy().MayQueue(QueueDelayUs());
+    absl::Status may_queue = core_.scheduler().policy().MayQueue(QueueDelayUs());
     if (!may_queue.ok()) {
       stats_.refused.Add();
       return may_queue;

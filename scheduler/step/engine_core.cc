@@ -53,7 +53,8 @@ bool Contains(const std::vector<TokenId>& ids, TokenId id) {
 
 EngineCore::EngineCore(EngineOptions options, std::unique_ptr<KvManager> kv,
                        std::unique_ptr<Runner> runner, std::unique_ptr<AdapterLoader> loader,
-                       EngineStats* stats, std::function<void()> on_left_queue)
+                       EngineStats* stats, std::function<void()> on_left_queue,
+                       std::unique_ptr<QueuePolicy> policy)
     : options_(WithSecret(std::move(options))),
       kv_(std::move(kv)),
       runner_(std::move(runner)),
@@ -66,7 +67,8 @@ EngineCore::EngineCore(EngineOptions options, std::unique_ptr<KvManager> kv,
       loader_(std::move(loader)),
       residency_(kv_.get(), adapters_.get(), options_.models.size()),
       operator_loads_(&residency_),
-      scheduler_(options_, options_.models.size(), kv_.get(), &residency_, &clock_, stats),
+      scheduler_(options_, options_.models.size(), kv_.get(), &residency_, &clock_, stats,
+                 std::move(policy)),
       builder_(&options_.models, adapters_.get()) {
   PublishGauges();
 }

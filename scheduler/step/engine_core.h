@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/types/span.h"
 #include "scheduler/plan/scheduler.h"
 #include "scheduler/residency/adapters/adapter_store.h"
 #include "scheduler/residency/operator_loads.h"
@@ -35,10 +36,11 @@ enum class StepHealth : int32_t {
 class EngineCore {
  public:
   // `stats` outlives the core. on_left_queue() is called once per sequence, when its first step is
-  // launched or it ends before. `loader`: of options.adapters; null when that is.
+  // launched or it ends before. `loader`: of options.adapters; null when that is. `policy`: null is
+  // the one that the options name.
   EngineCore(EngineOptions options, std::unique_ptr<KvManager> kv, std::unique_ptr<Runner> runner,
              std::unique_ptr<AdapterLoader> loader, EngineStats* stats,
-             std::function<void()> on_left_queue);
+             std::function<void()> on_left_queue, std::unique_ptr<QueuePolicy> policy = nullptr);
   ~EngineCore();
 
   // The clock of all that follows until the next round.
@@ -59,6 +61,12 @@ class EngineCore {
   void OnAdapterRead(AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us);
   void OnAdapterCopied(AdapterId id);
 
+  // KV was put into the pages of a running sequence between steps: the tokens before `num_computed`
+  // have theirs, but for `holes`. REQUIRES: as Scheduler::TakeComputed.
+  void TakeComputed(Sequence* sequence, int64_t num_computed, absl::Span<const TokenRange> holes) {
+    scheduler_.TakeComputed(sequence, num_computed, holes);
+  }
+
   Runner* runner() { return runner_.get(); }
 
   // Ends what has passed its time limit, then launches a step if there is something to run and room
@@ -75,6 +83,8 @@ class EngineCore {
   const Scheduler& scheduler() const { return scheduler_; }
   const KvManager& kv() const { return *kv_; }
 
+  // What a step that was planned now would compute, on scratch: nothing changes. For tests.
+  StepPlan Foresee() { return scheduler_.Plan(); }
   // Tests look at each plan before it is launched.
   void set_plan_observer(std::function<void(const StepPlan&)> observer) {
     plan_observer_ = std::move(observer);

@@ -40,20 +40,20 @@ void CoreStack::Start() {
   auto manager = NewKvManager(num_slabs, models[0].layout.slab_bytes, max_slabs);
   for (const EngineModel& model : models) manager->AddModel(model.layout);
   kv = manager.get();
-  FakeRunnerOptions runner;
-  runner.models = models;
-  runner.num_slabs = num_slabs;
-  runner.depth = depth;
-  runner.max_num_seqs = options.max_num_seqs;
-  runner.clock = &clock;
-  runner.samples_apart = samples_apart;
+  FakeRunnerOptions runner_options;
+  runner_options.models = models;
+  runner_options.num_slabs = num_slabs;
+  runner_options.depth = depth;
+  runner_options.max_num_seqs = options.max_num_seqs;
+  runner_options.clock = &clock;
+  runner_options.samples_apart = samples_apart;
   if (!adapter_pages.empty()) {
     adapters = std::make_unique<FakeAdapters>(models[0], adapter_pages);
     options.adapters = adapters->registry();
   }
   stats = std::make_unique<EngineStats>(models.size());
-  auto fake = std::make_unique<FakeRunner>(runner);
-  FakeRunner* const fake_runner = fake.get();
+  auto fake = std::make_unique<FakeRunner>(runner_options);
+  runner = fake.get();
   std::unique_ptr<FakeAdapterLoader> fake_loader;
   if (adapters != nullptr) {
     AdapterLoaderEvents events;
@@ -61,13 +61,13 @@ void CoreStack::Start() {
       core->OnAdapterRead(id, std::move(image), read_us);
     };
     events.on_copied = [this](AdapterId id) { core->OnAdapterCopied(id); };
-    fake_loader = std::make_unique<FakeAdapterLoader>(fake_runner, std::move(events));
+    fake_loader = std::make_unique<FakeAdapterLoader>(runner, std::move(events));
   }
   loader = fake_loader.get();
-  core = std::make_unique<EngineCore>(options, std::move(manager), std::move(fake),
-                                      std::move(fake_loader), stats.get(), nullptr);
-  driver = std::make_unique<CoreDriver>(core.get(), &clock,
-                                        [fake_runner] { fake_runner->FinishOldest(); });
+  core =
+      std::make_unique<EngineCore>(options, std::move(manager), std::move(fake),
+                                   std::move(fake_loader), stats.get(), nullptr, std::move(policy));
+  driver = std::make_unique<CoreDriver>(core.get(), &clock, [this] { runner->FinishOldest(); });
 }
 
 std::unique_ptr<Request> CoreStack::NewRequest(std::vector<TokenId> prompt, int64_t max_tokens,

@@ -32,7 +32,8 @@ struct CoreStack {
   int64_t num_slabs = 65;  // with the null page's
   int depth = 1;
   bool samples_apart = false;
-  std::vector<int32_t> adapter_pages;  // of the first model's adapters; empty: none
+  std::vector<int32_t> adapter_pages;   // of the first model's adapters; empty: none
+  std::unique_ptr<QueuePolicy> policy;  // taken; null: the options'
 
   ManualClock clock;
   std::unique_ptr<EngineStats> stats;
@@ -41,6 +42,7 @@ struct CoreStack {
   std::unique_ptr<CoreDriver> driver;
   KvManager* kv = nullptr;              // the core's
   FakeAdapterLoader* loader = nullptr;  // the core's
+  FakeRunner* runner = nullptr;         // the core's
 
   void Start();
   std::unique_ptr<Request> NewRequest(std::vector<TokenId> prompt, int64_t max_tokens,

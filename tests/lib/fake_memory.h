@@ -14,6 +14,7 @@
 
 namespace tessera::testing {
 
+// As new it is of no token and no position.
 struct FakeCell {
   TokenId token = -7;
   int32_t position = -7;

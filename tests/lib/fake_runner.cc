@@ -33,6 +33,12 @@ void FakeRunner::WritePage(PageId page, const char* bytes, int64_t num_bytes) {
   memory_.WriteBytes(page, bytes, num_bytes);
 }
 
+void FakeRunner::WriteCell(int32_t model, int32_t group, PageId page, int32_t token,
+                           const FakeCell& cell) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  memory_.Write(model, group, page, token, cell);
+}
+
 uint64_t FakeRunner::HashVisible(const BatchView& view, int32_t segment, int32_t position,
                                  uint64_t adapter) const {
   const int32_t model = view.batch->model;
@@ -101,6 +107,19 @@ void FakeRunner::WriteCells(const BatchView& view, const Rows& rows) {
   }
 }
 
+void FakeRunner::CheckKeys(const BatchView& view, const Rows& rows) const {
+  std::vector<bool> is_sampled(view.num_tokens(), false);
+  const SamplerRow* const sampler_rows = view.data(view.batch->sampler_rows);
+  for (uint32_t r = 0; r < view.batch->sampler_rows.count; ++r) {
+    is_sampled[sampler_rows[r].token_row] = true;
+  }
+  for (int32_t t = 0; t < view.num_tokens(); ++t) {
+    if (is_sampled[t]) continue;
+    const int32_t segment = rows.segment_of[t];
+    HashVisible(view, segment, view.positions()[t], rows.adapters[segment]);
+  }
+}
+
 SampledRow FakeRunner::Sample(const BatchView& view, const Rows& rows, const SamplerRow& row) {
   const int32_t model = view.batch->model;
   const int32_t segment = rows.segment_of[row.token_row];
@@ -148,6 +167,7 @@ void FakeRunner::Run(const Step& step) {
   memory_.ApplyPageOps(view);
   const Rows rows = Resolve(view);
   WriteCells(view, rows);
+  CheckKeys(view, rows);
   const SamplerRow* sampler_rows = view.data(step.batch->sampler_rows);
   for (uint32_t r = 0; r < step.batch->sampler_rows.count; ++r) {
     result.rows.push_back(Sample(view, rows, sampler_rows[r]));

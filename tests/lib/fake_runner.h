@@ -46,6 +46,8 @@ class FakeRunner final : public Runner {
   void Launch(const StepBatch* batch, const BatchArena* arena, LayerRange layers,
               StepResult* result) override;
   void WritePage(PageId page, const char* bytes, int64_t num_bytes) override;
+  // KV that a transfer brings, beside the steps.
+  void WriteCell(int32_t model, int32_t group, PageId page, int32_t token, const FakeCell& cell);
   int depth() const override { return options_.depth; }
 
   // Ends the oldest step and reports it. REQUIRES: one is in flight.
@@ -68,6 +70,8 @@ class FakeRunner final : public Runner {
   void Run(const Step& step);
   Rows Resolve(const BatchView& view) const;
   void WriteCells(const BatchView& view, const Rows& rows);
+  // All keys must be there of what is computed and not sampled from: Sample looks at the rest.
+  void CheckKeys(const BatchView& view, const Rows& rows) const;
   SampledRow Sample(const BatchView& view, const Rows& rows, const SamplerRow& row);
   void TakeTaps(const BatchView& view, const Rows& rows, StepResult* result) const;
   uint64_t HashVisible(const BatchView& view, int32_t segment, int32_t position,

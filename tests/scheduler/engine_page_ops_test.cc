@@ -3,11 +3,13 @@
 // alone.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <random>
 
 #include "tests/lib/core_stack.h"
+#include "tests/lib/put_kv.h"
 
 namespace tessera::testing {
 namespace {
@@ -162,6 +164,7 @@ class RandomPageOpsTest : public ::testing::TestWithParam<int> {
     stack_.options.max_num_batched_tokens = 16;
     stack_.options.adapter_host_bytes = 700;
     stack_.Start();
+    stack_.core->set_plan_observer([](const StepPlan& plan) { CheckHolesOf(plan); });
   }
 
   int Pick(int bound) { return static_cast<int>(random_() % static_cast<uint32_t>(bound)); }
@@ -182,6 +185,50 @@ class RandomPageOpsTest : public ::testing::TestWithParam<int> {
     const int begin = Pick(static_cast<int>(kv->num_tokens) + 1);
     const int end = begin + Pick(static_cast<int>(kv->num_tokens) - begin + 1);
     num_copied_ += stack_.kv->EnsureWritable(kv, begin, end) ? 1 : 0;
+  }
+  // KV comes from elsewhere, with holes in it.
+  void PutKvInto() {
+    const std::vector<Sequence*>& running = stack_.core->scheduler().Running();
+    if (running.empty()) return;
+    Sequence* const s = running[Pick(static_cast<int>(running.size()))];
+    if (!TakesKv(*s)) return;
+    const int64_t first = s->num_computed;
+    const int64_t num_computed = first + 1 + Pick(static_cast<int>(s->num_tokens() - first - 1));
+    std::vector<TokenRange> holes;
+    for (int64_t at = first + Pick(6); at < num_computed;) {
+      holes.push_back({at, std::min<int64_t>(num_computed, at + 1 + Pick(6))});
+      at = holes.back().end + Pick(6);
+    }
+    const int adapter = live_.at(s->request->id)->adapter;
+    const uint64_t hash = adapter < 0 ? 0 : HashOfBytes(stack_.adapters->Variant(adapter).adapter);
+    if (PutKv({stack_.core.get(), stack_.kv, stack_.runner}, s, num_computed, holes, hash)) {
+      num_holes_ += static_cast<int>(holes.size());
+    }
+  }
+  // Nothing is sampled before the last hole; ranges ascend.
+  static void CheckHolesOf(const StepPlan& plan) {
+    for (const PlanEntry& entry : plan.entries) {
+      const Sequence& s = *entry.sequence;
+      ASSERT_EQ(entry.begin(), s.NextToCompute());
+      ASSERT_TRUE(!entry.samples || entry.num_tokens() == s.num_to_compute());
+      for (size_t r = 1; r < entry.ranges.size(); ++r) {
+        ASSERT_GE(entry.ranges[r].begin, entry.ranges[r - 1].end);
+      }
+    }
+  }
+  // Who had holes and is off the device has none.
+  void CheckDropped(const std::vector<uint64_t>& had_holes) {
+    for (const Sequence* s : stack_.core->scheduler().Waiting()) {
+      ASSERT_TRUE(s->holes.empty());
+      num_dropped_ += std::count(had_holes.begin(), had_holes.end(), s->request->id);
+    }
+  }
+  std::vector<uint64_t> WithHoles() const {
+    std::vector<uint64_t> ids;
+    for (const Sequence* s : stack_.core->scheduler().Running()) {
+      if (!s->holes.empty()) ids.push_back(s->request->id);
+    }
+    return ids;
   }
   void Disturb() {
     const auto it = std::next(live_.begin(), Pick(static_cast<int>(live_.size())));
@@ -221,6 +268,8 @@ class RandomPageOpsTest : public ::testing::TestWithParam<int> {
   std::map<uint64_t, std::unique_ptr<Live>> live_;  // outlives the stack, which ends what is left
   CoreStack stack_;
   int num_copied_ = 0;
+  int num_holes_ = 0;
+  int64_t num_dropped_ = 0;  // sequences that left the device with holes
   int num_checked_ = 0;
 };
 
@@ -228,12 +277,19 @@ TEST_P(RandomPageOpsTest, EveryRequestGetsTheTokensItGetsAlone) {
   for (int round = 0; round < kRandomRounds && !HasFailure(); ++round) {
     if (live_.size() < 10 && Pick(3) == 0) Submit();
     if (Pick(3) == 0) CopyPages();
+    if (Pick(4) == 0) {
+      while (stack_.core->num_inflight() > 0) stack_.driver->RetireOldest();
+      PutKvInto();
+    }
+    const std::vector<uint64_t> had_holes = WithHoles();
+    if (!had_holes.empty() && Pick(20) == 0) stack_.core->Throttle(had_holes[0], true);
     if (!live_.empty() && Pick(10) == 0) Disturb();
     if (Pick(2) == 0) TurnLoader();
     if (round % 100 == 0) {
       for (auto& [id, live] : live_) stack_.core->Throttle(id, false);
     }
     stack_.Round();
+    CheckDropped(had_holes);
     CheckFinished();
   }
   for (auto& [id, live] : live_) stack_.core->Throttle(id, false);
@@ -242,6 +298,8 @@ TEST_P(RandomPageOpsTest, EveryRequestGetsTheTokensItGetsAlone) {
   EXPECT_TRUE(live_.empty());
   EXPECT_GT(num_checked_, kRandomRounds / 50);
   EXPECT_GT(num_copied_, kRandomRounds / 20);
+  EXPECT_GT(num_holes_, kRandomRounds / 50);
+  EXPECT_GT(num_dropped_, 0);
   EXPECT_GT(stack_.stats->preemptions.value(), 0);
   EXPECT_GT(stack_.stats->adapter_evictions.value(), 0);
   EXPECT_GT(stack_.stats->cached_prompt_tokens.value(), 0);

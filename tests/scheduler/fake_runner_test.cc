@@ -124,5 +124,20 @@ TEST_F(FakeRunnerTest, AStepReadsPagesWhenItCompletes) {
   EXPECT_NE(token, Expected({7, 5}));
 }
 
+TEST_F(FakeRunnerTest, KeysMustBeThereOfRowsThatAreNotSampledFrom) {
+  ::testing::TestPartResultArray failures;
+  {
+    const ::testing::ScopedFakeTestPartResultReporter reporter(
+        ::testing::ScopedFakeTestPartResultReporter::INTERCEPT_ONLY_CURRENT_THREAD, &failures);
+    Run(kPage, 1, {5, 6, 7});  // nobody wrote the key at 0
+  }
+  EXPECT_EQ(failures.size(), 3);
+}
+
+TEST_F(FakeRunnerTest, KvMayComeBesideTheSteps) {
+  runner_.WriteCell(0, 0, kPage, 0, {/*token=*/7, /*position=*/0, /*adapter=*/0});
+  EXPECT_EQ(Run(kPage, 1, {8}), Expected({7, 8}));
+}
+
 }  // namespace
 }  // namespace tessera::testing

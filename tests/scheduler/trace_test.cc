@@ -9,6 +9,7 @@
 //   [limit_us=N] [score] step [N]              one round of the loop (N rounds); prints what was
 //   launched and which events came run                   rounds until idle; prints finish events
 //   only cancel ID | pause ID | resume ID | wait MICROSECONDS
+//   fill ID upto=N [holes=FIRST-END,...]       KV of a running request comes from elsewhere
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -23,6 +24,7 @@
 #include "scheduler/step/engine_core.h"
 #include "tests/lib/core_driver.h"
 #include "tests/lib/fake_runner.h"
+#include "tests/lib/put_kv.h"
 
 namespace tessera {
 namespace {
@@ -74,6 +76,8 @@ class TraceRun {
       core()->Cancel(Number(words[1]), -1, CancelReason::kClient);
     } else if (verb == "pause" || verb == "resume") {
       core()->Throttle(Number(words[1]), verb == "pause");
+    } else if (verb == "fill") {
+      Fill(static_cast<uint64_t>(Number(words[1])), options);
     } else if (verb == "wait") {
       clock_.Advance(Number(words[1]));
     } else {
@@ -131,11 +135,12 @@ class TraceRun {
     };
     stats_ = std::make_unique<EngineStats>(models_.size());
     auto fake = std::make_unique<testing::FakeRunner>(runner);
-    testing::FakeRunner* const fake_runner = fake.get();
+    runner_ = fake.get();
+    kv_ = kv.get();
     core_ = std::make_unique<EngineCore>(options, std::move(kv), std::move(fake), nullptr,
                                          stats_.get(), nullptr);
     driver_ = std::make_unique<testing::CoreDriver>(core_.get(), &clock_,
-                                                    [fake_runner] { fake_runner->FinishOldest(); });
+                                                    [this] { runner_->FinishOldest(); });
     core_->set_plan_observer([this](const StepPlan& plan) { PrintPlan(plan); });
     return core_.get();
   }
@@ -191,12 +196,31 @@ class TraceRun {
     core()->Submit(std::move(request));
   }
 
+  void Fill(uint64_t id, const Options& options) {
+    std::vector<TokenRange> holes;
+    const auto it = options.find("holes");
+    if (it != options.end()) {
+      for (const std::string& hole : std::vector<std::string>(absl::StrSplit(it->second, ','))) {
+        const std::pair<std::string, std::string> ends = absl::StrSplit(hole, '-');
+        holes.push_back({Number(ends.first), Number(ends.second)});
+      }
+    }
+    for (Sequence* s : core()->scheduler().Running()) {
+      if (s->request->id != id || !testing::TakesKv(*s)) continue;
+      const testing::KvTarget target{core(), kv_, runner_};
+      if (testing::PutKv(target, s, Number(options.at("upto")), holes)) return;
+    }
+    log_.push_back("  not filled");
+  }
+
   Options engine_;
   std::vector<EngineModel> models_;
   ManualClock clock_;
   std::unique_ptr<EngineStats> stats_;
   std::vector<std::string> log_;
   bool print_plans_ = true;
+  KvManager* kv_ = nullptr;                // the core's
+  testing::FakeRunner* runner_ = nullptr;  // the core's
   std::unique_ptr<EngineCore> core_;
   std::unique_ptr<testing::CoreDriver> driver_;
 };

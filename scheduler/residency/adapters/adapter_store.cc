@@ -301,6 +301,14 @@ int64_t AdapterStore::NumIdlePages(AdapterId id, int32_t model) const {
   return PagesOf(entry.image->layout.num_pages, entry.model, model);
 }
 
+int64_t AdapterStore::NumIdleSlabs() const {
+  int64_t slabs = 0;
+  for (size_t m = 0; m < idle_pages_.size(); ++m) {
+    slabs += idle_pages_[m] * kv_->layout(static_cast<int32_t>(m)).slabs_per_page;
+  }
+  return slabs;
+}
+
 void AdapterStore::Report(const Entry& entry) {
   AdapterResidency residency = AdapterResidency::kHost;
   if (entry.state == State::kReading) residency = AdapterResidency::kDisk;

@@ -99,6 +99,8 @@ class AdapterStore final : public PageOwner {
   int64_t NumIdlePages(int32_t model) const;
   // And that one adapter's; 0 unless it is idle.
   int64_t NumIdlePages(AdapterId id, int32_t model) const;
+  // Slabs of all idle adapters, in pages of any size.
+  int64_t NumIdleSlabs() const;
   int64_t num_copying() const { return num_copying_; }
 
   int64_t num_loads() const { return num_loads_; }

@@ -1,0 +1,451 @@
+// Who gives way for pages, how needs come into the pool, and operators who wait for that: on a
+// store of adapters with a loader that reads and copies when it is told to.
+#include "scheduler/residency/residency.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "scheduler/residency/adapters/adapter_store.h"
+#include "scheduler/residency/operator_loads.h"
+#include "tests/lib/core_stack.h"
+
+namespace tessera::testing {
+namespace {
+
+constexpr double kCheap = 1e-6;  // microseconds a slab
+constexpr double kPrecious = 1e9;
+constexpr int64_t kHostBytes = 1 << 20;
+
+class ResidencyTest : public ::testing::Test {
+ protected:
+  // Pages of `slabs_per_page[m]` slabs for each model; adapters of the first one.
+  void Start(int64_t num_slabs, const std::vector<int32_t>& slabs_per_page,
+             const std::vector<int32_t>& adapter_pages, int64_t host_bytes = kHostBytes) {
+    const int32_t largest = *std::max_element(slabs_per_page.begin(), slabs_per_page.end());
+    FakeRunnerOptions runner;
+    for (const int32_t slabs : slabs_per_page) {
+      EngineModel model = FakeModel("m" + std::to_string(slabs), {0}, 4 * slabs, 256);
+      model.layout.slab_bytes = model.layout.groups[0].page_bytes() / slabs;
+      model.layout.slabs_per_page = slabs;
+      runner.models.push_back(model);
+    }
+    runner.num_slabs = num_slabs + largest;
+    kv_ = NewKvManager(runner.num_slabs, runner.models[0].layout.slab_bytes, largest);
+    for (const EngineModel& model : runner.models) kv_->AddModel(model.layout);
+    runner_ = std::make_unique<FakeRunner>(runner);
+    adapters_ = std::make_unique<FakeAdapters>(runner.models[0], adapter_pages);
+    AdapterLoaderEvents events;
+    events.on_read = [this](AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us) {
+      store_->OnRead(id, std::move(image), read_us);
+    };
+    events.on_copied = [this](AdapterId id) { store_->OnCopied(id); };
+    loader_ = std::make_unique<FakeAdapterLoader>(runner_.get(), std::move(events));
+    store_ = std::make_unique<AdapterStore>(AdapterStoreOptions{host_bytes}, adapters_->registry(),
+                                            kv_.get(), loader_.get(), &clock_);
+    residency_ = std::make_unique<Residency>(kv_.get(), store_.get(), runner.models.size());
+  }
+
+  NeedId Id(size_t adapter) const { return adapters_->id(adapter); }
+  NeedState Want(size_t adapter, int64_t reserve_slabs = 0, bool alone = false) {
+    const NeedState state = residency_->Want(Id(adapter), reserve_slabs, alone);
+    store_->CheckInvariants();
+    return state;
+  }
+  void FinishRead() { loader_->FinishRead(adapters_->Image(loader_->next_read())); }
+  // Into the pool, idle.
+  void Load(size_t adapter) {
+    ASSERT_EQ(Want(adapter), NeedState::kLoading);
+    FinishRead();
+    ASSERT_EQ(Want(adapter), NeedState::kLoading);
+    loader_->FinishCopy();
+    ASSERT_EQ(Want(adapter), NeedState::kReady);
+    residency_->TakeChanges();
+  }
+  // Leaves so many cached pages of a model.
+  void Cache(int32_t model, int num_pages) {
+    KvState state;
+    state.model = model;
+    state.root = {7, static_cast<uint64_t>(model)};
+    const std::vector<TokenId> tokens =
+        FakePrompt(model, num_pages * kv_->layout(model).page_tokens());
+    const auto num_tokens = static_cast<int64_t>(tokens.size());
+    ASSERT_TRUE(kv_->Admit(&state, tokens, num_tokens, 0));
+    kv_->Advance(&state, tokens, num_tokens);
+    kv_->Release(&state);
+  }
+  bool MakeRoom(int32_t model, int64_t num_fresh, int64_t num_required) {
+    const bool made = residency_->MakeRoom(model, num_fresh, num_required);
+    store_->CheckInvariants();
+    kv_->CheckInvariants({});
+    return made;
+  }
+  int64_t CachedSlabs() const { return kv_->usage().cached_slabs; }
+  std::vector<NeedId> ChangedIds() {
+    std::vector<NeedId> ids;
+    for (const NeedChange& change : residency_->TakeChanges()) {
+      EXPECT_TRUE(change.status.ok()) << change.status;
+      ids.push_back(change.id);
+    }
+    return ids;
+  }
+
+  ManualClock clock_;
+  std::unique_ptr<KvManager> kv_;
+  std::unique_ptr<FakeRunner> runner_;
+  std::unique_ptr<FakeAdapters> adapters_;
+  std::unique_ptr<FakeAdapterLoader> loader_;
+  std::unique_ptr<AdapterStore> store_;
+  std::unique_ptr<Residency> residency_;
+};
+
+TEST_F(ResidencyTest, CheapPrefixesLeaveBeforeAnAdapter) {
+  Start(20, {1}, {4});
+  Load(0);
+  Cache(0, 8);
+  residency_->SetRecomputeUs(0, kCheap);
+  EXPECT_EQ(residency_->AvailablePages(0), 20);
+  EXPECT_TRUE(MakeRoom(0, 10, 10));
+  EXPECT_EQ(CachedSlabs(), 6);
+  EXPECT_TRUE(residency_->IsReady(Id(0)));
+}
+
+TEST_F(ResidencyTest, ACheapAdapterLeavesBeforePrefixes) {
+  Start(20, {1}, {4});
+  Load(0);
+  Cache(0, 8);
+  residency_->SetRecomputeUs(0, kPrecious);
+  EXPECT_TRUE(MakeRoom(0, 10, 10));
+  EXPECT_EQ(CachedSlabs(), 8);
+  EXPECT_FALSE(residency_->IsReady(Id(0)));
+  EXPECT_EQ(kv_->FreePages(0), 12);
+}
+
+TEST_F(ResidencyTest, TheAdapterThatIsWorthLeastLeavesFirst) {
+  Start(20, {1}, {4, 4});
+  Load(0);
+  Load(1);
+  for (int i = 0; i < 50; ++i) {
+    residency_->Acquire(Id(0));
+    residency_->Release(Id(0));
+  }
+  Cache(0, 8);
+  residency_->SetRecomputeUs(0, kPrecious);
+  EXPECT_TRUE(MakeRoom(0, 6, 6));
+  EXPECT_TRUE(residency_->IsReady(Id(0))) << "it was used often";
+  EXPECT_FALSE(residency_->IsReady(Id(1)));
+}
+
+TEST_F(ResidencyTest, WhatIsWorthMoreLeavesWhenItMust) {
+  Start(20, {1}, {4});
+  Load(0);
+  Cache(0, 8);
+  residency_->SetRecomputeUs(0, kCheap);
+  EXPECT_TRUE(MakeRoom(0, 17, 17));
+  EXPECT_FALSE(residency_->IsReady(Id(0)));
+  EXPECT_GE(kv_->FreePages(0), 17);
+}
+
+// Pages that are only required to be had are not freed.
+TEST_F(ResidencyTest, OnlyFreshPagesAreFreed) {
+  Start(20, {1}, {4});
+  Load(0);
+  Cache(0, 8);
+  residency_->SetRecomputeUs(0, kCheap);
+  EXPECT_TRUE(MakeRoom(0, 3, 16));
+  EXPECT_EQ(CachedSlabs(), 8);
+  EXPECT_TRUE(residency_->IsReady(Id(0)));
+  EXPECT_TRUE(MakeRoom(0, 3, 18));
+  EXPECT_EQ(CachedSlabs(), 8);
+  EXPECT_FALSE(residency_->IsReady(Id(0)));
+}
+
+TEST_F(ResidencyTest, AllStaysWhenThereCannotBeRoom) {
+  Start(20, {1}, {4, 2});
+  Load(0);
+  Load(1);
+  Cache(0, 8);
+  residency_->Acquire(Id(1));
+  for (const double worth : {kCheap, kPrecious}) {
+    residency_->SetRecomputeUs(0, worth);
+    EXPECT_FALSE(MakeRoom(0, 19, 19)) << "a running need stays";
+    EXPECT_FALSE(MakeRoom(0, 1, 40));
+    EXPECT_TRUE(residency_->IsReady(Id(0)));
+    EXPECT_EQ(CachedSlabs(), 8);
+  }
+  EXPECT_TRUE(MakeRoom(0, 18, 18));
+  residency_->Release(Id(1));
+}
+
+TEST_F(ResidencyTest, IdleNeedsInSmallerPagesAreNotCountedButGiveWay) {
+  Start(20, {1, 2}, {6});
+  Load(0);
+  EXPECT_EQ(kv_->AvailablePages(1), 7);
+  EXPECT_EQ(residency_->AvailablePages(1), 7) << "they may not free whole pages";
+  EXPECT_EQ(residency_->IdlePages(Id(0), 1), 0);
+  EXPECT_FALSE(MakeRoom(1, 11, 11)) << "the pool has 10";
+  EXPECT_TRUE(residency_->IsReady(Id(0)));
+  EXPECT_TRUE(MakeRoom(1, 10, 10));
+  EXPECT_FALSE(residency_->IsReady(Id(0)));
+}
+
+TEST_F(ResidencyTest, IdleNeedsInLargerPagesAreCountedInTheSmaller) {
+  Start(20, {2, 1}, {3});
+  Load(0);
+  Cache(1, 4);
+  residency_->SetRecomputeUs(1, kPrecious);
+  EXPECT_EQ(kv_->AvailablePages(1), 14);
+  EXPECT_EQ(residency_->AvailablePages(1), 20);
+  EXPECT_EQ(residency_->IdlePages(Id(0), 1), 6);
+  EXPECT_FALSE(MakeRoom(1, 21, 21));
+  EXPECT_TRUE(residency_->IsReady(Id(0)));
+  EXPECT_TRUE(MakeRoom(1, 16, 16));
+  EXPECT_FALSE(residency_->IsReady(Id(0)));
+  EXPECT_EQ(CachedSlabs(), 4);
+}
+
+TEST_F(ResidencyTest, ANeedComesByItsStates) {
+  Start(20, {1}, {4});
+  EXPECT_TRUE(residency_->IsReady(kNoNeed));
+  EXPECT_EQ(residency_->Want(kNoNeed, 100, false), NeedState::kReady);
+  EXPECT_FALSE(residency_->IsReady(Id(0)));
+  EXPECT_EQ(Want(0), NeedState::kLoading);
+  EXPECT_EQ(Want(0), NeedState::kLoading) << "it is being read";
+  EXPECT_EQ(residency_->PagesToPlace(Id(0)), 0);
+  FinishRead();
+  EXPECT_FALSE(loader_->is_reading()) << "it is read once";
+  EXPECT_EQ(residency_->PagesToPlace(Id(0)), 4);
+  EXPECT_EQ(Want(0, 17), NeedState::kNoRoom) << "17 slabs are for others";
+  EXPECT_EQ(residency_->PagesToPlace(Id(0)), 4);
+  EXPECT_EQ(Want(0, 16), NeedState::kLoading);
+  EXPECT_EQ(residency_->PagesToPlace(Id(0)), 0);
+  EXPECT_FALSE(residency_->IsReady(Id(0)));
+  loader_->FinishCopy();
+  EXPECT_TRUE(residency_->IsReady(Id(0)));
+  EXPECT_EQ(Want(0, 100), NeedState::kReady);
+  EXPECT_EQ(residency_->slabs(Id(0)), 4);
+}
+
+TEST_F(ResidencyTest, TooManyReadsAreBusy) {
+  Start(40, {1}, std::vector<int32_t>(10, 1));
+  for (size_t i = 0; i < 8; ++i) EXPECT_EQ(Want(i), NeedState::kLoading);
+  EXPECT_EQ(Want(8), NeedState::kBusy);
+  FinishRead();
+  EXPECT_EQ(Want(8), NeedState::kLoading);
+  EXPECT_EQ(Want(9), NeedState::kBusy);
+}
+
+// A need takes the place of another one, which stays in host memory.
+TEST_F(ResidencyTest, ANeedMakesRoomForItself) {
+  Start(6, {1}, {4, 5});
+  Load(0);
+  EXPECT_EQ(Want(1), NeedState::kLoading);
+  FinishRead();
+  residency_->Acquire(Id(0));
+  EXPECT_EQ(Want(1), NeedState::kNoRoom) << "it runs";
+  residency_->Release(Id(0));
+  residency_->TakeChanges();
+  EXPECT_EQ(Want(1), NeedState::kLoading);
+  EXPECT_EQ(ChangedIds(), std::vector<NeedId>({Id(0)})) << "whoever waits for it asks again";
+  loader_->FinishCopy();
+  EXPECT_TRUE(residency_->IsReady(Id(1)));
+  EXPECT_EQ(residency_->PagesToPlace(Id(0)), 4);
+}
+
+TEST_F(ResidencyTest, WhatWillNeverFitFailsWhenNothingRuns) {
+  Start(6, {1}, {9});
+  EXPECT_EQ(Want(0), NeedState::kLoading);
+  FinishRead();
+  residency_->TakeChanges();
+  EXPECT_EQ(Want(0), NeedState::kNoRoom);
+  EXPECT_TRUE(residency_->TakeChanges().empty());
+  EXPECT_EQ(Want(0, 0, /*alone=*/true), NeedState::kLoading);
+  bool failed = false;
+  for (const NeedChange& change : residency_->TakeChanges()) {
+    EXPECT_EQ(change.id, Id(0));
+    failed |= absl::IsResourceExhausted(change.status);
+  }
+  EXPECT_TRUE(failed);
+}
+
+TEST_F(ResidencyTest, ChangesAreToldOnce) {
+  Start(20, {1}, {4}, /*host_bytes=*/0);
+  Want(0);
+  EXPECT_TRUE(residency_->TakeChanges().empty()) << "asking is none";
+  FinishRead();
+  EXPECT_EQ(ChangedIds(), std::vector<NeedId>({Id(0)})) << "read";
+  Want(0);
+  EXPECT_TRUE(residency_->TakeChanges().empty());
+  loader_->FinishCopy();
+  EXPECT_EQ(ChangedIds(), std::vector<NeedId>({Id(0)})) << "copied";
+  EXPECT_TRUE(residency_->TakeChanges().empty());
+  EXPECT_TRUE(MakeRoom(0, 20, 20));
+  const std::vector<NeedId> evicted = ChangedIds();
+  EXPECT_FALSE(evicted.empty()) << "evicted, and forgotten for lack of host memory";
+  for (const NeedId id : evicted) EXPECT_EQ(id, Id(0));
+  EXPECT_TRUE(residency_->TakeChanges().empty());
+  Want(0);
+  loader_->FinishRead(absl::FailedPreconditionError("its files changed"));
+  const std::vector<NeedChange> failed = residency_->TakeChanges();
+  ASSERT_EQ(failed.size(), 1u);
+  EXPECT_EQ(failed[0].status.message(), "its files changed");
+}
+
+TEST_F(ResidencyTest, WhatIsUnloadedWhileItRunsIsNotReadyAndLeavesAfterwards) {
+  Start(20, {1}, {4});
+  Load(0);
+  residency_->Acquire(Id(0));
+  store_->Unload(Id(0));
+  EXPECT_FALSE(residency_->IsReady(Id(0)));
+  EXPECT_EQ(Want(0), NeedState::kLoading);
+  EXPECT_TRUE(residency_->TakeChanges().empty());
+  residency_->Release(Id(0));
+  EXPECT_FALSE(ChangedIds().empty()) << "whoever waits for it asks again";
+  EXPECT_EQ(kv_->usage().adapter_slabs, 0);
+  EXPECT_EQ(Want(0), NeedState::kLoading);
+  EXPECT_TRUE(loader_->is_reading());
+}
+
+// Operators are asked for as the engine core does it.
+class OperatorLoadsTest : public ResidencyTest {
+ protected:
+  struct Answer {
+    int num = 0;
+    absl::Status status;
+    bool gone = false;
+  };
+
+  void StartLoads(int64_t num_slabs, const std::vector<int32_t>& adapter_pages) {
+    Start(num_slabs, {1}, adapter_pages);
+    loads_ = std::make_unique<OperatorLoads>(residency_.get());
+  }
+  void Add(size_t adapter, Answer* answer) {
+    loads_->Add(Id(adapter), {[answer](absl::Status status) {
+                                ++answer->num;
+                                answer->status = std::move(status);
+                              },
+                              [answer] { return answer->gone; }});
+  }
+  void Settle(int64_t reserve_slabs = 0, bool alone = true) {
+    for (const NeedChange& change : residency_->TakeChanges()) loads_->OnChange(change);
+    loads_->Ask(reserve_slabs, alone);
+    store_->CheckInvariants();
+  }
+  void FinishAll() {
+    for (int i = 0; i < 30; ++i) {
+      Settle();
+      if (loader_->is_reading()) FinishRead();
+      if (loader_->is_copying()) loader_->FinishCopy();
+    }
+  }
+
+  std::unique_ptr<OperatorLoads> loads_;
+};
+
+TEST_F(OperatorLoadsTest, EachWaitIsAnsweredOnce) {
+  StartLoads(20, {4});
+  Answer first, second, late;
+  Add(0, &first);
+  Add(0, &second);
+  FinishAll();
+  EXPECT_EQ(first.num, 1);
+  EXPECT_EQ(second.num, 1);
+  EXPECT_TRUE(first.status.ok() && second.status.ok());
+  Add(0, &late);
+  EXPECT_EQ(late.num, 0);
+  Settle();
+  EXPECT_EQ(late.num, 1) << "it is there";
+  EXPECT_EQ(first.num, 1);
+  loads_->EndAll(absl::UnavailableError("the server is shutting down"));
+  EXPECT_EQ(late.num, 1);
+}
+
+TEST_F(OperatorLoadsTest, WhoHasGivenUpIsForgotten) {
+  StartLoads(6, {4, 4});
+  Load(0);
+  residency_->Acquire(Id(0));
+  Answer gone;
+  Add(1, &gone);
+  Settle(0, /*alone=*/false);
+  FinishRead();
+  Settle(0, /*alone=*/false);
+  EXPECT_FALSE(loader_->is_copying()) << "there is no room";
+  gone.gone = true;
+  Settle(0, /*alone=*/false);
+  residency_->Release(Id(0));
+  Settle(0, /*alone=*/false);
+  EXPECT_FALSE(loader_->is_copying()) << "nobody wants it any more";
+  EXPECT_EQ(gone.num, 0);
+  loads_->EndAll(absl::UnavailableError("the server is shutting down"));
+  EXPECT_EQ(gone.num, 0);
+}
+
+TEST_F(OperatorLoadsTest, WhoIsBusyIsAskedForAgain) {
+  StartLoads(40, std::vector<int32_t>(12, 1));
+  std::vector<Answer> answers(12);
+  for (size_t i = 0; i < answers.size(); ++i) Add(i, &answers[i]);
+  FinishAll();
+  for (const Answer& answer : answers) {
+    EXPECT_EQ(answer.num, 1);
+    EXPECT_TRUE(answer.status.ok());
+  }
+}
+
+TEST_F(OperatorLoadsTest, WaitsForRoomWithWhatRunsLeftAlone) {
+  StartLoads(20, {4});
+  Answer answer;
+  Add(0, &answer);
+  Settle(17, /*alone=*/false);
+  FinishRead();
+  Settle(17, /*alone=*/false);
+  EXPECT_FALSE(loader_->is_copying());
+  Settle(16, /*alone=*/false);
+  EXPECT_TRUE(loader_->is_copying());
+  loader_->FinishCopy();
+  Settle(17, /*alone=*/false);
+  EXPECT_EQ(answer.num, 1);
+}
+
+TEST_F(OperatorLoadsTest, FailuresAreAnswered) {
+  StartLoads(6, {4, 9});
+  Answer unreadable, large;
+  Add(0, &unreadable);
+  Settle();
+  loader_->FinishRead(absl::UnavailableError("the disk is gone"));
+  Settle();
+  EXPECT_EQ(unreadable.num, 1);
+  EXPECT_EQ(unreadable.status.message(), "the disk is gone");
+  Add(1, &large);
+  FinishAll();
+  EXPECT_EQ(large.num, 1);
+  EXPECT_TRUE(absl::IsResourceExhausted(large.status)) << large.status;
+}
+
+// An answer may ask for more.
+TEST_F(OperatorLoadsTest, AnAnswerMayAddAWait) {
+  StartLoads(20, {4, 2});
+  Answer second;
+  loads_->Add(Id(0), {[&](const absl::Status&) { Add(1, &second); }, nullptr});
+  FinishAll();
+  EXPECT_EQ(second.num, 1);
+  EXPECT_TRUE(residency_->IsReady(Id(1)));
+}
+
+TEST_F(OperatorLoadsTest, AllEndWithTheServer) {
+  StartLoads(20, {4, 2});
+  Answer reading, new_one;
+  Add(0, &reading);
+  Settle();
+  Add(1, &new_one);
+  loads_->EndAll(absl::UnavailableError("the server is shutting down"));
+  EXPECT_EQ(reading.num, 1);
+  EXPECT_EQ(new_one.num, 1);
+  EXPECT_TRUE(absl::IsUnavailable(reading.status));
+  FinishAll();
+  EXPECT_EQ(reading.num, 1);
+}
+
+}  // namespace
+}  // namespace tessera::testing
