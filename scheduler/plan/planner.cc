@@ -184,14 +184,15 @@ bool Planner::ConsiderWaiting(Sequence* s, WaitingQueue::Cursor* cursor) {
 
 // A need is brought whether or not there is a slot: it takes longer than a slot to come free.
 bool Planner::ConsiderNeedy(Sequence* s) {
+  const Sequence*& refused = plan_.turns[model_].refused;
   if (scratch_->wanted.contains(s->need)) {
+    if (refused == s) refused = nullptr;
     plan_.wants.push_back(s);
     return true;
   }
   if (lookahead_ == 0) return true;
   --lookahead_;
   const int64_t num_pages = residency_.PagesToPlace(s->need);
-  const Sequence*& refused = plan_.turns[model_].refused;
   if (num_pages > 0 && !IsAlone() && !kv_.adapters_apart()) {
     const int64_t num_reserved =
         CeilDiv<int64_t>(ReserveSlabs(), kv_.layout(model_).slabs_per_page);

@@ -117,6 +117,7 @@ class EngineCore {
   // Files what has settled, ends what waits for adapters that could not be loaded, and answers
   // operators whose adapters are there. Whether anything has settled.
   bool Settle();
+  void ApplyChange(const NeedChange& change);
   std::unique_ptr<Sequence> NewSequence(const Request& request, int32_t index,
                                         const PageHash& root) const;
   PageHash RootOf(const Request& request);

@@ -151,7 +151,8 @@ void AdapterStore::Pin(AdapterId id) {
   const auto it = entries_.find(id);
   Entry& entry = it == entries_.end() ? BeginRead(id) : it->second;
   entry.pinned = true;
-  entry.unload = false;
+  // Whoever waits for it to leave the pool asks again: it stays.
+  if (std::exchange(entry.unload, false)) changes_.emplace_back(id, absl::OkStatus());
   FileIdle(id, &entry);
   Report(entry);
 }
@@ -162,6 +163,7 @@ void AdapterStore::Unpin(AdapterId id) {
   it->second.pinned = false;
   FileIdle(id, &it->second);
   Report(it->second);
+  TrimHost(kNoAdapter);
 }
 
 void AdapterStore::Unload(AdapterId id) {
@@ -176,7 +178,8 @@ void AdapterStore::Unload(AdapterId id) {
   if (settled && entry.num_running == 0) Evict(id);
 }
 
-// Out of the pool. What remains in host memory remains, unless it was to be unloaded.
+// Out of the pool. What remains in host memory remains, unless it was to be unloaded. No other
+// image is dropped: somebody may be making room for it.
 void AdapterStore::Evict(AdapterId id) {
   Entry& entry = entries_.at(id);
   CHECK_EQ(entry.num_running, 0);
@@ -193,7 +196,6 @@ void AdapterStore::Evict(AdapterId id) {
     return;
   }
   Report(entry);
-  TrimHost(kNoAdapter);
 }
 
 void AdapterStore::Forget(AdapterId id) {
