@@ -205,13 +205,22 @@ struct Worse {
 WaitingQueue::Cursor::Cursor(const WaitingQueue& queue, int32_t model, int64_t now_us)
     : policy_(*queue.policy_), now_us_(now_us) {
   const auto& lanes = queue.models_[model].lanes;
-  heap_.reserve(lanes.size());
+  const int64_t split_us = policy_.SplitUs(now_us);
+  heap_.reserve(2 * lanes.size());
   for (const auto& [key, lane] : lanes) {
-    Span span{key, lane.begin(), std::prev(lane.end()), false, {}};
-    Pick(&span);
-    heap_.push_back(span);
+    const Lane::const_iterator split = lane.lower_bound(Item{.arrival_us = split_us});
+    AddSpan(key, lane.begin(), split);
+    AddSpan(key, split, lane.end());
   }
   std::make_heap(heap_.begin(), heap_.end(), Worse());
+}
+
+void WaitingQueue::Cursor::AddSpan(const LaneKey& key, Lane::const_iterator begin,
+                                   Lane::const_iterator end) {
+  if (begin == end) return;
+  Span span{key, begin, std::prev(end), false, {}};
+  Pick(&span);
+  heap_.push_back(span);
 }
 
 // Which end comes next.

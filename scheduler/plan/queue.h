@@ -1,7 +1,7 @@
 // The sequences that wait for admission, filed by model, tenant and the policy's lane. A lane is
-// sorted by arrival, and the policy promises that the next one to be served is at one of its ends,
-// so the queue's order is a merge of the lanes' ends: a plan looks at what it admits and at one
-// sequence of each lane, however many wait.
+// sorted by arrival, and the policy tells where to split it so that the next one to be served is at
+// an end of a part. The queue's order is a merge of these ends: a plan looks at what it admits and
+// at one sequence of each part, however many wait.
 //
 // What cannot run yet is out of the lanes: sequences whose need is on its way, whose prefix another
 // sequence computes, or whose reader is slow. Nothing polls them; they are filed again when the
@@ -112,6 +112,7 @@ class WaitingQueue final {
       QueueKey best;
     };
 
+    void AddSpan(const LaneKey& key, Lane::const_iterator begin, Lane::const_iterator end);
     void Pick(Span* span) const;
     template <class Skip>
     void SkipIf(Skip skip);

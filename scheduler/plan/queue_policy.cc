@@ -47,6 +47,11 @@ class EarlyAbortPolicy final : public QueuePolicy {
     return {late ? 1 : 0, request.arrival_us, request.id, sequence.index};
   }
 
+  // Those before it are late.
+  int64_t SplitUs(int64_t now_us) const override {
+    return now_us + kEarlyAbortMarginUs - slo_us_ + 1;
+  }
+
   absl::Status MayQueue(int64_t queue_delay_us) const override {
     if (!IsHopeless(queue_delay_us, slo_us_)) return absl::OkStatus();
     return absl::ResourceExhaustedError(absl::StrCat(

@@ -31,8 +31,10 @@ class QueuePolicy {
 
   virtual QueueKey Key(const Sequence& sequence, int64_t now_us) const = 0;
   // The queue files sequences of one model, tenant and lane by arrival. REQUIRES: at any time, the
-  // smallest key of any run of neighbours in a lane is at one of the run's ends.
+  // smallest key of any run of neighbours in a lane is at one of the run's ends, if all of them
+  // came before SplitUs or none did.
   virtual int32_t Lane(const Sequence& sequence) const { return 0; }
+  virtual int64_t SplitUs(int64_t now_us) const { return 0; }
 
   // Whether the sequence may be admitted now (a quota). One that may not blocks its tenant only.
   virtual bool MayEnter(const Sequence& sequence) const { return true; }
