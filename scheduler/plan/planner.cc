@@ -273,10 +273,7 @@ bool Planner::TryAdmit(Sequence* s) {
   const bool fits =
       num_taken + CeilDiv<int64_t>(reserve, layout.slabs_per_page) <= available_pages_;
   // Idle needs in smaller pages are not counted: when nothing else runs, Commit finds out.
-  if (!fits && !(IsAlone() && residency_.HasIdleNeeds())) {
-    refused = s;
-    return false;
-  }
+  if (!fits && !(IsAlone() && residency_.HasIdleNeeds(s->need))) return Refuse(s);
   if (refused == s) refused = nullptr;
   kv_.Foresee(&s->kv, s->known_tokens(), &scratch_->kv);
   available_pages_ -= num_taken;
@@ -284,6 +281,15 @@ bool Planner::TryAdmit(Sequence* s) {
   --num_free_slots_;
   ++num_running_;
   AddEntry(s, match.hit_tokens, chunk, true);
+  return true;
+}
+
+bool Planner::Refuse(Sequence* s) {
+  if (!IsAlone() || residency_.IsPlacing()) {
+    plan_.turns[model_].refused = s;
+    return false;
+  }
+  plan_.unfit.push_back(s);  // nothing will come free: it would hold up all others for good
   return true;
 }
 
@@ -301,6 +307,15 @@ bool Planner::TakeOrPreempt(Sequence* sequence, int64_t num_tokens) {
   while (!Take(*sequence, num_tokens)) {
     Sequence* const victim = NextVictim();
     if (victim == nullptr) return false;  // all others are in flight: their pages come back soon
+    if (victim == sequence && num_running_ == 1) {
+      // Idle needs in smaller pages are not counted: Commit finds out.
+      if (residency_.HasIdleNeeds()) return true;
+      if (residency_.IsPlacing()) return false;  // that one will be idle soon
+      if (plan_.preempted.empty()) {
+        plan_.unfit.push_back(sequence);  // it would come back to the same end
+        return false;
+      }
+    }
     Preempt(victim);
     if (victim == sequence) return false;
   }

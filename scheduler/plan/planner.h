@@ -53,6 +53,7 @@ class Planner final {
   bool ConsiderReady(Sequence* sequence, WaitingQueue::Cursor* cursor);
   bool ConsiderWaiting(Sequence* sequence, WaitingQueue::Cursor* cursor);
   bool TryAdmit(Sequence* sequence);
+  bool Refuse(Sequence* sequence);
   void LearnFromCopy(Sequence* sequence);
   bool IsAfterRefused(const Sequence& sequence) const;
 

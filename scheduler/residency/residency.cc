@@ -109,9 +109,12 @@ int64_t Residency::IdlePages(NeedId id, int32_t model) const {
   return adapters_->NumIdlePages(id, model);
 }
 
-bool Residency::HasIdleNeeds() const {
-  return adapters_ != nullptr && adapters_->num_idle() > 0 && !kv_->adapters_apart();
+bool Residency::HasIdleNeeds(NeedId but) const {
+  if (adapters_ == nullptr || kv_->adapters_apart()) return false;
+  return adapters_->num_idle() > (adapters_->IsIdle(but) ? 1 : 0);
 }
+
+bool Residency::IsPlacing() const { return adapters_ != nullptr && adapters_->num_copying() > 0; }
 
 void Residency::SetRecomputeUs(int32_t model, double us_per_slab) {
   prefixes_->SetRecomputeUs(model, us_per_slab);

@@ -73,8 +73,10 @@ class Residency final {
   int64_t AvailablePages(int32_t model) const;
   // What Acquire would take out of AvailablePages.
   int64_t IdlePages(NeedId id, int32_t model) const;
-  // Whether some owner beside the cached prefixes has something to give up.
-  bool HasIdleNeeds() const;
+  // Whether some owner beside the cached prefixes has something to give up, `but` for one need.
+  bool HasIdleNeeds(NeedId but = kNoNeed) const;
+  // Whether a need is being copied to pages that nobody can take meanwhile.
+  bool IsPlacing() const;
 
   // Microseconds that it costs to compute a slab of cached KV again. From the cost model, after
   // steps.

@@ -264,8 +264,9 @@ bool EngineCore::LaunchStep() {
   const bool has_settled = Settle();
   if (num_inflight() == runner_->depth()) return has_settled;
   StepPlan plan = scheduler_.Schedule();
+  for (Sequence* s : plan.unfit) FinishUnfit(s);
   // Needs that left the pool for the plan, or that it could not bring, settle at once.
-  if (plan.empty()) return Settle() || has_settled;
+  if (plan.empty()) return Settle() || has_settled || !plan.unfit.empty();
   Launch(std::move(plan));
   return true;
 }
@@ -467,6 +468,15 @@ bool EngineCore::TakeToken(Sequence* s, const StepResult& result, const SampledR
 
 void EngineCore::FinishSimple(Sequence* sequence, FinishReason reason) {
   Finish(sequence, TokenEvent{}, reason);
+}
+
+void EngineCore::FinishUnfit(Sequence* sequence) {
+  TokenEvent event;
+  event.status = absl::ResourceExhaustedError(absl::StrCat(
+      "the page pool has no room for the request's ", sequence->num_tokens(),
+      " tokens beside its adapter and pinned ones: raise --kv-cache-bytes, unpin adapters or ask "
+      "for fewer tokens"));
+  Finish(sequence, std::move(event), FinishReason::kError);
 }
 
 void EngineCore::Finish(Sequence* s, TokenEvent event, FinishReason reason) {

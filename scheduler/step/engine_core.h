@@ -128,6 +128,7 @@ class EngineCore {
   // Sends the last event; frees pages at once, or when the last inflight step has retired.
   void Finish(Sequence* sequence, TokenEvent event, FinishReason reason);
   void FinishSimple(Sequence* sequence, FinishReason reason);
+  void FinishUnfit(Sequence* sequence);
   void ForgetIfIdle(Sequence* sequence);
   StepHealth CheckOldestStep();
   void ReportOverdue(const InflightStep& step) const;

@@ -117,6 +117,62 @@ TEST_F(EngineWaitsTest, OneThatWasRefusedForItsAdapterBlocksNobodyOnceThatLoads)
   EXPECT_EQ(refused[0].tokens.size(), 2u);
 }
 
+TEST_F(EngineWaitsTest, WhatDoesNotFitBesideItsAdapterEndsAndHoldsUpNobody) {
+  Start(10, {6});
+  RequestOutput prompt, text, next;
+  SubmitWithAdapter(0, FakePrompt(1, 20), 2, &prompt);
+  SubmitWithAdapter(0, FakePrompt(2, 5), 30, &text);
+  stack_.Submit(FakePrompt(3, 30), 4, &next);
+  stack_.RunAll();
+  for (RequestOutput* out : {&prompt, &text}) {
+    EXPECT_EQ((*out)[0].reason, FinishReason::kError);
+    EXPECT_TRUE(absl::IsResourceExhausted((*out)[0].status)) << (*out)[0].status;
+  }
+  EXPECT_EQ(text[0].tokens,
+            ExpectedTokens(stack_.models[0], FakePrompt(2, 5), 12, stack_.adapters->Variant(0)));
+  EXPECT_EQ(next[0].reason, FinishReason::kLength);
+}
+
+TEST_F(EngineWaitsTest, WhatCannotGrowThoughNothingElseRunsEnds) {
+  stack_.options.max_num_batched_tokens = 16;
+  stack_.options.max_num_seqs = 4;
+  Start(10, {4});
+  Load(0, /*pin=*/true);
+  Settle();
+  RequestOutput out, next;
+  auto request = stack_.NewRequest(FakePrompt(1, 30), 4, &out);
+  request->bypass_prefix = true;
+  stack_.Submit(std::move(request));
+  stack_.Submit(FakePrompt(2, 9), 4, &next);
+  for (int round = 0; round < 50 && stack_.Round(); ++round) {
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(out[0].status)) << out[0].status;
+  EXPECT_EQ(next[0].reason, FinishReason::kLength);
+  EXPECT_EQ(stack_.core->num_unfinished(), 0);
+}
+
+// Pages of the other model are four of the adapter's: its first chunk fits, the rest does not.
+TEST_F(EngineWaitsTest, WhatRunsAloneGrowsIntoIdleAdaptersOfSmallerPages) {
+  stack_.models = {FakeModel("small", {0}, 4, 64), FakeModel("large", {0}, 4, 64)};
+  stack_.models[1].layout.slabs_per_page = 4;
+  stack_.num_slabs = 4 + 3 * 4;
+  stack_.adapter_pages = {3};
+  stack_.options.max_num_batched_tokens = 8;
+  stack_.options.max_num_seqs = 2;
+  stack_.Start();
+  Load(0, /*pin=*/false);
+  Settle();
+  ASSERT_EQ(stack_.kv->AvailablePages(1), 2);
+  RequestOutput out;
+  auto request = stack_.NewRequest(FakePrompt(1, 11), 2, &out);
+  request->model = 1;
+  stack_.Submit(std::move(request));
+  for (int round = 0; round < 50 && stack_.Round(); ++round) {
+  }
+  EXPECT_EQ(out[0].reason, FinishReason::kLength);
+  EXPECT_EQ(stack_.stats->preemptions.value(), 0);
+}
+
 // Its windows have moved on by the time it stops, while a step still computes for it.
 TEST_F(EngineWaitsTest, OneThatStopsDuringItsNextStepLeavesTheSumsRight) {
   stack_.models = {FakeModel("mixed", {0, 12}, 4, 96)};

@@ -293,10 +293,14 @@ int64_t AdapterStore::NumIdlePages(int32_t model) const {
   return num_pages;
 }
 
-int64_t AdapterStore::NumIdlePages(AdapterId id, int32_t model) const {
+bool AdapterStore::IsIdle(AdapterId id) const {
   const auto it = entries_.find(id);
-  if (it == entries_.end() || it->second.idle_index < 0) return 0;
-  const Entry& entry = it->second;
+  return it != entries_.end() && it->second.idle_index >= 0;
+}
+
+int64_t AdapterStore::NumIdlePages(AdapterId id, int32_t model) const {
+  if (!IsIdle(id)) return 0;
+  const Entry& entry = entries_.at(id);
   if (kv_->layout(entry.model).slabs_per_page < kv_->layout(model).slabs_per_page) return 0;
   return PagesOf(entry.image->layout.num_pages, entry.model, model);
 }

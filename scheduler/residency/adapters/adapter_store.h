@@ -95,6 +95,7 @@ class AdapterStore final : public PageOwner {
   std::optional<double> LeastWorth(int32_t model) const override;
   void GiveUp(int32_t model) override;
   int64_t num_idle() const { return static_cast<int64_t>(idle_.size()); }
+  bool IsIdle(AdapterId id) const;
   // Pages of the model's size that giving up all idle adapters would free, at least.
   int64_t NumIdlePages(int32_t model) const;
   // And that one adapter's; 0 unless it is idle.
