@@ -93,6 +93,7 @@ void Planner::StartModel(int32_t model) {
   num_running_ = state_.num_running;
   num_free_slots_ = static_cast<int64_t>(state_.free_slots.size());
   victims_ranked_ = false;
+  awaited_pages_.reset();
   lookahead_ = std::max<int64_t>(1, kNeedLookahead - queue_.num_loading_needs(model));
   last_considered_ = nullptr;
   last_waits_for_.reset();
@@ -200,12 +201,21 @@ bool Planner::ConsiderNeedy(Sequence* s) {
       refused = s;
       return false;
     }
+    // Ahead of its turn it does not push out what others wait for: they would bring it back.
+    if (num_free_slots_ == 0 && num_pages + num_reserved + AwaitedPages() > available_pages_) {
+      return false;
+    }
     available_pages_ -= num_pages;
   }
   if (refused == s) refused = nullptr;
   scratch_->wanted.insert(s->need);
   plan_.wants.push_back(s);
   return true;
+}
+
+int64_t Planner::AwaitedPages() {
+  if (!awaited_pages_.has_value()) awaited_pages_ = residency_.AwaitedPages(model_);
+  return *awaited_pages_;
 }
 
 bool Planner::ConsiderReady(Sequence* s, WaitingQueue::Cursor* cursor) {

@@ -50,6 +50,7 @@ class Planner final {
 
   // Answers whether the walk through the queue goes on.
   bool ConsiderNeedy(Sequence* sequence);
+  int64_t AwaitedPages();
   bool ConsiderReady(Sequence* sequence, WaitingQueue::Cursor* cursor);
   bool ConsiderWaiting(Sequence* sequence, WaitingQueue::Cursor* cursor);
   bool TryAdmit(Sequence* sequence);
@@ -92,6 +93,7 @@ class Planner final {
   int64_t num_free_slots_ = 0;
   bool victims_ranked_ = false;
   int64_t lookahead_ = 0;
+  std::optional<int64_t> awaited_pages_;
   const Sequence* last_considered_ = nullptr;
   std::optional<PageHash> last_waits_for_;
 };

@@ -44,6 +44,7 @@ class WaitingQueue final {
   void WakePrefix(int32_t model, const PageHash& page);
   // All sequences in the queue that have the need, by request and index.
   std::vector<Sequence*> WithNeed(NeedId need) const;
+  bool HasNeed(NeedId need) const { return by_need_.contains(need); }
 
   // Sequences in the queue, and those of a model that are not paused.
   int64_t size() const { return num_waiting_; }

@@ -42,6 +42,7 @@ Scheduler::Scheduler(const SchedulerOptions& options, size_t num_models, KvManag
       queue_(policy_.get(), num_models, options.max_num_batched_tokens) {
   CHECK_GE(options.max_num_batched_tokens, options.max_num_seqs)
       << "each running stream needs a token in each step";
+  residency_->SetIsAwaited([this](NeedId need) { return queue_.HasNeed(need); });
   for (int32_t slot = 0; slot < options.max_num_seqs; ++slot) state_.free_slots.push(slot);
 }
 

@@ -104,6 +104,14 @@ int64_t Residency::AvailablePages(int32_t model) const {
   return pages;
 }
 
+int64_t Residency::AwaitedPages(int32_t model) const {
+  return HasIdleNeeds() ? adapters_->NumAwaitedPages(model) : 0;
+}
+
+void Residency::SetIsAwaited(std::function<bool(NeedId)> is_awaited) {
+  if (adapters_ != nullptr) adapters_->SetIsAwaited(std::move(is_awaited));
+}
+
 int64_t Residency::IdlePages(NeedId id, int32_t model) const {
   if (id == kNoNeed || kv_->adapters_apart()) return 0;
   return adapters_->NumIdlePages(id, model);

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -71,6 +72,9 @@ class Residency final {
   // Pages of the model's size that could be had now: free, cached, or held by idle needs. Idle
   // needs in smaller pages are not counted: they may not free whole pages.
   int64_t AvailablePages(int32_t model) const;
+  // Of them, those of idle needs that waiting sequences have, as SetIsAwaited's function tells.
+  int64_t AwaitedPages(int32_t model) const;
+  void SetIsAwaited(std::function<bool(NeedId)> is_awaited);
   // What Acquire would take out of AvailablePages.
   int64_t IdlePages(NeedId id, int32_t model) const;
   // Whether some owner beside the cached prefixes has something to give up, `but` for one need.

@@ -173,6 +173,27 @@ TEST_F(EngineWaitsTest, WhatRunsAloneGrowsIntoIdleAdaptersOfSmallerPages) {
   EXPECT_EQ(stack_.stats->preemptions.value(), 0);
 }
 
+// Four adapters are waited for, the pool has room for two.
+TEST_F(EngineWaitsTest, WithoutASlotAdaptersThatAreWaitedForDoNotPushEachOtherOut) {
+  stack_.options.max_num_seqs = 1;
+  stack_.options.max_num_batched_tokens = 16;
+  Start(25, {8, 8, 8, 8});
+  RequestOutput runs;
+  std::vector<RequestOutput> waits(4);
+  stack_.Submit(FakePrompt(1, 5), 30, &runs);
+  for (int i = 0; i < 4; ++i) SubmitWithAdapter(i, FakePrompt(2 + i, 5), 2, &waits[i]);
+  while (!runs[0].finished) {
+    stack_.Round();
+    stack_.FinishLoads();
+  }
+  EXPECT_EQ(stack_.kv->usage().adapter_slabs, 16);
+  EXPECT_EQ(stack_.stats->adapter_evictions.value(), 0);
+  stack_.RunAll();
+  // Those that were there first were served first, and nobody had to be brought twice.
+  EXPECT_LT(waits[1][0].timing.ttft_us, waits[2][0].timing.ttft_us);
+  EXPECT_EQ(stack_.stats->adapter_loads.value(), 4);
+}
+
 // Its windows have moved on by the time it stops, while a step still computes for it.
 TEST_F(EngineWaitsTest, OneThatStopsDuringItsNextStepLeavesTheSumsRight) {
   stack_.models = {FakeModel("mixed", {0, 12}, 4, 96)};

@@ -1,6 +1,7 @@
 #include "scheduler/residency/adapters/adapter_store.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -254,15 +255,19 @@ void AdapterStore::FileIdle(AdapterId id, Entry* entry) {
 AdapterId AdapterStore::Cheapest(double* worth) const {
   const uint64_t now = kv_->ticks();
   AdapterId cheapest = kNoAdapter;
+  bool is_cheapest_awaited = false;
   for (const AdapterId id : idle_) {
+    const bool is_awaited = IsAwaited(id);
     const Entry& entry = entries_.at(id);
     const double idle = static_cast<double>(std::max<uint64_t>(1, now - entry.last_use_ticks));
     const double cost_us = entry.cost_us / static_cast<double>(entry.slabs);
     const double its_worth = cost_us * std::max(1.0, entry.uses) / idle;
     const bool better =
-        cheapest == kNoAdapter || its_worth < *worth || (its_worth == *worth && id < cheapest);
+        cheapest == kNoAdapter ||
+        std::tie(is_awaited, its_worth, id) < std::tie(is_cheapest_awaited, *worth, cheapest);
     if (!better) continue;
     cheapest = id;
+    is_cheapest_awaited = is_awaited;
     *worth = its_worth;
   }
   return cheapest;
@@ -290,6 +295,12 @@ int64_t AdapterStore::NumIdlePages(int32_t model) const {
     if (kv_->layout(of_model).slabs_per_page < kv_->layout(model).slabs_per_page) continue;
     num_pages += PagesOf(idle_pages_[m], of_model, model);
   }
+  return num_pages;
+}
+
+int64_t AdapterStore::NumAwaitedPages(int32_t model) const {
+  int64_t num_pages = 0;
+  for (const AdapterId id : idle_) num_pages += IsAwaited(id) ? NumIdlePages(id, model) : 0;
   return num_pages;
 }
 

@@ -90,6 +90,10 @@ class AdapterStore final : public PageOwner {
   // since the last call: whoever waits for one asks again, or fails.
   std::vector<std::pair<AdapterId, absl::Status>> TakeChanges();
 
+  // Tells whether a sequence that waits needs the adapter. Those that nobody waits for go first.
+  void SetIsAwaited(std::function<bool(AdapterId)> is_awaited) {
+    is_awaited_ = std::move(is_awaited);
+  }
   // Idle adapters: in the pool, used by nobody, not pinned. The one that is worth least: what
   // bringing its pages back costs, times how often it was used, by how long ago.
   std::optional<double> LeastWorth(int32_t model) const override;
@@ -98,6 +102,8 @@ class AdapterStore final : public PageOwner {
   bool IsIdle(AdapterId id) const;
   // Pages of the model's size that giving up all idle adapters would free, at least.
   int64_t NumIdlePages(int32_t model) const;
+  // Of them, those of adapters that are awaited. Linear in the idle ones.
+  int64_t NumAwaitedPages(int32_t model) const;
   // And that one adapter's; 0 unless it is idle.
   int64_t NumIdlePages(AdapterId id, int32_t model) const;
   int64_t num_copying() const { return num_copying_; }
@@ -138,6 +144,7 @@ class AdapterStore final : public PageOwner {
   void CountRunning(Entry* entry, int32_t change);
   // Puts an adapter into the list of idle ones, or takes it out, as its state asks.
   void FileIdle(AdapterId id, Entry* entry);
+  bool IsAwaited(AdapterId id) const { return is_awaited_ != nullptr && is_awaited_(id); }
   AdapterId Cheapest(double* worth) const;
   int64_t PagesOf(int64_t num_pages, int32_t of_model, int32_t in_model) const;
 
@@ -146,6 +153,7 @@ class AdapterStore final : public PageOwner {
   KvManager* const kv_;
   AdapterLoader* const loader_;
   const Clock* const clock_;
+  std::function<bool(AdapterId)> is_awaited_;
   absl::flat_hash_map<AdapterId, Entry> entries_;
   std::list<AdapterId> host_order_;  // least recently used first
   int64_t host_bytes_ = 0;
