@@ -95,6 +95,7 @@ void Planner::StartModel(int32_t model) {
   num_running_ = state_.num_running;
   num_free_slots_ = static_cast<int64_t>(state_.free_slots.size());
   victims_ranked_ = false;
+  awaited_pages_.reset();
   lookahead_ = std::max<int64_t>(1, kNeedLookahead - queue_.num_loading_needs(model));
   num_needy_looks_ = kMaxNeedyLooks;
   last_considered_ = nullptr;
@@ -208,7 +209,9 @@ bool Planner::ConsiderNeedy(Sequence* s, WaitingQueue::Cursor* cursor) {
     cursor->SkipNeedy();
     return true;
   }
+  const Sequence*& refused = plan_.turns[model_].refused;
   if (scratch_->wanted.contains(s->need)) {
+    if (refused == s) refused = nullptr;
     plan_.wants.push_back(s);
     return true;
   }
@@ -218,12 +221,15 @@ bool Planner::ConsiderNeedy(Sequence* s, WaitingQueue::Cursor* cursor) {
   }
   --lookahead_;
   const int64_t num_pages = residency_.PagesToPlace(s->need);
-  const Sequence*& refused = plan_.turns[model_].refused;
   if (num_pages > 0 && !IsAlone() && !kv_.adapters_apart()) {
     const int64_t num_reserved =
         CeilDiv<int64_t>(ReserveSlabs(), kv_.layout(model_).slabs_per_page);
     if (num_pages + num_reserved > available_pages_) {
       refused = s;
+      return false;
+    }
+    // Ahead of its turn it does not push out what others wait for: they would bring it back.
+    if (num_free_slots_ == 0 && num_pages + num_reserved + AwaitedPages() > available_pages_) {
       return false;
     }
     available_pages_ -= num_pages;
@@ -232,6 +238,11 @@ bool Planner::ConsiderNeedy(Sequence* s, WaitingQueue::Cursor* cursor) {
   scratch_->wanted.insert(s->need);
   plan_.wants.push_back(s);
   return true;
+}
+
+int64_t Planner::AwaitedPages() {
+  if (!awaited_pages_.has_value()) awaited_pages_ = residency_.AwaitedPages(model_);
+  return *awaited_pages_;
 }
 
 bool Planner::ConsiderReady(Sequence* s) {
@@ -296,10 +307,7 @@ bool Planner::TryAdmit(Sequence* s) {
   const bool fits =
       num_taken + CeilDiv<int64_t>(reserve, layout.slabs_per_page) <= available_pages_;
   // Idle needs in smaller pages are not counted: when nothing else runs, Commit finds out.
-  if (!fits && !(IsAlone() && residency_.HasIdleNeeds())) {
-    refused = s;
-    return false;
-  }
+  if (!fits && !(IsAlone() && residency_.HasIdleNeeds(s->need))) return Refuse(s);
   if (refused == s) refused = nullptr;
   kv_.Foresee(&s->kv, s->known_tokens(), match, &scratch_->kv);
   available_pages_ -= num_taken;
@@ -307,6 +315,15 @@ bool Planner::TryAdmit(Sequence* s) {
   --num_free_slots_;
   ++num_running_;
   AddEntry(s, match.hit_tokens, chunk, true);
+  return true;
+}
+
+bool Planner::Refuse(Sequence* s) {
+  if (!IsAlone() || residency_.IsPlacing()) {
+    plan_.turns[model_].refused = s;
+    return false;
+  }
+  plan_.unfit.push_back(s);  // nothing will come free: it would hold up all others for good
   return true;
 }
 
@@ -324,6 +341,15 @@ bool Planner::TakeOrPreempt(Sequence* sequence, int64_t num_tokens) {
   while (!Take(*sequence, num_tokens)) {
     Sequence* const victim = NextVictim();
     if (victim == nullptr) return false;  // all others are in flight: their pages come back soon
+    if (victim == sequence && num_running_ == 1) {
+      // Idle needs in smaller pages are not counted: Commit finds out.
+      if (residency_.HasIdleNeeds()) return true;
+      if (residency_.IsPlacing()) return false;  // that one will be idle soon
+      if (plan_.preempted.empty()) {
+        plan_.unfit.push_back(sequence);  // it would come back to the same end
+        return false;
+      }
+    }
     Preempt(victim);
     if (victim == sequence) return false;
   }

@@ -52,8 +52,10 @@ class Planner final {
   // Answers whether the walk through the queue goes on.
   bool ConsiderNeedy(Sequence* sequence, WaitingQueue::Cursor* cursor);
   bool ConsiderReady(Sequence* sequence);
+  int64_t AwaitedPages();
   bool ConsiderWaiting(Sequence* sequence, WaitingQueue::Cursor* cursor);
   bool TryAdmit(Sequence* sequence);
+  bool Refuse(Sequence* sequence);
   void LearnFromCopy(Sequence* sequence);
   bool IsAfterRefused(const Sequence& sequence) const;
 
@@ -98,6 +100,7 @@ class Planner final {
   bool victims_ranked_ = false;
   int64_t lookahead_ = 0;        // needs that may be asked for
   int64_t num_needy_looks_ = 0;  // sequences that may be looked at for it
+  std::optional<int64_t> awaited_pages_;
   const Sequence* last_considered_ = nullptr;
   std::optional<PageHash> last_waits_for_;
 };

@@ -53,7 +53,17 @@ Scheduler::Scheduler(const SchedulerOptions& options, size_t num_models, KvManag
 
 void Scheduler::Enqueue(Sequence* sequence) {
   ++num_arrived_;
+  StartWaiting(sequence);
+}
+
+void Scheduler::StartWaiting(Sequence* sequence) {
   queue_.Insert(sequence, IsReady(*sequence));
+  residency_->AddWaiter(sequence->need);
+}
+
+void Scheduler::StopWaiting(Sequence* sequence) {
+  queue_.Erase(sequence);
+  residency_->DropWaiter(sequence->need);
 }
 
 void Scheduler::SetPaused(Sequence* sequence, bool paused) {
@@ -98,7 +108,7 @@ void Scheduler::Remove(Sequence* sequence) {
   }
   if (sequence->place == QueuePlace::kNone) return;
   Forgive(sequence);
-  queue_.Erase(sequence);
+  StopWaiting(sequence);
 }
 
 void Scheduler::Park(Sequence* sequence) {
@@ -114,7 +124,7 @@ void Scheduler::Preempt(Sequence* sequence) {
 void Scheduler::BackToQueue(Sequence* sequence) {
   TakeOffDevice(sequence);
   sequence->state = SequenceState::kWaiting;
-  queue_.Insert(sequence, IsReady(*sequence));
+  StartWaiting(sequence);
 }
 
 void Scheduler::TakeComputed(Sequence* sequence, int64_t num_computed,
@@ -184,7 +194,7 @@ void Scheduler::Commit(StepPlan* plan) {
 }
 
 void Scheduler::Admit(Sequence* s) {
-  queue_.Erase(s);
+  StopWaiting(s);
   // Held first: making room for its tokens must not cost it its need.
   residency_->Acquire(s->need);
   kv_->Admit(&s->kv, s->known_tokens());

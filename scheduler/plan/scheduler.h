@@ -11,6 +11,7 @@
 //     policy's order.
 //  4. A sequence is admitted only if its whole prompt fits beside what running prompts still need,
 //     plus a watermark; none is admitted, of any model, before one ahead of it that was refused.
+//     One that does not fit although nothing runs ends with an error.
 //  5. When a running sequence cannot grow, the running sequence that would be served last is
 //     preempted by recompute.
 //  6. A waiting sequence whose need is not in the pool waits for that, and does not block those
@@ -96,6 +97,8 @@ class Scheduler {
   void CheckInvariants() const;
 
  private:
+  void StartWaiting(Sequence* sequence);
+  void StopWaiting(Sequence* sequence);
   void Preempt(Sequence* sequence);
   void BackToQueue(Sequence* sequence);
   void TakeOffDevice(Sequence* sequence);

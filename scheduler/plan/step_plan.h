@@ -69,6 +69,8 @@ struct StepPlan {
   std::vector<Wait> waits;
   std::vector<Sequence*> wants;  // whose needs are to be brought, in the queue's order
   std::vector<ModelTurn> turns;  // of all models
+  // Sequences that do not fit although nothing else runs: the engine ends them.
+  std::vector<Sequence*> unfit;
 
   bool empty() const { return entries.empty(); }
 };

@@ -75,6 +75,14 @@ std::vector<NeedChange> Residency::TakeChanges() {
   return changes;
 }
 
+void Residency::AddWaiter(NeedId id) {
+  if (id != kNoNeed) adapters_->AddWaiter(id);
+}
+
+void Residency::DropWaiter(NeedId id) {
+  if (id != kNoNeed) adapters_->DropWaiter(id);
+}
+
 void Residency::Acquire(NeedId id) {
   if (id != kNoNeed) adapters_->Acquire(id);
 }
@@ -112,14 +120,21 @@ int64_t Residency::AvailablePages(int32_t model) const {
   return pages;
 }
 
+int64_t Residency::AwaitedPages(int32_t model) const {
+  return HasIdleNeeds() ? adapters_->NumAwaitedPages(model) : 0;
+}
+
 int64_t Residency::IdlePages(NeedId id, int32_t model) const {
   if (id == kNoNeed || kv_->adapters_apart()) return 0;
   return adapters_->NumIdlePages(id, model);
 }
 
-bool Residency::HasIdleNeeds() const {
-  return adapters_ != nullptr && adapters_->num_idle() > 0 && !kv_->adapters_apart();
+bool Residency::HasIdleNeeds(NeedId but) const {
+  if (adapters_ == nullptr || kv_->adapters_apart()) return false;
+  return adapters_->num_idle() > (adapters_->IsIdle(but) ? 1 : 0);
 }
+
+bool Residency::IsPlacing() const { return adapters_ != nullptr && adapters_->num_copying() > 0; }
 
 void Residency::SetRecomputeUs(int32_t model, double us_per_slab) {
   prefixes_->SetRecomputeUs(model, us_per_slab);

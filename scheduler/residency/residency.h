@@ -56,6 +56,10 @@ class Residency final {
   // Needs that moved since the last call: whoever waits for one asks again.
   std::vector<NeedChange> TakeChanges();
 
+  // A sequence waits that has the need, or does so no more. Idle needs that nobody waits for are
+  // given up first. No-ops for kNoNeed.
+  void AddWaiter(NeedId id);
+  void DropWaiter(NeedId id);
   // A running sequence holds its need. REQUIRES: IsReady. No-ops for kNoNeed.
   void Acquire(NeedId id);
   void Release(NeedId id);
@@ -71,10 +75,14 @@ class Residency final {
   // Pages of the model's size that could be had now: free, cached, or held by idle needs. Idle
   // needs in smaller pages are not counted: they may not free whole pages.
   int64_t AvailablePages(int32_t model) const;
+  // Of them, those of idle needs that waiting sequences have.
+  int64_t AwaitedPages(int32_t model) const;
   // What Acquire would take out of AvailablePages.
   int64_t IdlePages(NeedId id, int32_t model) const;
-  // Whether some owner beside the cached prefixes has something to give up.
-  bool HasIdleNeeds() const;
+  // Whether some owner beside the cached prefixes has something to give up, `but` for one need.
+  bool HasIdleNeeds(NeedId but = kNoNeed) const;
+  // Whether a need is being copied to pages that nobody can take meanwhile.
+  bool IsPlacing() const;
 
   // Microseconds that it costs to compute a slab of cached KV again. From the cost model, after
   // steps.

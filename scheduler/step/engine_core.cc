@@ -174,18 +174,24 @@ void EngineCore::OnAdapterRead(AdapterId id, absl::StatusOr<AdapterImage> image,
 void EngineCore::OnAdapterCopied(AdapterId id) { adapters_->OnCopied(id); }
 
 bool EngineCore::Settle() {
-  const std::vector<NeedChange> changes = scheduler_.Wake();
-  for (const NeedChange& change : changes) {
-    operator_loads_.OnChange(change);
-    if (change.status.ok()) continue;
-    for (Sequence* s : scheduler_.WaitingFor(change.id)) {
-      TokenEvent event;
-      event.status = change.status;
-      Finish(s, std::move(event), FinishReason::kError);
-    }
+  bool has_settled = false;
+  for (;;) {
+    operator_loads_.Ask(scheduler_.ReserveSlabs(), scheduler_.IsAlone());
+    const std::vector<NeedChange> changes = scheduler_.Wake();
+    if (changes.empty()) return has_settled;
+    has_settled = true;
+    for (const NeedChange& change : changes) ApplyChange(change);
   }
-  operator_loads_.Ask(scheduler_.ReserveSlabs(), scheduler_.IsAlone());
-  return !changes.empty();
+}
+
+void EngineCore::ApplyChange(const NeedChange& change) {
+  operator_loads_.OnChange(change);
+  if (change.status.ok()) return;
+  for (Sequence* s : scheduler_.WaitingFor(change.id)) {
+    TokenEvent event;
+    event.status = change.status;
+    Finish(s, std::move(event), FinishReason::kError);
+  }
 }
 
 void EngineCore::Cancel(uint64_t request_id, int32_t index, CancelReason reason) {
@@ -257,15 +263,14 @@ void EngineCore::ExpireTimeLimits() {
 
 bool EngineCore::LaunchStep() {
   ExpireTimeLimits();
-  bool did_anything = Settle();
-  if (num_inflight() < runner_->depth()) {
-    StepPlan plan = scheduler_.Schedule();
-    if (!plan.empty()) {
-      Launch(std::move(plan));
-      did_anything = true;
-    }
-  }
-  return did_anything;
+  const bool has_settled = Settle();
+  if (num_inflight() == runner_->depth()) return has_settled;
+  StepPlan plan = scheduler_.Schedule();
+  for (Sequence* s : plan.unfit) FinishUnfit(s);
+  // Needs that left the pool for the plan, or that it could not bring, settle at once.
+  if (plan.empty()) return Settle() || has_settled || !plan.unfit.empty();
+  Launch(std::move(plan));
+  return true;
 }
 
 StepHealth EngineCore::EndRound() {
@@ -367,7 +372,6 @@ void EngineCore::RetireEntry(const PlanEntry& entry, const StepResult& result, i
 
   scheduler_.OnRetired(entry);
   if (s->state == SequenceState::kFinished) {
-    scheduler_.OnAdvanced(s);
     ForgetIfIdle(s);
     return;
   }
@@ -466,6 +470,15 @@ void EngineCore::FinishSimple(Sequence* sequence, FinishReason reason) {
   Finish(sequence, TokenEvent{}, reason);
 }
 
+void EngineCore::FinishUnfit(Sequence* sequence) {
+  TokenEvent event;
+  event.status = absl::ResourceExhaustedError(absl::StrCat(
+      "the page pool has no room for the request's ", sequence->num_tokens(),
+      " tokens beside its adapter and pinned ones: raise --kv-cache-bytes, unpin adapters or ask "
+      "for fewer tokens"));
+  Finish(sequence, std::move(event), FinishReason::kError);
+}
+
 void EngineCore::Finish(Sequence* s, TokenEvent event, FinishReason reason) {
   const Request& request = *s->request;
   event.kind = TokenEvent::Kind::kFinished;
@@ -493,7 +506,10 @@ void EngineCore::Finish(Sequence* s, TokenEvent event, FinishReason reason) {
 }
 
 void EngineCore::ForgetIfIdle(Sequence* s) {
-  if (s->num_steps > 0) return;
+  if (s->num_steps > 0) {
+    scheduler_.OnAdvanced(s);
+    return;
+  }
   scheduler_.Remove(s);
   LeaveQueue(s);
   const uint64_t id = s->request->id;

@@ -127,6 +127,7 @@ class EngineCore {
   // Files what has settled, ends what waits for adapters that could not be loaded, and answers
   // operators whose adapters are there. Whether anything has settled.
   bool Settle();
+  void ApplyChange(const NeedChange& change);
   std::unique_ptr<Sequence> NewSequence(const Request& request, int32_t index,
                                         const PageHash& root) const;
   PageHash RootOf(const Request& request);
@@ -137,6 +138,7 @@ class EngineCore {
   // Sends the last event; frees pages at once, or when the last inflight step has retired.
   void Finish(Sequence* sequence, TokenEvent event, FinishReason reason);
   void FinishSimple(Sequence* sequence, FinishReason reason);
+  void FinishUnfit(Sequence* sequence);
   void ForgetIfIdle(Sequence* sequence);
   StepHealth CheckOldestStep();
   void ReportOverdue(const InflightStep& step) const;

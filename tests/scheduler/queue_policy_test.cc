@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "scheduler/plan/queue.h"
+
 namespace tessera {
 namespace {
 
@@ -30,6 +32,16 @@ class QueuePolicyTest : public ::testing::Test {
     });
     std::vector<uint64_t> ids;
     for (const Sequence* s : order) ids.push_back(s->request->id);
+    return ids;
+  }
+  // As the queue has it.
+  std::vector<uint64_t> WalkOrder(const QueuePolicy& policy, int64_t now_us) {
+    WaitingQueue queue(&policy, /*num_models=*/1, /*step_tokens=*/16);
+    for (Sequence& s : sequences_) queue.Insert(&s, /*ready=*/true);
+    std::vector<uint64_t> ids;
+    WaitingQueue::Cursor cursor(queue, /*model=*/0, now_us);
+    while (const Sequence* s = cursor.Next()) ids.push_back(s->request->id);
+    for (Sequence& s : sequences_) queue.Erase(&s);
     return ids;
   }
 
@@ -77,6 +89,23 @@ TEST_F(QueuePolicyTest, EarlyAbortServesTheLateLast) {
   policy->OnPlanned(9, 1);
   EXPECT_EQ(Order(*policy, 5'500'099), Ids({4, 3, 2, 1}));
   EXPECT_EQ(Order(*policy, 5'600'000), Ids({4, 3, 1, 2}));
+}
+
+// Whatever part of those that wait is late.
+TEST_F(QueuePolicyTest, TheQueueWalksInTheOrderOfTheKeys) {
+  Arrive({0, 100, 200, 300, 400});
+  const auto early_abort = NewEarlyAbortPolicy(kSloUs);
+  const auto priority = NewPriorityPolicy(/*ageing_us=*/150);
+  requests_[1].priority = Priority::kLow;
+  requests_[3].priority = Priority::kHigh;
+  for (const bool is_overload : {true, false}) {
+    early_abort->OnPlanned(is_overload ? 9 : 0, is_overload ? 0 : 9);
+    for (int64_t since_us = 0; since_us <= 500; since_us += 50) {
+      const int64_t now_us = kSloUs - 500'000 + since_us;
+      EXPECT_EQ(WalkOrder(*early_abort, now_us), Order(*early_abort, now_us)) << since_us;
+      EXPECT_EQ(WalkOrder(*priority, since_us), Order(*priority, since_us)) << since_us;
+    }
+  }
 }
 
 TEST_F(QueuePolicyTest, EarlyAbortRefusesAtTheDoorWhatWouldComeTooLate) {

@@ -72,7 +72,8 @@ class ResidencyTest : public ::testing::Test {
     const std::vector<TokenId> tokens =
         FakePrompt(model, num_pages * kv_->layout(model).page_tokens());
     const auto num_tokens = static_cast<int64_t>(tokens.size());
-    ASSERT_TRUE(kv_->Admit(&state, tokens, num_tokens, 0));
+    kv_->Admit(&state, tokens);
+    ASSERT_TRUE(kv_->Grow(&state, num_tokens));
     kv_->Advance(&state, tokens, num_tokens);
     kv_->Release(&state);
   }

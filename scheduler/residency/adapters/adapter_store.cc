@@ -1,6 +1,7 @@
 #include "scheduler/residency/adapters/adapter_store.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -153,7 +154,8 @@ void AdapterStore::Pin(AdapterId id) {
   const auto it = entries_.find(id);
   Entry& entry = it == entries_.end() ? BeginRead(id) : it->second;
   entry.pinned = true;
-  entry.unload = false;
+  // Whoever waits for it to leave the pool asks again: it stays.
+  if (std::exchange(entry.unload, false)) changes_.emplace_back(id, absl::OkStatus());
   FileIdle(id, &entry);
   Report(entry);
 }
@@ -164,6 +166,7 @@ void AdapterStore::Unpin(AdapterId id) {
   it->second.pinned = false;
   FileIdle(id, &it->second);
   Report(it->second);
+  TrimHost(kNoAdapter);
 }
 
 void AdapterStore::Unload(AdapterId id) {
@@ -178,7 +181,8 @@ void AdapterStore::Unload(AdapterId id) {
   if (settled && entry.num_running == 0) Evict(id);
 }
 
-// Out of the pool. What remains in host memory remains, unless it was to be unloaded.
+// Out of the pool. Its image stays in host memory within the bound, unless it was to be unloaded.
+// No other image is dropped: somebody may be making room for it.
 void AdapterStore::Evict(AdapterId id) {
   Entry& entry = entries_.at(id);
   CHECK_EQ(entry.num_running, 0);
@@ -195,7 +199,7 @@ void AdapterStore::Evict(AdapterId id) {
     return;
   }
   Report(entry);
-  TrimHost(kNoAdapter);
+  if (host_bytes_ > options_.host_bytes) Forget(id);
 }
 
 void AdapterStore::Forget(AdapterId id) {
@@ -251,18 +255,27 @@ void AdapterStore::FileIdle(AdapterId id, Entry* entry) {
   idle_pages_[model] -= num_pages;
 }
 
+void AdapterStore::DropWaiter(AdapterId id) {
+  const auto it = awaited_.find(id);
+  if (--it->second == 0) awaited_.erase(it);
+}
+
 AdapterId AdapterStore::Cheapest(double* worth) const {
   const uint64_t now = kv_->ticks();
   AdapterId cheapest = kNoAdapter;
+  bool is_cheapest_awaited = false;
   for (const AdapterId id : idle_) {
+    const bool is_awaited = awaited_.contains(id);
     const Entry& entry = entries_.at(id);
     const double idle = static_cast<double>(std::max<uint64_t>(1, now - entry.last_use_ticks));
     const double cost_us = entry.cost_us / static_cast<double>(entry.slabs);
     const double its_worth = cost_us * std::max(1.0, entry.uses) / idle;
     const bool better =
-        cheapest == kNoAdapter || its_worth < *worth || (its_worth == *worth && id < cheapest);
+        cheapest == kNoAdapter ||
+        std::tie(is_awaited, its_worth, id) < std::tie(is_cheapest_awaited, *worth, cheapest);
     if (!better) continue;
     cheapest = id;
+    is_cheapest_awaited = is_awaited;
     *worth = its_worth;
   }
   return cheapest;
@@ -293,10 +306,20 @@ int64_t AdapterStore::NumIdlePages(int32_t model) const {
   return num_pages;
 }
 
-int64_t AdapterStore::NumIdlePages(AdapterId id, int32_t model) const {
+int64_t AdapterStore::NumAwaitedPages(int32_t model) const {
+  int64_t num_pages = 0;
+  for (const AdapterId id : idle_) num_pages += awaited_.contains(id) ? NumIdlePages(id, model) : 0;
+  return num_pages;
+}
+
+bool AdapterStore::IsIdle(AdapterId id) const {
   const auto it = entries_.find(id);
-  if (it == entries_.end() || it->second.idle_index < 0) return 0;
-  const Entry& entry = it->second;
+  return it != entries_.end() && it->second.idle_index >= 0;
+}
+
+int64_t AdapterStore::NumIdlePages(AdapterId id, int32_t model) const {
+  if (!IsIdle(id)) return 0;
+  const Entry& entry = entries_.at(id);
   if (kv_->layout(entry.model).slabs_per_page < kv_->layout(model).slabs_per_page) return 0;
   return PagesOf(entry.image->layout.num_pages, entry.model, model);
 }

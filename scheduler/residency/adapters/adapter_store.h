@@ -10,7 +10,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <list>
 #include <memory>
 #include <optional>
@@ -90,13 +89,20 @@ class AdapterStore final : public PageOwner {
   // since the last call: whoever waits for one asks again, or fails.
   std::vector<std::pair<AdapterId, absl::Status>> TakeChanges();
 
+  // A sequence waits that needs the adapter, or does so no more. Those that nobody waits for are
+  // given up first.
+  void AddWaiter(AdapterId id) { ++awaited_[id]; }
+  void DropWaiter(AdapterId id);
   // Idle adapters: in the pool, used by nobody, not pinned. The one that is worth least: what
   // bringing its pages back costs, times how often it was used, by how long ago.
   std::optional<double> LeastWorth(int32_t model) const override;
   void GiveUp(int32_t model) override;
   int64_t num_idle() const { return static_cast<int64_t>(idle_.size()); }
+  bool IsIdle(AdapterId id) const;
   // Pages of the model's size that giving up all idle adapters would free, at least.
   int64_t NumIdlePages(int32_t model) const;
+  // Of them, those of adapters that are awaited. Linear in the idle ones.
+  int64_t NumAwaitedPages(int32_t model) const;
   // And that one adapter's; 0 unless it is idle.
   int64_t NumIdlePages(AdapterId id, int32_t model) const;
   // Slabs of all idle adapters, in pages of any size.
@@ -149,7 +155,8 @@ class AdapterStore final : public PageOwner {
   AdapterLoader* const loader_;
   const Clock* const clock_;
   absl::flat_hash_map<AdapterId, Entry> entries_;
-  std::list<AdapterId> host_order_;  // least recently used first
+  absl::flat_hash_map<AdapterId, int64_t> awaited_;  // waiting sequences
+  std::list<AdapterId> host_order_;                  // least recently used first
   int64_t host_bytes_ = 0;
   std::vector<AdapterId> idle_;      // unordered
   std::vector<int64_t> idle_pages_;  // [models], each in pages of its own size
