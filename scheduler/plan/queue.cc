@@ -192,16 +192,8 @@ void WaitingQueue::CheckInvariants() const {
   CHECK_EQ(sum, num_active_);
 }
 
-namespace {
-
-struct Worse {
-  template <class Span>
-  bool operator()(const Span& a, const Span& b) const {
-    return b.best < a.best;
-  }
-};
-
-}  // namespace
+// Of the heap of spans.
+constexpr auto kWorse = [](const auto& a, const auto& b) { return b.best < a.best; };
 
 WaitingQueue::Cursor::Cursor(const WaitingQueue& queue, int32_t model, int64_t now_us)
     : policy_(*queue.policy_), now_us_(now_us) {
@@ -213,7 +205,7 @@ WaitingQueue::Cursor::Cursor(const WaitingQueue& queue, int32_t model, int64_t n
     AddSpan(key, lane.begin(), split);
     AddSpan(key, split, lane.end());
   }
-  std::make_heap(heap_.begin(), heap_.end(), Worse());
+  std::make_heap(heap_.begin(), heap_.end(), kWorse);
 }
 
 void WaitingQueue::Cursor::AddSpan(const LaneKey& key, Lane::const_iterator first,
@@ -238,7 +230,7 @@ void WaitingQueue::Cursor::Pick(Span* span) const {
 
 Sequence* WaitingQueue::Cursor::Next() {
   if (heap_.empty()) return nullptr;
-  std::pop_heap(heap_.begin(), heap_.end(), Worse());
+  std::pop_heap(heap_.begin(), heap_.end(), kWorse);
   Span& span = heap_.back();
   Sequence* const next = (span.from_back ? span.last : span.first)->sequence;
   if (span.first == span.last) {
@@ -247,14 +239,14 @@ Sequence* WaitingQueue::Cursor::Next() {
   }
   span.from_back ? --span.last : ++span.first;
   Pick(&span);
-  std::push_heap(heap_.begin(), heap_.end(), Worse());
+  std::push_heap(heap_.begin(), heap_.end(), kWorse);
   return next;
 }
 
 template <class Skip>
 void WaitingQueue::Cursor::SkipIf(Skip skip) {
   heap_.erase(std::remove_if(heap_.begin(), heap_.end(), skip), heap_.end());
-  std::make_heap(heap_.begin(), heap_.end(), Worse());
+  std::make_heap(heap_.begin(), heap_.end(), kWorse);
 }
 
 void WaitingQueue::Cursor::SkipTenant(int32_t tenant) {

@@ -266,19 +266,10 @@ void Scheduler::Shrink(StepPlan* plan) const {
 void Scheduler::BringNeed(Sequence* s) {
   if (s->place != QueuePlace::kNeedy && s->place != QueuePlace::kReady) return;
   const bool alone = IsAlone();
-  switch (residency_->Want(s->need, alone ? 0 : ReserveSlabs(), alone)) {
-    case NeedState::kReady:
-      queue_.WakeNeed(s->need, /*ready=*/true);
-      return;
-    case NeedState::kLoading:
-      queue_.AwaitNeed(s);
-      return;
-    case NeedState::kBusy:
-      return;
-    case NeedState::kNoRoom:
-      state_.models[s->request->model].turn.refused = s;
-      return;
-  }
+  const NeedState state = residency_->Want(s->need, alone ? 0 : ReserveSlabs(), alone);
+  if (state == NeedState::kReady) queue_.WakeNeed(s->need, /*ready=*/true);
+  if (state == NeedState::kLoading) queue_.AwaitNeed(s);
+  if (state == NeedState::kNoRoom) state_.models[s->request->model].turn.refused = s;
 }
 
 std::vector<NeedChange> Scheduler::Wake() {

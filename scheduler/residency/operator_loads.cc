@@ -40,17 +40,9 @@ bool OperatorLoads::AskFor(NeedId need, int64_t reserve_slabs, bool alone) {
     waits_.erase(it);
     return false;
   }
-  switch (residency_->Want(need, reserve_slabs, alone)) {
-    case NeedState::kReady:
-      End(need, absl::OkStatus());
-      return false;
-    case NeedState::kLoading:
-      return false;
-    case NeedState::kBusy:
-    case NeedState::kNoRoom:
-      return true;
-  }
-  return false;
+  const NeedState state = residency_->Want(need, reserve_slabs, alone);
+  if (state == NeedState::kReady) End(need, absl::OkStatus());
+  return state == NeedState::kBusy || state == NeedState::kNoRoom;
 }
 
 void OperatorLoads::End(NeedId need, const absl::Status& status) {
