@@ -14,14 +14,25 @@ class OutputSink final : public TokenSink {
   void Push(TokenEvent event) override {
     SequenceOutput& output = (*out_)[event.index];
     EXPECT_FALSE(output.finished) << "an event after the last one";
-    if (event.kind == TokenEvent::Kind::kToken) {
-      for (const OutputToken& token : event.tokens) output.tokens.push_back(token.token);
+    switch (event.kind) {
+      case TokenEvent::Kind::kPromptLogprobs:
+        EXPECT_TRUE(output.tokens.empty());
+        output.prompt_logprobs = std::move(event.tokens);
+        break;
+      case TokenEvent::Kind::kToken:
+        for (const OutputToken& token : event.tokens) output.tokens.push_back(token.token);
+        break;
+      case TokenEvent::Kind::kEmbedding:
+        output.embedding = std::move(event.embedding);
+        break;
+      case TokenEvent::Kind::kFinished:
+        output.finished = true;
+        output.reason = event.reason;
+        output.status = event.status;
+        output.usage = event.usage;
+        output.timing = event.timing;
+        break;
     }
-    if (event.kind != TokenEvent::Kind::kFinished) return;
-    output.finished = true;
-    output.reason = event.reason;
-    output.status = event.status;
-    output.timing = event.timing;
   }
 
  private:
@@ -47,6 +58,7 @@ void CoreStack::Start() {
   runner_options.max_num_seqs = options.max_num_seqs;
   runner_options.clock = &clock;
   runner_options.samples_apart = samples_apart;
+  if (step_us) runner_options.step_us = step_us;
   if (!adapter_pages.empty()) {
     adapters = std::make_unique<FakeAdapters>(models[0], adapter_pages);
     options.adapters = adapters->registry();
@@ -64,16 +76,16 @@ void CoreStack::Start() {
     fake_loader = std::make_unique<FakeAdapterLoader>(runner, std::move(events));
   }
   loader = fake_loader.get();
-  core =
-      std::make_unique<EngineCore>(options, std::move(manager), std::move(fake),
-                                   std::move(fake_loader), stats.get(), nullptr, std::move(policy));
+  core = std::make_unique<EngineCore>(
+      options, std::move(manager), std::move(fake), std::move(fake_loader), stats.get(),
+      [this] { ++left_queue; }, std::move(policy));
   driver = std::make_unique<CoreDriver>(core.get(), &clock, [this] { runner->FinishOldest(); });
 }
 
 std::unique_ptr<Request> CoreStack::NewRequest(std::vector<TokenId> prompt, int64_t max_tokens,
                                                RequestOutput* out) {
   auto request = std::make_unique<Request>();
-  request->id = next_id_++;
+  request->id = next_id++;
   request->prompt = std::move(prompt);
   request->stopping.max_tokens = max_tokens;
   request->arrival_us = clock.NowUs();

@@ -3,6 +3,7 @@
 // Owned by a test, used on its thread: rounds are run one by one.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <vector>
@@ -18,9 +19,12 @@ namespace tessera::testing {
 // What one sequence received.
 struct SequenceOutput {
   std::vector<TokenId> tokens;
+  std::vector<OutputToken> prompt_logprobs;
+  std::vector<float> embedding;
   bool finished = false;
   FinishReason reason = FinishReason::kError;
   absl::Status status;
+  SequenceUsage usage;
   SequenceTiming timing;
 };
 using RequestOutput = std::map<int32_t, SequenceOutput>;  // by index
@@ -32,8 +36,9 @@ struct CoreStack {
   int64_t num_slabs = 65;  // with the null page's
   int depth = 1;
   bool samples_apart = false;
-  std::vector<int32_t> adapter_pages;   // of the first model's adapters; empty: none
-  std::unique_ptr<QueuePolicy> policy;  // taken; null: the options'
+  std::vector<int32_t> adapter_pages;                // of the first model's adapters; empty: none
+  std::unique_ptr<QueuePolicy> policy;               // taken; null: the options'
+  std::function<int64_t(const StepBatch&)> step_us;  // null: FakeRunnerOptions'
 
   ManualClock clock;
   std::unique_ptr<EngineStats> stats;
@@ -43,6 +48,7 @@ struct CoreStack {
   KvManager* kv = nullptr;              // the core's
   FakeAdapterLoader* loader = nullptr;  // the core's
   FakeRunner* runner = nullptr;         // the core's
+  int left_queue = 0;                   // sequences
 
   void Start();
   std::unique_ptr<Request> NewRequest(std::vector<TokenId> prompt, int64_t max_tokens,
@@ -61,8 +67,7 @@ struct CoreStack {
   // The sequence of that request that is on the device.
   Sequence* Running(uint64_t request_id, int32_t index = 0);
 
- private:
-  uint64_t next_id_ = 1;
+  uint64_t next_id = 1;  // of a request
 };
 
 // Equal seeds make equal prefixes of any lengths.

@@ -9,12 +9,13 @@
 #include <map>
 #include <random>
 
-#include "tests/lib/core_driver.h"
-#include "tests/lib/fake_runner.h"
+#include "tests/lib/core_stack.h"
 #include "tests/lib/log_capture.h"
 
 namespace tessera {
 namespace {
+
+using testing::RequestOutput;
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr int kRandomRounds = 3000;
@@ -22,126 +23,34 @@ constexpr int kRandomRounds = 3000;
 constexpr int kRandomRounds = 30000;
 #endif
 
-struct Received {
-  std::vector<TokenId> tokens;
-  std::vector<OutputToken> prompt_logprobs;
-  std::vector<float> embedding;
-  int num_finished = 0;
-  FinishReason reason = FinishReason::kError;
-  SequenceUsage usage;
-};
-
-class CollectSink final : public TokenSink {
- public:
-  explicit CollectSink(std::map<int32_t, Received>* out) : out_(out) {}
-  void Push(TokenEvent event) override {
-    Received& received = (*out_)[event.index];
-    EXPECT_EQ(received.num_finished, 0) << "an event after the last one";
-    switch (event.kind) {
-      case TokenEvent::Kind::kPromptLogprobs:
-        EXPECT_TRUE(received.tokens.empty());
-        received.prompt_logprobs = std::move(event.tokens);
-        break;
-      case TokenEvent::Kind::kToken:
-        for (const OutputToken& token : event.tokens) received.tokens.push_back(token.token);
-        break;
-      case TokenEvent::Kind::kEmbedding:
-        received.embedding = std::move(event.embedding);
-        break;
-      case TokenEvent::Kind::kFinished:
-        ++received.num_finished;
-        received.reason = event.reason;
-        received.usage = event.usage;
-        break;
-    }
-  }
-
- private:
-  std::map<int32_t, Received>* const out_;
-};
-
 class DropSink final : public TokenSink {
  public:
   void Push(TokenEvent) override {}
 };
 
-struct Stack {
-  std::vector<EngineModel> models;
-  EngineOptions options;
-  int64_t num_slabs = 65;
-  int depth = 1;
-  ManualClock clock;
-  std::unique_ptr<EngineStats> stats;
-  std::unique_ptr<EngineCore> core;
-  testing::FakeRunner* fake_runner = nullptr;  // the core's
-  std::unique_ptr<testing::CoreDriver> driver;
-  int left_queue = 0;  // sequences
-  uint64_t next_id = 1;
-  int64_t fixed_step_us = 0;    // 0: by tokens
-  std::vector<int> num_counts;  // of each step: token counts for penalties
-
-  void Start() {
-    options.models = models;
-    options.deployment_secret = "test";
-    int32_t max_slabs = 1;
-    for (const EngineModel& m : models) max_slabs = std::max(max_slabs, m.layout.slabs_per_page);
-    auto kv = NewKvManager(num_slabs, models[0].layout.slab_bytes, max_slabs);
-    for (const EngineModel& model : models) kv->AddModel(model.layout);
-    testing::FakeRunnerOptions runner;
-    runner.models = models;
-    runner.num_slabs = num_slabs;
-    runner.depth = depth;
-    runner.max_num_seqs = options.max_num_seqs;
-    runner.clock = &clock;
-    runner.step_us = [this](const StepBatch& batch) {
+struct Stack : testing::CoreStack {
+  Stack() {
+    step_us = [this](const StepBatch& batch) {
       num_counts.push_back(static_cast<int>(batch.counts.count));
       if (fixed_step_us > 0) return fixed_step_us;
       return int64_t{1000} + 10 * static_cast<int64_t>(batch.tokens.count);
     };
-    stats = std::make_unique<EngineStats>(models.size());
-    auto fake = std::make_unique<testing::FakeRunner>(runner);
-    fake_runner = fake.get();
-    core = std::make_unique<EngineCore>(options, std::move(kv), std::move(fake), nullptr,
-                                        stats.get(), [this] { ++left_queue; });
-    driver = std::make_unique<testing::CoreDriver>(core.get(), &clock,
-                                                   [this] { fake_runner->FinishOldest(); });
   }
-
   bool RunOnce() { return driver->RunOnce(); }
   int64_t num_matches() const { return core->kv().stats().num_matches; }
 
-  std::unique_ptr<Request> NewRequest(std::vector<TokenId> prompt, int64_t max_tokens,
-                                      std::map<int32_t, Received>* out) {
-    auto request = std::make_unique<Request>();
-    request->id = next_id++;
-    request->prompt = std::move(prompt);
-    request->stopping.max_tokens = max_tokens;
-    request->arrival_us = clock.NowUs();
-    request->sink = std::make_shared<CollectSink>(out);
-    return request;
-  }
-
-  void RunAll() {
-    while (RunOnce()) core->CheckInvariants();
-    EXPECT_EQ(core->num_unfinished(), 0);
-    EXPECT_EQ(core->kv().usage().kv_slabs, 0);
-  }
+  int64_t fixed_step_us = 0;    // 0: by tokens
+  std::vector<int> num_counts;  // of each step: token counts for penalties
 };
-
-std::vector<TokenId> Prompt(int seed, int length) {
-  std::vector<TokenId> prompt;
-  for (int i = 0; i < length; ++i) prompt.push_back((seed * 131 + i * 17) % 1000);
-  return prompt;
-}
 
 TEST(EngineCoreTest, GeneratesAndCounts) {
   Stack stack;
   stack.models = {testing::FakeModel("a", {0}, 4, 64)};
   stack.Start();
-  std::map<int32_t, Received> out;
-  stack.core->Submit(stack.NewRequest(Prompt(1, 10), 5, &out));
+  RequestOutput out;
+  stack.core->Submit(stack.NewRequest(testing::FakePrompt(1, 10), 5, &out));
   stack.RunAll();
-  EXPECT_EQ(out[0].tokens, testing::ExpectedTokens(stack.models[0], Prompt(1, 10), 5));
+  EXPECT_EQ(out[0].tokens, testing::ExpectedTokens(stack.models[0], testing::FakePrompt(1, 10), 5));
   EXPECT_EQ(out[0].reason, FinishReason::kLength);
   EXPECT_EQ(out[0].usage.prompt_tokens, 10);
   EXPECT_EQ(out[0].usage.completion_tokens, 5);
@@ -154,19 +63,20 @@ TEST(EngineCoreTest, StopsAtEosStopIdsAndContext) {
   Stack stack;
   stack.models = {testing::FakeModel("a", {0}, 4, 16)};
   stack.Start();
-  const std::vector<TokenId> expected = testing::ExpectedTokens(stack.models[0], Prompt(2, 6), 10);
-  std::map<int32_t, Received> eos, stop, ignored, full;
-  auto request = stack.NewRequest(Prompt(2, 6), 8, &eos);
+  const std::vector<TokenId> expected =
+      testing::ExpectedTokens(stack.models[0], testing::FakePrompt(2, 6), 10);
+  RequestOutput eos, stop, ignored, full;
+  auto request = stack.NewRequest(testing::FakePrompt(2, 6), 8, &eos);
   request->stopping.eos_ids = {expected[3]};
   stack.core->Submit(std::move(request));
-  request = stack.NewRequest(Prompt(2, 6), 8, &stop);
+  request = stack.NewRequest(testing::FakePrompt(2, 6), 8, &stop);
   request->stopping.stop_ids = {expected[2]};
   stack.core->Submit(std::move(request));
-  request = stack.NewRequest(Prompt(2, 6), 6, &ignored);
+  request = stack.NewRequest(testing::FakePrompt(2, 6), 6, &ignored);
   request->stopping.eos_ids = {expected[3]};
   request->stopping.ignore_eos = true;
   stack.core->Submit(std::move(request));
-  stack.core->Submit(stack.NewRequest(Prompt(2, 6), 1000, &full));
+  stack.core->Submit(stack.NewRequest(testing::FakePrompt(2, 6), 1000, &full));
   stack.RunAll();
   EXPECT_EQ(eos[0].tokens.size(), 4u);
   EXPECT_EQ(eos[0].reason, FinishReason::kStop);
@@ -184,20 +94,20 @@ TEST(EngineCoreTest, EmbedsTheNormalisedMean) {
   stack.options.max_num_seqs = 4;
   stack.options.max_num_batched_tokens = 4;
   stack.Start();
-  std::map<int32_t, Received> out;
-  auto request = stack.NewRequest(Prompt(3, 11), 1, &out);
+  RequestOutput out;
+  auto request = stack.NewRequest(testing::FakePrompt(3, 11), 1, &out);
   request->kind = RequestKind::kEmbed;
   stack.core->Submit(std::move(request));
   stack.RunAll();
   std::vector<double> mean(4, 0.0);
-  for (const TokenId token : Prompt(3, 11)) {
+  for (const TokenId token : testing::FakePrompt(3, 11)) {
     for (int h = 0; h < 4; ++h) mean[h] += (token >> h) & 7;
   }
   double norm = 0.0;
   for (const double v : mean) norm += v * v;
   ASSERT_EQ(out[0].embedding.size(), 4u);
   for (int h = 0; h < 4; ++h) EXPECT_FLOAT_EQ(out[0].embedding[h], mean[h] / std::sqrt(norm));
-  EXPECT_EQ(out[0].num_finished, 1);
+  EXPECT_TRUE(out[0].finished);
   EXPECT_TRUE(out[0].tokens.empty());
 }
 
@@ -205,14 +115,15 @@ TEST(EngineCoreTest, CopyZeroIsTheRequestWithNOne) {
   Stack stack;
   stack.models = {testing::FakeModel("a", {0, 8}, 4, 64)};
   stack.Start();
-  std::map<int32_t, Received> out;
-  auto request = stack.NewRequest(Prompt(4, 21), 6, &out);
+  RequestOutput out;
+  auto request = stack.NewRequest(testing::FakePrompt(4, 21), 6, &out);
   request->sampling.n = 4;
   stack.core->Submit(std::move(request));
   stack.RunAll();
   ASSERT_EQ(out.size(), 4u);
   for (const auto& [index, received] : out) {
-    EXPECT_EQ(received.tokens, testing::ExpectedTokens(stack.models[0], Prompt(4, 21), 6));
+    EXPECT_EQ(received.tokens,
+              testing::ExpectedTokens(stack.models[0], testing::FakePrompt(4, 21), 6));
     EXPECT_EQ(received.usage.cached_prompt_tokens, index == 0 ? 0 : 20);
   }
   // Both by sequence, so that their ratio is the cache's share of the work.
@@ -225,8 +136,8 @@ TEST(EngineCoreTest, WaitingCopiesShareThePromptAndCountOneByOne) {
   stack.models = {testing::FakeModel("a", {0}, 4, 64)};
   stack.options.max_num_seqs = 2;
   stack.Start();
-  std::map<int32_t, Received> out;
-  auto request = stack.NewRequest(Prompt(4, 21), 6, &out);
+  RequestOutput out;
+  auto request = stack.NewRequest(testing::FakePrompt(4, 21), 6, &out);
   request->sampling.n = 6;
   stack.core->Submit(std::move(request));
   EXPECT_EQ(stack.left_queue, 0);
@@ -243,7 +154,8 @@ TEST(EngineCoreTest, WaitingCopiesShareThePromptAndCountOneByOne) {
   stack.RunAll();
   EXPECT_EQ(stack.left_queue, 6);
   for (int i = 0; i < 5; ++i) {
-    EXPECT_EQ(out[i].tokens, testing::ExpectedTokens(stack.models[0], Prompt(4, 21), 6));
+    EXPECT_EQ(out[i].tokens,
+              testing::ExpectedTokens(stack.models[0], testing::FakePrompt(4, 21), 6));
   }
 }
 
@@ -253,10 +165,10 @@ TEST(EngineCoreTest, ManyLeaveTheQueueAtOnceInLinearTime) {
   Stack stack;
   stack.models = {testing::FakeModel("a", {0}, 4, 64)};
   stack.Start();
-  std::map<int32_t, Received> out;
+  RequestOutput out;
   const int num_requests = kRandomRounds / 12;
   for (int i = 0; i < num_requests; ++i) {
-    auto request = stack.NewRequest(Prompt(i, 8), 1, &out);
+    auto request = stack.NewRequest(testing::FakePrompt(i, 8), 1, &out);
     request->sampling.n = 128;
     request->sink = std::make_shared<DropSink>();
     stack.core->Submit(std::move(request));
@@ -275,9 +187,9 @@ TEST(EngineCoreTest, TheQueueDelayIsTheSumOfWhatWaitsAndCheapToTell) {
   stack.options.max_num_seqs = 1;
   stack.options.max_num_batched_tokens = 64;
   stack.Start();
-  std::map<int32_t, Received> out;
+  RequestOutput out;
   for (int model = 0; model < 2; ++model) {
-    auto request = stack.NewRequest(Prompt(model, 70), 10, &out);
+    auto request = stack.NewRequest(testing::FakePrompt(model, 70), 10, &out);
     request->model = model;
     request->sink = std::make_shared<DropSink>();
     stack.core->Submit(std::move(request));
@@ -287,7 +199,7 @@ TEST(EngineCoreTest, TheQueueDelayIsTheSumOfWhatWaitsAndCheapToTell) {
   EXPECT_EQ(scheduler.PredictQueueDelayUs(), 0);
   std::vector<uint64_t> ids;
   for (int i = 0; i < 500; ++i) {
-    auto request = stack.NewRequest(Prompt(i, i % 2 == 0 ? 90 : 128'000), 1, &out);
+    auto request = stack.NewRequest(testing::FakePrompt(i, i % 2 == 0 ? 90 : 128'000), 1, &out);
     request->model = i % 2;
     request->sink = std::make_shared<DropSink>();
     ids.push_back(request->id);
@@ -313,7 +225,7 @@ TEST(EngineCoreTest, PenaltiesCountThePromptOnlyForRepetition) {
   Stack stack;
   stack.models = {testing::FakeModel("a", {0}, 4, 64)};
   stack.Start();
-  std::map<int32_t, Received> presence, repetition;
+  RequestOutput presence, repetition;
   auto request = stack.NewRequest({9, 3, 9, 500, 3, 7, 4}, 4, &presence);
   request->sampling.presence_penalty = 0.5f;
   stack.core->Submit(std::move(request));
@@ -352,8 +264,8 @@ TEST(EngineCoreTest, PromptLogprobsAreHandedOverOnce) {
   Stack stack;
   stack.models = {testing::FakeModel("a", {0}, 4, 64)};
   stack.Start();
-  std::map<int32_t, Received> out;
-  auto request = stack.NewRequest(Prompt(6, 20), 4, &out);
+  RequestOutput out;
+  auto request = stack.NewRequest(testing::FakePrompt(6, 20), 4, &out);
   const uint64_t id = request->id;
   request->prompt_logprobs = 0;
   stack.core->Submit(std::move(request));
@@ -373,7 +285,7 @@ TEST(EngineCoreTest, PromptLogprobsAreHandedOverOnce) {
   stack.RunAll();
   EXPECT_EQ(num_targets, 19);
   EXPECT_EQ(out[0].prompt_logprobs.size(), 19u);
-  EXPECT_EQ(out[0].tokens, testing::ExpectedTokens(stack.models[0], Prompt(6, 20), 4));
+  EXPECT_EQ(out[0].tokens, testing::ExpectedTokens(stack.models[0], testing::FakePrompt(6, 20), 4));
 }
 
 TEST(EngineCoreTest, CopiesAndOthersAwaitAPageWithoutLookingThePromptUpAgain) {
@@ -384,18 +296,19 @@ TEST(EngineCoreTest, CopiesAndOthersAwaitAPageWithoutLookingThePromptUpAgain) {
   stack.options.max_num_seqs = 32;
   stack.options.max_num_batched_tokens = 512;  // room for all, and still they wait
   stack.Start();
-  std::map<int32_t, Received> copies, other;
-  auto request = stack.NewRequest(Prompt(2, 300), 2, &copies);
+  RequestOutput copies, other;
+  auto request = stack.NewRequest(testing::FakePrompt(2, 300), 2, &copies);
   request->sampling.n = 16;
   stack.core->Submit(std::move(request));
-  stack.core->Submit(stack.NewRequest(Prompt(2, 300), 2, &other));
+  stack.core->Submit(stack.NewRequest(testing::FakePrompt(2, 300), 2, &other));
   stack.RunOnce();                    // launches the prompt
   stack.RunOnce();                    // plans again before it retires
   EXPECT_EQ(stack.num_matches(), 3);  // the first, one copy for all, the other request
   stack.RunAll();
   EXPECT_EQ(stack.num_matches(), 3 + 16);
   for (const auto& [index, received] : copies) {
-    EXPECT_EQ(received.tokens, testing::ExpectedTokens(stack.models[0], Prompt(2, 300), 2));
+    EXPECT_EQ(received.tokens,
+              testing::ExpectedTokens(stack.models[0], testing::FakePrompt(2, 300), 2));
     EXPECT_EQ(received.usage.cached_prompt_tokens, index == 0 ? 0 : 296);
   }
   EXPECT_EQ(other[0].usage.cached_prompt_tokens, 296);
@@ -410,21 +323,22 @@ TEST(EngineCoreTest, NothingIsLookedUpWithoutRoomForIt) {
   stack.options.target_step_ratio = 1;
   stack.options.target_step_us = 1250;  // beside a stream about 24 tokens: one prompt fills a step
   stack.Start();
-  std::map<int32_t, Received> stream, copies, other;
-  stack.core->Submit(stack.NewRequest(Prompt(1, 8), 40, &stream));
+  RequestOutput stream, copies, other;
+  stack.core->Submit(stack.NewRequest(testing::FakePrompt(1, 8), 40, &stream));
   for (int i = 0; i < 6; ++i) stack.RunOnce();
   const int64_t before = stack.num_matches();
-  auto request = stack.NewRequest(Prompt(2, 300), 2, &copies);
+  auto request = stack.NewRequest(testing::FakePrompt(2, 300), 2, &copies);
   request->sampling.n = 16;
   stack.core->Submit(std::move(request));
-  stack.core->Submit(stack.NewRequest(Prompt(2, 300), 2, &other));
+  stack.core->Submit(stack.NewRequest(testing::FakePrompt(2, 300), 2, &other));
   for (int i = 0; i < 10; ++i) stack.RunOnce();
   EXPECT_EQ(stack.core->scheduler().num_running(), 2);
   EXPECT_LE(stack.num_matches() - before, 3);  // the first, one copy for all, the other request
   stack.RunAll();
   EXPECT_LE(stack.num_matches() - before, 3 + 16);
   for (const auto& [index, received] : copies) {
-    EXPECT_EQ(received.tokens, testing::ExpectedTokens(stack.models[0], Prompt(2, 300), 2));
+    EXPECT_EQ(received.tokens,
+              testing::ExpectedTokens(stack.models[0], testing::FakePrompt(2, 300), 2));
     EXPECT_GE(received.usage.cached_prompt_tokens, index == 0 ? 0 : 280);
   }
   EXPECT_GE(other[0].usage.cached_prompt_tokens, 280);
@@ -434,12 +348,12 @@ TEST(EngineCoreTest, ProbeTellsTheMatch) {
   Stack stack;
   stack.models = {testing::FakeModel("a", {0}, 4, 64)};
   stack.Start();
-  EXPECT_EQ(stack.core->Probe({0, Prompt(5, 18), ""}).matched_tokens, 0);
-  std::map<int32_t, Received> out;
-  stack.core->Submit(stack.NewRequest(Prompt(5, 18), 1, &out));
+  EXPECT_EQ(stack.core->Probe({0, testing::FakePrompt(5, 18), ""}).matched_tokens, 0);
+  RequestOutput out;
+  stack.core->Submit(stack.NewRequest(testing::FakePrompt(5, 18), 1, &out));
   stack.RunAll();
-  EXPECT_EQ(stack.core->Probe({0, Prompt(5, 18), ""}).matched_tokens, 16);
-  EXPECT_EQ(stack.core->Probe({0, Prompt(5, 18), "other"}).matched_tokens, 0);
+  EXPECT_EQ(stack.core->Probe({0, testing::FakePrompt(5, 18), ""}).matched_tokens, 16);
+  EXPECT_EQ(stack.core->Probe({0, testing::FakePrompt(5, 18), "other"}).matched_tokens, 0);
 }
 
 class OverdueTest : public ::testing::Test {
@@ -454,8 +368,8 @@ class OverdueTest : public ::testing::Test {
     stack_.RunAll();
   }
   void Submit(const std::string& name, int64_t max_tokens) {
-    auto request =
-        stack_.NewRequest(Prompt(static_cast<int>(stack_.next_id), 6), max_tokens, &out_);
+    auto request = stack_.NewRequest(testing::FakePrompt(static_cast<int>(stack_.next_id), 6),
+                                     max_tokens, &out_);
     request->sink = std::make_shared<DropSink>();
     request->name = name;
     stack_.core->Submit(std::move(request));
@@ -467,7 +381,7 @@ class OverdueTest : public ::testing::Test {
   }
 
   Stack stack_;
-  std::map<int32_t, Received> out_;
+  RequestOutput out_;
 };
 
 TEST_F(OverdueTest, AStepThatTakesTooLongIsToldOnceWithItsRequests) {
@@ -546,7 +460,7 @@ struct Live {
   int32_t n;
   bool cancelled = false;
   bool paused = false;
-  std::map<int32_t, Received> out;
+  RequestOutput out;
 };
 
 struct RandomRun {
@@ -588,7 +502,7 @@ TEST_P(RandomEngineTest, EveryRequestGetsTheTokensItGetsAlone) {
     if (live.size() < 12 && rng() % 3 == 0) {
       auto l = std::make_unique<Live>();
       l->model = rng() % 2;
-      l->prompt = Prompt(rng() % 4, 1 + rng() % 50);
+      l->prompt = testing::FakePrompt(rng() % 4, 1 + rng() % 50);
       if (rng() % 2 == 0) l->prompt.push_back(rng() % 1000);
       l->max_tokens = 1 + rng() % 30;
       l->n = rng() % 6 == 0 ? 3 : 1;
@@ -622,7 +536,7 @@ TEST_P(RandomEngineTest, EveryRequestGetsTheTokensItGetsAlone) {
     for (auto it = live.begin(); it != live.end();) {
       Live& l = *it->second;
       int num_finished = 0;
-      for (const auto& [index, received] : l.out) num_finished += received.num_finished;
+      for (const auto& [index, received] : l.out) num_finished += received.finished ? 1 : 0;
       if (num_finished < l.n) {
         ++it;
         continue;
