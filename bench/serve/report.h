@@ -1,5 +1,5 @@
 // The figures of a run, as a table for people and as the JSON of the contract for programs.
-// bench/README.md says what each of them means.
+// bench/METRICS.md says what each of them means.
 #pragma once
 
 #include <cstdint>

@@ -10,7 +10,7 @@
 // too small for a scale) has the scale 0; one that holds a NaN or an infinity has the scale NaN.
 //
 // The scale is not searched for: that of the least squared error among eleven moved perplexity by
-// less than its error (bench/README.md, "Quality of the formats").
+// less than its error (bench/notes/weight_formats.md).
 #pragma once
 
 #include <cstdint>

@@ -55,8 +55,8 @@ struct WeightPlan {
 //   - Out: its inputs are sums of values, which no norm has evened out. Where a value channel is
 //     large, Out's weights for it are small, share a scale with larger ones, and lose most of their
 //     bits just where they count. It adds 4 to 6 % to the layers' bytes; on models with such
-//     channels int4 then costs a half to a third of what it did (bench/README.md, "Quality of the
-//     formats").
+//     channels int4 then costs a half to a third of what it did
+//     (bench/notes/weight_formats.md).
 WeightPlan PlanFloatWeights(const ModelSpec& spec, DType dtype,
                             const WeightFormat& int4 = kInt4Format);
 
