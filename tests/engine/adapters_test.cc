@@ -362,10 +362,10 @@ TEST_P(AdaptersTest, APinSurvivesInHostMemory) {
   stack->RunOnce();
   const auto load = [&](int recipe, bool pin) {
     const AdapterId id = stack->adapters().Resolve(0, Recipe(recipe))->id;
-    bool gone = false;
-    stack->core().LoadAdapter(id, pin, {[](const absl::Status&) {}, [&] { return gone; }, {}});
+    const auto gone = std::make_shared<bool>(false);  // asked as long as the adapter is on its way
+    stack->core().LoadAdapter(id, pin, {[](const absl::Status&) {}, [gone] { return *gone; }, {}});
     stack->RunOnce();
-    gone = true;
+    *gone = true;
     stack->RunOnce();
     EXPECT_TRUE(stack->RunLoader());
   };

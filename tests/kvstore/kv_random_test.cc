@@ -54,7 +54,7 @@ class RandomEngine {
     EXPECT_GT(num_refused_, num_verbs / 1000);
     EXPECT_GT(num_scribbled_, num_verbs / 1000);
     EXPECT_GT(naive_.num_waited_for(), num_verbs / 10000);
-    EXPECT_GT(num_foreseen_, num_verbs / 10000);
+    EXPECT_GT(num_foreseen_, num_verbs / 40000);
   }
 
  private:
