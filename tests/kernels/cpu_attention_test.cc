@@ -18,6 +18,14 @@
 namespace tessera::testing {
 namespace {
 
+// Of the grid, in tests of one thread: the thread sanitizer finds nothing in them and takes ten
+// times as long.
+#if defined(__SANITIZE_THREAD__)
+constexpr int kGridStride = 5;
+#else
+constexpr int kGridStride = 1;
+#endif
+
 // Scores are sums of head_dim products of unit normals (error about 1e-6 of |score| <= 5), their
 // exponentials carry that error relatively, and outputs are weighted means of values of order 1.
 constexpr double kAbsTolerance = 4e-6;
@@ -270,7 +278,9 @@ TEST_P(CpuAttentionTest, SharedPrefixesDoNotShow) {
 TEST_P(CpuAttentionTest, RunsPagesAndChunksDoNotShow) {
   ThreadTeam team(1);
   const auto cpu = New(&team);
+  int number = 0;
   for (const AttentionCase& attention : AttentionGrid()) {
+    if (number++ % kGridStride != 0) continue;
     ExpectRunsDoNotShow(cpu.get(), attention, 2);
     ExpectPagesDoNotShow(cpu.get(), attention, 8, 3);
     ExpectChunksDoNotShow(cpu.get(), attention, 7, 4);
