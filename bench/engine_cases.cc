@@ -15,7 +15,6 @@ namespace tessera::bench {
 namespace {
 
 constexpr int64_t kIdleWaitUs = 100'000;
-constexpr int64_t kPatienceUs = 2'000;
 constexpr int kLoaderThreads = 2;  // as the server has
 // Popularity of S-LoRA's traces (arXiv 2311.03285): adapter floor(N x), x of density a x^(a - 1).
 constexpr double kPopularity = 0.8;
@@ -48,7 +47,7 @@ EngineCases::EngineCases(Device device, std::vector<ResolvedAdapter> adapters)
       core_(device.engine, std::move(device.kv), std::move(device.runner), NewLoader(), &stats_,
             nullptr) {
   runner_->SetOnDone([this](const Completion& done) {
-    events_.Send([this, step_id = done.ticket] { core_.OnStepDone(step_id); }, /*urgent=*/true);
+    events_.Send([this, step_id = done.ticket] { core_.OnStepDone(step_id); });
   });
 }
 
@@ -186,14 +185,7 @@ void EngineCases::Submit(std::vector<TokenId> prompt, bool cached, int64_t max_t
 
 void EngineCases::Turn() {
   std::vector<std::function<void()>> events;
-  // As the engine's own loop.
-  const int64_t patience_us = was_busy_ && core_.num_inflight() > 0 ? kPatienceUs : 0;
-  if (std::exchange(submitted_, false)) {
-    events_.Drain(&events, 0);
-  } else {
-    events_.Drain(&events, kIdleWaitUs, patience_us);
-  }
-  was_busy_ = !events.empty();
+  events_.Drain(&events, std::exchange(submitted_, false) ? 0 : kIdleWaitUs);
   core_.BeginRound(clock_.NowUs());
   for (const auto& event : events) event();
   while (core_.LaunchStep()) {

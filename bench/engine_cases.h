@@ -90,7 +90,6 @@ class EngineCases final {
   Runner* const runner_;                   // the core's
   EngineCore core_;
   bool submitted_ = false;  // since the last round
-  bool was_busy_ = false;   // the last round had messages
   std::mt19937 rng_{1};
   uint64_t next_id_ = 1;
 };

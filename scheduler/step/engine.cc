@@ -21,7 +21,6 @@ namespace {
 // A loop without messages still comes round this often, so that a stale heartbeat means a stuck
 // engine, and a step that does not end is seen.
 constexpr int64_t kIdleWaitUs = 100'000;
-constexpr int64_t kPatienceUs = 2'000;
 
 struct SubmitMessage {
   std::unique_ptr<Request> request;
@@ -80,7 +79,7 @@ class ThreadedEngine final : public Engine {
         runner_(runner.get()),
         core_(options_, std::move(kv), std::move(runner), NewLoader(), &stats_,
               [this] { num_queued_.fetch_sub(1, std::memory_order_relaxed); }) {
-    runner_->SetOnDone([this](Completion done) { inbox_.Send(std::move(done), /*urgent=*/true); });
+    runner_->SetOnDone([this](Completion done) { inbox_.Send(std::move(done)); });
     heartbeat_us_.store(clock_->NowUs());
     thread_ = std::thread([this] { Loop(); });
   }
@@ -171,7 +170,7 @@ class ThreadedEngine final : public Engine {
 
   void Loop() {
     std::vector<Message> messages;
-    while (inbox_.Drain(&messages, WaitUs(), PatienceUs(messages))) {
+    while (inbox_.Drain(&messages, WaitUs())) {
       const int64_t now_us = clock_->NowUs();
       core_.BeginRound(now_us);
       ApplyAll(&messages);
@@ -183,13 +182,6 @@ class ThreadedEngine final : public Engine {
     }
     // What was submitted while the inbox was being closed.
     core_.CancelAll(CancelReason::kShutdown);
-  }
-
-  // The engine shares its cores with the steps, and each turn of the loop disturbs them. While a
-  // step runs and messages come one after the other, they are taken together, `kPatienceUs` late.
-  int64_t PatienceUs(const std::vector<Message>& last) const {
-    const bool is_busy = !last.empty() && core_.num_inflight() == runner_->depth();
-    return is_busy ? std::min(kPatienceUs, WaitUs()) : 0;
   }
 
   // After a round nothing can be launched until a message comes or time has passed.
