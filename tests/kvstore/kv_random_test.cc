@@ -54,7 +54,8 @@ class RandomEngine {
     EXPECT_GT(num_refused_, num_verbs / 1000);
     EXPECT_GT(num_scribbled_, num_verbs / 1000);
     EXPECT_GT(naive_.num_waited_for(), num_verbs / 10000);
-    EXPECT_GT(num_foreseen_, num_verbs / 40000);
+    // Rare: the short runs of the sanitizers see one.
+    EXPECT_GT(num_foreseen_, testing::kWorkDivisor > 1 ? 0 : num_verbs / 10000);
   }
 
  private:

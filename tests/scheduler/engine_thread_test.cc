@@ -288,7 +288,7 @@ TEST_F(EngineThreadTest, ProbesAreQuickWhileAStepRuns) {
   ASSERT_TRUE(engine_->Submit(NewRequest(1, 1, sink)).ok());
   runner_->AwaitStep();
   std::vector<int64_t> waits_us;
-  for (int i = 0; i < 200; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     const int64_t begin_us = clock_.NowUs();
     Probe();
     waits_us.push_back(clock_.NowUs() - begin_us);
@@ -298,8 +298,8 @@ TEST_F(EngineThreadTest, ProbesAreQuickWhileAStepRuns) {
   EXPECT_EQ(sink->WaitFinished(), FinishReason::kLength);
   std::sort(waits_us.begin(), waits_us.end());
   std::printf("probe latency in a step: median %lld us, p99 %lld us\n",
-              static_cast<long long>(waits_us[100]), static_cast<long long>(waits_us[198]));
-  EXPECT_LT(waits_us[100], 20'000);  // a few us on an idle machine; the step takes for ever
+              static_cast<long long>(waits_us[500]), static_cast<long long>(waits_us[990]));
+  EXPECT_LT(waits_us[500], 5000);
 }
 
 TEST_F(EngineThreadTest, AHungStepIsNoProgress) {
