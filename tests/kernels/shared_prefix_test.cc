@@ -112,9 +112,8 @@ TEST_F(SharedPrefixTest, TasksCoverEachBlockOnce) {
         }
       }
     }
-    // Four groups, two kv heads.
-    if (max_partials == kPlenty) EXPECT_GE(num_shared, 8);
-    if (max_partials == 0) EXPECT_EQ(num_shared, 0);
+    EXPECT_GE(num_shared, max_partials == kPlenty ? 8 : 0);  // four groups, two kv heads
+    EXPECT_LE(num_shared, max_partials == 0 ? 0 : kPlenty);
     for (size_t i = 0; i < work.tiles().size(); ++i) {
       const AttentionTile& tile = work.tiles()[i];
       EXPECT_EQ(static_cast<int>(times[i].size()), tile.num_blocks);
