@@ -213,7 +213,8 @@ absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan
 
     EngineModel engine_model;
     engine_model.name = source.name;
-    engine_model.revision = std::filesystem::absolute(source.dir).string();
+    engine_model.identity.weights =
+        source.name + '\0' + std::filesystem::absolute(source.dir).string();
     engine_model.vocab_size = m.spec.vocab_size;
     engine_model.hidden = m.spec.hidden;
     engine_model.num_layers = m.spec.num_layers;
