@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/step/page_layout.h"
+#include "kvstore/identity.h"
 #include "scheduler/plan/scheduler_options.h"
 #include "scheduler/residency/adapters/adapter_registry.h"
 
@@ -19,6 +20,7 @@ struct EngineModel {
   int32_t num_layers = 0;
   int64_t max_model_len = 0;  // tokens, prompt and output; REQUIRES: fits the pool
   PageLayout layout;
+  ModelIdentity identity;  // of what was loaded
 };
 
 struct EngineOptions : SchedulerOptions {
