@@ -33,7 +33,7 @@ constexpr char kUsage[] =
     "           [--dtype auto|float32|bfloat16|int8|int4] [--kv-dtype auto|float32|bfloat16|int8]\n"
     "           [--kv-cache-bytes N] [--adapters DIR] [--adapter-dtype "
     "auto|float32|bfloat16|int8]\n"
-    "           [--adapter-host-bytes N] [--adapter-pages N]\n"
+    "           [--adapter-host-bytes N] [--adapter-pages N] [--pack-cache DIR]\n"
     "--adapter-pages sets that many pages aside for adapters alone: a fixed split, to compare "
     "with\n"
     "one pool. Cases come from stdin: see the head of bench/engine_bench.cc.\n";
@@ -105,6 +105,7 @@ absl::StatusOr<AssembleOptions> ReadOptions(const Flags& flags) {
   RETURN_IF_ERROR(ReadName(flags, "--adapter-dtype", AdapterDtypes(), &options.adapter_dtype));
   RETURN_IF_ERROR(ReadNumber(flags, "--kv-cache-bytes", &options.kv_cache_bytes));
   RETURN_IF_ERROR(ReadNumber(flags, "--adapter-host-bytes", &options.engine.adapter_host_bytes));
+  if (flags.count("--pack-cache") > 0) options.pack_cache.dir = flags.at("--pack-cache");
   options.engine.max_num_seqs = kMaxSeqs;
   options.engine.max_num_batched_tokens = kStepTokens;
   options.engine.target_step_us = 0;

@@ -50,7 +50,7 @@ class NullSink final : public TokenSink {
 EngineModel MakeModel(const std::string& name, int32_t page_tokens) {
   EngineModel model;
   model.name = name;
-  model.revision = "r1";
+  model.identity.weights = name;
   model.vocab_size = kVocabSize;
   model.hidden = 4;
   model.num_layers = 1;

@@ -1,92 +1,77 @@
 #include "kvstore/page_hash.h"
 
-#include <array>
-#include <bit>
 #include <cstring>
-#include <string_view>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
 
 namespace tessera {
 namespace {
 
-// Integers enter the digest as they lie in memory; names must not depend on the machine.
-static_assert(std::endian::native == std::endian::little);
-
-// Both records begin with a tag of eight bytes, so that a root can never be read as a page.
-constexpr std::string_view kRootTag = "TSRroot1";
-constexpr std::string_view kPageTag = "TSRpage1";
+constexpr size_t kTagBytes = 8;
+constexpr absl::string_view kPageTag = "TSRpage1";
+constexpr absl::string_view kRunTag = "TSRruns1";
 
 }  // namespace
 
-PageHasher::PageHasher() : context_(EVP_MD_CTX_new()) {
-  CHECK(context_ != nullptr);
-  CHECK_EQ(EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr), 1);
-}
-
-void PageHasher::Begin() { CHECK_EQ(EVP_DigestInit_ex(context_.get(), nullptr, nullptr), 1); }
-
-void PageHasher::Add(const void* bytes, size_t num_bytes) {
-  CHECK_EQ(EVP_DigestUpdate(context_.get(), bytes, num_bytes), 1);
-}
-
 PageHash PageHasher::Finish() {
-  std::array<unsigned char, EVP_MAX_MD_SIZE> digest;
-  CHECK_EQ(EVP_DigestFinal_ex(context_.get(), digest.data(), nullptr), 1);
+  const Sha256Digest digest = sha_.Finish();
   PageHash hash;
   std::memcpy(&hash.hi, digest.data(), sizeof(hash.hi));
   std::memcpy(&hash.lo, digest.data() + sizeof(hash.hi), sizeof(hash.lo));
   return hash;
 }
 
-PageHash PageHasher::Root(const PrefixRoot& root) {
-  const std::string* const fields[] = {&root.deployment_secret, &root.model_revision,
-                                       &root.page_layout,       &root.adapter,
-                                       &root.kv_policy,         &root.salt};
-  Begin();
-  Add(kRootTag.data(), kRootTag.size());
-  uint64_t field_tag = 0;
-  for (const std::string* field : fields) {
-    const uint64_t header[2] = {++field_tag, field->size()};
-    Add(header, sizeof(header));
-    Add(field->data(), field->size());
+PageHash PageHasher::Record(absl::string_view tag, absl::Span<const absl::string_view> fields) {
+  CHECK_EQ(tag.size(), kTagBytes);
+  sha_.Add(tag.data(), tag.size());
+  uint64_t number = 0;
+  for (const absl::string_view field : fields) {
+    sha_.AddNumber(++number);
+    sha_.AddField(field);
   }
   return Finish();
 }
 
-PageHash PageHasher::Page(const PageHash& parent, absl::Span<const TokenId> tokens) {
+PageHash PageHasher::Chain(absl::string_view tag, const PageHash& parent,
+                           absl::Span<const TokenId> tokens) {
   struct Header {
-    char tag[8];
+    char tag[kTagBytes];
     uint64_t num_tokens;
     uint64_t parent_hi;
     uint64_t parent_lo;
   } header;
   static_assert(sizeof(Header) == 32);
-  std::memcpy(header.tag, kPageTag.data(), sizeof(header.tag));
+  std::memcpy(header.tag, tag.data(), sizeof(header.tag));
   header.num_tokens = tokens.size();
   header.parent_hi = parent.hi;
   header.parent_lo = parent.lo;
-  Begin();
-  Add(&header, sizeof(header));
-  Add(tokens.data(), tokens.size() * sizeof(TokenId));
+  sha_.Add(&header, sizeof(header));
+  sha_.Add(tokens.data(), tokens.size() * sizeof(TokenId));
   return Finish();
 }
 
-PageHash HashRoot(const PrefixRoot& root) { return PageHasher().Root(root); }
+PageHash PageHasher::Page(const PageHash& parent, absl::Span<const TokenId> tokens) {
+  return Chain(kPageTag, parent, tokens);
+}
+
+PageHash PageHasher::Run(const PageHash& parent, absl::Span<const TokenId> tokens) {
+  CHECK(!tokens.empty() && tokens.size() <= kRunTokens) << tokens.size() << " tokens in a run";
+  return Chain(kRunTag, parent, tokens);
+}
 
 PageHash HashPage(const PageHash& parent, absl::Span<const TokenId> tokens) {
   return PageHasher().Page(parent, tokens);
 }
 
-std::string PageLayoutKey(const PageLayout& layout) {
-  std::string key = absl::StrCat("tokens=", layout.page_tokens());
-  for (const GroupLayout& group : layout.groups) {
-    absl::StrAppend(&key, ";", DTypeName(group.dtype), ",layers=", group.num_layers,
-                    ",kv_heads=", group.kv_heads, ",head_dim=", group.head_dim,
-                    ",window=", group.window);
+std::vector<PageHash> RunNames(const PageHash& root, absl::Span<const TokenId> tokens) {
+  PageHasher hasher;
+  std::vector<PageHash> names;
+  PageHash parent = root;
+  for (size_t begin = 0; begin < tokens.size(); begin += kRunTokens) {
+    parent = hasher.Run(parent, tokens.subspan(begin, kRunTokens));
+    names.push_back(parent);
   }
-  return key;
+  return names;
 }
 
 }  // namespace tessera

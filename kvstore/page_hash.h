@@ -1,23 +1,29 @@
-// Names for page contents. A page is named by a chain of hashes: the root stands for everything
-// that contents depend on besides tokens, each page's hash for its tokens after its parent's. Two
-// pages with one name hold the same bytes, so a name may leave the process (tiers, peers). SHA-256
-// cut to 16 bytes: nobody can craft a prompt that meets another tenant's pages.
+// Names for KV contents. A chain of hashes names a page or a run: the root stands for everything
+// that contents depend on besides tokens (identity.h), and each later hash stands for the tokens
+// that follow its parent. Two pages with one name hold the same bytes. SHA-256 cut to 16 bytes:
+// nobody can craft a prompt that meets another tenant's pages.
+//
+// Page names chain over pages of the engine's own size and stay in the process. Names that leave
+// the process chain over runs of kRunTokens tokens, whatever the engine's pages hold. Each kind of
+// record has its own tag, so that a root, a page and a run never have one name.
 //
 // Plain values; a PageHasher is used by one thread.
 #pragma once
 
-#include <openssl/evp.h>
-
 #include <cstdint>
-#include <memory>
-#include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "kernels/base/sha256.h"
 #include "kernels/base/types.h"
-#include "kernels/step/page_layout.h"
 
 namespace tessera {
+
+// Tokens of a run: the unit in which KV leaves the process and comes back. The last run of a prompt
+// may be shorter.
+inline constexpr int32_t kRunTokens = 256;
 
 // The first 16 bytes of a SHA-256.
 struct PageHash {
@@ -33,46 +39,32 @@ struct PageHash {
   }
 };
 
-// Everything that the contents of a page depend on besides the tokens before and in it. Hashed as a
-// tagged, length-prefixed record, so that no two fields can collide.
-struct PrefixRoot {
-  std::string deployment_secret;
-  std::string model_revision;
-  std::string page_layout;  // dtype, page_tokens, groups: PageLayoutKey()
-  std::string adapter;      // name and revision; empty: base model
-  std::string kv_policy;    // empty: exact
-  std::string salt;         // tenant and request salt
-};
-
 // Computes names with one reused digest context: no allocation per page. About 125 ns for
 // a page of 16 tokens, 235 ns for 64, on a 2.6 GHz EPYC with SHA extensions
 // (bench/kvstore_bench.cc, BM_HashPage).
 class PageHasher final {
  public:
-  PageHasher();
-  PageHasher(const PageHasher&) = delete;
-  PageHasher& operator=(const PageHasher&) = delete;
-
-  PageHash Root(const PrefixRoot& root);
+  // The hash of a tagged record whose fields are numbered and length-prefixed, so that no two lists
+  // of fields collide. REQUIRES: the tag has 8 bytes.
+  PageHash Record(absl::string_view tag, absl::Span<const absl::string_view> fields);
   // The hash of a page that holds `tokens` after the page (or root) `parent`.
   PageHash Page(const PageHash& parent, absl::Span<const TokenId> tokens);
+  // The hash of a run that holds `tokens` after the run (or root) `parent`. REQUIRES: there are
+  // 1 to kRunTokens tokens; a shorter run than kRunTokens is the last of its chain.
+  PageHash Run(const PageHash& parent, absl::Span<const TokenId> tokens);
 
  private:
-  struct FreeContext {
-    void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
-  };
-  void Begin();
-  void Add(const void* bytes, size_t num_bytes);
+  PageHash Chain(absl::string_view tag, const PageHash& parent, absl::Span<const TokenId> tokens);
   PageHash Finish();
 
-  std::unique_ptr<EVP_MD_CTX, FreeContext> context_;
+  Sha256 sha_;
 };
 
-// For callers that hash once (a request's root); a loop keeps a PageHasher.
-PageHash HashRoot(const PrefixRoot& root);
+// For callers that hash one page; a loop keeps a PageHasher.
 PageHash HashPage(const PageHash& parent, absl::Span<const TokenId> tokens);
 
-// Names all that decides where a token's K and V lie in a page.
-std::string PageLayoutKey(const PageLayout& layout);
+// The names of the runs that `tokens` fill after `root`: one for each kRunTokens tokens, and one
+// for the shorter end if there is one.
+std::vector<PageHash> RunNames(const PageHash& root, absl::Span<const TokenId> tokens);
 
 }  // namespace tessera

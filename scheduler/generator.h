@@ -24,6 +24,7 @@ struct ProbeQuery {
   std::vector<TokenId> prompt;
   std::string salt;
   std::string adapter_key;  // ResolvedAdapter::key
+  std::string tenant;
 };
 
 struct ProbeResult {

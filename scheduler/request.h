@@ -124,8 +124,9 @@ struct Request {
   SamplingParams sampling;
   StoppingParams stopping;
   std::string name;  // what the client calls it, for logs; any bytes, may be empty
+  // Only requests with an equal tenant and an equal salt share pages.
   std::string tenant;
-  std::string salt;  // part of the prefix root: only requests with an equal salt share pages
+  std::string salt;
 };
 
 }  // namespace tessera

@@ -1,6 +1,5 @@
 #include "server/model_loader.h"
 
-#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +11,8 @@
 
 namespace tessera {
 namespace {
+
+constexpr size_t kRevisionDigits = 16;
 
 SamplingParams Defaults(const GenerationDefaults& generation) {
   SamplingParams params;
@@ -56,7 +57,6 @@ absl::StatusOr<ServedModel> LoadServedModel(const AssembleModel& source, int32_t
   model.name = source.name;
   model.index = index;
   model.family = plan.spec.family;
-  model.revision = std::filesystem::absolute(source.dir).lexically_normal().string();
   model.vocab_size = plan.spec.vocab_size;
   model.max_model_len = plan.max_model_len;
   model.trained_context = plan.spec.max_positions;
@@ -88,6 +88,10 @@ absl::StatusOr<ServedModel> LoadServedModel(const AssembleModel& source, int32_t
               std::string(status.message()));
   }
   return model;
+}
+
+std::string RevisionOf(const ModelIdentity& identity) {
+  return identity.weights.substr(0, kRevisionDigits);
 }
 
 }  // namespace tessera

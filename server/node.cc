@@ -112,7 +112,6 @@ class RunningNode final : public Node {
     for (ServedModel& model : models) {
       model.max_embed_inputs = std::min(model.max_embed_inputs, options.engine.max_queue);
     }
-    registry_ = std::make_unique<ModelRegistry>(std::move(models));
     // All that may wait and run, and as many that are being read or written.
     context_.max_open_calls =
         std::max(context_.max_open_calls,
@@ -126,6 +125,10 @@ class RunningNode final : public Node {
     };
     ASSIGN_OR_RETURN(Device device, Assemble(options, plan));
     if (while_loading) while_loading();
+    for (size_t i = 0; i < models.size(); ++i) {
+      models[i].revision = RevisionOf(device.engine.models[i].identity);
+    }
+    registry_ = std::make_unique<ModelRegistry>(std::move(models));
     TLOG_INFO("backend {}, {} threads", device.backend_name, device.num_threads);
     if (!options.pack_cache.dir.empty()) {
       TLOG_INFO("pack cache: {} weights taken, {} packed, {} of them stored",

@@ -62,8 +62,7 @@ const AttentionWork& AttentionOp::FindWork(const AttentionArgs& args) {
   fresh.window = layout.window;
   const int64_t partial_bytes = PartialFloats(layout.head_dim) * int64_t{sizeof(float)};
   fresh.work.Build(args.batch, args.group, layout, args.heads / layout.kv_heads,
-                   team_->num_threads(),
-                   partials_.size() / partial_bytes / kPanel * kPanel);
+                   team_->num_threads(), partials_.size() / partial_bytes / kPanel * kPanel);
   return fresh.work;
 }
 

@@ -47,8 +47,8 @@ class Scratch {
 
   // Sets at least `bytes` aside. False: memory is short.
   bool Reserve(int64_t bytes);
-  // Aligned to 64 bytes; null for 0 bytes if none are set aside. Takes more memory, and counts it, when less is set aside; running out of
-  // memory then is fatal.
+  // Aligned to 64 bytes; null for 0 bytes if none are set aside. Takes more memory, and counts it,
+  // when less is set aside; running out of memory then is fatal.
   char* Bytes(size_t bytes);
   int64_t size() const { return buffer_ == nullptr ? 0 : static_cast<int64_t>(buffer_->size()); }
   float* Floats(int64_t count) {

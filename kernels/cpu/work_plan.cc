@@ -22,8 +22,7 @@ int64_t FloatBytes(int64_t count) {
 int64_t PartialBytes(const StepShape::Attention& group, const StepBounds& bounds, int num_threads) {
   const int64_t floats = PartialFloats(group.head_dim);
   const int64_t all = bounds.num_tokens * group.heads * bounds.num_blocks;
-  const int64_t cut =
-      MaxCutPartials(group.heads / group.kv_heads, bounds.num_blocks, num_threads);
+  const int64_t cut = MaxCutPartials(group.heads / group.kv_heads, bounds.num_blocks, num_threads);
   int64_t shared = 0;
   if (group.window == 0 && bounds.num_segments > 1) {
     shared = std::min(bounds.num_tokens, bounds.num_segments * kMaxSharingTokens) * group.heads *

@@ -16,8 +16,8 @@
 //
 // Batch invariance: on ref and cpu a row has the same bits alone, in any batch, on any threads.
 //
-// Threads: all calls but Upload and Download come from one rank thread. This header is free of absl and spdlog (CUDA
-// sources see it).
+// Threads: all calls but Upload and Download come from one rank thread. This header is free of absl
+// and spdlog (CUDA sources see it).
 #pragma once
 
 #include <cstddef>
@@ -61,7 +61,8 @@ class Backend {
   virtual std::unique_ptr<PackedWeight> Pack(const std::vector<WeightView>& parts,
                                              const WeightFormat& format, bool interleave_gate) = 0;
 
-  // Pack of parts without data: `fill` brings what packed() had in this build and backend, or null.
+  // Pack of parts without data: `fill` brings what ReadPacked gave in this build and backend. Null
+  // when it cannot, or when the backend takes none.
   virtual std::unique_ptr<PackedWeight> Restore(const std::vector<WeightView>& parts,
                                                 const WeightFormat& format, bool interleave_gate,
                                                 const FillPacked& fill) {

@@ -94,7 +94,7 @@ struct AttentionArgs {
 // Rows of the residual stream that the batch's hidden taps of `layer` want.
 struct HiddenTapArgs {
   BatchView batch;
-  Tensor hidden;            // fp32 [T, hidden]
+  Tensor hidden;          // fp32 [T, hidden]
   int32_t layer = 0;      // as Tap counts layers: num_layers means after the final norm
   NormArgs norm;          // the final norm if `layer` is num_layers, else none
   float* taps = nullptr;  // [StepBatch::num_tap_floats]

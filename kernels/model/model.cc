@@ -44,12 +44,8 @@ struct OutputLayout {
 // Residual, qkv, attended, gated, logits, token rows.
 std::vector<ArenaPart> ArenaParts(const ModelSpec& spec, const ModelLimits& limits) {
   const int64_t rows = limits.max_tokens;
-  return {{rows, spec.hidden},
-          {rows, QkvDim(spec)},
-          {rows, QueryDim(spec)},
-          {rows, spec.intermediate},
-          {kLogitBlock, spec.vocab_size},
-          {rows, 1}};
+  return {{rows, spec.hidden},       {rows, QkvDim(spec)},           {rows, QueryDim(spec)},
+          {rows, spec.intermediate}, {kLogitBlock, spec.vocab_size}, {rows, 1}};
 }
 
 }  // namespace

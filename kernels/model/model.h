@@ -111,11 +111,11 @@ class Model final {
   KvView kv_;
   StepResult* result_ = nullptr;
   int next_layer_ = 0;
-  SampledRow* rows_ = nullptr;         // [sampler rows], device memory
-  TokenLogprob* top_ = nullptr;        // [NumTop], likewise
-  float* taps_ = nullptr;              // [num_tap_floats], likewise; null: none
-  std::vector<int32_t> host_rows_;     // what token_rows_ is uploaded from
-  ApplyArgs apply_;                    // ropes are made once
+  SampledRow* rows_ = nullptr;      // [sampler rows], device memory
+  TokenLogprob* top_ = nullptr;     // [NumTop], likewise
+  float* taps_ = nullptr;           // [num_tap_floats], likewise; null: none
+  std::vector<int32_t> host_rows_;  // what token_rows_ is uploaded from
+  ApplyArgs apply_;                 // ropes are made once
 };
 
 }  // namespace tessera

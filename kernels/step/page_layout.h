@@ -35,9 +35,13 @@ struct GroupLayout {
   // Sliding window in tokens: a query at position p sees keys at positions > p - window. 0: all of
   // them.
   int32_t window = 0;
+  // The last layers of num_layers that the model does not have: the last group of a model is padded
+  // to the others' size. Nothing writes their rows.
+  int32_t num_padding_layers = 0;
 
   static constexpr int64_t kScaleBytes = 4;
 
+  int32_t num_used_layers() const { return num_layers - num_padding_layers; }
   bool quantized() const { return dtype == DType::kI8; }
   // Of a row, from its begin. REQUIRES: quantized().
   int64_t scale_offset() const { return RoundUp<int64_t>(head_dim, kScaleBytes); }

@@ -27,7 +27,8 @@ struct SampledRow {
 inline int64_t NumTop(const BatchView& view, int64_t num_rows) {
   const SamplerRow* const rows = view.data(view.batch->sampler_rows);
   int64_t num_top = 0;
-  for (int64_t r = 0; r < num_rows; ++r) num_top += rows[r].num_logprobs > 0 ? rows[r].num_logprobs : 0;
+  for (int64_t r = 0; r < num_rows; ++r)
+    num_top += rows[r].num_logprobs > 0 ? rows[r].num_logprobs : 0;
   return num_top;
 }
 

@@ -1,12 +1,14 @@
 #include "scheduler/device/assemble.h"
 
-#include <filesystem>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/base/log.h"
 #include "kernels/base/status.h"
+#include "kernels/model/checkpoint/content_hash.h"
 #include "kernels/model/local_runner.h"
 #include "kernels/model/model.h"
+#include "kernels/model/model_spec_key.h"
+#include "kernels/model/numerics.h"
 
 namespace tessera {
 namespace {
@@ -26,6 +28,63 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const AssembleOptions& opti
                           : NewBackend(options.backend, team, /*comm=*/nullptr, &error);
   if (backend == nullptr) return absl::InvalidArgumentError(error);
   return backend;
+}
+
+// Weights and activations on the runner's backend.
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(const AssembleOptions& options,
+                                                 const AssembleModel& source, const ModelSpec& spec,
+                                                 PackCache* pack_cache, RunnerDevice* runner) {
+  ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::OpenDir(source.dir));
+  WeightOptions weight_options;
+  weight_options.dtype = options.weight_dtype;
+  weight_options.team = runner->team.get();
+  weight_options.pack_cache = pack_cache;
+  if (options.progress) {
+    weight_options.progress = [&options, &source](int64_t done_bytes, int64_t total_bytes) {
+      options.progress(source.name, done_bytes, total_bytes);
+    };
+  }
+  ASSIGN_OR_RETURN(ModelWeights weights,
+                   LoadWeights(spec, *checkpoint, runner->backend.get(), weight_options));
+  return Model::Create(runner->backend.get(), spec, std::move(weights), LimitsOf(options));
+}
+
+absl::StatusOr<ModelIdentity> IdentityOf(Backend* backend, Model* model, const PageLayout& layout) {
+  ModelIdentity identity;
+  identity.weights = model->weights().content_hash;
+  identity.spec = HashText(ModelSpecKey(model->spec()));
+  ASSIGN_OR_RETURN(identity.numerics, NumericsKey(backend, model, layout));
+  return identity;
+}
+
+EngineModel MakeEngineModel(const AssembleModel& source, const MemoryPlan::PerModel& plan,
+                            ModelIdentity identity) {
+  EngineModel model;
+  model.name = source.name;
+  model.vocab_size = plan.spec.vocab_size;
+  model.hidden = plan.spec.hidden;
+  model.num_layers = plan.spec.num_layers;
+  model.max_model_len = plan.max_model_len;
+  model.layout = plan.layout;
+  model.identity = std::move(identity);
+  return model;
+}
+
+// The working memory of a step and the page pool.
+absl::Status AllocateMemory(const MemoryPlan& plan, RunnerDevice* runner) {
+  if (!runner->backend->Reserve(plan.work)) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the working memory of a step, ", plan.work.total() >> 20,
+                     " MiB, could not be allocated: lower --max-num-batched-tokens"));
+  }
+  runner->pool_memory = runner->backend->Allocate(plan.pool_bytes());
+  if (runner->pool_memory == nullptr) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the KV cache of ", plan.pool_bytes() >> 20,
+                     " MiB could not be allocated: lower --kv-cache-bytes"));
+  }
+  runner->pool = {static_cast<char*>(runner->pool_memory->data()), plan.slab_bytes, plan.num_slabs};
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -48,33 +107,13 @@ absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan
   for (size_t i = 0; i < plan.models.size(); ++i) {
     const MemoryPlan::PerModel& m = plan.models[i];
     const AssembleModel& source = options.models[i];
-    ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::OpenDir(source.dir));
-    WeightOptions weight_options;
-    weight_options.dtype = options.weight_dtype;
-    weight_options.team = runner.team.get();
-    weight_options.pack_cache = pack_cache.get();
-    if (options.progress) {
-      weight_options.progress = [&options, &source](int64_t done_bytes, int64_t total_bytes) {
-        options.progress(source.name, done_bytes, total_bytes);
-      };
-    }
-    ASSIGN_OR_RETURN(ModelWeights weights,
-                     LoadWeights(m.spec, *checkpoint, runner.backend.get(), weight_options));
-    RunnerModel runner_model;
+    RunnerModel runner_model{nullptr, m.layout};
     ASSIGN_OR_RETURN(runner_model.model,
-                     Model::Create(runner.backend.get(), m.spec, std::move(weights), LimitsOf(options)));
-    runner_model.layout = m.layout;
+                     LoadModel(options, source, m.spec, pack_cache.get(), &runner));
+    ASSIGN_OR_RETURN(ModelIdentity identity,
+                     IdentityOf(runner.backend.get(), runner_model.model.get(), m.layout));
     runner.models.push_back(std::move(runner_model));
-
-    EngineModel engine_model;
-    engine_model.name = source.name;
-    engine_model.revision = std::filesystem::absolute(source.dir).string();
-    engine_model.vocab_size = m.spec.vocab_size;
-    engine_model.hidden = m.spec.hidden;
-    engine_model.num_layers = m.spec.num_layers;
-    engine_model.max_model_len = m.max_model_len;
-    engine_model.layout = m.layout;
-    device.engine.models.push_back(std::move(engine_model));
+    device.engine.models.push_back(MakeEngineModel(source, m, std::move(identity)));
     device.kv->AddModel(m.layout);
     adapter_models.push_back({source.name, m.spec, m.layout.page_bytes(),
                               AdapterDtypeOf(options.adapter_dtype, m.weight_dtype)});
@@ -82,18 +121,7 @@ absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan
   if (pack_cache != nullptr) device.pack_cache = pack_cache->stats();
   device.adapters = std::make_unique<AdapterRegistry>(std::move(adapter_models));
   device.engine.adapters = device.adapters.get();
-  if (!runner.backend->Reserve(plan.work)) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the working memory of a step, ", plan.work.total() >> 20,
-                     " MiB, could not be allocated: lower --max-num-batched-tokens"));
-  }
-  runner.pool_memory = runner.backend->Allocate(plan.pool_bytes());
-  if (runner.pool_memory == nullptr) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the KV cache of ", plan.pool_bytes() >> 20,
-                     " MiB could not be allocated: lower --kv-cache-bytes"));
-  }
-  runner.pool = {static_cast<char*>(runner.pool_memory->data()), plan.slab_bytes, plan.num_slabs};
+  RETURN_IF_ERROR(AllocateMemory(plan, &runner));
   device.runner = NewLocalRunner(std::move(runner), RunnerOptions{});
   return device;
 }

@@ -1,6 +1,6 @@
-// What a device will need, planned before anything is allocated: page layouts, weights, activations,
-// the backend's working memory and the page pool. Pure but for reading configs, tensor names and
-// the memory that is available. Called at start, from main.
+// What a device will need, planned before anything is allocated: page layouts, weights,
+// activations, the backend's working memory and the page pool. Pure but for reading configs, tensor
+// names and the memory that is available. Called at start, from main.
 #pragma once
 
 #include <cstdint>

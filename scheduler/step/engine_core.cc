@@ -56,6 +56,7 @@ EngineCore::EngineCore(EngineOptions options, std::unique_ptr<KvManager> kv,
                        EngineStats* stats, std::function<void()> on_left_queue,
                        std::unique_ptr<QueuePolicy> policy)
     : options_(WithSecret(std::move(options))),
+      roots_(&options_),
       kv_(std::move(kv)),
       runner_(std::move(runner)),
       stats_(stats),
@@ -85,7 +86,7 @@ void EngineCore::Submit(std::unique_ptr<Request> request) {
   CHECK(r.adapter.id == kNoAdapter || adapters_ != nullptr);
   CHECK_LT(static_cast<int64_t>(r.prompt.size()), options_.models[r.model].max_model_len);
 
-  const PageHash root = RootOf(r);
+  const PageHash root = roots_.RootOf(r);
   const int32_t tenant = EnterTenant(r.tenant);
   std::shared_ptr<const std::vector<TokenCount>> prompt_counts;
   if (r.sampling.repetition_penalty != 1.0f) {
@@ -103,19 +104,6 @@ void EngineCore::Submit(std::unique_ptr<Request> request) {
   if (r.stopping.time_limit_us > 0) {
     time_limits_.insert({r.arrival_us + r.stopping.time_limit_us, id});
   }
-}
-
-PageHash EngineCore::RootOf(const Request& request) {
-  const EngineModel& model = options_.models[request.model];
-  PrefixRoot root{options_.deployment_secret,
-                  model.name + '\0' + model.revision,
-                  PageLayoutKey(model.layout),
-                  request.adapter.key,
-                  /*kv_policy=*/"",
-                  request.salt};
-  // Copies of one request share its prompt; nobody else may.
-  if (request.bypass_prefix) root.kv_policy = "private " + std::to_string(next_private_root_++);
-  return HashRoot(root);
 }
 
 std::unique_ptr<Sequence> EngineCore::NewSequence(const Request& request, int32_t index,
@@ -228,11 +216,9 @@ void EngineCore::Throttle(uint64_t request_id, bool paused) {
 }
 
 ProbeResult EngineCore::Probe(const ProbeQuery& query) {
-  const EngineModel& model = options_.models[query.model];
   KvState state;
   state.model = query.model;
-  state.root = HashRoot({options_.deployment_secret, model.name + '\0' + model.revision,
-                         PageLayoutKey(model.layout), query.adapter_key, "", query.salt});
+  state.root = roots_.RootOf(query);
   ProbeResult result;
   result.matched_tokens = kv_->Match(&state, query.prompt).hit_tokens;
   result.queue_delay_us = scheduler_.PredictQueueDelayUs();

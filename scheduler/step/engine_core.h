@@ -10,6 +10,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -23,6 +24,7 @@
 #include "scheduler/residency/residency.h"
 #include "scheduler/step/batch_builder.h"
 #include "scheduler/step/engine.h"
+#include "scheduler/step/request_roots.h"
 
 namespace tessera {
 
@@ -65,6 +67,11 @@ class EngineCore {
   // have theirs, but for `holes`. REQUIRES: as Scheduler::TakeComputed.
   void TakeComputed(Sequence* sequence, int64_t num_computed, absl::Span<const TokenRange> holes) {
     scheduler_.TakeComputed(sequence, num_computed, holes);
+  }
+
+  // The root of the run names of a submitted request (RequestRoots::ExportRootOf).
+  std::optional<PageHash> ExportRoot(const Request& request) const {
+    return roots_.ExportRootOf(request);
   }
 
   Runner* runner() { return runner_.get(); }
@@ -130,7 +137,6 @@ class EngineCore {
   void ApplyChange(const NeedChange& change);
   std::unique_ptr<Sequence> NewSequence(const Request& request, int32_t index,
                                         const PageHash& root) const;
-  PageHash RootOf(const Request& request);
   int32_t EnterTenant(const std::string& name);
   void LeaveTenant(const std::string& name);
   int64_t now_us() const { return clock_.NowUs(); }
@@ -145,6 +151,7 @@ class EngineCore {
   void PublishGauges();
 
   const EngineOptions options_;
+  RequestRoots roots_;  // reads options_
   const std::unique_ptr<KvManager> kv_;
   std::deque<InflightStep> inflight_;  // outlives the runner, which uses its buffers
   std::vector<std::unique_ptr<StepBuffers>> spare_buffers_;
@@ -165,7 +172,6 @@ class EngineCore {
   std::set<std::pair<int64_t, uint64_t>> time_limits_;  // {deadline, request id}
   std::function<void(const StepPlan&)> plan_observer_;
   uint64_t next_step_id_ = 1;
-  uint64_t next_private_root_ = 1;
   int64_t num_unfinished_ = 0;
 };
 

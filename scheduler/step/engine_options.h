@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/step/page_layout.h"
+#include "kvstore/identity.h"
 #include "scheduler/plan/scheduler_options.h"
 #include "scheduler/residency/adapters/adapter_registry.h"
 
@@ -13,7 +14,7 @@ namespace tessera {
 
 struct EngineModel {
   std::string name;
-  std::string revision;  // of the weights; part of the prefix root
+  ModelIdentity identity;
   int64_t vocab_size = 0;
   int64_t hidden = 0;
   int32_t num_layers = 0;
@@ -30,7 +31,7 @@ struct EngineOptions : SchedulerOptions {
   AdapterRegistry* adapters = nullptr;
   // Bytes of adapters kept in host memory after they left the pool.
   int64_t adapter_host_bytes = int64_t{1} << 30;
-  // Root secret of the prefix hashes; drawn at start when empty.
+  // Part of every Identity; drawn at start when empty. Engines that share KV have the same one.
   std::string deployment_secret;
 };
 

@@ -24,7 +24,7 @@ struct ServedModel {
   std::string name;
   int32_t index = 0;  // in the engine
   std::string family;
-  std::string revision;
+  std::string revision;  // of the weights, from their content
   int64_t vocab_size = 0;
   int64_t max_model_len = 0;  // tokens, prompt and output
   int64_t trained_context = 0;

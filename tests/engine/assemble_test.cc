@@ -169,6 +169,41 @@ TEST(AssembleTest, TheSecondStartTakesPackedWeights) {
   EXPECT_EQ(second->pack_cache.packed, 0);
 }
 
+ModelIdentity IdentityOf(const AssembleOptions& options) {
+  const auto plan = PlanMemory(options);
+  EXPECT_TRUE(plan.ok()) << plan.status();
+  const auto device = Assemble(options, *plan);
+  EXPECT_TRUE(device.ok()) << device.status();
+  return device->engine.models[0].identity;
+}
+
+TEST(AssembleTest, AModelsIdentityIsThatOfItsContentAndFormats) {
+  AssembleOptions options = Options("llama32");
+  const ModelIdentity identity = IdentityOf(options);
+  EXPECT_EQ(identity.weights.size(), 32u);
+  EXPECT_EQ(identity.spec.size(), 32u);
+  EXPECT_NE(identity.numerics.find("; tag "), std::string::npos) << identity.numerics;
+
+  options.models[0].name = "another";
+  options.models[0].dir = std::filesystem::absolute(options.models[0].dir).string();
+  options.page_tokens = 32;
+  options.max_model_len = 64;
+  const ModelIdentity same = IdentityOf(options);
+  EXPECT_EQ(same.weights, identity.weights);
+  EXPECT_EQ(same.spec, identity.spec);
+  EXPECT_EQ(same.numerics, identity.numerics);
+
+  options.weight_dtype = WeightDtype::kI8;
+  const ModelIdentity int8 = IdentityOf(options);
+  EXPECT_EQ(int8.weights, identity.weights);
+  EXPECT_EQ(int8.spec, identity.spec);
+  EXPECT_NE(int8.numerics, identity.numerics);
+
+  const ModelIdentity other = IdentityOf(Options("qwen2"));
+  EXPECT_NE(other.weights, identity.weights);
+  EXPECT_NE(other.spec, identity.spec);
+}
+
 TEST(AssembleTest, AnUnknownBackendIsNamedWithThoseThatExist) {
   AssembleOptions options = Options("llama32");
   options.backend = "avx1024";

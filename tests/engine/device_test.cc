@@ -98,8 +98,8 @@ TapRun RunTaps(Backend* backend) {
   const int sequence = model.AddSequence(Prompt(70, 3));
   std::vector<Tap> taps;
   int32_t floats = 0;
-  for (const TapKind kind : {TapKind::kHidden, TapKind::kAttentionMass, TapKind::kLogSumExp,
-                             TapKind::kValueDeviation}) {
+  for (const TapKind kind :
+       {TapKind::kHidden, TapKind::kAttentionMass, TapKind::kLogSumExp, TapKind::kValueDeviation}) {
     Tap tap;
     tap.kind = kind;
     tap.row_begin = 5;

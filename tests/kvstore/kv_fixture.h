@@ -22,7 +22,7 @@ class KvManagerTest : public ::testing::Test {
   KvState* NewState(const std::string& salt = "") {
     states_.push_back(std::make_unique<KvState>());
     states_.back()->model = model_;
-    states_.back()->root = HashRoot({"", "", "", "", "", salt});
+    states_.back()->root = RootOfSalt(salt);
     return states_.back().get();
   }
   int64_t Hit(const std::vector<TokenId>& tokens, const std::string& salt = "") {

@@ -82,7 +82,7 @@ class RandomEngine {
     auto s = std::make_unique<NaiveSequence>();
     s->state.model = static_cast<int32_t>(Pick(num_models_));
     const int32_t salt = Chance(80) ? 0 : 1;
-    s->state.root = HashRoot({"", "", "", "", "", std::to_string(salt)});
+    s->state.root = testing::RootOfSalt(std::to_string(salt));
     s->root_prefix = naive_.Root(s->state.model, salt);
     s->state.cacheable = !Chance(10);
     stream_of_.push_back(Pick(kNumStreams));

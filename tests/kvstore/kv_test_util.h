@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "kernels/step/page_layout.h"
+#include "kvstore/identity.h"
 #include "kvstore/kv_manager.h"
 
 namespace tessera::testing {
@@ -35,6 +37,12 @@ inline PageLayout MakeLayout(int32_t page_tokens, const std::vector<int32_t>& wi
   layout.slabs_per_page = slabs_per_page;
   layout.slab_bytes = kSlabBytes;
   return layout;
+}
+
+inline PageHash RootOfSalt(const std::string& salt) {
+  Identity identity;
+  identity.salt = salt;
+  return RootOf(identity);
 }
 
 // first, first + 1, ...

@@ -7,13 +7,13 @@
 #include <utility>
 #include <vector>
 
+#include "kvstore/identity.h"
 #include "tests/kvstore/kv_test_util.h"
 
 namespace tessera {
 namespace {
 
 using testing::Iota;
-using testing::MakeLayout;
 
 class HashSet {
  public:
@@ -23,56 +23,8 @@ class HashSet {
   std::set<std::pair<uint64_t, uint64_t>> seen_;
 };
 
-TEST(HashRoot, EveryFieldCounts) {
-  HashSet seen;
-  EXPECT_TRUE(seen.Add(HashRoot({})));
-  std::string PrefixRoot::*const fields[] = {
-      &PrefixRoot::deployment_secret, &PrefixRoot::model_revision, &PrefixRoot::page_layout,
-      &PrefixRoot::adapter,           &PrefixRoot::kv_policy,      &PrefixRoot::salt};
-  for (auto field : fields) {
-    PrefixRoot root;
-    root.*field = std::string(1, 'x');  // the same text in another field is another root
-    EXPECT_TRUE(seen.Add(HashRoot(root)));
-    EXPECT_FALSE(seen.Add(HashRoot(root)));
-  }
-}
-
-TEST(HashRoot, TextCannotMoveFromOneFieldToTheNext) {
-  HashSet seen;
-  const std::string text = "abcdef";
-  std::string PrefixRoot::*const fields[] = {
-      &PrefixRoot::deployment_secret, &PrefixRoot::model_revision, &PrefixRoot::page_layout,
-      &PrefixRoot::adapter,           &PrefixRoot::kv_policy,      &PrefixRoot::salt};
-  for (size_t left = 0; left < 6; ++left) {
-    for (size_t right = left + 1; right < 6; ++right) {
-      for (size_t cut = 1; cut < text.size(); ++cut) {
-        PrefixRoot root;
-        root.*fields[left] = text.substr(0, cut);
-        root.*fields[right] = text.substr(cut);
-        EXPECT_TRUE(seen.Add(HashRoot(root))) << left << " " << right << " " << cut;
-      }
-    }
-  }
-}
-
-TEST(HashRoot, AFieldCannotImitateTheRecord) {
-  // What the digest sees for adapter = "a", written into the field before it.
-  PrefixRoot honest;
-  honest.adapter = "a";
-  PrefixRoot forged;
-  const uint64_t header[2] = {4, 1};
-  forged.page_layout.assign(reinterpret_cast<const char*>(header), sizeof(header));
-  forged.page_layout += "a";
-  EXPECT_NE(HashRoot(honest), HashRoot(forged));
-  PrefixRoot with_zero;
-  with_zero.salt = std::string("a\0", 2);
-  PrefixRoot without;
-  without.salt = "a";
-  EXPECT_NE(HashRoot(with_zero), HashRoot(without));
-}
-
 TEST(HashPage, DependsOnParentTokensAndTheirNumber) {
-  const PageHash root = HashRoot({});
+  const PageHash root = RootOf({});
   const std::vector<TokenId> tokens = Iota(16);
   HashSet seen;
   EXPECT_TRUE(seen.Add(root));
@@ -92,24 +44,49 @@ TEST(HashPage, DependsOnParentTokensAndTheirNumber) {
 
 TEST(HashPage, AReusedHasherForgetsWhatItHashed) {
   PageHasher hasher;
-  const PageHash root = hasher.Root({});
+  const PageHash root = RootOf({});
   const PageHash first = hasher.Page(root, Iota(16));
   hasher.Page(first, Iota(16, 100));
-  EXPECT_EQ(hasher.Root({}), root);
   EXPECT_EQ(hasher.Page(root, Iota(16)), first);
   EXPECT_EQ(HashPage(root, Iota(16)), first);
 }
 
+TEST(RunNames, ChainOverWholeRunsAndTheEnd) {
+  const PageHash root = RootOf({});
+  const std::vector<TokenId> tokens = Iota(2 * kRunTokens + 10);
+  const auto span = absl::MakeConstSpan(tokens);
+  const std::vector<PageHash> names = RunNames(root, tokens);
+  ASSERT_EQ(names.size(), 3u);
+  PageHasher hasher;
+  EXPECT_EQ(names[0], hasher.Run(root, span.subspan(0, kRunTokens)));
+  EXPECT_EQ(names[1], hasher.Run(names[0], span.subspan(kRunTokens, kRunTokens)));
+  EXPECT_EQ(names[2], hasher.Run(names[1], span.subspan(2 * kRunTokens)));
+  EXPECT_TRUE(RunNames(root, {}).empty());
+  EXPECT_EQ(RunNames(root, span.subspan(0, kRunTokens)).size(), 1u);
+  // A longer prompt has the same whole runs and another end.
+  const std::vector<PageHash> longer = RunNames(root, Iota(2 * kRunTokens + 11));
+  EXPECT_EQ(longer[1], names[1]);
+  EXPECT_NE(longer[2], names[2]);
+}
+
+TEST(RunNames, AreNoPageNames) {
+  const PageHash root = RootOf({});
+  EXPECT_NE(RunNames(root, Iota(kRunTokens))[0], HashPage(root, Iota(kRunTokens)));
+  EXPECT_NE(RunNames(root, Iota(16))[0], HashPage(root, Iota(16)));
+}
+
 // Names leave the process, so they must never change by accident: recompute by
 //   python3 -c 'import hashlib, struct
-//   root = b"TSRroot1" + b"".join(struct.pack("<QQ", i, len(s)) + s for i, s in enumerate(
-//       [b"secret", b"rev", b"layout", b"adapter", b"", b"salt"], 1))
+//   root = b"TSRroot2" + b"".join(struct.pack("<QQ", i, len(s)) + s for i, s in enumerate(
+//       [b"secret", b"weights", b"spec", b"numerics", b"kv", b"adapter", b"", b"tenant", b"salt"],
+//       1))
 //   h = hashlib.sha256(root).digest()[:16]; print(h.hex())
-//   page = b"TSRpage1" + struct.pack("<Q", 4) + h + struct.pack("<4i", 5, 6, 7, 8)
-//   print(hashlib.sha256(page).digest()[:16].hex())'
+//   for tag in (b"TSRpage1", b"TSRruns1"):
+//     record = tag + struct.pack("<Q", 4) + h + struct.pack("<4i", 5, 6, 7, 8)
+//     print(hashlib.sha256(record).digest()[:16].hex())'
 TEST(HashPage, IsTheSha256OfTheStatedRecord) {
-  const PageHash root = HashRoot({"secret", "rev", "layout", "adapter", "", "salt"});
-  const PageHash page = HashPage(root, Iota(4, 5));
+  const PageHash root =
+      RootOf({"secret", {"weights", "spec", "numerics"}, "kv", "adapter", "", "tenant", "salt"});
   const auto hex = [](const PageHash& hash) {
     std::string text;
     const auto* bytes = reinterpret_cast<const unsigned char*>(&hash);
@@ -119,26 +96,9 @@ TEST(HashPage, IsTheSha256OfTheStatedRecord) {
     }
     return text;
   };
-  EXPECT_EQ(hex(root), "b7499ad9c5788a12474c522634ea8e40");
-  EXPECT_EQ(hex(page), "849d462740b65458d02c126b268d54f5");
-}
-
-TEST(PageLayoutKey, NamesWhatDecidesWhereBytesLie) {
-  std::set<std::string> keys;
-  PageLayout layout = MakeLayout(16, {0, 512});
-  EXPECT_TRUE(keys.insert(PageLayoutKey(layout)).second);
-  EXPECT_FALSE(keys.insert(PageLayoutKey(MakeLayout(16, {0, 512}))).second);
-  EXPECT_TRUE(keys.insert(PageLayoutKey(MakeLayout(32, {0, 512}))).second);
-  EXPECT_TRUE(keys.insert(PageLayoutKey(MakeLayout(16, {512, 0}))).second);
-  EXPECT_TRUE(keys.insert(PageLayoutKey(MakeLayout(16, {0}))).second);
-  layout.groups[0].dtype = DType::kBF16;
-  EXPECT_TRUE(keys.insert(PageLayoutKey(layout)).second);
-  layout.groups[0].kv_heads = 2;
-  EXPECT_TRUE(keys.insert(PageLayoutKey(layout)).second);
-  layout.groups[0].head_dim = 64;
-  EXPECT_TRUE(keys.insert(PageLayoutKey(layout)).second);
-  layout.groups[0].num_layers = 3;
-  EXPECT_TRUE(keys.insert(PageLayoutKey(layout)).second);
+  EXPECT_EQ(hex(root), "5e3c8d18d9a6a81dd643719259c2c6e0");
+  EXPECT_EQ(hex(HashPage(root, Iota(4, 5))), "25d860137553d96e3d3eabe4a75e65e4");
+  EXPECT_EQ(hex(RunNames(root, Iota(4, 5))[0]), "4e54566f9d3489670c598a59bb7e0fb7");
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // A backend whose device memory the host cannot touch: what a GPU's memory is, on the CPU. Every
 // buffer is mapped twice, once without any access (the address that callers see) and once for the
-// backend inside, which runs the ops. A host read or write of device memory ends the process, and so
-// does a host pointer where an op takes device memory. A step's batch is copied when the step
+// backend inside, which runs the ops. A host read or write of device memory ends the process, and
+// so does a host pointer where an op takes device memory. A step's batch is copied when the step
 // begins, as an upload would, and the ops see the copy.
 //
 // RunLayers also proves its key: layers that run under equal keys must issue the same ops with the
@@ -74,12 +74,12 @@ class FakeDevice final : public Backend {
   void Record(const std::vector<const void*>& addresses, int64_t number);
 
   const std::unique_ptr<Backend> inner_;
-  mutable std::mutex mutex_;            // of buffers_: loaders upload while steps run
+  mutable std::mutex mutex_;  // of buffers_: loaders upload while steps run
   std::map<const char*, std::pair<size_t, char*>> buffers_;  // device address: bytes, inside
-  const char* batch_base_ = nullptr;    // of the step's batch on the host
+  const char* batch_base_ = nullptr;                         // of the step's batch on the host
   StepBatch batch_;
-  std::vector<char> arena_;             // the uploaded batch
-  uint64_t issued_ = 0;                 // hash of the ops of the current RunLayers
+  std::vector<char> arena_;  // the uploaded batch
+  uint64_t issued_ = 0;      // hash of the ops of the current RunLayers
   std::vector<std::pair<GraphKey, uint64_t>> keys_;
   int64_t num_replays_ = 0;
 };

@@ -231,7 +231,7 @@ EngineModel FakeModel(const std::string& name, const std::vector<int32_t>& windo
                       int32_t page_tokens, int64_t max_model_len) {
   EngineModel model;
   model.name = name;
-  model.revision = "r1";
+  model.identity.weights = name;
   model.vocab_size = 1000;
   model.hidden = kHidden;
   model.num_layers = static_cast<int32_t>(windows.size());

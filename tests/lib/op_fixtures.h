@@ -92,8 +92,8 @@ void BeginStep(Backend* backend, const BatchView& batch, const StepShape& shape)
 // Makes room for the outputs of the batch's sampler rows and points `args` there.
 void PlaceOutputs(const BatchView& batch, StepResult* result, SampleArgs* args);
 
-// BeginStep and Attention on a copy of built->qkv; returns [T, heads * head_dim]. The pool takes the new
-// K and V. `taps`, when given, is resized to the batch's tap floats.
+// BeginStep and Attention on a copy of built->qkv; returns [T, heads * head_dim]. The pool takes
+// the new K and V. `taps`, when given, is resized to the batch's tap floats.
 std::vector<float> RunAttention(Backend* backend, BuiltBatch* built, int group = 0,
                                 int layer_in_group = 0, std::vector<float>* taps = nullptr);
 

@@ -294,7 +294,8 @@ TEST_P(MetamorphicTest, HiddenTapsAreTheResidual) {
     model->model().RunLayers(layer, layer + 1);
     const Tensor rows = model->model().residual();
     residual.emplace_back(static_cast<size_t>(3 * rows.cols));
-    device_.backend->Download(rows.f32(10), residual.back().data(), residual.back().size() * sizeof(float));
+    device_.backend->Download(rows.f32(10), residual.back().data(),
+                              residual.back().size() * sizeof(float));
   }
   model->model().Finish();
 

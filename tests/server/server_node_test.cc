@@ -2,6 +2,7 @@
 // afterwards every page is free or cached, no call is open and the threads are back.
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -191,6 +192,25 @@ TEST_F(NodeTest, GeneratesTheSameAloneAndAmongOthers) {
     }
   }
   ExpectIdle();
+}
+
+TEST_F(NodeTest, EqualWeightsHaveEqualRevisionsWhereverTheyLie) {
+  const std::string link = ::testing::TempDir() + absl::StrCat("/node_revision_", getpid());
+  std::filesystem::create_directory_symlink(std::filesystem::absolute(kModel), link);
+  Start([&](v1::Config* config) {
+    v1::ModelConfig* const second = config->add_models();
+    second->set_name("second");
+    second->set_path(link);
+  });
+  std::filesystem::remove(link);
+  grpc::ClientContext context;
+  v1::ListModelsResponse list;
+  ASSERT_TRUE(control_->ListModels(&context, {}, &list).ok());
+  ASSERT_EQ(list.models_size(), 2);
+  const std::string& revision = list.models(0).revision();
+  EXPECT_EQ(revision.size(), 16u) << revision;
+  EXPECT_EQ(revision.find_first_not_of("0123456789abcdef"), std::string::npos) << revision;
+  EXPECT_EQ(list.models(1).revision(), revision);
 }
 
 TEST_F(NodeTest, CancelWhileQueued) {

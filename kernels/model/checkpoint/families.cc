@@ -320,9 +320,10 @@ absl::StatusOr<ModelSpec> LoadModelSpec(const std::string& dir) {
 PageLayout MakePageLayout(const ModelSpec& spec, DType kv_dtype, int32_t page_tokens) {
   PageLayout layout;
   for (const KvGroupSpec& group : spec.kv_groups) {
-    layout.groups.push_back(
-        {group.num_layers, spec.kv_heads, spec.head_dim, page_tokens, kv_dtype, group.window});
+    layout.groups.push_back({group.num_layers, spec.kv_heads, spec.head_dim, page_tokens, kv_dtype,
+                             group.window, group.num_layers});
   }
+  for (const LayerSpec& layer : spec.layers) --layout.groups[layer.group].num_padding_layers;
   return layout;
 }
 

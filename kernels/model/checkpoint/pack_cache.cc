@@ -3,7 +3,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
+#include <xxh_x86dispatch.h>
 
 #include <algorithm>
 #include <atomic>
@@ -96,34 +96,16 @@ uint64_t HeaderChecksum(const Header& header, const std::vector<uint64_t>& piece
   return XXH3_64bits_withSeed(pieces.data(), pieces.size() * sizeof(uint64_t), seed);
 }
 
-std::string Hex(const XXH128_hash_t& hash) {
-  return absl::StrFormat("%016x%016x", hash.high64, hash.low64);
-}
-
-// Of bytes that many threads read: the hash of the pieces' hashes.
-std::string HashBytes(const char* data, size_t bytes, ThreadTeam* team) {
-  std::vector<XXH128_hash_t> pieces(NumPieces(bytes));
-  ForPieces(bytes, team, [&](size_t piece) {
-    pieces[piece] = XXH3_128bits(data + piece * kPieceBytes, PieceSize(piece, bytes));
-    return true;
-  });
-  return Hex(XXH3_128bits(pieces.data(), pieces.size() * sizeof(XXH128_hash_t)));
-}
-
-std::string HashTensor(const StoredTensor& tensor, ThreadTeam* team) {
-  return HashBytes(tensor.data, static_cast<size_t>(tensor.num_bytes), team);
-}
-
 // One line: its layout, types, shape and content.
-std::string Describe(const StoredMatrix& matrix, ThreadTeam* team) {
+std::string Describe(const StoredMatrix& matrix, ThreadTeam* team, TensorHashes* hashes) {
   std::string line =
       absl::StrCat("matrix ", static_cast<int>(matrix.layout), " ", matrix.rows, " ", matrix.cols,
-                   " ", matrix.weight->dtype_name, " ", HashTensor(*matrix.weight, team));
+                   " ", matrix.weight->dtype_name, " ", hashes->Of(*matrix.weight));
   if (matrix.quantized()) {
     absl::StrAppend(
         &line, " ", static_cast<int>(matrix.format.dtype), " ", matrix.format.group_size, " ",
-        matrix.scales->dtype_name, " ", HashTensor(*matrix.scales, team), " ",
-        HashBytes(reinterpret_cast<const char*>(matrix.zeros.data()), matrix.zeros.size(), team));
+        matrix.scales->dtype_name, " ", hashes->Of(*matrix.scales), " ",
+        HashContent(reinterpret_cast<const char*>(matrix.zeros.data()), matrix.zeros.size(), team));
   }
   return line + "\n";
 }
@@ -131,7 +113,7 @@ std::string Describe(const StoredMatrix& matrix, ThreadTeam* team) {
 absl::StatusOr<std::string> HashExecutable() {
   constexpr char kSelf[] = "/proc/self/exe";
   ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> file, MappedFile::Open(kSelf));
-  return Hex(XXH3_128bits(file->bytes().data(), file->bytes().size()));
+  return HashText(file->bytes());
 }
 
 void RemoveAbandoned(const std::string& dir) {
@@ -166,13 +148,13 @@ absl::StatusOr<std::unique_ptr<PackCache>> PackCache::Open(const PackCacheOption
 }
 
 std::string PackCache::KeyOf(const Backend& backend, const std::vector<StoredMatrix>& parts,
-                             const WeightFormat& format, bool interleave_gate,
-                             ThreadTeam* team) const {
+                             const WeightFormat& format, bool interleave_gate, ThreadTeam* team,
+                             TensorHashes* hashes) const {
   std::string record = absl::StrCat(
       build_, "\n", backend.name(), "\n", static_cast<int>(format.dtype), " ", format.group_size,
       " ", static_cast<int>(format.asymmetric), " ", static_cast<int>(interleave_gate), "\n");
-  for (const StoredMatrix& part : parts) record += Describe(part, team);
-  return Hex(XXH3_128bits(record.data(), record.size()));
+  for (const StoredMatrix& part : parts) record += Describe(part, team, hashes);
+  return HashText(record);
 }
 
 std::string PackCache::PathOf(const std::string& key) const {
@@ -182,8 +164,10 @@ std::string PackCache::PathOf(const std::string& key) const {
 std::unique_ptr<PackedWeight> PackCache::Find(
     Backend* backend, const std::vector<StoredMatrix>& parts, const WeightFormat& format,
     bool interleave_gate, ThreadTeam* team,
-    const std::function<std::unique_ptr<PackedWeight>()>& pack) {
-  const std::string key = KeyOf(*backend, parts, format, interleave_gate, team);
+    const std::function<std::unique_ptr<PackedWeight>()>& pack, TensorHashes* hashes) {
+  TensorHashes own_hashes(team);
+  if (hashes == nullptr) hashes = &own_hashes;
+  const std::string key = KeyOf(*backend, parts, format, interleave_gate, team, hashes);
   std::vector<WeightView> shapes;
   shapes.reserve(parts.size());
   for (const StoredMatrix& part : parts) shapes.push_back(ShapeOf(part));
@@ -200,9 +184,10 @@ std::unique_ptr<PackedWeight> PackCache::Find(
   }
   weight = pack();
   ++stats_.packed;
-  if (weight == nullptr || weight->packed() == nullptr) return weight;
-  if (KeyOf(*backend, parts, format, interleave_gate, team) == key) {
-    Write(key, team, weight->packed(), weight->bytes());
+  if (weight == nullptr || !weight->restorable()) return weight;
+  TensorHashes after_packing(team);
+  if (KeyOf(*backend, parts, format, interleave_gate, team, &after_packing) == key) {
+    Write(key, team, *weight);
   }
   return weight;
 }
@@ -272,7 +257,8 @@ bool PackCache::MakeRoom(int64_t bytes) {
   return true;
 }
 
-void PackCache::Write(const std::string& key, ThreadTeam* team, const char* packed, size_t bytes) {
+void PackCache::Write(const std::string& key, ThreadTeam* team, const PackedWeight& weight) {
+  const size_t bytes = weight.bytes();
   const size_t num_pieces = NumPieces(bytes);
   const size_t payload_begin = sizeof(Header) + num_pieces * sizeof(uint64_t);
   if (!MakeRoom(static_cast<int64_t>(payload_begin + bytes))) return;
@@ -287,10 +273,11 @@ void PackCache::Write(const std::string& key, ThreadTeam* team, const char* pack
     std::memcpy(header.key, key.data(), sizeof(header.key));
     header.payload_bytes = bytes;
     written = file.fd >= 0 && ForPieces(bytes, team, [&](size_t piece) {
-                const char* const in = packed + piece * kPieceBytes;
                 const size_t size = PieceSize(piece, bytes);
-                pieces[piece] = XXH3_64bits(in, size);
-                return WriteAll(file.fd, in, size, payload_begin + piece * kPieceBytes);
+                const std::unique_ptr<char[]> in(new char[size]);
+                weight.ReadPacked(piece * kPieceBytes, size, in.get());
+                pieces[piece] = XXH3_64bits(in.get(), size);
+                return WriteAll(file.fd, in.get(), size, payload_begin + piece * kPieceBytes);
               });
     header.checksum = HeaderChecksum(header, pieces);
     written = written && WriteAll(file.fd, &header, sizeof(header), 0) &&

@@ -27,6 +27,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/base/thread_team.h"
 #include "kernels/device/backend.h"
+#include "kernels/model/checkpoint/content_hash.h"
 #include "kernels/model/checkpoint/stored_matrix.h"
 
 namespace tessera {
@@ -52,10 +53,12 @@ class PackCache final {
 
   // The weight that pack() makes of `parts`: from the cache, or from pack() and into the cache.
   // Null when pack() returns null. REQUIRES: pack() is Backend::Pack of these parts in this format.
+  // `hashes` has or gets the hashes of the parts' tensors; null: they are used here only.
   std::unique_ptr<PackedWeight> Find(Backend* backend, const std::vector<StoredMatrix>& parts,
                                      const WeightFormat& format, bool interleave_gate,
                                      ThreadTeam* team,
-                                     const std::function<std::unique_ptr<PackedWeight>()>& pack);
+                                     const std::function<std::unique_ptr<PackedWeight>()>& pack,
+                                     TensorHashes* hashes = nullptr);
 
   const PackCacheStats& stats() const { return stats_; }
 
@@ -65,11 +68,12 @@ class PackCache final {
 
   // The entry's name, 32 hex digits.
   std::string KeyOf(const Backend& backend, const std::vector<StoredMatrix>& parts,
-                    const WeightFormat& format, bool interleave_gate, ThreadTeam* team) const;
+                    const WeightFormat& format, bool interleave_gate, ThreadTeam* team,
+                    TensorHashes* hashes) const;
   std::string PathOf(const std::string& key) const;
   // False when there is no such entry, or it cannot be believed.
   bool Read(const std::string& key, ThreadTeam* team, char* packed, size_t bytes);
-  void Write(const std::string& key, ThreadTeam* team, const char* packed, size_t bytes);
+  void Write(const std::string& key, ThreadTeam* team, const PackedWeight& weight);
   // Removes what is in the way of `bytes` more. False when too much would have to go.
   bool MakeRoom(int64_t bytes);
 

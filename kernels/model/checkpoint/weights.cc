@@ -1,12 +1,14 @@
 #include "kernels/model/checkpoint/weights.h"
 
 #include <cstring>
+#include <map>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
+#include "kernels/model/checkpoint/content_hash.h"
 #include "kernels/model/checkpoint/stored_matrix.h"
 #include "kernels/model/checkpoint/weight_table.h"
 
@@ -36,10 +38,13 @@ class Loader final {
  public:
   Loader(const ModelSpec& spec, const Checkpoint& checkpoint, Backend* backend,
          const WeightPlan& plan, const WeightOptions& options)
-      : spec_(spec), checkpoint_(checkpoint), backend_(backend), plan_(plan), options_(options) {
-    if (options.team != nullptr) return;
-    own_team_ = std::make_unique<ThreadTeam>(1);
-  }
+      : spec_(spec),
+        checkpoint_(checkpoint),
+        backend_(backend),
+        plan_(plan),
+        options_(options),
+        own_team_(options.team == nullptr ? std::make_unique<ThreadTeam>(1) : nullptr),
+        hashes_(team()) {}
 
   absl::StatusOr<ModelWeights> Load() {
     weights_.dtype = plan_.dtype;
@@ -55,6 +60,7 @@ class Loader final {
         if (IsPerLayer(slot.slot)) RETURN_IF_ERROR(LoadSlot(slot, layer));
       }
     }
+    weights_.content_hash = HashWeights(read_, &hashes_);
     return std::move(weights_);
   }
 
@@ -100,20 +106,22 @@ class Loader final {
   }
 
   void LoadVector(const SlotRows& slot, int layer) {
-    float* const begin = next_vector_;
     const int64_t count = NumElements(slot, spec_);
-    next_vector_ += RoundUp(count, kVectorAlign);
-    float* out = begin;
+    std::vector<float> floats(static_cast<size_t>(count));
+    float* out = floats.data();
     for (const WeightRow* row : slot.rows) {
-      const StoredTensor& tensor = *checkpoint_.Find(WeightName(*row, layer));
+      const StoredTensor& tensor = Read(WeightName(*row, layer));
       ToFloats(tensor, out);
       out += DimSize(row->rows, spec_);
       done_bytes_ += tensor.num_bytes;
     }
     const bool is_norm = absl::EndsWith(slot.rows[0]->pattern, "norm.weight");
     if (is_norm && spec_.norm_plus_one) {
-      for (int64_t i = 0; i < count; ++i) begin[i] += 1.0f;
+      for (float& value : floats) value += 1.0f;
     }
+    float* const begin = next_vector_;
+    next_vector_ += RoundUp(count, kVectorAlign);
+    backend_->Upload(floats.data(), begin, floats.size() * sizeof(float));
     *VectorOf(slot.slot, &weights_.layers[layer]) = begin;
   }
 
@@ -123,6 +131,7 @@ class Loader final {
       ASSIGN_OR_RETURN(StoredMatrix matrix,
                        FindMatrix(spec_, checkpoint_, WeightName(*row, layer),
                                   DimSize(row->rows, spec_), DimSize(row->cols, spec_)));
+      for (const std::string& name : matrix.tensor_names) Read(name);
       stored.push_back(std::move(matrix));
     }
     std::unique_ptr<PackedWeight>* const out =
@@ -132,13 +141,22 @@ class Loader final {
     const auto pack = [&] { return PackParts(stored, format, interleave_gate); };
     *out = options_.pack_cache == nullptr
                ? pack()
-               : options_.pack_cache->Find(backend_, stored, format, interleave_gate, team(), pack);
+               : options_.pack_cache->Find(backend_, stored, format, interleave_gate, team(), pack,
+                                           &hashes_);
     if (*out == nullptr) return OutOfMemory(WeightName(*slot.rows[0], layer));
     for (const StoredMatrix& matrix : stored) {
       checkpoint_.Drop(*matrix.weight);
       done_bytes_ += matrix.num_bytes();
     }
     return absl::OkStatus();
+  }
+
+  // Hashes the tensor while its bytes are at hand.
+  const StoredTensor& Read(const std::string& name) {
+    const StoredTensor& tensor = *checkpoint_.Find(name);
+    hashes_.Of(tensor);
+    read_[name] = &tensor;
+    return tensor;
   }
 
   std::unique_ptr<PackedWeight> PackParts(const std::vector<StoredMatrix>& stored,
@@ -215,7 +233,9 @@ class Loader final {
   Backend* const backend_;
   const WeightPlan& plan_;
   const WeightOptions& options_;
-  std::unique_ptr<ThreadTeam> own_team_;
+  const std::unique_ptr<ThreadTeam> own_team_;  // if options_ has none
+  TensorHashes hashes_;
+  std::map<std::string, const StoredTensor*> read_;
   ModelWeights weights_;
   float* next_vector_ = nullptr;
   int64_t done_bytes_ = 0;

@@ -44,6 +44,8 @@ struct ModelWeights {
   std::unique_ptr<PackedWeight> lm_head;  // null: tied to embed
   const float* final_norm = nullptr;
   std::vector<LayerWeights> layers;
+  // Of all tensors that were read (content_hash.h); not of what they were packed as.
+  std::string content_hash;
 
   const PackedWeight* head() const { return lm_head != nullptr ? lm_head.get() : embed.get(); }
   int64_t num_bytes() const;

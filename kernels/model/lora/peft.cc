@@ -194,6 +194,22 @@ absl::Status PeftAdapter::CheckShapes(const ModelSpec& spec, const std::string& 
 
 int32_t PeftAdapter::max_rank() const { return *std::max_element(ranks_.begin(), ranks_.end()); }
 
+Sha256Digest PeftAdapter::ContentHash() const {
+  Sha256 sha;
+  for (size_t i = 0; i < matrices_.size(); ++i) {
+    if (ranks_[i] == 0) continue;
+    const Matrices& matrices = matrices_[i];
+    sha.AddNumber(i);
+    sha.AddNumber(static_cast<uint64_t>(ranks_[i]));
+    sha.Add(&matrices.scale, sizeof(matrices.scale));
+    for (const StoredTensor* const tensor : {matrices.a, matrices.b}) {
+      sha.AddField(DTypeName(*tensor->dtype));
+      sha.AddField({tensor->data, static_cast<size_t>(tensor->num_bytes)});
+    }
+  }
+  return sha.Finish();
+}
+
 LoraTensors PeftAdapter::Read(int layer, LoraTarget target, float weight) const {
   const Matrices& matrices = matrices_[Index(layer, target)];
   LoraTensors tensors;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/base/sha256.h"
 #include "kernels/model/checkpoint/safetensors.h"
 #include "kernels/model/model_spec.h"
 #include "kernels/step/adapter_layout.h"
@@ -27,6 +28,9 @@ class PeftAdapter final {
   // [layers, kNumLoraTargets]; 0: not adapted.
   const std::vector<int32_t>& ranks() const { return ranks_; }
   int32_t max_rank() const;
+  // SHA-256 of the tensors as they are stored and of the ranks and scales that the configuration
+  // gives them. Metadata of files does not count.
+  Sha256Digest ContentHash() const;
   // Weights of one target of a layer, times `weight`. REQUIRES: its rank is not 0.
   LoraTensors Read(int layer, LoraTarget target, float weight) const;
 

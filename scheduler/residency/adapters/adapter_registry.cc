@@ -8,8 +8,10 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
+#include "kernels/base/sha256.h"
 #include "kernels/base/status.h"
 
 namespace tessera {
@@ -35,6 +37,22 @@ void ListStatus(const AdapterStatus& status, AdapterListing* listing) {
   listing->bytes = status.bytes.load(std::memory_order_relaxed);
   listing->last_use_us = status.last_use_us.load(std::memory_order_relaxed);
   listing->num_running = status.num_running.load(std::memory_order_relaxed);
+}
+
+// The order of a blend's adapters counts: sums of floats depend on it.
+std::string NameContent(const std::vector<WeightedAdapter>& adapters, DType dtype,
+                        int32_t max_rank) {
+  Sha256 sha;
+  sha.AddField("tessera adapter 1");
+  sha.AddField(DTypeName(dtype));
+  sha.AddNumber(static_cast<uint64_t>(max_rank));
+  for (const WeightedAdapter& of : adapters) {
+    const Sha256Digest hash = of.adapter->ContentHash();
+    sha.Add(hash.data(), hash.size());
+    sha.Add(&of.weight, sizeof(of.weight));
+  }
+  const Sha256Digest digest = sha.Finish();
+  return absl::BytesToHexString({reinterpret_cast<const char*>(digest.data()), digest.size()});
 }
 
 bool IsInMemory(const AdapterStatus& status) {
@@ -310,6 +328,11 @@ AdapterRegistry::Version* AdapterRegistry::version(AdapterId id) const {
   return it->second.get();
 }
 
+std::string AdapterRegistry::ContentName(AdapterId id) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return version(id)->content_name;
+}
+
 AdapterHold AdapterRegistry::Hold(AdapterId id) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return AdapterHold(version(id));
@@ -326,22 +349,27 @@ int32_t AdapterRegistry::model(AdapterId id) const {
 }
 
 absl::StatusOr<AdapterImage> AdapterRegistry::Build(AdapterId id) {
-  const Content* content;
+  Version* built;
   AdapterHold hold;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    content = &version(id)->content;
-    hold = AdapterHold(version(id));
+    built = version(id);
+    hold = AdapterHold(built);
   }
-  absl::StatusOr<AdapterImage> image = BuildFrom(*content);
+  std::string content_name;
+  absl::StatusOr<AdapterImage> image = BuildFrom(built->content, &content_name);
+  if (image.ok()) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    built->content_name = std::move(content_name);
+    return image;
+  }
   // Whoever sends the request again gets what the files are now.
-  if (!image.ok()) {
-    for (const Part& part : content->parts) CheckFiles(part.entry);
-  }
+  for (const Part& part : built->content.parts) CheckFiles(part.entry);
   return image;
 }
 
-absl::StatusOr<AdapterImage> AdapterRegistry::BuildFrom(const Content& content) const {
+absl::StatusOr<AdapterImage> AdapterRegistry::BuildFrom(const Content& content,
+                                                        std::string* content_name) const {
   const Model& model = models_[static_cast<size_t>(content.model)];
   std::vector<std::unique_ptr<PeftAdapter>> adapters;
   std::vector<WeightedAdapter> weighted;
@@ -356,6 +384,7 @@ absl::StatusOr<AdapterImage> AdapterRegistry::BuildFrom(const Content& content) 
     weighted.push_back({adapter.get(), part.weight});
     adapters.push_back(std::move(adapter));
   }
+  *content_name = NameContent(weighted, model.dtype, content.max_rank);
   return BuildAdapterImage(model.spec, weighted, model.dtype, model.page_bytes, content.max_rank);
 }
 

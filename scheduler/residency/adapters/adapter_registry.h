@@ -36,6 +36,7 @@
 #include "scheduler/residency/adapters/adapter_files.h"
 #include "scheduler/residency/adapters/adapter_hold.h"
 #include "scheduler/residency/adapters/adapter_id.h"
+#include "scheduler/residency/adapters/adapter_status.h"
 
 namespace tessera {
 
@@ -51,30 +52,6 @@ struct AdapterUse {
   std::string name;
   std::string revision;         // empty: any
   std::optional<float> weight;  // unset: 1
-};
-
-enum class AdapterResidency : int32_t { kDisk = 0, kHost = 1, kPool = 2 };
-
-// What the engine reports of a version; atomics, so that it never waits for who lists them.
-struct AdapterStatus {
-  std::atomic<AdapterResidency> residency{AdapterResidency::kDisk};
-  std::atomic<bool> pinned{false};
-  std::atomic<int32_t> rank{0};
-  std::atomic<int64_t> bytes{0};
-  std::atomic<int64_t> last_use_us{0};
-  std::atomic<int64_t> num_running{0};
-};
-
-struct AdapterListing {
-  std::string name;
-  std::string revision;
-  int32_t model = 0;
-  AdapterResidency residency = AdapterResidency::kDisk;
-  bool pinned = false;
-  int32_t rank = 0;         // the largest; 0 until it was loaded once
-  int64_t bytes = 0;        // in the pool; 0 until it was loaded once
-  int64_t last_use_us = 0;  // Clock; 0: never
-  int64_t num_running = 0;  // sequences
 };
 
 struct AdapterRegistryOptions {
@@ -133,8 +110,11 @@ class AdapterRegistry final {
   int64_t revision() const { return revision_.load(std::memory_order_relaxed); }
 
   // Reads a version's files. FAILED_PRECONDITION when they are no longer what they were; what they
-  // are now is known then. Slow; loader threads. REQUIRES for these four: somebody holds it.
+  // are now is known then. Slow; loader threads. REQUIRES for these five: somebody holds it.
   absl::StatusOr<AdapterImage> Build(AdapterId id);
+  // The hash of a version's content: its adapters' tensors, ranks and scales, the recipe, and the
+  // dtype in the pool; not names, folders or times. Empty until the version was built.
+  std::string ContentName(AdapterId id) const;
   AdapterHold Hold(AdapterId id) const;
   int32_t model(AdapterId id) const;
   // The engine's report on a version: written there, then announced. The address stays.
@@ -162,6 +142,7 @@ class AdapterRegistry final {
     const AdapterId id;
     const Content content;
     AdapterStatus status;
+    std::string content_name;  // guarded by the registry's mutex_
   };
   struct Entry {
     AdapterSource source;
@@ -170,7 +151,7 @@ class AdapterRegistry final {
     AdapterHold hold = AdapterHold();      // of `latest`
   };
 
-  absl::StatusOr<AdapterImage> BuildFrom(const Content& content) const;
+  absl::StatusOr<AdapterImage> BuildFrom(const Content& content, std::string* content_name) const;
   void CheckFiles(size_t entry);
   void CheckNextFiles();
   // With mutex_ held:

@@ -1,0 +1,152 @@
+// The name of a model's content: each byte that is read counts, how it is stored and loaded does
+// not.
+#include "kernels/model/checkpoint/content_hash.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/model/checkpoint/weights.h"
+#include "tests/lib/raw_checkpoint.h"
+#include "tests/lib/tiny_model.h"
+
+namespace tessera::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+TEST(HashContentTest, DependsOnBytesAndNotOnThreads) {
+  ThreadTeam one(1);
+  ThreadTeam three(3);
+  std::string bytes(3 * kHashPieceBytes + 5, 'x');
+  const std::string hash = HashContent(bytes.data(), bytes.size(), &one);
+  EXPECT_EQ(hash.size(), 32u);
+  EXPECT_EQ(hash.find_first_not_of("0123456789abcdef"), std::string::npos);
+  EXPECT_EQ(HashContent(bytes.data(), bytes.size(), &three), hash);
+  EXPECT_NE(HashContent(bytes.data(), bytes.size() - 1, &one), hash);
+  for (const size_t at : {size_t{0}, kHashPieceBytes, bytes.size() - 1}) {
+    bytes[at] ^= 1;
+    EXPECT_NE(HashContent(bytes.data(), bytes.size(), &one), hash) << at;
+    bytes[at] ^= 1;
+  }
+  EXPECT_NE(HashContent(nullptr, 0, &one), hash);
+}
+
+TEST(TensorHashesTest, ReadTheBytesOnce) {
+  ThreadTeam team(1);
+  std::string bytes = "bytes";
+  StoredTensor tensor;
+  tensor.data = bytes.data();
+  tensor.num_bytes = static_cast<int64_t>(bytes.size());
+  TensorHashes hashes(&team);
+  const std::string first = hashes.Of(tensor);
+  bytes[0] = 'B';
+  EXPECT_EQ(hashes.Of(tensor), first);
+  EXPECT_NE(TensorHashes(&team).Of(tensor), first);
+}
+
+class ContentOfWeightsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    root_ = absl::StrCat(::testing::TempDir(), "/content_hash_", getpid(), "_",
+                         ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    Copy(GoldenModelDir("qwen2"));
+  }
+  void TearDown() override { fs::remove_all(root_); }
+
+  void Copy(const std::string& source) {
+    fs::remove_all(root_);
+    fs::create_directories(dir());
+    fs::copy_file(source + "/config.json", dir() + "/config.json");
+    tensors_ = ReadRawTensors(source);
+  }
+  std::string dir() const { return root_ + "/model"; }
+
+  static std::string HashOf(const std::string& dir, const WeightOptions& options = {},
+                            const std::string& backend = "ref") {
+    const auto spec = LoadModelSpec(dir);
+    const auto checkpoint = Checkpoint::OpenDir(dir);
+    if (!spec.ok() || !checkpoint.ok()) return "not a model";
+    TestBackend device(backend, 2);
+    const auto weights = LoadWeights(*spec, **checkpoint, device.backend.get(), options);
+    return weights.ok() ? weights->content_hash : std::string(weights.status().message());
+  }
+  // Of what tensors_ holds now.
+  std::string Hash() {
+    WriteRawTensors(dir(), tensors_);
+    return HashOf(dir());
+  }
+
+  std::string root_;
+  RawTensors tensors_;
+};
+
+TEST_F(ContentOfWeightsTest, EveryTensorCounts) {
+  const std::string hash = Hash();
+  EXPECT_EQ(hash.size(), 32u) << hash;
+  for (auto& [name, tensor] : tensors_) {
+    tensor.bytes.back() ^= 1;
+    EXPECT_NE(Hash(), hash) << name;
+    EXPECT_EQ(Hash().size(), 32u) << name;
+    tensor.bytes.back() ^= 1;
+  }
+  EXPECT_EQ(Hash(), hash);
+}
+
+TEST_F(ContentOfWeightsTest, NamesAndTypesCount) {
+  const std::string hash = Hash();
+  std::swap(tensors_["model.layers.0.mlp.up_proj.weight"],
+            tensors_["model.layers.0.mlp.gate_proj.weight"]);
+  EXPECT_NE(Hash(), hash);
+  Copy(GoldenModelDir("llama_fp16"));
+  const std::string fp16 = Hash();
+  tensors_["model.norm.weight"].dtype = "BF16";
+  EXPECT_NE(Hash(), fp16);
+}
+
+TEST_F(ContentOfWeightsTest, AllPartsOfQuantizedMatricesCount) {
+  Copy("tests/golden/quantized/awq");
+  const std::string hash = Hash();
+  EXPECT_EQ(hash.size(), 32u) << hash;
+  for (auto& [name, tensor] : tensors_) {
+    tensor.bytes.front() ^= 1;
+    const std::string changed = Hash();
+    EXPECT_EQ(changed.size(), 32u) << name << ": " << changed;
+    EXPECT_NE(changed, hash) << name;
+    tensor.bytes.front() ^= 1;
+  }
+}
+
+TEST_F(ContentOfWeightsTest, FilesFoldersAndWhatNobodyReadsDoNotCount) {
+  Copy(GoldenModelDir("llama_bf16_sharded"));
+  const std::string hash = Hash();
+  EXPECT_EQ(hash, HashOf(GoldenModelDir("llama_bf16_sharded")));
+  WriteRawTensors(dir(), tensors_, /*header_padding=*/3);
+  EXPECT_EQ(HashOf(dir()), hash);
+  tensors_["model.layers.0.self_attn.rotary_emb.inv_freq"] = {"F32", {8}, std::string(32, '\0')};
+  EXPECT_EQ(Hash(), hash);
+}
+
+TEST_F(ContentOfWeightsTest, FormatsThreadsAndThePackCacheDoNotCount) {
+  if (CpuBackends().empty()) GTEST_SKIP() << "no AVX2 here";
+  const std::string hash = Hash();
+  ThreadTeam team(2);
+  WeightOptions options;
+  options.team = &team;
+  EXPECT_EQ(HashOf(dir(), options), hash);
+  options.dtype = WeightDtype::kI4;
+  EXPECT_EQ(HashOf(dir(), options), hash);
+  for (const bool again : {false, true}) {
+    auto cache = PackCache::Open({root_ + "/cache"});
+    ASSERT_TRUE(cache.ok()) << cache.status();
+    options.pack_cache = cache->get();
+    EXPECT_EQ(HashOf(dir(), options, CpuBackends().front()), hash);
+    EXPECT_EQ((*cache)->stats().taken > 0, again);
+  }
+}
+
+}  // namespace
+}  // namespace tessera::testing
