@@ -16,7 +16,7 @@
 namespace tessera {
 namespace {
 
-constexpr int32_t kProbeTokens = 40;
+constexpr int32_t kProbeTokens = 16;
 constexpr int32_t kProbeLayers = 2;
 constexpr int64_t kSlabAlign = 64;  // bytes
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/log.h"
 #include "tests/lib/fake_device.h"
 #include "tests/lib/real_stack.h"
 #include "tests/lib/tiny_model.h"
@@ -30,15 +31,15 @@ std::vector<TokenId> Prompt(int count, int seed) {
 class DeviceTest : public ::testing::TestWithParam<std::string> {};
 
 // Texts with and without adapters, sampled and greedy, with log-probabilities of prompt and output,
-// an embedding, two copies of a prompt (shared pages are copied before they are written), one
-// preemption's worth of pages.
+// an embedding, two copies of a prompt (shared pages are copied before they are written), with
+// too few pages for all of them at once.
 std::vector<Generated> RunAll(const std::string& model, const std::string& backend, bool fake) {
   const std::string dir = "deploy/models/" + model;
   RealStackOptions options;
   options.model_dirs = {dir};
   options.backend = backend;
   options.num_threads = 2;
-  options.num_slabs = 300;
+  options.num_slabs = 90;
   options.engine.max_num_seqs = 8;
   options.engine.max_num_batched_tokens = 96;
   if (fake) options.new_backend = NewFakeDevice;
@@ -48,8 +49,8 @@ std::vector<Generated> RunAll(const std::string& model, const std::string& backe
   std::vector<int> numbers;
   for (int i = 0; i < 8; ++i) {
     Request request;
-    request.prompt = Prompt(20 + 45 * i, i % 6);
-    request.stopping.max_tokens = 12;
+    request.prompt = Prompt(20 + 30 * i, i % 6);
+    request.stopping.max_tokens = 8;
     request.stopping.ignore_eos = true;
     request.sampling.temperature = i % 2 == 0 ? 0.0f : 0.8f;
     request.sampling.seed = static_cast<uint64_t>(i);
@@ -71,7 +72,9 @@ std::vector<Generated> RunAll(const std::string& model, const std::string& backe
 }
 
 TEST_P(DeviceTest, ShippedModelsHaveTheSameBits) {
-  for (const char* model : {"tessera-nano", "tessera-base"}) {
+  std::vector<std::string> models = {"tessera-nano"};
+  if (GetParam() != "ref") models.push_back("tessera-base");
+  for (const std::string& model : models) {
     const std::vector<Generated> plain = RunAll(model, GetParam(), /*fake=*/false);
     const std::vector<Generated> fake = RunAll(model, GetParam(), /*fake=*/true);
     ASSERT_EQ(plain.size(), fake.size());
@@ -178,7 +181,7 @@ TEST(GraphKeyTest, BucketsAddFewRows) {
 }
 
 TEST(FakeDeviceDeathTest, TheHostCannotTouchItsMemory) {
-  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  ASSERT_TRUE(InitLogging("error"));  // to stderr, where death tests look
   TestBackend inner("ref");
   FakeDevice device(std::move(inner.backend));
   const auto buffer = device.Allocate(64);

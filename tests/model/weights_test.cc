@@ -251,8 +251,8 @@ TEST(AvailableMemory, IsPlausible) { EXPECT_GT(AvailableMemoryBytes(), int64_t{1
 TEST(ModelCreate, SaysWhatTheArenaTakes) {
   const auto spec = LoadModelSpec(GoldenModelDir("llama2"));
   ASSERT_TRUE(spec.ok());
-  // residual 32, qkv 96, attended 32, gated 88 columns; 64 rows of 128 logits.
-  EXPECT_EQ(Model::ArenaBytes(*spec, {1024, 8}), 4 * (1024 * (32 + 96 + 32 + 88) + 64 * 128));
+  // Columns: residual 32, qkv 96, attended 32, gated 88, token rows 1; and 64 rows of 128 logits.
+  EXPECT_EQ(Model::ArenaBytes(*spec, {1024, 8}), 4 * (1024 * (32 + 96 + 32 + 88 + 1) + 64 * 128));
 }
 
 }  // namespace
