@@ -176,7 +176,7 @@ void AddServer(const ServingContext& context, Families* families) {
                      {{"version", context.version}, {"device", context.device}}, 1.0);
 }
 
-// The names that Kubernetes inference gateways read.
+// The names of adapters in use, separated by commas, for the label `running_lora_adapters`.
 std::string RunningAdapters(const MetricsSources& sources) {
   if (sources.adapters == nullptr) return "";
   std::vector<std::string> names;
@@ -187,6 +187,7 @@ std::string RunningAdapters(const MetricsSources& sources) {
   return absl::StrJoin(names, ",");
 }
 
+// Adds the metrics that Kubernetes inference gateways read, under vLLM's names.
 void AddGatewayNames(const MetricsSources& sources, Families* families) {
   const EngineStats& engine = *sources.engine;
   families->Value("vllm:num_requests_waiting", "As tessera_requests_waiting.",
