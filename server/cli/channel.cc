@@ -14,7 +14,7 @@
 namespace tessera::cli {
 namespace {
 
-// How long a server may take to accept the connection; one that is being restarted is not missed.
+// How long NewChannel waits for the connection. It bridges the restart of a server.
 constexpr std::chrono::milliseconds kConnectPatience(500);
 
 void AppendDetails(const std::string& bytes, std::string* text) {

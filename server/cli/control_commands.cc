@@ -1,4 +1,4 @@
-// models, load, drain, health, cancel, capabilities, adapters.
+// The commands models, load, drain, health, cancel, capabilities and adapters.
 #include <chrono>
 #include <cstdio>
 #include <thread>
@@ -69,12 +69,12 @@ int RunLoad(const Arguments& arguments, Session* session) {
   while (reader->Read(&load)) PrintLoad(*session, load);
   const grpc::Status status = reader->Finish();
   session->EndContext();
-  if (status.ok() || session->interrupted()) return kOk;  // Ctrl-C is how one stops watching
+  if (status.ok() || session->interrupted()) return kOk;  // Ctrl-C is the normal end of a watch
   return session->Fail(status);
 }
 
-// A server that was told to exit may go before it was seen without calls: it no longer answers, or
-// drops the question.
+// Polls until the server has no open calls. With `exits` the server ends itself, so an unavailable
+// server or a cancelled GetLoad also means that the calls are over.
 int WaitForCalls(bool exits, Session* session) {
   for (;;) {
     v1::GetLoadResponse load;
