@@ -36,7 +36,7 @@ void AppendDetails(const std::string& bytes, std::string* text) {
 }  // namespace
 
 FlagSpec ServerFlag() {
-  return {"--server", "HOST:PORT", "of tesserad (127.0.0.1:50051, or $TESSERA_SERVER)"};
+  return {"--server", "HOST:PORT", "address of tesserad (127.0.0.1:50051, or $TESSERA_SERVER)"};
 }
 
 std::string ServerAddress(const Arguments& arguments) {

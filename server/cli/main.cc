@@ -29,8 +29,8 @@ std::vector<FlagSpec> GlobalFlags() {
   return {
       ServerFlag(),
       {"--timeout", "SECONDS", "deadline of the call"},
-      {"--json", nullptr, "print messages as JSON, one a line"},
-      {"--help", nullptr, "this, or of a command: tessera COMMAND --help"},
+      {"--json", nullptr, "print messages as JSON, one message per line"},
+      {"--help", nullptr, "print this help; tessera COMMAND --help prints the help of a command"},
       {"--version", nullptr, "print the version"},
   };
 }

@@ -92,7 +92,7 @@ int RunDetokenize(const Arguments& arguments, Session* session) {
 }  // namespace
 
 std::vector<Command> UnaryCommands() {
-  const FlagSpec model = {"--model", "NAME", "served model (the default one)"};
+  const FlagSpec model = {"--model", "NAME", "served model (the default model)"};
   return {
       {"embed", "TEXT...", "one vector per text", {model}, RunEmbed},
       {"tokenize",

@@ -143,8 +143,8 @@ std::string HelpText() {
   line("--version", "print the version, exit");
   line("--help", "print this, exit");
   return text +
-         "\nSizes take KiB, MiB, GiB. SIGTERM or SIGINT drains; a second one cancels what is "
-         "left.\n"
+         "\nSizes take KiB, MiB, GiB. SIGTERM or SIGINT drains; a second signal cancels the "
+         "remaining calls.\n"
          "Exit status: 0 served and ended, 2 wrong configuration or model, 1 anything else.\n";
 }
 
