@@ -112,7 +112,7 @@ std::vector<FlagSpec> RequestFlags() {
       {"--min-tokens", "N", "smallest number of tokens to generate"},
       {"--temperature", "T", "0 is greedy"},
       {"--top-k", "K", "only the K likeliest tokens"},
-      {"--top-p", "P", "only the likeliest tokens whose probabilities sum up to P"},
+      {"--top-p", "P", "only the likeliest tokens whose probabilities reach P"},
       {"--min-p", "P", "only tokens with at least P times the probability of the likeliest"},
       {"--seed", "N", "seed of the random numbers"},
       {"--repetition-penalty", "R", "1 is off"},
