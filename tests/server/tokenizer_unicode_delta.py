@@ -19,7 +19,7 @@ def code_points():
 
 
 def by_onig(pattern):
-    """The code points that the pattern matches: those that a removing split drops."""
+    """Returns the code points that the pattern matches, which are those that a removing split drops."""
     split = Split(Regex(pattern), "removed")
     matched = set()
     points = code_points()
