@@ -32,7 +32,7 @@ class LiveCalls final {
     return it->second;
   }
 
-  // Count the open calls, including calls whose request id is not registered yet.
+  // These count the open calls, including calls whose request id is not registered yet.
   void Opened() { num_open_.fetch_add(1, std::memory_order_relaxed); }
   void Closed() { num_open_.fetch_sub(1, std::memory_order_relaxed); }
   int64_t num_open() const { return num_open_.load(std::memory_order_relaxed); }
