@@ -45,7 +45,7 @@ struct TokenRange {
   friend bool operator==(const TokenRange&, const TokenRange&) = default;
 };
 
-// What a running sequence adds to the scheduler's sums.
+// The share of a running sequence in the scheduler's sums.
 struct RunningShare {
   int64_t outstanding_slabs = 0;  // slabs that the sequence's prompt still needs
   StepCost prompt;                // cost of the tokens to compute; zero for a single token

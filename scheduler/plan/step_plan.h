@@ -1,6 +1,6 @@
-// What the next step computes, and the changes of the scheduler's state that the step requires. The
-// planner makes a plan on scratch. Nothing changes before Scheduler::Commit, and a plan that is
-// dropped leaves no trace.
+// A plan lists the work of the next step, and the changes of the scheduler's state that the step
+// requires. The planner makes a plan on scratch. Nothing changes before Scheduler::Commit, and a
+// plan that is dropped leaves no trace.
 //
 // The engine core owns a plan until its step has retired; engine thread only.
 #pragma once
@@ -14,7 +14,7 @@
 
 namespace tessera {
 
-// What the step computes for one sequence.
+// The tokens that the step computes for one sequence.
 struct PlanEntry {
   Sequence* sequence = nullptr;
   // Tokens to compute, in ascending order. A sequence with holes may have more than one range.

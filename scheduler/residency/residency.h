@@ -72,8 +72,8 @@ class Residency final {
   // `num_required` pages are free or cached afterwards. Evicts the cheapest pages of all owners
   // first. Evicts idle needs that are worth more than cached prefixes only if `num_required` pages
   // cannot be had otherwise. On false nothing changed, with one exception: idle needs in smaller
-  // pages may be evicted if their slabs would have been enough. REQUIRES: num_fresh <=
-  // num_required.
+  // pages may be evicted if their slabs would have been enough.
+  // REQUIRES: num_fresh <= num_required.
   bool MakeRoom(int32_t model, int64_t num_fresh, int64_t num_required);
   // The number of pages of the model's size that are free, cached, or held by idle needs. Idle
   // needs in smaller pages are not counted, because they may not free whole pages.
@@ -94,8 +94,7 @@ class Residency final {
  private:
   class CachedPrefixes;
 
-  // Returns false if evicting everything evictable could not give so many pages of the model's
-  // size.
+  // Returns false if even evicting all unused pages could not free so many pages of the model.
   bool MayHave(int32_t model, int64_t num_pages) const;
 
   KvManager* const kv_;

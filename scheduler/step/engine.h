@@ -21,8 +21,8 @@ class Engine : public Generator {
  public:
   virtual const EngineStats& stats() const = 0;
   virtual const std::vector<EngineModel>& models() const = 0;
-  // Clock time of the last round of the loop in which the step in flight, if there was one, was
-  // not overdue (StepHealth::kGood). The loop starts a round at least every 200 ms.
+  // Clock time of the last round of the loop whose StepHealth was kGood. The loop starts a round at
+  // least every 200 ms.
   virtual int64_t heartbeat_us() const = 0;
   // False while a step is overdue (StepHealth), or while the heartbeat is older than `stale_us`.
   virtual bool live(int64_t stale_us) const = 0;
