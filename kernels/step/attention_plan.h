@@ -80,8 +80,8 @@ void ForEachStream(const BatchView& view, int group, int segment, const Visit& v
   if (open) visit(static_cast<const KvStream&>(stream));
 }
 
-// Adjacent keys in one page: the page's tokens [token, token + count) at positions pos, pos + 1,
-// ...
+// Adjacent keys in one page: the page's tokens [token, token + count), at consecutive positions
+// from `pos` on.
 struct KeyPiece {
   PageId page = kNullPage;
   int32_t token = 0;

@@ -132,8 +132,8 @@ class Scheduler {
   SchedulerState state_;
   WaitingQueue queue_;
   PlanScratch scratch_;
-  int64_t num_arrived_ = 0;  // since the last plan
-  // Mean time between admissions while the queue was full, for the delay estimate.
+  int64_t num_arrived_ = 0;  // number of sequences that arrived since the last plan
+  // Mean time between admissions while other sequences waited, for the predicted queue delay.
   int64_t last_admission_us_ = 0;
   double admission_interval_us_ = 0.0;
 };
