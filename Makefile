@@ -1,7 +1,7 @@
 # Tessera: `make run` and `make test` are the two commands of the README. CMake does the work; see CMakePresets.json.
 .PHONY: all run test lint bench packages test-packages clean
 
-# Without the tests, which need packages that users do not.
+# Builds without the tests, which need packages that users do not need.
 all: packages
 	@test -f build/build.ninja || cmake --preset release -DTESSERA_BUILD_TESTS=OFF >/dev/null
 	@cmake --build --preset release --target tesserad tessera tessera-bench

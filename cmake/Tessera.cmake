@@ -1,12 +1,13 @@
-# The house's three build verbs. A room's CMakeLists.txt uses nothing else, so that floors stay visible:
+# The project's build functions. The CMakeLists.txt of a room defines its targets by these only, so that the
+# dependencies between floors stay visible:
 #   tessera_library(NAME SRCS ... [DEPS ...] [OPTIONS compile-flags ...])
 #   tessera_binary(NAME SRCS ... [DEPS ...])              -> build/bin/NAME
-#   tessera_test(NAME SRCS ... [DEPS ...] [TIMEOUT seconds] [SANITIZE | SANITIZE_ADDRESS]) -> ctest NAME (one a binary)
-#       SANITIZE: also built and run in the asan and tsan presets (engine, store, parsers, server)
-#       SANITIZE_ADDRESS: only in asan. For tests over gRPC: Debian's is not built for tsan, which then reports races
-#       inside gRPC's own headers and hand-overs
-#   tessera_fuzzer(NAME SRCS ... [DEPS ...])              -> only in the `fuzz` preset (clang, libFuzzer); target `fuzzers`
-#       builds them all
+#   tessera_test(NAME SRCS ... [DEPS ...] [TIMEOUT seconds] [SANITIZE | SANITIZE_ADDRESS]) -> ctest NAME (one per binary)
+#       SANITIZE: the test is also built and run in the asan and tsan presets (engine, store, parsers, server)
+#       SANITIZE_ADDRESS: the test is also built and run in the asan preset. Tests over gRPC use this: Debian's gRPC is
+#       not built for tsan, which then reports false races inside gRPC
+#   tessera_fuzzer(NAME SRCS ... [DEPS ...])              -> binary in the `fuzz` preset only (clang, libFuzzer)
+#       The target `fuzzers` builds all fuzzers.
 include_guard(GLOBAL)
 
 function(tessera_library name)

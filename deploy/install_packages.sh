@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages named in the given lists that are missing. Not root: prints the one line to type.
+# Installs the missing Debian packages of the given lists. Without root rights, prints the command that installs them.
 # usage: install_packages.sh LIST...
 set -eu
 missing=()

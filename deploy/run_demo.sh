@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Serves the model that ships with the repository, streams one completion through the client, says where things are and
-# keeps serving until Ctrl-C.
+# Serves the shipped model, streams one completion through the client, prints the addresses, and serves until Ctrl-C.
 set -eu
 cd "$(dirname "$0")/.."
 model=${MODEL:-deploy/models/tessera-base}
@@ -10,7 +9,7 @@ mkfifo "$ready"
 server=
 signalled=
 
-# The server's exit status, however many signals interrupt the wait.
+# Waits for the server and returns its exit status, even if signals interrupt the wait.
 wait_for_server() {
   local interrupts status
   while :; do
@@ -21,7 +20,8 @@ wait_for_server() {
   done
 }
 
-# Whatever ends us ends the server. A second TERM would cancel what it drains, so a signal's own TERM is enough.
+# Ends the server when this script ends. The trap has already sent SIGTERM if a signal ended the script; a second SIGTERM
+# would cancel the calls that the server drains.
 finish() {
   if [ -n "$server" ] && kill -0 "$server" 2>/dev/null; then
     [ -n "$signalled" ] || kill -TERM "$server" 2>/dev/null || true
@@ -32,7 +32,7 @@ finish() {
 trap finish EXIT
 trap 'signalled+=x; [ -z "$server" ] || kill -TERM "$server" 2>/dev/null || true' INT TERM HUP
 
-# A session of its own: Ctrl-C in the terminal reaches the server once, through us.
+# The server runs in a session of its own, so that Ctrl-C in the terminal reaches it only once, through this script.
 setsid build/bin/tesserad --model "$model" "$@" >"$ready" 2>"$log" &
 server=$!
 if ! read -r line <"$ready" || [ "${line%% *}" != tesserad ]; then

@@ -1,6 +1,6 @@
-// Something that generates: an engine here, a router over engines or a remote node later. Routing
-// composes generators and never reaches into one. All calls are thread-safe and never block on a
-// step.
+// The interface of an object that generates tokens for requests. The engine implements it; a router
+// over engines or a remote node can implement it too. Routing uses only this interface of an
+// engine. All calls are thread-safe and never wait for a step.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +14,9 @@
 namespace tessera {
 
 enum class CancelReason : int32_t {
-  kClient = 0,    // finishes with kCancelled
-  kStopText = 1,  // the server saw a stop string: finishes with kStop
-  kShutdown = 2,  // finishes with kCancelled
+  kClient = 0,    // the client cancelled; the sequences finish with kCancelled
+  kStopText = 1,  // the server saw a stop string; the sequences finish with kStop
+  kShutdown = 2,  // the engine stops; the sequences finish with kCancelled
 };
 
 struct ProbeQuery {
@@ -28,31 +28,35 @@ struct ProbeQuery {
 };
 
 struct ProbeResult {
-  int64_t matched_tokens = 0;     // reusable right now
+  int64_t matched_tokens = 0;     // prompt tokens that a request would find in the prefix cache
   int64_t queue_delay_us = 0;     // predicted wait before the first step
-  int64_t predicted_ttft_us = 0;  // and the prefill after it
+  int64_t predicted_ttft_us = 0;  // queue_delay_us plus the predicted time of the prefill
 };
 
 class Generator {
  public:
   virtual ~Generator() = default;
 
-  // Queues the request. ResourceExhausted when the queue has no room for its n sequences (nothing
-  // was queued and no event follows); Unavailable after shutdown began. On OK the sink gets exactly
-  // one kFinished per index.
+  // Queues the request. Returns ResourceExhausted if the queue has no room for the request's n
+  // sequences or the queue policy refuses the request, and Unavailable after shutdown started. On
+  // an error nothing is queued and no event follows. On OK the sink gets exactly one kFinished
+  // event per index.
   virtual absl::Status Submit(std::unique_ptr<Request> request) = 0;
 
-  // Ends one index (or all, index < 0) of a request; unknown or finished ids are ignored. Pages are
-  // free within one step.
+  // Ends one sequence of a request, or all its sequences if index < 0. Unknown or finished ids are
+  // ignored. The pages of the sequences are released at the end of the step in flight at the
+  // latest.
   virtual void Cancel(uint64_t request_id, int32_t index, CancelReason reason) = 0;
 
-  // While paused the request computes nothing and its pages are evictable (its reader is slow).
+  // Pauses or resumes a request whose reader is slow. No new step computes for a paused request,
+  // and its pages become evictable.
   virtual void Throttle(uint64_t request_id, bool paused) = 0;
 
-  // Calls `done` from another thread, soon: also while a step runs.
+  // Calls `done` on another thread, without waiting for the step in flight.
   virtual void Probe(ProbeQuery query, std::function<void(ProbeResult)> done) = 0;
 
-  // Predicted wait of a new request, from the cost model; what a refused client is told to wait.
+  // The predicted wait of a new request before its first step, from the cost model. A client whose
+  // request is refused is told to wait this long.
   virtual int64_t QueueDelayUs() const = 0;
 };
 

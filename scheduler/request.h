@@ -1,6 +1,8 @@
-// What a caller asks of an engine, resolved and validated: token ids, numbers and ids, no text and
-// no protobuf. Immutable after Submit. Tokenisation, text stops and defaults are the server's
-// business.
+// A request to an engine, and the events that the engine sends for it. A request is resolved and
+// validated: it contains token ids and numbers, no text to tokenise and no protobuf. The server
+// does tokenisation, stop strings and defaults.
+//
+// The caller makes a request; the engine owns it after Submit, and it is immutable from then on.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +23,7 @@ inline constexpr int kNumPriorities = 3;
 
 enum class RequestKind : int32_t {
   kGenerate = 0,
-  kEmbed = 1,  // mean of the final hidden states over the prompt; nothing is sampled
+  kEmbed = 1,  // returns the mean of the prompt's final hidden states; samples no token
 };
 
 enum class FinishReason : int32_t {
@@ -43,27 +45,24 @@ struct SamplingParams {
   float repetition_penalty = 1.0f;
   float presence_penalty = 0.0f;
   float frequency_penalty = 0.0f;
-  uint64_t seed = 0;  // already drawn when the caller gave none
+  uint64_t seed = 0;  // the server draws a seed if the client gave none
   std::vector<TokenBias> logit_bias;
-  int32_t n = 1;
+  int32_t n = 1;  // number of sequences to generate for the prompt
 };
 
 struct StoppingParams {
-  int64_t max_tokens = 0;  // >= 1; already cut to what the context leaves
-  int64_t min_tokens = 0;  // until then eos and stop ids are banned
+  int64_t max_tokens = 0;  // at least 1; the server has cut it to the room in the model's context
+  int64_t min_tokens = 0;  // eos and stop ids are banned before so many tokens are generated
   std::vector<TokenId> eos_ids;
   std::vector<TokenId> stop_ids;
   bool ignore_eos = false;
-  int64_t time_limit_us = 0;  // from arrival; 0: none
+  int64_t time_limit_us = 0;  // measured from the arrival; 0: no limit
 };
 
-// Events of one request, in order per index. Called on the engine thread: must not block, may not
-// call back into the engine synchronously. Exactly one kFinished per index is the last event of
-// that index.
 struct OutputToken {
   TokenId token = 0;
-  float logprob = 0.0f;           // valid when logprobs were asked for
-  std::vector<TokenLogprob> top;  // best first
+  float logprob = 0.0f;           // valid if the request asks for logprobs
+  std::vector<TokenLogprob> top;  // the most probable tokens, best first
 };
 
 struct SequenceUsage {
@@ -73,57 +72,63 @@ struct SequenceUsage {
 };
 
 struct SequenceTiming {
-  int64_t queue_us = 0;    // arrival to the first step
-  int64_t prefill_us = 0;  // first step to the first token
-  int64_t decode_us = 0;   // first token to the last
-  int64_t ttft_us = 0;     // arrival to the first token; 0 without one
+  int64_t queue_us = 0;    // time from the arrival to the first step
+  int64_t prefill_us = 0;  // time from the first step to the first token
+  int64_t decode_us = 0;   // time from the first token to the last token
+  int64_t ttft_us = 0;     // time from the arrival to the first token; 0 without a token
 };
 
+// An event of one sequence of a request.
 struct TokenEvent {
   enum class Kind : int32_t {
-    kPromptLogprobs,  // tokens: one per prompt token but the first, with its logprob; before any
-                      // kToken; index 0 only
-    kToken,
-    kEmbedding,
-    kFinished,
+    // `tokens` has every prompt token except the first, with its logprob. Sent before any kToken,
+    // for index 0 only.
+    kPromptLogprobs,
+    kToken,      // `tokens` has one new token
+    kEmbedding,  // `embedding` has the result of kEmbed
+    kFinished,   // the last event of the sequence
   };
   Kind kind = Kind::kToken;
-  int32_t index = 0;  // which of n
+  int32_t index = 0;  // index of the sequence among the n of its request
   std::vector<OutputToken> tokens;
-  bool ends_with_stop =
-      false;  // with kToken: the last token is the eos or stop id that ends the sequence
+  // For kToken: the token is the eos or stop id that ends the sequence.
+  bool ends_with_stop = false;
   std::vector<float> embedding;  // [hidden], L2-normalised
-  // With kFinished:
+  // The members below are set for kFinished.
   FinishReason reason = FinishReason::kStop;
   std::optional<TokenId> matched_eos;
   std::optional<TokenId> matched_stop;
-  absl::Status status;  // for kError
+  absl::Status status;  // the error if `reason` is kError
   SequenceUsage usage;
   SequenceTiming timing;
 };
 
+// Receives the events of one request, in order for each index. The last event of each index is its
+// only kFinished. The engine calls Push on the engine thread: Push must not block and must not call
+// the engine synchronously.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
   virtual void Push(TokenEvent event) = 0;
 };
 
-// What each step asks comes first, in one cache line.
+// The members that every step reads are first, in one cache line.
 struct Request {
-  uint64_t id = 0;  // unique in the process; chosen by the caller
+  uint64_t id = 0;  // the caller chooses an id that is unique in the process
   int32_t model = 0;
   RequestKind kind = RequestKind::kGenerate;
   Priority priority = Priority::kNormal;
-  int32_t logprobs = -1;         // -1: none; 0: the chosen; N: and the N best
-  int32_t prompt_logprobs = -1;  // likewise
-  bool bypass_prefix = false;  // neither takes from the prefix cache nor leaves anything to others
-  int64_t arrival_us = 0;      // Clock of the engine; 0: stamped by Submit
+  // -1: no logprobs; 0: the logprob of each token; N: also the N most probable tokens.
+  int32_t logprobs = -1;
+  int32_t prompt_logprobs = -1;  // the same for each prompt token except the first
+  bool bypass_prefix = false;    // the request shares no pages with other requests
+  int64_t arrival_us = 0;        // time by the engine's clock; 0: Submit sets it
   std::shared_ptr<TokenSink> sink;
-  ResolvedAdapter adapter;      // of the model; id kNoAdapter: the base model
-  std::vector<TokenId> prompt;  // 1 <= size < the model's context length, ids in the vocabulary
+  ResolvedAdapter adapter;      // an adapter of `model`; id kNoAdapter: the base model
+  std::vector<TokenId> prompt;  // 1 <= size < EngineModel::max_model_len, ids in the vocabulary
   SamplingParams sampling;
   StoppingParams stopping;
-  std::string name;  // what the client calls it, for logs; any bytes, may be empty
+  std::string name;  // the client's name of the request, for logs; any bytes, may be empty
   // Only requests with an equal tenant and an equal salt share pages.
   std::string tenant;
   std::string salt;

@@ -1,7 +1,7 @@
 // tesserad: reads the configuration, starts the node, prints the ready line, and waits for a
-// signal. SIGTERM and SIGINT end it while it loads; later they drain, and a second one cancels what
-// is left. Exit status: 0 ended by a signal or Control.Drain, 2 wrong configuration or model, 1
-// anything else.
+// signal. SIGTERM or SIGINT ends the process while models load. Later the first signal drains, and
+// a second signal cancels the remaining calls. Exit status: 0 ended by a signal or Control.Drain, 2
+// wrong configuration or model, 1 any other failure.
 
 #include <csignal>
 #include <cstdio>
@@ -20,17 +20,17 @@ namespace tessera {
 namespace {
 
 constexpr int kExitConfig = 2;
-constexpr long kTickNs = 100'000'000;  // how often health and the drain are looked at
+constexpr long kTickNs = 100'000'000;  // interval between two checks of health or of the drain
 
-// Waits one tick for SIGTERM or SIGINT. True when one came. REQUIRES: both are blocked in all
-// threads.
+// Waits one tick for SIGTERM or SIGINT. Returns true if one arrived. REQUIRES: all threads block
+// both signals.
 bool WaitForSignal(const sigset_t& signals) {
   const timespec tick{0, kTickNs};
   return sigtimedwait(&signals, nullptr, &tick) > 0;
 }
 
-// Nobody was served yet and nothing was written: the process may end where it stands, as the
-// threads that load do not ask whether it should.
+// Exits if a signal arrived while models load. The process exits directly, because the loading
+// threads cannot be interrupted; no request was served yet, so nothing is lost.
 void EndIfAsked(const sigset_t& signals) {
   const timespec no_wait{0, 0};
   if (sigtimedwait(&signals, nullptr, &no_wait) <= 0) return;
@@ -81,7 +81,7 @@ int Check(const v1::Config& config) {
 }
 
 int Main(const std::vector<std::string>& arguments) {
-  // Before any thread starts, so that all of them inherit the mask.
+  // The signals are blocked before any thread starts, so that all threads inherit the mask.
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);

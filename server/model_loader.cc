@@ -80,7 +80,7 @@ absl::StatusOr<ServedModel> LoadServedModel(const AssembleModel& source, int32_t
   model.bos_token = TextOf(*tokenizer, tokenizer->bos_id());
   model.eos_token = TextOf(*tokenizer, tokenizer->eos_id());
   model.tokenizer = std::move(tokenizer);
-  // Without its template a model still serves Generate, Embed and Tokenize.
+  // A model whose template cannot be used still serves Generate, Embed and Tokenize.
   if (const absl::Status status = LoadTemplates(source.dir, &model); !status.ok()) {
     model.chat_template = nullptr;
     model.tool_template = nullptr;

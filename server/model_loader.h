@@ -1,5 +1,5 @@
-// What the server needs of a model's folder besides weights: tokenizer, chat template, defaults.
-// Called at start.
+// Loads the parts of a model's folder that the server needs besides the weights: tokenizer, chat
+// template, sampling defaults. Called by the node at start, on main's thread.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +12,10 @@
 
 namespace tessera {
 
-// Without a revision, which is known once the weights are loaded. `plan` is the model's part of the
-// memory plan; max_prompt_bytes 0: by the context. Errors name the file and what does not fit, e.g.
-// a tokenizer with ids beyond the model's vocabulary.
+// The result has no revision: the revision is known once the weights are loaded. `plan` is the
+// model's part of the memory plan. `max_prompt_bytes` 0 means a limit derived from the context
+// length. Errors name the file and its fault, e.g. a tokenizer whose ids exceed the model's
+// vocabulary.
 absl::StatusOr<ServedModel> LoadServedModel(const AssembleModel& source, int32_t index,
                                             const MemoryPlan::PerModel& plan,
                                             int64_t max_prompt_bytes);

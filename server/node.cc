@@ -28,7 +28,8 @@ namespace {
 constexpr int64_t kProgressIntervalUs = 2'000'000;
 constexpr int64_t kShortestIntervalUs = 200'000;
 
-// A log line each 10 % or 2 s of packing weights, and the last.
+// Logs the progress of packing weights: at each 10 % (but at most every 0.2 s), every 2 s, and at
+// the end.
 class LoadProgress {
  public:
   explicit LoadProgress(const Clock* clock) : clock_(clock) {}
@@ -112,7 +113,7 @@ class RunningNode final : public Node {
     for (ServedModel& model : models) {
       model.max_embed_inputs = std::min(model.max_embed_inputs, options.engine.max_queue);
     }
-    // All that may wait and run, and as many that are being read or written.
+    // Twice the calls that may wait and run: as many more calls may be in preparation or writing.
     context_.max_open_calls =
         std::max(context_.max_open_calls,
                  2 * (int64_t{options.engine.max_queue} + options.engine.max_num_seqs));
@@ -164,7 +165,8 @@ class RunningNode final : public Node {
     engine_->CancelAll(CancelReason::kShutdown);
   }
 
-  // The written order: the port, the calls, the engine (with its runner), then what they used.
+  // The order matters: first the port and the calls, then the engine with its runner, then the
+  // objects that they use.
   void Shutdown() override {
     if (server_ != nullptr) server_->Shutdown(/*grace_us=*/5'000'000);
     if (engine_ != nullptr) engine_->Stop();
@@ -176,7 +178,8 @@ class RunningNode final : public Node {
  private:
   bool Live() const { return engine_->live(stale_us_); }
 
-  // adapters.paths: [MODEL=]DIR.
+  // Registers the adapters of `adapters.paths`. Each path is [MODEL=]DIR; a '=' after the first '/'
+  // belongs to DIR.
   absl::Status RegisterAtStart(const v1::AdaptersConfig& config) const {
     if (config.paths().empty()) return absl::OkStatus();
     v1::RegisterAdaptersRequest request;
@@ -253,7 +256,7 @@ class RunningNode final : public Node {
   SteadyClock clock_;
   ServingContext context_;
   std::unique_ptr<ModelRegistry> registry_;
-  std::unique_ptr<AdapterRegistry> adapters_;  // the engine uses it
+  std::unique_ptr<AdapterRegistry> adapters_;  // declared before engine_, which uses it
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Server> server_;
   std::unique_ptr<MetricsServer> metrics_;

@@ -1,6 +1,6 @@
-// One process of Tessera, from its configuration to an open port: plans memory, loads models,
-// starts engine and server, and takes them down again in order (stop accepting, drain or cancel,
-// engine, ranks). Owned by main; its calls come from main's thread.
+// One serving process. The node plans memory, loads the models, starts the engine and the server,
+// and shuts them down in order: stop accepting calls, drain or cancel the open calls, stop the
+// engine, stop the ranks. Owned by main, which calls it from the main thread.
 #pragma once
 
 #include <cstdint>
@@ -21,30 +21,32 @@ class Node {
  public:
   virtual ~Node() = default;
 
-  // HOST:PORT with the real ports.
+  // The addresses as HOST:PORT with the ports that are bound.
   virtual const std::string& grpc_address() const = 0;
   virtual const std::string& metrics_address() const = 0;
 
-  // To be called now and then: health follows the engine's progress.
+  // Sets the health status to whether the engine makes progress. main calls this periodically.
   virtual void UpdateHealth() = 0;
-  // Control.Drain asked the process to exit.
+  // Returns true after Control.Drain asked the process to exit.
   virtual bool exit_requested() const = 0;
 
-  // Health turns NOT_SERVING and new requests are refused; running ones go on.
+  // Sets health to NOT_SERVING and refuses new requests; running requests continue.
   virtual void BeginDrain() = 0;
   virtual int64_t num_open_calls() const = 0;
   virtual void CancelAll() = 0;
-  // Ends everything. Called by the destructor too.
+  // Stops the server, the engine and the metrics. The destructor also calls Shutdown.
   virtual void Shutdown() = 0;
 };
 
-// Loads and serves. Configuration, model, memory and port errors say what to change. Progress and
-// computed defaults are logged. `while_loading`, if given, is called again and again until the
-// ports are opened: before each model and with each piece of weights. It may end the process.
+// Loads the models, opens the ports and serves. Errors of the configuration, models, memory and
+// ports say what to change. Progress and computed defaults are logged. Until the ports are open,
+// `while_loading` (if given) is called before each model and with each piece of weights; it may end
+// the process.
 absl::StatusOr<std::unique_ptr<Node>> StartNode(const v1::Config& config,
                                                 const std::function<void()>& while_loading = {});
 
-// What StartNode would do, without loading: the plan of memory as text.
+// Checks the configuration and the models as StartNode does, without loading weights. Returns the
+// memory plan as text.
 absl::StatusOr<std::string> CheckNode(const v1::Config& config);
 
 }  // namespace tessera

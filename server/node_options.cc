@@ -49,7 +49,8 @@ AssembleOptions OptionsOf(const v1::Config& config) {
   EngineOptions& e = options.engine;
   if (engine.has_max_num_batched_tokens())
     e.max_num_batched_tokens = engine.max_num_batched_tokens();
-  // Each running stream needs a token in each step.
+  // Each running stream needs one token in each step, so max_num_seqs must not exceed
+  // max_num_batched_tokens. The default of the one follows the configured value of the other.
   e.max_num_seqs = std::min(e.max_num_seqs, e.max_num_batched_tokens);
   if (engine.has_max_num_seqs()) e.max_num_seqs = engine.max_num_seqs();
   if (!engine.has_max_num_batched_tokens()) {

@@ -1,5 +1,5 @@
-// From the configuration, whose values were checked one by one, to the options that the rooms below
-// take, in their units. Pure; any thread.
+// Converts the configuration to the options of the scheduler and the device, in their units. Pure
+// functions; any thread.
 #pragma once
 
 #include "absl/status/status.h"
@@ -11,9 +11,10 @@ namespace v1 {
 class Config;
 }
 
+// REQUIRES: each value of `config` is valid by itself (see config_rules.h).
 AssembleOptions OptionsOf(const v1::Config& config);
 
-// What is wrong with options that do not go together.
+// Returns an error if options contradict each other.
 absl::Status CheckOptions(const AssembleOptions& options);
 
 }  // namespace tessera

@@ -1,5 +1,6 @@
-// How much memory the backends take at most: what a plan counts before there is a backend to ask.
-// Pure functions. The cpu backend's own constants are held against these where they are defined.
+// Upper bounds of the memory that backends allocate. The memory plan of a device uses them before a
+// backend exists. Static assertions compare the CPU backend's constants with the constants here.
+// Pure functions; any thread.
 #pragma once
 
 #include <cstdint>
@@ -12,23 +13,24 @@ namespace tessera {
 inline constexpr int64_t kSmallPageBytes = 4096;
 inline constexpr int64_t kLargePageBytes = int64_t{2} << 20;
 inline constexpr int64_t kLineBytes = 64;
-// Outputs that weights are packed by.
+// The number of outputs in a panel of a packed weight.
 inline constexpr int64_t kPackedOutputs = 16;
 
-// A buffer: whole pages, large ones where it is larger than one.
+// The bytes of a buffer of `bytes`: whole memory pages, large pages from kLargePageBytes on.
 constexpr int64_t BufferBytes(int64_t bytes) {
   return RoundUp(bytes, bytes >= kLargePageBytes ? kLargePageBytes : kSmallPageBytes);
 }
 
-// Working space of which `bytes` are written. It is reserved half again as large, and a page of
-// the whole is taken as soon as a byte of it is written.
+// The bytes that the system commits to a workspace of which `bytes` are written. The backend
+// reserves one and a half times that size; the system commits a memory page when a byte of it is
+// first written.
 constexpr int64_t WorkBytes(int64_t bytes) {
   const bool large = bytes + bytes / 2 >= kLargePageBytes;
   return RoundUp(bytes, large ? kLargePageBytes : kSmallPageBytes);
 }
 
-// A panel of a quantised weight: lines of codes, scales and, if asymmetric, zero points, in whole
-// cache lines.
+// The bytes of a panel of a quantised weight: its codes, scales and (asymmetric) zero points,
+// rounded up to whole cache lines.
 constexpr int64_t QuantPanelBytes(int64_t cols, const WeightFormat& format, DType scale_dtype) {
   const int64_t code_bytes =
       format.dtype == DType::kI8 ? RoundUp<int64_t>(cols, 4) : RoundUp<int64_t>(cols, 8) / 2;
@@ -36,9 +38,9 @@ constexpr int64_t QuantPanelBytes(int64_t cols, const WeightFormat& format, DTyp
   return RoundUp(kPackedOutputs * (code_bytes + format.NumGroups(cols) * group_bytes), kLineBytes);
 }
 
-// A packed weight of `parts` times `rows` outputs, each part padded for itself, on the backends
-// that serve (ref keeps a byte for every code). `group_scales` is the type of the scales of groups;
-// ours are bf16.
+// The bytes of a packed weight of `parts` parts with `rows` outputs each. Every part is padded to
+// whole panels. The bound does not hold for the ref backend, which stores each code in a byte.
+// `group_scales` is the type of the scales of groups; weights that are quantised at load have bf16.
 constexpr int64_t PackedBytes(int64_t parts, int64_t rows, int64_t cols, const WeightFormat& format,
                               DType group_scales = DType::kBF16) {
   const int64_t panels = parts * CeilDiv(rows, kPackedOutputs);
@@ -48,8 +50,8 @@ constexpr int64_t PackedBytes(int64_t parts, int64_t rows, int64_t cols, const W
                                                         DTypeBytes(format.dtype)));
 }
 
-// Rows that Linear has normed, rounded or quantised: fp32 at most (or, when they are short, a
-// quantised row's own lines), an odd number of cache lines each.
+// The bytes of `rows` rows that Linear has normed, rounded or quantised. A row takes an odd number
+// of cache lines: at most those of an fp32 row, or the three lines of a short quantised row.
 constexpr int64_t PreparedBytes(int64_t rows, int64_t cols) {
   constexpr int64_t kShortRowLines = 3;
   const int64_t lines = CeilDiv<int64_t>(cols * DTypeBytes(DType::kF32), kLineBytes) | 1;

@@ -10,19 +10,20 @@
 namespace tessera {
 namespace {
 
-// Below this a scale's inverse would overflow; weights this small are zeros.
+// The inverse of a smaller scale would overflow, so weights with a smaller scale become zeros.
 constexpr float kLeastScale = 1e-35f;
 
-// To nearest, ties to even. REQUIRES: |x| < 2^22.
+// Rounds to nearest, ties to even. REQUIRES: |x| < 2^22.
 float Round(float x) {
   constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: the sum has no fraction bits
   return (x + kShift) - kShift;
 }
 
+// The range of the weights of a group.
 struct Extent {
-  float min = 0.0f;  // and 0
-  float max = 0.0f;
-  bool finite = true;
+  float min = 0.0f;    // minimum of the weights and 0
+  float max = 0.0f;    // maximum of the weights and 0
+  bool finite = true;  // all weights are finite
 };
 
 Extent FindExtent(const float* weights, int64_t count) {
@@ -95,7 +96,7 @@ void RowQuantizer::QuantizeGroup(const float* weights, int64_t count, uint8_t* c
   const float max_code = static_cast<float>(format_.max_code());
   float exact = 0.0f;
   if (format_.asymmetric) {
-    // Halves, so that the difference cannot overflow.
+    // Halving both bounds keeps their difference from overflowing.
     exact = (extent.max * 0.5f - extent.min * 0.5f) / (max_code * 0.5f);
   } else {
     exact = format_.dtype == DType::kI8 ? std::fabs(largest) / 127.0f : largest / -8.0f;
@@ -113,7 +114,7 @@ void RowQuantizer::QuantizeGroup(const float* weights, int64_t count, uint8_t* c
     *zero = static_cast<uint8_t>(std::clamp(Round(-extent.min * inverse), 0.0f, max_code));
   }
   const float shift = *zero;
-  // Symmetric int8 leaves -128 out, so that the grid is the same on both sides.
+  // Symmetric int8 does not use -128, so the grid is symmetric around the zero.
   const float least = !format_.asymmetric && format_.dtype == DType::kI8 ? 1.0f : 0.0f;
   for (int64_t i = 0; i < count; ++i) {
     float code = Round(weights[i] * inverse) + shift;

@@ -1,16 +1,17 @@
-// Weights to codes, scales and zeros; shared by the backends, so that they hold the same numbers.
-// kernels/device/weight_format.h says what they mean. Plain code, pure functions; any thread.
+// Quantises weights to the codes, scales and zeros that kernels/device/weight_format.h defines. All
+// backends use these functions, so they hold the same numbers. Any thread; each RowQuantizer is
+// owned and used by one thread.
 //
-// Rounding to nearest, per group (the whole row in int8):
+// Weights are rounded to nearest, per group (or per row, in a format without groups):
 //   symmetric int8: scale = max |w| / 127, codes 1..255 (-127..127 around the zero)
-//   symmetric int4: scale = w / -8 of the w that is largest in magnitude, so it has either sign and
-//     the largest weight is met exactly by the end of the grid that has one code more
-//   asymmetric: scale = (max - min) / 255 or 15 over the weights and 0, zero = round(-min / scale)
-// Scales of groups are rounded to bf16 before the codes are chosen. A group of zeros (or of numbers
-// too small for a scale) has the scale 0; one that holds a NaN or an infinity has the scale NaN.
+//   symmetric int4: scale = w / -8 for the weight w of largest magnitude. The scale may be
+//     negative, so that code 0 (-8 from the zero) represents w up to the rounding of the scale.
+//   asymmetric: scale = (max - min) / 255 or 15, over the weights and 0; zero = round(-min / scale)
+// Scales of groups are rounded to bf16 before the codes are chosen. The scale is 0 if all weights
+// of the group are zero or too small, and NaN if a weight is a NaN or an infinity.
 //
-// The scale is not searched for: that of the least squared error among eleven moved perplexity by
-// less than its error (bench/notes/weight_formats.md).
+// The scale is not searched. Choosing the scale with the least squared error among eleven
+// candidates changed perplexity by less than its statistical error (bench/notes/weight_formats.md).
 #pragma once
 
 #include <cstdint>
@@ -21,24 +22,26 @@
 
 namespace tessera {
 
-// The type that holds all scales of a weight made of `parts` exactly: what quantised parts have if
-// they agree; kF32 otherwise and for scales of whole rows. Ours are bf16.
+// The type that represents all scales of a weight made of `parts` exactly. Parts that are quantised
+// here have bf16 scales; a quantised checkpoint's parts have its scale_dtype. Returns the parts'
+// common type, or kF32 if the parts differ or if the format has one scale per row.
 DType ScaleDType(const std::vector<WeightView>& parts, const WeightFormat& format);
 
-// Row `row` of a part as floats. REQUIRES: !view.quantized().
+// Converts row `row` of a weight to floats. REQUIRES: !view.quantized().
 void LoadWeightRow(const WeightView& view, int64_t row, float* out);  // [cols]
 
-// Quantised rows, one at a time. Keeps buffers between rows; one thread.
+// Quantises rows one at a time, and reuses its buffers for all rows. For one thread.
 class RowQuantizer final {
  public:
   explicit RowQuantizer(const WeightFormat& format) : format_(format) {}
 
-  // Row `row` of a part: quantised, or taken as it is.
+  // Quantises row `row` of a weight, or copies its codes, scales and zeros if it is quantised. The
+  // result is in codes(), scales() and zeros().
   void Load(const WeightView& view, int64_t row);
 
   const uint8_t* codes() const { return codes_.data(); }  // [cols]
   const float* scales() const { return scales_.data(); }  // [groups]
-  const uint8_t* zeros() const { return zeros_.data(); }  // [groups], also in symmetric formats
+  const uint8_t* zeros() const { return zeros_.data(); }  // [groups]; set for symmetric formats too
 
  private:
   void TakeReady(const WeightView& view, int64_t row);

@@ -1,5 +1,5 @@
-// A view of device memory with a type and a shape; owns nothing. Rows are contiguous unless
-// `row_stride` says otherwise.
+// Views of device memory (Tensor) and of checkpoint memory (WeightView) with a type and a shape. A
+// view owns no memory; the owner of the memory must outlive the view. Any thread.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,13 @@
 
 namespace tessera {
 
+// A matrix in device memory. Rows are contiguous if row_stride equals cols.
 struct Tensor {
   void* data = nullptr;
   DType dtype = DType::kF32;
   int64_t rows = 0;
   int64_t cols = 0;
-  int64_t row_stride = 0;  // elements from one row to the next
+  int64_t row_stride = 0;  // number of elements from the start of one row to the start of the next
 
   static Tensor F32(float* data, int64_t rows, int64_t cols) {
     return {data, DType::kF32, rows, cols, cols};
@@ -28,21 +29,20 @@ struct Tensor {
   bool empty() const { return data == nullptr; }
 };
 
-// A read-only view of a weight as it lies in the checkpoint. [rows, cols], row-major; a vector has
-// rows = 1.
+// A read-only view of a weight of a checkpoint: [rows, cols], row-major. A vector has rows = 1.
 //
-// With kI8 or kI4 the numbers were quantised by somebody else (GPTQ, AWQ, compressed-tensors) and
-// are taken as they are: `data` has one code a byte (kI4: 0..15), in the sense of
-// kernels/device/weight_format.h, and every group of the format it is packed into has its scale
-// here.
+// With kI8 or kI4, the checkpoint is quantised (GPTQ, AWQ, compressed-tensors) and its codes are
+// not quantised again. `data` then has one code per byte (kI4: 0..15), as defined by
+// kernels/device/weight_format.h. `scales` has a scale for every group of the format into which the
+// weight is packed.
 struct WeightView {
   const void* data = nullptr;
   DType dtype = DType::kF32;
   int64_t rows = 0;
   int64_t cols = 0;
-  const void* scales = nullptr;     // [rows, groups] of scale_dtype
+  const void* scales = nullptr;     // [rows, groups] numbers of scale_dtype
   DType scale_dtype = DType::kF32;  // kF32, kBF16 or kF16
-  const uint8_t* zeros = nullptr;   // [rows, groups]; null: the symmetric zero
+  const uint8_t* zeros = nullptr;   // [rows, groups]; null: all zeros are the symmetric zero
 
   bool quantized() const { return dtype == DType::kI8 || dtype == DType::kI4; }
 };

@@ -1,24 +1,23 @@
-// How a packed weight represents its numbers, and what the quantised formats mean. Pure data; any
-// thread. Free of absl and spdlog (CUDA sources see it).
+// The number format of a packed weight, and the definition of the quantised formats. Pure data; any
+// thread. Uses no absl and no spdlog, because CUDA sources include it.
 //
-// Quantised weights (kI8, kI4). A row of K weights is cut into groups; a group has a scale, and a
-// zero point if the format is asymmetric:
+// Quantised weights (kI8, kI4). A row of K weights is cut into groups. Each group has a scale, and
+// its own zero point if the format is asymmetric:
 //   weight[n][k] = scale[n][g] * (code[n][k] - zero[n][g]),  g = k / group_size
-// with unsigned codes: 0..255 (kI8) or 0..15 (kI4). Symmetric formats have the zero in the middle,
-// 128 or 8.
+// Codes are unsigned: 0..255 (kI8) or 0..15 (kI4). In symmetric formats every zero is 128 or 8.
 //
-// Activations of quantised weights are always quantised by row, whatever the number of rows: after
-// the norm, with m = max |x[k]|,
+// The activations that a quantised weight multiplies are quantised by row, for any number of rows.
+// After the norm, with m = max |x[k]|,
 //   code[k] = round(x[k] * (127 / m)), to nearest, ties to even      row scale = m / 127
-// A row with m < kLeastRowMaximum counts as zeros. A row that holds a NaN or an infinity has the
-// scale NaN, so all its outputs are NaN (and no other row's).
+// A row with m < kLeastRowMaximum becomes zeros. A row with a NaN or an infinity has the scale NaN,
+// so all its outputs are NaN, and those of other rows are not affected.
 //
-// A Linear then is exact integers within a group and fp32 across the groups, in ascending order:
+// A Linear then uses exact integers within a group, and fp32 across the groups in ascending order:
 //   dot[g] = sum of (code[n][k] - zero[n][g]) * x_code[k]            exact in 32 bits
 //   sum    = fma(scale[n][g], float(dot[g]), sum), from 0
 //   y      = sum * row scale
-// So the order within a group never shows, and all backends agree bit for bit unless a norm in
-// front rounds differently.
+// The order of sums within a group therefore does not change the result. All backends agree bit for
+// bit, unless the norm before the Linear rounds differently.
 #pragma once
 
 #include <cstdint>
@@ -27,17 +26,18 @@
 
 namespace tessera {
 
-inline constexpr int32_t kGroupGranule = 32;         // groups have a multiple of this many weights
-inline constexpr int64_t kMaxQuantizedCols = 65536;  // sums of more could leave 32 bits
-inline constexpr float kLeastRowMaximum = 1e-30f;
+inline constexpr int32_t kGroupGranule = 32;  // the size of a group is a multiple of this number
+inline constexpr int64_t kMaxQuantizedCols = 65536;  // longer sums could overflow 32 bits
+inline constexpr float kLeastRowMaximum = 1e-30f;    // rows with a smaller maximum become zeros
 
 struct WeightFormat {
   DType dtype = DType::kF32;  // kF32, kBF16, kI8 or kI4
-  // kI8, kI4: weights of a row that share a scale, a multiple of kGroupGranule; 0: the whole row.
+  // For kI8 and kI4: the number of weights of a row that share a scale, a multiple of
+  // kGroupGranule. 0: the whole row has one scale.
   int32_t group_size = 0;
-  bool asymmetric = false;  // kI8, kI4: groups have zero points of their own
+  bool asymmetric = false;  // for kI8 and kI4: each group has its own zero point
 
-  // A type alone is a format.
+  // The constructor is implicit, so that a DType converts to the format with that type.
   constexpr WeightFormat(  // NOLINT(google-explicit-constructor)
       DType dtype = DType::kF32, int32_t group_size = 0, bool asymmetric = false)
       : dtype(dtype), group_size(group_size), asymmetric(asymmetric) {}

@@ -23,7 +23,7 @@ namespace tessera {
 // in groups of 32 with zero points of their own.
 std::string FormatsText(const ModelWeights& weights, const PageLayout& layout);
 
-// The hash, 32 hex digits, of the K and V rows of 40 fixed tokens in the first two layers, in the
+// The hash, 32 hex digits, of the K and V rows of 16 fixed tokens in the first two layers, in the
 // order [group, layer, K/V, head, token]. RESOURCE_EXHAUSTED when a buffer for their pages does not
 // fit. REQUIRES: `layout` is the model's; no step of the model runs.
 absl::StatusOr<std::string> NumericsTag(Backend* backend, Model* model, const PageLayout& layout);

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kTileAlign = 64;  // bytes
 
-// Gives runs of tiles their places, one behind the other.
+// Assigns consecutive places to runs of tiles.
 class Placer {
  public:
   explicit Placer(int64_t page_bytes) : page_bytes_(page_bytes) {}
@@ -52,14 +52,14 @@ class Placer {
   bool fits_ = true;
 };
 
-// Page images lie one behind the other.
+// The address of a tile in the contiguous page images.
 char* ImageTile(const AdapterLayout& layout, char* pages, const TileRun& run, int32_t tile) {
   const TilePlace place = PlaceOfTile(run, layout.page_bytes, tile);
   return pages + place.page * layout.page_bytes + place.offset;
 }
 
-// 0 where there is no such code: the step of numbers that are all zeros is 0, and what is not
-// finite has none.
+// The int8 code of a number. Returns 0 if the quotient is not finite: `step` is 0 if all numbers
+// are zeros, and NaN if a number is not finite.
 int8_t CodeOf(float value, float step) {
   const float code = std::nearbyint(value / step);
   return std::fabs(code) <= 127.0f ? static_cast<int8_t>(code) : int8_t{0};
@@ -78,8 +78,8 @@ void StoreElement(DType dtype, float value, float step, char* tile, int64_t inde
   }
 }
 
-// What a code of int8 stands for: the maximum is 127 of it. NaN when some number is not finite, so
-// that its rank is not either.
+// The quantisation step of int8 codes: the numbers' maximum divided by 127; 1 for other dtypes. NaN
+// if a number is not finite, so that the rank's contribution is NaN too.
 float StepOf(DType dtype, const float* values, int64_t count, int64_t stride) {
   if (dtype != DType::kI8) return 1.0f;
   float maximum = 0.0f;

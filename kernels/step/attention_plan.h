@@ -1,33 +1,35 @@
-// How attention walks the keys of a segment, shared by the backends so that they agree in
-// structure. Pure helpers over the batch; any thread.
+// Defines how attention visits the keys of a segment, so that all backends compute the same partial
+// results in the same order. Pure helper functions over the batch; any thread.
 //
-// Streams. Consecutive runs of a segment in a group that continue each other's positions with equal
-// pos_delta, temperature and scale are one stream (runs without keys are passed over). A stream's
-// keys have the positions [pos_begin, pos_end), each once.
+// Streams. Consecutive runs of a segment in a group form a stream if each run continues the
+// positions of the previous one and all have equal pos_delta, temperature and scale. Runs without
+// keys are ignored. A stream has exactly one key at each position in [pos_begin, pos_end).
 //
-// Blocks. Block b of a stream is its keys at positions [256 b, 256 (b + 1)) (kAttentionBlock). What
-// a query row at position p sees of it are the positions <= p and, with a window, > p - window.
-// Everything within a block is indexed by position, so neither runs nor pages show in the result.
-// With visible scores s_j (fp32: q.k * attention scale, softcapped, divided by the temperature):
+// Blocks. Block b of a stream has the keys at positions [256 b, 256 (b + 1)) (kAttentionBlock). A
+// query row at position p attends to the keys at positions <= p and, with a window, > p - window.
+// All computation in a block is indexed by position, so the result does not depend on the borders
+// of runs and pages. With the scores s_j of the visible keys (fp32: q.k * attention scale,
+// softcapped, divided by the temperature), a block gives
 //   max = max_j s_j    sum = sum_j exp(s_j - max)    out = sum_j exp(s_j - max) * v_j
-// in a fixed order over the position within the block. A block without a visible key is skipped.
-// With bf16 rows the queries (normed and rotated) and the exponentials that weigh V are rounded to
-// bf16, so that both products are of bf16 pairs; `sum` is of the exponentials as they were.
-// Int8 rows (kernels/step/page_layout.h) are read by their codes, q stays fp32, and scales are
-// applied to whole sums and weights, so that k and v are never rounded again:
+// in a fixed order over the positions in the block. A block without a visible key is skipped.
+// With bf16 rows, the queries (normed and rotated) and the exponentials that weigh V are rounded to
+// bf16, so that both products multiply pairs of bf16. `sum` adds the exponentials before rounding.
+// With int8 rows (kernels/step/page_layout.h), q stays fp32 and the codes of K and V are used. The
+// scales multiply whole sums and weights, so that k and v are never rounded again:
 //   q.k = (sum_d q[d] * k_code[d]) * k_scale
 //   out = sum_j (exp(s_j - max) * v_scale_j) * v_code_j
 //
-// Merge of A and B (blocks of a stream in ascending order, then streams in order):
+// Partial results A and B are merged (blocks of a stream in ascending order, then streams in
+// order):
 //   max = max(A.max, B.max)   a = exp(A.max - max)   b = exp(B.max - max)
 //   sum = A.sum * a + B.sum * b                      out = A.out * a + B.out * b
-// Merging into nothing copies. A stream that is done becomes the partial
+// If A is empty, the result is a copy of B. A finished stream becomes the row's partial result
 //   max = scale * (max + log(sum))   sum = 1   out = out / sum
-// of the row, and the row's output is out / sum of the merged streams; its log-sum-exp (the tap) is
-// max + log(sum). A row that sees no key gives zeros and a log-sum-exp of -infinity.
+// The row's output is out / sum of the merged streams. Its log-sum-exp (the tap) is max + log(sum).
+// A row without a visible key has an output of zeros and a log-sum-exp of -infinity.
 //
-// Keys of the step's own tokens are rotated for their positions: runs that new tokens are written
-// into have pos_delta 0.
+// Keys of the step's own tokens are rotated for their own positions. Therefore runs into which the
+// step writes new tokens have pos_delta 0.
 #pragma once
 
 #include <algorithm>
@@ -41,14 +43,14 @@
 namespace tessera {
 
 struct KvStream {
-  int32_t run_begin = 0;  // in StepBatch::runs
+  int32_t run_begin = 0;  // the stream has the runs [run_begin, run_end) of StepBatch::runs
   int32_t run_end = 0;
   int32_t pos_begin = 0;
   int32_t pos_end = 0;
   int32_t pos_delta = 0;
   float temperature = 1.0f;
   float scale = 1.0f;
-  int32_t key_begin = 0;  // keys of the segment before this stream
+  int32_t key_begin = 0;  // number of keys in the segment's earlier streams
 };
 
 // Calls visit(const KvStream&) for the streams of a segment in a group, in order.
@@ -78,8 +80,8 @@ void ForEachStream(const BatchView& view, int group, int segment, const Visit& v
   if (open) visit(static_cast<const KvStream&>(stream));
 }
 
-// Keys that lie side by side in one page: tokens [token, token + count) at positions pos, pos + 1,
-// ...
+// Adjacent keys in one page: the page's tokens [token, token + count), at consecutive positions
+// from `pos` on.
 struct KeyPiece {
   PageId page = kNullPage;
   int32_t token = 0;
@@ -97,7 +99,7 @@ void ForEachPiece(const BatchView& view, const KvStream& stream, int32_t page_to
     const KvRun& run = runs[r];
     const int32_t end = std::min(pos_end, run.pos_begin + run.count);
     for (int32_t pos = std::max(pos_begin, run.pos_begin); pos < end;) {
-      const int32_t at = run.first + (pos - run.pos_begin);  // token, counted from page_begin
+      const int32_t at = run.first + (pos - run.pos_begin);  // token index, from page_begin on
       const int32_t token = at % page_tokens;
       const int32_t count = std::min(page_tokens - token, end - pos);
       visit(KeyPiece{pages[run.page_begin + at / page_tokens], token, count, pos});
@@ -108,25 +110,25 @@ void ForEachPiece(const BatchView& view, const KvStream& stream, int32_t page_to
 
 struct PositionRange {
   int32_t begin = 0;
-  int32_t end = 0;  // <= begin: nothing
+  int32_t end = 0;  // <= begin: the range is empty
 };
 
-// The positions of a stream's keys that a query at `position` sees.
+// The positions of a stream's keys that a query at `position` attends to.
 inline PositionRange VisibleKeys(const KvStream& stream, int32_t window, int32_t position) {
   const int32_t oldest = window > 0 ? position - window + 1 : stream.pos_begin;
   return {std::max(stream.pos_begin, oldest), std::min(stream.pos_end, position + 1)};
 }
 
-// The scalar half of a partial result; its output vector lies elsewhere.
+// The scalars of a partial result. The caller stores its output vector.
 struct SoftmaxPartial {
   float max = -std::numeric_limits<float>::infinity();
-  float sum = 0.0f;  // 0: nothing yet
+  float sum = 0.0f;  // 0: the partial result is empty
 
   bool empty() const { return sum == 0.0f; }
   float lse() const { return empty() ? max : max + std::log(sum); }
 };
 
-// Keys of a segment in a group: what kAttentionMass counts.
+// The number of keys of a segment in a group, as kAttentionMass counts them.
 inline int64_t NumKeys(const BatchView& view, int group, int segment) {
   const Range range = view.run_range(group, segment);
   int64_t num_keys = 0;
@@ -134,8 +136,9 @@ inline int64_t NumKeys(const BatchView& view, int group, int segment) {
   return num_keys;
 }
 
-// Floats a tap has per layer. kAttentionMass has room for the group with the most keys; layers of
-// other groups fill the front of their row and leave zeros.
+// The number of floats per layer of a tap. For kAttentionMass it is the number of blocks of the
+// group with the most keys. Layers of a group with fewer keys fill the first floats of their row;
+// the others stay zero.
 inline int64_t TapFloatsPerLayer(const BatchView& view, const Tap& tap, int32_t heads,
                                  int64_t hidden) {
   switch (tap.kind) {
@@ -156,8 +159,8 @@ inline int64_t TapFloatsPerLayer(const BatchView& view, const Tap& tap, int32_t 
   return 0;
 }
 
-// Calls visit(const Tap&, float* out) for the taps of `kind` on `layer`; `out` is the layer's part
-// of the tap's output.
+// Calls visit(const Tap&, float* out) for the taps of `kind` that include `layer`. `out` is the
+// part of the tap's output for this layer.
 template <class Visit>
 void ForEachTap(const BatchView& view, TapKind kind, int32_t layer, int32_t heads, int64_t hidden,
                 float* floats, const Visit& visit) {

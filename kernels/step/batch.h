@@ -1,9 +1,8 @@
-// The one step input. A StepBatch is a POD of {offset, count} spans into one arena, so that it can
-// be handed to a rank thread or copied to another process as bytes. There is no prefill mode and no
-// decode mode: a segment is a run of query tokens of one sequence, and what it may attend to is a
-// list of KV runs. A step is for one model.
-//
-// The engine writes a batch, ranks read it. scheduler/README.md is the contract.
+// The input of a step, which computes tokens of one model. A StepBatch is a POD of {offset, count}
+// spans into one arena, so it can be handed to a rank thread or copied to another process as bytes.
+// There is no prefill mode and no decode mode: a segment is a range of query tokens of one
+// sequence, and a list of KV runs names the keys that it may attend to. The engine owns and writes
+// a batch on its thread; rank threads read it. scheduler/README.md is the contract.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +13,13 @@
 
 namespace tessera {
 
-// A run of query tokens of one sequence: decode (1), a prefill chunk, verification of drafts (k +
-// 1), or a hole to be recomputed (several segments of one sequence in one step).
+// Consecutive query tokens of one sequence: a decode token, a prefill chunk, k draft tokens to
+// verify and one more, or a hole to recompute. A sequence may have several segments in a step.
 struct Segment {
-  int32_t slot = 0;         // of the sequence, in [0, max_num_seqs)
-  int32_t token_begin = 0;  // first row of tokens / positions
+  int32_t slot = 0;         // index of the sequence's slot, in [0, max_num_seqs)
+  int32_t token_begin = 0;  // index of the first token in StepBatch::tokens and positions
   int32_t num_tokens = 0;
-  int32_t adapter = -1;  // index of StepBatch::adapters; -1: the base model
+  int32_t adapter = -1;  // index in StepBatch::adapters; -1: the base model
 };
 
 struct Range {
@@ -28,15 +27,14 @@ struct Range {
   int32_t count = 0;
 };
 
-// Keys a segment attends to in one KV group: `count` tokens from token `first` of page
-// `pages[page_begin]` on, at positions pos_begin, pos_begin + 1, ... A query at position p sees
-// those at positions <= p, inside the window.
+// Keys that a segment attends to in one KV group: the keys of `count` tokens, starting with token
+// `first` of page pages[page_begin], at positions pos_begin, pos_begin + 1, ... A query at position
+// p attends to the keys at positions <= p inside the window.
 //
-// Keys were rotated for position (pos - pos_delta): the query is rotated for (p - pos_delta)
-// against this run. `temperature` divides the scores and `scale` multiplies the run's log-sum-exp
-// before runs are merged (APE, arXiv 2502.05431). Consecutive runs of one segment that continue
-// each other's positions with equal pos_delta, temperature and scale form one stream: splitting a
-// run changes nothing, bitwise.
+// The keys were rotated for position (pos - pos_delta), so the query is rotated for (p - pos_delta)
+// against them. `temperature` divides the scores. `scale` multiplies the run's log-sum-exp before
+// runs are merged (APE, arXiv 2502.05431). Splitting a run in two changes no bit of the result
+// (streams, attention_plan.h).
 struct KvRun {
   int32_t page_begin = 0;
   int32_t num_pages = 0;
@@ -50,8 +48,8 @@ struct KvRun {
 
 // A LoRA adapter that segments of the step use (kernels/step/adapter_layout.h).
 struct BatchAdapter {
-  int32_t page_begin = 0;    // of its pages in StepBatch::pages
-  int32_t matrix_begin = 0;  // of its [layers, kNumLoraTargets] in StepBatch::lora_matrices
+  int32_t page_begin = 0;    // index of the adapter's first page in StepBatch::pages
+  int32_t matrix_begin = 0;  // first of its [layers, kNumLoraTargets] in StepBatch::lora_matrices
   DType dtype = DType::kF32;
 };
 
@@ -60,18 +58,17 @@ struct TokenBias {
   float bias = 0.0f;  // added to the logit; -infinity bans the token
 };
 
-// A token that penalties know of: in the prompt, or generated `output_count` times.
+// A token to which penalties apply.
 struct TokenCount {
   TokenId token = 0;
-  int32_t output_count = 0;
-  int32_t in_prompt = 0;
+  int32_t output_count = 0;  // number of times that the token was generated
+  int32_t in_prompt = 0;     // 1 if the prompt has the token
 };
 
-// One row of logits and what is done with it: sample a token, or (target >= 0) only score a given
-// one.
+// A row of logits from which a token is sampled, or (target >= 0) which scores a given token.
 struct SamplerRow {
-  int32_t token_row = 0;  // row of tokens whose final hidden state gives the logits
-  int32_t slot = -1;      // its last-sampled-token cell is written when sampling; -1: none
+  int32_t token_row = 0;  // index of the token in StepBatch::tokens whose logits are computed
+  int32_t slot = -1;      // slot that stores the sampled token; -1: no slot
   TokenId target = -1;    // >= 0: report this token's logprob instead of sampling (prompt logprobs)
   float temperature = 0.0f;  // 0: greedy (lowest id wins a tie)
   int32_t top_k = 0;         // 0: off
@@ -80,52 +77,51 @@ struct SamplerRow {
   float repetition_penalty = 1.0f;
   float presence_penalty = 0.0f;
   float frequency_penalty = 0.0f;
-  int32_t num_logprobs = -1;  // -1: none, 0: the chosen token's, N: and the N best
-  // Random numbers are a pure function of these three (Philox 4x32-10).
-  int32_t index = 0;     // which of n
-  int32_t position = 0;  // of the sampled token in its sequence
+  int32_t num_logprobs = -1;  // -1: no logprobs, 0: the token's logprob, N: also the N best tokens
+  // Random numbers are a pure function of index, position and seed (Philox 4x32-10).
+  int32_t index = 0;     // index of the sequence among the n of its request
+  int32_t position = 0;  // position of the sampled token in its sequence
   uint64_t seed = 0;
-  Range biases;  // in StepBatch::biases
-  Range counts;  // in StepBatch::counts; empty when no penalty is active
-  int32_t mask =
-      -1;  // first word in StepBatch::masks of ceil(vocab / 32) words, bit set = allowed; -1: none
+  Range biases;  // range in StepBatch::biases
+  Range counts;  // range in StepBatch::counts; empty without a penalty
+  // First of ceil(vocab / 32) words in StepBatch::masks (a set bit allows a token); -1: no mask.
+  int32_t mask = -1;
 };
 
 enum class TapKind : int32_t {
-  kAttentionMass = 0,  // [layers, ceil(keys / block)]: softmax mass summed over the rows and heads,
-                       // per block of keys
-  kLogSumExp = 1,      // [layers, rows, heads]: of the scaled scores
-  kHidden = 2,  // [layers, rows, hidden]: the residual stream after the layer; layer num_layers is
-                // after the final norm
-  kValueDeviation =
-      3,  // [layers, rows]: squared distance of the row's new V from what its page held before
+  // [layers, ceil(keys / block)]: softmax mass per block of keys, summed over rows and heads.
+  kAttentionMass = 0,
+  kLogSumExp = 1,  // [layers, rows, heads]: log-sum-exp of the scaled scores
+  // [layers, rows, hidden]: residual stream after the layer; layer num_layers is the state after
+  // the final norm.
+  kHidden = 2,
+  // [layers, rows]: squared distance of the row's new V from the V that its page held before.
+  kValueDeviation = 3,
 };
 
-// An optional output of a step for rows of one segment, over layers [layer_begin, layer_end).
-// Policies read taps between steps or layer ranges. Results lie at StepResult::taps[out_begin ...]
-// in the shape that TapKind states.
+// An optional output of a step for rows of one segment and layers [layer_begin, layer_end). It is
+// written to StepResult::taps[out_begin ...] in the shape that TapKind states. Policies read taps.
 struct Tap {
   TapKind kind = TapKind::kHidden;
-  int32_t segment = 0;
-  int32_t row_begin = 0;  // rows of the segment
+  int32_t segment = 0;    // index in StepBatch::segments
+  int32_t row_begin = 0;  // index of the first row in the segment
   int32_t num_rows = 0;
   int32_t layer_begin = 0;
   int32_t layer_end = 0;
-  int32_t block =
-      1;  // keys per block (kAttentionMass); keys are counted through the segment's runs in order
+  int32_t block = 1;      // for kAttentionMass: keys per block, counted through the runs in order
   int32_t out_begin = 0;  // floats
-  int32_t out_count = 0;  // floats; REQUIRES: as the shape says
+  int32_t out_count = 0;  // floats; REQUIRES: the size of the shape that TapKind states
 };
 
 enum class PageOpKind : int32_t {
-  kCopy = 0,  // num_tokens tokens of src from src_token to dst from dst_token
-  // Rotates the keys of num_tokens tokens of dst from dst_token on by `delta` positions.
-  kRopeShift = 1,
-  kGather = 2,  // dst token i := src token indices[i]; per layer and head when index_stride > 0
+  kCopy = 0,       // copies num_tokens tokens of src from src_token on to dst from dst_token on
+  kRopeShift = 1,  // rotates the keys of num_tokens tokens of dst, from dst_token on, by `delta`
+  // Copies src token indices[i] to dst token i. Each (layer, head) has its own list of indices if
+  // index_stride > 0.
+  kGather = 2,
 };
 
-// A change of page contents between steps (never a hook inside a layer). Executed in order before
-// the step's layers.
+// A change of page contents, never inside a layer: ops run in order before the step's layers.
 struct PageOp {
   PageOpKind kind = PageOpKind::kCopy;
   int32_t group = 0;
@@ -134,15 +130,16 @@ struct PageOp {
   int32_t src_token = 0;
   int32_t dst_token = 0;
   int32_t num_tokens = 0;
-  int32_t layer_begin = 0;  // layers of the group
+  int32_t layer_begin = 0;  // the op changes layers [layer_begin, layer_end) of the group
   int32_t layer_end = 0;
-  int32_t delta = 0;
-  int32_t index_begin = 0;   // in StepBatch::indices
-  int32_t index_stride = 0;  // 0: one list for all; else list of (layer, head) at index_begin +
-                             // (layer*kv_heads+head)*stride
+  int32_t delta = 0;        // positions
+  int32_t index_begin = 0;  // index of the first list in StepBatch::indices
+  // 0: all layers and heads use the list at index_begin. Else (layer, head) uses the list at
+  // index_begin + (layer * kv_heads + head) * index_stride.
+  int32_t index_stride = 0;
 };
 
-// Sets a slot's last-sampled-token cell before the step (a resumed sequence).
+// Sets a slot's last sampled token before the step, for a resumed sequence.
 struct SlotUpdate {
   int32_t slot = 0;
   TokenId token = 0;
@@ -152,12 +149,12 @@ struct StepBatch {
   int32_t model = 0;
   int32_t num_groups = 1;
   uint64_t step_id = 0;
-  ArenaSpan<TokenId> tokens;     // [T]; kLastSampledToken: the slot's cell
+  ArenaSpan<TokenId> tokens;     // [T]; kLastSampledToken: the slot's last sampled token
   ArenaSpan<int32_t> positions;  // [T]
-  ArenaSpan<int64_t>
-      write_slots;  // [groups, T]: page * page_tokens + token in page; < page_tokens: the null page
-  ArenaSpan<Segment> segments;  // [S], their rows cover [0, T) in order
-  ArenaSpan<Range> run_ranges;  // [groups, S]: a segment's runs in a group
+  // [groups, T]: page * page_tokens + token in the page; < page_tokens: the null page.
+  ArenaSpan<int64_t> write_slots;
+  ArenaSpan<Segment> segments;  // [S]; their tokens cover [0, T) in order
+  ArenaSpan<Range> run_ranges;  // [groups, S]: range in `runs` of a segment's runs in a group
   ArenaSpan<KvRun> runs;
   ArenaSpan<PageId> pages;
   ArenaSpan<BatchAdapter> adapters;
@@ -173,7 +170,7 @@ struct StepBatch {
   int32_t num_tap_floats = 0;
 };
 
-// A batch and where its arena lies in this address space.
+// A batch and the address of its arena in this process.
 struct BatchView {
   const StepBatch* batch = nullptr;
   const char* base = nullptr;

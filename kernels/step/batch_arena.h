@@ -1,5 +1,5 @@
-// The bytes behind a StepBatch, and spans of them. The engine fills an arena, whoever has a copy of
-// the bytes reads it.
+// The memory of a StepBatch's arrays, and spans of this memory. The engine owns and fills an arena
+// on its thread. Any thread or process that has a copy of the bytes may read them.
 #pragma once
 
 #include <cstddef>
@@ -11,20 +11,21 @@
 
 namespace tessera {
 
+// An array of T in an arena.
 template <class T>
 struct ArenaSpan {
-  uint32_t offset = 0;  // bytes from the arena's begin
-  uint32_t count = 0;   // elements
+  uint32_t offset = 0;  // number of bytes from the start of the arena
+  uint32_t count = 0;   // number of elements
 };
 
-// Owns the bytes behind a StepBatch; reused from step to step without allocating once it has grown.
-// Spans are relative, so the bytes may be copied anywhere.
+// Owns the bytes of a StepBatch's arrays. Later steps reuse an arena, which then allocates memory
+// only while it grows. Spans are relative to the arena's start, so the bytes may be copied
+// anywhere.
 class BatchArena {
  public:
   void Clear() { bytes_.clear(); }
 
-  // Zero-initialised room for `count` elements. Pointers from data() are invalid after the next
-  // Add.
+  // Adds `count` zero-initialised elements. Each Add invalidates pointers from data().
   template <class T>
   ArenaSpan<T> Add(size_t count) {
     const size_t offset = RoundUp(bytes_.size(), alignof(std::max_align_t));

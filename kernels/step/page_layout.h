@@ -1,22 +1,22 @@
-// Where K and V lie in a page: the only place that knows. A page holds `page_tokens` tokens of the
-// layers of one KV group. All pages of a model have the same bytes, whatever their group; a page is
+// The layout of K and V in a page; no other code computes it. A page holds `page_tokens` tokens of
+// the layers of one KV group. The pages of all groups of a model have the same size: a page is
 // `slabs_per_page` slabs of the pool.
 //
-// Inside a page: [layer of the group][K, V][kv_head][token], a row of head_dim numbers in `dtype`
-// each. Constant after start-up; any thread.
+// A page is an array [layer of the group][K, V][kv_head][token] of rows. A row has head_dim numbers
+// in `dtype`. A layout is constant after start-up; any thread.
 //
-// Int8 rows: [head_dim] codes (signed bytes), zeros up to the next multiple of 4 bytes, the row's
-// scale (fp32). The row's numbers are code[d] * scale. K (normed and rotated) and V are quantised
-// when they are appended, each row for itself, as rows of activations are
-// (kernels/device/weight_format.h): with m = max |x[d]|,
+// An int8 row has [head_dim] codes (signed bytes), zeros up to the next multiple of 4 bytes, and
+// the row's scale (fp32). The row's numbers are code[d] * scale. K (normed and rotated) and V are
+// quantised when they are appended. Each row is quantised alone, by the rule for rows of
+// activations (kernels/device/weight_format.h): with m = max |x[d]|,
 //   code[d] = round(x[d] * (127 / m)), to nearest, ties to even      scale = m / 127
-// with the same rule for tiny rows (zeros) and for rows that are not finite (the scale is NaN).
-// Rotating keys in their pages (PageOpKind::kRopeShift) quantises them anew: every time, a number
-// moves by up to half a step, max |k| / 254.
+// As in that rule, a row of tiny numbers becomes zeros, and a row that is not finite has the scale
+// NaN. Rotating keys in their pages (PageOpKind::kRopeShift) quantises them again, which moves each
+// number by at most half a quantisation step, max |k| / 254.
 //
-// The scale lies in its row, so what copies, gathers or prefetches rows need not know of it and it
-// costs no cache line of its own; rows are aligned to 4 bytes, which unaligned loads take as they
-// come.
+// The scale is part of its row, so code that copies, gathers or prefetches rows need not handle it
+// separately, and the scale needs no cache line of its own. Rows are aligned to 4 bytes and are
+// read by unaligned loads.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +32,8 @@ struct GroupLayout {
   int32_t head_dim = 0;
   int32_t page_tokens = 16;
   DType dtype = DType::kF32;
-  // Sliding window in tokens: a query at position p sees keys at positions > p - window. 0: all of
-  // them.
+  // The sliding window in tokens: a query at position p attends to keys at positions > p - window.
+  // 0: the query attends to all keys at positions <= p.
   int32_t window = 0;
   // The last layers of num_layers that the model does not have: the last group of a model is padded
   // to the others' size. Nothing writes their rows.
@@ -43,9 +43,9 @@ struct GroupLayout {
 
   int32_t num_used_layers() const { return num_layers - num_padding_layers; }
   bool quantized() const { return dtype == DType::kI8; }
-  // Of a row, from its begin. REQUIRES: quantized().
+  // The number of bytes from the start of a row to its scale. REQUIRES: quantized().
   int64_t scale_offset() const { return RoundUp<int64_t>(head_dim, kScaleBytes); }
-  // Bytes from one token's K row (of one head) to the next token's.
+  // The number of bytes from the row of one token to the row of the next token, for one head.
   int64_t token_stride() const {
     return quantized() ? scale_offset() + kScaleBytes : head_dim * DTypeBytes(dtype);
   }
@@ -53,15 +53,15 @@ struct GroupLayout {
   int64_t value_offset() const { return kv_heads * head_stride(); }
   int64_t layer_stride() const { return 2 * value_offset(); }
   int64_t page_bytes() const { return num_layers * layer_stride(); }
-  // Byte offset of K of (layer of the group, kv head, token in page); V lies value_offset() behind
-  // it.
+  // The byte offset in a page of the K row of (layer of the group, kv head, token in the page). The
+  // V row is value_offset() bytes after it.
   int64_t KeyOffset(int layer, int head, int token) const {
     return layer * layer_stride() + head * head_stride() + token * token_stride();
   }
 };
 
 struct PageLayout {
-  std::vector<GroupLayout> groups;  // equal page_tokens
+  std::vector<GroupLayout> groups;  // all groups have the same page_tokens
   int32_t slabs_per_page = 1;       // a power of two
   int64_t slab_bytes = 0;
 
@@ -70,8 +70,8 @@ struct PageLayout {
   int64_t page_bytes() const { return slab_bytes * slabs_per_page; }
 };
 
-// The memory of one device's pool: num_slabs slabs of slab_bytes from `base`; slab 0 is the null
-// page's first.
+// The memory of one device's pool: num_slabs slabs of slab_bytes from `base`. Slab 0 is the first
+// slab of the null page.
 struct PoolView {
   char* base = nullptr;
   int64_t slab_bytes = 0;

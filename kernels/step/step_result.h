@@ -1,4 +1,5 @@
-// What a step gives back. A rank writes it, the engine reads it.
+// The result of a step. The engine owns it; the rank thread writes it during the step, and the
+// engine thread reads it after the step.
 #pragma once
 
 #include <cstdint>
@@ -11,15 +12,15 @@ namespace tessera {
 
 struct TokenLogprob {
   TokenId token = 0;
-  float logprob =
-      0.0f;  // natural log, of the raw model distribution (before temperature and penalties)
+  // Natural logarithm of the token's probability before temperature and penalties are applied.
+  float logprob = 0.0f;
 };
 
-// What a sampler row gave.
+// The result of one sampler row.
 struct SampledRow {
   TokenId token = 0;
-  float logprob = 0.0f;  // of `token`; 0 unless num_logprobs >= 0
-  Range top;             // in StepResult::top: the num_logprobs best, best first
+  float logprob = 0.0f;  // logprob of `token`; 0 unless num_logprobs >= 0
+  Range top;  // range in StepResult::top: the num_logprobs most probable tokens, best first
 };
 
 // Entries of StepResult::top that sampler rows [0, num_rows) of a batch want: row r's follow those
@@ -35,10 +36,10 @@ inline int64_t NumTop(const BatchView& view, int64_t num_rows) {
 struct StepResult {
   uint64_t step_id = 0;
   int32_t model = 0;
-  std::vector<SampledRow> rows;  // [R], as StepBatch::sampler_rows
+  std::vector<SampledRow> rows;  // [R], in the order of StepBatch::sampler_rows
   std::vector<TokenLogprob> top;
-  std::vector<float> taps;
-  int64_t step_us = 0;  // measured by the runner
+  std::vector<float> taps;  // [StepBatch::num_tap_floats]
+  int64_t step_us = 0;      // duration of the step, measured by the runner
 };
 
 }  // namespace tessera

@@ -1,6 +1,6 @@
-// Puts a device together: backend, weights, page pool, KV manager, runner, and the engine options
-// that fit them. What the daemon, the benchmarks and the engine tests all start from. Called once,
-// from main.
+// Creates the parts of a device: backend, weights, page pool, KV manager and runner, and the engine
+// options that fit them. The daemon, the benchmarks and the engine tests all start with these
+// functions. The caller owns the parts and calls the functions on one thread, at start.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ struct Device {
   PackCacheStats pack_cache;
 };
 
-// Loads everything as planned.
+// Loads the weights and allocates the page pool, as planned.
 absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan& plan);
 
 }  // namespace tessera

@@ -6,12 +6,12 @@
 namespace tessera {
 namespace {
 
-// A wide prior: the first steps decide.
+// The prior is wide, so the first steps determine the coefficients.
 constexpr double kInitialCovariance = 1e4;
-// What a coefficient's variance gains with each step, in units of a step's noise: machines
-// throttle, neighbours come and go. Steps older than about 1 / sqrt(kDrift) = 200 hardly count.
-// Unlike exponential forgetting, it lets features that steps do not have stay as uncertain as they
-// were.
+// Each step adds this to every coefficient's variance, in units of a step's noise, because a
+// machine's speed drifts (throttling, other processes). Steps older than about 1 / sqrt(kDrift) =
+// 200 hardly count. Unlike exponential forgetting, this drift does not erase what was learnt about
+// a feature while no step has that feature.
 constexpr double kDrift = 2.5e-5;
 constexpr double kErrorSmoothing = 0.05;
 
@@ -39,7 +39,7 @@ StepCost& StepCost::operator-=(const StepCost& other) {
   return *this;
 }
 
-// Chunk i of the full ones ends at (i + 1) * step_tokens: an arithmetic series.
+// Full chunk i ends at token (i + 1) * step_tokens, so the sums are arithmetic series.
 StepCost PrefillCost(int64_t num_tokens, int64_t step_tokens) {
   const int64_t num_full = num_tokens / step_tokens;
   const int64_t rest = num_tokens % step_tokens;
@@ -57,7 +57,7 @@ CostModel::CostModel() {
   for (int i = 0; i < kNumFeatures; ++i) covariance_[i][i] = kInitialCovariance;
 }
 
-// Scaled so that typical values are around one.
+// The divisors scale each feature so that its typical values are around one.
 CostModel::Vector CostModel::Features(const StepCost& cost, int64_t num_steps) {
   return {static_cast<double>(num_steps),
           static_cast<double>(cost.num_tokens) / 64,

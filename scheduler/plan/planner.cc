@@ -7,15 +7,17 @@
 namespace tessera {
 namespace {
 
-// A prompt chunk beside running streams is never cut below this: progress matters more than the
-// target.
+// The first prompt chunk of a step is never cut below this number of tokens, even if the step then
+// exceeds its target time: the prompt must make progress.
 constexpr int64_t kMinChunkTokens = 16;
-// Waiting for a prefix that is being computed pays off from this many tokens on.
+// A sequence waits for a prefix that another sequence computes if this saves at least so many
+// tokens.
 constexpr int64_t kMinPendingGain = 16;
-// Needs of waiting sequences, in the queue's order, that are brought to the pool ahead of their
-// turn, for each model.
+// A plan brings needs of waiting sequences to the pool, in the queue's order, until so many
+// distinct needs of a model are loading. It brings one need even if so many are loading already.
 constexpr int64_t kNeedLookahead = 32;
-// Sequences that a plan looks at for that: many may share a need.
+// The number of waiting sequences in which a plan searches for needs to load. It exceeds
+// kNeedLookahead because many sequences may share a need.
 constexpr int64_t kMaxNeedyLooks = 8 * kNeedLookahead;
 
 }  // namespace
@@ -30,7 +32,8 @@ int64_t HeldSlabs(const KvState& state, const PageLayout& layout) {
 
 Range ScoredTokens(const Sequence& s, int64_t begin, int64_t end) {
   if (s.request->prompt_logprobs < 0 || s.index != 0) return {};
-  // After a preemption the prompt is computed again; what was scored is not scored twice.
+  // After a preemption the prompt is computed again, but tokens that have a logprob are not scored
+  // again.
   const int64_t first = std::max(begin, s.num_scored);
   const int64_t last = std::min(end, s.num_prompt - 1);
   return {static_cast<int32_t>(first), static_cast<int32_t>(std::max<int64_t>(0, last - first))};
@@ -52,9 +55,10 @@ Planner::Planner(const SchedulerState& state, const WaitingQueue& queue, const Q
 StepPlan Planner::Run() {
   for (const int32_t model : ModelOrder()) {
     PlanModel(model);
-    // Who was preempted for nothing gives pages back: then all is planned anew.
+    // A plan that only preempts ends here: Scheduler::Schedule commits it and plans again.
     if (!plan_.entries.empty() || !plan_.preempted.empty()) break;
-    // It waits for pages or for others: that is no more reason for credit than being idle.
+    // The model has work but can compute nothing now. Without a step in flight it counts as idle,
+    // so it earns no credit for this time.
     plan_.turns[model].active = state_.models[model].num_inflight > 0;
   }
   return std::move(plan_);
@@ -70,14 +74,14 @@ std::vector<int32_t> Planner::ModelOrder() {
     if (!has_work(m) || !turns[m].active) continue;
     least_used = least_used < 0 ? turns[m].used_us : std::min(least_used, turns[m].used_us);
   }
-  // Nobody was busy: what was used before counts no more.
+  // All models were idle: the count of used device time starts at zero again.
   if (least_used < 0) {
     for (ModelTurn& turn : turns) turn.used_us = 0.0;
   }
   std::vector<int32_t> order;
   for (size_t m = 0; m < turns.size(); ++m) {
     ModelTurn& turn = turns[m];
-    // A model that was idle does not get credit for it.
+    // A model that was idle earns no credit for that time.
     if (has_work(m) && !turn.active) turn.used_us = std::max(turn.used_us, least_used);
     turn.active = has_work(m);
     if (turn.active) order.push_back(static_cast<int32_t>(m));
@@ -111,9 +115,9 @@ void Planner::PlanModel(int32_t model) {
   PlanDecodes();
   plan_.most_us = MostStepUs();
   PlanPrefills();
-  // Pages are short: those that came back are not for newcomers.
+  // A plan that preempts admits no sequence: the freed pages are for running sequences.
   if (plan_.preempted.empty()) PlanAdmissions();
-  // Rows that share a need lie side by side, so that its weights are read once.
+  // Entries with the same need are adjacent, so that the step reads the need's weights once.
   const auto by_need = [](const PlanEntry& a, const PlanEntry& b) {
     return a.sequence->need < b.sequence->need;
   };
@@ -139,7 +143,7 @@ void Planner::PlanDecodes() {
   for (size_t i = 0; i < decodes.size(); ++i) {
     if (i + kPrefetchTurns < decodes.size()) PrefetchSequence(decodes[i + kPrefetchTurns]);
     Sequence* const s = decodes[i];
-    if (scratch_->marks[s->slot] != 0) continue;  // preempted for one before it
+    if (scratch_->marks[s->slot] != 0) continue;  // preempted for an earlier sequence of this loop
     if (TakeOrPreempt(s, s->num_scheduled() + 1)) AddEntry(s, s->num_scheduled(), 1, false);
   }
 }
@@ -170,7 +174,7 @@ void Planner::PlanPrefills() {
     const int64_t chunk = ChunkTokens(*s, first, s->num_to_compute());
     if (chunk == 0) return false;
     const int64_t end = s->num_scheduled() + std::max<int64_t>(0, chunk - s->num_hole_tokens());
-    // When the plan is empty nobody can give pages back by finishing, so somebody has to go.
+    // With an empty plan no running sequence would finish and free pages, so one is preempted.
     if (Take(*s, end) || (plan_.empty() && TakeOrPreempt(s, end))) {
       AddEntry(s, first, chunk, false);
     }
@@ -203,7 +207,7 @@ bool Planner::ConsiderWaiting(Sequence* s, WaitingQueue::Cursor* cursor) {
   return ConsiderReady(s);
 }
 
-// A need is brought whether or not there is a slot: it takes longer than a slot to come free.
+// A need is brought even if no slot is free, because loading takes longer than waiting for a slot.
 bool Planner::ConsiderNeedy(Sequence* s, WaitingQueue::Cursor* cursor) {
   if (num_needy_looks_-- == 0) {
     cursor->SkipNeedy();
@@ -228,7 +232,8 @@ bool Planner::ConsiderNeedy(Sequence* s, WaitingQueue::Cursor* cursor) {
       refused = s;
       return false;
     }
-    // Ahead of its turn it does not push out what others wait for: they would bring it back.
+    // While no slot is free, this need must not evict idle needs of other waiting sequences:
+    // those sequences would load them again.
     if (num_free_slots_ == 0 && num_pages + num_reserved + AwaitedPages() > available_pages_) {
       return false;
     }
@@ -246,7 +251,7 @@ int64_t Planner::AwaitedPages() {
 }
 
 bool Planner::ConsiderReady(Sequence* s) {
-  // The copies of a request come one after the other.
+  // The queue's order keeps the copies of a request adjacent.
   const bool is_copy = last_considered_ != nullptr && last_considered_->request == s->request;
   if (!is_copy) last_waits_for_.reset();
   if (is_copy) LearnFromCopy(s);
@@ -258,8 +263,8 @@ bool Planner::ConsiderReady(Sequence* s) {
   return TryAdmit(s);
 }
 
-// What was found out about the prompt of a request need not be found out again for its copies: the
-// names of its pages, and which of them to wait for.
+// Copies of a request have one prompt. A copy therefore takes the page hashes of the previous copy
+// and waits for the same page instead of looking the prompt up again.
 void Planner::LearnFromCopy(Sequence* s) {
   const Sequence& copy = *last_considered_;
   const bool alike = copy.kv.cacheable && s->kv.cacheable;
@@ -286,7 +291,7 @@ bool Planner::TryAdmit(Sequence* s) {
   const Sequence*& refused = plan_.turns[model_].refused;
   if (match.pending_tokens >= match.hit_tokens + kMinPendingGain) {
     if (refused == s) refused = nullptr;
-    // Once this page is there, less than the gain is left to wait for.
+    // After this page is published, waiting further would save fewer than kMinPendingGain tokens.
     const int64_t page = (match.pending_tokens - kMinPendingGain) / layout.page_tokens();
     last_waits_for_ = s->kv.hashes.at(page);
     plan_.waits.push_back({s, *last_waits_for_});
@@ -299,14 +304,15 @@ bool Planner::TryAdmit(Sequence* s) {
       (CeilDiv<int64_t>(end, layout.page_tokens()) - match.hit_tokens / layout.page_tokens()) *
       layout.num_groups();
   const int64_t rest = std::max<int64_t>(0, PromptSlabs(num_tokens) - PromptSlabs(end));
-  // With nothing else on the device, whatever fits may start.
+  // If nothing else runs, the sequence may start when its first chunk fits.
   const int64_t reserve = IsAlone() ? 0 : rest + ReserveSlabs();
   const int64_t num_idle =
       scratch_->needs.contains(s->need) ? 0 : residency_.IdlePages(s->need, model_);
   const int64_t num_taken = match.evictable_pages + num_new + num_idle;
   const bool fits =
       num_taken + CeilDiv<int64_t>(reserve, layout.slabs_per_page) <= available_pages_;
-  // Idle needs in smaller pages are not counted: when nothing else runs, Commit finds out.
+  // AvailablePages does not count idle needs in smaller pages. If nothing else runs, Commit tries
+  // to free them for this sequence.
   if (!fits && !(IsAlone() && residency_.HasIdleNeeds(s->need))) return Refuse(s);
   if (refused == s) refused = nullptr;
   kv_.Foresee(&s->kv, s->known_tokens(), match, &scratch_->kv);
@@ -323,7 +329,8 @@ bool Planner::Refuse(Sequence* s) {
     plan_.turns[model_].refused = s;
     return false;
   }
-  plan_.unfit.push_back(s);  // nothing will come free: it would hold up all others for good
+  // Nothing runs that could free pages, so the sequence would block the queue for ever.
+  plan_.unfit.push_back(s);
   return true;
 }
 
@@ -340,13 +347,16 @@ bool Planner::Take(const Sequence& s, int64_t num_tokens) {
 bool Planner::TakeOrPreempt(Sequence* sequence, int64_t num_tokens) {
   while (!Take(*sequence, num_tokens)) {
     Sequence* const victim = NextVictim();
-    if (victim == nullptr) return false;  // all others are in flight: their pages come back soon
+    // Without a victim, every other sequence is in flight or planned. Their pages come free later.
+    if (victim == nullptr) return false;
     if (victim == sequence && num_running_ == 1) {
-      // Idle needs in smaller pages are not counted: Commit finds out.
+      // AvailablePages does not count idle needs in smaller pages; Commit tries to free them.
       if (residency_.HasIdleNeeds()) return true;
-      if (residency_.IsPlacing()) return false;  // that one will be idle soon
+      // A need that is being copied will be idle soon and can be evicted then.
+      if (residency_.IsPlacing()) return false;
       if (plan_.preempted.empty()) {
-        plan_.unfit.push_back(sequence);  // it would come back to the same end
+        // After preempting itself, the sequence would lack the same pages again.
+        plan_.unfit.push_back(sequence);
         return false;
       }
     }
@@ -356,8 +366,8 @@ bool Planner::TakeOrPreempt(Sequence* sequence, int64_t num_tokens) {
   return true;
 }
 
-// The running sequence of any model that would be served last, unless a step computes for it or the
-// plan has it.
+// The running sequence, of any model, with the largest key. Sequences that a step in flight or this
+// plan computes are left out. Null: there is none.
 Sequence* Planner::NextVictim() {
   auto& worst = scratch_->worst;
   const auto better = [](const auto& a, const auto& b) { return a.first < b.first; };
@@ -393,8 +403,8 @@ int64_t Planner::PagesBack(const Sequence& s) const {
   return slabs / kv_.layout(model_).slabs_per_page;
 }
 
-// A sequence whose next token is still being sampled may run ahead only if its logits do not depend
-// on that token.
+// A sequence whose last token is still being sampled may run ahead only if it has no penalties
+// (they depend on that token's id) and that token does not reach max_tokens.
 bool Planner::Runnable(const Sequence& s) const {
   if (s.state != SequenceState::kRunning || s.paused) return false;
   if (s.num_to_compute() <= 0) return false;
@@ -420,7 +430,8 @@ int64_t Planner::ChunkTokens(const Sequence& s, int64_t begin, int64_t wanted) c
     const int64_t middle = (low + high) / 2;
     (fits(middle) ? low : high) = middle;
   }
-  // One prompt always makes progress; further ones wait for a step with room.
+  // The first prompt of a step gets at least kMinChunkTokens; a further prompt gets none if fewer
+  // than that fit the target.
   const bool has_prompt = plan_.cost.num_tokens > plan_.cost.num_segments;
   if (has_prompt) return low < kMinChunkTokens ? 0 : low;
   return std::min(chunk, std::max(low, kMinChunkTokens));
@@ -460,7 +471,7 @@ int64_t Planner::PromptSlabs(int64_t num_tokens) const {
   return kv_.SlabsFor(model_, num_tokens, state_.options.max_num_batched_tokens);
 }
 
-// What running prompts still need, and the watermark.
+// Slabs that running prompts still need, plus the watermark.
 int64_t Planner::ReserveSlabs() const {
   const auto total = static_cast<double>(kv_.usage().total_slabs);
   return outstanding_slabs_ + static_cast<int64_t>(state_.options.watermark * total);

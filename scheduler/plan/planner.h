@@ -1,11 +1,13 @@
-// Makes one plan on scratch: reads the scheduler's state, the queue and the store, changes none of
-// them (but memos: the names of a prompt's pages). The rules are those of scheduler.h.
+// Makes one plan on scratch, by the rules of scheduler.h. The planner reads the scheduler's state,
+// the waiting queue and the KV store. It changes none of them, except that it memoises the hashes
+// of a prompt's pages in the sequence.
 //
-// Pages are counted, not taken: free and cached ones, those of idle needs, and those that
-// preemption would give back. With pages of several sizes the count of what others give back is an
-// estimate; Commit drops what does not come true.
+// The planner counts pages and does not take them. It counts free pages, cached pages, pages of
+// idle needs, and pages that preemption would free. When models have pages of different sizes, the
+// number of pages that preemption frees is an estimate; Commit drops the entries that then lack
+// pages.
 //
-// A planner lives for one plan; engine thread only.
+// Scheduler::Plan creates a planner for one plan; engine thread only.
 #pragma once
 
 #include <cstdint>
@@ -20,15 +22,17 @@
 
 namespace tessera {
 
-// Kept from plan to plan for its memory.
+// The planner's scratch. The scheduler keeps it from plan to plan, so planning allocates little.
 struct PlanScratch {
   KvScratch kv;
-  std::vector<uint8_t> marks;                         // by slot: planned or preempted
-  absl::flat_hash_set<NeedId> needs;                  // of the entries
-  absl::flat_hash_set<NeedId> wanted;                 // of the plan's wants
-  std::vector<std::pair<QueueKey, Sequence*>> worst;  // a heap: who is preempted next
-  std::vector<Sequence*> decodes;
-  std::vector<std::pair<QueueKey, Sequence*>> keyed;  // decodes that must be sorted
+  // [max_num_seqs]: 1 if the plan computes or preempts the sequence in the slot.
+  std::vector<uint8_t> marks;
+  absl::flat_hash_set<NeedId> needs;   // needs of the plan's entries
+  absl::flat_hash_set<NeedId> wanted;  // needs of the sequences in StepPlan::wants
+  // Heap of the sequences that may be preempted; its top has the largest key.
+  std::vector<std::pair<QueueKey, Sequence*>> worst;
+  std::vector<Sequence*> decodes;                     // sequences with one token to compute
+  std::vector<std::pair<QueueKey, Sequence*>> keyed;  // `decodes` with their keys, for sorting
 };
 
 class Planner final {
@@ -49,7 +53,8 @@ class Planner final {
   void PlanAdmissions();
   double MostStepUs() const;
 
-  // Answers whether the walk through the queue goes on.
+  // ConsiderNeedy, ConsiderReady, ConsiderWaiting, TryAdmit and Refuse return false if the planner
+  // must look at no further waiting sequence.
   bool ConsiderNeedy(Sequence* sequence, WaitingQueue::Cursor* cursor);
   bool ConsiderReady(Sequence* sequence);
   int64_t AwaitedPages();
@@ -59,7 +64,8 @@ class Planner final {
   void LearnFromCopy(Sequence* sequence);
   bool IsAfterRefused(const Sequence& sequence) const;
 
-  // Counts pages for tokens [0, num_tokens) of a running sequence.
+  // Counts the pages that a running sequence lacks for tokens [0, num_tokens) as taken. Returns
+  // false and changes nothing if too few pages are available.
   bool Take(const Sequence& sequence, int64_t num_tokens);
   bool TakeOrPreempt(Sequence* sequence, int64_t num_tokens);
   Sequence* NextVictim();
@@ -67,7 +73,8 @@ class Planner final {
   int64_t PagesBack(const Sequence& sequence) const;
 
   bool Runnable(const Sequence& sequence) const;
-  // Tokens of a prompt that may join the plan: within the budget and the step-time target.
+  // The number of prompt tokens from `begin` on, at most `wanted`, that the plan may add within
+  // the token budget and the step-time target.
   int64_t ChunkTokens(const Sequence& sequence, int64_t begin, int64_t wanted) const;
   // Adds a segment to the plan's cost.
   void AddCost(const Sequence& sequence, int64_t num_tokens, int64_t context_length,
@@ -91,22 +98,23 @@ class Planner final {
   PlanScratch* const scratch_;
   StepPlan plan_;
 
-  // Of the model that is being planned.
+  // StartModel resets the members below for the model that the planner tries next.
   int32_t model_ = -1;
   int64_t available_pages_ = 0;
   int64_t outstanding_slabs_ = 0;
   int64_t num_running_ = 0;
   int64_t num_free_slots_ = 0;
   bool victims_ranked_ = false;
-  int64_t lookahead_ = 0;        // needs that may be asked for
-  int64_t num_needy_looks_ = 0;  // sequences that may be looked at for it
+  int64_t lookahead_ = 0;        // number of further needs that the plan may bring to the pool
+  int64_t num_needy_looks_ = 0;  // number of further sequences that it may search for such needs
   std::optional<int64_t> awaited_pages_;
   const Sequence* last_considered_ = nullptr;
   std::optional<PageHash> last_waits_for_;
 };
 
-// The prompt tokens [begin, end) of a segment whose rows score the token after them.
+// The part of the tokens [begin, end) whose logit rows score the next prompt token.
 Range ScoredTokens(const Sequence& sequence, int64_t begin, int64_t end);
+// The number of slabs of the pages that the state holds.
 int64_t HeldSlabs(const KvState& state, const PageLayout& layout);
 
 }  // namespace tessera

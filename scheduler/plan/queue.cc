@@ -142,7 +142,8 @@ void WaitingQueue::Unfile(Sequence* sequence) {
   }
 }
 
-// Its tokens stay as they are while it waits, so what was added is what is taken away.
+// Adds (`sign` 1) or removes (-1) a sequence. Its tokens do not change while it waits, so the same
+// cost is removed as was added.
 void WaitingQueue::Count(const Sequence& sequence, int sign) {
   const StepCost cost = PrefillCost(sequence.num_tokens(), step_tokens_);
   Model& model = models_[sequence.request->model];
@@ -192,7 +193,7 @@ void WaitingQueue::CheckInvariants() const {
   CHECK_EQ(sum, num_active_);
 }
 
-// Of the heap of spans.
+// Orders the heap of spans: the span with the smallest key is on top.
 constexpr auto kWorse = [](const auto& a, const auto& b) { return b.best < a.best; };
 
 WaitingQueue::Cursor::Cursor(const WaitingQueue& queue, int32_t model, int64_t now_us)
@@ -216,7 +217,7 @@ void WaitingQueue::Cursor::AddSpan(const LaneKey& key, Lane::const_iterator firs
   heap_.push_back(span);
 }
 
-// Which end comes next.
+// Selects the end of the span that has the smaller key.
 void WaitingQueue::Cursor::Pick(Span* span) const {
   span->best = policy_.Key(*span->first->sequence, now_us_);
   span->from_back = false;

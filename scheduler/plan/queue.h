@@ -1,11 +1,12 @@
-// The sequences that wait for admission, filed by model, tenant and the policy's lane. A lane is
-// sorted by arrival, and the policy promises that the next one to be served is at an end of one of
-// its two parts, so the queue's order is a merge of the parts' ends: a plan looks at what it admits
-// and at the ends of each lane, however many wait.
+// The sequences that wait for admission, filed in lanes by model, tenant and the policy's lane
+// number. A lane is sorted by arrival and split in two parts at an arrival time. The policy
+// guarantees that the smallest key of a part is at one of the part's ends. The queue's order is
+// therefore a merge of the ends of all parts: a plan looks only at the sequences that it admits and
+// at the ends of each lane, however many sequences wait.
 //
-// What cannot run yet is out of the lanes: sequences whose need is on its way, whose prefix another
-// sequence computes, or whose reader is slow. Nothing polls them; they are filed again when the
-// need or the prefix settles.
+// A sequence that cannot run yet is in no lane: its need is loading, another sequence computes its
+// prefix, or its reader is slow. The queue does not poll such sequences. It files them in a lane
+// again when the need or the prefix settles, or when the reader continues.
 //
 // Owned by the scheduler; engine thread only.
 #pragma once
@@ -27,39 +28,45 @@ namespace tessera {
 
 class WaitingQueue final {
  public:
-  // `policy` outlives the queue. `step_tokens`: of a step that computes a prompt, for cost().
+  // `policy` outlives the queue. `step_tokens`: the number of prompt tokens that cost() assumes for
+  // each step.
   WaitingQueue(const QueuePolicy* policy, size_t num_models, int64_t step_tokens);
 
-  // Files a sequence: as paused, needy (`ready` false) or ready. REQUIRES: it is not in the queue.
+  // Files a sequence as paused, as ready, or as needy (`ready` is false: its need is not in the
+  // pool). REQUIRES: the sequence is not in the queue.
   void Insert(Sequence* sequence, bool ready);
   void Erase(Sequence* sequence);
-  // Its reader is slow, or reads again. REQUIRES: in the queue.
+  // Takes a sequence out of the lanes while its reader is slow, or files it again. REQUIRES: the
+  // sequence is in the queue.
   void SetPaused(Sequence* sequence, bool paused, bool ready);
 
-  // Takes a sequence out of the lanes until its need changes.
+  // Takes a sequence out of the lanes until WakeNeed is called for its need.
   void AwaitNeed(Sequence* sequence);
-  // Takes a ready sequence out of the lanes until that page of its prefix settles.
+  // Takes a ready sequence out of the lanes until WakePrefix is called for `page` of its prefix.
   void AwaitPrefix(Sequence* sequence, const PageHash& page);
-  // A need changed: those that have it are filed as ready or as needy.
+  // Files the sequences that have the need, whose state has changed, as ready or as needy. Paused
+  // sequences and sequences that await a prefix stay where they are.
   void WakeNeed(NeedId need, bool ready);
-  // The page has settled. The need of who waited for it may have left the pool meanwhile.
+  // Files the sequences that await the page, which is published or given up. `is_ready` tells
+  // whether a sequence's need is still in the pool.
   void WakePrefix(int32_t model, const PageHash& page,
                   const std::function<bool(const Sequence&)>& is_ready);
-  // All sequences in the queue that have the need, by request and index.
+  // All sequences in the queue that have the need, sorted by request id and index.
   std::vector<Sequence*> WithNeed(NeedId need) const;
 
-  // Sequences in the queue, and those of a model that are not paused.
+  // The number of all sequences in the queue.
   int64_t size() const { return num_waiting_; }
+  // The number of sequences, of one model or of all, that are not paused.
   int64_t num_active(int32_t model) const { return models_[model].num_active; }
   int64_t num_active() const { return num_active_; }
-  // Distinct needs that sequences of the model are waiting for.
+  // The number of distinct needs that AwaitNeed sequences of the model wait for.
   int64_t num_loading_needs(int32_t model) const;
-  // The sum over the steps that compute the prompts of what is not paused.
+  // The summed cost of the steps that compute the tokens of the sequences that are not paused.
   const StepCost& cost(int32_t model) const { return models_[model].cost; }
 
   // CHECK-fails unless places, lanes and sums agree.
   void CheckInvariants() const;
-  // In no order; linear. For tests and failures.
+  // All sequences in the queue, in no order, in linear time. For tests and CheckInvariants.
   std::vector<Sequence*> All() const;
 
  private:
@@ -87,33 +94,34 @@ class WaitingQueue final {
     }
   };
   struct Model {
-    absl::flat_hash_map<LaneKey, Lane> lanes;  // none is empty
-    absl::flat_hash_map<NeedId, int64_t> loading;
+    absl::flat_hash_map<LaneKey, Lane> lanes;      // an empty lane is erased
+    absl::flat_hash_map<NeedId, int64_t> loading;  // number of AwaitNeed sequences, by need
     int64_t num_active = 0;
     StepCost cost;
   };
   using PrefixName = std::pair<PageHash, int32_t>;
 
  public:
-  // Walks the ready and the needy sequences of a model in the policy's order. The queue must not
-  // change meanwhile.
+  // Visits the ready and the needy sequences of a model in the policy's order. REQUIRES: the queue
+  // does not change while a cursor exists.
   class Cursor final {
    public:
     Cursor(const WaitingQueue& queue, int32_t model, int64_t now_us);
-    // The next one; null: none is left.
+    // The next sequence; null when no sequence is left.
     Sequence* Next();
-    // Skips what is left of a tenant, all ready ones, or all needy ones.
+    // Skip all remaining sequences of a tenant, all ready or all needy sequences.
     void SkipTenant(int32_t tenant);
     void SkipReady();
     void SkipNeedy();
 
    private:
+    // The remaining items of one part of a lane.
     struct Span {
       LaneKey key;
       Lane::const_iterator first;
-      Lane::const_iterator last;  // the last one that is left, not the end
-      bool from_back = false;
-      QueueKey best;
+      Lane::const_iterator last;  // the last remaining item, not one past it
+      bool from_back = false;     // the item with the smaller key is `last`, not `first`
+      QueueKey best;              // the smaller key of the two ends
     };
 
     void AddSpan(const LaneKey& key, Lane::const_iterator first, Lane::const_iterator end);
@@ -123,7 +131,7 @@ class WaitingQueue final {
 
     const QueuePolicy& policy_;
     const int64_t now_us_;
-    std::vector<Span> heap_;  // the best is first
+    std::vector<Span> heap_;  // the span with the smallest `best` is first
   };
 
  private:

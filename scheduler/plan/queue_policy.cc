@@ -11,7 +11,8 @@ class PriorityPolicy final : public QueuePolicy {
  public:
   explicit PriorityPolicy(int64_t ageing_us) : ageing_us_(ageing_us) {}
 
-  // Within a priority the older one has gained at least as many classes.
+  // Among sequences of one priority, an older one has gained at least as many classes as a newer
+  // one. The oldest sequence of a lane therefore has the smallest key.
   int32_t Lane(const Sequence& sequence) const override {
     return static_cast<int32_t>(sequence.request->priority);
   }
@@ -31,7 +32,7 @@ class PriorityPolicy final : public QueuePolicy {
 };
 
 constexpr int64_t kEarlyAbortMarginUs = 500'000;
-constexpr double kNewest = 0.7;  // share of the last step in the running means
+constexpr double kNewest = 0.7;  // weight of the last plan in the running means
 
 bool IsHopeless(int64_t wait_us, int64_t slo_us) { return wait_us + kEarlyAbortMarginUs >= slo_us; }
 
@@ -47,7 +48,7 @@ class EarlyAbortPolicy final : public QueuePolicy {
     return {late ? 1 : 0, request.arrival_us, request.id, sequence.index};
   }
 
-  // Of those on either side the oldest or the newest comes first.
+  // On each side of the split, either the oldest or the newest sequence has the smallest key.
   int64_t SplitUs(int64_t now_us) const override {
     return now_us + kEarlyAbortMarginUs - slo_us_ + 1;
   }

@@ -1,5 +1,8 @@
-// The order in which waiting sequences are admitted, and who may enter. A policy is told what was
-// served; its keys change only then and with time.
+// A queue policy determines the order in which waiting sequences are admitted, and which of them
+// may be admitted at all. The scheduler reports served tokens and admissions to the policy; the
+// policy's keys change only by these reports and with time.
+//
+// Owned by the scheduler; engine thread only, except MayQueue.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +16,10 @@
 
 namespace tessera {
 
-// Smaller is served first.
+// The sequence with the smallest key is served first.
 struct QueueKey {
-  int32_t rank = 0;        // classes, best first
-  int64_t arrival_us = 0;  // within a class: first come, first served
+  int32_t rank = 0;        // number of the class; 0 is the best
+  int64_t arrival_us = 0;  // within a class, the earliest arrival is served first
   uint64_t request_id = 0;
   int32_t index = 0;
 
@@ -31,37 +34,41 @@ class QueuePolicy {
   virtual ~QueuePolicy() = default;
 
   virtual QueueKey Key(const Sequence& sequence, int64_t now_us) const = 0;
-  // The queue files sequences of one model, tenant and lane by arrival, and splits each lane at an
-  // arrival time. REQUIRES: at any time, the smallest key of any run of neighbours on one side of
-  // the split is at one of the run's ends.
+  // The queue sorts sequences of one model, tenant and lane by arrival, and splits each lane at
+  // SplitUs. REQUIRES: in any range of consecutive sequences on one side of the split, the
+  // sequence with the smallest key is at one of the range's ends, at any time.
   virtual int32_t Lane(const Sequence& sequence) const { return 0; }
-  // Those that came before it are on one side.
+  // The arrival time that splits each lane: earlier sequences are on one side, all others on the
+  // other side.
   virtual int64_t SplitUs(int64_t now_us) const { return std::numeric_limits<int64_t>::min(); }
 
-  // Whether the sequence may be admitted now (a quota). One that may not blocks its tenant only.
+  // Whether the sequence may be admitted now; for quotas. A sequence that may not be admitted
+  // blocks only sequences of its tenant.
   virtual bool MayEnter(const Sequence& sequence) const { return true; }
-  // Whether a request may be queued, when one that is queued now is predicted to wait
-  // `queue_delay_us` for its first step. RESOURCE_EXHAUSTED says when to come again. Any thread.
+  // Whether a request may be queued that is predicted to wait `queue_delay_us` for its first step.
+  // The message of a RESOURCE_EXHAUSTED status tells the client when to retry. Any thread.
   virtual absl::Status MayQueue(int64_t queue_delay_us) const { return absl::OkStatus(); }
 
   // A step that computes `num_tokens` tokens of the sequence was planned.
   virtual void OnServed(const Sequence& sequence, int64_t num_tokens) {}
-  // A step was planned: how many sequences have come since the last one, and how many it admitted.
+  // A step was planned. `num_arrived` sequences arrived since the previous plan, and the plan
+  // admitted `num_admitted` sequences.
   virtual void OnPlanned(int64_t num_arrived, int64_t num_admitted) {}
 };
 
-// Priority classes; a sequence gains one class each time it has waited `ageing_us`, so that nothing
-// starves. A preempted sequence keeps its arrival and so comes back before those that came after
-// it.
+// Orders by priority class, then by arrival. A sequence gains one class each time it has waited
+// `ageing_us`, so no sequence starves. A preempted sequence keeps its arrival time, so it is
+// admitted before sequences of its class that arrived later.
 std::unique_ptr<QueuePolicy> NewPriorityPolicy(int64_t ageing_us);
 
-// S-LoRA's early abort (arXiv 2311.03285 and its code), to compare with: first come, first served,
-// but the newest first while more come than are admitted. Sequences that cannot have their first
-// token within `slo_us` of their arrival any more come last: S-LoRA drops them, but what was
-// accepted here is served. A request that would miss the limit, with S-LoRA's margin of 0.5 s, may
-// not be queued.
+// S-LoRA's early abort (arXiv 2311.03285 and its code), for comparison. The oldest sequence is
+// first; the newest is first while at least as many sequences arrive as are admitted. Sequences
+// that can no longer have their first token within `slo_us` of their arrival are last. S-LoRA drops
+// such sequences; this policy serves every accepted request. A request that would miss the limit,
+// with S-LoRA's margin of 0.5 s, may not be queued.
 std::unique_ptr<QueuePolicy> NewEarlyAbortPolicy(int64_t slo_us);
 
+// Makes the policy that options.queue_policy names.
 std::unique_ptr<QueuePolicy> NewQueuePolicy(const SchedulerOptions& options);
 
 }  // namespace tessera

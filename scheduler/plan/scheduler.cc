@@ -73,7 +73,7 @@ void Scheduler::SetPaused(Sequence* sequence, bool paused) {
     queue_.SetPaused(sequence, paused, IsReady(*sequence));
   } else {
     state_.models[sequence->request->model].num_unpaused += paused ? -1 : 1;
-    // While a step still computes for it, its owner parks it when that has retired.
+    // If a step still computes for the sequence, the engine core parks it when that step retires.
     if (paused && sequence->num_steps == 0) Park(sequence);
   }
   Forgive(sequence);
@@ -164,7 +164,7 @@ StepPlan Scheduler::Schedule() {
 void Scheduler::Commit(StepPlan* plan) {
   for (size_t m = 0; m < state_.models.size(); ++m) state_.models[m].turn = plan->turns[m];
   for (Sequence* s : plan->preempted) Preempt(s);
-  // Hits are taken first: making room must not cost anyone its hit.
+  // Hits are taken before any room is made, so that no eviction takes the hit of an entry.
   int64_t num_admitted = 0;
   for (const PlanEntry& entry : plan->entries) {
     if (!entry.admits) continue;
@@ -195,7 +195,7 @@ void Scheduler::Commit(StepPlan* plan) {
 
 void Scheduler::Admit(Sequence* s) {
   StopWaiting(s);
-  // Held first: making room for its tokens must not cost it its need.
+  // The need is held first, so that making room for the sequence's tokens cannot evict it.
   residency_->Acquire(s->need);
   kv_->Admit(&s->kv, s->known_tokens());
   s->num_computed = s->kv.num_tokens;
@@ -236,8 +236,9 @@ bool Scheduler::Grow(const PlanEntry& entry) {
   return true;
 }
 
-// Pages that were counted on did not come free as whole pages. A running sequence tries again; one
-// that waited waits on, and nobody overtakes it.
+// The pages that the planner counted on did not come free as whole pages. A running sequence stays
+// as it is and is planned again. A sequence that was admitted goes back to the queue and blocks the
+// sequences after it.
 void Scheduler::DropEntry(const PlanEntry& entry) {
   if (!entry.admits) return;
   BackToQueue(entry.sequence);
@@ -250,7 +251,7 @@ void Scheduler::Shrink(StepPlan* plan) const {
                                [](const PlanEntry& entry) { return entry.sequence == nullptr; }),
                 entries.end());
   plan->cost = {};
-  NeedId last_need = kNoNeed;  // entries of one need lie side by side
+  NeedId last_need = kNoNeed;  // entries with the same need are adjacent
   for (const PlanEntry& entry : entries) {
     int64_t logit_rows = entry.num_targets + (entry.samples ? 1 : 0);
     const NeedId need = entry.sequence->need;
@@ -324,7 +325,7 @@ RunningShare Scheduler::ShareOf(const Sequence& s) const {
   RunningShare share;
   const int32_t model = s.request->model;
   const int64_t step_tokens = state_.options.max_num_batched_tokens;
-  // Without windows, a sequence whose pages reach needs no more.
+  // In a model without windows, a sequence whose pages hold all its tokens needs no more slabs.
   if (state_.models[model].has_windows || s.num_tokens() > s.room_tokens) {
     const int64_t needed = kv_->SlabsFor(model, s.num_tokens(), step_tokens);
     share.outstanding_slabs = std::max<int64_t>(0, needed - HeldSlabs(s.kv, kv_->layout(model)));
@@ -370,7 +371,7 @@ int64_t Scheduler::PredictQueueDelayUs() const {
     steps += model.prompts;
     if (steps.num_segments > 0) us += model.cost.PredictUs(steps, steps.num_segments);
   }
-  // Beyond the free slots, sequences wait for others to finish.
+  // Sequences in excess of the free slots wait until running sequences finish.
   const int64_t without_slot =
       queue_.num_active() + 1 - static_cast<int64_t>(state_.free_slots.size());
   if (without_slot > 0) {

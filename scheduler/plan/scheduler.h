@@ -1,25 +1,26 @@
-// Decides what the next step computes: which model, which sequences, how many tokens of each. It
-// knows four things: tokens to compute, pages, slots, and whether a sequence is held back.
-// Everything about memory goes through KvManager's verbs and Residency, everything about time
-// through CostModel. Plan works on scratch (planner.h); Commit makes what was planned true.
+// Decides what the next step computes: which model, which sequences, and how many tokens of each.
+// The scheduler knows four things: tokens to compute, pages, slots, and whether a sequence is held
+// back. It uses memory only through KvManager's verbs and Residency, and predicts time only through
+// CostModel. Plan works on scratch (planner.h); Commit applies the plan.
 //
-// The rules (scheduler/README.md argues them):
+// The rules (scheduler/README.md gives their reasons and details):
 //  1. The model that has used the least device time steps next.
 //  2. Every running sequence that has one token to compute gets it in every step of its model.
-//  3. What is left of the token budget goes to prompts, oldest first, cut so that the predicted
-//     step time stays bounded while streams run; then to admitting waiting sequences in the
-//     policy's order.
-//  4. A sequence is admitted only if its whole prompt fits beside what running prompts still need,
-//     plus a watermark; none is admitted, of any model, before one ahead of it that was refused.
-//     One that does not fit although nothing runs ends with an error.
-//  5. When a running sequence cannot grow, the running sequence that would be served last is
-//     preempted by recompute.
-//  6. A waiting sequence whose need is not in the pool waits for that, and does not block those
-//     after it unless the pool has no room for the need. Needs are brought ahead of their turn,
-//     whether or not a slot is free.
-//  7. A waiting sequence whose prefix is being computed right now waits for it.
+//  3. The rest of the token budget goes to running prompts, in the order of their admission, and
+//     then to waiting sequences in the policy's order. While streams run, prompt chunks are cut so
+//     that the predicted step time stays bounded.
+//  4. A sequence is admitted only if its whole prompt fits beside the pages that running prompts
+//     still need, plus a watermark. After a sequence was refused, no sequence after it in the queue
+//     is admitted, of any model. A sequence that does not fit although nothing runs ends with an
+//     error.
+//  5. When a running sequence cannot grow, the running sequence with the worst key is preempted and
+//     later recomputed.
+//  6. A waiting sequence whose need is not in the pool waits for the need. It blocks the sequences
+//     after it only if the pool has no room for the need. Needs are loaded ahead of the admission
+//     of their sequences, whether or not a slot is free.
+//  7. A waiting sequence waits for its prefix while another sequence computes that prefix.
 //
-// Owned by the engine core, engine thread only.
+// Owned by the engine core; engine thread only.
 #pragma once
 
 #include <memory>
@@ -38,62 +39,65 @@ namespace tessera {
 
 class Scheduler {
  public:
-  // `policy`: null is the one that the options name.
+  // Without a `policy`, the scheduler uses the policy that the options name.
   Scheduler(const SchedulerOptions& options, size_t num_models, KvManager* kv, Residency* residency,
             const Clock* clock, SchedulerStats* stats,
             std::unique_ptr<QueuePolicy> policy = nullptr);
 
-  // Takes a new sequence into the queue.
+  // Adds a new sequence to the queue.
   void Enqueue(Sequence* sequence);
-  // Takes a sequence out for good and gives its slot and pages back. REQUIRES: num_steps == 0.
+  // Removes a sequence for good and releases its slot and pages. REQUIRES: num_steps == 0.
   void Remove(Sequence* sequence);
-  // Holds a sequence back or lets it go on.
+  // Pauses or resumes a sequence.
   void SetPaused(Sequence* sequence, bool paused);
-  // Takes a paused sequence off the device: its pages become evictable. REQUIRES: paused,
+  // Releases the slot and the pages of a paused sequence and puts it back in the queue; its whole
+  // pages stay in the prefix cache until they are evicted. REQUIRES: paused,
   // num_steps == 0.
   void Park(Sequence* sequence);
-  // The pages of a running sequence hold KV of its tokens [0, num_computed), but that of `holes`,
-  // and of the holes that it has, must be computed again. REQUIRES: no step computes for it; holes
-  // ascend, are apart and not below what it has computed; its pages reach; nothing of its prompt is
-  // scored or embedded.
+  // The caller has written KV of the tokens [0, num_computed) to the pages of a running sequence.
+  // The KV of `holes`, and of the sequence's earlier holes, must be computed again.
+  // REQUIRES: no step computes for the sequence; the holes ascend, do not overlap and lie between
+  // the old and the new num_computed; the sequence's pages hold num_computed tokens; a token after
+  // them is left to compute; the request generates and scores no prompt tokens.
   void TakeComputed(Sequence* sequence, int64_t num_computed, absl::Span<const TokenRange> holes);
 
-  // One step, on scratch; empty when nothing can run.
+  // Plans one step on scratch. The plan is empty when nothing can run.
   StepPlan Plan();
-  // Preempts, admits, takes pages, files those that wait, brings needs. Entries for which there
-  // turned out to be no pages are dropped.
+  // Applies the plan: preempts and admits sequences, takes pages, files waiting sequences, loads
+  // needs. Drops entries of the plan for which the pool turns out to have too few pages.
   void Commit(StepPlan* plan);
-  // A plan that is committed. What was preempted for nothing makes room for another plan.
+  // Makes a plan and commits it. Plans again while a committed plan preempts but computes nothing.
   StepPlan Schedule();
-  // A committed plan's step was launched; an entry's step has retired.
+  // The step of a committed plan was launched.
   void OnLaunched(const StepPlan& plan);
+  // The step of the entry has retired.
   void OnRetired(const PlanEntry& entry);
-  // A sequence has got a token, or its KV has advanced.
+  // The sequence has a new token, or its KV has advanced.
   void OnAdvanced(Sequence* sequence) { Recount(sequence); }
-  // Tells the measured time of a step that Schedule planned.
+  // The step of a committed plan took `step_us` on the device.
   void OnStepDone(const StepPlan& plan, int64_t step_us);
 
-  // Files the sequences whose needs or prefixes have settled. What cannot be brought is returned:
-  // sequences that need it fail.
+  // Files the sequences whose needs or prefixes have settled. Returns the needs that changed. The
+  // caller ends the sequences whose need failed.
   std::vector<NeedChange> Wake();
   std::vector<Sequence*> WaitingFor(NeedId need) const { return queue_.WithNeed(need); }
-  // Slabs that nobody but running sequences may take, and whether nothing runs: for Residency.
+  // The number of slabs that only running sequences may take: the argument of Residency::Want.
   int64_t ReserveSlabs() const;
   bool IsAlone() const { return state_.num_running == 0; }
 
   int64_t num_running() const { return state_.num_running; }
   int64_t num_waiting() const { return queue_.size(); }
-  // In no order; linear. For tests and failures.
+  // All running or waiting sequences, in no particular order, in linear time. For tests.
   std::vector<Sequence*> Running() const;
   std::vector<Sequence*> Waiting() const { return queue_.All(); }
   const QueuePolicy& policy() const { return *policy_; }
   const CostModel& cost_model(int32_t model) const { return state_.models[model].cost; }
-  // Predicted wait of a request that would be queued now. Constant time: the engine tells it after
-  // every step.
+  // The predicted wait of a request that is queued now. Takes constant time, because the engine
+  // publishes this value in every round.
   int64_t PredictQueueDelayUs() const;
-  // Predicted time to compute `num_tokens` prompt tokens of a model, alone.
+  // The predicted time to compute `num_tokens` prompt tokens of a model while nothing else runs.
   double PredictPrefillUs(int32_t model, int64_t num_tokens) const;
-  // CHECK-fails unless lists, places in them and running sums agree.
+  // CHECK-fails unless lists, the positions in them and the sums over sequences agree.
   void CheckInvariants() const;
 
  private:
@@ -102,16 +106,18 @@ class Scheduler {
   void Preempt(Sequence* sequence);
   void BackToQueue(Sequence* sequence);
   void TakeOffDevice(Sequence* sequence);
-  void Forgive(const Sequence* sequence);  // it no longer blocks the queue
-  // Takes slot, hit and need of a waiting sequence. REQUIRES: its need is ready.
+  // If the sequence blocks the queue as its model's refused sequence, unblocks the queue.
+  void Forgive(const Sequence* sequence);
+  // Gives a waiting sequence a slot and its prefix hit, and acquires its need. REQUIRES: the need
+  // is ready.
   void Admit(Sequence* sequence);
   void CountAdmission(Sequence* sequence);
   bool Grow(const PlanEntry& entry);
   void DropEntry(const PlanEntry& entry);
-  // Removes the entries without a sequence from the plan and its cost.
+  // Removes the entries whose sequence is null from the plan, and computes the plan's cost again.
   void Shrink(StepPlan* plan) const;
   void BringNeed(Sequence* sequence);
-  // Brings a sequence's share of the sums up to date.
+  // Updates a sequence's share of the sums over running sequences.
   void Recount(Sequence* sequence);
   int64_t RoomTokens(const Sequence& sequence) const;
   RunningShare ShareOf(const Sequence& sequence) const;
@@ -126,8 +132,8 @@ class Scheduler {
   SchedulerState state_;
   WaitingQueue queue_;
   PlanScratch scratch_;
-  int64_t num_arrived_ = 0;  // since the last plan
-  // Mean time between admissions while the queue was full, for the delay estimate.
+  int64_t num_arrived_ = 0;  // number of sequences that arrived since the last plan
+  // Mean time between admissions while other sequences waited, for the predicted queue delay.
   int64_t last_admission_us_ = 0;
   double admission_interval_us_ = 0.0;
 };

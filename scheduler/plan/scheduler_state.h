@@ -1,7 +1,7 @@
-// What the scheduler knows between plans: the running sequences by model, sums over them, free
-// slots. The planner reads it, the scheduler alone changes it.
+// The state of the scheduler between plans: the running sequences of each model, sums over these
+// sequences, and the free slots. The planner only reads this state.
 //
-// Engine thread only.
+// Owned and changed by the scheduler; engine thread only.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@
 
 namespace tessera {
 
-// Running sequences of one model in the order of their admission. Leaving is O(1) amortised.
+// Running sequences of one model in the order of their admission. Remove takes amortised O(1).
 class RunningList final {
  public:
   void Add(Sequence* sequence);
@@ -33,7 +33,7 @@ class RunningList final {
       if (sequences_[i] != nullptr) visit(sequences_[i]);
     }
   }
-  // Visits until one answers false.
+  // Visits sequences until `visit` returns false.
   template <class Visit>
   void ForEachWhile(Visit visit) const {
     for (Sequence* s : sequences_) {
@@ -46,7 +46,7 @@ class RunningList final {
     if (sequence != nullptr) __builtin_prefetch(sequence->request);
   }
 
-  std::vector<Sequence*> sequences_;  // null where one has left
+  std::vector<Sequence*> sequences_;  // null where a sequence was removed
   int64_t size_ = 0;
 };
 
@@ -55,10 +55,10 @@ struct SchedulerState {
     CostModel cost;
     ModelTurn turn;
     RunningList running;
-    int64_t num_unpaused = 0;  // of the running ones
-    int64_t num_inflight = 0;  // launched steps
-    bool has_windows = false;  // in some KV group
-    StepCost prompts;          // to compute, of running sequences; sums over their steps
+    int64_t num_unpaused = 0;  // running sequences that are not paused
+    int64_t num_inflight = 0;  // launched steps that have not retired
+    bool has_windows = false;  // some KV group of the model has an attention window
+    StepCost prompts;          // sum of RunningShare::prompt over the running sequences
   };
   using Slots = std::priority_queue<int32_t, std::vector<int32_t>, std::greater<>>;
 
@@ -68,8 +68,8 @@ struct SchedulerState {
   const SchedulerOptions options;
   std::vector<Model> models;
   int64_t num_running = 0;
-  int64_t outstanding_slabs = 0;  // that running prompts still need
-  Slots free_slots;               // the lowest is handed out first
+  int64_t outstanding_slabs = 0;  // sum of RunningShare::outstanding_slabs of running sequences
+  Slots free_slots;               // the lowest free slot is on top
 };
 
 }  // namespace tessera

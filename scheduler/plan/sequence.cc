@@ -55,7 +55,7 @@ void Sequence::Launched(const TokenRange& range) {
   }
 }
 
-// Steps retire in the order of their launches, so a hole's tokens retire from its front.
+// Steps retire in the order of their launches, so the tokens of a hole retire in ascending order.
 void Sequence::Retired(const TokenRange& range) {
   if (range.begin >= num_computed) {
     num_inflight -= static_cast<int32_t>(range.size());

@@ -1,9 +1,10 @@
-// One sequence of a request (one of its n) on its way through the engine. There is one progress
-// number: num_computed must catch up with the tokens. Prefill, decode, prefix hits and
-// recomputation after preemption are all that. Holes are token ranges below num_computed whose KV
-// must be computed again; they are computed first, in ascending order.
+// A sequence is one of the n answers of a request while the engine computes it. Its progress is one
+// number: the engine computes tokens until num_computed has reached the number of tokens. Prefill,
+// decode, prefix hits and recomputation after preemption are all cases of this rule. Holes are
+// token ranges below num_computed whose KV must be computed again. They are computed before the
+// tokens after num_computed, in ascending order.
 //
-// Owned by the engine core, touched on the engine thread only.
+// Owned by the engine core; engine thread only.
 #pragma once
 
 #include <cstdint>
@@ -20,20 +21,20 @@
 namespace tessera {
 
 enum class SequenceState : int32_t {
-  kWaiting,   // new, preempted (it keeps its tokens) or paused; holds no pages and no slot
-  kLoading,   // as kWaiting, while its need or its prefix is on its way
+  kWaiting,   // is new, preempted (keeps its tokens) or paused; holds no pages and no slot
+  kLoading,   // as kWaiting, while its need is loading or another sequence computes its prefix
   kRunning,   // holds a slot and pages
-  kFinished,  // its last event was sent; lives on while num_inflight > 0
+  kFinished,  // its last event was sent; the object exists while num_steps > 0
 };
 
 // Where a waiting sequence is filed (queue.h).
 enum class QueuePlace : int32_t {
   kNone,     // not in the queue
-  kReady,    // may be admitted in its turn
-  kNeedy,    // its need must be asked for
-  kLoading,  // its need is on its way
+  kReady,    // its need is in the pool, or it has none: it may be admitted in its turn
+  kNeedy,    // its need is not in the pool and must be asked for
+  kLoading,  // its need is being loaded
   kPrefix,   // another sequence computes the next pages of its prefix
-  kPaused,
+  kPaused,   // its reader is slow
 };
 
 struct TokenRange {
@@ -44,66 +45,69 @@ struct TokenRange {
   friend bool operator==(const TokenRange&, const TokenRange&) = default;
 };
 
-// What a running sequence adds to the scheduler's sums.
+// The share of a running sequence in the scheduler's sums.
 struct RunningShare {
-  int64_t outstanding_slabs = 0;  // that its prompt still needs
-  StepCost prompt;                // to compute, when more than one token is
+  int64_t outstanding_slabs = 0;  // slabs that the sequence's prompt still needs
+  StepCost prompt;                // cost of the tokens to compute; zero for a single token
 };
 
-// What each step asks comes first, in two cache lines.
+// The members that every step reads are first, in two cache lines.
 struct Sequence {
   const Request* request = nullptr;
-  // Prompt and generated, as far as the host knows them. Empty until the first admission: whoever
-  // waits for it shares the request's prompt, so a queue of copies costs no memory.
+  // Prompt and generated tokens that the host knows. Empty before the first admission: a waiting
+  // sequence uses the request's prompt, so waiting copies of a request take no memory for tokens.
   std::vector<TokenId> tokens;
   int64_t num_computed = 0;  // KV of tokens [0, num_computed) is written
-  int64_t room_tokens = 0;   // that its pages reach
+  int64_t room_tokens = 0;   // number of tokens that the sequence's pages can hold
   int32_t num_inflight = 0;  // tokens after num_computed that launched steps are computing
   int32_t num_pending = 0;   // tokens after `tokens` that launched steps will sample
-  int32_t num_steps = 0;     // launched steps that compute for it
-  int32_t slot = -1;
+  int32_t num_steps = 0;     // launched steps that compute for the sequence
+  int32_t slot = -1;         // -1: the sequence does not run
 
-  std::vector<TokenRange> holes;  // not retired yet, ascending, apart, below num_computed
-  int64_t holes_launched = 0;     // tokens of holes before this one are being computed
-  int32_t index = 0;              // which of n
+  // Holes that are not retired: ascending, without overlap, below num_computed.
+  std::vector<TokenRange> holes;
+  int64_t holes_launched = 0;  // launched steps compute the hole tokens before this position
+  int32_t index = 0;           // index of the sequence among the n of its request
   SequenceState state = SequenceState::kWaiting;
-  bool paused = false;          // its reader is slow: it computes nothing and holds no pages
-  bool counts_in_queue = true;  // against max_queue: until its first step or its end
-  int32_t running_index = -1;   // in its model's list of running ones; -1: not there
-  NeedId need = kNoNeed;        // held while it runs
-  int32_t tenant = 0;           // the engine's number for Request::tenant
+  bool paused = false;          // the reader is slow: no further step computes for the sequence
+  bool counts_in_queue = true;  // counts against max_queue, until its first step or its end
+  int32_t running_index = -1;   // position in its model's RunningList; -1: not in the list
+  NeedId need = kNoNeed;        // need that the sequence holds while it runs
+  int32_t tenant = 0;           // number of Request::tenant in this engine
 
-  int64_t num_prompt = 0;
-  RunningShare share;  // counted in the scheduler's sums while it runs
+  int64_t num_prompt = 0;  // number of prompt tokens
+  RunningShare share;      // what the scheduler's sums contain for the sequence
   KvState kv;
   QueuePlace place = QueuePlace::kNone;
-  PageHash awaited;  // with kPrefix: the page that it waits for
+  PageHash awaited;  // hash of the page that a sequence in kPrefix waits for
 
-  int64_t cached_prompt_tokens = 0;  // at the first admission
+  int64_t cached_prompt_tokens = 0;  // prompt tokens of the prefix hit at the first admission
   int32_t num_preemptions = 0;
-  int64_t first_step_us = 0;
-  int64_t first_token_us = 0;
-  int64_t last_token_us = 0;
+  int64_t first_step_us = 0;   // clock time of the launch of the first step
+  int64_t first_token_us = 0;  // clock time of the first generated token
+  int64_t last_token_us = 0;   // clock time of the last generated token
 
-  // Only when a penalty is active: what the sampler gets, sorted by token. The prompt's are made
-  // once per request, and only for a repetition penalty: the others count generated tokens.
+  // Token counts for the sampler's penalties, sorted by token; empty without a penalty.
   std::vector<TokenCount> counts;
+  // Token counts of the prompt, made once per request. Null without a repetition penalty, because
+  // the other penalties count generated tokens only.
   std::shared_ptr<const std::vector<TokenCount>> prompt_counts;
-  int64_t num_scored = 0;                    // prompt tokens with a logprob
-  std::vector<OutputToken> prompt_logprobs;  // theirs, until the whole prompt's are sent
-  bool prompt_scored = false;                // and sent
-  std::vector<double> hidden_sum;            // kEmbed
+  int64_t num_scored = 0;                    // number of prompt tokens with a logprob
+  std::vector<OutputToken> prompt_logprobs;  // logprobs of the prompt until they are sent
+  bool prompt_scored = false;                // the prompt's logprobs are complete and sent
+  std::vector<double> hidden_sum;            // [hidden] for kEmbed, else empty
 
   absl::Span<const TokenId> known_tokens() const {
     return tokens.empty() ? absl::MakeConstSpan(request->prompt) : absl::MakeConstSpan(tokens);
   }
   int64_t num_known() const { return static_cast<int64_t>(known_tokens().size()); }
-  // Gives it tokens and counts of its own. Called when it is admitted.
+  // Copies the prompt and its counts into `tokens` and `counts`. Called at each admission; only the
+  // first call has an effect.
   void TakePrompt();
-  // Appends a sampled token.
+  // Appends a sampled token and counts it.
   void TakeToken(TokenId token);
 
-  // Tokens that exist or will once the launched steps are done.
+  // Number of tokens that exist or that launched steps will sample.
   int64_t num_tokens() const { return num_known() + num_pending; }
   int64_t num_generated() const { return num_tokens() - num_prompt; }
   int64_t num_scheduled() const { return num_computed + num_inflight; }
@@ -111,14 +115,18 @@ struct Sequence {
     const int64_t num_new = num_tokens() - num_scheduled();
     return holes.empty() ? num_new : num_new + num_hole_tokens();
   }
-  int64_t num_hole_tokens() const;  // to compute, not launched yet
-  // KV of tokens before this one is final.
+  // Number of hole tokens that no launched step computes yet.
+  int64_t num_hole_tokens() const;
+  // The KV of the first num_final() tokens is written and will not be computed again.
   int64_t num_final() const { return holes.empty() ? num_computed : holes.front().begin; }
+  // Position of the first token that no launched step computes yet, holes first.
   int64_t NextToCompute() const;
-  // The next `num_tokens` tokens to compute, holes first. REQUIRES: no more than num_to_compute().
+  // Appends the next `num_tokens` tokens to compute, holes first.
+  // REQUIRES: num_tokens <= num_to_compute().
   void NextRanges(int64_t num_tokens, absl::InlinedVector<TokenRange, 1>* ranges) const;
-  // A step that computes the range was launched, or has retired.
+  // A step that computes the range was launched.
   void Launched(const TokenRange& range);
+  // A step that computes the range has retired.
   void Retired(const TokenRange& range);
   bool has_penalties() const {
     const SamplingParams& s = request->sampling;
@@ -127,8 +135,8 @@ struct Sequence {
   }
 };
 
-// Loops over thousands of sequences wait for memory, not for arithmetic: they fetch what they will
-// look at some turns ahead.
+// Loops over thousands of sequences are limited by cache misses. They therefore prefetch the
+// sequence that they visit kPrefetchTurns iterations later.
 inline constexpr size_t kPrefetchTurns = 8;
 inline void PrefetchSequence(const Sequence* sequence) {
   constexpr size_t kLineBytes = 64;
@@ -138,7 +146,7 @@ inline void PrefetchSequence(const Sequence* sequence) {
   __builtin_prefetch(first + 2 * kLineBytes);
 }
 
-// The distinct tokens of a prompt, sorted.
+// The distinct tokens of a prompt, sorted by token, each with prompt count 1.
 std::vector<TokenCount> CountPrompt(absl::Span<const TokenId> prompt);
 
 }  // namespace tessera

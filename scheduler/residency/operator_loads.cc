@@ -26,7 +26,8 @@ void OperatorLoads::Ask(int64_t reserve_slabs, bool alone) {
   for (const NeedId need : std::exchange(to_ask_, {})) {
     if (AskFor(need, reserve_slabs, alone)) later.push_back(need);
   }
-  // Those that failed at once, or were added by an answer, are in to_ask_.
+  // An answer may have added new needs to to_ask_; the needs to ask for again keep their place
+  // before them.
   to_ask_.insert(to_ask_.begin(), later.begin(), later.end());
 }
 

@@ -1,5 +1,5 @@
-// Operators who wait until a need is in the pool (Control.LoadAdapter). They are asked for in the
-// order of their coming, with what running sequences need left to those.
+// The operators' calls that wait until a need is in the pool (Control.LoadAdapter). Their needs are
+// loaded in the order of the calls, and only into pages that running sequences do not need.
 //
 // Owned by the engine core; engine thread only.
 #pragma once
@@ -16,25 +16,27 @@ namespace tessera {
 
 class OperatorLoads final {
  public:
-  // `residency` outlives this.
+  // `residency` outlives this object.
   explicit OperatorLoads(Residency* residency) : residency_(residency) {}
 
   void Add(NeedId need, AdapterWait wait);
-  // A need moved: it is asked for again, or whoever waits for it fails.
+  // The state of a need changed. Ask will ask for it again; if it failed, its waits are answered
+  // with its error.
   void OnChange(const NeedChange& change);
-  // Wants what must be asked for, forgets who has given up, and answers who has what he wants.
+  // Asks Residency for each need that is not being loaded, drops waits that were given up, and
+  // answers the waits whose need is in the pool. The arguments are those of Residency::Want.
   void Ask(int64_t reserve_slabs, bool alone);
-  // Answers all with `status`.
+  // Answers all waits with `status`.
   void EndAll(const absl::Status& status);
 
  private:
-  // Whether the need must be asked for again in a later round.
+  // Returns whether the need must be asked for again in a later round.
   bool AskFor(NeedId need, int64_t reserve_slabs, bool alone);
   void End(NeedId need, const absl::Status& status);
 
   Residency* const residency_;
   absl::flat_hash_map<NeedId, std::vector<AdapterWait>> waits_;
-  std::deque<NeedId> to_ask_;  // needs of waits_ that are not on their way, each once
+  std::deque<NeedId> to_ask_;  // needs in waits_ that are not being loaded, each once
 };
 
 }  // namespace tessera

@@ -1,8 +1,8 @@
-// Whoever holds pages that may be taken away: cached prefixes, idle adapters, later chunks. Room is
-// made by asking all owners what their cheapest pages are worth and by telling the cheapest owner
-// to give them up (residency.h). The order among one owner's pages is the owner's business.
+// A page owner holds unused pages that may be evicted: cached prefixes or idle adapters. To make
+// room, Residency (residency.h) compares the worth of the owners' cheapest pages and evicts the
+// cheapest. Each owner chooses the order among its own pages.
 //
-// Engine thread only.
+// Owned by Residency or by the engine core; engine thread only.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +14,11 @@ class PageOwner {
  public:
   virtual ~PageOwner() = default;
 
-  // What keeping the cheapest pages is worth: microseconds that it costs to bring a slab of them
-  // back, times how often they were used, divided by how long they have been idle
-  // (KvManager::ticks). `model`: whose page size is asked for. Nothing when the owner has no such
-  // pages.
+  // The worth of the owner's cheapest pages: the microseconds to restore one slab of them, times
+  // the number of their uses, divided by their idle time (in KvManager::ticks). `model` selects the
+  // page size. Nothing if the owner has no pages to evict.
   virtual std::optional<double> LeastWorth(int32_t model) const = 0;
-  // Frees the pages that LeastWorth speaks of. REQUIRES: it has some.
+  // Frees the owner's cheapest pages. REQUIRES: LeastWorth(model) has a value.
   virtual void GiveUp(int32_t model) = 0;
 };
 

@@ -7,7 +7,7 @@
 
 namespace tessera {
 
-// Inside the pool the cached pages leave least recently used first.
+// The page owner of the prefix cache. The pool evicts cached pages least recently used first.
 class Residency::CachedPrefixes final : public PageOwner {
  public:
   CachedPrefixes(KvManager* kv, size_t num_models) : kv_(kv), us_per_slab_(num_models, 0.0) {}

@@ -1,10 +1,10 @@
-// What must be in the page pool before a sequence may run, and who gives way for it. The scheduler
-// knows needs, not adapters: it asks whether a need is ready, wants it, and is told when to ask
-// again. A need that is on its way arrives in pages that nobody reads yet, and its end comes
-// through the engine's inbox: nobody waits in a loop.
+// Residency tracks what must be in the page pool before a sequence may run, and which pages are
+// evicted for it. The scheduler knows needs, not adapters. It asks whether a need is ready, asks to
+// load it, and learns from TakeChanges when to ask again. A need is loaded into pages that no step
+// reads yet, and the end of the load is a message in the engine's inbox. No thread polls.
 //
-// Pages that nobody uses have owners (page_owner.h). MakeRoom takes pages from the owner whose
-// pages are worth least; KvManager and PagePool never call up.
+// Unused pages that may be evicted have owners (page_owner.h). MakeRoom evicts pages of the owner
+// whose pages are worth least. KvManager and PagePool never call Residency.
 //
 // Owned by the engine core; engine thread only.
 #pragma once
@@ -23,75 +23,78 @@ namespace tessera {
 
 class AdapterStore;
 
-// A need that a sequence holds while it runs: a version of an adapter.
+// A need that a sequence holds while it runs. So far a need is a version of an adapter.
 using NeedId = AdapterId;
 inline constexpr NeedId kNoNeed = kNoAdapter;
 
 enum class NeedState : int32_t {
-  kReady,    // in the pool
-  kLoading,  // on its way: TakeChanges tells when to ask again
-  kBusy,     // not begun, because too many others are being read: ask again in a later round
-  kNoRoom,   // the pool has no pages for it beside the reserve
+  kReady,    // the need is in the pool
+  kLoading,  // the need is being loaded; TakeChanges reports when to ask again
+  kBusy,     // too many other needs are being read: ask again in a later round
+  kNoRoom,   // the pool has too few pages for the need beside the reserve
 };
 
 struct NeedChange {
   NeedId id = kNoNeed;
-  absl::Status status;  // not OK: it cannot be brought; whoever waits for it fails
+  absl::Status status;  // not OK: the need cannot be loaded, and its waiting sequences fail
 };
 
 class Residency final {
  public:
-  // `adapters` may be null: no sequence has needs then. Both outlive the residency.
+  // `adapters` may be null if no sequence has a need. `kv` and `adapters` outlive the residency.
   Residency(KvManager* kv, AdapterStore* adapters, size_t num_models);
   ~Residency();
 
   // A sequence without a need is always ready.
   bool IsReady(NeedId id) const;
-  // Pages of the need's model that Want would take now, because its bytes wait in host memory; 0
-  // when it is ready, on its way, or not read yet.
+  // The number of pages of the need's model that Want would take now because the need is in host
+  // memory. 0 if the need is ready, is being loaded, or is not read yet.
   int64_t PagesToPlace(NeedId id) const;
-  // Brings a need nearer to the pool, with `reserve_slabs` left for what runs. `alone`: nothing
-  // runs, so what has no room now never will: that is a failure (a change).
+  // Starts the next part of loading the need: reading it, or copying it to the pool. The copy
+  // leaves `reserve_slabs` for running sequences. `alone`: no sequence runs, so no further pages
+  // will come free. Without room the need then fails, which TakeChanges reports.
   NeedState Want(NeedId id, int64_t reserve_slabs, bool alone);
-  // Needs that moved since the last call: whoever waits for one asks again.
+  // The needs whose state changed since the last call. Their waiting sequences must ask again.
   std::vector<NeedChange> TakeChanges();
 
-  // A sequence waits that has the need, or does so no more. Idle needs that nobody waits for are
-  // given up first. No-ops for kNoNeed.
+  // A sequence that has the need starts or stops to wait. Idle needs without a waiting sequence are
+  // evicted before the others. No-ops for kNoNeed.
   void AddWaiter(NeedId id);
   void DropWaiter(NeedId id);
-  // A running sequence holds its need. REQUIRES: IsReady. No-ops for kNoNeed.
+  // A running sequence starts or stops to hold its need. Acquire REQUIRES: IsReady. No-ops for
+  // kNoNeed.
   void Acquire(NeedId id);
   void Release(NeedId id);
-  // Slabs that the need takes in the pool. REQUIRES: ready or held.
+  // The number of slabs that the need takes in the pool. REQUIRES: the need is ready or held.
   int64_t slabs(NeedId id) const;
 
-  // Frees pages until `num_fresh` of the model's pages are free, and answers whether
-  // `num_required` can be had (free or cached). Takes the cheapest first, from all owners; pages
-  // that are worth more than cached prefixes only as far as `num_required` demands it. On false
-  // nothing changed, but that idle needs may be gone when some lie in smaller pages and the slabs
-  // would have been enough. REQUIRES: num_fresh <= num_required.
+  // Evicts pages until `num_fresh` pages of the model's size are free. Returns whether
+  // `num_required` pages are free or cached afterwards. Evicts the cheapest pages of all owners
+  // first. Evicts idle needs that are worth more than cached prefixes only if `num_required` pages
+  // cannot be had otherwise. On false nothing changed, with one exception: idle needs in smaller
+  // pages may be evicted if their slabs would have been enough.
+  // REQUIRES: num_fresh <= num_required.
   bool MakeRoom(int32_t model, int64_t num_fresh, int64_t num_required);
-  // Pages of the model's size that could be had now: free, cached, or held by idle needs. Idle
-  // needs in smaller pages are not counted: they may not free whole pages.
+  // The number of pages of the model's size that are free, cached, or held by idle needs. Idle
+  // needs in smaller pages are not counted, because they may not free whole pages.
   int64_t AvailablePages(int32_t model) const;
-  // Of them, those of idle needs that waiting sequences have.
+  // The part of AvailablePages that idle needs of waiting sequences hold.
   int64_t AwaitedPages(int32_t model) const;
-  // What Acquire would take out of AvailablePages.
+  // The number of pages that Acquire of the need would take out of AvailablePages.
   int64_t IdlePages(NeedId id, int32_t model) const;
-  // Whether some owner beside the cached prefixes has something to give up, `but` for one need.
+  // Whether an idle need other than `but` could be evicted.
   bool HasIdleNeeds(NeedId but = kNoNeed) const;
-  // Whether a need is being copied to pages that nobody can take meanwhile.
+  // Whether a need is being copied to pages that cannot be evicted before the copy has ended.
   bool IsPlacing() const;
 
-  // Microseconds that it costs to compute a slab of cached KV again. From the cost model, after
-  // steps.
+  // Sets the predicted microseconds to compute a slab of the model's cached KV again. The scheduler
+  // calls it after each step.
   void SetRecomputeUs(int32_t model, double us_per_slab);
 
  private:
   class CachedPrefixes;
 
-  // False: not even all that could be given up makes so many pages of the model's size.
+  // Returns false if even evicting all unused pages could not free so many pages of the model.
   bool MayHave(int32_t model, int64_t num_pages) const;
 
   KvManager* const kv_;

@@ -17,7 +17,7 @@ ArenaSpan<T> AddRows(BatchArena* arena, const std::vector<std::vector<T>>& rows,
 
 }  // namespace
 
-// Entries that share an adapter lie side by side.
+// Entries that share an adapter are adjacent, so a comparison with the last adapter is enough.
 int32_t BatchBuilder::AddAdapter(AdapterId id) {
   if (id == kNoAdapter) return -1;
   if (id != last_adapter_) {
@@ -54,7 +54,7 @@ void BatchBuilder::AddRuns(const Sequence& s, const TokenRange& range, const Pag
   for (int32_t g = 0; g < layout.num_groups(); ++g) {
     const KvGroupState& state = s.kv.groups[g];
     const int64_t window = layout.groups[g].window;
-    // The first query sees keys after (begin - window).
+    // The first query, at position `begin`, attends to keys at positions > begin - window.
     const int64_t first_key = window > 0 ? std::max<int64_t>(0, range.begin - window + 1) : 0;
     const int64_t first_page = first_key / page_tokens;
     const int64_t num_pages = CeilDiv(range.end, page_tokens) - first_page;
@@ -83,7 +83,7 @@ void BatchBuilder::AddSegment(const PlanEntry& entry, const TokenRange& range,
   segments_.push_back(segment);
 }
 
-// Of all rows of the last segment, after the final norm.
+// Adds a tap of the hidden state of all rows of the last segment, after the final norm.
 void BatchBuilder::AddHiddenTap(const EngineModel& model) {
   Tap tap;
   tap.kind = TapKind::kHidden;

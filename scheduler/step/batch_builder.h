@@ -1,5 +1,7 @@
-// Turns a plan into the step input: tokens, positions, write slots, segments, KV runs, sampler
-// rows, taps. Reads sequences, changes nothing. Engine thread only.
+// Builds the step input from a plan: tokens, positions, write slots, segments, KV runs, sampler
+// rows, taps. The builder reads sequences and does not change them.
+//
+// Owned by the engine core; engine thread only.
 #pragma once
 
 #include <vector>
@@ -11,8 +13,8 @@
 
 namespace tessera {
 
-// A batch with its arena, kept from step to step so that building allocates nothing once it has
-// grown.
+// A batch with its arena. The engine core reuses the arena for later steps, so that building a
+// batch allocates memory only while the arena grows.
 struct BuiltBatch {
   StepBatch batch;
   BatchArena arena;
@@ -20,29 +22,32 @@ struct BuiltBatch {
 
 class BatchBuilder {
  public:
-  // `adapters` may be null: no request has one then. Both outlive the builder.
+  // `adapters` may be null if no request has an adapter. `models` and `adapters` outlive the
+  // builder.
   BatchBuilder(const std::vector<EngineModel>* models, const AdapterStore* adapters)
       : models_(models), adapters_(adapters) {}
 
-  // REQUIRES: plan is not empty; every entry's pages reach its last token. Sampler rows come in
-  // entry order: an entry's targets, then its sample. kEmbed entries get one hidden tap over all
-  // their rows, in entry order.
+  // Writes the batch of the plan to `out`. Sampler rows are in the order of the plan's entries: for
+  // each entry the rows of its targets, then its sampled row. Each segment of a kEmbed entry gets a
+  // hidden tap over all its rows. REQUIRES: the plan is not empty; the pages of every entry hold
+  // the tokens up to its end.
   void Build(const StepPlan& plan, uint64_t step_id, BuiltBatch* out);
 
  private:
-  // The index of the sequence's adapter in the batch; -1: none.
+  // Adds the adapter unless the previous segment has the same one. Returns the adapter's index in
+  // the batch, or -1 for kNoAdapter.
   int32_t AddAdapter(AdapterId id);
   void AddSegment(const PlanEntry& entry, const TokenRange& range, const PageLayout& layout);
   void AddTokens(const Sequence& sequence, const TokenRange& range, const PageLayout& layout);
   void AddRuns(const Sequence& sequence, const TokenRange& range, const PageLayout& layout);
   void AddHiddenTap(const EngineModel& model);
-  // `token_begin`: row of the entry's first token.
+  // `token_begin`: the token row of the entry's first token.
   void AddSamplerRows(const PlanEntry& entry, int32_t token_begin);
   void ClearScratch(size_t num_groups);
 
   const std::vector<EngineModel>* const models_;
   const AdapterStore* const adapters_;
-  // Scratch, cleared by each Build.
+  // Scratch that each Build clears.
   std::vector<TokenId> tokens_;
   std::vector<int32_t> positions_;
   std::vector<std::vector<int64_t>> write_slots_;  // [group][T]

@@ -1,4 +1,4 @@
-// The engine's thread: the inbox in front of EngineCore, and nothing else.
+// The engine's thread: it takes messages from the inbox and applies them to EngineCore.
 
 #include "scheduler/step/engine.h"
 
@@ -18,8 +18,8 @@
 namespace tessera {
 namespace {
 
-// A loop without messages still comes round this often, so that a stale heartbeat means a stuck
-// engine, and a step that does not end is seen.
+// Without messages, the loop still starts a round after this time. A stale heartbeat therefore
+// means that the engine is stuck, and the loop notices a step that does not end.
 constexpr int64_t kIdleWaitUs = 100'000;
 
 struct SubmitMessage {
@@ -60,13 +60,14 @@ struct UnpinAdapterMessage {
 struct UnloadAdapterMessage {
   AdapterId id;
 };
-// A Completion is the end of a step.
+// A Completion reports the end of a step.
 using Message =
     std::variant<Completion, SubmitMessage, CancelMessage, CancelAllMessage, ThrottleMessage,
                  ProbeMessage, AdapterReadMessage, AdapterCopiedMessage, LoadAdapterMessage,
                  UnpinAdapterMessage, UnloadAdapterMessage>;
 
-// Reading is bound by the disk and by rounding: more threads take cores from the steps.
+// The disk and the conversion to the adapter's dtype limit the speed of reading. More threads would
+// take cores from the steps.
 constexpr int kLoaderThreads = 2;
 
 class ThreadedEngine final : public Engine {
@@ -146,7 +147,8 @@ class ThreadedEngine final : public Engine {
   }
 
  private:
-  // Null without adapters. It may report from now on.
+  // Returns null if the options have no adapters. The loader may send messages to the inbox as soon
+  // as it exists.
   std::unique_ptr<AdapterLoader> NewLoader() {
     if (options_.adapters == nullptr) return nullptr;
     AdapterLoaderEvents events;
@@ -157,8 +159,9 @@ class ThreadedEngine final : public Engine {
     return NewAdapterLoader(options_.adapters, runner_, kLoaderThreads, std::move(events));
   }
 
-  // Counted before they are queued, so that a burst cannot pass the limit. An empty queue takes any
-  // one request: else one of more copies than the limit could never run.
+  // Counts the sequences of a request before the request is queued, so that concurrent calls cannot
+  // exceed the limit. An empty queue accepts any request; otherwise a request with more copies than
+  // the limit could never run.
   bool TakeQueuePlaces(int64_t num_sequences) {
     int64_t queued = num_queued_.load(std::memory_order_relaxed);
     do {
@@ -180,18 +183,20 @@ class ThreadedEngine final : public Engine {
       overdue_.store(health == StepHealth::kOverdue, std::memory_order_relaxed);
       if (health == StepHealth::kGood) heartbeat_us_.store(now_us, std::memory_order_relaxed);
     }
-    // What was submitted while the inbox was being closed.
+    // Ends the requests that were submitted while the inbox was being closed.
     core_.CancelAll(CancelReason::kShutdown);
   }
 
-  // After a round nothing can be launched until a message comes or time has passed.
+  // The time that Drain may wait for a message. After a round nothing can be launched before a
+  // message arrives or a time limit expires.
   int64_t WaitUs() const {
     const int64_t deadline_us = core_.NextDeadlineUs();
     if (deadline_us < 0) return kIdleWaitUs;
     return std::clamp<int64_t>(deadline_us - clock_->NowUs(), 0, kIdleWaitUs);
   }
 
-  // The ends of steps first: what ended or became free counts for the others.
+  // Applies the ends of steps first, so that the other messages see the sequences that ended and
+  // the pages that became free.
   void ApplyAll(std::vector<Message>* messages) {
     for (const bool of_steps : {true, false}) {
       for (Message& message : *messages) {
@@ -220,7 +225,7 @@ class ThreadedEngine final : public Engine {
   const Clock* const clock_;
   EngineStats stats_;
   Mailbox<Message> inbox_;
-  std::atomic<int64_t> num_queued_{0};  // sequences before their first step
+  std::atomic<int64_t> num_queued_{0};  // number of sequences whose first step is not launched
   std::atomic<int64_t> heartbeat_us_{0};
   std::atomic<bool> overdue_{false};
   std::atomic<bool> stopping_{false};

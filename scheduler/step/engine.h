@@ -1,7 +1,7 @@
-// The engine of one device: one thread that owns the scheduler, the KV metadata and all sequences
-// of all models on the device, without locks. Messages come in through one inbox, events go out
-// through each request's sink, steps go to the runner. The loop is in engine.cc;
-// scheduler/README.md is its contract.
+// The engine of one device: one thread that owns, without locks, the scheduler, the KV metadata and
+// the sequences of all models on the device. The engine receives messages through one inbox, sends
+// events through each request's sink and launches steps on the runner. The loop is in engine.cc;
+// scheduler/README.md is its contract. Owned by the server's node; all methods are thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -21,28 +21,27 @@ class Engine : public Generator {
  public:
   virtual const EngineStats& stats() const = 0;
   virtual const std::vector<EngineModel>& models() const = 0;
-  // Clock time of the last sign of progress: the loop came round, which it does at least every
-  // 200 ms, and the step in flight, if there is one, could be expected to take that long
-  // (StepHealth::kGood).
+  // Clock time of the last round of the loop whose StepHealth was kGood. The loop starts a round at
+  // least every 200 ms.
   virtual int64_t heartbeat_us() const = 0;
-  // False while a step is overdue (StepHealth), or the heartbeat is older than `stale_us`. Any
-  // thread.
+  // False while a step is overdue (StepHealth), or while the heartbeat is older than `stale_us`.
   virtual bool live(int64_t stale_us) const = 0;
-  // Brings an adapter into the pool, pinned if asked for; the wait is done when it is there or
-  // cannot be. With `pin` false a pin stays as it is.
+  // Loads an adapter into the pool, and pins it if `pin` is true. With `pin` false an existing pin
+  // stays. Calls wait.done when the adapter is in the pool or cannot be loaded.
   virtual void LoadAdapter(AdapterId id, bool pin, AdapterWait wait) = 0;
   virtual void UnpinAdapter(AdapterId id) = 0;
-  // As soon as no sequence uses it.
+  // Removes an adapter from the pool as soon as no sequence uses it.
   virtual void UnloadAdapter(AdapterId id) = 0;
-  // Ends all that was submitted before; `reason` as in Cancel. Requests that come later are taken.
+  // Ends all requests that were submitted before, with `reason` as in Cancel. Later requests are
+  // accepted.
   virtual void CancelAll(CancelReason reason) = 0;
-  // CancelAll, joins the thread; a step in flight may run on until the engine is destroyed. Called
-  // by the destructor too.
+  // Ends all requests, refuses later ones and joins the thread. A step in flight may run on until
+  // the engine is destroyed. The destructor calls Stop.
   virtual void Stop() = 0;
 };
 
-// Starts the engine thread. REQUIRES: every model was added to `kv` in order; `clock` outlives the
-// engine.
+// Starts the engine thread. REQUIRES: the models of `options` were added to `kv` in the same order;
+// `clock` outlives the engine.
 std::unique_ptr<Engine> NewEngine(EngineOptions options, std::unique_ptr<KvManager> kv,
                                   std::unique_ptr<Runner> runner, const Clock* clock);
 

@@ -34,12 +34,14 @@ OutputToken MakeOutputToken(const StepResult& result, const SampledRow& row) {
   return token;
 }
 
-// A step in flight is overdue after both: so long, and so many times its prediction.
+// A step in flight is overdue when it has run longer than kLongStepUs and longer than
+// kOverduePredictions times its prediction.
 constexpr int64_t kLongStepUs = 10'000'000;
 constexpr double kOverduePredictions = 10.0;
-constexpr size_t kMaxToldNames = 16;
+constexpr size_t kMaxToldNames = 16;  // number of requests that a log line names
 
-// The client's words are escaped: a log has one line per message.
+// The request's name for the log. The client chose the name, so it is escaped: a log message must
+// be one line.
 std::string LogName(const Request& request) {
   if (request.name.empty()) return absl::StrCat("request ", request.id);
   return absl::Utf8SafeCHexEscape(request.name);
@@ -124,7 +126,8 @@ std::unique_ptr<Sequence> EngineCore::NewSequence(const Request& request, int32_
   return sequence;
 }
 
-// Numbers are small, so that they index whatever is kept by tenant.
+// Returns the tenant's number. Numbers of departed tenants are used again, so that numbers stay
+// small and can index arrays.
 int32_t EngineCore::EnterTenant(const std::string& name) {
   const auto [it, is_new] = tenants_.try_emplace(name);
   Tenant& tenant = it->second;
@@ -187,7 +190,7 @@ void EngineCore::Cancel(uint64_t request_id, int32_t index, CancelReason reason)
   if (it == requests_.end()) return;
   const FinishReason finish =
       reason == CancelReason::kStopText ? FinishReason::kStop : FinishReason::kCancelled;
-  // Finishing may forget the whole request, so the list is copied first.
+  // Finishing a sequence may destroy the request's list of sequences, so the list is copied first.
   std::vector<Sequence*> sequences;
   for (const auto& s : it->second.sequences) {
     if (s != nullptr && (index < 0 || s->index == index)) sequences.push_back(s.get());
@@ -253,7 +256,7 @@ bool EngineCore::LaunchStep() {
   if (num_inflight() == runner_->depth()) return has_settled;
   StepPlan plan = scheduler_.Schedule();
   for (Sequence* s : plan.unfit) FinishUnfit(s);
-  // Needs that left the pool for the plan, or that it could not bring, settle at once.
+  // Commit may have evicted needs or failed to load them; Settle applies these changes.
   if (plan.empty()) return Settle() || has_settled || !plan.unfit.empty();
   Launch(std::move(plan));
   return true;
@@ -370,7 +373,7 @@ void EngineCore::RetireEntry(const PlanEntry& entry, const StepResult& result, i
     return;
   }
   if (entry.samples && !TakeToken(s, result, result.rows[first_row + entry.num_targets])) {
-    return;  // it has finished and may be gone
+    return;  // the sequence has finished and may be destroyed
   }
   scheduler_.OnAdvanced(s);
   if (s->paused && s->num_steps == 0) scheduler_.Park(s);
@@ -381,7 +384,7 @@ void EngineCore::FinishEmbedding(Sequence* s) {
   event.kind = TokenEvent::Kind::kEmbedding;
   double sum_of_squares = 0.0;
   for (const double v : s->hidden_sum) sum_of_squares += v * v;
-  // The mean's direction is the sum's.
+  // The normalised mean equals the normalised sum.
   const double scale = sum_of_squares > 0.0 ? 1.0 / std::sqrt(sum_of_squares) : 0.0;
   event.embedding.reserve(s->hidden_sum.size());
   for (const double v : s->hidden_sum) event.embedding.push_back(static_cast<float>(v * scale));
@@ -408,7 +411,7 @@ void EngineCore::TakePromptLogprobs(const PlanEntry& entry, const StepResult& re
 void EngineCore::TakeHidden(const PlanEntry& entry, const StepResult& result, int64_t first_float) {
   std::vector<double>& sum = entry.sequence->hidden_sum;
   const float* row = result.taps.data() + first_float;
-  // After a preemption the prompt is computed from its begin again.
+  // After a preemption the prompt is computed again from its first token.
   if (entry.begin() == 0) std::fill(sum.begin(), sum.end(), 0.0);
   for (int32_t t = 0; t < entry.num_tokens(); ++t, row += sum.size()) {
     for (size_t i = 0; i < sum.size(); ++i) sum[i] += row[i];

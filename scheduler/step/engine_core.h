@@ -1,10 +1,13 @@
-// The engine without its thread: messages in, steps out, one call at a time. The loop in engine.cc
-// drives it; tests drive it by hand with a fake runner and a manual clock
-// (tests/lib/core_driver.h). It never waits: a step is launched, and some rounds later its end is a
-// message like any other.
+// The engine without its thread: the caller applies messages to the core and lets it launch steps,
+// one call at a time. The loop in engine.cc does so in production; tests do so with a fake runner
+// and a manual clock (tests/lib/core_driver.h). No call waits for a step: the end of a step is a
+// message in a later round.
 //
-// Every sequence ends by exactly one kFinished event. A sequence that ends while a launched step
-// still computes for it keeps its pages until that step has retired; its result is dropped.
+// Every sequence ends with exactly one kFinished event. A sequence that ends while a launched step
+// still computes for it keeps its pages until that step has retired, and the step's result for it
+// is dropped.
+//
+// Owned by the engine; engine thread only.
 #pragma once
 
 #include <deque>
@@ -28,28 +31,33 @@
 
 namespace tessera {
 
-// How the oldest step in flight fares.
+// The state of the oldest step in flight.
 enum class StepHealth : int32_t {
-  kGood,     // none is in flight, or it may take that long
-  kUnknown,  // it takes longer than 10 s, and its model has run too few steps for a prediction
-  kOverdue,  // it takes longer than 10 s and ten times its prediction: the device hangs
+  // No step is in flight, or the step has run for at most 10 s or ten times its prediction.
+  kGood,
+  // The step has run for more than 10 s, and its model has run too few steps for a prediction.
+  kUnknown,
+  // The step has run for more than 10 s and more than ten times its prediction: the device hangs.
+  kOverdue,
 };
 
 class EngineCore {
  public:
-  // `stats` outlives the core. on_left_queue() is called once per sequence, when its first step is
-  // launched or it ends before. `loader`: of options.adapters; null when that is. `policy`: null is
-  // the one that the options name.
+  // `stats` outlives the core. `on_left_queue` is called once per sequence, when its first step is
+  // launched or when the sequence ends before that. `loader` reads options.adapters; it is null if
+  // options.adapters is null. Without a `policy`, the core uses the policy that the options name.
   EngineCore(EngineOptions options, std::unique_ptr<KvManager> kv, std::unique_ptr<Runner> runner,
              std::unique_ptr<AdapterLoader> loader, EngineStats* stats,
              std::function<void()> on_left_queue, std::unique_ptr<QueuePolicy> policy = nullptr);
   ~EngineCore();
 
-  // The clock of all that follows until the next round.
+  // Sets the time that all calls use until the next round.
   void BeginRound(int64_t now_us) { clock_.Set(now_us); }
 
-  // Messages. The ends of steps are applied before the others of a round.
-  // REQUIRES: `step_id` is the oldest step in flight.
+  // The calls from here to OnAdapterCopied are messages. In each round the caller applies the ends
+  // of steps first.
+
+  // Retires a step. REQUIRES: `step_id` is the oldest step in flight.
   void OnStepDone(uint64_t step_id);
   void Submit(std::unique_ptr<Request> request);
   void Cancel(uint64_t request_id, int32_t index, CancelReason reason);
@@ -59,12 +67,13 @@ class EngineCore {
   void LoadAdapter(AdapterId id, bool pin, AdapterWait wait);
   void UnpinAdapter(AdapterId id);
   void UnloadAdapter(AdapterId id);
-  // The loader's reports.
+  // Reports of the adapter loader.
   void OnAdapterRead(AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us);
   void OnAdapterCopied(AdapterId id);
 
-  // KV was put into the pages of a running sequence between steps: the tokens before `num_computed`
-  // have theirs, but for `holes`. REQUIRES: as Scheduler::TakeComputed.
+  // The caller has written KV to the pages of a running sequence between steps: the tokens before
+  // `num_computed` have their KV, except the tokens of `holes`.
+  // REQUIRES: as Scheduler::TakeComputed.
   void TakeComputed(Sequence* sequence, int64_t num_computed, absl::Span<const TokenRange> holes) {
     scheduler_.TakeComputed(sequence, num_computed, holes);
   }
@@ -76,23 +85,24 @@ class EngineCore {
 
   Runner* runner() { return runner_.get(); }
 
-  // Ends what has passed its time limit, then launches a step if there is something to run and room
-  // in the runner. Returns whether it did anything, and so is to be called again: when it returns
-  // false there is nothing to do until a message or NextDeadlineUs.
+  // Ends requests whose time limit has expired, then launches a step if something can run and the
+  // runner accepts a step. If LaunchStep returns true, the caller must call it again in this round.
+  // If it returns false, nothing can be done before the next message or NextDeadlineUs.
   bool LaunchStep();
-  // Tells the gauges, and looks after the step in flight: one that becomes overdue is logged.
+  // Publishes the gauges and checks the oldest step in flight. A step that becomes overdue is
+  // logged once.
   StepHealth EndRound();
 
-  // Clock time of the next time limit; -1: none.
+  // Clock time of the next time limit; -1: no request has a time limit.
   int64_t NextDeadlineUs() const;
   int64_t num_unfinished() const { return num_unfinished_; }
   int num_inflight() const { return static_cast<int>(inflight_.size()); }
   const Scheduler& scheduler() const { return scheduler_; }
   const KvManager& kv() const { return *kv_; }
 
-  // What a step that was planned now would compute, on scratch: nothing changes. For tests.
+  // Plans a step and drops the plan, so nothing changes. For tests.
   StepPlan Foresee() { return scheduler_.Plan(); }
-  // Tests look at each plan before it is launched.
+  // The observer sees each plan before it is launched. For tests.
   void set_plan_observer(std::function<void(const StepPlan&)> observer) {
     plan_observer_ = std::move(observer);
   }
@@ -102,14 +112,14 @@ class EngineCore {
  private:
   struct RequestState {
     std::unique_ptr<Request> request;
-    std::vector<std::unique_ptr<Sequence>> sequences;  // by index; null once gone
-    int32_t num_alive = 0;
+    std::vector<std::unique_ptr<Sequence>> sequences;  // [n]; null after a sequence was removed
+    int32_t num_alive = 0;                             // number of sequences that are not null
   };
   struct Tenant {
     int32_t number = 0;
     int64_t num_requests = 0;
   };
-  // What the runner reads and writes, kept from step to step.
+  // The memory that the runner reads and writes for a step. Later steps reuse it.
   struct StepBuffers {
     BuiltBatch built;
     StepResult result;
@@ -117,9 +127,10 @@ class EngineCore {
   struct InflightStep {
     StepPlan plan;
     std::unique_ptr<StepBuffers> buffers;
-    int64_t begin_us = 0;       // launched, or the one before it retired if that was later
-    double predicted_us = 0.0;  // 0: unknown
-    bool reported = false;      // as overdue
+    // Clock time of the step's launch, or of the end of the step before it if that was later.
+    int64_t begin_us = 0;
+    double predicted_us = 0.0;  // 0: no prediction
+    bool reported = false;      // the step was logged as overdue
   };
 
   void Launch(StepPlan plan);
@@ -128,11 +139,13 @@ class EngineCore {
   void TakePromptLogprobs(const PlanEntry& entry, const StepResult& result, int32_t first_row);
   void TakeHidden(const PlanEntry& entry, const StepResult& result, int64_t first_float);
   void FinishEmbedding(Sequence* sequence);
-  // Appends and reports a sampled token. False if it ended the sequence, which may be gone then.
+  // Appends a sampled token and sends it to the sink. Returns false if the token ended the
+  // sequence; the sequence may be destroyed then.
   bool TakeToken(Sequence* sequence, const StepResult& result, const SampledRow& row);
   void ExpireTimeLimits();
-  // Files what has settled, ends what waits for adapters that could not be loaded, and answers
-  // operators whose adapters are there. Whether anything has settled.
+  // Files sequences whose needs or prefixes have settled, ends sequences whose adapters could not
+  // be loaded, and answers operators whose adapters are in the pool. Returns whether a need
+  // changed.
   bool Settle();
   void ApplyChange(const NeedChange& change);
   std::unique_ptr<Sequence> NewSequence(const Request& request, int32_t index,
@@ -141,7 +154,8 @@ class EngineCore {
   void LeaveTenant(const std::string& name);
   int64_t now_us() const { return clock_.NowUs(); }
   void LeaveQueue(Sequence* sequence);
-  // Sends the last event; frees pages at once, or when the last inflight step has retired.
+  // Sends the last event. Frees the pages at once, or when the last launched step that computes for
+  // the sequence has retired.
   void Finish(Sequence* sequence, TokenEvent event, FinishReason reason);
   void FinishSimple(Sequence* sequence, FinishReason reason);
   void FinishUnfit(Sequence* sequence);
@@ -153,21 +167,21 @@ class EngineCore {
   const EngineOptions options_;
   RequestRoots roots_;  // reads options_
   const std::unique_ptr<KvManager> kv_;
-  std::deque<InflightStep> inflight_;  // outlives the runner, which uses its buffers
+  std::deque<InflightStep> inflight_;  // outlives the runner, which uses the steps' buffers
   std::vector<std::unique_ptr<StepBuffers>> spare_buffers_;
   const std::unique_ptr<Runner> runner_;
   RoundClock clock_;
   EngineStats* const stats_;
   const std::function<void()> on_left_queue_;
   const std::unique_ptr<AdapterStore> adapters_;
-  const std::unique_ptr<AdapterLoader>
-      loader_;  // its threads use the runner and the store's images
+  // The loader's threads use the runner and the images of the adapter store.
+  const std::unique_ptr<AdapterLoader> loader_;
   Residency residency_;
   OperatorLoads operator_loads_;
   Scheduler scheduler_;
   BatchBuilder builder_;
-  absl::flat_hash_map<std::string, Tenant> tenants_;  // with requests
-  std::vector<int32_t> free_tenants_;                 // numbers
+  absl::flat_hash_map<std::string, Tenant> tenants_;  // tenants that have requests, by name
+  std::vector<int32_t> free_tenants_;                 // tenant numbers that may be used again
   absl::flat_hash_map<uint64_t, RequestState> requests_;
   std::set<std::pair<int64_t, uint64_t>> time_limits_;  // {deadline, request id}
   std::function<void(const StepPlan&)> plan_observer_;

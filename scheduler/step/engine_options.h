@@ -1,4 +1,5 @@
-// What an engine is made of: its models and the options that the server's configuration sets.
+// The models and the options of an engine. The server's configuration sets the options; they do not
+// change after NewEngine.
 #pragma once
 
 #include <cstdint>
@@ -18,20 +19,23 @@ struct EngineModel {
   int64_t vocab_size = 0;
   int64_t hidden = 0;
   int32_t num_layers = 0;
-  int64_t max_model_len = 0;  // tokens, prompt and output; REQUIRES: fits the pool
+  // The largest number of tokens of a sequence, prompt and output. REQUIRES: their KV fits the
+  // pool.
+  int64_t max_model_len = 0;
   PageLayout layout;
 };
 
 struct EngineOptions : SchedulerOptions {
   std::vector<EngineModel> models;
-  // Sequences that may wait for their first step; a request of more is refused at once, unless
-  // nothing waits. A request counts as its n.
+  // The largest number of sequences that may wait for their first step. A request counts as its n
+  // sequences. A request that would exceed this number is refused at once, unless nothing waits.
   int32_t max_queue = 1024;
-  // Adapters that requests may have; null: none. Outlives the engine.
+  // The adapters that requests may use; null: no adapters. Outlives the engine.
   AdapterRegistry* adapters = nullptr;
-  // Bytes of adapters kept in host memory after they left the pool.
+  // The number of bytes of adapters that are kept in host memory after they have left the pool.
   int64_t adapter_host_bytes = int64_t{1} << 30;
-  // Part of every Identity; drawn at start when empty. Engines that share KV have the same one.
+  // The secret in every Identity. If empty, the engine draws a random secret. Engines that share KV
+  // have the same secret.
   std::string deployment_secret;
 };
 

@@ -1,4 +1,5 @@
-// What an engine counts; server/metrics exports it.
+// The counters, gauges and histograms of an engine, which server/metrics exports. The engine writes
+// them on its thread, `refused` on any thread; any thread may read them.
 #pragma once
 
 #include <array>
@@ -11,22 +12,22 @@
 
 namespace tessera {
 
-// Written by the engine, read by any thread. Histogram bounds are those of the exported metrics.
+// Histogram bounds are the bounds of the exported metrics; times are in seconds.
 struct EngineStats : SchedulerStats {
   explicit EngineStats(size_t num_models);
 
   struct PerModel {
-    std::array<Counter, kNumFinishReasons> finished;  // requests' sequences, by FinishReason
+    std::array<Counter, kNumFinishReasons> finished;  // finished sequences, by FinishReason
   };
   std::vector<PerModel> models;
   Counter sequences_running;
-  Counter sequences_waiting;  // queued, preempted or paused
+  Counter sequences_waiting;  // sequences that are queued, preempted or paused
   Counter generated_tokens;
-  Counter adapter_loads;      // read from disk
-  Counter adapter_evictions;  // out of the pool, to make room or by an operator
-  Counter refused;            // queue full
+  Counter adapter_loads;      // adapters read from disk
+  Counter adapter_evictions;  // adapters that left the pool, for room or by an operator
+  Counter refused;            // requests that the queue policy or the full queue refused
   Counter steps;
-  // As KvUsage, in slabs.
+  // The fields of KvUsage.
   Counter slabs_total, slabs_free, slabs_cached, slabs_kv, slabs_adapter, slabs_staging;
   Gauge queue_delay_us;
   Histogram ttft_s;

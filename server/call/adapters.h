@@ -1,4 +1,5 @@
-// The adapters that a request names, as calls and Control ask the registry for them. Any thread.
+// Looks up the adapters that a request names, and gives registry errors the form that clients see.
+// Shared by calls and the Control service. Any thread.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +14,10 @@ namespace tessera {
 class AdapterRegistry;
 struct AdapterUse;
 
-// An error of the registry with the reason that clients see.
+// The registry's error with a google.rpc.ErrorInfo reason added for clients.
 absl::Status AdapterError(const absl::Status& status);
 
-// AdapterRegistry::Resolve with errors as clients see them.
+// Calls AdapterRegistry::Resolve and converts its error by AdapterError.
 absl::StatusOr<ResolvedAdapter> ResolveAdapters(AdapterRegistry* adapters, int32_t model,
                                                 const std::vector<AdapterUse>& uses,
                                                 int32_t max_rank = 0);

@@ -1,9 +1,9 @@
-// A call's end towards gRPC, as a responder sees it: bytes in, messages out, one status. The one
-// interface of the server's own, with two reasons: gRPC's types stay in service.cc, and the
-// responder's protocol is tested without sockets.
+// The gRPC side of one call, as its responder sees it: request bytes in, messages out, one final
+// status. This interface keeps gRPC's types inside server/grpc and lets tests drive a responder
+// without sockets.
 //
-// Owned by gRPC's side. A responder uses a port from its own thread only and forgets it after
-// Finish or Reply.
+// The gRPC service owns the port. A responder uses a port from its own thread only and drops its
+// pointer after Finish or Reply.
 #pragma once
 
 #include <string>
@@ -20,16 +20,18 @@ class CallPort {
  public:
   virtual ~CallPort() = default;
 
-  // The request's bytes, once.
+  // Returns the request's bytes. REQUIRES: called at most once.
   virtual std::string TakeRequest() = 0;
 
-  // Streams: sends a message; a WriteDone follows. REQUIRES: none is in flight.
+  // Streaming calls: sends a message; Responder::WriteDone reports the end of the write.
+  // REQUIRES: no write is in flight.
   virtual void StartWrite(const google::protobuf::Message& message) = 0;
 
-  // Ends the call. The port may be gone when it returns.
+  // Ends the call. The port may already be deleted when Finish returns.
   virtual void Finish(const absl::Status& status) = 0;
 
-  // Unary calls: answers and ends the call. The port may be gone when it returns.
+  // Unary calls: sends the answer and ends the call. The port may already be deleted when Reply
+  // returns.
   virtual void Reply(const google::protobuf::Message& message) = 0;
 };
 

@@ -1,5 +1,5 @@
-// Collects the embeddings of one Embed call, an engine request per input. Owned by the call, on its
-// responder's thread.
+// Collects the embeddings of one Embed call, which sends one engine request per input. The call
+// owns this object and uses it on its responder's thread.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ class EmbedOutput final {
 
   void OnEvent(int32_t input, TokenEvent event);
   bool finished() const { return num_unfinished_ == 0; }
-  // The first failure, OK while there is none.
+  // The first failure of an input; OK while no input has failed.
   const absl::Status& status() const { return status_; }
   // REQUIRES: finished() and status().ok().
   const v1::EmbedResponse& response() const { return *response_; }

@@ -14,9 +14,10 @@ namespace {
 constexpr char kErrorInfo[] = "type.googleapis.com/google.rpc.ErrorInfo";
 constexpr char kRetryInfo[] = "type.googleapis.com/google.rpc.RetryInfo";
 constexpr char kBadRequest[] = "type.googleapis.com/google.rpc.BadRequest";
-// gRPC sends the message and the details as headers, which clients bound (8 KiB by default).
+// gRPC sends the message and the details as headers, and clients limit the size of headers (8 KiB
+// by default).
 constexpr size_t kMaxMessageBytes = 1500;
-// A client that is told to come back at once would only be refused again.
+// The shortest delay in RetryInfo. A client that retries at once would be refused again.
 constexpr int64_t kMinRetryUs = 100'000;
 
 std::string ErrorInfoBytes(absl::string_view reason) {

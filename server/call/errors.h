@@ -1,5 +1,5 @@
-// Errors as clients see them. An absl::Status carries google.rpc details as payloads from where it
-// arises to where it becomes a status of the wire; the messages say what to change. Any thread.
+// Errors as clients see them. An absl::Status carries google.rpc details as payloads from the place
+// of the error to the place that sends the status. Each message says what to change. Any thread.
 #pragma once
 
 #include <cstddef>
@@ -11,25 +11,25 @@
 
 namespace tessera {
 
-// The text, or its beginning and "..." when it has more bytes; cut at a code point, so that it
-// stays valid UTF-8.
+// Returns the text whole if it has at most `max_bytes` bytes, else its first bytes and "...". The
+// cut is at the start of a code point, so that the result is valid UTF-8.
 std::string CutText(absl::string_view text, size_t max_bytes);
 
-// The message cut to what clients take as a header.
+// Cuts the message to a size that clients accept in a header.
 std::string BoundedMessage(absl::string_view message);
 
-// `reason` is google.rpc.ErrorInfo's: UPPER_SNAKE_CASE, stable, for programs.
+// `reason` is the reason of google.rpc.ErrorInfo: a stable UPPER_SNAKE_CASE word for programs.
 absl::Status MakeError(absl::StatusCode code, absl::string_view reason, absl::string_view message);
 
-// INVALID_ARGUMENT with the field to blame, e.g. "sampling.top_p" (google.rpc.BadRequest). The
-// message begins with the field.
+// INVALID_ARGUMENT that names the wrong field, e.g. "sampling.top_p", in google.rpc.BadRequest and
+// at the start of the message.
 absl::Status FieldError(absl::string_view field, absl::string_view message);
 
-// Adds google.rpc.RetryInfo, never less than 100 ms.
+// Adds google.rpc.RetryInfo with a delay of at least 100 ms.
 absl::Status WithRetry(absl::Status status, int64_t delay_us);
 
-// The serialised google.rpc.Status: code, message, the payloads as details. Errors that were made
-// elsewhere get an ErrorInfo whose reason is the code's name.
+// The serialised google.rpc.Status: the code, the message, and the payloads as details. An error
+// that has no ErrorInfo gets one whose reason is the name of the status code.
 std::string ErrorDetails(const absl::Status& status);
 
 }  // namespace tessera

@@ -1,15 +1,19 @@
-// The largest values a request may carry: what GetCapabilities tells and validation enforces.
+// The largest values that a request may carry. GetCapabilities reports them and validation enforces
+// them.
 #pragma once
 
 #include <cstdint>
 
 namespace tessera {
 
-inline constexpr int64_t kMaxMessageBytes = int64_t{64} << 20;  // of the transport
+// Bytes of one gRPC message.
+inline constexpr int64_t kMaxMessageBytes = int64_t{64} << 20;
+// Bytes of one request to the Control service.
 inline constexpr int64_t kMaxControlBytes = 1 << 20;
 inline constexpr int32_t kMaxN = 128;
 inline constexpr int32_t kMaxLogprobs = 100;
-// prompt tokens x (1 + prompt_logprobs): they are kept until the client has read them
+// Prompt tokens x (1 + prompt_logprobs). The server keeps these scores until the client has read
+// them.
 inline constexpr int64_t kMaxPromptScores = 1'000'000;
 inline constexpr int32_t kMaxStopStrings = 64;
 inline constexpr int32_t kMaxStopStringBytes = 1024;
@@ -23,7 +27,8 @@ inline constexpr int64_t kMaxDetokenizedBytes = int64_t{32} << 20;
 inline constexpr int32_t kMaxChatMessages = 16'384;
 inline constexpr int32_t kMaxParts = 16'384;
 inline constexpr int32_t kMaxRequestIdBytes = 128;
-inline constexpr int32_t kMaxNameBytes = 256;  // salts, document ids
+// Bytes of a cache salt or a document id.
+inline constexpr int32_t kMaxNameBytes = 256;
 inline constexpr int64_t kMaxTimeLimitMs = int64_t{1000} * 86'400 * 365;
 
 }  // namespace tessera

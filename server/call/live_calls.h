@@ -1,5 +1,5 @@
-// The Inference calls that are open, by the names clients gave them: duplicates are refused, and
-// Control.Cancel finds the call. Any thread.
+// The open Inference calls by request id. A request id that is already open is refused, and
+// Control.Cancel finds a call by its request id. Any thread.
 #pragma once
 
 #include <atomic>
@@ -14,12 +14,12 @@ namespace tessera {
 
 class LiveCalls final {
  public:
-  // False when another open call has the name.
+  // Returns false when another open call has this request id.
   bool Register(const std::string& request_id, uint64_t call) {
     std::lock_guard<std::mutex> lock(mutex_);
     return by_name_.try_emplace(request_id, call).second;
   }
-  // Frees the name if it is the call's.
+  // Frees the request id if `call` holds it.
   void Unregister(const std::string& request_id, uint64_t call) {
     std::lock_guard<std::mutex> lock(mutex_);
     const auto it = by_name_.find(request_id);
@@ -32,7 +32,7 @@ class LiveCalls final {
     return it->second;
   }
 
-  // Calls from the first byte to the last, named or not yet.
+  // These count the open calls, including calls whose request id is not registered yet.
   void Opened() { num_open_.fetch_add(1, std::memory_order_relaxed); }
   void Closed() { num_open_.fetch_sub(1, std::memory_order_relaxed); }
   int64_t num_open() const { return num_open_.load(std::memory_order_relaxed); }

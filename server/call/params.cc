@@ -84,7 +84,7 @@ absl::Status ReadSampling(const v1::SamplingParams& wire, const ServedModel& mod
         CheckReal("sampling.logit_bias", bias, -kMaxLogitBiasValue, kMaxLogitBiasValue));
     out.logit_bias.push_back({id, bias});
   }
-  // Ascending, so that equal requests are equal whatever the map's order was.
+  // Sorted by token, because the iteration order of a protobuf map is not defined.
   std::sort(out.logit_bias.begin(), out.logit_bias.end(),
             [](const TokenBias& a, const TokenBias& b) { return a.token < b.token; });
   return absl::OkStatus();

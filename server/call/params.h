@@ -1,5 +1,5 @@
-// Sampling, stopping and output options of a request: from the wire to the engine's structs, every
-// number checked. Pure; any thread.
+// Converts the sampling, stopping and output options of a request from protobuf to the engine's
+// structs and checks every number. Pure functions; any thread.
 #pragma once
 
 #include <cstdint>
@@ -19,26 +19,29 @@ class StoppingParams;
 
 struct ServedModel;
 
-// Text-level stopping, which the engine knows nothing of.
+// The stop strings of a request. The server looks for them in the text; the engine does not know
+// them.
 struct TextStops {
   std::vector<std::string> strings;
   bool include_stop = false;
-  int64_t min_tokens = 0;  // strings are not looked for before
+  // Stop strings are ignored in the first `min_tokens` output tokens.
+  int64_t min_tokens = 0;
 };
 
-// Defaults come from the model. An absent seed is drawn.
+// A field that the request leaves out gets the model's default; a missing seed is drawn at random.
 absl::Status ReadSampling(const v1::SamplingParams& wire, const ServedModel& model,
                           SamplingParams* sampling);
 
-// `prompt_tokens` are known by now: max_tokens is cut to what the context leaves. REQUIRES:
-// prompt_tokens < model.max_model_len.
+// Cuts max_tokens to the tokens that the prompt leaves free in the context.
+// REQUIRES: prompt_tokens < model.max_model_len.
 absl::Status ReadStopping(const v1::StoppingParams& wire, const ServedModel& model,
                           int64_t prompt_tokens, StoppingParams* stopping, TextStops* stops);
 
 absl::Status ReadOutputOptions(const v1::OutputOptions& wire, int64_t prompt_tokens,
                                Request* request);
 
-// 0 <= id < the vocabulary's size, for all; else an error that names `field` and the place.
+// Checks that every id is in [0, model.vocab_size). The error names `field` and the index of the
+// first wrong id.
 absl::Status CheckTokenIds(absl::string_view field, const int32_t* ids, int64_t count,
                            const ServedModel& model);
 

@@ -1,6 +1,6 @@
-// Scores of a prompt that wait to be sent, as compact as they came from the engine: as messages
-// they would take several times the memory, and a long prompt has a million of them. Owned by a
-// write buffer, on its responder's thread.
+// Prompt scores (logprobs of prompt tokens) that wait to be sent. They are kept in the engine's
+// compact form, because a long prompt has up to a million scores and protobuf messages would take
+// several times the memory. A write buffer owns this object and uses it on its responder's thread.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@ class PromptScores;
 class TokenLogprob;
 }  // namespace v1
 
-// About as it will be on the wire.
+// The approximate size of one score on the wire.
 int64_t ScoreBytes(const v1::TokenLogprob& score);
 int64_t ScoreBytes(const OutputToken& token);
 
@@ -26,11 +26,12 @@ class PendingScores final {
  public:
   explicit PendingScores(std::vector<OutputToken> tokens);
 
-  // Moves the next ones into a message of about `max_bytes`.
+  // Moves the next scores into `message`, about `max_bytes` of them.
   void TakeInto(int64_t max_bytes, v1::PromptScores* message);
 
   bool empty() const { return begin_ == tokens_.size(); }
-  int64_t bytes() const { return bytes_; }  // of what is left
+  // Approximate wire bytes of the scores that are not yet taken.
+  int64_t bytes() const { return bytes_; }
 
  private:
   std::vector<OutputToken> tokens_;

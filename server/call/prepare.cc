@@ -20,7 +20,7 @@
 namespace tessera {
 namespace {
 
-// What every preparation needs to know of its surroundings.
+// The call's number and the registries that all Prepare... functions use.
 struct Scope {
   uint64_t call = 0;
   const ModelRegistry* models = nullptr;
@@ -69,8 +69,8 @@ absl::Status CheckCache(const v1::CacheOptions& cache) {
                                                kMaxNameBytes));
 }
 
-// A model, or the model of an adapter of that name. Adapters may be called by their own names
-// wherever a model is.
+// Finds the model of this name. A request may also give an adapter's name as its model: then the
+// result is the adapter's base model, and *adapter is set.
 absl::StatusOr<const ServedModel*> FindModel(const Scope& scope, const std::string& name,
                                              ResolvedAdapter* adapter) {
   absl::StatusOr<const ServedModel*> found = scope.models->Find(name);
@@ -81,7 +81,8 @@ absl::StatusOr<const ServedModel*> FindModel(const Scope& scope, const std::stri
   return &scope.models->models()[static_cast<size_t>(*model)];
 }
 
-// The adapters that Generate or Chat names. *adapter is set already if the model is one.
+// Reads the `adapters` field of Generate or Chat into *adapter. FindModel has already set *adapter
+// if the request's model name is an adapter.
 template <class Wire>
 absl::Status ReadAdapters(const Wire& wire, const Scope& scope, int32_t model,
                           ResolvedAdapter* adapter) {
@@ -108,7 +109,7 @@ absl::Status ReadAdapters(const Wire& wire, const Scope& scope, int32_t model,
   return absl::OkStatus();
 }
 
-// Generate and Chat, which differ in their prompts only.
+// Prepares Generate and Chat, which differ only in the form of the prompt.
 template <class Wire>
 absl::Status PrepareStream(const std::string& bytes, const Scope& scope, PreparedCall* out) {
   Wire wire;
@@ -119,7 +120,8 @@ absl::Status PrepareStream(const std::string& bytes, const Scope& scope, Prepare
   ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &request->adapter));
   RETURN_IF_ERROR(ReadAdapters(wire, scope, out->model->index, &request->adapter));
   request->model = out->model->index;
-  // What is cheap to refuse is refused before the prompt is tokenised.
+  // These checks are cheap, so they run before the prompt is tokenised. The number of prompt tokens
+  // is not known yet; 1 stands for it.
   RETURN_IF_ERROR(ReadSampling(wire.sampling(), *out->model, &request->sampling));
   StoppingParams dry_run;
   TextStops dry_stops;
@@ -173,7 +175,7 @@ absl::Status PrepareEmbed(const std::string& bytes, const Scope& scope, Prepared
 absl::Status PrepareTokenize(const std::string& bytes, const Scope& scope, PreparedCall* out) {
   v1::TokenizeRequest wire;
   RETURN_IF_ERROR(ParseStrict(bytes, &wire));
-  ResolvedAdapter adapter;  // has its model's tokenizer
+  ResolvedAdapter adapter;  // unused: an adapter has the tokenizer of its base model
   ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &adapter));
   auto reply = std::make_unique<v1::TokenizeResponse>();
   bool add_special = !wire.has_add_special_tokens() || wire.add_special_tokens();
@@ -201,7 +203,8 @@ absl::Status PrepareTokenize(const std::string& bytes, const Scope& scope, Prepa
   return absl::OkStatus();
 }
 
-// A vocabulary may have long tokens: the text is bounded while it grows.
+// Decodes the ids and stops with an error as soon as the text exceeds kMaxDetokenizedBytes, since a
+// vocabulary may have very long tokens.
 absl::StatusOr<std::string> DecodeBounded(const google::protobuf::RepeatedField<int32_t>& ids,
                                           bool skip_special, const ServedModel& model) {
   std::string text;
@@ -220,7 +223,7 @@ absl::StatusOr<std::string> DecodeBounded(const google::protobuf::RepeatedField<
 absl::Status PrepareDetokenize(const std::string& bytes, const Scope& scope, PreparedCall* out) {
   v1::DetokenizeRequest wire;
   RETURN_IF_ERROR(ParseStrict(bytes, &wire));
-  ResolvedAdapter adapter;  // has its model's tokenizer
+  ResolvedAdapter adapter;  // unused: an adapter has the tokenizer of its base model
   ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &adapter));
   if (wire.token_ids_size() > kMaxDetokenizeIds) {
     return FieldError("token_ids", absl::StrCat("has ", wire.token_ids_size(),

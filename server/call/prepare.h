@@ -1,6 +1,6 @@
-// From a request's bytes to what the engine takes: strict parsing, validation, chat template,
-// tokenisation. The costly part of a call; it depends on constant data only, so it may run on any
-// thread but gRPC's.
+// Turns the bytes of a request into engine requests: strict parsing, validation, chat template,
+// tokenisation. This is the costly part of a call. It may run on any thread except gRPC's threads,
+// because the models do not change and the registries of adapters and calls are thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -26,13 +26,16 @@ struct ServedModel;
 enum class Method : int { kGenerate, kChat, kEmbed, kTokenize, kDetokenize };
 
 struct PreparedCall {
-  absl::Status status;  // when not OK, only request_id counts besides
+  // When the status is not OK, only `status` and `request_id` are valid.
+  absl::Status status;
   const ServedModel* model = nullptr;
-  std::string request_id;  // registered in LiveCalls; empty when it never was
-  // One for Generate and Chat, one per input for Embed. Without id, sink and arrival.
+  // The request id that is registered in LiveCalls; empty if none was registered.
+  std::string request_id;
+  // One request for Generate and Chat, one request per input for Embed. The responder sets their
+  // id, sink and arrival time.
   std::vector<std::unique_ptr<Request>> requests;
   TextStops stops;
-  // Tokenize and Detokenize: the whole answer.
+  // The complete answer of Tokenize and Detokenize; null for the other methods.
   std::unique_ptr<google::protobuf::Message> reply;
 
   PreparedCall();
@@ -41,7 +44,7 @@ struct PreparedCall {
   PreparedCall& operator=(PreparedCall&&) noexcept;
 };
 
-// Registers the request's name for `call` as soon as it is known.
+// Registers the request id for `call` in `live` before the rest of the request is validated.
 PreparedCall Prepare(Method method, const std::string& bytes, uint64_t call,
                      const ModelRegistry& models, AdapterRegistry* adapters, LiveCalls* live);
 

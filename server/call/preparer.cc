@@ -27,7 +27,8 @@ std::optional<Preparer::Ticket> Preparer::Submit(int64_t bytes, std::function<vo
   Ticket ticket;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    // One job always fits, so that no size is refused for ever.
+    // An idle preparer accepts a job of any size. Otherwise a job larger than max_bytes_ could
+    // never run.
     if (closed_ || (bytes_ > 0 && bytes_ + bytes > max_bytes_)) return std::nullopt;
     bytes_ += bytes;
     ticket = {clock_->NowUs() + kTurnUsPerByte * bytes, next_job_++};

@@ -1,7 +1,8 @@
-// A lane for large requests: one thread that tokenises what would keep a responder from its other
-// streams. What waits in it is bounded in bytes. Small requests go first, or one client's huge
-// prompts would hold up everybody's ordinary ones; every KiB is a head start of 10 ms that others
-// have (far more than it takes to tokenise), so that a large one has its turn too. Any thread.
+// One thread that prepares large requests, so that their tokenisation does not delay the other
+// streams of a responder. The total size of its jobs is bounded in bytes. Jobs are sorted by their
+// time of submission plus 10 ms for each KiB (tokenising a KiB takes far less): small requests
+// overtake large ones, and a large request still waits for a bounded time only. The methods are
+// thread-safe.
 #pragma once
 
 #include <condition_variable>
@@ -21,17 +22,18 @@ class Preparer final {
  public:
   // `clock` outlives the preparer.
   Preparer(int64_t max_bytes, const Clock* clock);
-  // Finishes the job that runs; those that wait are dropped.
+  // Finishes the running job and drops the waiting jobs.
   ~Preparer();
   Preparer(const Preparer&) = delete;
   Preparer& operator=(const Preparer&) = delete;
 
-  // Names a job that waits.
+  // Identifies a job by its place in the order: {time in us, job number}.
   using Ticket = std::pair<int64_t, uint64_t>;
 
-  // Nothing, and nothing happens, when the lane is full.
+  // Returns nullopt and drops the job when it would exceed `max_bytes`. A job of any size is
+  // accepted while no other job waits or runs.
   std::optional<Ticket> Submit(int64_t bytes, std::function<void()> job);
-  // Drops a job whose call is over. False when it runs or has run.
+  // Drops the waiting job of a call that has ended. Returns false when the job runs or has run.
   bool Cancel(const Ticket& ticket);
 
  private:
@@ -46,8 +48,8 @@ class Preparer final {
   const Clock* const clock_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::map<Ticket, Job> waiting_;  // in the order of their turns
-  int64_t bytes_ = 0;              // of those that wait and the one that runs
+  std::map<Ticket, Job> waiting_;
+  int64_t bytes_ = 0;  // total size of the waiting jobs and the running job
   uint64_t next_job_ = 0;
   bool closed_ = false;
   std::thread thread_;

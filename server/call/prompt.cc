@@ -78,7 +78,7 @@ absl::StatusOr<TokenIds> EncodeParts(const v1::Parts& parts, const ServedModel& 
     }
     RETURN_IF_ERROR(ids.status());
     all.insert(all.end(), ids->begin(), ids->end());
-    if (static_cast<int64_t>(all.size()) >= model.max_model_len) break;  // refused in any case
+    if (static_cast<int64_t>(all.size()) >= model.max_model_len) break;  // FitsContext refuses it
   }
   return all;
 }
@@ -111,7 +111,8 @@ absl::StatusOr<std::vector<ChatMessage>> ReadMessages(const v1::ChatPrompt& chat
   return messages;
 }
 
-// What is wrong with a field's JSON is the field's fault, not a refusal of the template.
+// Checks the JSON fields before the template runs, so that a JSON error names its field and is not
+// reported as CHAT_TEMPLATE_REFUSED.
 absl::Status CheckJson(const v1::ChatPrompt& chat) {
   if (chat.has_tools_json()) {
     const auto tools = jinja::ParseJson("the text", chat.tools_json());

@@ -1,5 +1,5 @@
-// From a request's prompt (text, ids, parts, messages) to token ids, bounded and checked. Pure; any
-// thread but gRPC's.
+// Turns the prompt of a request (text, token ids, parts or chat messages) into token ids and checks
+// its limits. Pure functions; any thread except gRPC's threads.
 #pragma once
 
 #include <cstdint>
@@ -22,19 +22,21 @@ class GenerateRequest;
 
 struct ServedModel;
 
-// All return a prompt that leaves room for at least one token of output.
+// All three return a prompt with fewer than model.max_model_len tokens, so that at least one output
+// token fits in the context.
 absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::GenerateRequest& request,
                                                 const ServedModel& model);
 absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::ChatRequest& request,
                                                 const ServedModel& model);
-// Errors blame `field`, e.g. "inputs[3]".
+// Error messages start with `field`, e.g. "inputs[3]".
 absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::EmbedInput& input,
                                                 absl::string_view field, const ServedModel& model);
 
-// The messages as the model's template spells them.
+// Renders the messages with the model's chat template.
 absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& chat, const ServedModel& model);
 
-// Text of more bytes than the model's limit is refused before it is tokenised.
+// Returns an error if the text has more bytes than model.max_prompt_bytes. Called before the text
+// is tokenised.
 absl::Status CheckTextSize(absl::string_view field, int64_t bytes, const ServedModel& model);
 
 }  // namespace tessera

@@ -1,7 +1,8 @@
-// A responder: one thread that owns the state of the calls pinned to it, from the request's bytes
-// to the last message. gRPC's threads and the engine only send it messages; it parses, tokenises,
-// submits, detokenises and writes. Calls end in one of three ways: all indices finished and
-// written, an error before acceptance, or the client is gone.
+// A responder: one thread that owns the state of the calls pinned to it. The responder parses and
+// tokenises a request, submits it to the engine, detokenises its output and writes the messages.
+// gRPC's threads and the engine only send messages to the responder's inbox. A call ends when all
+// its indices are finished and written, by an error before acceptance, or when its client
+// disconnects or cancels.
 #pragma once
 
 #include <cstdint>
@@ -26,14 +27,15 @@ class Responder final {
   Responder(const Responder&) = delete;
   Responder& operator=(const Responder&) = delete;
 
-  // All thread-safe; they only send a message. `port` lives until it is finished.
+  // The methods below are thread-safe and only send a message to the responder's thread. `port`
+  // lives until the responder calls its Finish or Reply.
   void Open(uint64_t call, Method method, CallPort* port);
   void WriteDone(uint64_t call, bool ok);
-  // The client has cancelled, its deadline has passed, or its connection is lost.
+  // Reports that the client cancelled, its deadline passed, or its connection was lost.
   void Gone(uint64_t call);
-  // Control.Cancel.
+  // Cancels the call for Control.Cancel.
   void CancelCall(uint64_t call);
-  // Shutdown: every call ends as soon as it can.
+  // Ends every call at shutdown: calls in preparation at once, other calls through the engine.
   void CancelAll();
 
  private:

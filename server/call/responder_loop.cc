@@ -16,7 +16,7 @@
 namespace tessera {
 namespace {
 
-// Larger requests are prepared in the preparer's lane.
+// The responder's thread prepares requests of at most this size; the preparer takes larger ones.
 constexpr size_t kInlineBytes = 16 << 10;
 
 class EventSink final : public TokenSink {
@@ -34,7 +34,8 @@ class EventSink final : public TokenSink {
   const int32_t input_;
 };
 
-// Enough for any run of tokens that form one code point together.
+// The last tokens of the prompt, for the detokenizer. 64 tokens are enough for any sequence of
+// tokens that together form one code point.
 std::vector<TokenId> PromptTail(const std::vector<TokenId>& prompt) {
   constexpr size_t kTailTokens = 64;
   return {prompt.end() - static_cast<ptrdiff_t>(std::min(kTailTokens, prompt.size())),
@@ -100,7 +101,7 @@ void ResponderLoop::Handle(OpenMessage message) {
                                           context_->adapters, &context_->live)});
   }
   const auto size = static_cast<int64_t>(bytes.size());
-  // The job holds the loop itself: a preparation may still run when the responder is gone.
+  // The job holds a reference to the loop, because the job may outlive the responder.
   auto job = [self = shared_from_this(), method = call->method, id = call->id,
               bytes = std::make_shared<std::string>(std::move(bytes))] {
     PreparedCall prepared = Prepare(method, *bytes, id, *self->context_->models,
@@ -221,7 +222,8 @@ void ResponderLoop::Handle(GoneMessage message) {
   if (call == nullptr || call->port == nullptr || call->gone) return;
   call->gone = true;
   CancelEngine(*call, CancelReason::kClient);
-  // A write in flight fails soon; gRPC takes the status after it.
+  // gRPC accepts the final status only when no write is in flight. A write in flight fails soon,
+  // and its WriteDoneMessage finishes the call.
   if (!call->write_in_flight) Finish(call, absl::CancelledError("the client is gone"));
 }
 
@@ -258,7 +260,8 @@ void ResponderLoop::Finish(Call* call, const absl::Status& status) {
 
 void ResponderLoop::Reply(Call* call, const google::protobuf::Message& message) {
   CallPort* port = std::exchange(call->port, nullptr);
-  // The name is free before the client can see the answer; an Embed's message is the call's.
+  // The request id is freed before the client can see the answer. Close comes last, because it
+  // deletes the call and an Embed's `message` belongs to the call.
   if (!call->request_id.empty()) context_->live.Unregister(call->request_id, call->id);
   port->Reply(message);
   Close(call, absl::StatusCode::kOk);

@@ -1,4 +1,5 @@
-// The inside of a responder: its messages and the loop that handles them. See responder.h.
+// The messages of a responder and the loop that handles them. The Responder and the preparer's jobs
+// own the loop; Run and the handlers run on the responder's thread. See responder.h.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +44,7 @@ struct CancelMessage {
 struct CancelAllMessage {};
 struct EventMessage {
   uint64_t call = 0;
-  int32_t input = 0;  // which of the call's requests
+  int32_t input = 0;  // index of the engine request within the call
   TokenEvent event;
 };
 using ResponderMessage = std::variant<OpenMessage, PreparedMessage, WriteDoneMessage, GoneMessage,
@@ -56,12 +57,12 @@ class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
 
   using Inbox = Mailbox<ResponderMessage>;
   Inbox& inbox() { return *inbox_; }
-  // Until the inbox is closed.
+  // Handles messages until the inbox is closed.
   void Run();
 
  private:
-  // A call is in one of four states: being prepared (no engine ids), generating, writing its last
-  // messages, and over (port is null) while the preparer's thread still has it.
+  // A call is in one of four states: in preparation (no engine ids yet); generating; writing its
+  // last messages; ended (`port` is null) while the preparer's thread still runs its job.
   struct Call {
     uint64_t id = 0;
     Method method = Method::kGenerate;
@@ -72,7 +73,7 @@ class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
     std::unique_ptr<StreamOutput> stream;
     std::unique_ptr<EmbedOutput> embed;
     bool preparing = false;
-    Preparer::Ticket ticket;  // while the preparer has it
+    Preparer::Ticket ticket;  // valid while the preparer has the call's job
     bool write_in_flight = false;
     bool gone = false;
     bool paused = false;
@@ -89,18 +90,20 @@ class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
   Call* Find(uint64_t id);
   absl::Status MayOpen() const;
   absl::Status Submit(Call* call, PreparedCall prepared);
-  // Sends what there is to send; ends the call when that was all.
+  // Starts the next write if none is in flight. Ends the call when its output is finished and
+  // written.
   void Pump(Call* call);
   void Throttle(Call* call);
   void CancelEngine(const Call& call, CancelReason reason);
-  // The call is over; *call is gone or waits for its preparation.
+  // Ends the call with `status`. Deletes *call, unless the preparer's thread is running its job:
+  // then the job's PreparedMessage deletes it.
   void Finish(Call* call, const absl::Status& status);
   void Reply(Call* call, const google::protobuf::Message& message);
   void Close(Call* call, absl::StatusCode code);
 
   ServingContext* const context_;
   Preparer* const preparer_;
-  const std::shared_ptr<Inbox> inbox_;  // engine sinks may outlive the responder
+  const std::shared_ptr<Inbox> inbox_;  // shared: engine sinks may outlive the responder
   absl::flat_hash_map<uint64_t, std::unique_ptr<Call>> calls_;
 };
 

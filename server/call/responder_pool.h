@@ -1,4 +1,5 @@
-// All responders of a server. A call is pinned to one of them by its number. Any thread.
+// All responders of a server. The number of a call determines its responder. The methods are
+// thread-safe.
 #pragma once
 
 #include <cstdint>

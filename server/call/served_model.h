@@ -1,6 +1,6 @@
-// What the server knows of each model it serves: the name clients use, tokenizer, chat template,
-// and the numbers that requests are validated against. Built at start, constant afterwards; any
-// thread.
+// What the server knows about each served model: the name that clients use, the tokenizer, the chat
+// template, and the limits for the validation of requests. Built at start and constant afterwards;
+// any thread.
 #pragma once
 
 #include <cstdint>
@@ -22,28 +22,32 @@ class Tokenizer;
 
 struct ServedModel {
   std::string name;
-  int32_t index = 0;  // in the engine
+  int32_t index = 0;  // the engine's index of the model
   std::string family;
   std::string revision;  // of the weights, from their content
   int64_t vocab_size = 0;
-  int64_t max_model_len = 0;  // tokens, prompt and output
+  int64_t max_model_len = 0;  // tokens of prompt and output together
   int64_t trained_context = 0;
   int64_t hidden = 0;
   int64_t num_parameters = 0;  // 0: not known
   std::string dtype;
   std::string kv_dtype;
-  int64_t max_prompt_bytes = 0;                // of text, before it is tokenised
-  int32_t max_embed_inputs = kMaxEmbedInputs;  // more would never fit the engine's queue
-  SamplingParams defaults;                     // of generation_config.json; seed and n unused
+  int64_t max_prompt_bytes = 0;  // bytes of prompt text before tokenisation
+  // At most the size of the engine's queue: more inputs could never be submitted together.
+  int32_t max_embed_inputs = kMaxEmbedInputs;
+  // Sampling defaults from generation_config.json; `seed` and `n` are not used.
+  SamplingParams defaults;
   std::vector<TokenId> eos_ids;
   std::shared_ptr<const Tokenizer> tokenizer;         // never null
   std::shared_ptr<const ChatTemplate> chat_template;  // null: the model has none
-  std::shared_ptr<const ChatTemplate> tool_template;  // for chats with tools; null: chat_template
-  std::optional<std::string> bos_token;               // as text, for templates
+  // The template for chats with tools; null: chat_template serves them too.
+  std::shared_ptr<const ChatTemplate> tool_template;
+  // The texts of the BOS and EOS tokens, for the chat templates.
+  std::optional<std::string> bos_token;
   std::optional<std::string> eos_token;
 };
 
-// Text that fits a context of so many tokens, with room to spare.
+// The default of ServedModel::max_prompt_bytes: 64 bytes per token of context, at least 64 KiB.
 int64_t DefaultMaxPromptBytes(int64_t max_model_len);
 
 class ModelRegistry final {
@@ -51,7 +55,8 @@ class ModelRegistry final {
   // The first model is the default. REQUIRES: not empty, names are unique.
   explicit ModelRegistry(std::vector<ServedModel> models) : models_(std::move(models)) {}
 
-  // Empty: the default model. NOT_FOUND lists the served names.
+  // Finds a model by name; an empty name means the default model. The NOT_FOUND error lists the
+  // served names.
   absl::StatusOr<const ServedModel*> Find(absl::string_view name) const;
   const std::vector<ServedModel>& models() const { return models_; }
 

@@ -1,5 +1,6 @@
-// What all parts of the serving path share: the generator, the models, the open calls, counters and
-// limits. Owned by main (or a test), outlives the server.
+// The objects that all parts of the serving path share: the generator, the models, the open calls,
+// counters and limits. The node (or a test) owns the context, which outlives the server. Any
+// thread.
 #pragma once
 
 #include <array>
@@ -19,7 +20,8 @@ class AdapterRegistry;
 class Generator;
 class ModelRegistry;
 
-// How busy the node is, for Control and its watchers. Bytes of the page pool add up to pool_bytes.
+// The load of the node, as Control reports it. free_bytes, cached_bytes, kv_bytes, adapter_bytes
+// and staging_bytes add up to pool_bytes.
 struct LoadSnapshot {
   int64_t running = 0;
   int64_t waiting = 0;
@@ -34,16 +36,17 @@ struct LoadSnapshot {
   int64_t prompt_tokens = 0;
 };
 
-inline constexpr int kNumMethods = 5;       // Method of prepare.h
-inline constexpr int kNumStatusCodes = 17;  // of gRPC
+inline constexpr int kNumMethods = 5;       // number of values of Method (prepare.h)
+inline constexpr int kNumStatusCodes = 17;  // number of gRPC status codes
 
-// Written by the serving path, read by metrics.
+// Counters that the serving path writes and metrics read.
 struct ServerStats {
-  std::array<std::array<Counter, kNumStatusCodes>, kNumMethods> calls;  // ended, by status
-  Counter streams_paused;  // times a slow reader paused a stream
+  // Ended calls by method and status code.
+  std::array<std::array<Counter, kNumStatusCodes>, kNumMethods> calls;
+  Counter streams_paused;  // times that a stream was paused because its reader was slow
 };
 
-// The engine's verbs; see Engine.
+// The engine's operations on adapters; see Engine.
 struct AdapterVerbs {
   std::function<void(AdapterId id, bool pin, AdapterWait wait)> load;
   std::function<void(AdapterId id)> unpin;
@@ -55,18 +58,18 @@ struct ServingContext {
   const ModelRegistry* models = nullptr;
   AdapterRegistry* adapters = nullptr;
   AdapterVerbs adapter_verbs;
-  const Clock* clock = nullptr;  // the generator's
+  const Clock* clock = nullptr;  // the same clock as the generator's
   std::function<LoadSnapshot()> load;
   std::string version;
   std::string device;
   int64_t stream_buffer_bytes = 1 << 20;
-  int64_t max_open_calls = 4096;  // further ones are refused before they are read
-  int64_t max_prompt_bytes = 0;   // as configured; 0: by each model's context
+  int64_t max_open_calls = 4096;  // a call above this limit is refused before it is read
+  int64_t max_prompt_bytes = 0;   // the configured limit; 0: derived from each model's context
 
   LiveCalls live;
   ServerStats stats;
   std::atomic<bool> draining{false};
-  std::atomic<bool> exit_requested{false};  // by Control.Drain
+  std::atomic<bool> exit_requested{false};  // set by Control.Drain
   std::atomic<uint64_t> next_call{1};
   std::atomic<uint64_t> next_engine_id{1};
 };

@@ -39,8 +39,8 @@ struct StreamOutput::Index {
 
   IncrementalDetokenizer detokenizer;
   StopMatcher matcher;
-  int64_t num_tokens = 0;      // delivered
-  std::optional<size_t> stop;  // the stop string that was met
+  int64_t num_tokens = 0;      // tokens delivered to the client
+  std::optional<size_t> stop;  // index of the stop string that was found
   bool finished = false;
 };
 
@@ -96,7 +96,7 @@ bool StreamOutput::AppendTokenText(TokenId token, Index* index, std::string* out
     return false;
   }
   StopMatcher::Result result = index->matcher.Feed(piece);
-  // Text that the detokenizer still holds may complete a stop string too.
+  // Text that the detokenizer still holds back may also complete a stop string.
   if (!result.match && index->matcher.WouldMatch(index->detokenizer.Held())) {
     StopMatcher::Result rest = index->matcher.Feed(index->detokenizer.Flush());
     result.text += rest.text;
@@ -132,7 +132,7 @@ void StreamOutput::OnFinished(const TokenEvent& event) {
   index.finished = true;
   --num_unfinished_;
   if (!index.stop) {
-    // What the detokenizer held was looked at with every token: there is no stop string in it.
+    // The held text cannot complete a stop string: AppendTokenText checked it after every token.
     std::string rest = index.matcher.Flush() + index.detokenizer.Flush();
     if (!rest.empty()) {
       v1::GenerateResponse message = NewMessage(event.index);

@@ -1,7 +1,7 @@
-// From the engine's events of one request to the messages of its stream: detokenisation, stop
-// strings, deltas, usage. It decides what is sent and in which order: `accepted` once, prompt
-// scores if asked for, outputs, exactly one `finished` per index. Owned by a call, on its
-// responder's thread; knows neither the engine nor the transport.
+// Turns the engine's events of one request into the messages of its stream: detokenisation, stop
+// strings, text deltas, usage. The messages are, in this order: one `accepted`, prompt scores if
+// the request asks for them, outputs, exactly one `finished` per index. A call owns this object and
+// uses it on its responder's thread; the class depends on neither the engine nor the transport.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,9 @@ struct StreamOptions {
   const ServedModel* model = nullptr;
   int32_t n = 1;
   bool has_logprobs = false;
-  std::vector<TokenId> prompt_tail;  // what decides about the output's leading space
+  // The last tokens of the prompt. The detokenizer needs them to decide whether the output starts
+  // with a space.
+  std::vector<TokenId> prompt_tail;
   TextStops stops;
 };
 
@@ -34,8 +36,9 @@ class StreamOutput final {
 
   void Accept(int64_t prompt_tokens);
 
-  // True when this event's index met a stop string: the engine must be told to end it. Its later
-  // tokens are ignored; its `finished` follows the engine's.
+  // Returns true when this event completes a stop string of its index: the caller must then cancel
+  // that index in the engine. Later tokens of the index are ignored, and its `finished` message is
+  // sent when the engine reports the index finished.
   bool OnEvent(TokenEvent event);
 
   WriteBuffer& buffer() { return buffer_; }
@@ -46,7 +49,8 @@ class StreamOutput final {
 
   bool OnTokens(const TokenEvent& event);
   void OnFinished(const TokenEvent& event);
-  // Appends the text that a token settles, stop strings considered; true when one is complete.
+  // Appends the text that is final with this token to *out. Returns true when a stop string is
+  // complete.
   bool AppendTokenText(TokenId token, Index* index, std::string* out) const;
   v1::GenerateResponse NewMessage(int32_t index) const;
 

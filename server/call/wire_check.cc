@@ -108,7 +108,8 @@ class WireChecker {
 
   absl::Status CheckScalar(const FieldDescriptor& field, const std::string& name,
                            CodedInputStream* in) {
-    // Protobuf joins the chunks of a packed list, so they are counted together.
+    // A packed list may come in several chunks, which protobuf joins. Their numbers are counted
+    // together.
     if (++num_numbers_ > kMaxWireNumbers) return TooMany(name, kMaxWireNumbers);
     const auto wire_type =
         WireFormatLite::WireTypeForFieldType(static_cast<WireFormatLite::FieldType>(field.type()));

@@ -9,7 +9,7 @@
 namespace tessera {
 namespace {
 
-// Clients take messages of 4 MiB by default.
+// gRPC clients accept messages of at most 4 MiB by default.
 constexpr int64_t kMaxMessageContentBytes = 1 << 20;
 constexpr int64_t kMessageOverhead = 64;
 
@@ -35,7 +35,7 @@ void Merge(v1::Output* into, v1::Output* from) {
 
 struct WriteBuffer::Entry {
   v1::GenerateResponse message;
-  int64_t bytes = 0;  // of the message
+  int64_t bytes = 0;  // approximate wire bytes of `message`, without `scores`
   std::optional<PendingScores> scores;
 };
 

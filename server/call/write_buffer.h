@@ -1,7 +1,7 @@
-// What a stream has to say and its reader has not taken yet. One message is in flight at a time;
-// the others wait here, and new output of an index is merged into its last waiting message, so that
-// a slow reader gets fewer and larger messages instead of a growing queue. Scores of a prompt
-// become messages only as they are taken. Owned by a call, on its responder's thread.
+// The messages of a stream that wait to be written. Only one message is in flight at a time. New
+// output of an index is merged into the last waiting message of that index, so that a slow reader
+// gets fewer and larger messages instead of a growing queue. Prompt scores are converted to
+// messages only when they are taken. A call owns the buffer and uses it on its responder's thread.
 #pragma once
 
 #include <cstdint>
@@ -23,20 +23,22 @@ class WriteBuffer final {
   ~WriteBuffer();
 
   void Add(v1::GenerateResponse message);
-  // Sent as one or more messages like `message`, each with some of the scores.
+  // Adds prompt scores, which Take returns as one or more copies of `message`, each with a part of
+  // the scores.
   void AddPromptScores(v1::GenerateResponse message, std::vector<OutputToken> scores);
-  // The oldest message. REQUIRES: !empty().
+  // Removes and returns the oldest message. REQUIRES: !empty().
   v1::GenerateResponse Take();
 
   bool empty() const { return entries_.empty(); }
-  // Of the waiting messages, about as they will be on the wire.
+  // Approximate wire bytes of the waiting messages.
   int64_t bytes() const { return bytes_; }
 
  private:
   struct Entry;
 
   std::deque<std::unique_ptr<Entry>> entries_;
-  std::vector<Entry*> last_output_;  // per index: the waiting message that takes more; null: none
+  // For each index, the waiting message into which new output is merged; null: none.
+  std::vector<Entry*> last_output_;
   int64_t bytes_ = 0;
 };
 

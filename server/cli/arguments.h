@@ -1,5 +1,6 @@
-// The command line of the programs on the client's side: flags by a table, so that parsing and help
-// cannot disagree. Errors say what to type instead.
+// The command line of the client programs. One table of flags drives both parsing and help, so that
+// they cannot disagree. Errors say what to type instead. Each program's main thread owns its
+// arguments.
 #pragma once
 
 #include <cstdint>
@@ -15,23 +16,24 @@ namespace tessera::cli {
 
 struct FlagSpec {
   const char* name;   // "--max-tokens"
-  const char* value;  // what help calls the value; null: a switch
+  const char* value;  // the name of the value in the help text; null: the flag takes no value
   const char* help;
 };
 
 class Arguments final {
  public:
-  // Flags may stand anywhere; "--" ends them. A flag that is in none of `specs` is an error.
+  // Flags may come before, between or after the positional words; all words after "--" are
+  // positional. A flag that is not in `specs` is an error.
   static absl::StatusOr<Arguments> Parse(const std::vector<std::string>& words,
                                          const std::vector<FlagSpec>& specs);
 
   const std::vector<std::string>& positional() const { return positional_; }
   bool Has(const std::string& flag) const { return values_.contains(flag); }
-  // The last one given.
+  // The last value that was given for the flag.
   std::optional<std::string> Text(const std::string& flag) const;
   const std::vector<std::string>& All(const std::string& flag) const;
 
-  // Sets *value when the flag was given; an error when its text is no such number.
+  // Sets *value if the flag was given. Returns an error if the value is not a number of this type.
   absl::Status Read(const std::string& flag, std::optional<int32_t>* value) const;
   absl::Status Read(const std::string& flag, std::optional<uint32_t>* value) const;
   absl::Status Read(const std::string& flag, std::optional<int64_t>* value) const;
@@ -44,12 +46,12 @@ class Arguments final {
   std::map<std::string, std::vector<std::string>> values_;
 };
 
-// "1,2,3" or "1 2 3".
+// Parses token ids that are separated by commas or white space: "1,2,3" or "1 2 3".
 absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text);
 
 std::string FlagHelp(const std::vector<FlagSpec>& specs);
 
-// The content of a file; "-" is standard input.
+// Returns the content of the file at `path`; "-" means standard input.
 absl::StatusOr<std::string> ReadFile(const std::string& path);
 
 }  // namespace tessera::cli

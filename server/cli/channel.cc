@@ -14,7 +14,7 @@
 namespace tessera::cli {
 namespace {
 
-// How long a server may take to accept the connection; one that is being restarted is not missed.
+// How long NewChannel waits for the connection. It bridges the restart of a server.
 constexpr std::chrono::milliseconds kConnectPatience(500);
 
 void AppendDetails(const std::string& bytes, std::string* text) {
@@ -36,7 +36,7 @@ void AppendDetails(const std::string& bytes, std::string* text) {
 }  // namespace
 
 FlagSpec ServerFlag() {
-  return {"--server", "HOST:PORT", "of tesserad (127.0.0.1:50051, or $TESSERA_SERVER)"};
+  return {"--server", "HOST:PORT", "address of tesserad (127.0.0.1:50051, or $TESSERA_SERVER)"};
 }
 
 std::string ServerAddress(const Arguments& arguments) {

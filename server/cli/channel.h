@@ -1,5 +1,5 @@
-// The connection that programs on the client's side share: where the server is, how it is reached,
-// and what a failed call says.
+// The connection of the client programs to the server: its address, its gRPC channel, and the text
+// of a failed call. Any thread.
 #pragma once
 
 #include <grpcpp/channel.h>
@@ -12,15 +12,16 @@
 
 namespace tessera::cli {
 
-// The flag --server, which all of them have.
+// The flag --server, which all client programs have.
 FlagSpec ServerFlag();
-// Its value, else $TESSERA_SERVER, else 127.0.0.1:50051.
+// The value of --server, else $TESSERA_SERVER, else 127.0.0.1:50051.
 std::string ServerAddress(const Arguments& arguments);
 
-// Waits a moment for the connection. Whether it worked is said by the first call.
+// Creates a channel and waits up to 500 ms for its connection. If the server cannot be reached, the
+// first call on the channel fails.
 std::shared_ptr<grpc::Channel> NewChannel(const std::string& server);
 
-// "UNAVAILABLE: message", then the details that help, each on a line of its own.
+// Formats "UNAVAILABLE: message" and the useful details of the status, one detail per line.
 std::string FailureText(const grpc::Status& status, const std::string& server);
 
 }  // namespace tessera::cli

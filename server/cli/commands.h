@@ -1,4 +1,4 @@
-// The commands of `tessera`, as a table.
+// The table of the commands of `tessera`. main owns the table and runs a command on its thread.
 #pragma once
 
 #include <functional>
@@ -13,7 +13,7 @@ class Session;
 
 struct Command {
   const char* name;
-  const char* usage;    // after the name: "[PROMPT]"
+  const char* usage;    // the arguments after the name, e.g. "[PROMPT]"
   const char* summary;  // one line
   std::vector<FlagSpec> flags;
   // Returns the exit status.

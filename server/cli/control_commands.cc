@@ -1,4 +1,4 @@
-// models, load, drain, health, cancel, capabilities, adapters.
+// The commands models, load, drain, health, cancel, capabilities and adapters.
 #include <chrono>
 #include <cstdio>
 #include <thread>
@@ -69,12 +69,12 @@ int RunLoad(const Arguments& arguments, Session* session) {
   while (reader->Read(&load)) PrintLoad(*session, load);
   const grpc::Status status = reader->Finish();
   session->EndContext();
-  if (status.ok() || session->interrupted()) return kOk;  // Ctrl-C is how one stops watching
+  if (status.ok() || session->interrupted()) return kOk;  // Ctrl-C is the normal end of a watch
   return session->Fail(status);
 }
 
-// A server that was told to exit may go before it was seen without calls: it no longer answers, or
-// drops the question.
+// Polls until the server has no open calls. With `exits` the server ends itself, so an unavailable
+// server or a cancelled GetLoad also means that the calls are over.
 int WaitForCalls(bool exits, Session* session) {
   for (;;) {
     v1::GetLoadResponse load;
@@ -232,26 +232,26 @@ int RunAdapters(const Arguments& arguments, Session* session) {
 
 std::vector<Command> ControlCommands() {
   return {
-      {"models", "", "what is served", {}, RunModels},
+      {"models", "", "list the served models", {}, RunModels},
       {"load",
        "",
-       "how busy the server is",
-       {{"--watch", nullptr, "again and again, until Ctrl-C"},
-        {"--interval-ms", "N", "between two looks (1000)"}},
+       "show how busy the server is",
+       {{"--watch", nullptr, "print again at every interval until Ctrl-C"},
+        {"--interval-ms", "N", "interval of --watch in ms (1000)"}},
        RunLoad},
       {"cancel", "REQUEST_ID", "end a running call", {}, RunCancel},
       {"drain",
        "",
        "refuse new calls, let running ones finish",
-       {{"--exit", nullptr, "end the server when they have"},
-        {"--wait", nullptr, "return when they have"}},
+       {{"--exit", nullptr, "end the server when the running calls have finished"},
+        {"--wait", nullptr, "return when the running calls have finished"}},
        RunDrain},
       {"health", "[SERVICE]", "SERVING or NOT_SERVING (exit status 1)", {}, RunHealth},
-      {"capabilities", "", "what this server knows and allows", {}, RunCapabilities},
+      {"capabilities", "", "show the server's features and limits", {}, RunCapabilities},
       {"adapters",
        "register|load|unload|pin|unpin|list|watch [NAME] [DIR]",
-       "LoRA adapters: register a PEFT folder (on the server) or a folder of such, load, pin, ...",
-       {{"--model", "NAME", "the model they belong to"}},
+       "LoRA adapters: register a PEFT folder (on the server's disk), load, pin, ...",
+       {{"--model", "NAME", "base model of the registered adapters"}},
        RunAdapters},
   };
 }

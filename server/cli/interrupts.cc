@@ -30,7 +30,7 @@ Interrupts::~Interrupts() {
     std::lock_guard<std::mutex> lock(mutex_);
     ended_ = true;
   }
-  // It waits for this signal with sigwait; nothing is terminated.
+  // The thread receives this signal in sigwait, so the signal terminates nothing.
   // NOLINTNEXTLINE(bugprone-bad-signal-to-kill-thread)
   pthread_kill(thread_.native_handle(), SIGTERM);
   thread_.join();

@@ -1,4 +1,5 @@
-// Ctrl-C and SIGTERM as calls of a function, on a thread of their own: no signal handler runs.
+// Calls a function on Ctrl-C (SIGINT) and SIGTERM. The function runs on a thread of its own, not in
+// a signal handler.
 #pragma once
 
 #include <functional>
@@ -11,11 +12,11 @@ inline constexpr int kInterrupted = 130;  // exit status after Ctrl-C
 
 class Interrupts final {
  public:
-  // Blocks the signals in this thread and in those it starts: construct it before anything else
-  // starts threads. `on_signal` is called once a signal, and returns whether the program goes on;
-  // where it does not, the program ends at once with kInterrupted.
+  // Blocks the signals in this thread and in the threads that this thread starts later. REQUIRES:
+  // the program has started no other thread. Each signal calls `on_signal`; if it returns false,
+  // the program exits at once with kInterrupted.
   explicit Interrupts(std::function<bool()> on_signal);
-  // `on_signal` is not called any more when it returns.
+  // After the destructor returns, `on_signal` is not called again.
   ~Interrupts();
   Interrupts(const Interrupts&) = delete;
   Interrupts& operator=(const Interrupts&) = delete;

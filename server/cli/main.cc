@@ -1,6 +1,6 @@
-// tessera: the command-line client of tesserad. Text and tables go to stdout, usage, timing and
-// errors to stderr. Exit status: 0, 1 when the server refuses or nobody answers, 2 for a wrong
-// command line, 130 after Ctrl-C.
+// tessera: the command-line client of tesserad. It prints text and tables to stdout, and usage,
+// timing and errors to stderr. Exit status: 0 success, 1 the call failed or the server did not
+// answer, 2 wrong command line, 130 interrupted by Ctrl-C.
 
 #include <cstdio>
 #include <string>
@@ -29,8 +29,8 @@ std::vector<FlagSpec> GlobalFlags() {
   return {
       ServerFlag(),
       {"--timeout", "SECONDS", "deadline of the call"},
-      {"--json", nullptr, "print messages as JSON, one a line"},
-      {"--help", nullptr, "this, or of a command: tessera COMMAND --help"},
+      {"--json", nullptr, "print messages as JSON, one message per line"},
+      {"--help", nullptr, "print this help; tessera COMMAND --help prints the help of a command"},
       {"--version", nullptr, "print the version"},
   };
 }
@@ -63,7 +63,8 @@ const Command* FindCommand(const std::vector<Command>& commands, const std::stri
   return nullptr;
 }
 
-// Takes the command's name out of the words: the first that is neither a flag nor a flag's value.
+// Removes the command's name from `words` and returns it. The name is the first word that is
+// neither a flag nor the value of a global flag.
 std::string TakeCommand(std::vector<std::string>* words) {
   for (size_t i = 0; i < words->size(); ++i) {
     if ((*words)[i] == "--server" || (*words)[i] == "--timeout") {

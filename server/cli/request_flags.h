@@ -1,4 +1,5 @@
-// The flags that generate and chat share, and how they become a request.
+// The flags that the commands generate and chat share, and their conversion to a request. Pure
+// functions; any thread.
 #pragma once
 
 #include <vector>
@@ -15,7 +16,8 @@ namespace tessera::cli {
 
 std::vector<FlagSpec> RequestFlags();
 
-// Fills all but the prompt. Only what was given is set: the rest is the server's to choose.
+// Fills all fields of the request except the prompt. A field whose flag was not given stays unset,
+// so that the server chooses its value.
 absl::Status ApplyRequestFlags(const Arguments& arguments, v1::GenerateRequest* request);
 absl::Status ApplyRequestFlags(const Arguments& arguments, v1::ChatRequest* request);
 

@@ -18,7 +18,8 @@ Session::Session(SessionOptions options)
 
 bool Session::OnSignal() {
   std::lock_guard<std::mutex> lock(mutex_);
-  // The first one cancels; a second one, or one between calls, ends the program.
+  // The first signal during a call cancels the call. A second signal, or a signal between calls,
+  // ends the program.
   if (interrupted_ || current_ == nullptr) return false;
   interrupted_ = true;
   current_->TryCancel();

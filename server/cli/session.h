@@ -1,5 +1,6 @@
-// What every command of `tessera` shares: the connection, the way errors and JSON are printed, and
-// Ctrl-C, which cancels the call that is under way.
+// The state that all commands of `tessera` share: the connection, the output format, and the
+// current call, which Ctrl-C cancels. Owned by main and used on its thread; signals arrive on the
+// thread of Interrupts.
 #pragma once
 
 #include <grpcpp/client_context.h>
@@ -15,18 +16,18 @@
 namespace tessera::cli {
 
 inline constexpr int kOk = 0;
-inline constexpr int kFailed = 1;  // the server said no, or nobody answered
+inline constexpr int kFailed = 1;  // the call failed or the server did not answer
 inline constexpr int kUsage = 2;   // the command line is wrong
 
 struct SessionOptions {
   std::string server;
   bool json = false;
-  double deadline_seconds = 0;  // 0: none
+  double deadline_seconds = 0;  // 0: no deadline
 };
 
 class Session final {
  public:
-  // Construct it before anything else starts threads (see Interrupts).
+  // REQUIRES: the program has started no other thread (see Interrupts).
   explicit Session(SessionOptions options);
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -36,12 +37,13 @@ class Session final {
   v1::Control::Stub& control() { return *control_; }
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
 
-  // A context that Ctrl-C cancels, one at a time.
+  // Creates the context of the current call, which Ctrl-C cancels. EndContext ends it. REQUIRES: no
+  // other call is current.
   std::unique_ptr<grpc::ClientContext> NewContext();
   void EndContext();
   bool interrupted() const;
 
-  // Says what went wrong, with the details that help; returns the exit status.
+  // Prints the failure and its useful details to stderr; returns the exit status.
   int Fail(const grpc::Status& status) const;
   // Prints a message as one line of JSON.
   static void PrintJson(const google::protobuf::Message& message);
@@ -59,7 +61,7 @@ class Session final {
   std::unique_ptr<v1::Control::Stub> control_;
 };
 
-// Runs one unary call and returns the exit status when it failed.
+// Runs one unary call, prints its failure and returns the exit status.
 template <class Call>
 int RunUnary(Session* session, const Call& call) {
   const std::unique_ptr<grpc::ClientContext> context = session->NewContext();

@@ -1,4 +1,4 @@
-// generate and chat.
+// The commands generate and chat.
 #include <unistd.h>
 
 #include <cstdio>
@@ -33,8 +33,8 @@ const char* ReasonText(v1::FinishReason reason) {
   }
 }
 
-// Prints a stream as it arrives. Several indices cannot share a terminal's line, so with n > 1 each
-// is printed when it is finished.
+// Prints the text of a stream as it arrives. With n > 1 several texts arrive interleaved, so each
+// text is printed only when it is finished.
 class StreamPrinter final {
  public:
   StreamPrinter(bool json, bool quiet, bool several)
@@ -110,7 +110,8 @@ StreamPrinter NewPrinter(const Arguments& arguments, const Session& session, int
   return StreamPrinter(session.json(), arguments.Has("--quiet"), n > 1);
 }
 
-// Where the words on the command line are not the text: --prompt-file, or standard input.
+// The prompt text: the positional words of the command line if there are any, else the content of
+// --prompt-file, else standard input.
 absl::StatusOr<std::string> TextArgument(const Arguments& arguments) {
   if (!arguments.positional().empty()) return absl::StrJoin(arguments.positional(), " ");
   if (const auto file = arguments.Text("--prompt-file")) return ReadFile(*file);
@@ -175,7 +176,8 @@ int SendChat(const Arguments& arguments, Session* session, v1::ChatRequest* requ
   return status;
 }
 
-// A conversation at a terminal: a line is a message; an empty line or Ctrl-D ends it.
+// Runs a conversation at a terminal. Each line is a message; an empty line or Ctrl-D ends the
+// conversation.
 int Converse(const Arguments& arguments, Session* session, v1::ChatRequest* request) {
   std::string line;
   for (;;) {

@@ -1,4 +1,4 @@
-// embed, tokenize, detokenize.
+// The commands embed, tokenize and detokenize.
 #include <cstdio>
 
 #include "absl/strings/str_join.h"
@@ -8,7 +8,7 @@
 namespace tessera::cli {
 namespace {
 
-// Texts from the command line, else standard input as one.
+// The texts on the command line, or standard input as one text.
 absl::StatusOr<std::vector<std::string>> Texts(const Arguments& arguments) {
   if (!arguments.positional().empty()) return arguments.positional();
   absl::StatusOr<std::string> text = ReadFile("-");
@@ -92,7 +92,7 @@ int RunDetokenize(const Arguments& arguments, Session* session) {
 }  // namespace
 
 std::vector<Command> UnaryCommands() {
-  const FlagSpec model = {"--model", "NAME", "served model (the default one)"};
+  const FlagSpec model = {"--model", "NAME", "served model (the default model)"};
   return {
       {"embed", "TEXT...", "one vector per text", {model}, RunEmbed},
       {"tokenize",

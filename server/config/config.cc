@@ -28,7 +28,8 @@ using google::protobuf::Message;
 using google::protobuf::Reflection;
 
 constexpr size_t kMaxFileBytes = 1 << 20;
-// Aliases make a small file large; no honest configuration has as many nodes.
+// The largest number of YAML maps in a file. YAML aliases can expand a small file to a huge tree,
+// and a real configuration is far smaller.
 constexpr int kMaxNodes = 100'000;
 
 std::string JoinPath(const std::string& path, const std::string& name) {
@@ -72,7 +73,7 @@ absl::Status CheckAddress(const std::string& where, const std::string& text) {
   return absl::InvalidArgumentError(absl::StrCat(where, " ", address.status().message()));
 }
 
-// Sets a scalar field from text. `path` is the field's own, without list indices.
+// Sets a scalar field from text. `path` is the dotted path of the field.
 absl::Status SetScalar(const std::string& origin, const std::string& path,
                        const FieldDescriptor& field, const std::string& text, Message* message) {
   const Reflection& reflection = *message->GetReflection();
@@ -114,7 +115,8 @@ absl::Status SetScalar(const std::string& origin, const std::string& path,
   }
 }
 
-// Walks a YAML tree along the messages. Positions come from the nodes' marks.
+// Copies a YAML tree into protobuf messages of the same shape. Errors take their line numbers from
+// the YAML nodes.
 class YamlMerger {
  public:
   explicit YamlMerger(const std::string& file) : file_(file) {}
@@ -187,7 +189,8 @@ class YamlMerger {
   int num_nodes_ = 0;
 };
 
-// The element of a list that "models.0" names, appended when it is the next one.
+// Returns the list element with the index `index_text`. An index equal to the size of the list
+// appends an element.
 absl::StatusOr<Message*> ListElement(const std::string& origin, const std::string& path,
                                      const std::string& index_text, const FieldDescriptor& field,
                                      Message* message) {
@@ -242,7 +245,7 @@ absl::Status SetConfigValue(const std::string& origin, const std::string& path,
       if (!is_last) {
         return absl::InvalidArgumentError(absl::StrCat(origin, ": '", so_far, "' has no keys"));
       }
-      if (field->is_repeated()) {  // one more
+      if (field->is_repeated()) {  // appends to a list of texts
         message->GetReflection()->AddString(message, field, value);
         return absl::OkStatus();
       }

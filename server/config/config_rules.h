@@ -1,4 +1,5 @@
-// What values the fields of the configuration may have, and which flag sets which field. Data only.
+// The tables of the configuration: the values that each field accepts, and the field that each flag
+// sets. Constant data; any thread.
 #pragma once
 
 #include <cstdint>
@@ -11,18 +12,18 @@ namespace tessera {
 
 struct ConfigRule {
   const char* path;     // dotted, without list indices
-  int64_t min = 0;      // of a number
-  int64_t max = 0;      // of a number; 0 with min 0: not a number
-  const char* allowed;  // words separated by '|'; null: any text
-  const char* later;    // those of the allowed words that a later release brings; null: none
+  int64_t min = 0;      // smallest number; min == max == 0: the field is not a number
+  int64_t max = 0;      // largest number
+  const char* allowed;  // accepted words, separated by '|'; null: any text
+  const char* later;    // accepted words that only a later release supports; null: none
 };
 absl::Span<const ConfigRule> ConfigRules();
-const ConfigRule* FindConfigRule(absl::string_view path);  // null when there is none
+const ConfigRule* FindConfigRule(absl::string_view path);  // null: the field has no rule
 
 struct ConfigFlag {
   const char* flag;   // "--listen"
   const char* path;   // "server.listen"
-  const char* value;  // what help calls the value, "HOST:PORT"
+  const char* value;  // the name of the value in the help text, "HOST:PORT"
   const char* help;
 };
 absl::Span<const ConfigFlag> ConfigFlags();

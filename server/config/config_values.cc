@@ -19,7 +19,8 @@
 namespace tessera {
 namespace {
 
-constexpr size_t kMaxWordBytes = 128;  // for the edit distance: longer words have no near ones
+// NearestWord finds no candidate for a longer word; this bounds the cost of the edit distance.
+constexpr size_t kMaxWordBytes = 128;
 
 absl::Status CheckLater(const char* path, const std::string& value) {
   const ConfigRule* rule = FindConfigRule(path);

@@ -19,13 +19,13 @@ struct Flag {
   std::string value;
 };
 
-// What the command line holds, before any of it is applied.
+// The parsed command line before it is applied to the configuration.
 struct Parsed {
   Action action = Action::kServe;
   std::optional<std::string> file;
-  std::vector<Flag> sets;  // name: the path
+  std::vector<Flag> sets;  // values of --set; Flag::name is the dotted path
   std::vector<std::string> models;
-  std::vector<Flag> flags;  // name: the flag
+  std::vector<Flag> flags;  // other flags; Flag::name is the flag
 };
 
 const ConfigFlag* FindFlag(const std::string& name) {
@@ -95,7 +95,8 @@ absl::StatusOr<Parsed> Parse(const std::vector<std::string>& arguments) {
   return parsed;
 }
 
-// NAME=DIR or DIR. A folder may have '=' in its path, a name has no '/'.
+// Adds a model from NAME=DIR or DIR. A '=' after the first '/' belongs to the folder, because a
+// name has no '/'.
 void AddModel(const std::string& text, v1::Config* config) {
   v1::ModelConfig* model = config->add_models();
   const size_t equals = text.find('=');
@@ -142,8 +143,8 @@ std::string HelpText() {
   line("--version", "print the version, exit");
   line("--help", "print this, exit");
   return text +
-         "\nSizes take KiB, MiB, GiB. SIGTERM or SIGINT drains; a second one cancels what is "
-         "left.\n"
+         "\nSizes take KiB, MiB, GiB. SIGTERM or SIGINT drains; a second signal cancels the "
+         "remaining calls.\n"
          "Exit status: 0 served and ended, 2 wrong configuration or model, 1 anything else.\n";
 }
 

@@ -1,5 +1,6 @@
-// The command line of tesserad: what to do, and the configuration it gives together with the file
-// that --config names. Flags win over --set, --set over the file.
+// The command line of tesserad. It selects an action and, together with the file that --config
+// names, gives the configuration. A flag overrides --set, and --set overrides the file. main calls
+// these functions before any thread starts.
 #pragma once
 
 #include <memory>
@@ -16,8 +17,8 @@ class Config;
 
 enum class Action : int { kServe, kCheck, kHelp, kVersion };
 
-// `arguments` are those after the program's name. With kServe and kCheck *config is finished
-// (FinishConfig).
+// Parses the arguments that follow the program's name. For kServe and kCheck, FinishConfig has run
+// on *config.
 absl::StatusOr<Action> ParseFlags(const std::vector<std::string>& arguments, v1::Config* config);
 
 std::string HelpText();

@@ -16,7 +16,7 @@ namespace {
 
 using AddressList = std::unique_ptr<addrinfo, void (*)(addrinfo*)>;
 
-// Null with *error set when the host is not known.
+// Resolves the address. Returns null and sets *error when the host is not known.
 AddressList LookUp(const HostPort& address, std::string* error) {
   addrinfo hints = {};
   hints.ai_socktype = SOCK_STREAM;
@@ -73,7 +73,7 @@ void TouchPort(const HostPort& address) {
   if (found == nullptr) return;
   const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return;
-  // Nobody minds when it fails: the port is closed then.
+  // A failure is ignored: it means that the port is closed already.
   (void)!connect(fd, found->ai_addr, found->ai_addrlen);
   close(fd);
 }

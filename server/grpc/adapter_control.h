@@ -1,5 +1,5 @@
-// What Control does about adapters, without gRPC: requests to the registry and the engine, states
-// as messages. Any thread, but for RegisterAdapters, which asks the disk: none of gRPC's.
+// The adapter methods of the Control service without gRPC types. The functions are thread-safe.
+// RegisterAdapters reads the disk, so it must not run on gRPC's threads.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,8 @@ struct ServingContext;
 absl::Status RegisterAdapters(const ServingContext& context,
                               const v1::RegisterAdaptersRequest& request,
                               v1::RegisterAdaptersResponse* response);
-// The version that a registered adapter's name means now, or the blend that a recipe names.
+// Finds the current version of a registered adapter by its name, or a blend in memory by its
+// recipe.
 absl::StatusOr<ResolvedAdapter> FindAdapter(const ServingContext& context, const std::string& name);
 void FillAdapters(const ServingContext& context, v1::ListAdaptersResponse* response);
 

@@ -11,7 +11,7 @@
 namespace tessera {
 
 absl::Status Serialize(const google::protobuf::Message& message, grpc::ByteBuffer* buffer) {
-  // Beyond 2 GiB protobuf has no encoding at all.
+  // Checked before the encoding, because protobuf cannot encode a message of more than 2 GiB.
   if (message.ByteSizeLong() > static_cast<size_t>(kMaxMessageBytes)) {
     return MakeError(
         absl::StatusCode::kResourceExhausted, "REPLY_TOO_LARGE",
@@ -28,7 +28,8 @@ absl::Status Serialize(const google::protobuf::Message& message, grpc::ByteBuffe
 }
 
 std::string TakeBytes(const grpc::ByteBuffer* request) {
-  auto* buffer = const_cast<grpc::ByteBuffer*>(request);  // ours alone, and never read again
+  // The cast is safe: only this call uses the buffer, and nothing reads it after this function.
+  auto* buffer = const_cast<grpc::ByteBuffer*>(request);
   std::vector<grpc::Slice> slices;
   std::string bytes;
   if (!buffer->Dump(&slices).ok()) return bytes;

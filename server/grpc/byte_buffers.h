@@ -1,4 +1,5 @@
-// Between protobuf messages and gRPC's byte buffers. Only for the .cc files that speak gRPC.
+// Converts between protobuf messages and gRPC's byte buffers. Only .cc files that use gRPC include
+// this header. Any thread.
 #pragma once
 
 #include <google/protobuf/message.h>
@@ -10,12 +11,12 @@
 
 namespace tessera {
 
-// RESOURCE_EXHAUSTED for a message that the transport does not carry (kMaxMessageBytes). `buffer`
-// is written only on success.
+// Encodes `message` into *buffer. Returns RESOURCE_EXHAUSTED for a message of more than
+// kMaxMessageBytes; *buffer is written only on success.
 absl::Status Serialize(const google::protobuf::Message& message, grpc::ByteBuffer* buffer);
 
-// Moves the bytes out of a request: gRPC keeps it until the call ends, and a thousand streams would
-// hold a thousand prompts.
+// Moves the bytes out of the request buffer and empties it. gRPC keeps the buffer until the call
+// ends; otherwise every open stream would hold its whole prompt in memory.
 std::string TakeBytes(const grpc::ByteBuffer* request);
 
 }  // namespace tessera

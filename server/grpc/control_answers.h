@@ -1,4 +1,5 @@
-// What Control answers, without gRPC: capabilities, models and load as messages. Any thread.
+// Fills the response messages of the Control service: capabilities, models and load. No gRPC types.
+// Any thread.
 #pragma once
 
 namespace tessera {

@@ -35,7 +35,7 @@ using grpc::CallbackServerContext;
 constexpr int64_t kDefaultIntervalMs = 1000;
 constexpr int64_t kMinIntervalMs = 100;
 constexpr int64_t kMaxIntervalMs = 3'600'000;
-// Of registrations that wait for the disk.
+// The largest total size of the registration requests that wait or run.
 constexpr int64_t kMaxRegistrationBytes = 16 * kMaxControlBytes;
 
 absl::Status CheckPeer(const CallbackServerContext& context) {
@@ -44,7 +44,7 @@ absl::Status CheckPeer(const CallbackServerContext& context) {
                    "Control answers on loopback only; call it on the server's machine");
 }
 
-// Checks the peer and reads the request.
+// Checks that the peer is local and parses the request into *message.
 absl::Status Read(const CallbackServerContext& context, const ByteBuffer* request,
                   google::protobuf::Message* message) {
   RETURN_IF_ERROR(CheckPeer(context));
@@ -56,11 +56,12 @@ absl::Status Read(const CallbackServerContext& context, const ByteBuffer* reques
   return ParseStrict(TakeBytes(request), message);
 }
 
-// Sends a message at every interval, when there is one, until the client is gone. One operation
-// (write or alarm) is pending at any time; whoever completes it looks whether the call is over.
+// A stream that asks `Fill` for a message at every interval and sends it if there is one, until the
+// client disconnects. Exactly one operation (a write or an alarm) is pending at any time, and its
+// completion checks whether the call was cancelled.
 class Watcher final : public grpc::ServerWriteReactor<ByteBuffer> {
  public:
-  // Fills the next message; false: nothing to say this time.
+  // Fills the next message. Returns false when there is nothing to send in this interval.
   using Fill = std::function<absl::StatusOr<bool>(ByteBuffer*)>;
 
   Watcher(int64_t interval_ms, Fill fill) : interval_ms_(interval_ms), fill_(std::move(fill)) {
@@ -83,8 +84,8 @@ class Watcher final : public grpc::ServerWriteReactor<ByteBuffer> {
   void OnDone() override { delete this; }
 
  private:
-  // REQUIRES: nothing is pending; mutex_ is held unless the call has just begun. In turn: an alarm
-  // is not set anew while its own callback runs.
+  // Waits one interval. The two alarms alternate, because an alarm must not be set again inside its
+  // own callback. REQUIRES: no operation is pending; mutex_ is held, except in the constructor.
   void SetAlarm() {
     next_alarm_ = 1 - next_alarm_;
     alarms_[next_alarm_].Set(
@@ -98,7 +99,8 @@ class Watcher final : public grpc::ServerWriteReactor<ByteBuffer> {
     }
     Finish(grpc::Status::CANCELLED);
   }
-  // REQUIRES: nothing is pending, and mutex_ is held unless the call has just begun.
+  // Sends the next message, or waits one interval if there is none. REQUIRES: no operation is
+  // pending; mutex_ is held, except in the constructor.
   void Send() {
     in_flight_.Clear();
     const absl::StatusOr<bool> filled = fill_(&in_flight_);
@@ -115,8 +117,9 @@ class Watcher final : public grpc::ServerWriteReactor<ByteBuffer> {
   int next_alarm_ = 0;
 };
 
-// An answer that is given when an adapter is there, or when the client is gone. Either may be
-// first, and the engine may come long after the call.
+// A unary call that is answered when its adapter is loaded or when its client disconnects,
+// whichever is first. The engine may report the load long after the call has ended, so the engine's
+// callback and gRPC share the ownership.
 class LoadedAnswer final : public grpc::ServerUnaryReactor {
  public:
   static std::shared_ptr<LoadedAnswer> New() {
@@ -137,7 +140,7 @@ class LoadedAnswer final : public grpc::ServerUnaryReactor {
   std::shared_ptr<LoadedAnswer> until_done_;
 };
 
-// A stream that ends at once.
+// A stream that ends at once with an error.
 class RefusedStream final : public grpc::ServerWriteReactor<ByteBuffer> {
  public:
   explicit RefusedStream(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
@@ -299,7 +302,7 @@ class ControlService final : public RawBase {
     v1::WatchAdaptersRequest in;
     const absl::Status status = Read(*call, request, &in);
     if (!status.ok()) return new RefusedStream(status);
-    int64_t sent = -1;  // revision
+    int64_t sent = -1;  // the registry's revision in the last message
     return new Watcher(kMinIntervalMs,
                        [context = context_, sent](ByteBuffer* out) mutable -> absl::StatusOr<bool> {
                          const int64_t revision = context->adapters->revision();
@@ -319,18 +322,20 @@ class ControlService final : public RawBase {
     reactor->Finish(ToGrpcStatus(status.ok() ? Serialize(message, response) : status));
     return reactor;
   }
-  // Reads a request that names an adapter.
+  // Parses a request that names an adapter and finds that adapter.
   template <class Request>
   absl::StatusOr<ResolvedAdapter> ReadAdapter(const CallbackServerContext& call,
                                               const ByteBuffer* request, Request* message) const {
     RETURN_IF_ERROR(Read(call, request, message));
     return FindAdapter(*context_, message->name());
   }
-  // The answers to LoadAdapter and PinAdapter are empty messages.
+  // Answers LoadAdapter or PinAdapter when the adapter is in the pool. The response of either
+  // method is an empty message, so LoadAdapterResponse serves both.
   grpc::ServerUnaryReactor* AnswerWhenLoaded(const ResolvedAdapter& adapter, bool pin,
                                              ByteBuffer* response) {
     const std::shared_ptr<LoadedAnswer> answer = LoadedAnswer::New();
-    grpc::ServerUnaryReactor* const reactor = answer.get();  // `answer` may be done on return
+    // Taken now: `answer` may already be moved from or finished after the call of `load`.
+    grpc::ServerUnaryReactor* const reactor = answer.get();
     const absl::Status serialized = Serialize(v1::LoadAdapterResponse(), response);
     AdapterWait wait;
     wait.done = [answer, serialized](const absl::Status& status) {
@@ -345,8 +350,8 @@ class ControlService final : public RawBase {
   ServingContext* const context_;
   ResponderPool* const pool_;
   const std::function<void()> begin_drain_;
-  // Registrations, which ask the disk, on a thread of their own. Calls keep the server open until
-  // they are answered, so none is dropped.
+  // Runs registrations on a thread of its own, because they read the disk. The gRPC server shuts
+  // down only after all its calls are answered, so the destructor drops no registration.
   Preparer registrations_;
 };
 

@@ -1,6 +1,6 @@
-// The Control service, for operators: capabilities, models, load, cancel, drain. Everything it
-// answers is at hand, so it runs on gRPC's threads. Without configured identities it answers on
-// loopback only.
+// The Control service for operators: capabilities, models, load, adapters, cancel, drain. Its
+// methods do not block, so they run on gRPC's threads; only the registration of adapters reads the
+// disk, on a thread of its own. The service accepts calls from loopback peers only.
 #pragma once
 
 #include <functional>
@@ -18,11 +18,12 @@ namespace tessera {
 class ResponderPool;
 struct ServingContext;
 
-// Both outlive the service. `begin_drain` is Server::BeginDrain.
+// `context` and `pool` outlive the service. `begin_drain` calls Server::BeginDrain.
 std::unique_ptr<grpc::Service> NewControlService(ServingContext* context, ResponderPool* pool,
                                                  std::function<void()> begin_drain);
 
-// True for gRPC's names of peers on this machine: "ipv4:127.0.0.1:9", "ipv6:%5B::1%5D:9", "unix:".
+// Returns true if gRPC's peer name is an address of this machine: "ipv4:127.0.0.1:9",
+// "ipv6:%5B::1%5D:9", "unix:".
 bool IsLoopbackPeer(absl::string_view peer);
 
 }  // namespace tessera

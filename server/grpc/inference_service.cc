@@ -18,7 +18,8 @@ using google::protobuf::Message;
 using grpc::ByteBuffer;
 using grpc::CallbackServerContext;
 
-// What both kinds of calls share. Deletes itself when gRPC is done with the call.
+// The common part of streaming and unary calls. The reactor deletes itself in OnDone, when gRPC has
+// finished the call.
 class CallBase : public CallPort {
  public:
   CallBase(ServingContext* context, ResponderPool* pool, const ByteBuffer* request)
@@ -47,7 +48,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<ByteBuffer>, public 
   void StartWrite(const Message& message) override {
     if (absl::Status status = Serialize(message, &in_flight_); !status.ok()) {
       failure_ = std::move(status);
-      return responder_->WriteDone(id_, false);  // it finishes the call
+      return responder_->WriteDone(id_, false);  // the responder then finishes the call
     }
     grpc::ServerWriteReactor<ByteBuffer>::StartWrite(&in_flight_);
   }
@@ -65,7 +66,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<ByteBuffer>, public 
 
  private:
   ByteBuffer in_flight_;
-  absl::Status failure_;  // of a message that could not be sent
+  absl::Status failure_;  // why a message could not be encoded
 };
 
 class UnaryReactor final : public grpc::ServerUnaryReactor, public CallBase {

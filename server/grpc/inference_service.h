@@ -1,6 +1,6 @@
-// The Inference service: gRPC callback reactors that carry bytes between gRPC and the responders.
-// Requests come raw, so that what protobuf's parser would only call "failed" is answered with
-// words.
+// The Inference service: gRPC callback reactors that pass bytes between gRPC's threads and the
+// responders. Methods receive the raw bytes of a request, so that call/wire_check.h can report a
+// parse error in detail.
 #pragma once
 
 #include <memory>
@@ -14,7 +14,7 @@ namespace tessera {
 class ResponderPool;
 struct ServingContext;
 
-// Both outlive the service.
+// `context` and `pool` outlive the service.
 std::unique_ptr<grpc::Service> NewInferenceService(ServingContext* context, ResponderPool* pool);
 
 }  // namespace tessera

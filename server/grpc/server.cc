@@ -27,7 +27,8 @@ namespace {
 
 constexpr char kServiceName[] = "tessera.v1.Inference";
 
-// What gRPC has to say goes to our log; what matters of it comes back as statuses too.
+// Writes gRPC's log lines to our log at level DEBUG. gRPC also returns important errors as
+// statuses.
 void LogFromGrpc(gpr_log_func_args* args) {
   TLOG_DEBUG("grpc {}:{}: {}", args->file, args->line, args->message);
 }
@@ -35,7 +36,7 @@ void LogFromGrpc(gpr_log_func_args* args) {
 void SetConnectionOptions(const ServerOptions& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
   builder->SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
-  // A port that another process has is an error, not something to share.
+  // Without SO_REUSEPORT, binding a port that another process uses is an error.
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, options.keepalive_seconds * 1000);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
@@ -104,7 +105,8 @@ class GrpcServer final : public Server {
 
  private:
   void PublishHealth() {
-    std::lock_guard<std::mutex> lock(health_mutex_);  // so that the last state is what stays
+    // The lock orders concurrent callers, so that the published status is the latest state.
+    std::lock_guard<std::mutex> lock(health_mutex_);
     const bool serving = healthy_.load() && !context_->draining.load();
     grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
     health->SetServingStatus("", serving);

@@ -1,6 +1,8 @@
-// The gRPC server: services, health, reflection, connection settings, and the responders behind
-// them. Owned by main (or a test). Shutdown order: BeginDrain (health NOT_SERVING, new calls
-// refused), wait for num_open_calls() == 0 or CancelAll, Shutdown; the generator is stopped after.
+// The gRPC server: services, health, reflection, connection settings, and the responders that
+// handle the calls. Owned by the node (or a test). Any thread may call the methods, except
+// Shutdown, which the owner calls. Shutdown order: BeginDrain (health becomes NOT_SERVING, new
+// calls are refused); wait until num_open_calls() is 0 or call CancelAll; Shutdown; stop the
+// generator.
 #pragma once
 
 #include <cstdint>
@@ -14,27 +16,28 @@ namespace tessera {
 struct ServingContext;
 
 struct ServerOptions {
-  std::string listen = "127.0.0.1:50051";  // port 0: a free one
+  std::string listen = "127.0.0.1:50051";  // port 0: the system chooses a free port
   int32_t responder_threads = 2;
-  int32_t max_connection_age_seconds = 0;  // 0: never closed
+  int32_t max_connection_age_seconds = 0;  // 0: connections have no maximum age
   int32_t keepalive_seconds = 60;
-  int64_t preparer_bytes = 256 << 20;  // of large requests that wait to be tokenised
+  int64_t preparer_bytes = 256 << 20;  // largest total size of large requests in preparation
 };
 
 class Server {
  public:
   virtual ~Server() = default;
 
-  // HOST:PORT with the real port.
+  // The address as HOST:PORT with the port that is bound.
   virtual const std::string& address() const = 0;
-  // What health answers, unless draining.
+  // Sets the status of the health service. While the server drains, the status is NOT_SERVING in
+  // any case.
   virtual void SetHealthy(bool healthy) = 0;
   virtual void BeginDrain() = 0;
   virtual int64_t num_open_calls() const = 0;
   // Ends all open calls as soon as possible.
   virtual void CancelAll() = 0;
-  // Closes the port, gives open calls `grace_us` to end, cuts them off, joins. Called by the
-  // destructor with no grace.
+  // Closes the port, waits up to `grace_us` for open calls to end, cancels the remaining calls and
+  // joins the threads. The destructor calls Shutdown(0).
   virtual void Shutdown(int64_t grace_us) = 0;
 };
 

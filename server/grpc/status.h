@@ -1,4 +1,4 @@
-// absl::Status as gRPC sends it. Any thread.
+// Converts an absl::Status to the status that gRPC sends. Any thread.
 #pragma once
 
 #include <grpcpp/support/status.h>
@@ -7,7 +7,7 @@
 
 namespace tessera {
 
-// Code and message, and the payloads (server/call/errors.h) as google.rpc details.
+// Converts the code, the message, and the payloads (server/call/errors.h) as google.rpc details.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 }  // namespace tessera

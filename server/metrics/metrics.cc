@@ -23,7 +23,7 @@ struct Answer {
   std::string body;
 };
 
-// Answers GET and HEAD by a function.
+// Answers GET and HEAD with the result of a function.
 class Handler final : public CivetHandler {
  public:
   explicit Handler(std::function<Answer()> answer) : answer_(std::move(answer)) {}
@@ -70,8 +70,8 @@ class CivetMetricsServer final : public MetricsServer {
           return Probe(sources_.live(), kNotLive);
         }) {}
 
-  // Civetweb sees that it shall end at its next connection, or after two seconds: so connections
-  // are made until it has.
+  // Civetweb notices `close` only at its next connection or after two seconds. To end sooner, a
+  // thread makes connections until `close` returns.
   ~CivetMetricsServer() override {
     if (server_ == nullptr) return;
     std::atomic<bool> ended{false};
@@ -127,7 +127,7 @@ class CivetMetricsServer final : public MetricsServer {
   Handler readyz_;
   std::string address_;
   HostPort bound_;
-  std::unique_ptr<CivetServer> server_;  // last: its threads use the handlers
+  std::unique_ptr<CivetServer> server_;  // declared last: its threads use the handlers
 };
 
 }  // namespace

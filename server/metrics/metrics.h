@@ -1,7 +1,7 @@
 // Metrics and probes over HTTP: /metrics (Prometheus text), /healthz (the engine makes progress)
-// and /readyz (alive and not draining). Counters live in their owners; they are read at each
-// scrape, so every series is there at zero from the start. Owned by main; serves on threads of its
-// own.
+// and /readyz (the engine makes progress and the server does not drain). Each scrape reads the
+// counters from the objects that own them, so every series exists with the value zero from the
+// start. Owned by the node; the HTTP server has threads of its own.
 #pragma once
 
 #include <cstdint>
@@ -19,24 +19,24 @@ struct EngineModel;
 struct EngineStats;
 struct ServingContext;
 
-// All outlive the server.
+// The objects whose counters are exported. They outlive the metrics server.
 struct MetricsSources {
   const EngineStats* engine = nullptr;
   const std::vector<EngineModel>* models = nullptr;
   const ServingContext* context = nullptr;
-  const AdapterRegistry* adapters = nullptr;  // null: none
+  const AdapterRegistry* adapters = nullptr;  // null: there are no adapters
   int32_t max_num_seqs = 0;
   int64_t slab_bytes = 0;
   std::function<bool()> live;  // Engine::live; thread-safe
 };
 
-// What /metrics answers.
+// The text that /metrics returns.
 std::string MetricsText(const MetricsSources& sources);
 
 class MetricsServer {
  public:
   virtual ~MetricsServer() = default;
-  // HOST:PORT with the real port.
+  // The address as HOST:PORT with the port that is bound.
   virtual const std::string& address() const = 0;
 };
 

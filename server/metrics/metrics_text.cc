@@ -91,9 +91,9 @@ void AddRequests(const MetricsSources& sources, Families* families) {
                          static_cast<double>(engine.models[m].finished[r].value()));
     }
   }
-  families->Value("tessera_requests_running", "Sequences that compute.",
+  families->Value("tessera_requests_running", "Running sequences.",
                   static_cast<double>(engine.sequences_running.value()));
-  families->Value("tessera_requests_waiting", "Sequences that are queued, preempted or paused.",
+  families->Value("tessera_requests_waiting", "Queued, preempted and paused sequences.",
                   static_cast<double>(engine.sequences_waiting.value()));
   families->Count("tessera_requests_refused_total", "Requests refused because the queue was full.",
                   engine.refused.value());
@@ -105,19 +105,19 @@ void AddRequests(const MetricsSources& sources, Families* families) {
   families->Count("tessera_generated_tokens_total", "Tokens generated.",
                   engine.generated_tokens.value());
   families->Count("tessera_preemptions_total",
-                  "Times a running sequence gave its pages up to be computed again.",
+                  "Number of times that a running sequence was preempted, to be recomputed later.",
                   engine.preemptions.value());
   families->Count("tessera_adapter_loads_total", "Adapters read from disk.",
                   engine.adapter_loads.value());
   families->Count("tessera_adapter_evictions_total",
-                  "Adapters that left the page pool, to make room or by an operator.",
+                  "Adapters evicted from the page pool to make room, or unloaded by an operator.",
                   engine.adapter_evictions.value());
 }
 
 void AddPool(const MetricsSources& sources, Families* families) {
   const EngineStats& engine = *sources.engine;
   MetricFamily* pages = families->Add("tessera_pages",
-                                      "Equal pages of the pool, by what they hold; cached ones are "
+                                      "Equal pages of the pool, by their content; cached pages are "
                                       "evictable.",
                                       MetricType::Gauge);
   const std::pair<const char*, const Counter*> kinds[] = {{"free", &engine.slabs_free},
@@ -131,18 +131,18 @@ void AddPool(const MetricsSources& sources, Families* families) {
   families->Value("tessera_page_bytes", "Bytes of one page of the pool.",
                   static_cast<double>(sources.slab_bytes));
   families->Value("tessera_kv_cache_usage_ratio",
-                  "Share of the pool that is in use, 0 to 1; cached pages do not count.",
+                  "Share of the pool that is in use, 0 to 1; cached pages count as free.",
                   UsageRatio(engine));
 }
 
 void AddTimes(const EngineStats& engine, Families* families) {
-  families->Distribution("tessera_time_to_first_token_seconds", "From arrival to the first token.",
-                         engine.ttft_s);
-  families->Distribution("tessera_inter_token_latency_seconds", "Between two tokens of a sequence.",
-                         engine.itl_s);
-  families->Distribution("tessera_request_queue_seconds", "From arrival to the first step.",
+  families->Distribution("tessera_time_to_first_token_seconds",
+                         "Time from arrival to the first token.", engine.ttft_s);
+  families->Distribution("tessera_inter_token_latency_seconds",
+                         "Time between two tokens of a sequence.", engine.itl_s);
+  families->Distribution("tessera_request_queue_seconds", "Time from arrival to the first step.",
                          engine.queue_s);
-  families->Distribution("tessera_e2e_request_latency_seconds", "From arrival to the end.",
+  families->Distribution("tessera_e2e_request_latency_seconds", "Time from arrival to the end.",
                          engine.e2e_s);
   families->Distribution("tessera_step_seconds", "Time of a step.", engine.step_s);
   families->Distribution("tessera_batch_tokens", "Tokens of a step.", engine.batch_tokens);
@@ -168,7 +168,8 @@ void AddServer(const ServingContext& context, Families* families) {
   }
   families->Value("tessera_grpc_calls_open", "Inference calls that are open.",
                   static_cast<double>(context.live.num_open()));
-  families->Count("tessera_streams_paused_total", "Times a slow reader paused its stream.",
+  families->Count("tessera_streams_paused_total",
+                  "Number of times that a stream was paused because its reader was slow.",
                   context.stats.streams_paused.value());
   families->Value("tessera_draining", "1 when new requests are refused.",
                   context.draining.load(std::memory_order_relaxed) ? 1.0 : 0.0);
@@ -176,7 +177,7 @@ void AddServer(const ServingContext& context, Families* families) {
                      {{"version", context.version}, {"device", context.device}}, 1.0);
 }
 
-// The names that Kubernetes inference gateways read.
+// The names of adapters in use, separated by commas, for the label `running_lora_adapters`.
 std::string RunningAdapters(const MetricsSources& sources) {
   if (sources.adapters == nullptr) return "";
   std::vector<std::string> names;
@@ -187,6 +188,7 @@ std::string RunningAdapters(const MetricsSources& sources) {
   return absl::StrJoin(names, ",");
 }
 
+// Adds the metrics that Kubernetes inference gateways read, under vLLM's names.
 void AddGatewayNames(const MetricsSources& sources, Families* families) {
   const EngineStats& engine = *sources.engine;
   families->Value("vllm:num_requests_waiting", "As tessera_requests_waiting.",
@@ -206,8 +208,8 @@ void AddGatewayNames(const MetricsSources& sources, Families* families) {
   Families::AddValue(
       families->Add(
           "vllm:lora_requests_info",
-          "Adapters that running sequences use, at most 64 of them; the value is the time. "
-          "Adapters have no slots: max_lora is what may run at once.",
+          "Adapters that running sequences use, at most 64 of them; the value is the Unix time. "
+          "Adapters have no slots: max_lora is the largest number of running sequences.",
           MetricType::Gauge),
       {{"max_lora", absl::StrCat(sources.max_num_seqs)},
        {"running_lora_adapters", RunningAdapters(sources)},

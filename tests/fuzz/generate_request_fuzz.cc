@@ -1,5 +1,5 @@
-// Arbitrary bytes as requests of every Inference method (the first byte says which), as far as the
-// engine; and what is accepted must keep the engine's promises.
+// Passes arbitrary bytes as a request of an Inference method, which the first byte selects, up to
+// the engine. An accepted request must satisfy the engine's preconditions.
 #include <cstddef>
 #include <cstdint>
 #include <string>

@@ -1,6 +1,6 @@
-// Any bytes are a safetensors file or are refused; what is accepted lies inside the file. The first
-// byte says whether the rest is a whole file or a header's text, a NUL and data, which finds its
-// way past the length field sooner.
+// Reads arbitrary bytes as a safetensors file. The tensors of an accepted file must lie inside the
+// file. The first byte selects the form of the rest: a whole file; or the text of a header, a NUL
+// and data, for which the fuzzer need not guess the length field.
 #include <cstring>
 #include <string>
 #include <vector>
@@ -42,7 +42,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const std::string input(reinterpret_cast<const char*>(data) + 1, size - 1);
   const std::string file = data[0] % 2 == 0 ? input : tessera::FileOf(input);
-  const std::vector<char> bytes(file.begin(), file.end());  // exactly as large: asan guards its end
+  // A copy of the exact size, so that the address sanitizer detects reads after its end.
+  const std::vector<char> bytes(file.begin(), file.end());
   const auto tensors = tessera::ParseSafetensors("f", {bytes.data(), bytes.size()});
   if (!tensors.ok()) return 0;
   int64_t total = 0;

@@ -1,6 +1,6 @@
-// Any bytes are a tokenizer or are refused: those that begin with '{' as a tokenizer.json, others
-// as SentencePiece's tokenizer.model. What loads encodes and decodes text made of the input, and
-// streams what it decodes.
+// Loads arbitrary bytes as a tokenizer: as a tokenizer.json if they start with '{', else as
+// SentencePiece's tokenizer.model. A loaded tokenizer encodes a text made from the input, decodes
+// the ids, and decodes them as a stream.
 #include <algorithm>
 #include <string>
 #include <vector>

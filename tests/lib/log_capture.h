@@ -1,4 +1,5 @@
-// Takes what is logged while it lives, from any thread: a line each, "[level] text".
+// Captures the log lines of all threads during its lifetime, one line "[level] text" each. Owned by
+// a test.
 #pragma once
 
 #include <spdlog/sinks/ostream_sink.h>

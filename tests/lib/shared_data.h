@@ -1,5 +1,5 @@
-// Where the development data set is, for tests that judge by real models. The product never looks
-// there.
+// Finds the development data set, for tests that need real models. The product does not use it. Any
+// thread.
 #pragma once
 
 #include <cstdio>
@@ -9,8 +9,8 @@
 
 namespace tessera::testing {
 
-// The folder `../shared/data` beside the checkout, or what TESSERA_SHARED_DATA names; empty when
-// absent.
+// The folder that TESSERA_SHARED_DATA names, else `../shared/data` relative to the checkout; empty
+// when the folder does not exist.
 inline std::string SharedDataDir() {
   const char* set = std::getenv("TESSERA_SHARED_DATA");
   const std::string dir = set != nullptr ? set : "../shared/data";
@@ -19,8 +19,8 @@ inline std::string SharedDataDir() {
 
 }  // namespace tessera::testing
 
-// Skips the running test, with the reason, where the data set is absent. CI counts these skips as
-// failures when it is present (see tests/run_all.sh).
+// Skips the running test if the data set is absent. If the data set is present, tests/run_all.py
+// counts such a skip as a failure.
 #define REQUIRE_SHARED_DATA(path_variable)                                           \
   const std::string path_variable = ::tessera::testing::SharedDataDir();             \
   if (path_variable.empty()) {                                                       \

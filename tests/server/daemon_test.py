@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The two programs as people use them: flags, exit statuses, messages, signals.
+"""Tests of the two programs from the command line: flags, exit statuses, messages, signals.
 
     daemon_test.py TESSERAD TESSERA     runs on the model that ships in deploy/models
 """
@@ -20,7 +20,7 @@ DAEMON = CLIENT = None  # paths of the programs
 
 
 class Daemon:
-    """A running tesserad; ended by TERM at the end of a `with`."""
+    """A running tesserad. The end of a `with` block ends it by SIGTERM."""
 
     def __init__(self, *flags):
         self.process = subprocess.Popen(
@@ -139,7 +139,7 @@ class DaemonTest(unittest.TestCase):
             self.assertEqual(Daemon().end(number), 0)
 
     def start_with_term_pending(self, *flags):
-        """A signal that is there before the program begins (a mask and what it holds back outlive exec)."""
+        """Starts tesserad with a pending SIGTERM. (A signal mask and the signals that it blocks survive exec.)"""
         def send():
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             os.kill(os.getpid(), signal.SIGTERM)
@@ -149,7 +149,7 @@ class DaemonTest(unittest.TestCase):
     def test_signal_while_loading(self):
         done = self.start_with_term_pending()
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual(done.stdout, "")  # it never was ready
+        self.assertEqual(done.stdout, "")  # there is no ready line
         self.assertIn("ended while loading", done.stderr)
 
     def test_signal_ends_check(self):
@@ -196,7 +196,7 @@ class DaemonTest(unittest.TestCase):
         self.assertIn("FINISH_REASON_CANCELLED", out.splitlines()[-1])
 
     def test_drain_with_exit_and_wait(self):
-        # The daemon goes with its last call, between two looks of the client.
+        # The daemon ends with its last call, between two polls of the client.
         server = Daemon()
         running = server.start_client("--json", "generate", "--ignore-eos", "--max-tokens", "300", "--n", "8", "Once")
         self.assertIn("accepted", running.stdout.readline())

@@ -1,5 +1,6 @@
-// A deterministic generator without a model: it echoes the prompt's tokens, again and again, until
-// a limit or a stop. Tests hold it, pace it and look at what it was told.
+// A deterministic generator without a model. It repeats the tokens of the prompt until a limit or a
+// stop. A test can hold its steps, set its pace, and read the requests that it received. Owned by a
+// test; the methods are thread-safe, and steps run on the generator's thread.
 #pragma once
 
 #include <atomic>
@@ -19,11 +20,11 @@
 namespace tessera::testing {
 
 struct FakeGeneratorOptions {
-  int64_t max_requests = 1 << 20;  // live at once; further ones are refused
+  int64_t max_requests = 1 << 20;  // requests that may be live; a further request is refused
   int64_t token_us = 0;            // pause between steps
   int64_t queue_delay_us = 1'500'000;
   int32_t embedding_size = 8;
-  bool held = false;  // start held: nothing computes until Release
+  bool held = false;  // the generator starts held: no step runs until Release
   bool fail = false;  // every sequence fails on its first step
 };
 
@@ -41,12 +42,12 @@ class FakeGenerator final : public Generator {
   void Hold();
   void Release();
 
-  int64_t num_live() const;  // sequences not finished
+  int64_t num_live() const;  // sequences that are not finished
   int64_t num_submitted() const;
-  int64_t num_paused() const;  // requests paused now
-  int64_t num_tokens() const;  // pushed so far
+  int64_t num_paused() const;  // requests that are paused now
+  int64_t num_tokens() const;  // tokens pushed to sinks so far
   int64_t heartbeat_us() const { return heartbeat_us_.load(); }
-  // A copy of the last request (sink dropped).
+  // A copy of the last request, without its sink.
   Request last() const;
 
  private:
@@ -60,7 +61,7 @@ class FakeGenerator final : public Generator {
 
   void Run();
   void StepAll(Events* events);
-  // True when the sequence is over.
+  // Runs one step of the sequence. Returns true when the sequence is finished.
   bool Step(Sequence* sequence, Events* events);
   void Finish(const Sequence& sequence, FinishReason reason, TokenEvent event, Events* events);
   static void Deliver(Events* events);
@@ -68,7 +69,7 @@ class FakeGenerator final : public Generator {
   const FakeGeneratorOptions options_;
   SteadyClock clock_;
   mutable std::mutex mutex_;
-  std::mutex delivery_mutex_;  // events keep their order
+  std::mutex delivery_mutex_;  // held while events are delivered, so that they keep their order
   std::condition_variable wake_;
   std::vector<Sequence> sequences_;
   std::set<uint64_t> paused_;

@@ -14,7 +14,7 @@
 namespace tessera::testing {
 namespace {
 
-// GPT-2's spelling of bytes as printable code points.
+// The printable character that stands for a byte in GPT-2's byte alphabet.
 std::string ByteAsText(int byte) {
   const auto printable = [](int b) {
     return (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || (b >= 174 && b <= 255);

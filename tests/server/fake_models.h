@@ -1,6 +1,6 @@
-// Served models without weights. Their tokenizer has one token per byte (ids 0 to 255), <s> (256,
-// put before every text) and </s> (257, end of sequence), so that text and tokens can be told apart
-// by eye.
+// Served models without weights, for tests; any thread. Their tokenizer has one token per byte (ids
+// 0 to 255), <s> (256, added before every text), </s> (257, end of sequence) and a long token
+// (258), so that a reader of a test can see which tokens a text has.
 #pragma once
 
 #include <cstdint>
@@ -19,10 +19,10 @@ inline constexpr int64_t kFakeLongBytes = 64;
 
 // Writes the byte tokenizer into `dir`, with a chat template when asked.
 void WriteByteTokenizer(const std::string& dir, bool with_chat_template);
-// A folder of its own under the test's temporary directory.
+// Creates a new folder in the test's temporary directory.
 std::string MakeTempDir(const std::string& name);
 
-// Two models: "bytes" (the default, with a chat template) and "plain" (without).
+// Returns two models: "bytes" (the default, with a chat template) and "plain" (without a template).
 std::vector<ServedModel> FakeModels();
 
 }  // namespace tessera::testing

@@ -1,5 +1,5 @@
-// The four Unicode forms: what utf8proc's own one call gives, in time linear in the text whatever
-// the order of its combining marks.
+// Tests of the four Unicode normalization forms: the result equals utf8proc_map's, and the time is
+// linear in the length of the text for any order of combining marks.
 #include "server/text/tokenizer/normalizer.h"
 
 #include <gtest/gtest.h>
@@ -24,7 +24,7 @@ std::string Normalized(Form form, std::string text) {
   return text;
 }
 
-// The library's own way, which takes quadratic time.
+// Normalizes with utf8proc_map, which takes quadratic time.
 std::string ByLibrary(Form form, const std::string& text) {
   int options = UTF8PROC_STABLE;
   options |= form == Form::kNfc || form == Form::kNfkc ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
@@ -49,10 +49,11 @@ constexpr Form kForms[] = {Form::kNfc, Form::kNfd, Form::kNfkc, Form::kNfkd};
 TEST(Normalizer, KnownTexts) {
   EXPECT_EQ(Normalized(Form::kNfc, "e\u0301"), "\u00e9");
   EXPECT_EQ(Normalized(Form::kNfd, "\u00e9"), "e\u0301");
-  EXPECT_EQ(Normalized(Form::kNfc, "a\u0301\u0323"), "\u1ea1\u0301");  // below goes first
+  EXPECT_EQ(Normalized(Form::kNfc, "a\u0301\u0323"),
+            "\u1ea1\u0301");  // the mark below composes first
   EXPECT_EQ(Normalized(Form::kNfkc, "\ufb01"), "fi");
   EXPECT_EQ(Normalized(Form::kNfc, "\u1112\u1161\u11ab"), "\ud55c");
-  EXPECT_EQ(Normalized(Form::kNfc, "\u0958"), "\u0915\u093c");  // never composed again
+  EXPECT_EQ(Normalized(Form::kNfc, "\u0958"), "\u0915\u093c");  // excluded from composition
   EXPECT_EQ(Normalized(Form::kNfkd, "\ufdfa"), ByLibrary(Form::kNfkd, "\ufdfa"));
 }
 
@@ -66,7 +67,8 @@ TEST(Normalizer, EveryCodePointAsTheLibrary) {
   }
 }
 
-// Mostly marks, of few classes and many, between letters that compose with them.
+// The random texts are mostly combining marks of few or many classes, between letters that compose
+// with them.
 TEST(Normalizer, RandomTextsAsTheLibrary) {
   std::mt19937 random(5);
   const auto pick = [&random](utf8proc_int32_t first, utf8proc_int32_t last) {
@@ -84,7 +86,7 @@ TEST(Normalizer, RandomTextsAsTheLibrary) {
       } else if (kind < 8) {
         text += Encoded(pick(0xc0, 0x24f));
       } else if (kind < 9) {
-        text += Encoded(pick(0x591, 0x5c7));  // Hebrew points: a class each
+        text += Encoded(pick(0x591, 0x5c7));  // Hebrew points, each with its own class
       } else {
         text += Encoded(pick(0x1100, 0x11ff));
       }
@@ -93,7 +95,7 @@ TEST(Normalizer, RandomTextsAsTheLibrary) {
   }
 }
 
-// The marks of a 2 MiB prompt in the wrong order: the library's way takes tens of minutes.
+// The marks of a 2 MiB prompt are in the wrong order. utf8proc_map would take tens of minutes.
 TEST(Normalizer, MarksInTheWrongOrderTakeLinearTime) {
   constexpr int kMarks = 500'000;
   std::string text = "q";
@@ -103,7 +105,7 @@ TEST(Normalizer, MarksInTheWrongOrderTakeLinearTime) {
   for (int i = 0; i < kMarks; ++i) ordered += "\u0323";
   for (int i = 0; i < kMarks; ++i) ordered += "\u0301";
   for (const Form form : kForms) {
-    const std::clock_t start = std::clock();  // of the processor: the machine may be busy
+    const std::clock_t start = std::clock();  // CPU time, because the machine may be busy
     EXPECT_TRUE(Normalized(form, text) == ordered);
     EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, 10.0);
   }

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""A stock Python client against the real daemon: stubs made from proto/ alone, grpcio as Debian has it.
+"""Tests of the real daemon with a stock Python client: stubs generated from proto/ alone, and Debian's grpcio.
 
     python_client_test.py TESSERAD      runs on the model that ships in deploy/models
 """
@@ -31,7 +31,7 @@ def make_stubs(directory):
         ["protoc", "-I", os.path.join(ROOT, "proto"), "-I", os.path.join(ROOT, "tests", "server"),
          f"--python_out={directory}", f"--grpc_python_out={directory}",
          "--plugin=protoc-gen-grpc_python=/usr/bin/grpc_python_plugin", *protos], check=True)
-    # `google` is a package of protobuf's own already: ours is found beside it, not instead of it.
+    # protobuf already has a package `google`, so the generated modules are added to its path.
     import google
     google.__path__.append(os.path.join(directory, "google"))
     import grpc as package
@@ -40,7 +40,7 @@ def make_stubs(directory):
 
 
 def readme_block(language, containing):
-    """The README's fenced block of that language with these words in it."""
+    """Returns the README's fenced code block in `language` that contains the words `containing`."""
     with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as f:
         blocks = re.findall(rf"^```{language}\n(.*?)^```$", f.read(), re.MULTILINE | re.DOTALL)
     return next(block for block in blocks if containing in block)
@@ -184,7 +184,7 @@ class PythonClientTest(unittest.TestCase):
         self.idle()
 
     def test_unknown_field(self):
-        # Field 99 is in no version of the proto; a raw call sends what a newer client would.
+        # No version of the proto has a field 99. A raw call sends it as a newer client would send a new field.
         raw = self.channel.unary_stream("/tessera.v1.Inference/Generate")
         bytes_ = self.request().SerializeToString() + b"\x98\x06\x01"
         error = self.expect_error(grpc.StatusCode.INVALID_ARGUMENT, lambda: list(raw(bytes_, timeout=60)),

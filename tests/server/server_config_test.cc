@@ -1,4 +1,5 @@
-// Configuration: YAML, --set and flags into one message, with errors that say what to change.
+// Tests of the configuration: YAML, --set and flags are merged into one message, and errors say
+// what to change.
 #include <gtest/gtest.h>
 
 #include <cstdio>

@@ -1,4 +1,4 @@
-// Control, health, reflection and drain over real sockets.
+// Tests of the Control service, health, reflection and drain over real sockets.
 #include <grpcpp/impl/client_unary_call.h>
 #include <unistd.h>
 
@@ -22,7 +22,7 @@ namespace {
 
 class ControlTest : public ServerTest {
  protected:
-  // A unary call by name with hand-made bytes: services whose stubs are not ours.
+  // Makes a unary call by method name with the bytes of a request, for services without our stubs.
   grpc::Status CallRaw(const std::string& method_name, const std::string& request,
                        std::string* response) {
     grpc::Slice slice(request);
@@ -45,7 +45,7 @@ class ControlTest : public ServerTest {
     }
     return status;
   }
-  // 1: SERVING, 2: NOT_SERVING (grpc.health.v1), -1: an error.
+  // Returns the health status: 1 SERVING, 2 NOT_SERVING (grpc.health.v1), -1 error.
   int Health(const std::string& service) {
     std::string request;
     if (!service.empty()) {
@@ -76,7 +76,7 @@ TEST_F(ControlTest, Capabilities) {
   EXPECT_EQ(response.limits().max_message_bytes(), 64 << 20);
   EXPECT_TRUE(fields.contains("tessera.v1.LoadAdapterRequest.name"));
   EXPECT_EQ(response.limits().max_embed_inputs(), 256);
-  // By each model's context, until it is configured.
+  // 0 means that the limit is derived from each model's context, because it is not configured.
   EXPECT_EQ(response.limits().max_prompt_bytes(), 0);
   context_->max_prompt_bytes = 1000;
   ASSERT_TRUE(control_->GetCapabilities(NewContext().get(), {}, &response).ok());
@@ -201,7 +201,7 @@ TEST_F(ControlTest, Adapters) {
   v1::UnloadAdapterResponse unloaded;
   unload.set_name("green");
   EXPECT_TRUE(control_->UnloadAdapter(NewContext().get(), unload, &unloaded).ok());
-  // A blend is listed while it is in memory, and called by its recipe.
+  // A blend is listed while it is in memory; its name is its recipe.
   const ResolvedAdapter in_pool =
       adapters_->Resolve(0, {{"red", "", 0.6f}, {"blue", "", 0.4f}}).value();
   const AdapterId blend = in_pool.id;
@@ -222,8 +222,8 @@ TEST_F(ControlTest, Adapters) {
       {0, "load"}, {0, "pin"}, {0, "unpin"}, {1, "unload"}, {blend, "unload"}};
   EXPECT_EQ(adapter_verbs_, want);
 
-  // A load that finds no room ends with the client's deadline; its wait is gone then, and what
-  // comes later is for nobody.
+  // A load that finds no room ends at the client's deadline. Its wait is then gone, and a later
+  // answer of the engine is ignored.
   holds_loads_ = true;
   const auto context_of_late = NewContext();
   context_of_late->set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(50));
@@ -245,7 +245,7 @@ TEST_F(ControlTest, Adapters) {
   std::filesystem::remove_all(dir);
 }
 
-// Who waits for an adapter keeps it, even a blend that nobody else uses.
+// A call that waits for an adapter holds its version, even a blend that no other call uses.
 TEST_F(ControlTest, AWaitForABlendHoldsIt) {
   const std::string dir = ::testing::TempDir() + "/control_wait_" + std::to_string(getpid());
   std::filesystem::create_directories(dir);
@@ -274,7 +274,7 @@ TEST_F(ControlTest, AWaitForABlendHoldsIt) {
   std::filesystem::remove_all(dir);
 }
 
-// A server whose disk does not answer until it is told to.
+// A server whose disk blocks until the test releases it.
 class SlowDiskTest : public ControlTest {
  protected:
   void SetUp() override {
@@ -317,7 +317,7 @@ class SlowDiskTest : public ControlTest {
   std::string dir_;
   std::promise<void> asked_;
   std::promise<void> answer_;
-  std::thread slow_;  // registers the adapter at dir_
+  std::thread slow_;  // a client that registers the adapter at dir_
   grpc::Status slow_status_;
 };
 
@@ -327,7 +327,8 @@ TEST_F(SlowDiskTest, HoldsUpRegistrationsAlone) {
   EXPECT_EQ(NumListed(), 1);
 }
 
-// What waits is bounded: 16 MiB of requests, of which the seventeenth is too much.
+// Waiting registrations are limited to 16 MiB, so the seventeenth request of about 1 MiB is
+// refused.
 TEST_F(SlowDiskTest, RefusesRegistrationsThatAreTooMany) {
   std::promise<grpc::Status> first;
   std::atomic<int> num_answers{0};

@@ -1,4 +1,5 @@
-// Every bad request gets a status whose message says what to change, and harms nobody.
+// Tests of invalid requests: each gets a status whose message says what to change, and none affects
+// other requests.
 #include <cmath>
 #include <limits>
 
@@ -15,7 +16,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 class ErrorsTest : public ServerTest {
  protected:
-  // Sends the request and expects INVALID_ARGUMENT of the field.
+  // Sends the request and expects INVALID_ARGUMENT that names `field`.
   void ExpectRefused(const v1::GenerateRequest& request, const std::string& field,
                      const std::string& message_part = "") {
     const StreamResult result = Generate(request);
@@ -38,10 +39,10 @@ class ErrorsTest : public ServerTest {
   void TearDown() override {
     Generate(TextRequest("unharmed")).ExpectWellFormed();
     WaitFor("the calls to close", [&] { return server_->num_open_calls() == 0; });
-    EXPECT_EQ(generator_->num_submitted(), 1);  // nothing of the bad ones came through
+    EXPECT_EQ(generator_->num_submitted(), 1);  // no invalid request reached the engine
     ServerTest::TearDown();
   }
-  // Sends bytes as a GenerateRequest, whatever they are.
+  // Sends any bytes as the request of Generate.
   grpc::Status SendRaw(const std::string& bytes) {
     grpc::Slice slice(bytes);
     const grpc::ByteBuffer buffer(&slice, 1);
@@ -177,7 +178,8 @@ TEST_F(ErrorsTest, Prompts) {
 }
 
 TEST_F(ErrorsTest, PromptThatFillsTheContext) {
-  // <s> and the text: exactly full is refused, one less is served (see MaxTokensBeyondTheContext).
+  // The prompt is <s> and the text. A prompt that fills the context exactly is refused; a prompt
+  // with one token less is served (see MaxTokensBeyondTheContext).
   ExpectReason(Generate(TextRequest(std::string(kFakeContext - 1, 'x'))).status,
                grpc::StatusCode::INVALID_ARGUMENT, "PROMPT_TOO_LONG",
                "has 4096 tokens and fills the context of model 'bytes'");
@@ -317,10 +319,10 @@ TEST_F(ErrorsTest, UnknownFieldsAtAnyDepth) {
 }
 
 TEST_F(ErrorsTest, InvalidUtf8AndMalformedBytes) {
-  // Field 3 (text), two bytes that are no UTF-8.
+  // Field 3 (text) has two bytes that are not UTF-8.
   ExpectReason(SendRaw(std::string("\x1a\x02\xff\xfe", 4)), grpc::StatusCode::INVALID_ARGUMENT,
                "INVALID_FIELD", "text is not valid UTF-8");
-  // stopping.stop (field 8, then 3), a lone surrogate.
+  // stopping.stop (field 3 in field 8) is a lone surrogate.
   ExpectReason(SendRaw(std::string("\x42\x05\x1a\x03\xed\xa0\x80", 7)),
                grpc::StatusCode::INVALID_ARGUMENT, "INVALID_FIELD",
                "stopping.stop is not valid UTF-8");
@@ -336,7 +338,7 @@ TEST_F(ErrorsTest, InvalidUtf8AndMalformedBytes) {
 }
 
 TEST_F(ErrorsTest, SmallMessagesThatWouldBeLargeInMemory) {
-  // Half a million empty parts in a megabyte.
+  // The message has half a million empty parts in one megabyte.
   std::string parts;
   for (int i = 0; i < 500'000; ++i) parts.append("\x0a\x00", 2);
   std::string bytes("\x2a", 1);
@@ -353,7 +355,7 @@ TEST_F(ErrorsTest, LongMessagesAreCut) {
   const StreamResult result = Generate(request);
   EXPECT_EQ(result.status.error_code(), grpc::StatusCode::NOT_FOUND);
   EXPECT_LT(result.status.error_message().size(), 2000u);
-  // Never inside a code point.
+  // The cut is never inside a code point.
   std::string name(255, 'm');
   while (name.size() < 300) name += "\xE2\x82\xAC";
   request.set_model(name);

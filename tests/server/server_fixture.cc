@@ -127,8 +127,9 @@ std::unique_ptr<grpc::ClientContext> ServerTest::NewContext(int64_t deadline_ms)
 
 std::shared_ptr<grpc::Channel> ServerTest::NewChannel() const {
   grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection of its own
-  // A window that does not grow: a client that does not read holds up its stream after 64 KiB.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // each channel has its own connection
+  // The flow-control window does not grow, so a client that does not read blocks its stream after
+  // 64 KiB.
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 64 << 10);
   arguments.SetMaxReceiveMessageSize(-1);

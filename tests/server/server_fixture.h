@@ -1,4 +1,5 @@
-// A server over real sockets with the fake generator behind it, and the client's side of the tests.
+// The fixture of tests that call a server over real sockets: the server with a fake generator, and
+// helpers for the client side. Used on the test's thread.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -28,8 +29,9 @@ struct StreamResult {
 
   std::string Text(int index = 0) const;
   std::vector<int> Ids(int index = 0) const;
-  const v1::GenerateResponse* FinishedOf(int index = 0) const;  // null: none
-  // Everything the contract says of a stream's order; failures are reported to gtest.
+  const v1::GenerateResponse* FinishedOf(int index = 0) const;  // null: the index is not finished
+  // Checks the order of the stream's messages against the contract in inference.proto; reports
+  // failures to gtest.
   void ExpectWellFormed(int n = 1) const;
 };
 
@@ -53,9 +55,10 @@ class ServerTest : public ::testing::Test {
   std::unique_ptr<FakeGenerator> generator_;
   std::unique_ptr<ModelRegistry> registry_;
   AdapterRegistryOptions adapter_options_;
-  std::unique_ptr<AdapterRegistry> adapters_;                     // of the models, with empty specs
-  std::vector<std::pair<AdapterId, std::string>> adapter_verbs_;  // what Control asked for
-  bool holds_loads_ = false;  // the next load is not answered but held
+  std::unique_ptr<AdapterRegistry> adapters_;  // registry whose models have empty specs
+  // The adapter operations that Control asked for, in order.
+  std::vector<std::pair<AdapterId, std::string>> adapter_verbs_;
+  bool holds_loads_ = false;  // the next load is not answered but stored in held_load_
   std::promise<AdapterWait> held_load_;
   std::unique_ptr<ServingContext> context_;
   SteadyClock clock_;
@@ -64,7 +67,8 @@ class ServerTest : public ::testing::Test {
   std::unique_ptr<v1::Control::Stub> control_;
 };
 
-// The details of an error: reason of ErrorInfo, RetryInfo's delay (-1: none).
+// The details of an error: ErrorInfo's reason and domain, RetryInfo's delay (-1: none), and the
+// field of BadRequest.
 struct ErrorFacts {
   std::string reason;
   std::string domain;

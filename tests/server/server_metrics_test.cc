@@ -1,4 +1,4 @@
-// /metrics, /healthz and /readyz over a real socket.
+// Tests of /metrics, /healthz and /readyz over a real socket.
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
@@ -39,7 +39,7 @@ class MetricsTest : public ::testing::Test {
     sources_.live = [this] { return live_.load(); };
   }
 
-  // The whole answer to a request; empty when nobody answers.
+  // Sends an HTTP request and returns the whole answer; empty when there is no answer.
   static std::string Http(const std::string& address, const std::string& request) {
     const HostPort where = *ParseHostPort(address);
     const int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -61,7 +61,7 @@ class MetricsTest : public ::testing::Test {
   static std::string Get(const std::string& address, const std::string& path) {
     return Http(address, absl::StrCat("GET ", path, " HTTP/1.1\r\nHost: x\r\n\r\n"));
   }
-  // The value of a series as it is written, e.g. `tessera_pages{kind="kv"}`; "" when absent.
+  // The value of a series such as `tessera_pages{kind="kv"}`; "" when the series is absent.
   std::string ValueOf(const std::string& series) const {
     for (const absl::string_view line : absl::StrSplit(MetricsText(sources_), '\n')) {
       if (line.size() > series.size() && line.substr(0, series.size()) == series &&
@@ -203,7 +203,7 @@ class DropSink final : public TokenSink {
   std::promise<void> finished_;
 };
 
-// The engine's loop turns, the step in it does not.
+// The engine's loop runs, but the step in flight does not end.
 TEST_F(MetricsTest, AHungStepFailsHealthz) {
   ManualClock clock;
   const std::vector<EngineModel> models = {testing::FakeModel("a", {0}, 4, 64)};
@@ -228,7 +228,7 @@ TEST_F(MetricsTest, AHungStepFailsHealthz) {
     EXPECT_TRUE(engine->Submit(std::move(request)).ok());
     return sink;
   };
-  submit(8)->AwaitFinished();  // what a step costs is known
+  submit(8)->AwaitFinished();  // afterwards the cost model can predict the time of a step
   sources_.live = [&] { return engine->live(/*stale_us=*/60'000'000); };
   auto server = StartMetrics("127.0.0.1:0", sources_);
   ASSERT_TRUE(server.ok()) << server.status();
@@ -240,7 +240,7 @@ TEST_F(MetricsTest, AHungStepFailsHealthz) {
   runner->AwaitStep();
   EXPECT_EQ(code("/healthz"), "HTTP/1.1 200");
   clock.Advance(11'000'000);
-  for (int i = 0; i < 2; ++i) {  // the second answer is of a round after the first
+  for (int i = 0; i < 2; ++i) {  // the second probe is answered in a later round than the first
     std::promise<void> probed;
     engine->Probe({0, {1, 2}, "", ""}, [&](ProbeResult) { probed.set_value(); });
     probed.get_future().wait();

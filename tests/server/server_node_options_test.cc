@@ -1,4 +1,4 @@
-// Every key of the configuration reaches its option, in the option's unit.
+// Tests that every key of the configuration sets its option, in the option's unit.
 #include "server/node_options.h"
 
 #include <gtest/gtest.h>
@@ -76,7 +76,8 @@ TEST(NodeOptions, WhatIsNotGivenKeepsItsDefault) {
   EXPECT_EQ(options.early_abort_us, defaults.early_abort_us);
 }
 
-// Each running stream needs a token in each step: what is not given follows what is.
+// Each running stream needs one token in each step, so the default of one limit follows the given
+// value of the other.
 TEST(NodeOptions, StreamsAndTokensOfAStepGoTogether) {
   v1::Config few_tokens;
   few_tokens.mutable_engine()->set_max_num_batched_tokens(100);

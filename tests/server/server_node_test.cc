@@ -1,5 +1,5 @@
-// The whole stack in one process, over real sockets, on the model that ships: whatever clients do,
-// afterwards every page is free or cached, no call is open and the threads are back.
+// Tests of the whole stack in one process, over real sockets, with the shipped model. Whatever
+// clients do, in the end every page is free or cached, no call is open, and no thread is left over.
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -50,7 +50,7 @@ struct Outcome {
   v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
 };
 
-// A stream that is read as it comes, on gRPC's own threads.
+// A client stream that reads messages as they arrive, on gRPC's threads.
 class StreamClient final : public grpc::ClientReadReactor<v1::GenerateResponse> {
  public:
   StreamClient(v1::Inference::Stub* stub, v1::GenerateRequest request)
@@ -154,7 +154,7 @@ class NodeTest : public ::testing::Test {
     EXPECT_TRUE(control_->GetLoad(&context, {}, &load).ok());
     return load;
   }
-  // Nothing is left of any call.
+  // Waits until no call holds any resource.
   void ExpectIdle() {
     EXPECT_TRUE(WaitFor([this] {
       const v1::GetLoadResponse load = Load();
@@ -229,7 +229,7 @@ TEST_F(NodeTest, CancelWhileQueued) {
 
 TEST_F(NodeTest, CancelWhilePrefilling) {
   Start([](v1::Config* config) {
-    config->mutable_engine()->set_device("ref");  // slow, so that there is time
+    config->mutable_engine()->set_device("ref");  // a slow backend, so that requests stay open
     config->mutable_engine()->set_max_num_seqs(4);
     config->mutable_engine()->set_max_num_batched_tokens(8);
   });
@@ -268,12 +268,12 @@ TEST_F(NodeTest, CancelOneOfSeveralCopiesByStopText) {
 TEST_F(NodeTest, SlowReaderPausesItselfOnly) {
   Start([](v1::Config* config) { config->mutable_limits()->set_stream_buffer_bytes(64 << 10); });
   v1::GenerateRequest request = Request("Once", 900);
-  request.mutable_output()->set_logprobs(100);  // about 1.3 KB a token
+  request.mutable_output()->set_logprobs(100);  // about 1.3 KB per token
   grpc::ClientContext context;
   const auto reader = stub_->Generate(&context, request);
   v1::GenerateResponse message;
   ASSERT_TRUE(reader->Read(&message));
-  // It is paused when its tokens stop coming although it is not finished.
+  // The stream is paused when the number of generated tokens stops growing before it is finished.
   ASSERT_TRUE(WaitFor([&] {
     const v1::GetLoadResponse before = Load();
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
@@ -311,7 +311,7 @@ TEST_F(NodeTest, DeadlineInQueueAndInMidStream) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(deadline_ms));
     v1::GenerateRequest request = Request(text, 1000);
-    request.mutable_output()->set_logprobs(100);  // long enough for any machine
+    request.mutable_output()->set_logprobs(100);  // makes the stream long enough on any machine
     request.mutable_sampling()->set_n(1);
     const auto reader = stub_->Generate(&context, request);
     v1::GenerateResponse message;
@@ -320,7 +320,7 @@ TEST_F(NodeTest, DeadlineInQueueAndInMidStream) {
     EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
     return num_tokens;
   };
-  run("Once", 60);  // in mid-stream on most machines
+  run("Once", 60);  // the deadline passes in the middle of the stream on most machines
   StreamClient blocker(stub_.get(), Request("One", 900));
   ASSERT_TRUE(WaitFor([&] { return blocker.num_tokens() > 0; }));
   EXPECT_EQ(run("Two", 20), 0);
@@ -416,7 +416,7 @@ TEST_F(NodeTest, CancelAllUnderLoad) {
 
 TEST_F(NodeTest, AThousandStreams) {
   Start();
-  StreamClient(stub_.get(), Request("warm", 2)).Wait();  // gRPC's pools are up
+  StreamClient(stub_.get(), Request("warm", 2)).Wait();  // starts the threads of gRPC's pools
   const int64_t threads_before = CountThreads();
   std::vector<std::unique_ptr<v1::Inference::Stub>> stubs;
   for (int i = 0; i < 10; ++i) stubs.push_back(v1::Inference::NewStub(NewChannel()));
@@ -478,7 +478,8 @@ TEST_F(NodeTest, InputsThatNeverFitTheQueueAreRefusedForGood) {
   ExpectIdle();
 }
 
-// The limit on open calls follows the queue: what the queue takes is not refused before it.
+// The limit on open calls follows the size of the queue, so that it never refuses a call that the
+// queue would accept.
 TEST_F(NodeTest, ALongQueueMayBeFull) {
 #if defined(__SANITIZE_ADDRESS__)
   GTEST_SKIP() << "thousands of streams";

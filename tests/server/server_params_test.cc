@@ -1,4 +1,5 @@
-// Parameters of a request: where each limit is, and what is cut to the context.
+// Tests of the parameters of a request: their limits, and the parameters that are cut to the
+// context.
 #include "server/call/params.h"
 
 #include <gtest/gtest.h>
@@ -19,7 +20,7 @@ ServedModel ModelOf(int64_t context) {
   return model;
 }
 
-// Each prompt token has its own score beside those of the best ones.
+// Each prompt token has its own score in addition to the scores of the likeliest tokens.
 TEST(Params, PromptScoresAreBoundedInAll) {
   v1::OutputOptions wire;
   wire.set_prompt_logprobs(99);

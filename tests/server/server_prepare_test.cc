@@ -1,5 +1,5 @@
-// What becomes of a request's bytes before the engine sees them, without sockets: counts that are
-// bounded in all, texts that are bounded while they grow, errors that name the field.
+// Tests of the preparation of requests, without sockets: total counts are bounded, decoded text is
+// bounded while it grows, and errors name the field.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -26,7 +26,7 @@ class PrepareTest : public ::testing::Test {
   PreparedCall Run(Method method, const std::string& bytes) {
     return Prepare(method, bytes, 1, registry_, &adapters_, &live_);
   }
-  // INVALID_ARGUMENT that blames `field` in words and in google.rpc.BadRequest.
+  // Expects INVALID_ARGUMENT that names `field` in its message and in google.rpc.BadRequest.
   static void ExpectBlames(const absl::Status& status, const std::string& field,
                            const std::string& part) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
@@ -37,7 +37,7 @@ class PrepareTest : public ::testing::Test {
     ASSERT_TRUE(payload && bad.ParseFromString(std::string(*payload))) << status;
     EXPECT_EQ(bad.field_violations(0).field(), field);
   }
-  // A packed chunk of `count` ids.
+  // The bytes of a packed list of `count` ids.
   static std::string Ids(int64_t count, int32_t id) {
     v1::DetokenizeRequest request;
     request.mutable_token_ids()->Resize(static_cast<int>(count), id);
@@ -50,12 +50,12 @@ class PrepareTest : public ::testing::Test {
 };
 
 TEST_F(PrepareTest, PackedChunksAreCountedTogether) {
-  // Protobuf joins the chunks of one list.
+  // Protobuf joins the chunks of a list, so their numbers are counted together.
   const std::string chunk = Ids(1'500'000, 1);
   EXPECT_TRUE(CheckWire(*v1::DetokenizeRequest::descriptor(), chunk + chunk).ok());
   ExpectBlames(CheckWire(*v1::DetokenizeRequest::descriptor(), chunk + chunk + chunk), "token_ids",
                "more than 4259840 values");
-  // Another list of the same request counts too.
+  // The numbers of all lists of a request are counted together.
   v1::GenerateRequest generate;
   generate.mutable_token_ids()->mutable_ids()->Resize(3'000'000, 1);
   generate.mutable_stopping()->mutable_stop_token_ids()->Resize(3'000'000, 1);
@@ -63,7 +63,7 @@ TEST_F(PrepareTest, PackedChunksAreCountedTogether) {
                "stopping.stop_token_ids", "more than");
 }
 
-// An empty string costs two bytes on the wire and dozens in memory.
+// An empty string takes two bytes on the wire and dozens of bytes in memory.
 TEST_F(PrepareTest, StringsAreCounted) {
   v1::GenerateRequest request;
   request.set_text("abc");
@@ -75,7 +75,7 @@ TEST_F(PrepareTest, StringsAreCounted) {
     *tail.mutable_stopping() = stopping;
     return CheckWire(*v1::GenerateRequest::descriptor(), head + tail.SerializeAsString());
   };
-  // The text and `stopping` itself count too.
+  // The limit includes `text` and the sub-message `stopping`.
   EXPECT_TRUE(with_stops(kMaxWireItems - 2).ok());
   ExpectBlames(with_stops(kMaxWireItems - 1), "stopping.stop", "more than 262144 values");
 }
@@ -203,7 +203,7 @@ TEST_F(PrepareTest, BlendRankIsChecked) {
   }
   generate.clear_adapters();
   ExpectBlames(run(8, Method::kGenerate).status, "blend_rank", "without adapters");
-  generate.set_model("red");  // which is exact
+  generate.set_model("red");  // an adapter, which is exact
   ExpectBlames(run(8, Method::kGenerate).status, "blend_rank", "without adapters");
   std::filesystem::remove_all(dir);
 }

@@ -1,4 +1,4 @@
-// The lane of large requests: whose turn it is, what is dropped, and when it is full.
+// Tests of the preparer of large requests: the order of jobs, dropped jobs, and the size limit.
 #include "server/call/preparer.h"
 
 #include <gtest/gtest.h>
@@ -16,7 +16,7 @@
 namespace tessera {
 namespace {
 
-// Keeps a lane busy until it is opened.
+// Keeps the preparer's thread busy until the gate is opened.
 class Gate {
  public:
   std::function<void()> Job() {
@@ -86,9 +86,9 @@ TEST_F(PreparerTest, ALargeRequestHasItsTurnToo) {
   Start(int64_t{1} << 30);
   EXPECT_TRUE(Submit(1 << 20, 0));
   clock_.Advance(5'000'000);
-  EXPECT_TRUE(Submit(17 << 10, 1));  // goes first
+  EXPECT_TRUE(Submit(17 << 10, 1));  // overtakes job 0
   clock_.Advance(10'000'000);
-  EXPECT_TRUE(Submit(17 << 10, 2));  // 15 s later: it has waited long enough
+  EXPECT_TRUE(Submit(17 << 10, 2));  // 15 s later than job 0, too late to overtake it
   EXPECT_EQ(OrderOf(3), (std::vector<int>{1, 0, 2}));
 }
 
@@ -116,7 +116,7 @@ TEST_F(PreparerTest, TheEndWaitsForTheRunningJobOnly) {
   for (int i = 0; i < 5; ++i) EXPECT_TRUE(Submit(100, i));
   Preparer* const lane = preparer_.get();
   std::thread closer([this] { preparer_.reset(); });
-  // The lane takes nothing more once it is being closed.
+  // The preparer accepts no job after its destructor has started.
   std::optional<Preparer::Ticket> ticket;
   while ((ticket = lane->Submit(100, [] { ADD_FAILURE() << "ran after the end"; }))) {
     lane->Cancel(*ticket);

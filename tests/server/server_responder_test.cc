@@ -1,6 +1,6 @@
-// The responder's protocol without sockets, so that the thread sanitizer sees all of it: threads of
-// the test stand for gRPC's. Whatever happens in whatever order, a call ends exactly once and
-// leaves nothing behind.
+// Tests of the responder without sockets, so that the thread sanitizer sees all synchronisation;
+// the test's threads take the place of gRPC's. For any events in any order, a call ends exactly
+// once and leaves no state.
 #include <gtest/gtest.h>
 #include <malloc.h>
 
@@ -31,7 +31,8 @@
 namespace tessera::testing {
 namespace {
 
-// The transport of one call. It takes messages at once, or one at each Read() when it is slow.
+// The transport of one call. It accepts messages at once; a slow transport accepts one message per
+// Read().
 class FakePort final : public CallPort {
  public:
   FakePort(ServingContext* context, ResponderPool* pool, std::string request, bool slow)
@@ -50,10 +51,10 @@ class FakePort final : public CallPort {
       broken_ = true;
     }
     responder_->Gone(id_);
-    Read();  // gRPC fails the write in flight
+    Read();  // as in gRPC, the write in flight fails
   }
   void CancelByName() { responder_->CancelCall(id_); }
-  // Lets the message in flight go.
+  // Completes the write of the message in flight.
   void Read() {
     bool ok = false;
     {
@@ -119,7 +120,7 @@ class FakePort final : public CallPort {
   std::optional<absl::Status> status_;
 };
 
-// Of google.rpc.RetryInfo; -1: none.
+// The delay of google.rpc.RetryInfo; -1: the status has none.
 int64_t RetryDelayUs(const absl::Status& status) {
   const auto payload = status.GetPayload("type.googleapis.com/google.rpc.RetryInfo");
   google::rpc::RetryInfo retry;
@@ -202,15 +203,15 @@ TEST_F(ResponderTest, SlowReaderHoldsBackItselfOnly) {
   EXPECT_EQ(num_tokens, 4000);
 }
 
-// What waits is a message for each of n, of about equal sizes. One message less does not resume the
-// stream, or it would be paused and resumed all the time.
+// The waiting messages are one per continuation, of about equal sizes. Reading a single message
+// must not resume the stream, because it would then be paused and resumed all the time.
 TEST_F(ResponderTest, APausedStreamResumesAtHalfItsBuffer) {
   constexpr int32_t kNumCopies = 8;
   Start({.token_us = 100});
   context_.stream_buffer_bytes = 8192;
   const auto slow = Call("x", 4000, /*slow=*/true, kNumCopies);
   WaitFor("the pause", [&] { return generator_->num_paused() == 1; });
-  generator_->Hold();  // no more comes when it resumes
+  generator_->Hold();  // a resumed stream generates no more tokens
   const auto read = [&] {
     const size_t num_messages = slow->messages().size();
     slow->Read();
@@ -244,7 +245,7 @@ TEST_F(ResponderTest, GoneInEveryState) {
   Start({.token_us = 100, .held = true});
   context_.stream_buffer_bytes = 256;
   const auto queued = Call("abc", 1000);
-  const auto large = Call(std::string(60'000, 'x'), 1000);  // prepared in the lane
+  const auto large = Call(std::string(60'000, 'x'), 1000);  // prepared by the preparer
   const auto unread = Call("abc", 1000, /*slow=*/true);
   large->Gone();
   WaitFor("the acceptance", [&] { return !unread->messages().empty(); });
@@ -290,7 +291,7 @@ TEST_F(ResponderTest, CallsThatAreOverLeaveTheLane) {
   EXPECT_EQ(next->status().code(), absl::StatusCode::kInvalidArgument) << next->status();
 }
 
-// Bytes on the heap; 0 under the sanitizers, whose heap is their own.
+// The bytes on the heap; 0 under the sanitizers, which have a heap of their own.
 int64_t HeapBytes() {
   const struct mallinfo2 info = mallinfo2();
   return static_cast<int64_t>(info.uordblks + info.hblkhd);
@@ -341,7 +342,7 @@ TEST_F(ResponderTest, PromptScoresBecomeMessagesAsTheyAreTaken) {
   EXPECT_EQ(buffer.bytes(), 0);
 }
 
-// Four transports open, read, leave and cancel at random, until a shutdown cancels all.
+// Four threads open, read, abandon and cancel calls at random, until a shutdown cancels all calls.
 TEST_F(ResponderTest, RandomLivesEndOnceAndLeaveNothing) {
   Start({.max_requests = 24, .token_us = 20}, /*threads=*/3);
   context_.stream_buffer_bytes = 1024;

@@ -1,4 +1,5 @@
-// Streams over real sockets: order, deltas, stops, cancels in every state, deadlines, slow readers.
+// Tests of streams over real sockets: order, deltas, stops, cancellation in every state, deadlines,
+// slow readers.
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -14,7 +15,7 @@ TEST_F(StreamTest, EchoesTheWholeTextInOrder) {
   const StreamResult result = Generate(TextRequest("abc", 9));
   result.ExpectWellFormed();
   EXPECT_EQ(result.messages[0].accepted().prompt_tokens(), 4);  // <s> a b c
-  EXPECT_EQ(result.Text(), "abcabc");                           // <s> shows nothing
+  EXPECT_EQ(result.Text(), "abcabc");                           // <s> has no text
   EXPECT_EQ(result.Ids(), (std::vector<int>{256, 97, 98, 99, 256, 97, 98, 99, 256}));
   const v1::GenerateResponse* end = result.FinishedOf();
   EXPECT_EQ(end->finished().reason(), v1::FINISH_REASON_LENGTH);
@@ -32,7 +33,7 @@ TEST_F(StreamTest, DeltasAreValidUtf8) {
   const StreamResult whole = Generate(request);
   whole.ExpectWellFormed();
   EXPECT_EQ(whole.Text(), text);
-  // Cut inside the last code point: what is left of it becomes U+FFFD.
+  // The output ends inside the last code point, whose bytes become U+FFFD.
   request.mutable_stopping()->set_max_tokens(8);
   const StreamResult cut = Generate(request);
   cut.ExpectWellFormed();
@@ -107,7 +108,8 @@ TEST_F(StreamTest, StopStringsAcrossTokenBorders) {
 TEST_F(StreamTest, StopStringsWaitForMinTokens) {
   v1::GenerateRequest request = TextRequest("ab", 100);
   request.mutable_stopping()->add_stop("b");
-  // <s> a b <s> a b: a stop string that ends at the last of min_tokens is text, later ones stop.
+  // The output is <s> a b <s> a b. A stop string that ends within the first min_tokens tokens is
+  // ordinary text; a later one ends the stream.
   for (const int64_t min_tokens : {3, 4}) {
     request.mutable_stopping()->set_min_tokens(min_tokens);
     EXPECT_EQ(Generate(request).Text(), "aba") << min_tokens;
@@ -238,7 +240,8 @@ TEST_F(StreamTest, ChatUsesTheTemplateAndAddsNoSpecialTokens) {
   request.mutable_stopping()->set_max_tokens(20);
   StreamResult result = Chat(request);
   result.ExpectWellFormed();
-  EXPECT_EQ(result.messages[0].accepted().prompt_tokens(), 20);  // one <s>, written by the template
+  EXPECT_EQ(result.messages[0].accepted().prompt_tokens(),
+            20);  // includes one <s>, which the template writes
   EXPECT_EQ(result.Text(), "[user]hi[assistant]");
   request.set_add_generation_prompt(false);
   request.set_tools_json("[{}, {}]");
@@ -303,7 +306,7 @@ TEST_F(StreamTest, RequestIds) {
   while (reader->Read(&message)) {
   }
   EXPECT_TRUE(reader->Finish().ok());
-  Generate(request).ExpectWellFormed();  // the name is free again
+  Generate(request).ExpectWellFormed();  // the request id is free again
   const StreamResult first = Generate(TextRequest("a"));
   const StreamResult second = Generate(TextRequest("a"));
   EXPECT_NE(first.messages[0].request_id(), second.messages[0].request_id());
@@ -320,7 +323,7 @@ TEST_F(StreamTest, EngineErrorsAreFinishedEvents) {
   EXPECT_EQ(finished.status().message(), "the step failed");
 }
 
-// The states a client may leave in. Afterwards nothing is left of the call.
+// The next tests cancel a call in each of its states. Afterwards no state of the call is left.
 TEST_F(StreamTest, ClientCancelsWhileQueued) {
   Start({.held = true}, {});
   auto context = NewContext();
@@ -350,7 +353,7 @@ TEST_F(StreamTest, ClientCancelsWhileDecoding) {
 }
 
 TEST_F(StreamTest, ClientCancelsWhileItsPromptIsTokenised) {
-  // Large prompts keep the preparing lane busy; the last ones are cancelled while they wait there.
+  // Large prompts keep the preparer busy; the last prompts are cancelled while they wait for it.
   v1::TokenizeRequest large;
   large.set_text(std::string(static_cast<size_t>(DefaultMaxPromptBytes(kFakeContext)), 'x'));
   std::vector<std::thread> threads;
@@ -424,13 +427,13 @@ TEST_F(StreamTest, SlowReaderIsPausedAndLosesNothing) {
   v1::GenerateRequest request;
   request.mutable_token_ids()->add_ids('x');
   request.mutable_stopping()->set_max_tokens(4000);
-  request.mutable_output()->set_logprobs(100);  // about 1.3 KB a token
+  request.mutable_output()->set_logprobs(100);  // about 1.3 KB per token
   auto context = NewContext();
   auto reader = stub_->Generate(context.get(), request);
   WaitFor("the pause", [&] { return generator_->num_paused() == 1; });
   const int64_t tokens_when_paused = generator_->num_tokens();
   EXPECT_LT(tokens_when_paused, 4000);
-  // Others are not held up.
+  // Other streams are not delayed.
   Generate(TextRequest("abc", 500)).ExpectWellFormed();
   EXPECT_EQ(generator_->num_paused(), 1);
   StreamResult result;
@@ -440,7 +443,7 @@ TEST_F(StreamTest, SlowReaderIsPausedAndLosesNothing) {
   result.ExpectWellFormed();
   EXPECT_EQ(result.Ids().size(), 4000u);
   EXPECT_EQ(result.Text(), std::string(4000, 'x'));
-  EXPECT_LT(result.messages.size(), 4000u);  // merged
+  EXPECT_LT(result.messages.size(), 4000u);  // waiting messages were merged
   EXPECT_EQ(generator_->num_paused(), 0);
 }
 

@@ -1,5 +1,5 @@
-// The template language against jinja2 itself: tests/golden/jinja.json, made by
-// tests/golden/make_jinja_goldens.py.
+// Tests of the template language against the results of jinja2 in tests/golden/jinja.json, which
+// tests/golden/make_jinja_goldens.py generates.
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>

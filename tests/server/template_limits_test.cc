@@ -1,4 +1,5 @@
-// Hostile templates and conversations: each ends soon with an error that says where and why.
+// Tests of hostile templates and conversations: each rendering ends soon, with an error that names
+// the line and the reason.
 #include <chrono>
 #include <string>
 
@@ -15,10 +16,10 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-// Generous for a loaded machine and a sanitizer; what does not end takes forever.
+// A generous limit for a loaded machine and the sanitizers.
 constexpr std::chrono::seconds kSoon{60};
 
-// Small enough that the sanitizers' runs are quick.
+// Limits that are small enough for quick runs under the sanitizers.
 jinja::RenderLimits SmallLimits() {
   jinja::RenderLimits limits;
   limits.max_output_bytes = size_t{4} << 20;
@@ -81,7 +82,7 @@ TEST(TemplateLimits, MacrosThatCallThemselvesEnd) {
               HasSubstr("too deep"));
   EXPECT_THAT(ErrorOf("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}"),
               HasSubstr("too deep"));
-  // Each level calls twice: the work ends it, or the depth.
+  // Each level calls the macro twice. The limit of work or of depth ends the rendering.
   EXPECT_THAT(ErrorOf("{% macro f(n) %}{% if n > 0 %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}"
                       "{% endmacro %}{{ f(60) }}"),
               HasSubstr("works too long"));
@@ -124,7 +125,8 @@ TEST(TemplateLimits, BigTextsEnd) {
 }
 
 TEST(TemplateLimits, ValuesThatShareTheirPartsEnd) {
-  // 2^90 leaves when printed, compared, or written as JSON.
+  // The value shares its parts and has 2^90 leaves when it is printed, compared, or written as
+  // JSON.
   const std::string grow =
       "{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(90) %}"
       "{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}";
@@ -151,7 +153,7 @@ TEST(TemplateLimits, DeepValuesAreRefused) {
               HasSubstr("nested too deep"));
 }
 
-// A text inside JSON is JSON again: its nesting has a bound of its own.
+// The arguments of a tool call are a string that contains JSON; its nesting has a separate limit.
 TEST(TemplateLimits, DeepArgumentsOfToolCallsStayText) {
   const auto render = [](const std::string& arguments) {
     ChatMessage message;
@@ -175,7 +177,7 @@ TEST(TemplateLimits, DeepArgumentsOfToolCallsStayText) {
 }
 
 TEST(TemplateLimits, CyclesThroughNamespacesAreFreed) {
-  // The sanitizers see what leaks.
+  // The address sanitizer reports a leak.
   const absl::StatusOr<std::string> text = RenderSource(
       "{% set ns = namespace() %}{% set ns.self = [ns] %}{% set ns.f = ns.self %}"
       "{% macro m() %}{{ ns }}{% endmacro %}{% set ns.m = m %}"
@@ -186,7 +188,7 @@ TEST(TemplateLimits, CyclesThroughNamespacesAreFreed) {
   EXPECT_EQ(*text, "Trueok");
   EXPECT_THAT(ErrorOf("{% set ns = namespace() %}{% set ns.self = ns %}{{ ns }}"),
               HasSubstr("too deep"));
-  // A chain of namespaces much longer than the stack is deep.
+  // A chain of namespaces that is much longer than the possible depth of the stack.
   EXPECT_EQ(ErrorOf("{% set ns = namespace(x=0) %}{% for i in range(100000) %}"
                     "{% set ns.x = namespace(x=ns.x) %}{% endfor %}"),
             "no error");

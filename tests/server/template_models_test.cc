@@ -1,5 +1,5 @@
-// The chat templates of real models against what Hugging Face's interpreter renders
-// (../shared/data/chat_templates).
+// Tests of the chat templates of real models against the text that Hugging Face's interpreter
+// renders (../shared/data/chat_templates).
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -27,7 +27,7 @@ ChatTemplateInput InputOf(const ordered_json& data) {
   ChatTemplateInput input;
   input.add_generation_prompt = false;
   input.messages_json = data.at("messages").dump();
-  // Everything goes in as it was given to jinja2: what is absent stays undefined.
+  // All variables are passed as they were given to jinja2; absent variables stay undefined.
   input.extra_args_json = data.dump();
   return input;
 }
@@ -36,7 +36,7 @@ std::string Shown(const absl::StatusOr<std::string>& text) {
   return text.ok() ? *text : "error: " + std::string(text.status().message());
 }
 
-// Renders one case and says how it differs; empty if it is right.
+// Renders one case and describes the difference to the expected text; empty if there is none.
 std::string Difference(const std::string& source, const ChatTemplateInput& input,
                        const ordered_json& expected) {
   absl::StatusOr<std::unique_ptr<ChatTemplate>> parsed = ChatTemplate::Parse(source);

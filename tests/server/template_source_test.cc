@@ -1,4 +1,4 @@
-// Where a model's chat template is found, and how messages become what it reads.
+// Tests that find a model's chat template and convert messages to its input.
 #include <filesystem>
 #include <fstream>
 #include <string>

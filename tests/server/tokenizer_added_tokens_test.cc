@@ -1,4 +1,4 @@
-// How added tokens cut a text, where their flags meet.
+// Tests of how added tokens split a text when their flags interact.
 #include "server/text/tokenizer/added_tokens.h"
 
 #include <gtest/gtest.h>
@@ -9,7 +9,7 @@
 namespace tessera {
 namespace {
 
-// "3[0,5) -[5,7)": ids and ranges; - is text between tokens.
+// Splits a text and formats the parts as "3[0,5) -[5,7)": ids and ranges; - is text between tokens.
 std::string Split(const std::vector<AddedToken>& tokens, const std::string& text) {
   std::vector<std::string> patterns;
   patterns.reserve(tokens.size());

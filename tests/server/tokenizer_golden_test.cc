@@ -1,5 +1,5 @@
-// Ids and texts that other implementations gave: PyPI's `tokenizers` (goldens.json) and llama.cpp's
-// vocabulary tests.
+// Tests against the ids and texts of other implementations: PyPI's `tokenizers` (goldens.json),
+// llama.cpp's vocabulary tests and transformers.js.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -32,7 +32,7 @@ std::unique_ptr<Tokenizer> Loaded(absl::StatusOr<std::unique_ptr<Tokenizer>> tok
 struct Case {
   const char* golden;
   bool sentencepiece;
-  bool round_trip;  // decoding gives the text back, special tokens kept
+  bool round_trip;  // decoding with special tokens returns the original text
 };
 
 class HuggingFaceGolden : public ::testing::TestWithParam<Case> {};
@@ -78,7 +78,7 @@ INSTANTIATE_TEST_SUITE_P(Shared, HuggingFaceGolden,
                                   (info.param.sentencepiece ? "_model" : "_json");
                          });
 
-// NFC changes some texts: what comes back is the normalized text, which encodes to the same ids.
+// NFC changes some texts. Decoding returns the normalized text, which encodes to the same ids.
 TEST(HuggingFaceGolden, NormalizedTextsRoundTripThroughIds) {
   REQUIRE_SHARED_DATA(shared);
   const json goldens = json::parse(ReadFile(shared + "/tokenizers/goldens.json"));
@@ -144,8 +144,9 @@ INSTANTIATE_TEST_SUITE_P(Shared, LlamaCppVectors,
                            return name + (info.param.sentencepiece ? "_model" : "_json");
                          });
 
-// transformers.js's collection has no tokenizers, only texts with ids; these are of tokenizers that
-// we have. Its decoded texts are cleaned up, which we never do.
+// The collection of transformers.js has texts with ids but no tokenizers, so the test uses its
+// cases for tokenizers of the shared data. It does not use the decoded texts, because
+// transformers.js cleans up their spaces.
 TEST(TransformersJsVectors, IdsAreEqual) {
   REQUIRE_SHARED_DATA(shared);
   const json vectors =

@@ -1,5 +1,5 @@
-// Loading: what the configuration files change, what is refused and how it is said, and that
-// nothing hostile costs more than an error.
+// Tests of loading tokenizers: the effect of the configuration files, the errors for unsupported
+// files, and that a hostile file causes only an error.
 #include <gtest/gtest.h>
 
 #include <ctime>
@@ -24,7 +24,7 @@ namespace {
 using Ids = std::vector<TokenId>;
 using nlohmann::json;
 
-// "ab" merges; c is a token, d is not.
+// A tiny tokenizer.json. "a" and "b" merge; c is a token, d is not.
 json TinyDocument() {
   return json::parse(R"({
     "added_tokens": [
@@ -40,7 +40,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const json& document,
   return NewJsonTokenizer(document.dump(), config);
 }
 
-// A folder that is gone at the end of the test.
+// A folder that is deleted at the end of the test.
 class TempFolder {
  public:
   TempFolder() {
@@ -113,10 +113,10 @@ TEST(JsonTokenizer, EncodesAndDecodesATinyVocabulary) {
   EXPECT_EQ(t.TokenBytes(99), "");
   EXPECT_EQ(t.bos_id(), std::nullopt);
   EXPECT_EQ(t.Encode("", true), Ids{});
-  EXPECT_EQ(t.Encode("a\xFF", false), (Ids{0}));  // invalid text never breaks anything
+  EXPECT_EQ(t.Encode("a\xFF", false), (Ids{0}));  // invalid UTF-8 causes no error
 }
 
-// Spaces that may yet be the last ones are held, however many tokens they come in.
+// Spaces that may be at the end of the text are held back, even across several tokens.
 TEST(JsonTokenizer, StripsAtTheEndAcrossTokens) {
   json document = TinyDocument();
   document["decoder"] = json::parse(R"({"type": "Sequence", "decoders": [
@@ -162,7 +162,8 @@ TEST(JsonTokenizer, ConfigurationRulesSpecialTokens) {
                "add_bos_token": false, "add_eos_token": true})");
   EXPECT_EQ(t->Encode("a", true), (Ids{0, 6}));
 
-  // Tokens that only tokenizer_config.json knows; the id 3 is taken, so that one is left out.
+  // These tokens are only in tokenizer_config.json. The id 3 is already used, so that token is left
+  // out.
   t = load(R"({"bos_token": null, "pad_token": "<pad>", "unk_token": "b",
                "added_tokens_decoder": {"9": {"content": "<x>", "special": true},
                                         "3": {"content": "<y>", "special": true}}})");
@@ -172,12 +173,12 @@ TEST(JsonTokenizer, ConfigurationRulesSpecialTokens) {
   EXPECT_TRUE(t->IsSpecial(9));
   EXPECT_TRUE(t->IsSpecial(1));
   EXPECT_EQ(t->TokenToId("<pad>"), std::nullopt);
-  EXPECT_EQ(t->Decode(Ids{8, 7, 0}, false), "a");  // holes are no tokens
+  EXPECT_EQ(t->Decode(Ids{8, 7, 0}, false), "a");  // an id without a token adds no text
 
   folder.Write("special_tokens_map.json", R"({"bos_token": "<s>", "eos_token": "c"})");
   t = load(R"({"eos_token": "</s>"})");
   EXPECT_EQ(t->bos_id(), std::optional<TokenId>(5));
-  EXPECT_EQ(t->eos_id(), std::optional<TokenId>(6));  // tokenizer_config.json comes first
+  EXPECT_EQ(t->eos_id(), std::optional<TokenId>(6));  // tokenizer_config.json has precedence
 
   folder.Write("tokenizer_config.json", R"({"bos_token": 7})");
   EXPECT_EQ(LoadTokenizer(folder.path()).status().code(), absl::StatusCode::kInvalidArgument);
@@ -314,7 +315,7 @@ TEST(JsonTokenizer, SurvivesDeepNesting) {
   EXPECT_EQ(Load(document).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
-// Of the processor, not of the clock: the machine may be busy with other things.
+// The CPU time of `body` in seconds. Wall time would depend on the load of the machine.
 double SecondsOf(const std::function<void()>& body) {
   const std::clock_t start = std::clock();
   body();
@@ -341,7 +342,8 @@ TEST(JsonTokenizer, LongRunsOfSpaceAreLinear) {
   EXPECT_LT(SecondsOf([&] { (*loaded)->Encode(text, false); }), 30.0);
 }
 
-// One giant word: no quadratic behaviour, no recursion; on both kinds.
+// Encoding one giant word must take neither quadratic time nor recursion, with both
+// implementations.
 TEST(Tokenizer, GiantWordsTakeSeconds) {
   REQUIRE_SHARED_DATA(shared);
   const auto json_kind = LoadJsonTokenizer(shared + "/tokenizers/gpt2");
@@ -361,7 +363,7 @@ TEST(Tokenizer, GiantWordsTakeSeconds) {
   }
 }
 
-// Against SentencePiece itself: see tokenizer_sentencepiece.py.
+// Compares with the ids of SentencePiece itself; tokenizer_sentencepiece.py generates them.
 TEST(SpmTokenizer, EncodesAsSentencePiece) {
   REQUIRE_SHARED_DATA(shared);
   const json texts = json::parse(ReadFile(shared + "/tokenizers/goldens.json"))["texts"];
@@ -378,7 +380,7 @@ TEST(SpmTokenizer, EncodesAsSentencePiece) {
   }
 }
 
-// A truncated or lying model file is an error at every length, never a crash.
+// A model file that is truncated at any length or has wrong lengths causes an error, never a crash.
 TEST(SpmTokenizer, SurvivesDamagedModels) {
   REQUIRE_SHARED_DATA(shared);
   const std::string model = ReadFile(shared + "/models/stories260K/tokenizer.model");

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes tests/server/tokenizer_sentencepiece.json: what SentencePiece itself (PyPI's `sentencepiece`) encodes the texts of
-the shared goldens to, with three models. Run in a virtual environment from the project root:
+"""Generates tests/server/tokenizer_sentencepiece.json: the ids that SentencePiece itself (PyPI's `sentencepiece`) gives to
+the texts of the shared goldens, for three models. Run in a virtual environment from the project root:
 
     python tests/server/tokenizer_sentencepiece.py > tests/server/tokenizer_sentencepiece.json
 """
@@ -14,7 +14,7 @@ MODELS = ["tokenizers/tinyllama", "models/stories260K", "models/stories3M"]
 
 def main():
     texts = json.load(open(SHARED + "tokenizers/goldens.json"))["texts"]
-    # Special-token strings are tokens to the server and text to the library.
+    # Texts with strings of special tokens are left out: the server encodes them as tokens, the library as text.
     plain = [i for i, text in enumerate(texts)
              if not any(s in text for s in ("<s>", "</s>", "<unk>")) and len(text) < 200][::4]
     rows = []

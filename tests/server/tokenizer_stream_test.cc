@@ -1,4 +1,4 @@
-// Text while it is generated: the detokenizer on real vocabularies, stop strings against a naive
+// Tests of streamed text: the detokenizer with real vocabularies, and stop strings against a naive
 // search.
 #include <gtest/gtest.h>
 
@@ -36,7 +36,8 @@ class DetokenizerOnGoldens : public ::testing::TestWithParam<const char*> {
   }
 };
 
-// All goldens, cut at random into prompt and generated, generated cut into chunks.
+// Splits the ids of each golden at random into a prompt and generated tokens, and the generated
+// tokens into chunks.
 TEST_P(DetokenizerOnGoldens, DeltasAreDecodeMinusPrompt) {
   REQUIRE_SHARED_DATA(shared);
   const auto tokenizer = Load(shared);
@@ -56,7 +57,7 @@ TEST_P(DetokenizerOnGoldens, DeltasAreDecodeMinusPrompt) {
       const std::string delta = detokenizer.Push(all.subspan(at, size));
       EXPECT_TRUE(IsValidUtf8(delta));
       EXPECT_EQ(delta.find(kReplacementCharacter),
-                std::string::npos);  // the goldens are sound text
+                std::string::npos);  // the goldens are valid text
       text += delta;
       at += size;
     }
@@ -81,11 +82,11 @@ TEST(IncrementalDetokenizer, HoldsBrokenCodePointsAndSpacesAsLlama2) {
   const auto byte = [&](const char* name) { return *t.TokenToId(name); };
   const TokenId once = *t.TokenToId("\xE2\x96\x81Once");
 
-  // The first word of a text loses its space, later ones keep it; BOS is no text.
+  // The first word of a text loses its space, later words keep theirs. BOS has no text.
   EXPECT_EQ(IncrementalDetokenizer(&t, Ids{1}).Push(once), "Once");
   EXPECT_EQ(IncrementalDetokenizer(&t, Ids{1, once}).Push(once), " Once");
 
-  // A newline that ends the prompt is not shown again when the run of bytes goes on.
+  // A newline at the end of the prompt is not returned again when the run of byte tokens continues.
   IncrementalDetokenizer after_newline(&t, Ids{1, once, byte("<0x0A>")});
   EXPECT_EQ(after_newline.Push(byte("<0xE2>")), "");
   EXPECT_EQ(after_newline.Push(byte("<0x82>")), "");
@@ -99,7 +100,8 @@ TEST(IncrementalDetokenizer, HoldsBrokenCodePointsAndSpacesAsLlama2) {
   EXPECT_EQ(broken.Push(Ids{byte("<0x41>"), byte("<0xFF>")}), "");
   EXPECT_EQ(broken.Flush(), "\xEF\xBF\xBD\xEF\xBF\xBD");
 
-  // Special tokens are text only when asked for; ids beyond the vocabulary are none.
+  // Special tokens have text only if skip_special is false; ids outside the vocabulary have no
+  // text.
   EXPECT_EQ(IncrementalDetokenizer(&t, {}).Push(Ids{once, 2, 99999, -7}), "Once");
   EXPECT_EQ(IncrementalDetokenizer(&t, {}, /*skip_special=*/false).Push(Ids{once, 2}), "Once</s>");
 }
@@ -113,12 +115,12 @@ TEST(IncrementalDetokenizer, ACompletedCodePointOfThePromptComesOutOnce) {
   ASSERT_EQ(llama.size(), 3u);
   IncrementalDetokenizer detokenizer(&t, std::span<const TokenId>(llama).first(2));
   EXPECT_EQ(detokenizer.Push(llama[2]), "\xF0\x9F\xA6\x99");
-  // Never completed: the prompt's own text already ended with its U+FFFD.
+  // The code point is never completed. Its U+FFFD belongs to the text of the prompt.
   IncrementalDetokenizer broken(&t, std::span<const TokenId>(llama).first(2));
   EXPECT_EQ(broken.Push(*t.TokenToId("a")), "a");
 }
 
-// The definition, quadratic.
+// The definition of a stop match, searched in quadratic time.
 struct NaiveStop {
   size_t end = std::string::npos;
   size_t index = 0;
@@ -165,7 +167,7 @@ TEST(StopMatcher, AgreesWithTheDefinition) {
       shown += result.text;
       match = result.match;
       if (match.has_value()) continue;
-      // What is held is exactly the longest end that begins a stop string.
+      // The held text must be the longest suffix that is a prefix of a stop string.
       size_t held = 0;
       for (const std::string& stop : stops) {
         for (size_t n = 1; n < stop.size() && n <= fed; ++n) {
@@ -194,11 +196,11 @@ TEST(StopMatcher, TenThousandStopStringsCostLittle) {
     for (int j = 0; j < 100; ++j) stop += static_cast<char>('a' + random() % 3);
     stops.push_back(stop + "#" + std::to_string(i));
   }
-  const std::clock_t start = std::clock();  // of the processor: the machine may be busy
+  const std::clock_t start = std::clock();  // CPU time, because the machine may be busy
   const StopSet set(stops);
   StopMatcher matcher(&set, false);
   std::string shown;
-  for (int i = 0; i < 1000; ++i) {  // long near misses
+  for (int i = 0; i < 1000; ++i) {  // each text is a long prefix of a stop string
     const StopMatcher::Result result = matcher.Feed(stops[i].substr(0, 100));
     ASSERT_FALSE(result.match.has_value());
     shown += result.text;

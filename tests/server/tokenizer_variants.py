@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes tests/server/tokenizer_variants.json: two tiny tokenizers and many variants of their parts (added tokens with
-flags, normalizers, pre-tokenizers, decoders, model options), with the ids and texts that PyPI's `tokenizers` gives. Run in
+"""Generates tests/server/tokenizer_variants.json: two tiny tokenizers and many variants of their components (added tokens
+with flags, normalizers, pre-tokenizers, decoders, model options), with the ids and texts of PyPI's `tokenizers`. Run in
 a virtual environment with tokenizers==0.23.3:
 
     python tests/server/tokenizer_variants.py > tests/server/tokenizer_variants.json

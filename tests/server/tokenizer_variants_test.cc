@@ -1,6 +1,6 @@
-// Every supported part of a tokenizer.json against PyPI's `tokenizers`: tiny tokenizers with one
-// part changed each, made by tokenizer_variants.py. The same file drives the streaming detokenizer,
-// which must agree with decoding as a whole.
+// Tests of every supported component of a tokenizer.json against PyPI's `tokenizers`.
+// tokenizer_variants.py generates tiny tokenizers that each have one component changed. The same
+// file tests that streamed decoding equals whole decoding.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -26,7 +26,8 @@ json ReadGoldens() {
   return json::parse(file);
 }
 
-// The base with the patch's members in place of its own; members of the model one by one.
+// Replaces members of the base document by the members of the patch. The members of `model` are
+// replaced one by one.
 std::string Patched(json document, const json& patch) {
   for (const auto& [key, value] : patch.items()) {
     if (key == "model") {
@@ -68,7 +69,7 @@ TEST(TokenizerVariants, DecodeAsHuggingFace) {
   });
 }
 
-// Random ids in random chunks: whatever is pushed how, the text is that of the whole.
+// Pushes random ids in random chunks. The joined text must equal the decoded whole list.
 TEST(TokenizerVariants, StreamingEqualsWhole) {
   std::mt19937 random(3);
   ForEachVariant([&](const Tokenizer& tokenizer, const json& c) {

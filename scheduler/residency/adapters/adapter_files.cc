@@ -47,7 +47,7 @@ FileWatch::~FileWatch() {
 }
 
 void FileWatch::Loop() {
-  setpriority(PRIO_PROCESS, 0, 10);  // of this thread (Linux)
+  setpriority(PRIO_PROCESS, 0, 10);  // Linux: the priority of this thread only
   const std::chrono::microseconds interval(interval_us_);
   std::unique_lock<std::mutex> lock(mutex_);
   while (!stop_.wait_for(lock, interval, [this] { return stopping_; })) {

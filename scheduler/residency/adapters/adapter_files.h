@@ -1,6 +1,6 @@
-// What the registry asks of the disk about an adapter's folder, and the thread that asks again and
-// again. A disk may take its time: nothing here is for the threads of gRPC, responders or the
-// engine.
+// Functions by which the adapter registry examines an adapter's folder on disk, and the thread that
+// examines the folders regularly. The disk may be slow, so the threads of gRPC, responders and the
+// engine must not call these functions.
 #pragma once
 
 #include <condition_variable>
@@ -16,15 +16,15 @@ namespace tessera {
 
 bool IsAdapterFolder(const std::string& path);
 
-// What stays the same as long as an adapter's files do: size, time of change, inode. NOT_FOUND
-// names the file that is missing.
+// A string that changes when the adapter's files change: device, inode, size and modification time.
+// The message of a NOT_FOUND status names the missing file.
 absl::StatusOr<std::string> IdentityOfAdapterFiles(const std::string& path);
 
-// Calls `look` every `interval_us` on a thread of its own, which gives way to everything else.
+// Calls `look` every `interval_us` on its own thread, which has a low priority.
 class FileWatch final {
  public:
   FileWatch(int64_t interval_us, std::function<void()> look);
-  // Waits for the look that runs.
+  // Waits for a running call of `look`.
   ~FileWatch();
   FileWatch(const FileWatch&) = delete;
   FileWatch& operator=(const FileWatch&) = delete;
@@ -37,7 +37,7 @@ class FileWatch final {
   std::mutex mutex_;
   std::condition_variable stop_;
   bool stopping_ = false;
-  std::thread thread_;  // last: it uses all of the above
+  std::thread thread_;  // the last member, because the thread uses the members above
 };
 
 }  // namespace tessera

@@ -1,7 +1,7 @@
-// Shares in something that is forgotten once nobody holds it: how requests, the store and the
-// registry itself keep a version of an adapter. Holds are copied and dropped on any thread, and
-// whoever drops one never waits, frees nothing and takes no lock: the last hold is not given up but
-// handed to a list, from which the owner takes it when it comes by.
+// Reference counts of adapter versions. Requests, the adapter store and the registry hold a version
+// so that the registry does not forget it. Holds may be copied and dropped on any thread. Dropping
+// a hold never waits, frees nothing and takes no lock: the last hold moves to a list, and the
+// registry, which owns the versions, later drains that list under its lock.
 #pragma once
 
 #include <atomic>
@@ -12,10 +12,10 @@ namespace tessera {
 
 class UnheldList;
 
-// What is held: the owner's type derives from it.
+// The base class of an object that has holds.
 class Holdable {
  public:
-  // `unheld` outlives it and all its holds.
+  // `unheld` outlives the object and all its holds.
   explicit Holdable(UnheldList* unheld) : unheld_(unheld) {}
   Holdable(const Holdable&) = delete;
   Holdable& operator=(const Holdable&) = delete;
@@ -28,14 +28,14 @@ class Holdable {
   friend class UnheldList;
 
   UnheldList* const unheld_;
-  std::atomic<int64_t> num_holds_{0};  // the list's is one of them
-  Holdable* next_ = nullptr;           // in the list
+  std::atomic<int64_t> num_holds_{0};  // includes the hold of the UnheldList
+  Holdable* next_ = nullptr;           // next object in the UnheldList
 };
 
-// The last holds that were dropped, not yet given up.
+// A lock-free list of objects whose last hold was dropped. The list keeps that hold until Drain.
 class UnheldList final {
  public:
-  // Any thread. The caller's hold, the only one, becomes the list's.
+  // Moves the caller's hold, which is the only one, to the list. Any thread.
   void Push(Holdable* last) {
     last->next_ = first_.load(std::memory_order_relaxed);
     while (!first_.compare_exchange_weak(last->next_, last, std::memory_order_release,
@@ -43,8 +43,9 @@ class UnheldList final {
     }
   }
 
-  // Gives up the list's holds; `forget(Holdable*)` frees what nobody took up again. REQUIRES: one
-  // caller at a time, and nobody makes a hold but from another hold meanwhile (the owner's lock).
+  // Drops the list's holds, and calls `forget(Holdable*)` for each object without another hold.
+  // REQUIRES: the caller holds the owner's lock. Drain then has one caller at a time, and other
+  // threads can make a hold only by copying one.
   template <class Forget>
   void Drain(const Forget& forget) {
     Holdable* each = first_.exchange(nullptr, std::memory_order_acquire);
@@ -59,11 +60,11 @@ class UnheldList final {
   std::atomic<Holdable*> first_{nullptr};
 };
 
-// One share. Empty when it is default-constructed or moved from.
+// One hold of an object. Empty if default-constructed or moved from.
 class AdapterHold final {
  public:
   AdapterHold() = default;
-  // REQUIRES: the caller has a hold of it, or is the owner under its lock.
+  // REQUIRES: the caller has a hold of `held`, or is the owner and holds its lock.
   explicit AdapterHold(Holdable* held) : held_(held) {
     if (held_ != nullptr) held_->num_holds_.fetch_add(1, std::memory_order_relaxed);
   }
@@ -86,7 +87,7 @@ class AdapterHold final {
         return;
       }
     }
-    // It is in no list: the list's hold would count.
+    // This is the only hold. The object is therefore not in the list, which would have another.
     held_->unheld_->Push(held_);
   }
 

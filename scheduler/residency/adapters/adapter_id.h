@@ -1,5 +1,5 @@
-// What an adapter is called inside: a version of an adapter or a blend (adapter_registry.h), and
-// how it is kept from being forgotten.
+// The id by which the scheduler refers to a version of an adapter or of a blend
+// (adapter_registry.h), and the holds that keep an id valid. Any thread.
 #pragma once
 
 #include <cstdint>
@@ -11,20 +11,22 @@
 
 namespace tessera {
 
-using AdapterId = int64_t;  // never reused
+using AdapterId = int64_t;  // an id is never reused
 inline constexpr AdapterId kNoAdapter = -1;
 
 struct ResolvedAdapter {
   AdapterId id = kNoAdapter;
-  std::string key;   // names the content; part of the prefix root
-  AdapterHold hold;  // the id means something as long as somebody has one
+  std::string key;   // name of the adapter's content; part of the prefix root
+  AdapterHold hold;  // the id is valid while at least one hold of the version exists
 };
 
-// Who waits until an adapter is in the pool. Called from the engine's thread.
+// A wait of an operator until an adapter is in the pool. The engine thread calls its functions.
 struct AdapterWait {
-  std::function<void(absl::Status)> done;  // once, but for waits that are gone
-  std::function<bool()> gone;              // nobody waits any more; null: never so
-  AdapterHold hold;                        // of the adapter, unless the caller keeps another
+  // Called once, unless the wait is gone.
+  std::function<void(absl::Status)> done;
+  // Returns true after the operator has stopped waiting; null: the operator never stops.
+  std::function<bool()> gone;
+  AdapterHold hold;  // hold of the adapter; may be empty if the caller keeps another hold
 };
 
 }  // namespace tessera

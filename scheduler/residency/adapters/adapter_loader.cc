@@ -13,8 +13,9 @@
 namespace tessera {
 namespace {
 
-// On busy cores a load gives way to steps: a member of the compute team that is put aside holds up
-// all of them. Of the calling thread (Linux); without the right to it, nothing changes.
+// Lowers the priority of the calling thread (Linux); does nothing if the system refuses. On busy
+// cores the steps must win, because one descheduled thread of the compute team delays the whole
+// team.
 void GiveWay() { setpriority(PRIO_PROCESS, 0, 10); }
 
 class ThreadedAdapterLoader final : public AdapterLoader {
@@ -82,7 +83,7 @@ class ThreadedAdapterLoader final : public AdapterLoader {
   std::condition_variable changed_;
   std::deque<Job> jobs_;
   bool stopping_ = false;
-  std::vector<std::thread> threads_;  // last: they use all of the above
+  std::vector<std::thread> threads_;  // the last member, because the threads use those above
 };
 
 }  // namespace

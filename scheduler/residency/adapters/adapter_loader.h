@@ -1,5 +1,5 @@
-// The threads that read adapters from disk and copy them into the page pool, while steps run.
-// Reports come from these threads.
+// The threads that read adapters from disk and copy them into the page pool while steps run. They
+// call the functions of AdapterLoaderEvents. Owned by the engine core, which calls the loader.
 #pragma once
 
 #include <functional>
@@ -16,8 +16,8 @@ struct AdapterLoaderEvents {
   std::function<void(AdapterId id)> on_copied;
 };
 
-// `registry`, `runner` and what the events use outlive the loader. Destroying it drops what has not
-// begun.
+// `registry`, `runner` and the objects that `events` use outlive the loader. The destructor waits
+// for running jobs and drops jobs that have not started.
 std::unique_ptr<AdapterLoader> NewAdapterLoader(AdapterRegistry* registry, Runner* runner,
                                                 int num_threads, AdapterLoaderEvents events);
 

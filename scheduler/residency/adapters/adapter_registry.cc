@@ -18,10 +18,12 @@ namespace tessera {
 namespace {
 
 constexpr size_t kMaxBlend = 16;
-// Whose files are looked at in one go: some milliseconds of a thread that gives way.
+// The number of adapters whose files are examined per interval. This takes some milliseconds of a
+// thread of low priority.
 constexpr size_t kCheckedInOneGo = 1000;
 
-// Weights are printed as short as they can be read back.
+// Appends an adapter to a recipe. The weight is printed with the fewest digits that read back as
+// the same float.
 void AppendToRecipe(const AdapterSource& source, float weight, std::string* recipe) {
   char digits[32];
   const std::to_chars_result end = std::to_chars(digits, digits + sizeof(digits), weight);
@@ -152,7 +154,7 @@ void AdapterRegistry::CheckNextFiles() {
   }
 }
 
-// The disk is asked without mutex_: a slow one holds up no request.
+// Accesses the disk without holding mutex_, so that a slow disk does not delay requests.
 void AdapterRegistry::CheckFiles(size_t entry) {
   const std::lock_guard<std::mutex> files_lock(files_mutex_);
   std::string path;

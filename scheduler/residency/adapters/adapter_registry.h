@@ -1,19 +1,19 @@
-// The adapters that requests may ask for: their names, where their files lie, and the versions of
-// them that are in use. A version is what an adapter's files are now (size, time, inode): files
-// that change make a new one, and what was computed with the old one is never mistaken for it. A
-// blend is a version like any other, named by its recipe.
+// The adapters that requests may use: their names, the folders of their files, and their versions
+// in use. A version is one state of an adapter's files (size, time, inode). Changed files are a new
+// version, so KV of the old version is never used for the new one. A blend is a version, too.
 //
-// A version lives while somebody holds it: a request, the store while the adapter is in memory or
-// on its way there, the registry itself if it is the latest of a registered adapter. Then it is
-// forgotten. Asked for again it has another id, but the same key, so its prefixes are found again.
+// A version exists while it has a hold (adapter_hold.h): of a request, of the store for an adapter
+// in memory or being read, or of the registry for the latest version of a registered adapter. A
+// version without a hold is forgotten. If it is requested again, it gets a new id and the same key,
+// so its cached prefixes are found.
 //
-// Files are read when an adapter is loaded. What they are is asked of the disk when an adapter is
-// registered and then once a second on the registry's own thread (1,000 adapters a second, in
-// turn), so requests may get an adapter's old version for as long after its files changed; whoever
-// cannot wait registers it again. Loading checks again: it never gives a version other files.
+// Files are read when an adapter is loaded. The state of an adapter's files is examined when it is
+// registered, and then regularly on the registry's own thread (1,000 adapters a second, in turn).
+// Before that, requests get the old version of changed files, unless the adapter is registered
+// again. Build examines the files too, so that a version is never loaded from other files.
 //
-// Thread-safe. The server registers and resolves, the loader builds, the engine reports states.
-// Resolve, FindBlend and List never ask the disk.
+// Owned by Device (assemble.h); thread-safe. The server registers and resolves, the loader builds,
+// the engine reports states. Resolve, FindBlend and List never access the disk.
 #pragma once
 
 #include <atomic>
@@ -42,7 +42,7 @@ namespace tessera {
 
 struct AdapterSource {
   std::string name;
-  std::string revision;  // what the operator calls this content; may be empty
+  std::string revision;  // the operator's name of this content; may be empty
   int32_t model = 0;
   std::string path;  // a folder in PEFT's layout
 };
@@ -50,17 +50,17 @@ struct AdapterSource {
 // One entry of a request's adapters.
 struct AdapterUse {
   std::string name;
-  std::string revision;         // empty: any
-  std::optional<float> weight;  // unset: 1
+  std::string revision;         // empty: any revision
+  std::optional<float> weight;  // unset: the weight is 1
 };
 
 struct AdapterRegistryOptions {
-  // How often the registry's own thread looks at the files of the next 1,000 adapters. Less:
-  // changed files are seen sooner. 0: they are seen by CheckFilesNow alone.
+  // Time after which the registry's thread examines the files of the next 1,000 adapters. A smaller
+  // value finds changed files sooner. 0: only CheckFilesNow examines files.
   int64_t check_interval_us = 1'000'000;
-  // That may be held at once. Far more than requests that wait and adapters that fit into memory.
+  // The largest number of versions that may be held at once.
   int64_t max_versions = int64_t{1} << 20;
-  // What stays the same as long as the files at a path do; other than the disk's in tests alone.
+  // Returns a string that changes when the files at `path` change. Only tests replace it.
   std::function<absl::StatusOr<std::string>(const std::string& path)> identity =
       IdentityOfAdapterFiles;
 };
@@ -71,42 +71,42 @@ class AdapterRegistry final {
     std::string name;
     ModelSpec spec;
     int64_t page_bytes = 0;
-    DType dtype = DType::kBF16;  // of adapters in the pool
+    DType dtype = DType::kBF16;  // dtype of adapters in the pool
   };
 
   explicit AdapterRegistry(std::vector<Model> models, AdapterRegistryOptions options = {})
       : models_(std::move(models)), options_(std::move(options)) {}
-  // REQUIRES: no holds are left.
+  // REQUIRES: no version has a hold outside the registry.
   ~AdapterRegistry();
 
-  // All or none. An adapter of that name and model is replaced: requests from now on get the new
-  // files. Errors name the adapter: no such folder, a name that a model has. Asks the disk.
+  // Registers all sources, or none on an error, whose message names the adapter. Replaces adapters
+  // that have the same names: later requests get the new files. Accesses the disk.
   absl::Status Register(const std::vector<AdapterSource>& sources);
-  // The adapter folders directly in `path`, each named as its folder, or `path` itself when it is
-  // one, named as it. Asks the disk.
+  // The adapter folders directly in `path`, or `path` itself if it is an adapter folder. Each
+  // adapter has the name of its folder. Accesses the disk.
   static absl::StatusOr<std::vector<AdapterSource>> FindSources(const std::string& path,
                                                                 int32_t model);
 
-  // Asks the disk about all registered adapters: files that changed before this was called are new
-  // versions once it has returned.
+  // Examines the files of all registered adapters on disk. Files that changed before the call are
+  // new versions after it.
   void CheckFilesNow();
 
-  // The version that `uses` mean now, re-compressed to at most `max_rank` (0: exact). NOT_FOUND
-  // names the adapter or its missing file; INVALID_ARGUMENT when it is for another model;
-  // RESOURCE_EXHAUSTED when too many versions are in use at once.
+  // The current version of `uses`, re-compressed to at most `max_rank` (0: exact). NOT_FOUND names
+  // an unknown adapter or a missing file. INVALID_ARGUMENT: the adapter is for another model.
+  // RESOURCE_EXHAUSTED: too many versions are held.
   absl::StatusOr<ResolvedAdapter> Resolve(int32_t model, absl::Span<const AdapterUse> uses,
                                           int32_t max_rank = 0);
   // The model of a registered adapter.
   std::optional<int32_t> ModelOf(const std::string& name) const;
 
-  // The registered adapters, then the blends that are in memory, named by their recipes: what they
-  // are made of times its weight, and the rank asked for: "zorvan-1*0.6+keltish-1@v2*0.4:r8".
+  // The registered adapters, then the blends in memory. The name of a blend is its recipe: its
+  // adapters, their weights and the requested rank, as in "zorvan-1*0.6+keltish-1@v2*0.4:r8".
   std::vector<AdapterListing> List() const;
-  // The blend of that recipe, rather one that is in memory, rather a newer one; id kNoAdapter: none
-  // is in use.
+  // The blend of that recipe. Blends in memory are preferred, then newer ones. Returns id
+  // kNoAdapter if no blend of that recipe is held.
   ResolvedAdapter FindBlend(const std::string& recipe);
-  int64_t num_versions();  // in use
-  // Changes with every registration and every change of a state.
+  int64_t num_versions();  // number of versions that are held
+  // A number that changes with every registration and every change of a version's state.
   int64_t revision() const { return revision_.load(std::memory_order_relaxed); }
 
   // Reads a version's files. FAILED_PRECONDITION when they are no longer what they were; what they
@@ -123,18 +123,18 @@ class AdapterRegistry final {
 
  private:
   struct Part {
-    size_t entry = 0;  // index of entries_
+    size_t entry = 0;  // index in entries_
     std::string path;
-    std::string identity;  // of its files
+    std::string identity;  // state of the files at `path`
     float weight = 1.0f;
   };
-  // What a version is made of; never changes.
+  // The immutable definition of a version.
   struct Content {
     int32_t model = 0;
     int32_t max_rank = 0;  // 0: exact
     std::vector<Part> parts;
     std::string key;
-    std::string recipe;  // empty: an adapter as it is registered, no blend
+    std::string recipe;  // empty: the version is a registered adapter, not a blend
   };
   struct Version final : Holdable {
     Version(AdapterId id, Content content, UnheldList* unheld)
@@ -146,15 +146,15 @@ class AdapterRegistry final {
   };
   struct Entry {
     AdapterSource source;
-    absl::StatusOr<std::string> identity;  // of its files, when the disk was asked last
-    Version* latest = nullptr;             // resolved alone, without a weight
-    AdapterHold hold = AdapterHold();      // of `latest`
+    absl::StatusOr<std::string> identity;  // state of its files when they were last examined
+    Version* latest = nullptr;             // the last resolved version that is not a blend
+    AdapterHold hold = AdapterHold();      // hold of `latest`
   };
 
   absl::StatusOr<AdapterImage> BuildFrom(const Content& content, std::string* content_name) const;
   void CheckFiles(size_t entry);
   void CheckNextFiles();
-  // With mutex_ held:
+  // REQUIRES for the functions below: the caller holds mutex_.
   absl::StatusOr<size_t> FindEntry(int32_t model, const AdapterUse& use) const;
   absl::StatusOr<Content> ContentOf(int32_t model, absl::Span<const AdapterUse> uses,
                                     int32_t max_rank) const;
@@ -164,18 +164,18 @@ class AdapterRegistry final {
 
   const std::vector<Model> models_;
   const AdapterRegistryOptions options_;
-  std::mutex files_mutex_;  // taken before mutex_, held while the disk is asked what files are
+  std::mutex files_mutex_;  // taken before mutex_, and held while files are examined on disk
   mutable std::mutex mutex_;
-  std::vector<Entry> entries_;                        // in order of registration
-  absl::flat_hash_map<std::string, size_t> by_name_;  // index of entries_
-  size_t next_check_ = 0;                             // index of entries_; the watch's alone
+  std::vector<Entry> entries_;                        // in the order of registration
+  absl::flat_hash_map<std::string, size_t> by_name_;  // index in entries_, by adapter name
+  size_t next_check_ = 0;                             // index in entries_; used by watch_ only
   UnheldList unheld_;
   AdapterId next_id_ = 0;
   absl::flat_hash_map<AdapterId, std::unique_ptr<Version>> versions_;
-  absl::flat_hash_map<absl::string_view, Version*> by_key_;  // of versions_
-  std::map<AdapterId, Version*> blends_;                     // of versions_, oldest first
+  absl::flat_hash_map<absl::string_view, Version*> by_key_;  // versions_, by key
+  std::map<AdapterId, Version*> blends_;                     // blends in versions_, oldest first
   std::atomic<int64_t> revision_{0};
-  std::unique_ptr<FileWatch> watch_;  // from the first registration on
+  std::unique_ptr<FileWatch> watch_;  // null before the first registration
 };
 
 }  // namespace tessera

@@ -10,8 +10,9 @@
 namespace tessera {
 namespace {
 
-// At once: what is read waits in host memory until the next plan places it, and more of it than the
-// bound of that memory would be dropped and read again.
+// The largest number of adapters that are being read at once. An adapter that was read waits in
+// host memory until a plan places it in the pool. With too many reads, images would exceed the
+// bound of host memory, be dropped and be read again.
 constexpr int64_t kMaxReads = 8;
 
 }  // namespace
@@ -35,7 +36,7 @@ AdapterStore::Access AdapterStore::Want(AdapterId id) {
   Entry& entry = it->second;
   switch (entry.state) {
     case State::kPool:
-      // One that is to be unloaded leaves first; whoever wants it now gets it after that.
+      // An adapter that is to be unloaded leaves the pool first and is loaded again after that.
       return entry.unload ? Access::kLoading : Access::kReady;
     case State::kHost:
       host_order_.splice(host_order_.end(), host_order_, entry.host);
@@ -97,7 +98,7 @@ void AdapterStore::OnRead(AdapterId id, absl::StatusOr<AdapterImage> image, int6
   entry.image_bytes = static_cast<int64_t>(entry.image->pages.size());
   host_bytes_ += entry.image_bytes;
   entry.host = host_order_.insert(host_order_.end(), id);
-  // Whoever wants it takes it from here, with room left for what runs.
+  // Waiting sequences and operators ask again and then place the adapter.
   Report(entry);
   changes_.emplace_back(id, absl::OkStatus());
   TrimHost(id);
@@ -154,7 +155,7 @@ void AdapterStore::Pin(AdapterId id) {
   const auto it = entries_.find(id);
   Entry& entry = it == entries_.end() ? BeginRead(id) : it->second;
   entry.pinned = true;
-  // Whoever waits for it to leave the pool asks again: it stays.
+  // Sequences may wait until the adapter has left the pool. It stays now, so they must ask again.
   if (std::exchange(entry.unload, false)) changes_.emplace_back(id, absl::OkStatus());
   FileIdle(id, &entry);
   Report(entry);
@@ -181,8 +182,9 @@ void AdapterStore::Unload(AdapterId id) {
   if (settled && entry.num_running == 0) Evict(id);
 }
 
-// Out of the pool. Its image stays in host memory within the bound, unless it was to be unloaded.
-// No other image is dropped: somebody may be making room for it.
+// Removes an adapter from the pool. Its image stays in host memory if the bound allows it and the
+// adapter is not to be unloaded. No other image is dropped, because the caller may be making room
+// for the adapter of that image.
 void AdapterStore::Evict(AdapterId id) {
   Entry& entry = entries_.at(id);
   CHECK_EQ(entry.num_running, 0);
@@ -209,7 +211,7 @@ void AdapterStore::Forget(AdapterId id) {
   entry.status->residency.store(AdapterResidency::kDisk, std::memory_order_relaxed);
   entry.status->pinned.store(false, std::memory_order_relaxed);
   registry_->AnnounceChange();
-  // Whoever waits for it to leave the pool, or to be placed, asks again.
+  // Sequences may wait until the adapter has left the pool or is placed; they must ask again.
   if (entry.state == State::kHost) changes_.emplace_back(id, absl::OkStatus());
   entries_.erase(id);
 }

@@ -1,7 +1,8 @@
-// Which adapters lie in the page pool: S-LoRA's unified paging (arXiv 2311.03285) with one state
-// machine per adapter. An adapter is read from disk by the loader, gets pages of the KV page pool,
-// is copied there, and stays until its pages are worth more to others. Images of what left the pool
-// stay in host memory up to a bound, so that coming back is a copy.
+// The adapters in the page pool: S-LoRA's unified paging (arXiv 2311.03285) with one state machine
+// per adapter. The loader reads an adapter from disk into host memory. The store then allocates
+// pages of the KV page pool for it, and the loader copies it there. The adapter stays in the pool
+// until it is evicted. Images of adapters stay in host memory up to a bound, so that an evicted
+// adapter can be copied back without reading the disk.
 //
 //   (absent) -> reading -> in host memory -> copying -> in the pool -> in host memory or absent
 //
@@ -27,19 +28,19 @@
 
 namespace tessera {
 
-// What the engine has done elsewhere. Neither blocks; the store hears of the end by OnRead and
-// OnCopied.
+// The slow work of the store, done on other threads. Read and Copy do not block; the engine reports
+// their ends to the store by OnRead and OnCopied.
 class AdapterLoader {
  public:
   virtual ~AdapterLoader() = default;
   virtual void Read(AdapterId id) = 0;
-  // Writes the image's pages to `pages` of the pool. `image` stays until OnCopied.
+  // Writes the image to the pages `pages` of the pool. REQUIRES: `image` exists until OnCopied.
   virtual void Copy(AdapterId id, const AdapterImage* image, std::vector<PageId> pages) = 0;
 };
 
 struct AdapterStoreOptions {
-  // Bytes of images kept in host memory beside those that are being copied. More: adapters that
-  // left the pool come back faster.
+  // The largest number of bytes of adapter images in host memory, except the images that are pinned
+  // or being copied. With a larger value, more evicted adapters need no reading from disk.
   int64_t host_bytes = int64_t{1} << 30;
 };
 
@@ -49,63 +50,67 @@ class AdapterStore final : public PageOwner {
                AdapterLoader* loader, const Clock* clock);
 
   enum class Access {
-    kReady,    // in the pool
-    kLoading,  // on its way: TakeChanges tells when to ask again
-    kBusy,     // too many others are being read
-    kInHost,   // in host memory: Place brings it to the pool
+    kReady,    // the adapter is in the pool
+    kLoading,  // the adapter is being read or copied; TakeChanges reports when to ask again
+    kBusy,     // too many other adapters are being read
+    kInHost,   // the adapter is in host memory; Place copies it to the pool
   };
-  // Brings an adapter closer to the pool.
+  // Starts to read the adapter if it is absent, and returns where it is.
   Access Want(AdapterId id);
-  // Pages that Place would take; 0 when it is not in host memory.
+  // The number of pages that Place would take; 0 if the adapter is not in host memory.
   int64_t PagesToPlace(AdapterId id) const;
-  // Gives an adapter in host memory pages of the pool and has it copied there. False: the pool has
-  // none for it. REQUIRES: Want answered kInHost.
+  // Allocates pages for an adapter in host memory and starts the copy. Returns false if the pool
+  // has too few pages. REQUIRES: Want returned kInHost.
   bool Place(AdapterId id);
-  // There will never be room for it. REQUIRES: as Place.
+  // Fails the adapter because the pool can never have room for it. REQUIRES: as Place.
   void FailForRoom(AdapterId id);
   bool IsReady(AdapterId id) const;
 
-  // A running sequence uses it: it stays. REQUIRES: IsReady.
+  // A running sequence starts or stops to use the adapter, which is not evicted meanwhile. Acquire
+  // REQUIRES: IsReady.
   void Acquire(AdapterId id);
   void Release(AdapterId id);
   // REQUIRES: IsReady.
   const AdapterLayout& layout(AdapterId id) const { return entries_.at(id).image->layout; }
-  // REQUIRES: wanted before, and no change was told of since.
+  // REQUIRES: Want was called for the adapter, and TakeChanges has not reported it since.
   int32_t model(AdapterId id) const { return entries_.at(id).model; }
-  // That it takes in the pool. REQUIRES: ready, or held.
+  // The number of slabs that the adapter takes in the pool. REQUIRES: the adapter is ready or held.
   int64_t slabs(AdapterId id) const { return entries_.at(id).slabs; }
   const std::vector<PageId>& pages(AdapterId id) const { return entries_.at(id).pages; }
 
-  // Operators. A pinned adapter is loaded and stays. Unloading waits for the sequences that run.
+  // Calls of operators. A pinned adapter is loaded and not evicted. An adapter is unloaded after
+  // the running sequences that use it have released it.
   void Pin(AdapterId id);
   void Unpin(AdapterId id);
   void Unload(AdapterId id);
 
-  // The loader's reports.
+  // Reports of the loader.
   void OnRead(AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us);
   void OnCopied(AdapterId id);
 
-  // Adapters that were read, copied, evicted, forgotten, or that failed (a status that is not OK)
-  // since the last call: whoever waits for one asks again, or fails.
+  // The adapters that were read, copied, evicted or forgotten since the last call (OK), and those
+  // that failed (another status). Their waiting sequences must ask again, or fail.
   std::vector<std::pair<AdapterId, absl::Status>> TakeChanges();
 
-  // A sequence waits that needs the adapter, or does so no more. Those that nobody waits for are
-  // given up first.
+  // A sequence that needs the adapter starts or stops to wait. Idle adapters without a waiting
+  // sequence are evicted before the others.
   void AddWaiter(AdapterId id) { ++awaited_[id]; }
   void DropWaiter(AdapterId id);
-  // Idle adapters: in the pool, used by nobody, not pinned. The one that is worth least: what
-  // bringing its pages back costs, times how often it was used, by how long ago.
+  // An adapter is idle if it is in the pool, no running sequence uses it and it is not pinned. The
+  // worth of an idle adapter is the time to read one of its slabs, times the number of its uses,
+  // divided by its idle time.
   std::optional<double> LeastWorth(int32_t model) const override;
   void GiveUp(int32_t model) override;
   int64_t num_idle() const { return static_cast<int64_t>(idle_.size()); }
   bool IsIdle(AdapterId id) const;
-  // Pages of the model's size that giving up all idle adapters would free, at least.
+  // The number of pages of the model's size that evicting all idle adapters would free at least.
   int64_t NumIdlePages(int32_t model) const;
-  // Of them, those of adapters that are awaited. Linear in the idle ones.
+  // The part of NumIdlePages(model) that belongs to adapters with a waiting sequence. Takes linear
+  // time in the number of idle adapters.
   int64_t NumAwaitedPages(int32_t model) const;
-  // And that one adapter's; 0 unless it is idle.
+  // The part of NumIdlePages(model) that belongs to one adapter; 0 unless the adapter is idle.
   int64_t NumIdlePages(AdapterId id, int32_t model) const;
-  // Slabs of all idle adapters, in pages of any size.
+  // The number of slabs of all idle adapters, in pages of any size.
   int64_t NumIdleSlabs() const;
   int64_t num_copying() const { return num_copying_; }
 
@@ -118,34 +123,37 @@ class AdapterStore final : public PageOwner {
   enum class State { kReading, kHost, kCopying, kPool };
   struct Entry {
     State state = State::kReading;
-    AdapterHold hold;                 // the registry knows it as long as it is here
-    AdapterStatus* status = nullptr;  // the registry's
+    AdapterHold hold;                 // keeps the version known to the registry
+    AdapterStatus* status = nullptr;  // the registry's status of the version, which is updated here
     int32_t model = 0;
-    int64_t slabs = 0;                    // that it takes in the pool, from kHost on
-    std::unique_ptr<AdapterImage> image;  // but for its pages' bytes, from kHost on
-    int64_t image_bytes = 0;              // 0 once they were dropped
-    std::vector<PageId> pages;
-    int32_t num_running = 0;
+    int64_t slabs = 0;  // number of slabs that the adapter takes in the pool; 0 in kReading
+    // Null in kReading. DropImage frees the bytes of its pages and keeps its layout.
+    std::unique_ptr<AdapterImage> image;
+    int64_t image_bytes = 0;    // number of bytes of the image's pages in host memory
+    std::vector<PageId> pages;  // pages in the pool, in kCopying and kPool
+    int32_t num_running = 0;    // number of running sequences that use the adapter
     bool pinned = false;
-    bool unload = false;  // as soon as nobody uses it
-    double uses = 0.0;
-    double cost_us = 0.0;     // of bringing it back
-    int32_t idle_index = -1;  // in idle_; -1: not there
-    uint64_t last_use_ticks = 0;
-    std::list<AdapterId>::iterator host;  // in host_order_ while image_bytes > 0
+    bool unload = false;          // the adapter is removed when no running sequence uses it
+    double uses = 0.0;            // number of calls of Acquire
+    double cost_us = 0.0;         // time of reading the adapter from disk
+    int32_t idle_index = -1;      // position in idle_; -1: not idle
+    uint64_t last_use_ticks = 0;  // KvManager::ticks when the last sequence released the adapter
+    std::list<AdapterId>::iterator host;  // position in host_order_ while image_bytes > 0
   };
 
   Entry& BeginRead(AdapterId id);
   void Fail(AdapterId id, absl::Status status);
   void Evict(AdapterId id);
   void DropImage(Entry* entry);
-  // Drops images, least recently used first, to keep the bound; never `keep`'s nor pinned ones.
+  // Drops images, least recently used first, until host memory is within its bound. Keeps the
+  // images of `keep`, of pinned adapters and of adapters that are being copied.
   void TrimHost(AdapterId keep);
   void Forget(AdapterId id);
   void Report(const Entry& entry);
   void CountRunning(Entry* entry, int32_t change);
-  // Puts an adapter into the list of idle ones, or takes it out, as its state asks.
+  // Adds an adapter to idle_ if it is idle, and removes it if it is not.
   void FileIdle(AdapterId id, Entry* entry);
+  // The idle adapter that is evicted next, with its worth; kNoAdapter: no adapter is idle.
   AdapterId Cheapest(double* worth) const;
   int64_t PagesOf(int64_t num_pages, int32_t of_model, int32_t in_model) const;
 
@@ -155,11 +163,11 @@ class AdapterStore final : public PageOwner {
   AdapterLoader* const loader_;
   const Clock* const clock_;
   absl::flat_hash_map<AdapterId, Entry> entries_;
-  absl::flat_hash_map<AdapterId, int64_t> awaited_;  // waiting sequences
-  std::list<AdapterId> host_order_;                  // least recently used first
-  int64_t host_bytes_ = 0;
-  std::vector<AdapterId> idle_;      // unordered
-  std::vector<int64_t> idle_pages_;  // [models], each in pages of its own size
+  absl::flat_hash_map<AdapterId, int64_t> awaited_;  // number of waiting sequences, by adapter
+  std::list<AdapterId> host_order_;  // adapters with an image in host memory, least recent first
+  int64_t host_bytes_ = 0;           // sum of Entry::image_bytes
+  std::vector<AdapterId> idle_;      // idle adapters, in no order
+  std::vector<int64_t> idle_pages_;  // [models]: pages of idle adapters, of each model's own size
   std::vector<std::pair<AdapterId, absl::Status>> changes_;
   int64_t num_reading_ = 0;
   int64_t num_copying_ = 0;

@@ -62,7 +62,7 @@ Value BindMethod(const Value& self, absl::string_view name, NativeFunction nativ
   return Value::Of(Kind::kFunction, std::move(function));
 }
 
-// Undefined without a name if there is no such attribute.
+// An attribute of the `loop` variable; undefined without a reason if there is no such attribute.
 Value LoopAttribute(const Value& value, absl::string_view name) {
   const Loop& loop = value.loop();
   const int64_t index0 = static_cast<int64_t>(loop.index0);
@@ -91,7 +91,8 @@ absl::StatusOr<Value> RefuseCall(Budget& budget, const Value& self, const CallAr
   return Error("a method of '", self.TypeName(), "' is not supported in templates");
 }
 
-// The attribute; undefined without a name (no object) if the type has none of that name.
+// The attribute `name` of the value's type; undefined without a reason if the type does not have
+// it.
 Value OwnAttribute(const Value& value, absl::string_view name) {
   switch (value.kind()) {
     case Kind::kLoop:
@@ -102,7 +103,7 @@ Value OwnAttribute(const Value& value, absl::string_view name) {
     }
     case Kind::kMacro:
       return name == "name" ? Value::String(value.macro().name) : Value();
-    case Kind::kTuple:  // what the groupby filter gives
+    case Kind::kTuple:  // the groupby filter returns tuples (grouper, list)
       if (value.items().size() == 2 && name == "grouper") return value.items()[0];
       if (value.items().size() == 2 && name == "list") return value.items()[1];
       break;
@@ -126,13 +127,14 @@ Value OwnAttribute(const Value& value, absl::string_view name) {
 
 bool IsAbsent(const Value& value) { return value.is_undefined() && value.object() == nullptr; }
 
-// False if out of range. Counts from the end if negative.
+// Converts an index, which counts from the end if it is negative. Returns false if it is out of
+// range.
 bool ResolveIndex(int64_t index, int64_t size, int64_t* resolved) {
   *resolved = index < 0 ? index + size : index;
   return *resolved >= 0 && *resolved < size;
 }
 
-// Undefined without a name if there is no such element.
+// The element `key` of a container; undefined without a reason if there is no such element.
 absl::StatusOr<Value> Element(Budget& budget, const Value& value, const Value& key) {
   if (value.is_dict()) {
     if (!IsHashable(key)) return Value();
@@ -158,7 +160,8 @@ absl::StatusOr<Value> Element(Budget& budget, const Value& value, const Value& k
   return Value::String(value.text().substr(begin, end - begin));
 }
 
-// Python's slice.indices: what [start:stop:step] selects of `size` items, as first index and count.
+// The result of Python's slice.indices: the items that [start:stop:step] selects, as the first
+// index, the number of items and the step.
 struct SliceRange {
   int64_t first = 0;
   int64_t count = 0;
@@ -247,7 +250,7 @@ absl::StatusOr<Value> GetSlice(Budget& budget, const Value& value, const Value& 
     if (bound->is_none() || bound->is_integral()) continue;
     return Error("slice indices must be integers or None, not '", bound->TypeName(), "'");
   }
-  // Steps beyond any size select one item at most; clamping keeps the arithmetic in range.
+  // A step above any possible size selects at most one item. Clamping the step prevents overflow.
   constexpr int64_t kMaxStep = int64_t{1} << 40;
   const int64_t stride = step.is_none() ? 1 : std::clamp(step.integer(), -kMaxStep, kMaxStep);
   if (stride == 0) return Error("slice step cannot be zero");

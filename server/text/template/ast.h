@@ -1,5 +1,6 @@
-// The syntax tree of a template: statements, whose expressions lie in expression_tree.h. Built once
-// by the parser, then only read, by any thread. The parser bounds how deep blocks nest.
+// The statements of a template's syntax tree; expression_tree.h has its expressions. The parser
+// builds the tree once and bounds the nesting of blocks. The tree is immutable afterwards; any
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,7 @@ enum class StatementKind : uint8_t {
   kCallBlock,
   kFilterBlock,
   kWith,
-  kScope,  // {% block %} and {% generation %}: what is set inside stays inside
+  kScope,  // {% block %} and {% generation %}: variables set inside are not visible outside
   kBreak,
   kContinue,
 };
@@ -37,13 +38,13 @@ struct Statement {
 using StatementPtr = std::unique_ptr<Statement>;
 using Body = std::vector<StatementPtr>;
 
-// What `set`, `for` and `with` assign to: a name, an attribute of a namespace, or a tuple of
-// targets.
+// The target of an assignment by `set`, `for` or `with`: a name, an attribute of a namespace, or a
+// tuple of targets.
 struct Target {
   int line = 1;
   std::string name;
-  std::string attribute;      // of the namespace `name`; empty for a plain name
-  std::vector<Target> parts;  // not empty: a tuple
+  std::string attribute;      // attribute of the namespace `name`; empty: the target is the name
+  std::vector<Target> parts;  // the targets of a tuple
   bool is_tuple = false;
 };
 
@@ -88,7 +89,7 @@ struct SetBlockStatement final : Statement {
 
 struct Parameter {
   std::string name;
-  ExprPtr fallback;  // null: none
+  ExprPtr fallback;  // the default value; null: the parameter has no default
 };
 
 struct MacroStatement final : Statement {
@@ -96,7 +97,7 @@ struct MacroStatement final : Statement {
   std::string name;
   std::vector<Parameter> parameters;
   Body body;
-  // Whether the body asks for these special variables.
+  // Whether the body reads these special variables.
   bool uses_caller = false;
   bool uses_varargs = false;
   bool uses_kwargs = false;
@@ -108,7 +109,7 @@ struct CallBlockStatement final : Statement {
   std::unique_ptr<MacroStatement> body;
 };
 
-// The filters applied to the text of the body; the innermost has no input.
+// {% filter %}: `filter` is applied to the text of the body. The innermost FilterExpr has no input.
 struct FilterBlockStatement final : Statement {
   using Statement::Statement;
   ExprPtr filter;
@@ -126,7 +127,7 @@ struct ScopeStatement final : Statement {
   Body body;
 };
 
-// kBreak and kContinue.
+// The statement of kBreak and kContinue.
 struct JumpStatement final : Statement {
   using Statement::Statement;
 };

@@ -1,7 +1,7 @@
-// What one rendering may spend. Templates come with models and render foreign text, so every
-// operation that can run long or build much pays here first: a hostile template ends with a
-// RESOURCE_EXHAUSTED error instead of a hang or a full memory. One budget belongs to one rendering
-// and one thread.
+// The limits of time and memory of one rendering. Templates and the text that they render are not
+// trusted, so every operation that can run long or build large values charges the budget first. A
+// hostile template then ends with a RESOURCE_EXHAUSTED error instead of blocking a thread or
+// exhausting the memory. A budget belongs to one rendering and one thread.
 #pragma once
 
 #include <cstddef>
@@ -19,14 +19,16 @@
 namespace tessera::jinja {
 
 struct RenderLimits {
-  // The rendered prompt. Raise it only if prompts really are that long.
+  // The size of the rendered prompt. Raise it only for prompts that are really longer.
   size_t max_output_bytes = size_t{64} << 20;
-  // Everything the template builds on its way, dead or alive. A few times max_output_bytes.
+  // The total size of all values that the template builds, including values freed before the end.
+  // Give a few times max_output_bytes.
   size_t max_built_bytes = size_t{1} << 30;
-  // Evaluated nodes count kStepCost, scanned or copied bytes 1. The default is a few seconds of a
-  // core.
+  // Units of work: an evaluated node costs kStepCost, a scanned or copied byte costs 1. The default
+  // is a few seconds on one core.
   int64_t max_work = int64_t{1} << 31;
-  // Nested evaluations, so macros that call themselves too. Each takes up to 2 KiB of stack.
+  // The depth of nested evaluations, including recursive macros. A level takes up to 2 KiB of
+  // stack.
   int max_depth = 400;
 };
 
@@ -44,7 +46,7 @@ class Budget final {
 
   const RenderLimits& limits() const { return limits_; }
 
-  // Before work in proportion to `cost` bytes.
+  // Charges work in proportion to `cost` bytes. Called before the work.
   absl::Status Spend(size_t cost) {
     if (cost > static_cast<size_t>(work_left_)) {
       work_left_ = 0;
@@ -55,7 +57,7 @@ class Budget final {
     return absl::OkStatus();
   }
 
-  // Before a value of `bytes` is built.
+  // Charges a value of `bytes` bytes. Called before the value is built.
   absl::Status Build(size_t bytes) {
     if (bytes > built_left_ || bytes > limits_.max_output_bytes) {
       return absl::ResourceExhaustedError(
@@ -71,6 +73,7 @@ class Budget final {
   int64_t work_left_;
 };
 
+// These charge the budget and build a value. A list, tuple or dict that nests too deep is an error.
 absl::StatusOr<Value> MakeString(Budget& budget, std::string text);
 absl::StatusOr<Value> MakeList(Budget& budget, std::vector<Value> items);
 absl::StatusOr<Value> MakeTuple(Budget& budget, std::vector<Value> items);

@@ -10,7 +10,7 @@
 namespace tessera::jinja {
 namespace {
 
-constexpr uint64_t kMaxRange = 100000;  // jinja2's sandbox has the same
+constexpr uint64_t kMaxRange = 100000;  // the limit of jinja2's sandbox
 constexpr size_t kMaxTimeText = 4096;
 
 Value MakeFunction(absl::string_view name, NativeFunction native, Value self = Value()) {
@@ -44,7 +44,7 @@ absl::StatusOr<Value> MakeRange(Budget& budget, const Value& self, const CallArg
   return Value::Of(Kind::kRange, std::move(range));
 }
 
-// dict(mapping or pairs, name=value...).
+// Implements dict(mapping or pairs, name=value...).
 absl::StatusOr<Value> MakeDictionary(Budget& budget, const Value& self, const CallArgs& args) {
   if (args.positional.size() > 1) return Error("dict expected at most 1 argument");
   auto dict = std::make_shared<Dict>();
@@ -137,7 +137,7 @@ absl::StatusOr<Value> RaiseException(Budget& budget, const Value& self, const Ca
   return absl::InvalidArgumentError(message);
 }
 
-// `self` is the time in microseconds since 1970.
+// Implements strftime_now. `self` is the time in microseconds since 1970.
 absl::StatusOr<Value> FormatNow(Budget& budget, const Value& self, const CallArgs& args) {
   ASSIGN_OR_RETURN(const BoundArgs bound, Bind("strftime_now", args, 1, {"format"}));
   ASSIGN_OR_RETURN(const absl::string_view format, bound.GetText(0, ""));
@@ -146,7 +146,8 @@ absl::StatusOr<Value> FormatNow(Budget& budget, const Value& self, const CallArg
   const absl::Time now = absl::FromUnixMicros(self.integer());
   const std::tm fields = absl::ToTM(now, absl::LocalTimeZone());
   char buffer[kMaxTimeText];
-  // The closing mark tells an empty result from one that does not fit.
+  // strftime returns 0 both for an empty result and for a result that does not fit. The appended
+  // "|" makes every result that fits non-empty.
   const size_t length =
       std::strftime(buffer, sizeof(buffer), absl::StrCat(format, "|").c_str(), &fields);
   if (length == 0) return Error("strftime_now: the formatted time is too long");

@@ -1,5 +1,6 @@
-// The global functions that every template sees: range, dict, namespace, cycler and joiner of
-// jinja2, raise_exception and strftime_now of Hugging Face.
+// The global functions of every template: range, dict, namespace, cycler and joiner, which jinja2
+// has, and raise_exception and strftime_now, which Hugging Face adds. Used by one rendering, on its
+// thread.
 #pragma once
 
 #include "absl/time/time.h"
@@ -7,7 +8,7 @@
 
 namespace tessera::jinja {
 
-// `now` is what strftime_now formats, in the local time zone.
+// Adds the functions to *scope. strftime_now formats `now` in the local time zone.
 void AddBuiltins(absl::Time now, Scope* scope);
 
 }  // namespace tessera::jinja

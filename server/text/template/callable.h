@@ -1,6 +1,6 @@
-// What a template can call besides its own macros: methods of values and global functions. A native
-// function gets its arguments as given and binds them to its parameters by Bind, which speaks
-// Python's rules and errors.
+// The callable values of a template: methods, global functions, macros and recursive loops. A
+// native function receives its arguments as written and binds them to its parameters by Bind, which
+// follows Python's rules and error texts. Used by one rendering, on its thread.
 #pragma once
 
 #include <initializer_list>
@@ -28,7 +28,7 @@ struct CallArgs {
   }
 };
 
-// `self` is the object of a method, the input of a filter; undefined for a global function.
+// `self` is the object of a method or the input of a filter; it is undefined for a global function.
 using NativeFunction = absl::StatusOr<Value> (*)(Budget& budget, const Value& self,
                                                  const CallArgs& args);
 
@@ -42,14 +42,14 @@ struct ForStatement;
 struct MacroStatement;
 struct Scope;
 
-// A `{% macro %}`, or the body of a `{% call %}` block, with the scope that it was defined in.
+// A `{% macro %}`, or the body of a `{% call %}` block, with the scope of its definition.
 struct Macro : Object {
   std::string name;
   const MacroStatement* statement = nullptr;
   std::shared_ptr<Scope> scope;
 };
 
-// The `loop` variable of a running `for`. Callable if the loop is recursive.
+// The `loop` variable of a `for` statement. It is callable if the loop is recursive.
 struct Loop : Object {
   std::vector<Value> items;  // emptied when the loop ends
   size_t length = 0;
@@ -57,27 +57,28 @@ struct Loop : Object {
   int64_t depth0 = 0;
   bool is_finished = false;
   bool was_asked_changed = false;
-  Value last_asked;  // the arguments of the last loop.changed(...), a tuple
-  const ForStatement* recursive = nullptr;
-  std::shared_ptr<Scope> scope;  // around a recursive loop
+  Value last_asked;                         // tuple of the arguments of the last loop.changed(...)
+  const ForStatement* recursive = nullptr;  // the statement of a recursive loop, else null
+  std::shared_ptr<Scope> scope;             // the scope around a recursive loop
 };
 
-// The arguments in the order of their parameters; null where the caller gave none.
+// The arguments of a call in the order of the parameters. An argument may be absent.
 class BoundArgs final {
  public:
   bool Has(size_t index) const { return slots_[index] != nullptr; }
   const Value& operator[](size_t index) const { return *slots_[index]; }
-  // `fallback` where absent.
+  // Returns the argument, or `fallback` if it is absent.
   Value Get(size_t index, const Value& fallback) const {
     return Has(index) ? *slots_[index] : fallback;
   }
   bool GetBool(size_t index, bool fallback) const {
     return Has(index) ? slots_[index]->Truthy() : fallback;
   }
-  // An error that names the parameter if the argument is no integer.
+  // Returns the argument, or `fallback` if it is absent. If the argument is not an integer, the
+  // error names the parameter.
   absl::StatusOr<int64_t> GetInt(size_t index, int64_t fallback) const;
-  // An error that names the parameter if the argument is no string. The view lives as long as the
-  // arguments.
+  // Returns the argument, or `fallback` if it is absent. If the argument is not a string, the error
+  // names the parameter. The view is valid as long as the arguments.
   absl::StatusOr<absl::string_view> GetText(size_t index, absl::string_view fallback) const;
 
  private:
@@ -85,11 +86,11 @@ class BoundArgs final {
                                         std::initializer_list<absl::string_view>);
   std::string function_;
   std::vector<std::string> names_;
-  std::vector<const Value*> slots_;
+  std::vector<const Value*> slots_;  // by parameter; null: absent
 };
 
-// Binds `args`, which must outlive the result, to the parameters; the first `num_required` of them
-// must be given.
+// Binds `args` to the parameters. The first `num_required` parameters must be given. REQUIRES:
+// `args` outlives the result.
 absl::StatusOr<BoundArgs> Bind(absl::string_view function, const CallArgs& args,
                                size_t num_required,
                                std::initializer_list<absl::string_view> parameters);

@@ -58,13 +58,13 @@ absl::Status SetVariables(const ChatTemplateInput& input, jinja::Scope* scope) {
   return absl::OkStatus();
 }
 
-// Parses without exceptions; a discarded value means that the text is no JSON.
+// Parses JSON without exceptions. The result is discarded (is_discarded) if the text is not JSON.
 ordered_json ParseQuietly(absl::string_view text) {
   return ordered_json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
 }
 
-// Replaces arguments that are the text of a JSON object by the object. What templates could not
-// take as JSON (nested too deep, integers beyond 64 bits) stays a text.
+// Replaces arguments that are a string with a JSON object by that object. The string stays as it is
+// if the template values cannot represent the object (nested too deep, integers beyond 64 bits).
 void UnpackArguments(ordered_json* call) {
   if (!call->is_object() || !call->contains("function")) return;
   ordered_json& function = (*call)["function"];
@@ -72,7 +72,7 @@ void UnpackArguments(ordered_json* call) {
   ordered_json& arguments = function["arguments"];
   if (!arguments.is_string()) return;
   const std::string& text = arguments.get_ref<const std::string&>();
-  // Bounds the nesting before anything recurses over it.
+  // ParseJson checks the nesting before the recursive code below runs.
   if (!jinja::ParseJson("arguments", text).ok()) return;
   ordered_json parsed = ParseQuietly(text);
   if (parsed.is_object()) arguments = std::move(parsed);
@@ -95,7 +95,7 @@ absl::StatusOr<ordered_json> MessageToJson(const ChatMessage& message) {
   if (!message.tool_call_id.empty()) json["tool_call_id"] = message.tool_call_id;
   if (!message.reasoning_content.empty()) json["reasoning_content"] = message.reasoning_content;
   if (message.tool_calls_json.empty()) return json;
-  // Bounds the nesting before anything recurses over it.
+  // ParseJson checks the nesting before the recursive code below runs.
   RETURN_IF_ERROR(jinja::ParseJson("tool_calls_json", message.tool_calls_json).status());
   ordered_json calls = ParseQuietly(message.tool_calls_json);
   if (!calls.is_array()) return jinja::Error("tool_calls_json: must be a JSON array");

@@ -1,6 +1,6 @@
-// Chat templates: how a model wants a conversation spelled as one prompt, written in jinja2 by the
-// model's authors and shipped with it. Parsed once when the model is loaded; Render is const and
-// safe from any thread. Templates and conversations are foreign: whatever they do, Render ends in
+// A chat template: the jinja2 program, shipped with a model, that turns a conversation into the
+// text of a prompt. A template is parsed once when its model loads; it is immutable afterwards, and
+// any thread may call Render. Templates and conversations are not trusted: Render always ends in
 // bounded time and memory, with the text or with an error that names the template's line.
 #pragma once
 
@@ -21,20 +21,22 @@ struct ParsedTemplate;
 }  // namespace jinja
 
 struct ChatTemplateInput {
-  // A JSON array of {"role": ..., "content": ...} and whatever else the template reads.
+  // A JSON array of messages {"role": ..., "content": ..., ...}. A message may have any other
+  // members that the template reads.
   std::string messages_json;
-  // A JSON array of function definitions; absent: `tools` is undefined. The same for `documents`.
+  // A JSON array of function definitions, the variable `tools`; absent: `tools` is undefined.
   std::optional<std::string> tools_json;
+  // A JSON array of documents, the variable `documents`; absent: `documents` is undefined.
   std::optional<std::string> documents_json;
-  // A JSON object of further variables ("enable_thinking"), which override all others; absent:
-  // none.
+  // A JSON object of further variables such as "enable_thinking". They override all other
+  // variables.
   std::optional<std::string> extra_args_json;
-  // The tokens as text; absent: undefined.
+  // The texts of the BOS and EOS tokens; absent: the variable is undefined.
   std::optional<std::string> bos_token;
   std::optional<std::string> eos_token;
-  // Whether the prompt ends where the assistant's answer begins.
+  // Whether the prompt ends with the start of an assistant's message.
   bool add_generation_prompt = true;
-  // What strftime_now tells; absent: the time of the call.
+  // The time that strftime_now formats; absent: the time of the call.
   std::optional<absl::Time> now;
 };
 
@@ -51,20 +53,22 @@ class ChatTemplate final {
   const std::unique_ptr<jinja::ParsedTemplate> parsed_;
 };
 
-// One message of a conversation, for callers that do not have it as JSON.
+// One message of a conversation, for callers whose messages are not JSON.
 struct ChatMessage {
   std::string role;
-  // Absent: null, as in a message that only calls tools.
+  // Absent: the content is null, as in a message that only calls tools.
   std::optional<std::string> content;
   std::string name;
-  // A JSON array of {"id", "type", "function": {"name", "arguments"}}; empty: none. Arguments that
-  // are the text of a JSON object become that object, which is what templates expect.
+  // A JSON array of {"id", "type", "function": {"name", "arguments"}}; empty: no tool calls.
+  // Templates expect `arguments` as an object, so a string that contains a JSON object is parsed to
+  // that object.
   std::string tool_calls_json;
   std::string tool_call_id;
   std::string reasoning_content;
 };
 
-// Empty fields are left out. An error says which message is wrong.
+// Converts the messages to a JSON array without their empty fields. An error names the wrong
+// message.
 absl::StatusOr<std::string> MessagesToJson(const std::vector<ChatMessage>& messages);
 
 }  // namespace tessera

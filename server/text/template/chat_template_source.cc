@@ -15,7 +15,7 @@ using nlohmann::json;
 
 constexpr uintmax_t kMaxFileBytes = uintmax_t{256} << 20;
 
-// Nothing if there is no such file.
+// Returns the content of the file, or nullopt if the file does not exist.
 absl::StatusOr<std::optional<std::string>> ReadFile(const std::filesystem::path& path) {
   std::error_code error;
   if (!std::filesystem::is_regular_file(path, error)) return std::optional<std::string>();
@@ -29,7 +29,7 @@ absl::StatusOr<std::optional<std::string>> ReadFile(const std::filesystem::path&
   return std::optional<std::string>(std::move(text).str());
 }
 
-// [{"name": "default", "template": "..."}, ...]
+// Reads a list of named templates: [{"name": "default", "template": "..."}, ...].
 absl::StatusOr<std::optional<ChatTemplateSource>> FromList(const std::string& path,
                                                            const json& list) {
   std::optional<std::string> standard;
@@ -54,7 +54,7 @@ absl::StatusOr<std::optional<ChatTemplateSource>> FromList(const std::string& pa
   return std::optional<ChatTemplateSource>(std::move(source));
 }
 
-// The member `chat_template` of a JSON file.
+// Reads the member `chat_template` of a JSON file.
 absl::StatusOr<std::optional<ChatTemplateSource>> FromJsonFile(const std::filesystem::path& path) {
   ASSIGN_OR_RETURN(const std::optional<std::string> text, ReadFile(path));
   if (!text.has_value()) return std::optional<ChatTemplateSource>();

@@ -1,4 +1,4 @@
-// Finds the chat template that a model directory ships.
+// Finds the chat template in a model's folder. Called at load time; any thread.
 #pragma once
 
 #include <optional>
@@ -10,13 +10,13 @@ namespace tessera {
 
 struct ChatTemplateSource {
   std::string text;
-  // For conversations with tools, where the model has a template of its own for them.
+  // The separate template for conversations with tools, if the model has one.
   std::optional<std::string> tool_use;
 };
 
-// Reads, first found: chat_template.jinja, chat_template.json, and `chat_template` of
-// tokenizer_config.json, which may be a list of named templates ("default", "tool_use"). Nothing if
-// the model has none.
+// Reads the first template found in chat_template.jinja, chat_template.json and the member
+// `chat_template` of tokenizer_config.json, which may be a list of named templates ("default",
+// "tool_use"). Returns nullopt if the model has no template.
 absl::StatusOr<std::optional<ChatTemplateSource>> LoadChatTemplateSource(
     const std::string& model_dir);
 

@@ -1,5 +1,6 @@
-// Computes expressions against the scopes of a rendering. Errors come back as statuses; the line of
-// the innermost expression that failed is left in the RenderState.
+// Evaluates expressions in the scopes of one rendering, on its thread. Errors are statuses;
+// RenderState::error_line is the line of the innermost expression that failed. The interpreter owns
+// the evaluator.
 #pragma once
 
 #include "absl/status/statusor.h"
@@ -9,12 +10,13 @@
 
 namespace tessera::jinja {
 
-// Runs what is written as statements. Implemented by the interpreter.
+// Runs the statements that an expression calls: macros and recursive loops. Implemented by the
+// interpreter.
 class StatementRunner {
  public:
   virtual ~StatementRunner() = default;
   virtual absl::StatusOr<Value> CallMacro(const Macro& macro, const CallArgs& args) = 0;
-  // `loop(sequence)` inside a recursive loop: the rendered text.
+  // Renders `loop(sequence)` inside a recursive loop and returns the text.
   virtual absl::StatusOr<Value> CallLoop(const Loop& loop, const CallArgs& args) = 0;
 };
 
@@ -25,9 +27,9 @@ class Evaluator final {
 
   absl::StatusOr<Value> Eval(const Expr& expr);
   absl::StatusOr<bool> EvalCondition(const Expr& expr);
-  // The filters of a filter block or set block applied to `input`.
+  // Applies the filters of a filter block or set block to `input`.
   absl::StatusOr<Value> ApplyFilters(const Expr& filters, Value input);
-  // The call of a call block: with `caller` as one more named argument.
+  // Evaluates the call of a call block, which passes `caller` as a further named argument.
   absl::StatusOr<Value> CallWithCaller(const CallExpr& call, Value caller);
 
  private:
@@ -51,7 +53,7 @@ class Evaluator final {
 
   RenderState& state_;
   StatementRunner& runner_;
-  const Value* block_input_ = nullptr;  // what the filter without input works on
+  const Value* block_input_ = nullptr;  // input of the innermost filter in ApplyFilters
 };
 
 }  // namespace tessera::jinja

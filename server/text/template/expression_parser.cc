@@ -7,12 +7,12 @@
 namespace tessera::jinja {
 namespace {
 
-// Recursion of the parser: brackets, `not`, unary signs and else-branches.
+// The largest depth of the parser's recursion: brackets, `not`, unary signs and else-branches.
 constexpr int kMaxNesting = 150;
-// Levels of one expression's tree, chains like a + b + c included.
+// The largest depth of an expression's tree. A chain such as a + b + c adds a level per operator.
 constexpr int kMaxExpressionDepth = 200;
 
-// Counts one level of recursion while it lives.
+// Counts one level of recursion during its lifetime.
 class Nested final {
  public:
   explicit Nested(int* nesting) : nesting_(*nesting) { ++nesting_; }
@@ -48,7 +48,7 @@ const Operator* FindOperator(const Operator (&table)[kSize], const Token& token)
   return nullptr;
 }
 
-// Left to right: operand (symbol operand)*.
+// Parses a left-associative chain: operand (symbol operand)*.
 template <size_t kSize, typename ParseOperand, typename Build>
 absl::StatusOr<ExprPtr> ParseChain(TokenStream& stream, const Operator (&table)[kSize],
                                    ParseOperand parse_operand, Build build) {
@@ -256,7 +256,7 @@ absl::StatusOr<ExprPtr> ExpressionParser::ParsePrimary() {
   return stream_.Fail(absl::StrCat("unexpected '", DescribeToken(token), "'"));
 }
 
-// Neighbouring literals are one string.
+// Adjacent string literals form one string.
 absl::StatusOr<ExprPtr> ExpressionParser::ParseString() {
   const int line = stream_.line();
   std::string text;

@@ -1,6 +1,7 @@
-// The parser of expressions, over a stream of tokens that the parser of statements shares.
-// Precedence, lowest first: inline if, or, and, not, comparisons, + -, ~, * / // %, **, unary + -,
-// then attributes, calls, filters and tests.
+// The parser of expressions. It reads a stream of tokens that it shares with the parser of
+// statements. Precedence, lowest first: inline if, or, and, not, comparisons, + -, ~, * / // %, **,
+// unary + -, then attributes, calls, filters and tests. Used by one ParseTemplate call, on its
+// thread.
 #pragma once
 
 #include <algorithm>
@@ -29,7 +30,7 @@ class TokenStream final {
   bool AtOperator(absl::string_view symbol) const { return current().IsOperator(symbol); }
   bool AtName(absl::string_view name) const { return current().IsName(name); }
 
-  // Moves on and gives the token left behind; stays at the end.
+  // Returns the current token and moves to the next token. The stream does not move past kEnd.
   const Token& Next();
   bool SkipOperator(absl::string_view symbol);
   bool SkipName(absl::string_view name);
@@ -40,7 +41,7 @@ class TokenStream final {
 
   // An error at the current line.
   absl::Status Fail(absl::string_view why) const { return ErrorAtLine(line(), why); }
-  // "expected X, got Y".
+  // An error "expected X, got Y" at the current line.
   absl::Status FailExpected(absl::string_view what) const;
 
  private:
@@ -48,7 +49,7 @@ class TokenStream final {
   size_t next_ = 0;
 };
 
-// How a token reads in an error message.
+// The description of a token in an error message.
 std::string DescribeToken(const Token& token);
 
 class ExpressionParser final {
@@ -56,18 +57,19 @@ class ExpressionParser final {
   // The stream must outlive the parser.
   explicit ExpressionParser(TokenStream* stream) : stream_(*stream) {}
 
-  // `with_conditional` false: `a if b` ends before the `if`.
+  // Parses an expression. If `with_conditional` is false, the expression `a if b` ends before `if`.
   absl::StatusOr<ExprPtr> ParseExpression(bool with_conditional = true);
-  // An expression, or several with commas between them: a tuple. Ends before the name `end`, if one
-  // is given.
+  // Parses one expression, or a tuple if there are commas. The tuple ends before the name `end` if
+  // that is not empty.
   absl::StatusOr<ExprPtr> ParseTuple(bool with_conditional = true, absl::string_view end = "");
-  // `name`, `namespace.attribute` or a tuple of them.
+  // Parses an assignment target: `name`, `namespace.attribute` or a tuple of targets.
   absl::StatusOr<Target> ParseTarget(bool with_attribute, absl::string_view end = "");
-  // `|name(...)|name...` behind `input`; at a name instead of a bar if `starts_inline`.
+  // Parses the filters `|name(...)|name...` that follow `input`. If `starts_inline` is true, the
+  // first filter has no bar.
   absl::StatusOr<ExprPtr> ParseFilters(ExprPtr input, bool starts_inline);
 
-  // How often each special variable of macros was read so far: what rises while a macro's body is
-  // parsed, it uses.
+  // How often the parsed expressions read each special variable of macros. A macro uses a variable
+  // if its count rises while the macro's body is parsed.
   struct SpecialReads {
     int caller = 0;
     int varargs = 0;
@@ -102,7 +104,7 @@ class ExpressionParser final {
   bool AtTupleEnd(absl::string_view end) const;
 
   void CountSpecialRead(absl::string_view name);
-  // Sets the depth of `node` above its children; an error if that is too deep.
+  // Sets the depth of `node`. Returns an error if the tree becomes too deep.
   static absl::StatusOr<ExprPtr> Built(ExprPtr node, int children_depth);
 
   TokenStream& stream_;

@@ -1,7 +1,7 @@
-// The syntax tree of a template. Built once by the parser, then only read: several renderings may
-// share it across threads (the values inside are immutable constants). Each node knows its line and
-// the depth of the tree below it, which the parser bounds, so that walking and destroying it cannot
-// exhaust the stack.
+// The expressions of a template's syntax tree. The parser builds the tree once; it is immutable
+// afterwards, so that renderings on several threads may share it. Each node knows its line and the
+// depth of its subtree. The parser bounds this depth, so that recursion over the tree, including
+// its destruction, cannot exhaust the stack.
 #pragma once
 
 #include <cstdint>
@@ -58,7 +58,8 @@ struct NameExpr final : Expr {
   std::string name;
 };
 
-// kList, kTuple, kConcat (`~`), and kDict (key, value, key, value...); kAnd and kOr of two.
+// The expression of kList, kTuple, kConcat (`~`), kDict (items are key, value, key, value...), kAnd
+// and kOr (two items).
 struct ItemsExpr final : Expr {
   using Expr::Expr;
   std::vector<ExprPtr> items;
@@ -71,14 +72,15 @@ struct ArithmeticExpr final : Expr {
   ExprPtr right;
 };
 
-// a < b < c: each operand once, as far as the comparisons hold.
+// A chain of comparisons, a < b < c. Each operand is evaluated once; the chain stops at the first
+// comparison that is false.
 struct CompareExpr final : Expr {
   using Expr::Expr;
   ExprPtr first;
   std::vector<std::pair<CompareOp, ExprPtr>> rest;
 };
 
-// kNot, kNegate, kPositive.
+// The expression of kNot, kNegate and kPositive.
 struct UnaryExpr final : Expr {
   using Expr::Expr;
   ExprPtr operand;
@@ -88,7 +90,7 @@ struct ConditionalExpr final : Expr {
   using Expr::Expr;
   ExprPtr condition;
   ExprPtr then_value;
-  ExprPtr else_value;  // may be null: undefined
+  ExprPtr else_value;  // null: the value is undefined if the condition is false
 };
 
 struct AttributeExpr final : Expr {
@@ -106,14 +108,14 @@ struct ItemExpr final : Expr {
 struct SliceExpr final : Expr {
   using Expr::Expr;
   ExprPtr object;
-  ExprPtr bounds[3];  // start, stop, step; null where absent
+  ExprPtr bounds[3];  // start, stop, step; null: the bound is absent
 };
 
 struct ArgumentList {
   std::vector<ExprPtr> positional;
   std::vector<std::pair<std::string, ExprPtr>> named;
-  ExprPtr star;         // *sequence, or null
-  ExprPtr double_star;  // **mapping, or null
+  ExprPtr star;         // the argument *sequence; may be null
+  ExprPtr double_star;  // the argument **mapping; may be null
 };
 
 struct CallExpr final : Expr {
@@ -122,12 +124,13 @@ struct CallExpr final : Expr {
   ArgumentList arguments;
 };
 
-// kFilter and kTest. `input` is null in the filter of a filter block or a set block.
+// The expression of kFilter and kTest. `input` is null in the innermost filter of a filter block or
+// a set block.
 struct FilterExpr final : Expr {
   using Expr::Expr;
   ExprPtr input;
   std::string name;
-  NativeFunction native = nullptr;  // null: there is none of that name
+  NativeFunction native = nullptr;  // null: no filter or test has this name
   ArgumentList arguments;
 };
 

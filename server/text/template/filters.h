@@ -1,5 +1,5 @@
-// The filters (`value | name(...)`) and tests (`value is name(...)`) of jinja2, with Hugging Face's
-// `tojson`.
+// The filters (`value | name(...)`) and tests (`value is name(...)`) of jinja2, and Hugging Face's
+// `tojson`. The tables are constant; any thread.
 #pragma once
 
 #include "absl/strings/string_view.h"
@@ -8,13 +8,14 @@
 
 namespace tessera::jinja {
 
-// Null if there is no filter of that name. A filter's `self` is the value before the bar.
+// Returns null if no filter has this name. A filter's `self` is the value before the bar.
 NativeFunction FindFilter(absl::string_view name);
 
-// Null if there is no test of that name. A test gives a bool.
+// Returns null if no test has this name. A test returns a bool.
 NativeFunction FindTest(absl::string_view name);
 
-// The parts of the table of filters, by what they work on; each is null if it has no such filter.
+// The parts of the table of filters, by the kind of values they handle. Each function returns null
+// if its part has no filter of this name.
 NativeFunction FindTextFilter(absl::string_view name);
 NativeFunction FindSequenceFilter(absl::string_view name);
 NativeFunction FindSelectionFilter(absl::string_view name);

@@ -1,4 +1,4 @@
-// Filters that make numbers and single values, and the table of all filters.
+// The filters that return numbers and single values, and the table of all filters.
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -20,7 +20,7 @@ namespace {
 
 constexpr int64_t kMaxRoundDigits = 300;
 
-// Underscores between digits are Python's; they are dropped.
+// Removes the white space around a number and, as in Python's notation, underscores between digits.
 std::string NumberText(absl::string_view text) {
   std::string stripped(Strip(text, Side::kBoth));
   for (size_t i = 1; i + 1 < stripped.size();) {
@@ -36,7 +36,7 @@ std::string NumberText(absl::string_view text) {
   return stripped;
 }
 
-// Python's int(text, base).
+// Implements Python's int(text, base). Returns false if the text is not such a number.
 bool ParseInt(absl::string_view text, int64_t base, int64_t* result) {
   std::string number = NumberText(text);
   const bool negative = !number.empty() && number[0] == '-';
@@ -104,7 +104,7 @@ absl::StatusOr<Value> Absolute(Budget& budget, const Value& self, const CallArgs
   return self.integer() < 0 ? Negate(self) : Positive(self);
 }
 
-// Half to even, by the exact binary value, as Python rounds.
+// Rounds half to even by the exact binary value, as Python does.
 double RoundHalfEven(double value, int64_t digits) {
   if (!std::isfinite(value)) return value;
   if (digits >= 0) {

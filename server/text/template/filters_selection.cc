@@ -1,4 +1,4 @@
-// Filters that map, choose, order and group the items of a sequence.
+// The filters that map, select, sort and group the items of a sequence.
 #include <algorithm>
 
 #include "absl/container/flat_hash_set.h"
@@ -12,7 +12,8 @@
 namespace tessera::jinja {
 namespace {
 
-// What the sorting filters compare: an attribute of the item, in lower case unless case counts.
+// Reads the sort keys of items: an attribute of the item (or the item itself), in lower case unless
+// the comparison is case-sensitive.
 class KeyReader final {
  public:
   KeyReader(Budget& budget, Value path, bool case_sensitive, Value fallback = Value::None())
@@ -21,7 +22,7 @@ class KeyReader final {
         fallback_(std::move(fallback)),
         case_sensitive_(case_sensitive) {}
 
-  // The attribute as it is.
+  // The attribute without conversion to lower case.
   absl::StatusOr<Value> Raw(const Value& item) const {
     if (path_.is_none()) return item;
     return GetPath(budget_, item, path_, fallback_);
@@ -32,7 +33,7 @@ class KeyReader final {
     return Folded(std::move(value));
   }
 
-  // `path` names several attributes, apart by commas: a list of keys.
+  // The key for a path that names several attributes, separated by commas: a list of their keys.
   absl::StatusOr<Value> MultiKey(const Value& item) const {
     if (!path_.is_string()) return Key(item);
     std::vector<Value> keys;
@@ -61,7 +62,7 @@ struct Keyed {
   Value item;
 };
 
-// Stable, also in reverse, as Python's sorted().
+// Sorts stably. As in Python's sorted(), the reverse order is stable too.
 absl::Status SortByKey(Budget& budget, bool reverse, std::vector<Keyed>* items) {
   absl::Status failure;
   std::stable_sort(items->begin(), items->end(), [&](const Keyed& left, const Keyed& right) {
@@ -176,7 +177,7 @@ absl::StatusOr<Value> GroupBy(Budget& budget, const Value& self, const CallArgs&
   return MakeList(budget, std::move(groups));
 }
 
-// map(attribute=..., default=...) or map("filter", arguments...).
+// Implements map(attribute=..., default=...) and map("filter", arguments...).
 absl::StatusOr<Value> Map(Budget& budget, const Value& self, const CallArgs& args) {
   if (!self.Truthy()) return MakeGenerator(budget, {});
   ASSIGN_OR_RETURN(const std::vector<Value> items, Iterate(budget, self));
@@ -207,7 +208,8 @@ absl::StatusOr<Value> Map(Budget& budget, const Value& self, const CallArgs& arg
   return MakeGenerator(budget, std::move(mapped));
 }
 
-// select, reject: (test, arguments...); selectattr, rejectattr: (attribute, test, arguments...).
+// Implements select and reject with (test, arguments...), and selectattr and rejectattr with
+// (attribute, test, arguments...).
 template <bool kByAttribute, bool kKeeps>
 absl::StatusOr<Value> Select(Budget& budget, const Value& self, const CallArgs& args) {
   if (!self.Truthy()) return MakeGenerator(budget, {});

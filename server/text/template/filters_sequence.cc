@@ -1,4 +1,4 @@
-// Filters that read or make sequences and mappings.
+// The filters that read or return sequences and mappings.
 #include <algorithm>
 
 #include "kernels/base/status.h"

@@ -1,4 +1,4 @@
-// Filters that make text.
+// The filters that return text.
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
@@ -22,7 +22,7 @@ absl::StatusOr<Value> Converted(Budget& budget, const Value& self, const CallArg
   return MakeString(budget, kConvert(text));
 }
 
-// The filter's title case: words begin after white space, - ( { [ and <.
+// The title case of jinja2's `title` filter: a word starts after white space, - ( { [ or <.
 std::string TitleWords(absl::string_view text) {
   std::string out;
   size_t word = 0;
@@ -217,8 +217,7 @@ absl::StatusOr<Value> UrlEncode(Budget& budget, const Value& self, const CallArg
   return MakeString(budget, std::move(out));
 }
 
-// json.dumps(value, ensure_ascii=False, indent, separators, sort_keys), as Hugging Face overrides
-// the filter.
+// Hugging Face's `tojson`: json.dumps(value, ensure_ascii=False, indent, separators, sort_keys).
 absl::StatusOr<Value> ToJsonFilter(Budget& budget, const Value& self, const CallArgs& args) {
   ASSIGN_OR_RETURN(const BoundArgs bound,
                    Bind("tojson", args, 0, {"ensure_ascii", "indent", "separators", "sort_keys"}));

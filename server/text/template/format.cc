@@ -17,10 +17,10 @@ namespace {
 constexpr int64_t kMaxPrecision = 400;
 constexpr int64_t kMaxWidth = 1 << 20;
 
-// What both notations say about one value.
+// The format specification of one value, which both notations share.
 struct Spec {
   std::string fill = " ";
-  char align = 0;  // <, >, ^, = or 0 for the type's own
+  char align = 0;  // <, >, ^ or =; 0: the type's default
   char sign = '-';
   bool alternate = false;
   char grouping = 0;
@@ -29,7 +29,7 @@ struct Spec {
   char type = 0;
 };
 
-// Reads digits at *position; leaves *number alone if there are none.
+// Reads digits at *position into *number. Leaves *number unchanged if there are no digits.
 absl::Status ReadNumber(absl::string_view text, size_t* position, int64_t limit, int64_t* number) {
   if (*position >= text.size() || !absl::ascii_isdigit(text[*position])) return absl::OkStatus();
   int64_t value = 0;
@@ -59,7 +59,7 @@ std::string Grouped(absl::string_view digits, char separator, size_t group) {
   return absl::StrCat(out, digits.substr(whole));
 }
 
-// `body` has no sign. Pads to the spec's width.
+// Joins `sign` and `body` (which has no sign) and pads them to the width of the spec.
 std::string Padded(const Spec& spec, char default_align, absl::string_view sign,
                    absl::string_view body) {
   const int64_t used = static_cast<int64_t>(CountCodePoints(sign) + CountCodePoints(body));
@@ -111,7 +111,8 @@ std::string FormatInt(const Spec& spec, int64_t value) {
   return Padded(spec, '>', absl::StrCat(SignText(spec, negative), prefix), digits);
 }
 
-// A float without a type: as printed, or the shortest with that many significant digits.
+// Formats a float whose spec has no type: as Python prints the float, or with the significant
+// digits of the precision.
 std::string PlainFloat(const Spec& spec, double magnitude) {
   if (spec.precision < 0) return FloatRepr(magnitude);
   std::string text = Printed("g", false, std::max<int64_t>(spec.precision, 1), magnitude);
@@ -193,7 +194,7 @@ absl::StatusOr<Spec> ParseSpec(absl::string_view text) {
 
 // ---- text % values
 
-// Hands out the values of the right operand.
+// Returns the values of the right operand of `%` one by one.
 class PercentArguments final {
  public:
   explicit PercentArguments(const Value& value) : value_(value) {}
@@ -215,7 +216,8 @@ class PercentArguments final {
     return *found;
   }
 
-  // What has elements may go unused, except a tuple's.
+  // Returns an error if values are unused, as Python does: an unused mapping, list, range or
+  // undefined value is no error, an unused value of a tuple or an unused scalar is one.
   absl::Status Finish() const {
     const bool has_elements = value_.is_dict() || value_.Is(Kind::kList) ||
                               value_.Is(Kind::kRange) || value_.is_undefined();
@@ -262,7 +264,7 @@ absl::StatusOr<std::string> FormatDirective(Budget& budget, Spec spec, const Val
   return FormatInt(spec, static_cast<int64_t>(value.real()));
 }
 
-// After the '%': [(name)][flags][width][.precision]type.
+// Reads a directive after its '%': [(name)][flags][width][.precision]type.
 absl::StatusOr<std::string> ReadDirective(Budget& budget, absl::string_view text, size_t* position,
                                           PercentArguments* arguments) {
   absl::string_view name;

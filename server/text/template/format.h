@@ -1,4 +1,5 @@
-// Python's two ways to fill a text with values: `text % values` and `text.format(...)`.
+// Python's two ways of formatting text: `text % values` and `text.format(...)`. Used by one
+// rendering, on its thread.
 #pragma once
 
 #include <string>
@@ -11,14 +12,14 @@
 
 namespace tessera::jinja {
 
-// `format % arguments`: a tuple gives one value for each directive, a mapping names them, anything
-// else is the only one. REQUIRES: format is a string.
+// `format % arguments`. A tuple has one value for each directive, a mapping has values by name, and
+// any other argument is the only value. REQUIRES: `format` is a string.
 absl::StatusOr<Value> FormatPercent(Budget& budget, const Value& format, const Value& arguments);
 
-// `format.format(...)`.
+// Implements `format.format(...)`.
 absl::StatusOr<Value> FormatBraces(Budget& budget, absl::string_view format, const CallArgs& args);
 
-// Python's `format(value, spec)`.
+// Implements Python's `format(value, spec)`.
 absl::StatusOr<std::string> FormatSpec(Budget& budget, const Value& value, absl::string_view spec);
 
 }  // namespace tessera::jinja

@@ -1,4 +1,4 @@
-// Python's str.format: replacement fields in braces.
+// Python's str.format, which replaces fields in braces.
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
@@ -49,7 +49,7 @@ class BraceFormatter final {
   }
 
  private:
-  // At '{'; moves past the matching '}'.
+  // Reads the field whose '{' is at *position, and moves *position past the matching '}'.
   absl::StatusOr<std::string> ReadField(absl::string_view format, size_t* position, int nesting) {
     const size_t begin = *position + 1;
     size_t end = begin;
@@ -87,7 +87,7 @@ class BraceFormatter final {
     return Value::String(std::move(text));
   }
 
-  // first(.attribute|[key])*
+  // Looks up a field name of the form first(.attribute|[key])*.
   absl::StatusOr<Value> Lookup(absl::string_view name) {
     const size_t first_end = std::min(name.find_first_of(".["), name.size());
     ASSIGN_OR_RETURN(Value value, Argument(name.substr(0, first_end)));

@@ -93,7 +93,7 @@ class Interpreter final : public StatementRunner {
     return Flow::kNext;
   }
 
-  // The statements that break and continue do not pass through.
+  // Runs the statements out of which no `break` or `continue` can jump.
   absl::Status RunSimple(const Statement& statement) {
     switch (statement.kind) {
       case StatementKind::kText:
@@ -156,7 +156,7 @@ class Interpreter final : public StatementRunner {
     Flow flow = Flow::kNext;
   };
 
-  // The text that the body prints, run in a scope of its own.
+  // Runs the body in a new scope and returns the text that it prints.
   absl::StatusOr<Capture> Captured(const Body& body) {
     std::string text;
     std::string* const outer = std::exchange(out_, &text);
@@ -196,7 +196,8 @@ class Interpreter final : public StatementRunner {
       loop->scope = state_.scope;
     }
     const absl::Status status = RunIterations(statement, loop);
-    // What outlives the loop keeps its numbers only.
+    // The `loop` variable may outlive the loop, for example in a namespace. It keeps only its
+    // numbers.
     loop->is_finished = true;
     loop->items.clear();
     loop->last_asked = Value();
@@ -223,7 +224,7 @@ class Interpreter final : public StatementRunner {
     return Assign(statement.target, std::move(value));
   }
 
-  // A break or continue inside leaves the target alone.
+  // Assigns the text of the body. A `break` or `continue` in the body skips the assignment.
   absl::StatusOr<Flow> RunSetBlock(const SetBlockStatement& statement) {
     ASSIGN_OR_RETURN(Capture captured, Captured(statement.body));
     if (captured.flow != Flow::kNext) return captured.flow;
@@ -287,7 +288,7 @@ class Interpreter final : public StatementRunner {
     return AppendStr(state_.budget, result, out_);
   }
 
-  // A break or continue inside drops the text.
+  // Prints the filtered text of the body. A `break` or `continue` in the body drops the text.
   absl::StatusOr<Flow> RunFilterBlock(const FilterBlockStatement& statement) {
     ASSIGN_OR_RETURN(Capture captured, Captured(statement.body));
     if (captured.flow != Flow::kNext) return captured.flow;

@@ -1,5 +1,5 @@
-// Runs a template's statements: text and printed values go to the output, the rest changes scopes
-// or the flow.
+// Runs the statements of a template. Text and printed values are appended to the output; the other
+// statements change scopes or the control flow. Used by one rendering, on its thread.
 #pragma once
 
 #include <string>

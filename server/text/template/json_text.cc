@@ -12,8 +12,8 @@
 namespace tessera::jinja {
 namespace {
 
-// Builds values from the parser's events, so that neither depth nor duplicate keys nor big numbers
-// pass unseen.
+// Builds values from the events of the JSON parser. Working on events makes it possible to check
+// the depth, duplicate keys and large numbers.
 class ValueBuilder final : public nlohmann::json_sax<nlohmann::ordered_json> {
  public:
   const absl::Status& status() const { return status_; }

@@ -1,5 +1,5 @@
-// JSON in and out: foreign JSON becomes values, and values become JSON as Python's json.dumps
-// writes it (the `tojson` filter of Hugging Face's chat templates).
+// Converts JSON to values, and values to JSON as Python's json.dumps does (the `tojson` filter of
+// Hugging Face's chat templates). The JSON is not trusted. Any thread.
 #pragma once
 
 #include <string>
@@ -12,14 +12,14 @@
 
 namespace tessera::jinja {
 
-// `what` names the text in errors: "messages", "tools". Mappings keep their order; integers beyond
-// 64 bits, nesting beyond kMaxValueDepth and invalid UTF-8 are errors.
+// Errors call the text `what`, e.g. "messages" or "tools". Mappings keep the order of their
+// members. Integers beyond 64 bits, nesting beyond kMaxValueDepth and invalid UTF-8 are errors.
 absl::StatusOr<Value> ParseJson(absl::string_view what, absl::string_view text);
 
 struct JsonStyle {
   bool ensure_ascii = false;
   bool sort_keys = false;
-  bool is_indented = false;  // each item on its own line, after `indent` for each level
+  bool is_indented = false;  // each item is on its own line, with `indent` once per level before it
   std::string indent;
   std::string item_separator = ", ";
   std::string key_separator = ": ";

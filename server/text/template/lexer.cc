@@ -16,14 +16,14 @@ namespace {
 constexpr size_t kMaxTokens = size_t{1} << 20;
 constexpr size_t kNone = absl::string_view::npos;
 
-// Line ends become \n; one at the very end is dropped.
+// Converts all line ends to \n and drops one line end at the end of the source.
 std::string NormalizeNewlines(absl::string_view source) {
   std::string text = absl::StrReplaceAll(source, {{"\r\n", "\n"}, {"\r", "\n"}});
   if (!text.empty() && text.back() == '\n') text.pop_back();
   return text;
 }
 
-// The white space before `end` begins where this says.
+// The length of the text without the white space at its end.
 size_t TrimmedEnd(absl::string_view text) { return Strip(text, Side::kRight).size(); }
 
 class Lexer final {
@@ -53,7 +53,7 @@ class Lexer final {
 
   bool At(absl::string_view text) const { return source_.substr(position_, text.size()) == text; }
 
-  // Moves past `count` bytes, counting lines.
+  // Moves past `count` bytes and counts their lines.
   void Skip(size_t count) {
     const absl::string_view skipped = source_.substr(position_, count);
     line_ += static_cast<int>(std::count(skipped.begin(), skipped.end(), '\n'));
@@ -66,12 +66,12 @@ class Lexer final {
     Skip(rest.size() - Strip(rest, Side::kLeft).size());
   }
 
-  // Where white space ends that begins at `at`.
+  // The position after the white space that starts at `at`.
   size_t SpaceEnd(size_t at) const {
     return source_.size() - Strip(source_.substr(at), Side::kLeft).size();
   }
 
-  // The next {{, {% or {#.
+  // The position of the next {{, {% or {#.
   size_t FindTag(size_t from) const {
     for (size_t at = source_.find('{', from); at != kNone; at = source_.find('{', at + 1)) {
       const char next = at + 1 < source_.size() ? source_[at + 1] : 0;
@@ -85,8 +85,8 @@ class Lexer final {
     return sign == '-' || sign == '+' ? sign : 0;
   }
 
-  // What remains of the text before a tag: `sign` is the tag's mark; variables keep the indentation
-  // before them.
+  // Removes the white space that a tag trims from the text before it. `sign` is the tag's mark; a
+  // variable without a mark keeps the indentation before it.
   absl::string_view StripBefore(absl::string_view text, char sign, bool is_variable) const {
     if (sign == '-') return text.substr(0, TrimmedEnd(text));
     if (sign == '+' || is_variable) return text;
@@ -122,7 +122,8 @@ class Lexer final {
     return ReadTag(is_block);
   }
 
-  // `{%[-+]? name [-+]?%}` at `at`; *end is behind it and what it trims.
+  // Matches `{%[-+]? name [-+]?%}` at `at`. *end is set to the position after the tag and after the
+  // white space that it trims.
   bool MatchRawTag(size_t at, absl::string_view name, size_t* end) const {
     size_t next = at + 2;
     if (SignAt(next) != 0) ++next;
@@ -143,7 +144,8 @@ class Lexer final {
     return true;
   }
 
-  // Nothing at all behind the tag is no error in jinja2.
+  // Reads the text after a {% raw %} tag. As in jinja2, a raw tag at the end of the source needs no
+  // {% endraw %}.
   absl::Status ReadRaw() {
     if (position_ >= source_.size()) return absl::OkStatus();
     size_t end = 0;
@@ -168,7 +170,7 @@ class Lexer final {
     return absl::OkStatus();
   }
 
-  // The end of the tag, if it is here and not inside brackets.
+  // Reads the end of the tag if it is at the current position and no bracket is open.
   bool ReadTagEnd(bool is_block) {
     if (!brackets_.empty()) return false;
     const absl::string_view close = is_block ? "%}" : "}}";
@@ -213,7 +215,7 @@ class Lexer final {
     return ReadOperator();
   }
 
-  // The end of (\d+_)*\d+ at `at`; `at` itself if there are no digits.
+  // The position after (\d+_)*\d+ at `at`; `at` itself if there are no digits.
   template <typename IsDigit>
   size_t DigitsEnd(size_t at, IsDigit is_digit) const {
     const auto digit_at = [&](size_t i) { return i < source_.size() && is_digit(source_[i]); };
@@ -273,7 +275,7 @@ class Lexer final {
       digits = position_ + 2;
       end = prefixed_end;
     }
-    // A decimal number does not begin with 0.
+    // A decimal number that starts with 0 consists of zeros only.
     if (base == 10 && source_[position_] == '0') {
       end = DigitsEnd(position_, [](char c) { return c == '0'; });
     }
@@ -334,12 +336,12 @@ class Lexer final {
   const absl::string_view source_;
   size_t position_ = 0;
   int line_ = 1;
-  bool line_starting_ = true;  // what was read last ended with a line end
-  std::string brackets_;       // the closing brackets that are due
+  bool line_starting_ = true;  // the last text that was read ended with a line end
+  std::string brackets_;       // the closing brackets of the open brackets
   std::vector<Token> tokens_;
 };
 
-// Appends what the escape of `digits` hexadecimal digits at `at` means.
+// Appends the code point of an escape with `digits` hexadecimal digits at `at`.
 absl::Status AppendHex(absl::string_view literal, size_t at, size_t digits, std::string* out) {
   const absl::string_view text = literal.substr(at, digits);
   uint32_t code_point = 0;

@@ -1,6 +1,6 @@
-// Cuts a template's source into tokens as jinja2 does under Hugging Face's settings: trim_blocks
-// and lstrip_blocks on, the marks - and + before and after tags, raw blocks and comments resolved
-// here.
+// Cuts a template's source into tokens as jinja2 does with Hugging Face's settings (trim_blocks and
+// lstrip_blocks are on). The lexer applies the marks - and + of tags, and resolves raw blocks and
+// comments. Pure functions; any thread.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 namespace tessera::jinja {
 
 enum class TokenKind : uint8_t {
-  kData,           // text that is printed as it is
+  kData,           // text outside of tags, which is printed unchanged
   kVariableBegin,  // {{
   kVariableEnd,
   kBlockBegin,  // {%
@@ -29,7 +29,7 @@ enum class TokenKind : uint8_t {
 struct Token {
   TokenKind kind = TokenKind::kEnd;
   int line = 1;
-  std::string text;  // data, name, operator, or the string without quotes and escapes
+  std::string text;  // the data, name, operator, or string without quotes and with escapes resolved
   int64_t integer = 0;
   double real = 0;
 
@@ -42,7 +42,7 @@ struct Token {
 // An error at a line of the template: "line 3: ...".
 absl::Status ErrorAtLine(int line, absl::string_view why);
 
-// The last token is kEnd. The source must be UTF-8.
+// Returns the tokens of a template; the last token is kEnd. Source that is not UTF-8 is an error.
 absl::StatusOr<std::vector<Token>> Tokenize(absl::string_view source);
 
 // The text of a string literal without its quotes, with Python's escapes resolved.

@@ -24,7 +24,7 @@ absl::StatusOr<Value> Get(Budget& budget, const Value& self, const CallArgs& arg
   return found != nullptr ? *found : bound.Get(1, Value::None());
 }
 
-// Values never change, so a copy is the value itself.
+// Implements dict.copy and list.copy. Values are immutable, so a copy is the value itself.
 absl::StatusOr<Value> Copy(Budget& budget, const Value& self, const CallArgs& args) { return self; }
 
 absl::StatusOr<Value> CountItem(Budget& budget, const Value& self, const CallArgs& args) {

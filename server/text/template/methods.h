@@ -1,4 +1,5 @@
-// The methods of strings, mappings and sequences that a template may call.
+// The methods of strings, mappings and sequences that a template may call. The tables are constant;
+// any thread.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +13,8 @@ namespace tessera::jinja {
 enum class MethodKind : uint8_t {
   kAbsent,       // the type has no such attribute
   kCallable,     // `native` runs it
-  kUnsafe,       // it would modify the value, or reaches into the interpreter
-  kUnsupported,  // Python has it, this interpreter has not
+  kUnsafe,       // the method would modify the value or expose Python's internals
+  kUnsupported,  // Python has the method, this interpreter does not
 };
 
 struct Method {
@@ -24,11 +25,11 @@ struct Method {
 Method FindMethod(const Value& value, absl::string_view name);
 Method FindStringMethod(absl::string_view name);
 
-// Python's str.replace; count < 0: all.
+// Implements Python's str.replace; count < 0 replaces all occurrences.
 absl::StatusOr<std::string> ReplaceText(Budget& budget, absl::string_view text,
                                         absl::string_view old_text, absl::string_view new_text,
                                         int64_t count);
-// Python's ljust (<), rjust (>) and center (^). REQUIRES: fill is one code point.
+// Implements Python's ljust (<), rjust (>) and center (^). REQUIRES: `fill` is one code point.
 absl::StatusOr<Value> MakePadded(Budget& budget, absl::string_view text, int64_t width,
                                  absl::string_view fill, char align);
 

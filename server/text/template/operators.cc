@@ -18,7 +18,8 @@ constexpr absl::string_view kCompareSymbols[] = {"==", "!=", "<", "<=", ">", ">=
 
 absl::Status Overflow() { return Error("an integer exceeds 64 bits"); }
 
-// By pointer: the result is read only after the operation that gives `overflowed`.
+// `result` is a pointer, because the expression for `overflowed` writes *result and arguments are
+// evaluated in any order.
 absl::StatusOr<Value> IntOr(bool overflowed, const int64_t* result) {
   if (overflowed) return Overflow();
   return Value::Int(*result);
@@ -58,7 +59,7 @@ absl::StatusOr<Value> IntArithmetic(BinaryOp op, int64_t left, int64_t right) {
   if (op == BinaryOp::kDiv) {
     return Value::Float(static_cast<double>(left) / static_cast<double>(right));
   }
-  if (right == -1) {  // the one quotient that may overflow
+  if (right == -1) {  // the only divisor whose quotient may overflow
     if (op == BinaryOp::kMod) return Value::Int(0);
     return IntOr(__builtin_sub_overflow(int64_t{0}, left, &result), &result);
   }
@@ -173,7 +174,8 @@ bool RangesEqual(const Range& left, const Range& right) {
          (left.start == right.start && (left.size == 1 || left.step == right.step));
 }
 
-// -1, 0 or 1 for numbers; 2 if one is not a number. Exact between int and float.
+// Returns -1, 0 or 1, or 2 if one of the values is NaN. The comparison of an int and a float is
+// exact.
 int CompareNumbers(const Value& left, const Value& right) {
   if (left.is_integral() && right.is_integral()) {
     if (left.integer() == right.integer()) return 0;
@@ -190,7 +192,7 @@ int CompareNumbers(const Value& left, const Value& right) {
   return a < b ? -1 : 1;
 }
 
-// Lists: by the first items that differ.
+// Orders lists and tuples by the first items that differ.
 absl::StatusOr<bool> OrderLists(Budget& budget, CompareOp op, const Value& left,
                                 const Value& right) {
   const std::vector<Value>& a = left.items();

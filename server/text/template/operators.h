@@ -1,5 +1,5 @@
-// Python's operators on values: arithmetic, comparison, membership. Integers are 64 bits wide and
-// fail on overflow rather than wrap.
+// Python's operators on values: arithmetic, comparison, membership. Integers have 64 bits; overflow
+// is an error. Used by one rendering, on its thread.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ absl::StatusOr<Value> Positive(const Value& value);
 
 absl::StatusOr<bool> Compare(Budget& budget, CompareOp op, const Value& left, const Value& right);
 absl::StatusOr<bool> Equals(Budget& budget, const Value& left, const Value& right);
-// `left < right`, the order that sorting uses.
+// `left < right`; sorting uses this order.
 absl::StatusOr<bool> LessThan(Budget& budget, const Value& left, const Value& right);
 absl::StatusOr<bool> Contains(Budget& budget, const Value& container, const Value& item);
 

@@ -10,7 +10,7 @@
 namespace tessera::jinja {
 namespace {
 
-// Blocks inside blocks.
+// The largest depth of nested blocks.
 constexpr int kMaxBlockNesting = 60;
 
 class Parser final {
@@ -22,8 +22,8 @@ class Parser final {
  private:
   using EndTags = std::vector<absl::string_view>;
 
-  // Statements until one of the tags, whose name is then current; the whole rest if there are no
-  // tags.
+  // Parses statements until one of the end tags, whose name is then the current token. Without end
+  // tags, parses the rest of the template.
   absl::StatusOr<Body> ParseBody(const EndTags& end_tags) {
     if (++block_nesting_ > kMaxBlockNesting) return stream_.Fail("blocks nest too deep");
     Body body;
@@ -60,14 +60,15 @@ class Parser final {
                        [&](absl::string_view tag) { return stream_.AtName(tag); });
   }
 
-  // The end of the current tag, the body, and the name of the tag behind it.
+  // Parses the end of the current tag and the body after it. The name of the end tag is then the
+  // current token.
   absl::StatusOr<Body> ParseBlock(const EndTags& end_tags) {
     stream_.SkipOperator(":");
     RETURN_IF_ERROR(stream_.Expect(TokenKind::kBlockEnd));
     return ParseBody(end_tags);
   }
 
-  // As ParseBlock with the one end tag, which it skips.
+  // Does the same as ParseBlock with one end tag, and skips the name of the end tag.
   absl::StatusOr<Body> ParseWholeBlock(absl::string_view end_tag) {
     ASSIGN_OR_RETURN(Body body, ParseBlock({end_tag}));
     stream_.Next();
@@ -176,7 +177,8 @@ class Parser final {
     return absl::OkStatus();
   }
 
-  // The body of a macro or call block: no loop around it is in reach.
+  // Parses the body of a macro or call block. A `break` in the body cannot refer to a loop around
+  // it.
   absl::Status ParseMacroBody(absl::string_view end_tag, MacroStatement* macro) {
     const auto before = expressions_.special_reads();
     const int loops_around = std::exchange(loop_nesting_, 0);
@@ -240,7 +242,8 @@ class Parser final {
     return node;
   }
 
-  // Marks what the assistant generated; rendering passes it through.
+  // Parses {% generation %}, which marks the assistant's text for training. Rendering prints the
+  // body unchanged.
   absl::StatusOr<StatementPtr> ParseGeneration(int line) {
     auto node = std::make_unique<ScopeStatement>(StatementKind::kScope, line);
     const int loops_around = std::exchange(loop_nesting_, 0);

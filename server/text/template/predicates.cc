@@ -22,7 +22,7 @@ absl::StatusOr<Value> Compares(Budget& budget, const Value& self, const CallArgs
   return Value::Bool(holds);
 }
 
-// Of a string, as in Python, the remainder is its formatting.
+// Tests whether `self % divisor` equals `rest`. As in Python, `%` formats if `self` is a string.
 absl::StatusOr<Value> HasRemainder(Budget& budget, const Value& self, const Value& divisor,
                                    int64_t rest) {
   ASSIGN_OR_RETURN(const Value left, Arithmetic(budget, BinaryOp::kMod, self, divisor));
@@ -80,7 +80,7 @@ bool Sequence(const Value& v) {
   return HasLength(v) && !v.Is(Kind::kDictView) && !v.Is(Kind::kLoop);
 }
 
-// An undefined value is callable: the call then fails with its reason.
+// An undefined value counts as callable; calling it fails with the reason why it is undefined.
 bool Callable(const Value& v) {
   return v.Is(Kind::kFunction) || v.Is(Kind::kMacro) || v.Is(Kind::kLoop) || v.is_undefined();
 }

@@ -11,7 +11,8 @@
 namespace tessera::jinja {
 namespace {
 
-// Namespaces may hold one another, which value depth does not count.
+// The largest depth of printed values. It is needed because namespaces may refer to each other,
+// which Value::depth does not count.
 constexpr int kMaxPrintDepth = kMaxValueDepth + 28;
 
 absl::Status AppendReprAt(Budget& budget, const Value& value, int depth, std::string* out);

@@ -1,5 +1,5 @@
-// How Python prints values: str() as in `{{ value }}`, and repr() as inside printed lists and
-// mappings.
+// Converts values to text as Python does: str() for `{{ value }}`, and repr() for items inside
+// printed lists and mappings. Used by one rendering, on its thread.
 #pragma once
 
 #include <string>
@@ -18,9 +18,10 @@ absl::StatusOr<std::string> Str(Budget& budget, const Value& value);
 absl::Status AppendRepr(Budget& budget, const Value& value, std::string* out);
 absl::StatusOr<std::string> Repr(Budget& budget, const Value& value);
 
-// repr() of a str: quoted by ' unless only ' occurs in it, unprintable code points escaped.
+// repr() of a str. The quotes are ', or " if the text contains ' but not ". Unprintable code points
+// are escaped.
 void AppendStringRepr(absl::string_view text, std::string* out);
-// The shortest decimal that reads back as `value`, laid out as Python does: 1.0, 1e+16, 1e-05, inf,
+// The shortest decimal number that parses to `value`, in Python's notation: 1.0, 1e+16, 1e-05, inf,
 // nan.
 std::string FloatRepr(double value);
 

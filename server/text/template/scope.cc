@@ -21,8 +21,8 @@ std::shared_ptr<Scope> NewScope(std::shared_ptr<Scope> parent) {
 }
 
 RenderState::~RenderState() {
-  // The vectors keep every namespace and scope alive until all are emptied, so no chain of them is
-  // destroyed deeply.
+  // The vectors keep every namespace and scope alive until all are empty. So no destructor recurses
+  // through a chain of them.
   for (const std::shared_ptr<Object>& object : namespaces) {
     static_cast<Namespace*>(object.get())->attributes.clear();
   }

@@ -1,6 +1,6 @@
-// The variables of a running template. Scopes form a chain from the innermost block out to the
-// rendering's input and the global functions. A scope lives as long as it runs, or as a macro that
-// was defined in it.
+// The variables of a rendering. Scopes form a chain from the innermost block to the input variables
+// and the global functions. A scope lives as long as its block runs, or longer if a macro was
+// defined in it. Used by one rendering, on its thread.
 #pragma once
 
 #include <memory>
@@ -18,40 +18,40 @@ struct Scope {
   std::shared_ptr<Scope> parent;
   absl::flat_hash_map<std::string, Value> variables;
 
-  // Looks outwards; null if nobody has it.
+  // Searches this scope and then its parents. Returns null if no scope has the variable.
   const Value* Find(absl::string_view name) const;
   void Set(absl::string_view name, Value value);
 };
 
 std::shared_ptr<Scope> NewScope(std::shared_ptr<Scope> parent);
 
-// What one rendering shares between the evaluator of expressions and the interpreter of statements.
+// The state of one rendering, which the evaluator and the interpreter share.
 struct RenderState {
   explicit RenderState(const RenderLimits& limits) : budget(limits) {}
-  // Cuts the cycles that namespaces and macros may form.
+  // Breaks the reference cycles that namespaces and macros may form.
   ~RenderState();
 
   Budget budget;
-  std::shared_ptr<Scope> scope;  // the innermost now
-  int depth = 0;
-  int error_line = 0;  // where the first error arose; 0: no error yet
+  std::shared_ptr<Scope> scope;  // the innermost scope
+  int depth = 0;                 // current depth of nested evaluations
+  int error_line = 0;            // line of the first error; 0: no error yet
   std::vector<std::shared_ptr<Object>> namespaces;
   std::vector<std::shared_ptr<Scope>> captured_scopes;
 };
 
-// One level of evaluation while it lives.
+// Counts one level of nested evaluation during its lifetime.
 class DepthGuard final {
  public:
   explicit DepthGuard(RenderState* state) : state_(*state) { ++state_.depth; }
   ~DepthGuard() { --state_.depth; }
-  // Pays for the step.
+  // Checks the depth and charges the budget for one step.
   absl::Status Check() const;
 
  private:
   RenderState& state_;
 };
 
-// Puts another scope innermost while it lives.
+// Makes another scope the innermost scope during its lifetime.
 class ScopeGuard final {
  public:
   ScopeGuard(RenderState* state, std::shared_ptr<Scope> scope);

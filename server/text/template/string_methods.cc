@@ -14,7 +14,7 @@ namespace {
 
 absl::Status Pay(Budget& budget, const Value& self) { return budget.Spend(self.text().size()); }
 
-// ---- whole text to whole text
+// ---- conversions of the whole text
 
 template <std::string (*kConvert)(absl::string_view)>
 absl::StatusOr<Value> Converted(Budget& budget, const Value& self, const CallArgs& args) {
@@ -70,7 +70,7 @@ absl::StatusOr<Value> IsIdentifier(Budget& budget, const Value& self, const Call
   return Value::Bool(holds);
 }
 
-// True if the text has a letter with case and none of the other case.
+// Returns true if the text has a letter of the wanted case and no letter of the other case.
 template <bool (*kWanted)(char32_t), bool (*kOther)(char32_t)>
 absl::StatusOr<Value> HasOnlyCase(Budget& budget, const Value& self, const CallArgs& args) {
   RETURN_IF_ERROR(Pay(budget, self));
@@ -100,8 +100,8 @@ absl::StatusOr<Value> IsTitle(Budget& budget, const Value& self, const CallArgs&
 
 // ---- searching
 
-// text[start:end] with Python's clamping, and where it begins in code points. Absent if start is
-// behind the end.
+// The part text[start:end], with Python's clamping of the bounds, and its first index in code
+// points. The part does not exist if start is after end.
 struct Window {
   bool exists = true;
   absl::string_view text;
@@ -199,7 +199,7 @@ absl::StatusOr<Value> RemoveAffix(Budget& budget, const Value& self, const CallA
   return MakeString(budget, std::string(text));
 }
 
-// ---- taking apart and putting together
+// ---- splitting and joining
 
 absl::StatusOr<Value> ListOfTexts(Budget& budget, const std::vector<absl::string_view>& parts) {
   RETURN_IF_ERROR(budget.Build(parts.size() * (sizeof(Value) + sizeof(std::string))));
@@ -223,7 +223,7 @@ std::vector<absl::string_view> SplitBy(absl::string_view text, absl::string_view
   return parts;
 }
 
-// By splitting the text read backwards.
+// Splits from the right by splitting the reversed text from the left.
 std::vector<absl::string_view> SplitByFromRight(absl::string_view text, absl::string_view separator,
                                                 int64_t max_splits) {
   const std::string backwards(text.rbegin(), text.rend());
@@ -331,7 +331,7 @@ absl::StatusOr<Value> Format(Budget& budget, const Value& self, const CallArgs& 
 
 struct Entry {
   absl::string_view name;
-  NativeFunction native;  // null: Python has it, templates do not
+  NativeFunction native;  // null: Python has this method, but it is not supported
 };
 
 constexpr Entry kStringMethods[] = {
@@ -406,7 +406,7 @@ absl::StatusOr<std::string> ReplaceText(Budget& budget, absl::string_view text,
     size_t found = position;
     size_t next = position;
     if (old_text.empty()) {
-      // Before each code point and at the end.
+      // An empty text matches before each code point and at the end.
       if (done > 0 && position >= text.size()) break;
       if (done > 0) NextCodePoint(text, &found);
       next = found;
@@ -435,7 +435,7 @@ absl::StatusOr<Value> MakePadded(Budget& budget, absl::string_view text, int64_t
   RETURN_IF_ERROR(budget.Build(static_cast<size_t>(missing) * fill.size()));
   int64_t left = 0;
   if (align == '>') left = missing;
-  // Python's center puts the odd one left if the width is odd.
+  // If the padding is odd, Python's center puts the extra fill on the left if the width is odd.
   if (align == '^') left = missing / 2 + (missing & width & 1);
   std::string out;
   for (int64_t i = 0; i < left; ++i) out.append(fill.data(), fill.size());

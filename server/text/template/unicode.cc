@@ -50,7 +50,7 @@ void AppendTitle(char32_t c, std::string* out) {
 
 bool IsCased(char32_t c) { return IsUpper(c) || IsLower(c) || Category(c) == UTF8PROC_CATEGORY_LT; }
 
-// Where the code point before `end` begins. REQUIRES: end > 0.
+// The offset of the code point that ends at `end`. REQUIRES: end > 0.
 size_t PreviousOffset(absl::string_view text, size_t end) {
   size_t offset = end - 1;
   while (offset > 0 && (static_cast<uint8_t>(text[offset]) & 0xC0) == 0x80) --offset;

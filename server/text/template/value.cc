@@ -23,7 +23,7 @@ struct UndefinedObject : Object {
   std::string reason;
 };
 
-// Dicts of up to this many entries are searched in a row.
+// A dict with at most this number of entries has no index; lookups scan its entries.
 constexpr size_t kMaxUnindexedEntries = 8;
 
 int DepthAround(const std::vector<Value>& items) {

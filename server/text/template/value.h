@@ -1,9 +1,8 @@
-// The values a chat template computes with: Python's none, bool, int, float, str, list, tuple, dict
-// and range, and jinja2's undefined, namespace, loop and macro. A Value is small and cheap to copy:
-// what lies on the heap is shared and never changes after it is built (lists and dicts cannot be
-// modified by a template), except namespaces, loops and iterators. A value belongs to one rendering
-// and one thread. No container nests deeper than kMaxValueDepth, so that recursion over values is
-// bounded.
+// The values of a chat template: Python's none, bool, int, float, str, list, tuple, dict and range,
+// and jinja2's undefined, namespace, loop and macro. A Value is small and cheap to copy. Its heap
+// data is shared and immutable (a template cannot modify lists and dicts), except for namespaces,
+// loops and iterators. A value belongs to one rendering and one thread. No container nests deeper
+// than kMaxValueDepth, so that recursion over values is bounded.
 #pragma once
 
 #include <cstddef>
@@ -62,7 +61,7 @@ class Value final {
   static Value Int(int64_t value);
   static Value Float(double value);
   static Value String(std::string text, bool markup = false);
-  // `why` is the message of the error that using the value gives.
+  // `why` is the message of the error when the template uses the value.
   static Value Undefined(std::string why);
   static Value Of(Kind kind, std::shared_ptr<Object> object);
   // REQUIRES: no item nests deeper than kMaxValueDepth - 1 (MakeList and MakeDict of budget.h
@@ -70,7 +69,7 @@ class Value final {
   static Value List(std::vector<Value> items);
   static Value Tuple(std::vector<Value> items);
   static Value FromDict(std::shared_ptr<Dict> dict);
-  // A sequence that is used up by reading it, as Python's generators are.
+  // A sequence that can be read only once, like Python's generators.
   static Value Generator(std::vector<Value> items);
 
   Kind kind() const { return kind_; }
@@ -85,13 +84,13 @@ class Value final {
   bool is_integral() const { return kind_ == Kind::kInt || kind_ == Kind::kBool; }
   bool is_number() const { return is_integral() || kind_ == Kind::kFloat; }
 
-  // Each REQUIRES the kind in its name.
+  // Each accessor REQUIRES the kind in its name.
   bool boolean() const { return integer_ != 0; }
   int64_t integer() const { return integer_; }  // kInt or kBool
   double real() const { return real_; }
   double number() const { return kind_ == Kind::kFloat ? real_ : static_cast<double>(integer_); }
   const std::string& text() const;
-  bool is_markup() const;                   // false for what is no string
+  bool is_markup() const;                   // false if the value is not a string
   const std::vector<Value>& items() const;  // kList or kTuple
   const Dict& dict() const;
   const std::string& undefined_reason() const;
@@ -104,11 +103,11 @@ class Value final {
   const Macro& macro() const;
 
   const std::shared_ptr<Object>& object() const { return object_; }
-  // 0 for a scalar, 1 + the deepest item for a container.
+  // 0 for a scalar, 1 + the depth of the deepest item for a container.
   int depth() const;
   // Python's `bool(value)`.
   bool Truthy() const;
-  // Python's `left is right`, as far as a template can see it.
+  // Python's `left is right`, as far as a template can observe it.
   bool SameAs(const Value& other) const;
   // Python's name of the type: "str", "NoneType", "dict_items".
   absl::string_view TypeName() const;
@@ -124,8 +123,8 @@ class Value final {
   std::shared_ptr<Object> object_;
 };
 
-// Insertion-ordered. Keys are scalars or tuples of scalars; 1, 1.0 and True are one key, as in
-// Python.
+// A mapping in insertion order. Keys are scalars or tuples of scalars. As in Python, 1, 1.0 and
+// True are the same key.
 class Dict final : public Object {
  public:
   using Entry = std::pair<Value, Value>;
@@ -133,14 +132,15 @@ class Dict final : public Object {
   const std::vector<Entry>& entries() const { return entries_; }
   size_t size() const { return entries_.size(); }
   int depth() const { return depth_; }
-  // Null if absent. REQUIRES: IsHashable(key).
+  // Returns null if the key is absent. REQUIRES: IsHashable(key).
   const Value* Find(const Value& key) const;
   const Value* Find(absl::string_view key) const;
-  // Overwrites in place. Only while the dict is being built. REQUIRES: IsHashable(key).
+  // Adds or overwrites an entry; an overwritten entry keeps its place. REQUIRES: IsHashable(key),
+  // and the dict is not shared yet.
   void Set(Value key, Value value);
 
  private:
-  // Where the entry of the canonical key lies; -1 if absent.
+  // The index of the entry with the canonical key; -1 if absent.
   int64_t IndexOf(absl::string_view canonical) const;
 
   std::vector<Entry> entries_;
@@ -148,9 +148,9 @@ class Dict final : public Object {
   int depth_ = 1;
 };
 
-// True for values that may be keys of a dict or members of a set.
+// Returns true for values that may be keys of a dict or members of a set.
 bool IsHashable(const Value& value);
-// Equal for keys that are equal in Python. REQUIRES: IsHashable(value).
+// A text that is the same for keys that are equal in Python. REQUIRES: IsHashable(value).
 std::string CanonicalKey(const Value& value);
 
 struct Range : Object {
@@ -158,14 +158,14 @@ struct Range : Object {
   int64_t stop = 0;
   int64_t step = 1;
   int64_t size = 0;
-  // Unsigned on the way, for ranges that span more than 63 bits.
+  // Computed in unsigned arithmetic, because a range may span more than 63 bits.
   int64_t At(int64_t index) const {
     return static_cast<int64_t>(static_cast<uint64_t>(start) +
                                 static_cast<uint64_t>(index) * static_cast<uint64_t>(step));
   }
 };
 
-// dict.keys(), .values() and .items().
+// The result of dict.keys(), dict.values() or dict.items().
 struct View : Object {
   enum class Part : uint8_t { kKeys, kValues, kItems };
   Value dict;
@@ -180,8 +180,8 @@ struct Iterator : Object {
   int depth = 1;
 };
 
-// Attributes may be set by the template. The interpreter keeps every namespace until the end of the
-// rendering and then empties it, so that cycles do not leak.
+// A namespace, whose attributes the template may set. RenderState keeps every namespace until the
+// end of the rendering and then empties it, so that reference cycles do not leak.
 struct Namespace : Object {
   std::vector<std::pair<std::string, Value>> attributes;
   const Value* Find(absl::string_view name) const;

@@ -7,7 +7,7 @@
 namespace tessera {
 namespace {
 
-// The sorted patterns below a node: those in [begin, end) share its first `depth` bytes.
+// The sorted patterns below a node: the patterns in [begin, end) share the first `depth` bytes.
 struct Range {
   size_t begin;
   size_t end;
@@ -57,8 +57,8 @@ AhoCorasick::AhoCorasick(const std::vector<std::string>& patterns) {
   for (Node child = child_begin_[kRoot]; child < child_begin_[kRoot + 1]; ++child) {
     root_children_[labels_[child]] = child;
   }
-  // Parents come before their children and shorter suffixes before longer ones, so one pass in
-  // order is enough.
+  // In breadth-first order a parent precedes its children and a shorter suffix precedes a longer
+  // one, so one pass computes all failure links.
   for (Node node = 1; node < ranges.size(); ++node) {
     if (parent[node] != kRoot) fail_[node] = Step(fail_[parent[node]], labels_[node]);
     if (match_[node] == kNone) match_[node] = match_[fail_[node]];
@@ -89,7 +89,8 @@ AhoCorasick::Found AhoCorasick::FindLeftmostLongest(std::string_view text, size_
   Node node = kRoot;
   for (size_t i = from; i < text.size(); ++i) {
     node = Step(node, static_cast<unsigned char>(text[i]));
-    // What is being read began at i + 1 - depth: nothing that begins before that can come any more.
+    // The suffix of `node` starts at i + 1 - depth, and no later match can start before it. So a
+    // match that starts before the suffix is final.
     if (best.pattern != kNone && i + 1 - depth_[node] > best.begin) return best;
     const int32_t pattern = match_[node];
     if (pattern == kNone) continue;

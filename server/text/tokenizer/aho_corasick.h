@@ -1,8 +1,8 @@
-// Many strings searched at once: a trie with failure links (Aho-Corasick), laid out in
-// breadth-first order so that the children of a node are neighbours and a step is one memchr. A
-// byte costs amortised O(1), whatever the strings are; memory is about 20 bytes per byte of
-// pattern. Used by stop strings (streaming) and by added tokens (whole texts). Immutable once
-// built; any thread.
+// Searches a text for many strings at once: a trie with failure links (Aho-Corasick). Nodes are
+// stored in breadth-first order, so that the children of a node are adjacent and a step is one
+// memchr. A byte of text costs amortised O(1), whatever the strings are; memory is about 20 bytes
+// per byte of pattern. Used for stop strings (streams) and added tokens (whole texts). Immutable;
+// any thread.
 #pragma once
 
 #include <array>
@@ -24,11 +24,12 @@ class AhoCorasick final {
   // REQUIRES: the patterns' bytes sum to less than 2^31.
   explicit AhoCorasick(const std::vector<std::string>& patterns);
 
-  // The node after `byte`: the longest suffix of what was read that begins some pattern.
+  // Returns the node that follows `node` after reading `byte`. A node stands for the longest suffix
+  // of the text read so far that is a prefix of some pattern.
   Node Step(Node node, unsigned char byte) const;
-  // Length of that suffix.
+  // The length of the node's suffix.
   size_t depth(Node node) const { return depth_[node]; }
-  // Index of the longest pattern that ends here, or kNone.
+  // The index of the longest pattern that ends at this node, or kNone.
   int32_t match(Node node) const { return match_[node]; }
   size_t pattern_size(int32_t pattern) const { return pattern_sizes_[pattern]; }
   bool empty() const { return labels_.size() <= 1; }
@@ -38,15 +39,15 @@ class AhoCorasick final {
     size_t end = 0;
     int32_t pattern = kNone;
   };
-  // The leftmost match in text[from..], the longest of those that begin there; pattern is kNone
-  // when there is none.
+  // Finds the leftmost match in text[from..], and of several matches with that start the longest.
+  // Without a match, Found::pattern is kNone.
   Found FindLeftmostLongest(std::string_view text, size_t from) const;
 
  private:
-  Node Child(Node node, unsigned char byte) const;  // kRoot when there is none
+  Node Child(Node node, unsigned char byte) const;  // kRoot: there is no such child
 
-  // By node, in breadth-first order; node 0 is the root.
-  std::vector<unsigned char> labels_;  // the byte that leads here
+  // These vectors are indexed by node, in breadth-first order; node 0 is the root.
+  std::vector<unsigned char> labels_;  // the byte of the edge from the parent
   std::vector<Node> child_begin_;      // children are [child_begin_[n], child_begin_[n + 1])
   std::vector<Node> fail_;
   std::vector<uint32_t> depth_;

@@ -10,13 +10,13 @@ namespace tessera {
 namespace {
 
 constexpr TokenId kNoToken = -1;
-// Up to this length a scan for the best pair beats a heap.
+// Up to this number of symbols, scanning for the best pair is faster than a heap.
 constexpr size_t kShortWord = 24;
-// Words of these sizes are looked up among those already encoded in the same call.
+// EncodeWords caches the ids of words with kMinCachedWord to kMaxCachedWord bytes during one call.
 constexpr size_t kMinCachedWord = 3;
 constexpr size_t kMaxCachedWord = 48;
 constexpr size_t kMaxCacheEntries = 1 << 16;
-// Shorter texts repeat too few words for that.
+// A shorter text repeats too few words for the cache to pay.
 constexpr size_t kMinCachedText = 1024;
 
 uint64_t PairKey(TokenId left, TokenId right) {
@@ -85,7 +85,8 @@ std::unique_ptr<BpeModel> BpeModel::CreateScored(const TokenTable* table,
                                                  const std::vector<bool>& mergeable,
                                                  BpeOptions options) {
   std::unique_ptr<BpeModel> model(new BpeModel(table, std::move(options)));
-  // Equal scores are equal ranks: then the place decides.
+  // Tokens with equal scores get the same rank; among equal ranks the leftmost pair is merged
+  // first.
   std::vector<float> order(scores);
   std::sort(order.begin(), order.end(), std::greater<float>());
   order.erase(std::unique(order.begin(), order.end()), order.end());
@@ -114,7 +115,8 @@ std::unique_ptr<BpeModel> BpeModel::CreateScored(const TokenTable* table,
 
 bool BpeModel::SplitsBefore(std::string_view marker) const {
   if (options_.ignore_merges || !table_->FindInModel(marker).has_value()) return false;
-  // A character that is dropped would make neighbours of what stands around it.
+  // Dropping an unknown character would make its two neighbours adjacent, and they could merge
+  // across the cut.
   const bool drops_characters =
       unk_id_ == kNoToken && std::count(byte_ids_.begin(), byte_ids_.end(), kNoToken) > 0;
   if (drops_characters) return false;
@@ -166,7 +168,8 @@ void BpeModel::AppendSymbols(std::string_view word, Scratch* scratch) const {
       scratch->symbols.push_back({id, 0, 0});
       continue;
     }
-    // A pending unknown stays pending across byte tokens: so does Hugging Face's.
+    // As in Hugging Face's BPE, byte-fallback tokens do not flush a pending unk_token, which is
+    // appended after them.
     if (options_.byte_fallback && AppendByteFallback(character, scratch)) continue;
     if (unk_id_ == kNoToken) continue;
     if (!options_.fuse_unk) flush_unk();
@@ -222,7 +225,7 @@ void BpeModel::EncodeWord(std::string_view word, Scratch* scratch,
 
 void BpeModel::MergeShort(Scratch* scratch) const {
   std::vector<Scratch::Symbol>& symbols = scratch->symbols;
-  std::array<const Merge*, kShortWord> pairs;  // [i]: the merge of symbols i and i + 1
+  std::array<const Merge*, kShortWord> pairs;  // pairs[i]: the merge of symbols i and i + 1
   for (size_t i = 0; i + 1 < symbols.size(); ++i) {
     pairs[i] = FindMerge(symbols[i].id, symbols[i + 1].id);
   }
@@ -250,8 +253,8 @@ void BpeModel::MergeLong(Scratch* scratch) const {
     symbols[i].prev = i - 1;
     symbols[i].next = i + 1 < count ? i + 1 : -1;
   }
-  // Entries are rank << 32 | position of the left symbol, smallest first. An entry is stale when
-  // its pair is gone.
+  // An entry is rank << 32 | position of the left symbol; the smallest entry is first. An entry is
+  // stale when its pair no longer exists.
   std::vector<uint64_t>& queue = scratch->queue;
   const auto later = std::greater<uint64_t>();
   const auto entry = [&](int32_t left) -> uint64_t {

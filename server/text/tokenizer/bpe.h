@@ -1,6 +1,6 @@
-// Byte-pair encoding of one word: the symbols are merged in the order of the merge list, the
-// leftmost of equals first, as Hugging Face's BPE does. O(n log n) in the length of the word, no
-// recursion. Immutable once built; any thread.
+// Byte-pair encoding of words. Adjacent symbols are merged in the order of the merge list; of equal
+// merges the leftmost is first, as in Hugging Face's BPE. A word of n characters costs O(n log n),
+// without recursion. Immutable; any thread.
 #pragma once
 
 #include <array>
@@ -20,11 +20,11 @@
 namespace tessera {
 
 struct BpeOptions {
-  std::string unk_token;  // stands for unknown characters; empty: they are dropped
-  bool fuse_unk = false;  // a run of unknown characters is one unk_token
-  bool byte_fallback =
-      false;  // unknown characters become <0xNN> tokens where the vocabulary has them
-  bool ignore_merges = false;  // a word that is a token as a whole is that token
+  std::string unk_token;  // replaces an unknown character; empty: unknown characters are dropped
+  bool fuse_unk = false;  // consecutive unknown characters become a single unk_token
+  // The UTF-8 bytes of an unknown character become <0xNN> tokens if the vocabulary has them.
+  bool byte_fallback = false;
+  bool ignore_merges = false;  // a word that is in the vocabulary becomes that token directly
 };
 
 class BpeModel final {
@@ -35,21 +35,22 @@ class BpeModel final {
   static absl::StatusOr<std::unique_ptr<BpeModel>> Create(const TokenTable* table,
                                                           const Merges& merges, BpeOptions options);
 
-  // SentencePiece's kind: two symbols merge when the vocabulary has what they spell, the best score
-  // first. `scores` are by id; `mergeable` says which tokens take part. nullptr when a token has a
-  // character that is not a token itself (such a vocabulary would need merges of what has no id).
+  // SentencePiece's BPE: two symbols can merge when the vocabulary contains their concatenation;
+  // the merge with the best score is first. `scores` and `mergeable` are indexed by id; only
+  // mergeable tokens take part. Returns nullptr when a token contains a character that is not
+  // itself a token, because merging would then need symbols without an id.
   static std::unique_ptr<BpeModel> CreateScored(const TokenTable* table,
                                                 const std::vector<float>& scores,
                                                 const std::vector<bool>& mergeable,
                                                 BpeOptions options);
 
-  // Appends the ids of the words, each encoded by itself. REQUIRES: valid UTF-8, words shorter than
-  // 2^31 code points.
+  // Encodes each word by itself and appends the ids. REQUIRES: the words are valid UTF-8 and have
+  // fewer than 2^31 code points each.
   void EncodeWords(const WordList& list, std::vector<TokenId>* ids) const;
 
-  // True when no merge joins anything to a `marker` on its right: then a text may be cut before
-  // each marker that follows another character, and the words encoded alone, without changing the
-  // result.
+  // Returns true when no merge joins a symbol to a `marker` on its right. Then a text can be cut
+  // before each marker that follows another character, and the words encoded separately, with the
+  // same result.
   bool SplitsBefore(std::string_view marker) const;
 
  private:
@@ -57,7 +58,7 @@ class BpeModel final {
     uint32_t rank;
     TokenId id;
   };
-  // Scratch memory of one encoding call.
+  // Scratch memory of one call of EncodeWords.
   struct Scratch {
     struct Symbol {
       TokenId id;
@@ -80,7 +81,7 @@ class BpeModel final {
   const TokenTable* table_;
   BpeOptions options_;
   TokenId unk_id_ = -1;
-  std::array<TokenId, 512> low_character_ids_;  // covers the byte-level alphabet
+  std::array<TokenId, 512> low_character_ids_;  // ids of U+0000 to U+01FF (the byte alphabet)
   absl::flat_hash_map<char32_t, TokenId> character_ids_;
   std::array<TokenId, 256> byte_ids_;
   absl::flat_hash_map<uint64_t, Merge> merges_;

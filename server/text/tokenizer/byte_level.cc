@@ -8,10 +8,11 @@
 namespace tessera {
 namespace {
 
-// Printable Latin-1 bytes stand for themselves; the others, in order, are U+0100 onwards.
+// A printable Latin-1 byte is written as itself. The other bytes, in ascending order, are written
+// as U+0100 and the code points after it.
 struct Alphabet {
-  std::array<uint16_t, 256> character;  // by byte
-  std::array<int16_t, 512> byte;        // by character, -1 for none
+  std::array<uint16_t, 256> character;  // the character of each byte
+  std::array<int16_t, 512> byte;        // the byte of each character; -1: not in the alphabet
 
   constexpr Alphabet() : character(), byte() {
     for (int16_t& b : byte) b = -1;

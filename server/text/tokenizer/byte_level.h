@@ -1,5 +1,5 @@
-// GPT-2's byte alphabet: each byte stands as one printable character in vocabularies of byte-level
-// tokenizers. Pure functions; any thread.
+// GPT-2's byte alphabet: the vocabulary of a byte-level tokenizer writes each byte as one printable
+// character. Pure functions; any thread.
 #pragma once
 
 #include <optional>
@@ -8,10 +8,11 @@
 
 namespace tessera {
 
-// Appends each byte of `bytes` as its character.
+// Appends the character of each byte of `bytes`.
 void AppendByteLevel(std::string_view bytes, std::string* out);
 
-// The bytes that a token's characters stand for; empty when a character is not of the alphabet.
+// Converts a token's characters back to bytes. Returns nullopt when a character is not in the
+// alphabet.
 std::optional<std::string> ByteLevelToBytes(std::string_view token);
 
 }  // namespace tessera

@@ -25,7 +25,8 @@ void DecodeStream::Push(TokenId id, std::string* out) {
   EndByteRun(out);
   if (!first && !rules.separator.empty()) PushText(rules.separator, out);
   if (first && !rules.first_token_drops.empty()) {
-    // The piece has spaces where the token had the dropped string.
+    // The first token is decoded from its content instead of its piece, because the piece has a
+    // space in place of each dropped string.
     std::string text = table_->content(id);
     for (size_t at = text.find(rules.first_token_drops); at != std::string::npos;
          at = text.find(rules.first_token_drops, at)) {
@@ -76,7 +77,8 @@ void DecodeStream::AppendStripped(std::string_view text, std::string* out) {
     end -= rules.strip.size();
     ++num_at_end;
   }
-  // Held ones stay candidates only while nothing else follows them.
+  // The strip strings held so far can still be at the end of the text only if `text` consists of
+  // strip strings alone.
   const size_t num_candidates = end == 0 ? num_held_ + num_at_end : num_at_end;
   const size_t num_kept = num_candidates < rules.strip_end ? num_candidates : rules.strip_end;
   const size_t num_released = num_held_ + num_at_end - num_kept;

@@ -1,7 +1,7 @@
-// Ids to text, one token at a time: what Hugging Face's decode does to a whole list, kept as a
-// state of a few bytes. Text comes out as soon as no later token can change it. Decoding a whole
-// list is the same machine followed by Flush, so that streaming and whole agree by construction.
-// One owner, any thread; cost per token is amortised O(1).
+// Decodes token ids to text, one token at a time, with the result of Hugging Face's `decode`. The
+// state is a few bytes. Text is emitted as soon as no later token can change it. Decoding a whole
+// list uses the same class followed by Flush, so that streamed and whole decoding agree. One owner,
+// on any thread; a token costs amortised O(1).
 #pragma once
 
 #include <cstddef>
@@ -19,11 +19,11 @@ class DecodeStream final {
   DecodeStream(const TokenTable* table, bool skip_special)
       : table_(table), skip_special_(skip_special), strip_left_(table->rules().strip_begin) {}
 
-  // Appends the text that has become final. Unknown ids add nothing.
+  // Appends the text that becomes final with this token. An unknown id adds no text.
   void Push(TokenId id, std::string* out);
   // Appends what Flush would append now.
   void AppendHeld(std::string* out) const;
-  // Appends the rest. The stream is at its end.
+  // Appends the remaining text. Push must not be called afterwards.
   void Flush(std::string* out);
 
  private:
@@ -34,9 +34,9 @@ class DecodeStream final {
   const TokenTable* table_;
   bool skip_special_;
   bool first_ = true;
-  size_t strip_left_;    // how many may still be stripped at the beginning
-  size_t num_held_ = 0;  // code points held because they may be stripped at the end
-  std::string pending_;  // bytes that are not text yet
+  size_t strip_left_;    // number of strip strings that may still be removed at the start
+  size_t num_held_ = 0;  // number of strip strings held back: they may be removed at the end
+  std::string pending_;  // bytes that do not yet form valid text
 };
 
 }  // namespace tessera

@@ -44,7 +44,7 @@ std::string IncrementalDetokenizer::WithoutPrompt(std::string text) const {
          text[common] == prompt_held_[common]) {
     ++common;
   }
-  // Whole code points only.
+  // The cut must be at the start of a code point.
   while (common > 0 && common < text.size() &&
          (static_cast<unsigned char>(text[common]) & 0xC0) == 0x80) {
     --common;

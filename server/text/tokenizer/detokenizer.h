@@ -1,8 +1,9 @@
-// Text while it is generated: token ids in, text out. What comes out is never half a code point and
-// never changes later: all deltas and the flush, joined, are Decode(prompt + generated) minus
-// Decode(prompt). Text that a later token could still change is held back (at most a code point in
-// byte-level vocabularies; a run of byte tokens in SentencePiece ones, because Hugging Face makes a
-// run that is not UTF-8 one U+FFFD per byte). One owner, any thread; amortised O(1) a token.
+// Decodes the tokens of one sequence while they are generated. A delta never contains a part of a
+// code point and is never changed later: all deltas and the flush, joined, are
+// Decode(prompt + generated) minus Decode(prompt). Text that a later token could still change is
+// held back: at most one code point with a byte-level vocabulary; a run of byte tokens with a
+// SentencePiece vocabulary, because Hugging Face decodes a run that is not UTF-8 to one U+FFFD per
+// byte. One owner, on any thread; a token costs amortised O(1).
 #pragma once
 
 #include <span>
@@ -16,29 +17,29 @@ namespace tessera {
 
 class IncrementalDetokenizer final {
  public:
-  // `prompt` is the context that decides about leading spaces; its own text does not come out.
-  // REQUIRES: *tokenizer outlives the detokenizer.
+  // `prompt` decides whether the output starts with a space; the text of the prompt itself is not
+  // returned. REQUIRES: *tokenizer outlives the detokenizer.
   IncrementalDetokenizer(const Tokenizer* tokenizer, std::span<const TokenId> prompt,
                          bool skip_special = true);
 
-  // The text that these tokens settle.
+  // Returns the text that becomes final with these tokens.
   std::string Push(std::span<const TokenId> ids);
   std::string Push(TokenId id) { return Push(std::span<const TokenId>(&id, 1)); }
 
-  // What Flush would give now: the text if generation ended here. A stop string in it is a stop
+  // Returns what Flush would return now. A stop string in this text ends the sequence
   // (StopMatcher::WouldMatch).
   std::string Held() const;
 
-  // The rest. Nothing may be pushed afterwards.
+  // Returns the remaining text. Push must not be called afterwards.
   std::string Flush();
 
  private:
-  // `text` without what the prompt's own held text already showed.
+  // Returns `text` without the prefix that it shares with prompt_held_.
   std::string WithoutPrompt(std::string text) const;
 
   DecodeStream stream_;
-  std::string
-      prompt_held_;  // text of the prompt that was not settled yet; empty once something came out
+  // Text of the prompt that was held back when the prompt ended; empty after the first output text.
+  std::string prompt_held_;
 };
 
 }  // namespace tessera

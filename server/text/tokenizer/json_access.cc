@@ -16,8 +16,8 @@ namespace {
 constexpr uintmax_t kMaxFileBytes = uintmax_t{512} << 20;
 constexpr size_t kMaxNesting = 100;
 
-// Takes the parser's events and builds the tree. What nlohmann calls a handler must have these
-// names.
+// Receives the events of nlohmann's SAX parser and builds the tree. The SAX interface prescribes
+// the names of the methods.
 class TreeBuilder {  // NOLINTBEGIN(readability-identifier-naming)
  public:
   bool null() { return Put(Json()); }
@@ -46,7 +46,7 @@ class TreeBuilder {  // NOLINTBEGIN(readability-identifier-naming)
   Json Take() { return std::move(root_); }
 
  private:
-  // The place where the next value goes.
+  // Returns the node that receives the next value.
   Json* Place() {
     if (open_.empty()) return &root_;
     if (open_.back()->is_object()) return &open_.back()->mutable_object()->back().value;
@@ -69,7 +69,9 @@ class TreeBuilder {  // NOLINTBEGIN(readability-identifier-naming)
   }
 
   Json root_;
-  std::vector<Json*> open_;  // a parent does not grow while its child is open
+  // The open arrays and objects. The pointers stay valid: a parent does not grow while its child is
+  // open.
+  std::vector<Json*> open_;
 };
 
 absl::Status WrongType(const std::string& where, const char* key, const char* wanted,

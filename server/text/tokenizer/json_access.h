@@ -1,6 +1,6 @@
-// The JSON files of a tokenizer, parsed into a plain tree and read with checks: nothing here
-// throws, whatever the file holds, and errors name the place. Used by the files of this room that
-// load; any thread.
+// Parses the JSON files of a tokenizer into a plain tree and reads the tree with checks. No
+// function throws, whatever the file contains, and errors name the place in the file. Used while
+// tokenizers load; any thread.
 #pragma once
 
 #include <cstdint>
@@ -16,11 +16,11 @@ namespace tessera {
 
 struct JsonMember;
 
-// A value. Nesting is bounded by the parser, so that a tree may be walked by recursion.
+// A JSON value. The parser bounds the nesting, so that a tree can be walked by recursion.
 class Json final {
  public:
   using Array = std::vector<Json>;
-  using Object = std::vector<JsonMember>;  // in the file's order
+  using Object = std::vector<JsonMember>;  // members in the order of the file
   using Value = std::variant<std::monostate, bool, int64_t, double, std::string, Array, Object>;
 
   Json();
@@ -38,7 +38,7 @@ class Json final {
   bool is_object() const { return std::holds_alternative<Object>(value_); }
   const char* type_name() const;
 
-  // REQUIRES, for those below: the type.
+  // REQUIRES for the accessors below: the value has the accessor's type.
   bool boolean() const { return *std::get_if<bool>(&value_); }
   int64_t integer() const { return *std::get_if<int64_t>(&value_); }
   double number() const { return *std::get_if<double>(&value_); }
@@ -57,17 +57,19 @@ struct JsonMember {
   Json value;
 };
 
-// The bytes of a file; NOT_FOUND when there is none. Files above 512 MiB are refused.
+// Returns the bytes of a file, or NOT_FOUND when the file does not exist. A file of more than
+// 512 MiB is refused.
 absl::StatusOr<std::string> ReadTokenizerFile(const std::string& path);
 
-// `name` is how errors call the document.
+// Parses a document. Errors call the document `name`.
 absl::StatusOr<Json> ParseJson(std::string_view text, const std::string& name);
 
-// The member, or nullptr when `object` is not an object, lacks it or has null there.
+// Returns the member `key`, or nullptr when `object` is not an object, has no such member, or the
+// member is null.
 const Json* FindMember(const Json& object, const char* key);
 
-// Members that may be absent (or null); a value of another type is an error. `where` names the
-// object.
+// These read a member that may be absent or null; a value of another type is an error. Errors call
+// the object `where`.
 absl::StatusOr<bool> BoolOr(const Json& object, const char* key, bool fallback,
                             const std::string& where);
 absl::StatusOr<std::optional<std::string>> OptionalString(const Json& object, const char* key,
@@ -75,7 +77,7 @@ absl::StatusOr<std::optional<std::string>> OptionalString(const Json& object, co
 absl::StatusOr<int64_t> IntOr(const Json& object, const char* key, int64_t fallback,
                               const std::string& where);
 
-// Members that must be there.
+// These read a member that must be present.
 absl::StatusOr<std::string> RequiredString(const Json& object, const char* key,
                                            const std::string& where);
 absl::StatusOr<int64_t> RequiredInt(const Json& object, const char* key, const std::string& where);
@@ -84,7 +86,7 @@ absl::StatusOr<const Json*> RequiredArray(const Json& object, const char* key,
 absl::StatusOr<const Json*> RequiredObject(const Json& object, const char* key,
                                            const std::string& where);
 
-// The value as an integer, or an error for other types, fractions and numbers beyond 64 bits.
+// Returns the value as an integer. Other types, fractions and numbers beyond 64 bits are errors.
 absl::StatusOr<int64_t> AsInt(const Json& value, const std::string& where);
 
 }  // namespace tessera

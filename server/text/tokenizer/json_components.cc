@@ -10,7 +10,7 @@ namespace tessera {
 namespace {
 
 constexpr int kMaxNesting = 16;
-// What GPT-2 cuts words with; ByteLevel uses it unless told otherwise.
+// GPT-2's pattern for words. A ByteLevel pre-tokenizer uses it unless `use_regex` is false.
 constexpr std::string_view kGpt2Pattern =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
@@ -30,7 +30,7 @@ absl::StatusOr<Regex> CompileAt(std::string_view pattern, const std::string& whe
   return regex;
 }
 
-// {"String": s} or {"Regex": s}.
+// A pattern that the file writes as {"String": s} or {"Regex": s}.
 struct Pattern {
   std::string literal;
   std::optional<Regex> regex;
@@ -106,7 +106,7 @@ absl::StatusOr<SplitBehavior> ParseBehavior(const Json& json, const std::string&
   return absl::InvalidArgumentError(where + ": unknown behavior '" + behavior + "'");
 }
 
-// prepend_scheme, or what older files say with add_prefix_space.
+// Reads prepend_scheme, or add_prefix_space, which older files have instead.
 absl::StatusOr<PreTokenizer::PrependScheme> ParseScheme(const Json& json,
                                                         const std::string& where) {
   ASSIGN_OR_RETURN(const std::optional<std::string> name,
@@ -163,7 +163,7 @@ absl::Status AddPreTokenizers(const Json& json, const std::string& where, int de
   return absl::OkStatus();
 }
 
-// ids of one special token of a TemplateProcessing.
+// Reads the ids of one special token of a TemplateProcessing component.
 absl::StatusOr<std::vector<TokenId>> TemplateIds(const Json& special_tokens,
                                                  const std::string& name, const TokenTable& table,
                                                  const std::string& where) {
@@ -209,7 +209,7 @@ absl::StatusOr<SpecialFrame> ParseTemplate(const Json& json, const TokenTable& t
   return frame;
 }
 
-// ["<s>", 0], as RobertaProcessing and BertProcessing have it.
+// Reads a token as RobertaProcessing and BertProcessing write it: ["<s>", 0].
 absl::StatusOr<TokenId> NamedId(const Json& json, const char* key, const TokenTable& table,
                                 const std::string& where) {
   ASSIGN_OR_RETURN(const Json* pair, RequiredArray(json, key, where));
@@ -227,7 +227,7 @@ absl::Status AddPostProcessors(const Json& json, const TokenTable& table, const 
                                int depth, SpecialFrame* out) {
   if (depth > kMaxNesting) return absl::InvalidArgumentError(where + " is nested too deeply");
   ASSIGN_OR_RETURN(const std::string type, RequiredString(json, "type", where));
-  if (type == "ByteLevel") return absl::OkStatus();  // concerns offsets only
+  if (type == "ByteLevel") return absl::OkStatus();  // changes only offsets, which are not used
   if (type == "Sequence") {
     ASSIGN_OR_RETURN(const Json* list, RequiredArray(json, "processors", where));
     for (size_t i = 0; i < list->array().size(); ++i) {

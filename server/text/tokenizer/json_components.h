@@ -1,6 +1,6 @@
-// The parts of a tokenizer.json, read into the room's own types. What is not supported is
-// UNIMPLEMENTED and named, what is malformed is INVALID_ARGUMENT. Used by json_tokenizer.cc at load
-// time only.
+// Reads the components of a tokenizer.json (normalizer, pre-tokenizer, post-processor, decoder,
+// added tokens). An unsupported component is an UNIMPLEMENTED error that names it; a malformed one
+// is INVALID_ARGUMENT. json_tokenizer.cc calls these functions at load time; any thread.
 #pragma once
 
 #include <string>
@@ -17,21 +17,21 @@
 
 namespace tessera {
 
-// What add_special puts around a text.
+// The special tokens that Encode adds around a text when add_special is true.
 struct SpecialFrame {
   std::vector<TokenId> prefix;
   std::vector<TokenId> suffix;
 };
 
-// Each takes the component's JSON, or nullptr where the file has none.
+// Each function takes the JSON of its component, or nullptr if the file does not have it.
 absl::StatusOr<Normalizer> ParseNormalizer(const Json* json);
 absl::StatusOr<PreTokenizer> ParsePreTokenizer(const Json* json);
 absl::StatusOr<SpecialFrame> ParsePostProcessor(const Json* json, const TokenTable& table);
 
-// Sets the table's rules and rewrites its pieces as the decoder says.
+// Compiles the decoder into the table's decode rules and pieces.
 absl::Status ApplyDecoder(const Json* json, TokenTable* table);
 
-// Parts that normalizers, pre-tokenizers and decoders share.
+// These parts occur in normalizers, pre-tokenizers and decoders.
 struct MetaspaceRule {
   std::string replacement;
   PreTokenizer::PrependScheme scheme = PreTokenizer::PrependScheme::kAlways;
@@ -40,8 +40,8 @@ struct MetaspaceRule {
 absl::StatusOr<MetaspaceRule> ParseMetaspaceRule(const Json& json, const std::string& where);
 absl::StatusOr<ReplaceRule> ParseReplaceRule(const Json& json, const std::string& where);
 
-// An entry of added_tokens, of added_tokens_decoder or of a special token in tokenizer_config.json.
-// A plain string is a token that is not normalized.
+// Reads an added token: an entry of added_tokens or added_tokens_decoder, or a named special token
+// of tokenizer_config.json. A plain string means a token that is not normalized.
 absl::StatusOr<AddedToken> ParseAddedToken(const Json& json, const std::string& where);
 
 }  // namespace tessera

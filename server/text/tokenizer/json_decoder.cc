@@ -1,4 +1,4 @@
-// The decoder of a tokenizer.json, compiled to pieces and rules (see DecodeRules).
+// Compiles the decoder of a tokenizer.json to pieces and rules (see DecodeRules).
 #include <optional>
 #include <utility>
 #include <vector>
@@ -39,7 +39,7 @@ int HexValue(char c) {
   return -1;
 }
 
-// The byte that a token like <0x0A> stands for.
+// Returns the byte of a byte-fallback token such as <0x0A>.
 std::optional<char> FallbackByte(std::string_view token) {
   if (token.size() != 6 || token.substr(0, 3) != "<0x" || token[5] != '>') return std::nullopt;
   const int high = HexValue(token[3]), low = HexValue(token[4]);
@@ -47,8 +47,8 @@ std::optional<char> FallbackByte(std::string_view token) {
   return static_cast<char>(high * 16 + low);
 }
 
-// Reads the chain of decoders. Steps on single tokens come first, then at most one step that makes
-// text of bytes, then steps on the whole text.
+// Reads the chain of decoders. The supported order is: steps on single tokens, then at most one
+// step that converts bytes to text, then steps on the whole text.
 class DecoderChain {
  public:
   absl::Status Add(const Json& json, const std::string& where, int depth) {

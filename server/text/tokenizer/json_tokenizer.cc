@@ -33,7 +33,7 @@ class JsonTokenizer final : public Tokenizer {
             NormalizedContents(pipeline_.normalizer, pipeline_.normalized_tokens)) {}
 
  private:
-  // Added tokens that are sought in normalized text are normalized themselves.
+  // Returns the strings to search in normalized text: the normalized contents of the tokens.
   static std::vector<std::string> NormalizedContents(const Normalizer& normalizer,
                                                      const std::vector<AddedToken>& tokens) {
     std::vector<std::string> contents;
@@ -79,7 +79,7 @@ absl::Status ReadVocabulary(const Json& model, TokenTable* table) {
   return absl::OkStatus();
 }
 
-// ["a b", ...] or [["a", "b"], ...].
+// Reads the merge list, which is written ["a b", ...] or [["a", "b"], ...].
 absl::StatusOr<BpeModel::Merges> ReadMerges(const Json& model) {
   ASSIGN_OR_RETURN(const Json* list, RequiredArray(model, "merges", "model"));
   BpeModel::Merges merges;
@@ -152,7 +152,8 @@ absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(const Json& document) {
   return tokens;
 }
 
-// A token that is sought in normalized text is decoded from what is found there.
+// Sets the piece of each token that is searched in normalized text to its normalized content, so
+// that decoding gives that text.
 void SetNormalizedPieces(const std::vector<AddedToken>& tokens, const Normalizer& normalizer,
                          TokenTable* table) {
   for (const AddedToken& token : tokens) {
@@ -163,7 +164,8 @@ void SetNormalizedPieces(const std::vector<AddedToken>& tokens, const Normalizer
   }
 }
 
-// BOS and EOS as tokenizer_config.json wants them, where it has a say.
+// Applies add_bos_token and add_eos_token of tokenizer_config.json to the frame. For the families
+// of RulesFrame they replace the frame; for the others they only fill an empty side.
 void OverrideFrame(const TokenizerConfig& config, std::optional<TokenId> bos,
                    std::optional<TokenId> eos, SpecialFrame* frame) {
   const auto apply = [&](const std::optional<bool>& wanted, const std::optional<TokenId>& id,

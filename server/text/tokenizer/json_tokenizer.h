@@ -1,5 +1,5 @@
-// A tokenizer.json as a Tokenizer: normalizer, pre-tokenizer, byte-pair encoding, post-processor,
-// decoder.
+// Makes a Tokenizer from a tokenizer.json: normalizer, pre-tokenizer, byte-pair encoding,
+// post-processor and decoder. Called at load time; the tokenizer is immutable; any thread.
 #pragma once
 
 #include <memory>
@@ -11,7 +11,7 @@
 
 namespace tessera {
 
-// `json` is the content of a tokenizer.json; nothing in it is trusted.
+// `json` is the content of a tokenizer.json. The function checks all of it.
 absl::StatusOr<std::unique_ptr<Tokenizer>> NewJsonTokenizer(std::string_view json,
                                                             const TokenizerConfig& config);
 

@@ -11,10 +11,10 @@
 namespace tessera {
 namespace {
 
-// Replacements that let a text grow without end stop here.
+// Normalization stops when a text exceeds this size, because replacements can multiply its size.
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
 
-// Code points that one may decompose to: U+FDFA gives 18.
+// At least the number of code points to which one code point decomposes (18 for U+FDFA).
 constexpr utf8proc_ssize_t kMaxDecomposition = 32;
 
 bool IsAscii(std::string_view text) {
@@ -43,7 +43,7 @@ int CombiningClass(utf8proc_int32_t code_point) {
   return utf8proc_get_property(code_point)->combining_class;
 }
 
-// The full decomposition of every code point, one after the other. False: not UTF-8.
+// Appends the full decomposition of every code point. Returns false if the text is not UTF-8.
 bool Decompose(std::string_view text, utf8proc_option_t options,
                std::vector<utf8proc_int32_t>* out) {
   const auto* next = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
@@ -64,8 +64,8 @@ bool Decompose(std::string_view text, utf8proc_option_t options,
   return true;
 }
 
-// Canonical order: each run of combining marks by class. utf8proc_map bubbles marks into place one
-// step at a time, which takes the square of their number.
+// Sorts each run of combining marks by combining class (Unicode's canonical order). utf8proc_map is
+// not used for this, because its time grows with the square of the number of marks.
 void OrderMarks(std::vector<utf8proc_int32_t>* code_points) {
   const auto is_mark = [](utf8proc_int32_t c) { return CombiningClass(c) != 0; };
   const auto by_class = [](utf8proc_int32_t a, utf8proc_int32_t b) {
@@ -81,13 +81,13 @@ void OrderMarks(std::vector<utf8proc_int32_t>* code_points) {
 }
 
 void ApplyForm(Normalizer::Form form, std::string* text) {
-  if (IsAscii(*text)) return;  // ASCII is its own form in all four
+  if (IsAscii(*text)) return;  // all four forms leave ASCII unchanged
   const utf8proc_option_t options = OptionsOf(form);
   std::vector<utf8proc_int32_t> code_points;
-  if (!Decompose(*text, options, &code_points)) return;  // only for text that is not UTF-8
+  if (!Decompose(*text, options, &code_points)) return;  // the text is not UTF-8
   OrderMarks(&code_points);
   const auto count = static_cast<utf8proc_ssize_t>(code_points.size());
-  code_points.push_back(0);  // utf8proc ends what it writes with a zero byte
+  code_points.push_back(0);  // room for the zero byte that utf8proc writes at the end
   const utf8proc_ssize_t size = utf8proc_reencode(code_points.data(), count, options);
   if (size < 0) return;
   text->assign(reinterpret_cast<const char*>(code_points.data()), static_cast<size_t>(size));

@@ -1,5 +1,5 @@
-// The normalizer of a tokenizer.json: what happens to a text before it is cut into words. A list of
-// steps, compiled once; applied from any thread.
+// The normalizer of a tokenizer.json: a list of steps that rewrite a text before it is cut into
+// words. Built once at load time, then immutable; any thread.
 #pragma once
 
 #include <optional>
@@ -11,9 +11,9 @@
 
 namespace tessera {
 
-// Replaces a string, or what a pattern matches, by a string.
+// Replaces each occurrence of a string, or each match of a pattern, by a string.
 struct ReplaceRule {
-  std::string text;  // what is replaced, when there is no regex
+  std::string text;  // the string to replace if there is no regex
   std::optional<Regex> regex;
   std::string content;
 
@@ -30,7 +30,7 @@ class Normalizer final {
   void AddByteLevel();
   bool empty() const { return steps_.empty(); }
 
-  // REQUIRES: *text is valid UTF-8; it stays so.
+  // Rewrites *text. REQUIRES: *text is valid UTF-8; the result is valid UTF-8 too.
   void Apply(std::string* text) const;
 
  private:

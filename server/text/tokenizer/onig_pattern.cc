@@ -44,7 +44,7 @@ constexpr LongName kLongNames[] = {{"Letter", "L"},
                                    {"Separator", "Z"},
                                    {"Other", "C"}};
 
-// White_Space; PCRE2's own \s also has U+180E.
+// The class items of Unicode's White_Space. PCRE2's own \s would also contain U+180E.
 constexpr std::string_view kSpaceItems = "\\p{Z}\\x{9}-\\x{d}\\x{85}";
 constexpr std::string_view kHexItems = "0-9a-fA-F";
 
@@ -60,7 +60,8 @@ std::string Hex(char32_t code_point) {
   return buffer;
 }
 
-// The items of a character class that hold a general category as of Oniguruma's Unicode version.
+// The class items of a general category in Oniguruma's Unicode version: PCRE2's category plus the
+// code points of kUnicodeDelta.
 std::string CategoryItems(std::string_view category) {
   std::string items = Join({"\\p{", category, "}"});
   for (const CategoryRange& range : kUnicodeDelta) {
@@ -135,7 +136,7 @@ class Translator {
     out_ += opening;
   }
 
-  // Ends what (?i) without a colon opened inside the innermost group.
+  // Closes the groups that options without a colon, such as (?i), opened in the innermost group.
   void Close() {
     out_.append(open_.back().num_inner, ')');
     open_.pop_back();
@@ -160,7 +161,7 @@ class Translator {
     }
     if (Peek() == '<') {
       Open("(?");
-      return absl::OkStatus();  // the name follows as ordinary characters
+      return absl::OkStatus();  // the group's name is copied like ordinary characters
     }
     return GroupOptions();
   }
@@ -178,7 +179,7 @@ class Translator {
     ++at_;
     if (end == ':') {
       Open(Join({"(?", options, ":"}));
-    } else {  // Ruby: holds to the end of the enclosing group, alternatives included
+    } else {  // In Ruby the options hold to the end of the enclosing group, across alternatives.
       out_ += Join({"(?", options, ":"});
       ++open_.back().num_inner;
     }
@@ -203,7 +204,8 @@ class Translator {
     }
     at_ = i + 1;
     out_ += Join({"{", low.empty() ? "0" : low, comma ? "," : "", comma ? high : "", "}"});
-    // Ruby: {n}? is optional, {n,m}+ is repeated; neither is lazy or possessive.
+    // In Ruby, {n}? makes the repetition optional and {n,m}+ repeats it. PCRE2 would read these as
+    // a lazy and a possessive quantifier.
     if (!comma && Accept("?")) {
       WrapAtom("?");
     } else if (Accept("+")) {
@@ -212,13 +214,13 @@ class Translator {
     return absl::OkStatus();
   }
 
-  // Makes the last atom and its quantifier one atom, with another quantifier.
+  // Groups the last atom and its quantifier, and adds another quantifier to the group.
   void WrapAtom(std::string_view quantifier) {
     out_.insert(atom_begin_, "(?:");
     out_ += Join({")", quantifier});
   }
 
-  // `items` are class items; outside of a class they get brackets.
+  // Appends class items; outside a character class they get brackets.
   void EmitItems(const std::string& items, bool negated, bool in_class) {
     out_ += in_class ? items : Join({negated ? "[^" : "[", items, "]"});
   }
@@ -232,7 +234,7 @@ class Translator {
     if (negated && in_class) {
       if (c == 'W' || c == 'H') return Unsupported("\\W or \\H in a character class");
       out_ += {'\\', c};
-      if (c == 'S') out_ += "\\x{180e}";  // white space to PCRE2 only
+      if (c == 'S') out_ += "\\x{180e}";  // PCRE2 alone counts U+180E as white space
       return absl::OkStatus();
     }
     switch (c) {
@@ -286,7 +288,7 @@ class Translator {
       return Unsupported(Join({"the escape \\", std::string_view(&c, 1)}));
     }
     if (IsAlpha(c) || static_cast<unsigned char>(c) >= 0x80) {
-      out_ += c;  // a needless backslash
+      out_ += c;  // the backslash has no meaning here
     } else {
       out_ += {'\\', c};
     }
@@ -344,7 +346,7 @@ class Translator {
       }
       return absl::OkStatus();
     }
-    // Scripts by their own code points, not by script extensions as PCRE2 has it by default.
+    // "sc:" selects the script property; PCRE2 would use script extensions by default.
     const bool is_property = name == "Any" || name == "Alphabetic" || name == "Lowercase" ||
                              name == "Uppercase" || name == "White_Space" || name == "Emoji";
     out_ += Join({negated ? "\\P{" : "\\p{", is_property ? "" : "sc:", name, "}"});
@@ -394,18 +396,19 @@ class Translator {
   size_t at_ = 0;
   std::string out_;
   struct OpenGroup {
-    size_t begin;      // in out_
-    size_t num_inner;  // how many ')' its end needs on top of its own
+    size_t begin;      // offset of the group in out_
+    size_t num_inner;  // number of extra ')' that the end of the group needs
   };
-  std::vector<OpenGroup> open_{{0, 0}};  // the whole pattern first
-  size_t atom_begin_ = 0;                // in out_: what a quantifier would repeat
+  std::vector<OpenGroup> open_{{0, 0}};  // the first entry is the whole pattern
+  size_t atom_begin_ = 0;                // offset in out_ of the atom that a quantifier repeats
 };
 
 }  // namespace
 
 absl::StatusOr<std::string> TranslateOnigPattern(std::string_view pattern) {
-  // Runs of white space before a line's end: from inside a run that did not match, nothing matches
-  // either. Saying so makes a long run linear instead of quadratic.
+  // For white space before the end of a line: if no match starts at the first space of a run, none
+  // starts inside the run either. The look-behind states this, so that a long run costs linear
+  // instead of quadratic time.
   if (pattern == "\\s+$") {
     return Join({"(?<![", kSpaceItems, "])[", kSpaceItems, "]+$"});
   }

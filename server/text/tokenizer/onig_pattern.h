@@ -1,8 +1,8 @@
-// Hugging Face compiles tokenizer patterns with Oniguruma (Ruby syntax); this room matches with
-// PCRE2. The languages are close but not the same: what \s, \w, \h and \v contain, what (?m), ^ and
-// $ mean, {n,m}+, script names, and which Unicode version the classes follow. The translation gives
-// a PCRE2 pattern (options UTF, UCP and MULTILINE) that matches as Oniguruma does, or an error that
-// names the construct. Pure function; any thread.
+// Translates a tokenizer pattern from Oniguruma (Ruby syntax), which Hugging Face uses, to PCRE2,
+// which this room uses. The two differ in the characters of \s, \w, \h and \v, in the meaning of
+// (?m), ^, $ and {n,m}+, in script names, and in the Unicode version of the classes. The result is
+// a PCRE2 pattern (for the options UTF, UCP and MULTILINE) that matches as Oniguruma does, or an
+// error that names the unsupported construct. Pure function; any thread.
 #pragma once
 
 #include <string>

@@ -9,7 +9,8 @@
 namespace tessera {
 namespace {
 
-// A part of a word that does or does not match a split's pattern. The parts of a word cover it.
+// A part of a word that matches a split's pattern or lies between matches. The parts of a word
+// cover the word.
 struct Part {
   TextRange range;
   bool match;
@@ -44,7 +45,7 @@ std::vector<Part> PartsOf(size_t word_size, const std::vector<TextRange>& matche
   return parts;
 }
 
-// Joins a match to the part before it, unless that is a match too.
+// Joins each match to the part before it, unless that part is also a match.
 std::vector<Part> MergeWithPrevious(const std::vector<Part>& parts) {
   std::vector<Part> merged;
   bool previous_match = false;
@@ -59,7 +60,7 @@ std::vector<Part> MergeWithPrevious(const std::vector<Part>& parts) {
   return merged;
 }
 
-// The same, towards the part behind it.
+// Joins each match to the part after it, unless that part is also a match.
 std::vector<Part> MergeWithNext(const std::vector<Part>& parts) {
   std::vector<Part> merged;
   bool previous_match = false;
@@ -87,7 +88,8 @@ std::vector<Part> MergeContiguous(const std::vector<Part>& parts) {
   return merged;
 }
 
-// The common case without the detour over parts.
+// A fast path for SplitBehavior::kIsolated, which needs no parts: matches and the text between them
+// become words.
 void AppendIsolated(size_t offset, size_t word_size, const std::vector<TextRange>& matches,
                     std::vector<TextRange>* words) {
   size_t done = 0;
@@ -102,7 +104,7 @@ void AppendIsolated(size_t offset, size_t word_size, const std::vector<TextRange
   append(done, word_size);
 }
 
-// Appends the words that a split makes of one word that begins at `offset`.
+// Splits the word that starts at `offset` and appends the resulting words.
 void AppendSplit(size_t offset, size_t word_size, const std::vector<TextRange>& matches,
                  bool invert, SplitBehavior behavior, std::vector<TextRange>* words) {
   if (behavior == SplitBehavior::kIsolated) {
@@ -140,7 +142,7 @@ void CutBefore(std::string_view marker, WordList* list) {
   for (const TextRange& range : list->words) {
     const std::string_view word = list->word(range);
     size_t begin = 0;
-    size_t marker_end = 0;  // of the marker before
+    size_t marker_end = 0;  // end of the previous marker
     for (size_t at = word.find(marker); at != std::string_view::npos;
          at = word.find(marker, marker_end)) {
       if (at != marker_end) {

@@ -1,6 +1,6 @@
-// The pre-tokenizer of a tokenizer.json: cuts a normalized text into the words that the model
-// encodes one by one, and rewrites them (spaces to a visible character, bytes to the byte
-// alphabet). A list of steps, compiled once; applied from any thread.
+// The pre-tokenizer of a tokenizer.json: a list of steps that cut a normalized text into words and
+// rewrite the words (spaces to a visible character, bytes to the byte alphabet). The model encodes
+// each word separately. Built once at load time, then immutable; any thread.
 #pragma once
 
 #include <optional>
@@ -11,21 +11,21 @@
 
 namespace tessera {
 
-// A text and the words it is cut into, in order; what is between words is dropped.
+// A text and its words, in order. Text between two words is dropped.
 struct WordList {
   std::string text;
   std::vector<TextRange> words;
-  bool at_origin = false;  // the first word begins where the whole original text began
+  bool at_origin = false;  // the first word is at the start of the original text
 
   std::string_view word(const TextRange& range) const {
     return std::string_view(text).substr(range.begin, range.end - range.begin);
   }
 };
 
-// Cuts words before each `marker` that follows something else.
+// Cuts each word before every `marker` that follows other text.
 void CutBefore(std::string_view marker, WordList* list);
 
-// What becomes of the matches of a split: see Hugging Face's SplitDelimiterBehavior.
+// What a split does with its matches; the names are Hugging Face's (SplitDelimiterBehavior).
 enum class SplitBehavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
 
 class PreTokenizer final {
@@ -33,11 +33,11 @@ class PreTokenizer final {
   enum class PrependScheme { kFirst, kNever, kAlways };
 
   void AddByteLevel(bool add_prefix_space, std::optional<Regex> regex);
-  // `literal` is used when there is no regex.
+  // Splits at the matches of `regex`, or at `literal` if there is no regex.
   void AddSplit(std::optional<Regex> regex, std::string literal, SplitBehavior behavior,
                 bool invert);
   void AddMetaspace(std::string replacement, PrependScheme scheme, bool split);
-  // Splits at the characters of a class.
+  // Splits at the characters for which `matches` returns true.
   void AddCharacterSplit(bool (*matches)(char32_t), SplitBehavior behavior);
   bool empty() const { return steps_.empty(); }
 
@@ -49,7 +49,7 @@ class PreTokenizer final {
   struct Step {
     Kind kind;
     std::optional<Regex> regex;
-    std::string literal;  // of a split; the replacement of a Metaspace
+    std::string literal;  // the literal of a split, or the replacement of a Metaspace
     SplitBehavior behavior = SplitBehavior::kIsolated;
     bool invert = false;
     bool add_prefix_space = false;

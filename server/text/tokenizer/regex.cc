@@ -39,14 +39,14 @@ struct RegexMatcher::State {
   const pcre2_code* code;
   Owned<pcre2_match_data> data;
   Owned<pcre2_match_context> context;
-  Owned<pcre2_jit_stack> stack;  // once a text has needed more than the thread's own
+  Owned<pcre2_jit_stack> stack;  // allocated when a match first needs more than the default stack
 
   int MatchOnce(std::string_view text, size_t from) {
     return pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
                        PCRE2_NO_UTF_CHECK, data.get(), context.get());
   }
 
-  // True and the match, or false: none, or the limits were met.
+  // Finds the next match. Returns false if there is none or a limit was reached.
   bool Find(std::string_view text, size_t from, TextRange* match) {
     int result = MatchOnce(text, from);
     if (result == PCRE2_ERROR_JIT_STACKLIMIT && stack == nullptr) {
@@ -86,7 +86,7 @@ absl::StatusOr<Regex> Regex::Compile(std::string_view pattern) {
     return absl::InvalidArgumentError("the pattern is not a valid regular expression: " +
                                       std::string(reinterpret_cast<const char*>(message)));
   }
-  // Where the JIT is not available matching still works, more slowly.
+  // The result is ignored: without the JIT, matching works but is slower.
   pcre2_jit_compile(compiled.get(), PCRE2_JIT_COMPLETE);
   return Regex(std::make_unique<Code>(Code{std::move(compiled)}));
 }
@@ -109,7 +109,7 @@ void RegexMatcher::FindAll(std::string_view text, std::vector<TextRange>* matche
   size_t last_end = 0;
   TextRange match;
   while (from <= text.size() && state_->Find(text, from, &match)) {
-    // An empty match right behind the last one is skipped.
+    // An empty match directly after the previous match is skipped.
     if (match.begin == match.end && any && last_end == match.end) {
       from += from < text.size() ? NextUtf8(text, from).length : 1;
       continue;

@@ -1,6 +1,6 @@
-// A tokenizer pattern: compiled once (PCRE2, JIT), matched from any thread. Matching is bounded: a
-// pattern that backtracks without end gives up, and the rest of the text counts as unmatched. PCRE2
-// never leaves regex.cc.
+// A compiled tokenizer pattern (PCRE2 with JIT). A Regex is immutable; any thread may match with
+// it. Backtracking is bounded: at the limit the search ends, and the rest of the text counts as
+// unmatched. Only regex.cc includes PCRE2.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,7 @@ struct TextRange {
 
 class Regex final {
  public:
-  // `pattern` is in Oniguruma's (Ruby's) syntax, as tokenizer.json has it.
+  // `pattern` has Oniguruma's (Ruby's) syntax, as in a tokenizer.json.
   static absl::StatusOr<Regex> Compile(std::string_view pattern);
   Regex(Regex&&) noexcept;
   Regex& operator=(Regex&&) noexcept;
@@ -33,17 +33,17 @@ class Regex final {
   std::unique_ptr<Code> code_;
 };
 
-// One thread's scratch memory for matching one pattern; make one per pass over many texts.
+// Scratch memory for matching one pattern on one thread. Reuse a matcher for many texts.
 class RegexMatcher final {
  public:
-  // REQUIRES: *regex outlives the matcher. May be null when FindAll is never called.
+  // REQUIRES: *regex outlives the matcher. `regex` may be null if FindAll is never called.
   explicit RegexMatcher(const Regex* regex);
   ~RegexMatcher();
   RegexMatcher(const RegexMatcher&) = delete;
   RegexMatcher& operator=(const RegexMatcher&) = delete;
 
-  // Appends the successive matches, left to right, as Oniguruma's find_iter gives them.
-  // REQUIRES: text is valid UTF-8.
+  // Appends all matches from left to right, as Oniguruma's find_iter returns them. REQUIRES: `text`
+  // is valid UTF-8.
   void FindAll(std::string_view text, std::vector<TextRange>* matches);
 
  private:

@@ -6,7 +6,7 @@
 namespace tessera {
 namespace {
 
-// One field of a message: a number (wire types 0, 1 and 5) or bytes (wire type 2).
+// One field of a message. Its value is a number (wire types 0, 1 and 5) or bytes (wire type 2).
 struct Field {
   uint64_t id = 0;
   uint64_t number = 0;
@@ -17,7 +17,8 @@ class Reader {
  public:
   explicit Reader(std::string_view message) : rest_(message) {}
 
-  // False at the end or at a fault; then ok() tells.
+  // Reads the next field. Returns false at the end of the message or at malformed bytes; ok()
+  // distinguishes the two.
   bool Next(Field* field) {
     uint64_t tag = 0;
     if (rest_.empty() || !Varint(&tag)) return false;

@@ -1,6 +1,6 @@
-// A SentencePiece model file, read from the protobuf wire format by ourselves: SentencePiece's
-// library brings a protobuf of its own whose symbols clash with the server's. Pure function; any
-// thread.
+// A parser for SentencePiece model files. It reads the protobuf wire format itself, because
+// SentencePiece's library contains a copy of protobuf whose symbols clash with the server's. Pure
+// function; any thread.
 #pragma once
 
 #include <cstdint>
@@ -23,23 +23,24 @@ struct SpmProto {
   };
 
   int64_t size() const { return static_cast<int64_t>(pieces.size()); }
-  // The id of a control piece of that text; -1: none.
+  // The id of the control piece with this text, or -1.
   int ControlId(std::string_view text) const;
 
-  std::vector<std::string> pieces;   // by id
-  std::vector<float> scores;         // by id
-  std::vector<int64_t> piece_types;  // by id
+  // These vectors are indexed by token id.
+  std::vector<std::string> pieces;
+  std::vector<float> scores;
+  std::vector<int64_t> piece_types;
   std::string bos_piece = "<s>";
   std::string eos_piece = "</s>";
   int64_t model_type = kUnigram;
   bool whitespace_as_suffix = false;
-  bool has_charsmap = false;  // the text is normalized by a table
+  bool has_charsmap = false;  // the model normalizes text by a table
   bool add_dummy_prefix = true;
   bool remove_extra_whitespaces = true;
   bool escape_whitespaces = true;
 };
 
-// nullopt when the bytes are not well-formed.
+// Returns nullopt when the bytes are malformed.
 std::optional<SpmProto> ParseSpmProto(std::string_view serialized);
 
 }  // namespace tessera

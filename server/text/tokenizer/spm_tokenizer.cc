@@ -36,8 +36,9 @@ class SpmTokenizer final : public Tokenizer {
     pipeline_.bpe->EncodeWords(list, ids);
   }
 
-  // The text with U+2581 for spaces, its own prefix, and extra spaces removed where the model wants
-  // that (at both ends, and all but one of a run).
+  // Returns the text with the dummy prefix if the model has one, and with U+2581 in place of
+  // spaces. If the model removes extra white space, spaces at both ends are dropped and each run of
+  // spaces becomes one.
   std::string Escaped(std::string_view text) const {
     const bool squeeze = pipeline_.remove_extra_whitespaces;
     if (squeeze && text.find_first_not_of(' ') == std::string_view::npos) return "";
@@ -89,7 +90,7 @@ absl::StatusOr<std::unique_ptr<BpeModel>> NewBpe(const SpmProto& proto, const To
   return bpe;
 }
 
-// <0x0A> to its byte.
+// Returns the byte of a byte piece such as <0x0A>.
 std::string ByteOf(const std::string& piece) {
   int value = 0;
   if (piece.size() == 6) std::from_chars(piece.data() + 3, piece.data() + 5, value, 16);
@@ -109,7 +110,7 @@ std::string WithSpaces(const std::string& piece) {
   return text;
 }
 
-// The model's own tokens; its control and unknown ones are special.
+// Adds the model's pieces to the table. Control and unknown pieces become special tokens.
 absl::Status FillTable(const SpmProto& proto, TokenTable* table, std::vector<AddedToken>* tokens) {
   for (TokenId id = 0; id < proto.size(); ++id) {
     const std::string& piece = proto.pieces[static_cast<size_t>(id)];
@@ -173,8 +174,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> NewSpmTokenizer(std::string_view seri
   pipeline.cut_at_metaspace = pipeline.bpe->SplitsBefore(kMetaspace);
 
   Tokenizer::Parts parts;
-  // Only SentencePiece itself normalizes, so that all added tokens are sought in the text as it
-  // comes.
+  // All added tokens are searched in the raw text, because there is no normalization step outside
+  // of SentencePiece's own encoding.
   parts.raw_tokens = std::move(tokens);
   parts.bos_id = NamedOr(*table, config.bos_token, proto->ControlId(proto->bos_piece));
   parts.eos_id = NamedOr(*table, config.eos_token, proto->ControlId(proto->eos_piece));

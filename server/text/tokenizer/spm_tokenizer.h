@@ -1,6 +1,7 @@
-// SentencePiece's tokenizer.model as a Tokenizer, as Hugging Face converts it: added and special
-// tokens are cut out of the text first, each piece between them is encoded by itself (with the
-// model's own prefix), bytes stand for what the vocabulary lacks.
+// Makes a Tokenizer from SentencePiece's tokenizer.model, equivalent to Hugging Face's conversion.
+// Added and special tokens are cut out of the text first. Each part between them is encoded by
+// itself, with the model's dummy prefix. Characters that are not in the vocabulary become byte
+// tokens. Called at load time; the tokenizer is immutable; any thread.
 #pragma once
 
 #include <memory>

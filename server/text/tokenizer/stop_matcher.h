@@ -1,7 +1,7 @@
-// Stop strings in a stream of text. The match that completes first wins; of those that complete at
-// the same byte, the longest. Text that may still become part of a stop string is held back,
-// nothing more. A byte costs amortised O(1) however many stop strings there are. A StopSet is
-// immutable and may serve many streams; a StopMatcher has one owner.
+// Searches a stream of text for stop strings. The match that completes first wins; among matches
+// that complete at the same byte, the longest wins. Only text that may still become part of a stop
+// string is held back. A byte costs amortised O(1), however many stop strings there are. A StopSet
+// is immutable and may serve many streams on any threads; a StopMatcher has one owner.
 #pragma once
 
 #include <cstddef>
@@ -33,25 +33,27 @@ class StopMatcher final {
   StopMatcher(const StopSet* set, bool include_stop) : set_(set), include_stop_(include_stop) {}
 
   struct Result {
-    std::string
-        text;  // safe to show: up to the stop (with it, when include_stop), once there is one
-    std::optional<size_t> match;  // index of the stop string; the stream is at its end
+    // The text that may be shown now. After a match it ends before the stop string, or after the
+    // stop string if include_stop is set.
+    std::string text;
+    std::optional<size_t> match;  // index of the stop string that was found; ends the stream
   };
 
-  // REQUIRES: no match was reported yet.
+  // Adds `delta` to the text of the stream. REQUIRES: no match was reported before.
   Result Feed(std::string_view delta);
 
-  // True when feeding `tentative` would match: text that the detokenizer still holds.
+  // Returns true if Feed(tentative) would report a match. Used for text that the detokenizer still
+  // holds back.
   bool WouldMatch(std::string_view tentative) const;
 
-  // The text held back, when generation ends without a stop string.
+  // Returns the text that is held back. Called when generation ends without a stop string.
   std::string Flush();
 
  private:
   const StopSet* set_;
   bool include_stop_;
   AhoCorasick::Node node_ = AhoCorasick::kRoot;
-  std::string held_;  // the longest end of the text that begins a stop string
+  std::string held_;  // the longest suffix of the text that is a prefix of a stop string
 };
 
 }  // namespace tessera

@@ -1,13 +1,17 @@
-// The room of tokenizers: text to ids and back, as Hugging Face does it, so that a model sees what
-// it was trained on.
+// The tokenizers: text to token ids and back, with the results of Hugging Face's tokenizers, so
+// that a model gets the ids it was trained on. The main headers of this room:
 //
-//   tokenizer.h      the face: load a folder, encode, decode          detokenizer.h   ids to text
-//   while they are generated stop_matcher.h   stop strings across token borders utf8.h what counts
-//   as text
+//     tokenizer.h      loads a model folder's tokenizer, encodes and decodes
 //
-// Two kinds stand behind the face: tokenizer.json (byte-pair encoding with its normalizers,
+//     detokenizer.h    decodes token ids while they are generated
+//
+//     stop_matcher.h   finds stop strings that span several tokens
+//
+//     utf8.h           checks and decodes UTF-8
+//
+// There are two implementations: tokenizer.json (byte-pair encoding with normalizers,
 // pre-tokenizers, decoders and added tokens; json_tokenizer.cc) and SentencePiece's tokenizer.model
-// (spm_tokenizer.cc). A Tokenizer is const and may be used from any number of threads at once.
+// (spm_tokenizer.cc). A Tokenizer is immutable; any number of threads may use it at once.
 #pragma once
 
 #include <cstdint>
@@ -27,10 +31,10 @@ namespace tessera {
 
 class Tokenizer {
  public:
-  // What a kind of tokenizer hands to the face.
+  // The data that an implementation passes to this base class.
   struct Parts {
     std::unique_ptr<const TokenTable> table;
-    std::vector<AddedToken> raw_tokens;  // found in the text as it comes, ids set
+    std::vector<AddedToken> raw_tokens;  // tokens to search in the raw text; their ids are set
     std::vector<TokenId> prefix;
     std::vector<TokenId> suffix;
     std::optional<TokenId> bos_id;
@@ -41,25 +45,26 @@ class Tokenizer {
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
 
-  // The ids of a text. Special-token strings in the text count as those tokens; add_special puts
-  // around it what the model wants (BOS, usually). Text that is not UTF-8 is read with U+FFFD in
-  // place of the faults: refuse it before (ValidateUtf8).
+  // Encodes a text. The string of a special token in the text becomes that token. `add_special`
+  // adds the model's special tokens around the text (usually BOS). Invalid UTF-8 is read as U+FFFD,
+  // so callers should refuse it before (ValidateUtf8).
   std::vector<TokenId> Encode(std::string_view text, bool add_special) const;
 
-  // The text of ids, as Hugging Face's decode gives it without clean-up. Unknown ids add nothing.
+  // Decodes ids with the result of Hugging Face's `decode` without clean-up of spaces. An unknown
+  // id adds no text.
   std::string Decode(std::span<const TokenId> ids, bool skip_special) const;
 
-  // Highest id + 1, added tokens included. A model's own vocabulary may be larger (padding), never
-  // smaller.
+  // The highest id + 1, including added tokens. A model's embedding table may have more rows
+  // (padding) but never fewer.
   int64_t vocab_size() const { return table_->size(); }
   std::optional<TokenId> bos_id() const { return bos_id_; }
   std::optional<TokenId> eos_id() const { return eos_id_; }
 
   bool IsSpecial(TokenId id) const { return table_->Has(id) && table_->is_special(id); }
   std::optional<TokenId> TokenToId(std::string_view token) const { return table_->Find(token); }
-  // The token as the files write it; empty for unknown ids.
+  // The token's string as the files write it; empty for an unknown id.
   std::string_view TokenText(TokenId id) const;
-  // The bytes that the token adds to a text (in mid-text); empty for unknown ids.
+  // The bytes that the token adds in the middle of a text; empty for an unknown id.
   std::string_view TokenBytes(TokenId id) const;
 
   const TokenTable& table() const { return *table_; }
@@ -68,8 +73,8 @@ class Tokenizer {
   explicit Tokenizer(Parts parts);
 
  private:
-  // Appends the ids of a text without raw added tokens. `at_origin`: it begins where the whole text
-  // begins. REQUIRES: text is valid UTF-8 and not empty.
+  // Encodes a part of a text that contains no raw added tokens. `at_origin` is true if the part is
+  // at the start of the whole text. REQUIRES: `text` is valid UTF-8 and not empty.
   virtual void EncodeText(std::string_view text, bool at_origin,
                           std::vector<TokenId>* ids) const = 0;
 
@@ -81,12 +86,12 @@ class Tokenizer {
   const std::optional<TokenId> eos_id_;
 };
 
-// Loads the tokenizer of a Hugging Face model folder: tokenizer.json where it is there and
-// supported, else tokenizer.model; tokenizer_config.json and special_tokens_map.json add what they
-// say about special tokens.
+// Loads the tokenizer of a Hugging Face model folder: tokenizer.json if it exists and is supported,
+// else tokenizer.model. Special tokens also come from tokenizer_config.json and
+// special_tokens_map.json.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& model_dir);
 
-// One kind only. The file must be there.
+// These load one implementation only; its file must exist.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadJsonTokenizer(const std::string& model_dir);
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePieceTokenizer(const std::string& model_dir);
 

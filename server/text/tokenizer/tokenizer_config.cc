@@ -30,7 +30,7 @@ absl::Status AddSpecial(const Json& json, const std::string& where, TokenizerCon
   return absl::OkStatus();
 }
 
-// The tokens named by a configuration; what an earlier file already said stays.
+// Reads the named special tokens of a file. A value from an earlier file is kept.
 absl::Status ReadNamedTokens(const Json& json, const std::string& file, TokenizerConfig* config) {
   for (const char* name : kNamedTokens) {
     const Json* value = FindMember(json, name);

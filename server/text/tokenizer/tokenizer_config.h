@@ -1,5 +1,5 @@
-// What tokenizer_config.json and special_tokens_map.json say about special tokens. Read at load
-// time.
+// Reads special tokens and their options from tokenizer_config.json and special_tokens_map.json.
+// Called at load time; any thread.
 #pragma once
 
 #include <optional>
@@ -18,22 +18,22 @@ struct TokenizerConfig {
   std::optional<bool> add_eos_token;
   std::optional<std::string> bos_token;
   std::optional<std::string> eos_token;
-  // added_tokens_decoder, by id; then the named special tokens (bos, eos, unk, pad, ..., additional
-  // ones).
+  // The entries of added_tokens_decoder, sorted by id.
   std::vector<AddedToken> added_tokens;
+  // The named special tokens: bos, eos, unk, pad, ..., and the additional special tokens.
   std::vector<AddedToken> special_tokens;
 
-  // Llama's and Gemma's tokenizers take BOS and EOS from this configuration, whatever
-  // tokenizer.json says.
+  // Returns true for Llama's and Gemma's tokenizers, where add_bos_token and add_eos_token override
+  // the post-processor of tokenizer.json.
   bool RulesFrame() const;
 };
 
-// Files that are not there say nothing; malformed ones are an error.
+// A missing file contributes nothing; a malformed file is an error.
 absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const std::string& model_dir);
 
-// Merges one more source of added tokens into `tokens` (and the table, where a token is new), as
-// Hugging Face does: a content's last description wins, once special stays special. Tokens without
-// an id that nothing knows are left out.
+// Merges another source of added tokens into *tokens, and adds new tokens to *table. As in Hugging
+// Face, the last description of a token wins, but a special token stays special. A token without an
+// id whose content is in no vocabulary is left out.
 absl::Status MergeAddedTokens(const std::vector<AddedToken>& more, bool ignore_conflicts,
                               TokenTable* table, std::vector<AddedToken>* tokens);
 

@@ -8,7 +8,7 @@
 namespace tessera {
 namespace {
 
-// Length of the longest ASCII prefix of text[position..], eight bytes at a time.
+// The length of the longest ASCII prefix of text[position..]; reads eight bytes at a time.
 size_t AsciiRun(std::string_view text, size_t position) {
   size_t i = position;
   while (i + sizeof(uint64_t) <= text.size()) {
@@ -41,7 +41,7 @@ Utf8Unit NextUtf8(std::string_view text, size_t position) {
   const unsigned char lead = byte(position);
   if (lead < 0x80) return {Utf8Kind::kValid, 1, lead};
   size_t length = 0;
-  unsigned char low = 0x80, high = 0xBF;  // allowed second byte
+  unsigned char low = 0x80, high = 0xBF;  // the range of the second byte
   char32_t code_point = 0;
   if (lead >= 0xC2 && lead <= 0xDF) {
     length = 2;
@@ -144,7 +144,7 @@ bool IsUnicodeWord(char32_t c) {
     case UTF8PROC_CATEGORY_NL:
     case UTF8PROC_CATEGORY_PC:
       return true;
-    default:  // Join_Control, and the symbols that Other_Alphabetic lists
+    default:  // Join_Control and the symbols of Other_Alphabetic
       return c == 0x200C || c == 0x200D || (c >= 0x24B6 && c <= 0x24E9) ||
              (c >= 0x1F130 && c <= 0x1F149) || (c >= 0x1F150 && c <= 0x1F169) ||
              (c >= 0x1F170 && c <= 0x1F189);
