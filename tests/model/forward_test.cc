@@ -121,7 +121,7 @@ double RelativeError(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 // Quantised logits are near those of fp32, as a whole (these models are tiny and random, so single
-// logits move far): a wrong scale, zero or format of a slot would show.
+// logits move far): a wrong scale, zero point or format of one weight would show.
 TEST_P(GoldenTest, QuantizedIsNearFp32) {
   const Golden golden = LoadGoldenModel(model_name());
   for (const WeightDtype dtype : {WeightDtype::kI8, WeightDtype::kI4}) {

@@ -206,9 +206,9 @@ TEST_F(QuantizedTest, DtypeIsOfTheFloats) {
     const auto plan = Plan(asked);
     ASSERT_TRUE(plan.ok()) << plan.status();
     EXPECT_EQ(plan->dtype, DType::kI4);
-    EXPECT_TRUE(plan->Of(WeightSlot::kQkv, 0).format == own);
-    EXPECT_TRUE(plan->Of(WeightSlot::kEmbed, 0).format == WeightFormat(table));
-    EXPECT_TRUE(plan->Of(WeightSlot::kLmHead, 0).format == WeightFormat(table));
+    EXPECT_TRUE(plan->Of(WeightRole::kQkv, 0).format == own);
+    EXPECT_TRUE(plan->Of(WeightRole::kEmbed, 0).format == WeightFormat(table));
+    EXPECT_TRUE(plan->Of(WeightRole::kLmHead, 0).format == WeightFormat(table));
   }
 }
 
@@ -217,15 +217,15 @@ TEST_F(QuantizedTest, SymmetricIsSeenInTheZeros) {
   quantization()["sym"] = false;
   const auto plan = Plan();
   ASSERT_TRUE(plan.ok()) << plan.status();
-  EXPECT_FALSE(plan->Of(WeightSlot::kQkv, 0).format.asymmetric);
-  EXPECT_EQ(plan->Of(WeightSlot::kQkv, 0).group_scales, DType::kF16);
+  EXPECT_FALSE(plan->Of(WeightRole::kQkv, 0).format.asymmetric);
+  EXPECT_EQ(plan->Of(WeightRole::kQkv, 0).group_scales, DType::kF16);
 }
 
 TEST_F(QuantizedTest, GroupOfTheWholeRow) {
   Copy("gptq_int4_asym");  // in groups of 64, but down_proj has 32 inputs
   const auto plan = Plan();
   ASSERT_TRUE(plan.ok()) << plan.status();
-  EXPECT_EQ(plan->Of(WeightSlot::kQkv, 0).format.group_size, 0);
+  EXPECT_EQ(plan->Of(WeightRole::kQkv, 0).format.group_size, 0);
 }
 
 TEST_F(QuantizedTest, ReorderedInputsAreRefused) {

@@ -37,14 +37,14 @@ struct PackedFormat {
 };
 
 struct WeightPlan {
-  using Slots = std::array<PackedFormat, static_cast<size_t>(WeightSlot::kNumSlots)>;
+  using Formats = std::array<PackedFormat, static_cast<size_t>(WeightRole::kNumRoles)>;
 
-  DType dtype = DType::kF32;  // of the layers' matrices: kF32, kBF16, kI8 or kI4
-  std::vector<Slots> layers;  // slots outside the layers are in the first
-  int64_t stored_bytes = 0;   // of the tensors that are read
+  DType dtype = DType::kF32;    // of the layers' matrices: kF32, kBF16, kI8 or kI4
+  std::vector<Formats> layers;  // weights outside the layers are in the first
+  int64_t stored_bytes = 0;     // of the tensors that are read
 
-  const PackedFormat& Of(WeightSlot slot, int layer) const {
-    return layers[static_cast<size_t>(layer)][static_cast<size_t>(slot)];
+  const PackedFormat& Of(WeightRole role, int layer) const {
+    return layers[static_cast<size_t>(layer)][static_cast<size_t>(role)];
   }
 };
 
