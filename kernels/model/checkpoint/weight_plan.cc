@@ -15,9 +15,9 @@
 namespace tessera {
 namespace {
 
-constexpr size_t kMaxNamed = 4;  // tensors that an error lists
+constexpr size_t kMaxNamed = 4;  // largest number of tensors that an error lists
 
-// Tensors that old checkpoints carry and nobody reads.
+// Whether the tensor is one that old checkpoints contain and no model reads.
 bool IsIgnored(const ModelSpec& spec, absl::string_view name) {
   if (absl::EndsWith(name, ".rotary_emb.inv_freq")) return true;
   return spec.tied_embeddings && name == "lm_head.weight";
@@ -47,7 +47,7 @@ std::string Describe(const StoredMatrix& matrix) {
   return absl::StrCat(DTypeName(matrix.format.dtype), " in groups of ", matrix.format.group_size);
 }
 
-// Goes through the tensors of a checkpoint once.
+// Checks the tensors of a checkpoint in one pass, then makes the plan.
 class Planner final {
  public:
   Planner(const ModelSpec& spec, const Checkpoint& checkpoint)
@@ -74,7 +74,7 @@ class Planner final {
                      " model of this config.json does not use: ", List(unexpected)));
   }
 
-  // REQUIRES: Check() went well.
+  // REQUIRES: Check() returned OK.
   WeightPlan Plan(WeightDtype dtype, const WeightFormat& int4) const {
     WeightPlan plan = PlanFloatWeights(spec_, FloatDtype(dtype), int4);
     plan.stored_bytes = stored_bytes_;
@@ -144,7 +144,7 @@ class Planner final {
     return Fuse(weight, layer, parts);
   }
 
-  // Parts of one weight share its format.
+  // Checks that all parts of a fused weight are stored in one format.
   absl::Status Fuse(const FusedWeight& weight, int layer, const std::vector<StoredMatrix>& parts) {
     const StoredMatrix& first = parts[0];
     Ready ready{weight.role, layer, {first.format, DType::kF32}};
@@ -174,7 +174,7 @@ class Planner final {
   std::vector<std::string> missing_;
   std::vector<Ready> ready_;
   int64_t stored_bytes_ = 0;
-  bool all_bf16_ = true;  // of the matrices that are stored as floats
+  bool all_bf16_ = true;  // all matrices that are stored as floats are bfloat16
 };
 
 WeightFormat FloatFormat(WeightRole role, DType dtype, const WeightFormat& int4) {

@@ -10,8 +10,8 @@ using Role = WeightRole;
 using Dim = WeightDim;
 using If = WeightIf;
 
-// Llama 2, 3, 3.x, Mistral, Qwen2 and Qwen2.5 use the same names; what is absent in one is a
-// condition.
+// The table of Llama 2, 3, 3.x, Mistral, Qwen2 and Qwen2.5, which use the same names. A tensor that
+// some of these models lack has a condition.
 const std::vector<WeightRow>& LlamaTable() {
   static const std::vector<WeightRow>* const table = new std::vector<WeightRow>{
       {Role::kEmbed, "model.embed_tokens.weight", Dim::kVocab, Dim::kHidden},

@@ -17,7 +17,7 @@ enum class WeightRole : int32_t {
   kEmbed,
   kFinalNorm,
   kLmHead,
-  // Per layer from here on.
+  // All roles from here on exist once in each layer.
   kAttentionNorm,
   kQkv,
   kQkvBias,
@@ -35,9 +35,9 @@ enum class WeightRole : int32_t {
   kNumRoles,
 };
 
-// Sizes that a tensor's shape is made of.
+// The sizes that occur in tensors' shapes.
 enum class WeightDim : int32_t {
-  kOne,  // a vector has one "column" and is stored without it
+  kOne,  // number of columns of a vector, whose stored shape has only the rows
   kVocab,
   kHidden,
   kIntermediate,
@@ -46,6 +46,7 @@ enum class WeightDim : int32_t {
   kKeyValue,  // kv_heads * head_dim
 };
 
+// The condition under which a model has a tensor.
 enum class WeightIf : int32_t {
   kAlways,
   kUntied,
@@ -58,7 +59,7 @@ enum class WeightIf : int32_t {
 
 struct WeightRow {
   WeightRole role;
-  const char* pattern;  // Hugging Face's name; * stands for the layer
+  const char* pattern;  // Hugging Face's name; * stands for the layer's number
   WeightDim rows;
   WeightDim cols;
   WeightIf present = WeightIf::kAlways;
@@ -77,9 +78,9 @@ const std::vector<WeightRow>& WeightTable(const std::string& family);
 
 // The weights that this model has, in table order.
 std::vector<FusedWeight> PresentWeights(const ModelSpec& spec);
-// 1 for weights outside the layers.
+// Number of layers that have the weight; 1 for a weight outside the layers.
 int NumLayers(const FusedWeight& weight, const ModelSpec& spec);
-// Of all its parts.
+// Number of elements of one layer's weight, over all its parts.
 int64_t NumElements(const FusedWeight& weight, const ModelSpec& spec);
 
 int64_t DimSize(WeightDim dim, const ModelSpec& spec);
