@@ -1,5 +1,5 @@
-// Arbitrary bytes as requests of every Inference method (the first byte says which), as far as the
-// engine; and what is accepted must keep the engine's promises.
+// Feeds the input to Prepare as a request of an Inference method, which the first byte selects. A
+// request that Prepare accepts must satisfy the preconditions of the engine.
 #include <cstddef>
 #include <cstdint>
 #include <string>

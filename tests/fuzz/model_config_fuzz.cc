@@ -1,5 +1,5 @@
-// Any config.json and generation_config.json (separated by a NUL) give a spec that holds together,
-// or an error.
+// Parses the input as config.json, a NUL byte and generation_config.json. The result must be a
+// consistent spec or an error.
 #include <string>
 
 #include "kernels/base/log.h"

@@ -1,6 +1,6 @@
-// Any bytes are an adapter of a model of one layer or are refused; what is accepted can be placed
-// in pages. The input is adapter_config.json, a NUL, the header of adapter_model.safetensors, a
-// NUL, and its data.
+// Opens the input as an adapter of a model with one layer. The adapter must be refused or be placed
+// in pages. The input is adapter_config.json, a NUL byte, the header of adapter_model.safetensors,
+// a NUL byte, and the data of that file.
 #include <stdlib.h>
 
 #include <cstring>
@@ -25,7 +25,7 @@ ModelSpec OneLayer() {
   return spec;
 }
 
-// A folder of this process, removed at its end.
+// A folder of this process, which is removed when the process ends.
 class TemporaryFolder {
  public:
   TemporaryFolder() : path_(std::filesystem::temp_directory_path() / "peft_fuzz_XXXXXX") {

@@ -1,6 +1,7 @@
-// Any bytes are a safetensors file or are refused; what is accepted lies inside the file. The first
-// byte says whether the rest is a whole file or a header's text, a NUL and data, which finds its
-// way past the length field sooner.
+// Parses the input as a safetensors file. The file must be refused, or all its tensors lie inside
+// the file. If the first byte is even, the rest of the input is the whole file. If it is odd, the
+// rest is the header's text, a NUL byte and the data, and the fuzzer adds the length field, so that
+// inputs reach the header's parser sooner.
 #include <cstring>
 #include <string>
 #include <vector>
@@ -42,7 +43,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const std::string input(reinterpret_cast<const char*>(data) + 1, size - 1);
   const std::string file = data[0] % 2 == 0 ? input : tessera::FileOf(input);
-  const std::vector<char> bytes(file.begin(), file.end());  // exactly as large: asan guards its end
+  // A vector of the exact size lets the address sanitizer see a read past the end.
+  const std::vector<char> bytes(file.begin(), file.end());
   const auto tensors = tessera::ParseSafetensors("f", {bytes.data(), bytes.size()});
   if (!tensors.ok()) return 0;
   int64_t total = 0;

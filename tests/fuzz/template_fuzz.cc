@@ -1,4 +1,4 @@
-// Arbitrary bytes as a chat template, rendered over a fixed conversation.
+// Parses the input as a chat template and renders it with a fixed conversation.
 #include <cstddef>
 #include <cstdint>
 #include <string>

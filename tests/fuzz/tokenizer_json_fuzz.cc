@@ -1,6 +1,6 @@
-// Any bytes are a tokenizer or are refused: those that begin with '{' as a tokenizer.json, others
-// as SentencePiece's tokenizer.model. What loads encodes and decodes text made of the input, and
-// streams what it decodes.
+// Loads the input as a tokenizer: as tokenizer.json if it starts with '{', else as SentencePiece's
+// tokenizer.model. A tokenizer that loads must encode text made from the input, and decode it whole
+// and token by token to the same text.
 #include <algorithm>
 #include <string>
 #include <vector>
