@@ -118,8 +118,8 @@ TEST_P(AdaptersTest, GreedyTokensAreTheModels) {
   EXPECT_EQ(tokens.size(), request.prompt.size() + 10);
 }
 
-// Requests with and without adapters run together, in a pool that holds all adapters and in a pool
-// with few pages beside the KV cache of the requests.
+// Requests run together, in a pool that holds all adapters and in a pool with few pages for
+// adapters.
 TEST_P(AdaptersTest, MixedBatchesAndTightPoolsDoNotShow) {
   std::vector<Generated> alone;
   {
@@ -160,8 +160,7 @@ TEST_P(AdaptersTest, MixedBatchesAndTightPoolsDoNotShow) {
   }
 }
 
-// Host memory for eight images suffices for 24 adapters with waiting requests: no adapter is read
-// twice.
+// With host memory for 8 images, 24 adapters that requests wait for are each read once.
 TEST_P(AdaptersTest, WaitingAdaptersAreReadOnce) {
   RealStackOptions options = Options();
   {
@@ -205,8 +204,7 @@ TEST_P(AdaptersTest, ChangedFilesAreANewVersion) {
   request.adapter = *stack->adapters().Resolve(0, {{"mine", "", {}}});
   const Generated first = stack->Run(request);
   EXPECT_EQ(first.reason, FinishReason::kLength);
-  // The files change after the first request. The adapter's name then resolves to a new version,
-  // whose results are those of the new files.
+  // After the files change, the adapter's name resolves to a new version of the new content.
   std::filesystem::remove_all(path);
   std::filesystem::copy(kAdapters + "patterns", path);
   stack->adapters().CheckFilesNow();
@@ -220,8 +218,7 @@ TEST_P(AdaptersTest, ChangedFilesAreANewVersion) {
   EXPECT_TRUE(SameResults(second, stack->Run(request)));
 }
 
-// Between registration and load, the adapter's file is truncated, removed or replaced by another
-// adapter's. Only the request with that adapter fails.
+// A file that is truncated, removed or replaced before its load fails only its adapter's requests.
 TEST_P(AdaptersTest, AFailedLoadFailsOnlyWhatNeedsIt) {
   const std::string path = Copy("plain");
   const std::string file = path + "/adapter_model.safetensors";
@@ -287,8 +284,7 @@ TEST_P(AdaptersTest, WhatDoesNotFitFailsWhenNothingElseCanLeave) {
   EXPECT_THAT(log.text(), HasSubstr("[debug] too big ends with an error: RESOURCE_EXHAUSTED"));
 }
 
-// An operator's pin is set while the adapter waits for room in the pool. An operator that has
-// disconnected gets no answer, and its wait ends.
+// A pin is set while its adapter waits for room. A wait ends when its operator has disconnected.
 TEST_P(AdaptersTest, WaitsForRoomMayBeGivenUp) {
   RealStackOptions options = Options();
   options.num_slabs = 18;
@@ -354,8 +350,7 @@ TEST_P(AdaptersTest, OperatorsLoadPinAndUnload) {
   EXPECT_FALSE(listing().pinned);
 }
 
-// The image of a pinned adapter that waits for room stays in host memory, even if the bound of host
-// memory is 0.
+// A pinned adapter that waits for room keeps its image even if the bound of host memory is 0.
 TEST_P(AdaptersTest, APinSurvivesInHostMemory) {
   RealStackOptions options = Options();
   options.num_slabs = 18;
@@ -368,8 +363,7 @@ TEST_P(AdaptersTest, APinSurvivesInHostMemory) {
   stack->RunOnce();
   const auto load = [&](int recipe, bool pin) {
     const AdapterId id = stack->adapters().Resolve(0, Recipe(recipe))->id;
-    // The engine reads `gone` while the adapter loads, so the flag may outlive this call.
-    const auto gone = std::make_shared<bool>(false);
+    const auto gone = std::make_shared<bool>(false);  // the engine may read it after this call
     stack->core().LoadAdapter(id, pin, {[](const absl::Status&) {}, [gone] { return *gone; }, {}});
     stack->RunOnce();
     *gone = true;
@@ -461,8 +455,7 @@ TEST_P(AdaptersTest, BlendsAreListedWhileInMemory) {
   EXPECT_EQ(stack->adapters().List().size(), 2);
 }
 
-// The registry forgets a blend that has left memory. A later request for the same blend still hits
-// the blend's cached prefixes.
+// The registry forgets a blend that has left memory; the blend's prefixes stay in the cache.
 TEST_P(AdaptersTest, BlendsLiveAsLongAsTheyAreInMemory) {
   RealStackOptions options = Options();
   options.num_slabs = 48;
@@ -500,8 +493,7 @@ TEST_P(AdaptersTest, RecompressedBlendsAreVersionsOfTheirOwn) {
   const ResolvedAdapter exact = request.adapter;
   const Generated want = stack->Run(request);
   EXPECT_EQ(want.reason, FinishReason::kLength);
-  // A blend_rank above the sum of the ranks gives the same results as the exact blend, but another
-  // version, which shares no prefixes.
+  // A blend_rank above the sum of the ranks gives the exact results, but shares no prefixes.
   const ResolvedAdapter whole = stack->adapters().Resolve(0, Recipe(3), 64).value();
   EXPECT_NE(whole.id, exact.id);
   EXPECT_NE(whole.key, exact.key);
@@ -524,9 +516,8 @@ TEST_P(AdaptersTest, RecompressedBlendsAreVersionsOfTheirOwn) {
   EXPECT_LE(list[4].bytes, list[2].bytes);
 }
 
-// Random commands of clients and operators. A request that finishes by length has the tokens that
-// it has alone. The parameter is the bound of host memory for adapter images, in bytes.
-class AdaptersRandomTest : public ::testing::TestWithParam<int64_t> {};
+// After random commands, a request that finishes by length has the tokens that it has alone.
+class AdaptersRandomTest : public ::testing::TestWithParam<int64_t> {};  // bound of host bytes
 
 INSTANTIATE_TEST_SUITE_P(HostBytes, AdaptersRandomTest, ::testing::Values(0, int64_t{1} << 30));
 
