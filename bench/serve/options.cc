@@ -18,7 +18,7 @@ using cli::Arguments;
 using cli::FlagSpec;
 
 constexpr double kDefaultSeconds = 60;
-constexpr double kMaxNumber = 1e9;  // of seconds, milliseconds, requests per second
+constexpr double kMaxNumber = 1e9;  // upper bound of seconds, milliseconds, requests per second
 constexpr int64_t kMaxConcurrency = 1 << 16;
 constexpr int64_t kMaxPrefixes = 1 << 16;
 
@@ -48,7 +48,7 @@ std::vector<FlagSpec> OwnFlags() {
   };
 }
 
-// What of the client's request flags makes sense for a load.
+// The request flags of the `tessera` client that apply to a load.
 std::vector<FlagSpec> RequestFlags() {
   static constexpr const char* kNames[] = {"--model", "--temperature", "--top-k",
                                            "--top-p", "--min-p",       "--bypass-prefix",
@@ -62,7 +62,7 @@ std::vector<FlagSpec> RequestFlags() {
   return flags;
 }
 
-// Flags of the contract that come later: known, so that they are refused by name.
+// Flags of later releases, which are refused by name.
 std::vector<FlagSpec> LaterFlags() {
   return {{"--trace", "FILE", ""}, {"--replay-speed", "X", ""}, {"--html", "FILE", ""}};
 }
@@ -81,7 +81,7 @@ absl::Status ReadBetween(const Arguments& arguments, const std::string& flag, T 
   return absl::OkStatus();
 }
 
-// A number above 0.
+// Reads a number above 0. Without the flag *value stays.
 absl::Status ReadPositive(const Arguments& arguments, const std::string& flag, double* value) {
   std::optional<double> number;
   RETURN_IF_ERROR(arguments.Read(flag, &number));
