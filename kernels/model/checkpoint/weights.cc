@@ -71,7 +71,8 @@ class Loader final {
     return absl::OkStatus();
   }
 
-  // The file is read while the layer before is packed.
+  // Starts to read a layer's matrices from the file, so that they are read while the previous layer
+  // is packed.
   void PrefetchLayer(const std::vector<FusedWeight>& weights, int layer) const {
     for (const FusedWeight& weight : weights) {
       if (!IsPerLayer(weight.role) || weight.is_vector()) continue;
@@ -79,7 +80,7 @@ class Loader final {
     }
   }
 
-  // All tensors of the matrix, whatever it is stored as.
+  // Starts to read all tensors of a matrix, whether it is stored as floats or quantised.
   void PrefetchModule(const std::string& name) const {
     const std::string module = name.substr(0, name.rfind('.') + 1);
     const StoredTensors& tensors = checkpoint_.tensors();
