@@ -1,4 +1,4 @@
-// Feeds the input to the parsers of configuration files, of --set and of the command line.
+// Passes arbitrary bytes as a configuration file, as a value of --set and as a command line.
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -12,7 +12,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string text(reinterpret_cast<const char*>(data), size);
   tessera::v1::Config config;
   const absl::Status merged = tessera::MergeYaml("fuzz.yaml", text, &config);
-  // An error message starts with the name of the file.
+  // An error is one line that starts with the place of the fault.
   if (!merged.ok() && merged.message().substr(0, 9) != "fuzz.yaml") __builtin_trap();
 
   const size_t equals = text.find('=');
@@ -30,7 +30,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
   }
   for (const std::string& word : words) {
-    if (word.rfind("--config", 0) == 0) return 0;  // --config would read a file
+    if (word.rfind("--config", 0) == 0) return 0;  // --config would read files
   }
   tessera::v1::Config flags;
   tessera::ParseFlags(words, &flags).status().IgnoreError();

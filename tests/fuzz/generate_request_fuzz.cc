@@ -1,5 +1,5 @@
-// Feeds the input to Prepare as a request of an Inference method, which the first byte selects. A
-// request that Prepare accepts must satisfy the preconditions of the engine.
+// Passes arbitrary bytes as a request of an Inference method, which the first byte selects, up to
+// the engine. An accepted request must satisfy the engine's preconditions.
 #include <cstddef>
 #include <cstdint>
 #include <string>

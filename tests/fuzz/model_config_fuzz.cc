@@ -1,5 +1,5 @@
-// Parses the input as config.json, a NUL byte and generation_config.json. The result must be a
-// consistent spec or an error.
+// Reads arbitrary bytes as config.json and generation_config.json, separated by a NUL. The result
+// must be a consistent spec or an error.
 #include <string>
 
 #include "kernels/base/log.h"

@@ -1,6 +1,6 @@
-// Opens the input as an adapter of a model with one layer. The adapter must be refused or be placed
-// in pages. The input is adapter_config.json, a NUL byte, the header of adapter_model.safetensors,
-// a NUL byte, and the data of that file.
+// Reads arbitrary bytes as an adapter of a model with one layer. An accepted adapter must fit in
+// pages. The input is adapter_config.json, a NUL, the header of adapter_model.safetensors, a NUL,
+// and the data of that file.
 #include <stdlib.h>
 
 #include <cstring>
@@ -25,7 +25,7 @@ ModelSpec OneLayer() {
   return spec;
 }
 
-// A folder of this process, which is removed when the process ends.
+// A folder of this process; it is deleted when the process ends.
 class TemporaryFolder {
  public:
   TemporaryFolder() : path_(std::filesystem::temp_directory_path() / "peft_fuzz_XXXXXX") {

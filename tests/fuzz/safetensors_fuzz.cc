@@ -1,7 +1,6 @@
-// Parses the input as a safetensors file. The file must be refused, or all its tensors lie inside
-// the file. If the first byte is even, the rest of the input is the whole file. If it is odd, the
-// rest is the header's text, a NUL byte and the data, and the fuzzer adds the length field, so that
-// inputs reach the header's parser sooner.
+// Reads arbitrary bytes as a safetensors file. The tensors of an accepted file must lie inside the
+// file. The first byte selects the form of the rest: a whole file; or the text of a header, a NUL
+// and data, for which the fuzzer need not guess the length field.
 #include <cstring>
 #include <string>
 #include <vector>
@@ -43,7 +42,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const std::string input(reinterpret_cast<const char*>(data) + 1, size - 1);
   const std::string file = data[0] % 2 == 0 ? input : tessera::FileOf(input);
-  // A vector of the exact size lets the address sanitizer see a read past the end.
+  // A copy of the exact size, so that the address sanitizer detects reads after its end.
   const std::vector<char> bytes(file.begin(), file.end());
   const auto tensors = tessera::ParseSafetensors("f", {bytes.data(), bytes.size()});
   if (!tensors.ok()) return 0;

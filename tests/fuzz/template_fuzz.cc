@@ -1,4 +1,4 @@
-// Parses the input as a chat template and renders it with a fixed conversation.
+// Parses arbitrary bytes as a chat template and renders it with a fixed conversation.
 #include <cstddef>
 #include <cstdint>
 #include <string>

@@ -1,6 +1,6 @@
-// Loads the input as a tokenizer: as tokenizer.json if it starts with '{', else as SentencePiece's
-// tokenizer.model. A tokenizer that loads must encode text made from the input, and decode it whole
-// and token by token to the same text.
+// Loads arbitrary bytes as a tokenizer: as a tokenizer.json if they start with '{', else as
+// SentencePiece's tokenizer.model. A loaded tokenizer encodes a text made from the input, decodes
+// the ids, and decodes them as a stream.
 #include <algorithm>
 #include <string>
 #include <vector>
