@@ -1,22 +1,23 @@
 #!/usr/bin/env python3
-"""What adapters cost, in paired rounds on one machine, beside what their bytes and operations would cost at its limits.
+"""Measures the cost of adapters in paired rounds on one machine, and compares it with the cost of their bytes and operations at
+the machine's limits.
 
     bench/adapters.py [--parts LIST] [--rounds N] [--work DIR] [--build DIR] --json FILE
     bench/adapters.py --prepare [--parts LIST] [--work DIR]
 
-    s_lora   llama-3.2-1b bf16, rank 8 on q, k, v, o, closed loop of 32 streams, popularity of S-LoRA's traces: 5 adapters
-             against 2,000 (loss_5_to_2000)
-    mixed    qwen2.5-0.5b bf16, 200 adapters of ranks 8, 16, 32, 64 on all linears: steps of 32 streams with 1 to 32 distinct
-             adapters against the base step and the adapters at the limits (roofline_ratio, the worst)
-    hot      one adapter of rank 16 on all linears for 32 streams against the base model (hot_adapter_share), and base-only
-             batches beside resident adapters against an engine without any (base_only_tax)
-    peers    8 streams of 8 adapters against peft and llama.cpp, which switch adapters between requests (vs_peft, vs_llama_cpp)
-    many     10,000 registered adapters of rank 8 on q and v: start-up, listing, memory, and the ITL of 8 base streams while
-             2,000 adapters a minute are loaded (many_*)
-    unified  a tight pool under phases of many adapters and of long contexts against fixed splits of it (unified_over_split)
+    s_lora   llama-3.2-1b bf16, rank 8 on q, k, v, o, closed loop of 32 streams, popularity of S-LoRA's traces: the throughput
+             with 5 adapters against 2,000 (loss_5_to_2000)
+    mixed    qwen2.5-0.5b bf16, 200 adapters of ranks 8, 16, 32, 64 on all linears: the time of steps of 32 streams with 1 to 32
+             distinct adapters, over the base step plus the adapters at the limits (roofline_ratio, the worst of all)
+    hot      the throughput of 32 streams with one adapter of rank 16 on all linears against the base model (hot_adapter_share),
+             and of base-only batches beside resident adapters against an engine without adapters (base_only_tax)
+    peers    8 streams with 8 adapters against peft and llama.cpp, which switch adapters between requests (vs_peft, vs_llama_cpp)
+    many     10,000 registered adapters of rank 8 on q and v: the times of start-up and listing, the memory, and the ITL of 8
+             base streams while 2,000 adapters a minute are loaded (many_*)
+    unified  a small pool in phases of many adapters and of long contexts, against fixed splits of the pool (unified_over_split)
 
-All parts together take under 30 minutes once the work folder is made (the one of peers.py). Nothing else may run on the machine.
-`many` needs grpcio, protobuf and protoc.
+All parts together take under 30 minutes if the work folder, which is that of peers.py, is prepared. Nothing else may run on the
+machine. The part `many` needs grpcio, protobuf and protoc.
 """
 import argparse
 import concurrent.futures
@@ -55,10 +56,10 @@ FOLDERS = {
 DISTINCT = (1, 2, 4, 8, 16, 32)
 PEER_STREAMS = 8
 LOADS_PER_MINUTE = 2000
-LOADERS = 8  # calls that wait for their load, each for a few steps
+LOADERS = 8  # concurrent LoadAdapter calls, each of which takes a few steps
 UNIFIED_BYTES = 384 << 20
-SPLITS = (0.25, 0.5, 0.75)  # shares of the pool that are set aside for adapters
-# Many adapters and short texts, then few adapters and long texts: each needs most of the pool, for about as long.
+SPLITS = (0.25, 0.5, 0.75)  # shares of the pool that are reserved for adapters
+# First many adapters and short texts, then few adapters and long texts. Each phase needs most of the pool, and both take about the same time.
 PHASES = {"many": "loop 32 144 16 64 16 64 48", "long": "loop 32 32 256 512 128 256 2"}
 
 
@@ -76,18 +77,18 @@ def parse_arguments(words=None):
 
 
 def median_ratio(numerators, denominators):
-    """Of paired rounds."""
+    """Returns the median of the ratios of paired rounds."""
     return statistics.median(a / b for a, b in zip(numerators, denominators))
 
 
 def adapter_seconds(limits, weights, distinct, streams):
-    """All weights of `distinct` adapters read once, or the multiply-adds of all streams with one each."""
+    """Returns the longer of two times: reading all weights of `distinct` adapters once, and the multiply-adds of all streams with one adapter each."""
     read = BF16_BYTES * weights * distinct / limits["read_gb_s"]
     return max(read, 2 * weights * streams / limits["bf16_gflop_s"]) / 1e9
 
 
 class Served:
-    """A tesserad with a folder of adapters registered at its start, or none."""
+    """A tesserad that registers a folder of adapters at its start, or no adapters."""
 
     def __init__(self, adapters, model, folder):
         self.bench = os.path.join(adapters.build, "bin", "tessera-bench")
@@ -122,14 +123,14 @@ class Served:
                                         response_deserializer=response.FromString)(request(**fields))
 
     def list(self, count):
-        """Seconds."""
+        """Lists all adapters and returns the time in seconds."""
         begin = time.monotonic()
         listed = len(self.call("ListAdapters").adapters)
         assert listed == count, listed
         return time.monotonic() - begin
 
     def itl(self):
-        """p99 in milliseconds, of base streams."""
+        """Returns the p99 ITL of base-model streams, in milliseconds."""
         with tempfile.NamedTemporaryFile(suffix=".json") as file:
             subprocess.run([self.bench, "--server", self.daemon.address, "--concurrency", "8", "--duration", "15",
                             "--input-tokens", "64", "--output-tokens", "64", "--warmup", "8", "--quiet", "--json", file.name],
@@ -138,7 +139,7 @@ class Served:
 
     @contextlib.contextmanager
     def loading(self, per_minute, number):
-        """Loads adapters that were not asked for before, at a steady rate; `per_minute` of what it yields is what came of it."""
+        """Loads adapters that were never loaded before, at a steady rate. The yielded object's `per_minute` is the rate that was reached."""
         stop = threading.Event()
         loader = types.SimpleNamespace(per_minute=0.0)
 
@@ -172,7 +173,7 @@ class Adapters:
         self.result = {}
         self.missing = {}
 
-    # Making things.
+    # Preparation.
 
     def folder(self, name):
         model, count, ranks, targets = FOLDERS[name]
@@ -182,12 +183,12 @@ class Adapters:
             part, self.workshop.at("models", model), count, ranks, targets))
 
     def weights(self, name, count):
-        """Of one adapter, the mean over the first `count`."""
+        """Returns the mean number of weights of the first `count` adapters."""
         model, _, ranks, targets = FOLDERS[name]
         return statistics.fmean(num_weights(self.workshop.model(model), ranks[i % len(ranks)], targets) for i in range(count))
 
     def engine(self, name, model, folder=None, **flags):
-        """A worker that has loaded `model`, stopped."""
+        """Returns a stopped worker that has loaded `model`."""
         words = [os.path.join(self.build, "bin", "tessera_engine_bench"), "--model", self.workshop.model(model), "--dtype",
                  "bfloat16", "--threads", str(self.arguments.threads)]
         if folder:
@@ -207,7 +208,7 @@ class Adapters:
             "gguf-lora", [*convert, "--outfile", part, path]))
 
     def peer_workers(self):
-        """Makes what the peers need; {name: a function that gives a worker, not started}."""
+        """Prepares the peers and returns {name: function that returns a worker that is not started}."""
         adapters = [os.path.join(self.folder("rank16"), f"adapter-{i:05}") for i in range(PEER_STREAMS)]
         threads = str(self.arguments.threads)
         here = os.path.join(ROOT, "bench", "compare")
@@ -241,11 +242,11 @@ class Adapters:
         if "peers" in self.arguments.parts:
             self.peer_workers()
 
-    # Measuring.
+    # Measurement.
 
     def rounds(self, part, turns):
-        """turns: {name: a function of the round's number that gives tokens/s}; {name: speeds}, the warm-up left out. The order
-        changes from round to round."""
+        """Runs all rounds and returns {name: speeds} without the warm-up round. `turns` maps a name to a function of the round's
+        number that returns tokens/s. The order of the names rotates from round to round."""
         speeds = {name: [] for name in turns}
         for number in range(self.arguments.rounds + 1):
             names = list(turns)
@@ -258,7 +259,7 @@ class Adapters:
         return speeds
 
     def base_step(self, model, streams):
-        """At the limits."""
+        """Returns the time of a step of the base model at the machine's limits."""
         costs = model_costs(self.workshop.model(model))
         keys = streams * (CONTEXT + TOKENS / 2)
         return step_seconds("bf16", costs, self.limits, streams, streams, keys, keys)
@@ -300,9 +301,9 @@ class Adapters:
 
     def hot(self):
         engines = {"with": self.engine("with", SMALL, "rank16"), "without": self.engine("without", SMALL)}
-        line = f"decode {STREAMS} {CONTEXT} {3 * TOKENS}"  # small differences
+        line = f"decode {STREAMS} {CONTEXT} {3 * TOKENS}"  # more tokens than in other parts, because the differences are small
         try:
-            engines["with"].run(f"{line} 8")  # adapters are resident from here on
+            engines["with"].run(f"{line} 8")  # loads adapters, which stay resident
             speeds = self.rounds("hot", {"hot": lambda number: engines["with"].run(f"{line} 1"),
                                          "base": lambda number: engines["with"].run(line),
                                          "without": lambda number: engines["without"].run(line)})
@@ -340,7 +341,7 @@ class Adapters:
         return result
 
     def many(self):
-        # Idle adapters are not read, so any model does; what a small one leaves of its loading in the heap is little.
+        # Adapters that are only registered are not read, so any model will do. A small model leaves little heap memory behind from its own loading.
         count = FOLDERS["rank8-qv"][1]
         with Served(self, NANO, None) as alone:
             baseline = alone.seconds, alone.rss()
@@ -388,7 +389,7 @@ class Adapters:
         return {"unified_over_split": min(whole.values())}
 
     def phases(self, engine, number):
-        """Seconds of each phase: the work is the same for all pools."""
+        """Returns the time of each phase in seconds. The work is the same for all pools."""
         return [engine.answer(f"{line} {number}")["seconds"] for line in PHASES.values()]
 
     def run(self):
@@ -421,7 +422,7 @@ def main():
     arguments = parse_arguments()
     try:
         Adapters(arguments).main()
-    except Unavailable as error:  # without Tessera or a model there is nothing to compare
+    except Unavailable as error:  # a measurement needs Tessera and a model
         sys.exit(str(error))
 
 

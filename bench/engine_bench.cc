@@ -1,14 +1,17 @@
-// The engine without a server, for comparisons in one run with other engines (bench/peers.py) and
-// of adapters (bench/adapters.py). Loads a model once, then reads cases from stdin and answers each
-// with one JSON line:
+// Measures the engine without a server, for comparisons with other engines (bench/peers.py) and of
+// adapters (bench/adapters.py). The program loads a model once, then reads cases from stdin and
+// answers each with one JSON line:
 //
-//   prefill TOKENS                            one prompt, nothing cached
+//   prefill TOKENS
+//       the first token of a prompt of TOKENS tokens, without a prefix hit
 //   decode STREAMS CONTEXT TOKENS [ADAPTERS [PROBES]]
-//       TOKENS more of each stream after a prompt of CONTEXT, while PROBES a second (0) ask for a
-//       prefix
+//       TOKENS tokens of each stream after a prompt of CONTEXT tokens, while PROBES probes a second
+//       (default 0) ask for a prefix
 //   loop STREAMS REQUESTS MIN_INPUT MAX_INPUT MIN_OUTPUT MAX_OUTPUT ADAPTERS SEED
+//       a closed loop of STREAMS clients with lengths uniform in [MIN, MAX]
 //
-// Streams have the first ADAPTERS adapters below --adapters, by name; 0 is the base model.
+// The requests use the first ADAPTERS adapters below --adapters, in the order of their names; 0
+// selects the base model.
 #include <array>
 #include <cstdio>
 #include <iostream>
@@ -40,7 +43,7 @@ constexpr char kUsage[] =
 
 constexpr int32_t kMaxSeqs = 64;
 constexpr int32_t kStepTokens = 512;
-constexpr int64_t kMaxProbes = 100'000;  // a second
+constexpr int64_t kMaxProbes = 100'000;  // probes per second
 
 using Flags = std::map<std::string, std::string>;
 
@@ -72,7 +75,7 @@ const Names<AdapterDtype>& AdapterDtypes() {
   return names;
 }
 
-// Sets *value to what the flag names, if it is given.
+// Sets *value to the entry of `names` that the flag names. Without the flag *value stays.
 template <class T>
 absl::Status ReadName(const Flags& flags, const std::string& flag, const Names<T>& names,
                       T* value) {
@@ -113,7 +116,7 @@ absl::StatusOr<AssembleOptions> ReadOptions(const Flags& flags) {
   return options;
 }
 
-// The adapters in DIR, by name.
+// Registers the adapters below --adapters and returns them in the order of their names.
 absl::StatusOr<std::vector<ResolvedAdapter>> ReadAdapters(const Flags& flags,
                                                           AdapterRegistry* registry) {
   std::vector<ResolvedAdapter> adapters;

@@ -15,8 +15,9 @@ namespace tessera::bench {
 namespace {
 
 constexpr int64_t kIdleWaitUs = 100'000;
-constexpr int kLoaderThreads = 2;  // as the server has
-// Popularity of S-LoRA's traces (arXiv 2311.03285): adapter floor(N x), x of density a x^(a - 1).
+constexpr int kLoaderThreads = 2;  // as in the server
+// The popularity of adapters in S-LoRA's traces (arXiv 2311.03285): a request has adapter
+// floor(N x), where x has the density a x^(a - 1). The constant is a.
 constexpr double kPopularity = 0.8;
 
 }  // namespace
@@ -71,8 +72,8 @@ Measured EngineCases::Prefill(int64_t num_tokens) {
   return Since(begin, num_tokens);
 }
 
-// Sends probes into the engine's inbox at a steady rate while it lives. They ask for a prefix of
-// 512 tokens, as a router does.
+// Sends probes to the engine's inbox at a steady rate until Stop. A probe asks for the hit of a
+// prompt of 512 tokens, as a router does.
 class EngineCases::ProbeLoad final {
  public:
   ProbeLoad(EngineCases* cases, int64_t probes_per_s) {
@@ -88,7 +89,7 @@ class EngineCases::ProbeLoad final {
           }
         });
   }
-  // Those that were sent are to be answered before this object goes.
+  // Ends the thread. The probes that were sent must be answered before the object is destroyed.
   void Stop() {
     stopping_.store(true);
     if (thread_.joinable()) thread_.join();
@@ -104,7 +105,7 @@ Measured EngineCases::Decode(const Streams& asked) {
   const auto [streams, context, num_tokens, num_adapters, probes_per_s] = asked;
   Counts counts;
   const int64_t prefill_steps = streams * (context / step_tokens_ + 2);
-  // Adapters are loaded before, so that no stream runs on long before the others.
+  // The adapters are loaded first, so that no stream starts long before the others.
   for (int64_t i = 0; i < num_adapters; ++i) {
     Submit({0}, /*cached=*/false, 1, i, &counts);
   }
@@ -128,7 +129,7 @@ Measured EngineCases::Decode(const Streams& asked) {
   probes.Stop();
   core_.CancelAll(CancelReason::kClient);
   while (counts.finished < streams) Turn();
-  if (probes_per_s > 0) Turn();  // answers what is left of them in the inbox
+  if (probes_per_s > 0) Turn();  // answers the probes that are still in the inbox
   return measured;
 }
 

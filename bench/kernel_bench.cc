@@ -1,8 +1,8 @@
-// Kernels on the shapes of qwen2.5-0.5b, each beside what the machine can do: counters "of_read"
-// (share of the bandwidth that all threads reach when they only read) and "of_peak" (share of the
-// multiply-adds that all threads reach on registers alone). On a busy machine use --threads=1: then
-// only the thread's own CPU time counts. Other load moves the limits as well,
-// so they are measured before the benchmarks and printed again after them.
+// Measures kernels on the shapes of qwen2.5-0.5b, with shares of the machine's limits: the counter
+// "of_read" is the share of the bandwidth that all threads reach when they only read; "of_peak" is
+// the share of the multiply-adds that all threads reach on registers alone. On a busy machine use
+// --threads=1, which counts only the thread's own CPU time. Other load changes the limits too, so
+// they are measured before the benchmarks and printed again after them.
 //
 //   tessera_kernel_bench [--threads=N] [--isa=NAME] [google-benchmark flags]
 #include <benchmark/benchmark.h>
@@ -47,12 +47,12 @@ struct Machine {
   std::unique_ptr<Backend> backend;
   const cpu::IsaKernels* kernels = nullptr;
   double read_gbps = 0.0;
-  double peak_gflops = 0.0;           // bf16
-  double peak_gops = 0.0;             // int8
-  std::shared_ptr<WholeModel> model;  // made when first asked for
+  double peak_gflops = 0.0;           // peak of bf16
+  double peak_gops = 0.0;             // peak of int8
+  std::shared_ptr<WholeModel> model;  // made at its first use
 };
 
-// With one thread its CPU time, else the wall's.
+// Returns the CPU time of the calling thread if the machine has one thread, else the wall time.
 double Now(int threads) {
   timespec now;
   clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &now);
@@ -150,7 +150,8 @@ constexpr LinearShape kShapes[] = {
     {"logits", kVocab, kHidden, Epilogue::kStore},
 };
 
-// As many copies of the weight as exceed the caches, taken in turn, as a model's layers are.
+// Packs so many copies of the weight that they exceed the caches. The benchmark uses the copies in
+// turn, as a model uses its layers.
 void BenchLinear(benchmark::State& state, Machine* machine, const LinearShape& shape,
                  const WeightFormat& format, int64_t rows) {
   const bool gated = shape.epilogue == Epilogue::kGatedAct;
@@ -185,7 +186,8 @@ void BenchLinear(benchmark::State& state, Machine* machine, const LinearShape& s
          format.quantized());
 }
 
-// Segments of `rows` tokens behind `prefix` tokens each, and the pages they lie in, in no order.
+// A batch of segments of `rows` tokens, each after a prefix of `prefix` tokens. The pages of the
+// segments are in random order.
 class Segments {
  public:
   Segments(Machine* machine, int num_segments, int rows, int prefix, DType dtype = DType::kBF16)
@@ -198,7 +200,8 @@ class Segments {
     const int num_slabs = num_segments * pages + 1;
     pool_ = machine->backend->Allocate(static_cast<size_t>(num_slabs * layout_.page_bytes()));
     pool_view_ = {static_cast<char*>(pool_->data()), layout_.page_bytes(), num_slabs};
-    // Memory that nobody has written is one page of zeros, which no cache ever misses.
+    // Memory that was never written is mapped to one physical page of zeros, which stays in the
+    // caches.
     std::memset(pool_->data(), 0x3c, pool_->size());
     std::vector<PageId> page_ids(static_cast<size_t>(num_slabs - 1));
     std::iota(page_ids.begin(), page_ids.end(), 1);
@@ -266,7 +269,7 @@ class Segments {
   RopeSpec rope_;
 };
 
-// Layers in turn, so that keys come from memory where they do not fit the caches.
+// Runs the layers in turn, so that keys are read from memory if they do not fit the caches.
 void BenchAttention(benchmark::State& state, Machine* machine, DType dtype, int num_segments,
                     int rows, int prefix) {
   const Segments segment(machine, num_segments, rows, prefix, dtype);
@@ -285,7 +288,7 @@ void BenchAttention(benchmark::State& state, Machine* machine, DType dtype, int 
          4.0 * visible * kHeads * kHeadDim);
 }
 
-// The weights of a whole model, random.
+// The weights of a whole model with random values.
 class WholeModel {
  public:
   explicit WholeModel(Machine* machine) : backend_(machine->backend.get()) {
@@ -307,7 +310,7 @@ class WholeModel {
 
   int64_t bytes() const { return bytes_; }
 
-  // Everything of a step but sampling; logits of the last row.
+  // Runs a whole step except sampling; computes the logits of the last row.
   void Step(const Segments& segment, int64_t rows) {
     residual_.resize(static_cast<size_t>(rows * kHidden));
     qkv_.resize(static_cast<size_t>(rows * kQkvCols));
@@ -372,7 +375,7 @@ struct Sampling {
   const char* name;
   float temperature;
   float top_p;
-  float logit_deviation;  // of normal logits
+  float logit_deviation;  // standard deviation of the normally distributed logits
 };
 constexpr Sampling kSamplings[] = {
     {"sample/greedy", 0.0f, 1.0f, 1.0f},
@@ -381,7 +384,7 @@ constexpr Sampling kSamplings[] = {
     {"sample/top_p/peaked", 0.8f, 0.95f, 4.0f},
 };
 
-// As many rows as the model has logits of at a time.
+// Samples 16 rows, the number of rows of which the model computes logits at a time.
 void BenchSample(benchmark::State& state, Machine* machine, const Sampling& sampling) {
   constexpr int kRows = 16;
   std::mt19937 random(1);
@@ -465,7 +468,7 @@ void RegisterAll(Machine* machine) {
   add("step/prefill512", [machine](benchmark::State& state) { BenchStep(state, machine, 512, 0); });
 }
 
-// Takes "--name=" from the arguments; `fallback` when it is not there.
+// Removes the flag "--name=" from the arguments and returns its value, or `fallback` without it.
 std::string TakeFlag(const std::string& name, const std::string& fallback, int* argc, char** argv) {
   const std::string prefix = "--" + name + "=";
   for (int i = 1; i < *argc; ++i) {

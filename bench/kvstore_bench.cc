@@ -1,4 +1,4 @@
-// What the KV verbs cost the engine thread, with 1,000 sequences live. Run:
+// Measures the engine thread's time in the verbs of KvManager, with 1,000 live sequences. Run:
 //   build/bin/tessera_kvstore_bench
 #include <benchmark/benchmark.h>
 
@@ -18,7 +18,7 @@ constexpr int64_t kPromptTokens = 512;
 constexpr int64_t kSharedTokens = 256;
 constexpr int64_t kPageTokens = 16;
 
-// `windows`: one group each.
+// Returns a layout with one KV group for each window.
 PageLayout Layout(const std::vector<int32_t>& windows) {
   PageLayout layout;
   for (const int32_t window : windows)
@@ -32,7 +32,7 @@ struct BenchSequence {
   std::vector<TokenId> tokens;
 };
 
-// Prompts whose first half is one of ten.
+// A KV store with sequences whose prompts start with one of ten shared halves.
 class Store {
  public:
   Store(const std::vector<int32_t>& windows, int64_t num_slabs)
@@ -69,7 +69,8 @@ class Store {
   int64_t num_made_ = 0;
 };
 
-// A group of full attention, or as Gemma 3: five with a window to one without.
+// Returns the windows of one group of full attention and num_groups - 1 windowed groups. Six groups
+// are those of Gemma 3.
 std::vector<int32_t> Windows(int64_t num_groups) {
   std::vector<int32_t> windows(num_groups, 256);
   windows[0] = 0;
@@ -84,7 +85,8 @@ void BM_HashPage(benchmark::State& bench) {
 }
 BENCHMARK(BM_HashPage)->Arg(16)->Arg(64);
 
-// A prompt whose hashes are known already: every schedule asks that of the head of the queue.
+// Measures Match of a prompt whose page hashes are already computed, as for the first sequence of
+// the queue in every plan.
 void BM_Match(benchmark::State& bench) {
   Store store(Windows(bench.range(0)), 400000);
   store.FillAndCompute();
@@ -93,8 +95,9 @@ void BM_Match(benchmark::State& bench) {
 }
 BENCHMARK(BM_Match)->Arg(1)->Arg(6);
 
-// Short lives, sixteen at a time: Admit (hit 256, hash 256) and Grow, one step, Release. The
-// pool is full, so pages are evicted. The counters split the time of one life.
+// Measures the life of a sequence, sixteen at a time: Admit (a hit of 256 tokens, 256 tokens to
+// hash) and Grow, one step, Release. The pool is full, so pages are evicted. The counters split the
+// time of one life.
 void BM_AdmitAdvanceRelease(benchmark::State& bench) {
   constexpr int kBatch = 16;
   const int64_t num_groups = bench.range(0);
@@ -126,7 +129,8 @@ void BM_AdmitAdvanceRelease(benchmark::State& bench) {
 }
 BENCHMARK(BM_AdmitAdvanceRelease)->Arg(1)->Arg(6)->UseManualTime()->Unit(benchmark::kMicrosecond);
 
-// What decoding costs per sequence and step: Grow by a token and Advance, all 1,000 in turn.
+// Measures a decode step of a sequence: Grow by a token, and Advance, for all 1,000 sequences in
+// turn.
 void BM_Decode(benchmark::State& bench) {
   const int64_t num_groups = bench.range(0);
   Store store(Windows(num_groups), 400000);

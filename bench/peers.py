@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Tessera and its peers on one machine, in one run: paired, interleaved rounds, so that only ratios count.
+"""Compares Tessera with its peers on one machine in one run. The rounds of all systems are paired and interleaved, because only
+ratios are reliable.
 
     bench/peers.py [--quick] [--model SHAPE] [--weights LIST] [--cases LIST] [--rounds N] [--work DIR] --json FILE
     bench/peers.py --prepare [--model SHAPE] [--weights LIST] [--work DIR]
 
-Makes random-weight models of public shapes (by the development data set's tools/make_model.py, which must lie beside the
-checkout), builds llama.cpp from its PyPI sdist with native flags, exports to OpenVINO with optimum-intel, measures what this
-machine can read and compute, and runs all systems round by round. One process works at a time, the others are stopped. Prints a
-table and writes JSON: {"cpu", "limits", "cells": [{"model", "weights", "case", "tessera", "peers", "ratio", "limit_share"}],
-"geomean"}; WORK/samples.jsonl gets every measurement as it is made. What a system cannot run is reported as missing, and why.
+Makes models of public shapes with random weights (by the development data set's tools/make_model.py, which must lie beside the
+checkout), builds llama.cpp from its PyPI sdist with native flags, exports the models to OpenVINO with optimum-intel, measures the
+machine's read bandwidth and peak operations, and runs all systems round by round. One process works at a time; the others are
+stopped. Prints a table and writes JSON: {"cpu", "limits", "cells": [{"model", "weights", "case", "tessera", "peers", "ratio",
+"limit_share"}], "geomean"}. Every measurement is appended to WORK/samples.jsonl at once. A case that a system cannot run is
+reported as missing, with the reason.
 """
 import argparse
 import json
@@ -28,7 +30,7 @@ PROGRAMS = ("tessera_engine_bench", "tessera_kernel_bench", "tesserad", "tessera
 
 
 def names(known):
-    """An argument type: some of `known`, comma-separated, in their order."""
+    """Returns an argument type for a comma-separated subset of `known`; the result has the order of `known`."""
 
     def parse(text):
         given = text.split(",")
@@ -67,11 +69,11 @@ class Comparison:
         self.arguments = arguments
         self.workshop = Workshop(arguments.work)
         self.systems = Systems(self.workshop, os.path.abspath(arguments.build), arguments.threads)
-        self.costs = {}  # by model
-        self.limits = {}  # the best that was seen in this run
+        self.costs = {}  # costs by model
+        self.limits = {}  # the best limits that were measured in this run
         self.results = {}  # (model, weights, case): {system: speeds}
-        self.shares = {}  # (model, weights, case): of what the machine allowed in the seconds before, for each of our speeds
-        self.missing = {}  # (model, weights, case, system): why
+        self.shares = {}  # (model, weights, case): for each of Tessera's speeds, its share of the limit measured just before
+        self.missing = {}  # (model, weights, case, system): reason
 
     def build(self):
         folder = self.arguments.build
@@ -80,13 +82,13 @@ class Comparison:
         self.workshop.call("build-tessera", ["cmake", "--build", folder, "--target", *PROGRAMS])
 
     def measure_limits(self):
-        """While all workers are stopped. What the machine allows right now."""
+        """Measures and returns the machine's present limits. REQUIRES: all workers are stopped."""
         seen = measure_limits(self.arguments.build, self.arguments.threads)
         self.limits = {name: max(value, self.limits.get(name, 0.0)) for name, value in seen.items()}
         return seen
 
     def make_workers(self, model, weights, cases):
-        """One for each system that can be had, not started yet; the others' reasons are noted."""
+        """Returns a worker, not started, for each available system; notes the reasons of the other systems."""
         clients = CASES[cases[0]].numbers[0] if is_served(cases[0]) else 0
         workers = []
         for system in self.arguments.systems:
@@ -98,7 +100,7 @@ class Comparison:
         return workers
 
     def note_missing(self, model, weights, cases, system, reason):
-        """Earlier samples have no partner in later rounds: a cell is whole or missing."""
+        """Marks a system as missing in these cases and drops its earlier samples, because later rounds could not be paired with them."""
         for case in cases:
             self.missing[model, weights, case, system] = str(reason)
             self.results.get((model, weights, case), {}).pop(system, None)
@@ -114,7 +116,7 @@ class Comparison:
             return False
 
     def measure(self, worker, model, weights, case, number):
-        """Round 0 warms up. Raises Unavailable."""
+        """Measures a case once. Round 0 warms up and is not counted. Raises Unavailable."""
         if number == 0:
             worker.run(CASES[case].warm_up)
             return
@@ -130,7 +132,7 @@ class Comparison:
             f.write("\n")
 
     def run_cell(self, workers, model, weights, cases, case, number):
-        """Every system once. One that fails is started anew, for the other cases."""
+        """Measures a case once on every system. A system that fails is restarted for the other cases."""
         for worker in workers:
             if (model, weights, case, worker.system) in self.missing:
                 continue
@@ -142,7 +144,7 @@ class Comparison:
                 self.start(worker, model, weights, cases)
 
     def run_rounds(self, model, weights, cases):
-        """Cases that the same processes answer."""
+        """Runs all rounds of the cases, which the same processes answer."""
         workers = self.make_workers(model, weights, cases)
         if self.arguments.prepare:
             return
@@ -171,7 +173,7 @@ class Comparison:
         return statistics.median(self.shares[key])
 
     def write(self):
-        """After each format: what a run that is cut off has measured is not lost."""
+        """Writes the JSON file. Called after each format, so that a run that is interrupted keeps its finished formats."""
         if self.arguments.prepare:
             return
         cells = [cell_json(*key, samples, self.share(key)) for key, samples in self.results.items() if is_compared(samples)]
@@ -201,7 +203,7 @@ def main():
         if not comparison.arguments.prepare:
             comparison.measure_limits()
         comparison.run()
-    except Unavailable as error:  # without Tessera or a model there is nothing to compare
+    except Unavailable as error:  # a comparison needs Tessera and a model
         sys.exit(str(error))
     if not comparison.arguments.prepare:
         comparison.print()

@@ -1,8 +1,8 @@
-// What the scheduler costs the engine thread, without tensors: planning, and planning, building
-// and retiring, of steps with many streams, many waiting requests, models, tenants and priorities;
-// and what happens to thousands of sequences at once. Run:
+// Measures the engine thread's time in the scheduler, without tensors: planning a step, and
+// planning, building and retiring a step, with many streams, waiting requests, models, tenants and
+// priorities; and events that concern thousands of sequences at once. Run:
 //   build/bin/tessera_scheduler_bench [--quick] [--json FILE]
-// --quick runs every case with few sequences, to see that it works.
+// --quick runs every case with few sequences, to check that the benchmark works.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -25,35 +25,36 @@ namespace {
 
 constexpr char kUsage[] = "usage: tessera_scheduler_bench [--quick] [--json FILE]\n";
 
-// The targets of the house, on one core.
-constexpr double kMaxPlanMs = 0.1;   // a step, for 1,000 of its streams
-constexpr double kMaxWholeMs = 0.6;  // likewise
-constexpr double kMaxGrowth = 1.2;   // of those two, whatever else there is
-constexpr double kMaxManyMs = 50.0;  // what happens to 10,000 sequences at once
-// Of that, from 1,000 sequences to 10,000: linear, but for the processor's caches.
+// The targets of the project, on one core.
+constexpr double kMaxPlanMs = 0.1;   // planning a step, for 1,000 of its streams
+constexpr double kMaxWholeMs = 0.6;  // planning, building and retiring, for 1,000 streams
+constexpr double kMaxGrowth = 1.2;   // growth of these two figures with any size
+constexpr double kMaxManyMs = 50.0;  // an event that concerns 10,000 sequences
+// Growth of such an event's time from 1,000 to 10,000 sequences: linear growth, with a factor of 2
+// for the processor's caches.
 constexpr double kMaxManyGrowth = 20.0;
 
 constexpr int kWarmUpSteps = 4;
-constexpr int kMeasuredSteps = 48;  // a stream crosses a page's end in one of 16
-constexpr int kBlocks = 3;          // of measured steps; the quietest counts
+constexpr int kMeasuredSteps = 48;  // a stream needs a new page in one of 16 steps
+constexpr int kBlocks = 3;  // blocks of measured steps; the one with the least median counts
 constexpr int32_t kPageTokens = 16;
 constexpr int32_t kPromptTokens = 16;
-// A size that is predicted to take longer than this is left out.
+// A size whose predicted time is above this is left out.
 constexpr double kCapMs = 5000.0;
 constexpr int kManyRounds = 5;
-constexpr double kManyRoundsMs = 1500.0;  // no further round begins after that
+constexpr double kManyRoundsMs = 1500.0;  // no round starts after this time
 
 struct Sizes {
   std::vector<int64_t> running = {256, 1000, 4000, 10'000};
   std::vector<int64_t> mixed_running = {1000, 10'000};
   int64_t running_beside_waiting = 1000;
   std::vector<int64_t> waiting = {0, 1000, 100'000};
-  int64_t many = 1000;  // and half and ten times as many
+  int64_t many = 1000;  // half and ten times this number are measured too
 };
 
 Sizes QuickSizes() { return {{16, 64}, {64}, 64, {0, 100}, 20}; }
 
-// One measured case; the figures are those of the JSON file.
+// A measured case. The names of the figures are the keys of the JSON file.
 struct Result {
   std::string name;
   std::vector<std::pair<std::string, double>> figures;
@@ -99,7 +100,7 @@ double Median(std::vector<double> values) {
   return *middle;
 }
 
-// Adds requests until `num_running` streams decode; request i is what `make(i)` says.
+// Submits the requests make(0), make(1), ... and runs steps until `num_running` streams decode.
 void FillRunning(SchedulerRig* rig, int64_t num_running,
                  const std::function<RigRequest(int64_t)>& make) {
   for (int64_t i = 0; i < num_running; ++i) rig->Submit(make(i));
@@ -107,7 +108,7 @@ void FillRunning(SchedulerRig* rig, int64_t num_running,
   CHECK_EQ(rig->num_running(), num_running);
 }
 
-// Streams that cross the ends of their pages at different steps.
+// Returns request i, with a prompt length that makes streams need new pages in different steps.
 RigRequest Staggered(int64_t i) {
   RigRequest request;
   request.num_prompt_tokens = kPromptTokens + static_cast<int32_t>(i % kPageTokens);
@@ -119,15 +120,16 @@ RigOptions OptionsFor(int64_t num_running) {
   options.max_num_seqs = static_cast<int32_t>(num_running);
   options.max_num_batched_tokens = static_cast<int32_t>(4 * num_running);
   options.page_tokens = kPageTokens;
-  // With room for the steps of filling it, in which the first streams run already.
+  // The first streams already run while others are admitted, so the pool has room for more tokens
+  // than the prompts and the measured steps need.
   options.num_pages = num_running * 16;
   return options;
 }
 
 struct StepCosts {
-  double plan_ms = 0.0;  // medians
+  double plan_ms = 0.0;  // median, like whole_ms
   double whole_ms = 0.0;
-  double streams = 0.0;  // of a round of steps, one of each model
+  double streams = 0.0;  // streams of a round, which has one step of each model
 };
 
 StepCosts MeasureBlock(SchedulerRig* rig, int32_t num_models) {
@@ -195,7 +197,8 @@ void Steady(const Sizes& sizes, Results* results) {
   }
 }
 
-// Of 4 models each steps with a quarter of the streams; its step is charged for those alone.
+// Measures streams of several models, tenants and priorities. With 4 models, each model's step has
+// a quarter of the streams, and the time for 1,000 streams is that of the step's own streams.
 void Mixed(const Sizes& sizes, Results* results) {
   constexpr int32_t kNumModels = 4;
   constexpr int64_t kNumTenants = 16;
@@ -209,7 +212,7 @@ void Mixed(const Sizes& sizes, Results* results) {
     request.tenant = absl::StrCat("tenant", i % kNumTenants);
     return request;
   };
-  // Eight classes: three priorities, arrived now, two or four ageing times ago.
+  // Streams of three priorities that arrived now, two ageing times ago or four ageing times ago.
   const auto of_priorities = [](int64_t i) {
     RigRequest request = Staggered(i);
     const int64_t mix = i % 8;
@@ -231,7 +234,8 @@ void Mixed(const Sizes& sizes, Results* results) {
   }
 }
 
-// Streams that stay within their first page, so that they need none while none is free.
+// Measures steps beside waiting requests. The streams stay within their first page, so that they
+// need no further page while none is free.
 StepCosts BesideWaiting(int64_t num_running, int64_t num_waiting, bool has_slot) {
   RigOptions options = OptionsFor(num_running);
   options.max_num_seqs += has_slot ? 1 : 0;
@@ -264,7 +268,7 @@ void Waiting(const Sizes& sizes, Results* results) {
   }
 }
 
-// Milliseconds of something that happens to `num` sequences.
+// Runs an event that concerns `num` sequences and returns its time in milliseconds.
 using ManyRound = std::function<double(int64_t num)>;
 
 double MeasureMany(int64_t num, const ManyRound& round) {
@@ -276,8 +280,9 @@ double MeasureMany(int64_t num, const ManyRound& round) {
   return Median(std::move(ms));
 }
 
-// Measures `num` and ten times as many. What grows faster than linearly may take minutes: the
-// growth from half of `num` predicts the large size, which is left out when that is too long.
+// Measures `num` and ten times `num` sequences. An event whose time grows faster than linearly
+// could take minutes, so the growth from half of `num` to `num` predicts the time of the large
+// size, which is left out if the prediction is above kCapMs.
 void Many(const std::string& name, int64_t num, const ManyRound& round, Results* results) {
   const double half_ms = MeasureMany(num / 2, round);
   const double ms = MeasureMany(num, round);
@@ -298,7 +303,7 @@ void Many(const std::string& name, int64_t num, const ManyRound& round, Results*
                              Growth("ms", ms, large_ms, kMaxManyGrowth))});
 }
 
-// From the first step until all that wait are admitted.
+// Returns the time from the first step until all waiting requests are admitted.
 double AdmitAllMs(int64_t num) {
   SchedulerRig rig(OptionsFor(num));
   for (int64_t i = 0; i < num; ++i) rig.Submit(RigRequest{});
@@ -307,8 +312,8 @@ double AdmitAllMs(int64_t num) {
   return watch.ElapsedMs();
 }
 
-// All streams fill a page at the same step and no page is free, so that every second one has to
-// go.
+// All streams need a new page in the same step and no page is free, so half of the streams are
+// preempted.
 double PreemptionStormMs(int64_t num) {
   RigOptions options = OptionsFor(num);
   options.max_num_batched_tokens = static_cast<int32_t>(num * kPageTokens);

@@ -10,13 +10,13 @@ namespace tessera::bench {
 namespace {
 
 constexpr TokenId kSampledToken = 7;
-// A prompt's first token names its request, so the vocabulary is larger than any bench has
+// The first token of a prompt is the request's number, so the vocabulary exceeds the number of
 // requests.
 constexpr int64_t kVocabSize = 10'000'000;
-// Later than any request's age.
+// The clock starts at a time that exceeds any request's age.
 constexpr int64_t kStartUs = 1'000'000'000;
 
-// Samples one token for every row, at once.
+// Ends each step at once, with the same token for every sampler row.
 class NullRunner final : public Runner {
  public:
   NullRunner(const RigOptions& options, ManualClock* clock)

@@ -1,9 +1,9 @@
-"""What is measured, and what the machine would allow at most. Pure: no process is started here.
+"""The cases that are measured, and their limits on the machine. The functions are pure and start no processes.
 
 A case is a line that every worker understands:
 
-    prefill TOKENS                          one prompt, nothing cached
-    decode STREAMS CONTEXT TOKENS           TOKENS more of each stream, from when all have a prompt of CONTEXT behind them
+    prefill TOKENS                          the first token of a prompt of TOKENS tokens, without a prefix hit
+    decode STREAMS CONTEXT TOKENS           TOKENS tokens of each stream, measured after all streams have computed a prompt of CONTEXT
     serve CLIENTS REQUESTS INPUT OUTPUT     a closed loop of streaming clients; output tokens per second of the whole loop
 """
 import dataclasses
@@ -12,9 +12,9 @@ import os
 
 WEIGHTS = ("bf16", "int8", "int4")
 MODELS = ("qwen2.5-0.5b", "llama-3.2-1b")
-# Bytes a weight: (of the layers, of the table that gives the logits). int4: groups of 32 with a 16-bit scale, tables int8.
+# Bytes per weight: (weights of the layers, weights of the logits' table). int4 has groups of 32 with a 16-bit scale, and int8 tables.
 BYTES = {"bf16": (2.0, 2.0), "int8": (1.0, 1.0), "int4": (4.5 / 8, 1.0)}
-KV_BYTES = 2  # a number in the cache: bf16
+KV_BYTES = 2  # bytes of a number in the KV cache, which is bf16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +42,12 @@ QUICK_CASES = ("prefill_512", "decode_1", "decode_32")
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """What one model needs."""
+    """The numbers from which a model's limits follow."""
 
-    layer_weights: int  # of all layers
-    table_weights: int  # of the table that gives the logits
-    kv_numbers: int  # in the cache, a token
-    attention_ops: int  # for each pair of a query token and a key token
+    layer_weights: int  # weights of all layers
+    table_weights: int  # weights of the logits' table
+    kv_numbers: int  # numbers in the KV cache for each token
+    attention_ops: int  # operations for each pair of a query token and a key token
 
 
 def model_costs(folder):
@@ -61,9 +61,9 @@ def model_costs(folder):
 
 
 def step_seconds(weights, costs, limits, rows, logit_rows, keys, pairs):
-    """A step at the limits: every weight and every key and value read once, or all arithmetic, whichever takes longer.
+    """Returns the time of a step at the limits: the longer of reading every weight, key and value once, and all arithmetic.
 
-    Products with weights are counted at the peak of the format (int4 is computed in int8), attention at bf16's.
+    Products with weights count at the peak of the format (int4 is computed in int8), attention at bf16's.
     """
     layer_bytes, table_bytes = BYTES[weights]
     read = costs.layer_weights * layer_bytes + costs.table_weights * table_bytes + keys * costs.kv_numbers * KV_BYTES
@@ -74,7 +74,7 @@ def step_seconds(weights, costs, limits, rows, logit_rows, keys, pairs):
 
 
 def limit_of(case, weights, costs, limits):
-    """Tokens per second that nothing on this machine could exceed."""
+    """Returns the upper bound of a case's tokens per second on this machine."""
 
     def prefill(tokens):
         return step_seconds(weights, costs, limits, tokens, 1, tokens, tokens * (tokens + 1) / 2)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""llama.cpp in process: answers the cases `prefill` and `decode`, one JSON line each.
+"""Runs llama.cpp in this process and answers the cases `prefill` and `decode` with one JSON line each.
 
     llama_worker.py MODEL.gguf THREADS [ADAPTER.gguf...]
 
 Needs llama-cpp-python; LLAMA_CPP_LIB_PATH names the folder of its libraries. Tokens are random and nothing is sampled, so the
-peer does no more work than a server would, rather less. `decode` may end with a number of adapters: a context has one set of
-adapters for all its sequences, so requests of different ones run one after the other, each to its end.
+peer does less work than a server would. `decode` may end with a number of adapters. A context has one set of adapters for all
+its sequences, so requests with different adapters run one after the other.
 """
 import ctypes
 import sys
@@ -14,7 +14,7 @@ import time
 import llama_cpp as lc
 import worker
 
-CHUNK = 512  # tokens of one call at most
+CHUNK = 512  # largest number of tokens in a call
 
 
 class Llama:
@@ -28,7 +28,7 @@ class Llama:
         self.vocab = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(self.model))
         self.threads = threads
         self.batch = lc.llama_batch_init(CHUNK, 0, 1)
-        self.filled = {}  # (streams, context): a context whose prompts are computed
+        self.filled = {}  # (streams, context): a llama.cpp context whose prompts are computed
         self.adapters = [lc.llama_adapter_lora_init(self.model, path.encode()) for path in adapters]
         if not all(self.adapters):
             raise SystemExit("llama.cpp could not load an adapter")
@@ -45,7 +45,7 @@ class Llama:
         return made
 
     def decode(self, ctx, rows):
-        """rows: (token, position, sequence, wants logits)"""
+        """Runs a batch of rows (token, position, sequence, whether logits are needed)."""
         batch = self.batch
         batch.n_tokens = len(rows)
         for i, (token, position, sequence, logits) in enumerate(rows):
@@ -73,7 +73,7 @@ class Llama:
         return num_tokens, seconds
 
     def generate(self, streams, length, num_tokens):
-        """Prompts are computed once; each call forgets what it added."""
+        """Measures decode. The prompts are computed once; each call removes the tokens that it has added."""
         if (streams, length) not in self.filled:
             self.filled[streams, length] = self.context(streams, length + 64)
             for sequence in range(streams):

@@ -1,4 +1,4 @@
-"""Random LoRA adapters in PEFT's layout, and what they cost. Nothing but the standard library."""
+"""Makes random LoRA adapters in PEFT's layout and counts their weights, with the standard library alone."""
 import json
 import os
 import shutil
@@ -7,11 +7,11 @@ import struct
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 ALL_LINEAR = ATTENTION + ("gate_proj", "up_proj", "down_proj")
 BF16_BYTES = 2
-UNIQUE_FILES = 16  # of a folder of equal adapters; the others are hard links to them
+UNIQUE_FILES = 16  # distinct files in a folder of equally shaped adapters; the other files are hard links to them
 
 
 def linear_shapes(model):
-    """{target: (outputs, inputs)} of a model's folder, and its number of layers."""
+    """Returns {target: (outputs, inputs)} and the number of layers of the model in a folder."""
     with open(os.path.join(model, "config.json"), encoding="utf-8") as f:
         c = json.load(f)
     hidden, inner = c["hidden_size"], c["intermediate_size"]
@@ -28,14 +28,14 @@ def num_weights(model, rank, targets):
 
 
 def random_bf16(count):
-    """Either sign, 2^-7 to 2^-6: small enough that a random model's activations stay finite."""
+    """Returns random numbers of both signs with magnitudes of 2^-7 to 2^-6, small enough that a random model's activations stay finite."""
     mask = int.from_bytes(b"\x7f\x80" * count, "little")
     base = int.from_bytes(b"\x00\x3c" * count, "little")
     return ((int.from_bytes(os.urandom(2 * count), "little") & mask) | base).to_bytes(2 * count, "little")
 
 
 def write_adapter(folder, model, rank, targets):
-    """Part of the tensors' numbers repeat: making them should not take longer than measuring."""
+    """Writes an adapter. Its tensors repeat random numbers, so that making an adapter takes little time."""
     shapes, layers = linear_shapes(model)
     pool = random_bf16(rank * max(max(shape) for shape in shapes.values()))
     header, offset = {}, 0
@@ -62,7 +62,7 @@ def write_adapter(folder, model, rank, targets):
 
 
 def write_adapters(folder, model, count, ranks, targets):
-    """`count` adapters, their ranks in turns. Only the first ones are written; the others link to them."""
+    """Makes `count` adapters whose ranks alternate. Only the first files are written; the others are hard links to them."""
     num_unique = max(len(ranks), UNIQUE_FILES - UNIQUE_FILES % len(ranks))
     for i in range(count):
         path = os.path.join(folder, f"adapter-{i:05}")

@@ -1,4 +1,4 @@
-"""This machine: its name, and what it can read and compute at most."""
+"""The machine's CPU name, and its limits: the read bandwidth and the peak operations."""
 import os
 import re
 import subprocess
@@ -10,7 +10,7 @@ def cpu_name():
 
 
 def parse_limits(text):
-    """What the kernel benchmark prints of the machine, at its start and at its end: the better of both."""
+    """Parses the limits that the kernel benchmark prints at its start and at its end, and returns the better ones."""
 
     def best(pattern):
         found = [float(number) for number in re.findall(pattern, text)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""OpenVINO GenAI's continuous batching pipeline in process: answers all cases, one JSON line each.
+"""Runs OpenVINO GenAI's continuous batching pipeline in this process and answers all cases with one JSON line each.
 
     openvino_worker.py MODEL_DIR THREADS      needs openvino-genai
 """
@@ -19,7 +19,7 @@ MAX_STREAMS = 64
 
 
 def take_tokens(handle):
-    """How many came since the last call; one read gives those of one step."""
+    """Returns the number of tokens since the last call. One read gives the tokens of one step."""
     num_tokens = 0
     while handle.can_read():
         num_tokens += sum(len(output.generated_ids) for output in handle.read().values())
@@ -33,14 +33,14 @@ class OpenVino:
         scheduler.max_num_seqs = MAX_STREAMS
         scheduler.cache_size = CACHE_GIB
         scheduler.dynamic_split_fuse = True
-        scheduler.enable_prefix_caching = True  # for prompts that come again; those of `prefill` and `serve` do not
+        scheduler.enable_prefix_caching = True  # for the repeated prompts of `decode`; those of `prefill` and `serve` are new
         self.pipeline = genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", {"INFERENCE_NUM_THREADS": threads})
         with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
             self.vocab = json.load(f)["vocab_size"]
         self.next_id = 0
 
     def submit(self, num_input, num_output, seed=None):
-        """A handle to be kept: a request whose handle is gone is dropped."""
+        """Submits a request and returns its handle. The caller must keep the handle, because the pipeline drops a request without one."""
         config = genai.GenerationConfig()
         config.max_new_tokens = num_output
         config.ignore_eos = True
@@ -62,7 +62,7 @@ class OpenVino:
         return num_tokens, seconds
 
     def generate(self, streams, length, num_tokens):
-        """No stream ends within the measured steps: the early ones go on while the late ones prefill."""
+        """Measures decode. No stream ends within the measured steps; the first streams decode while the last ones prefill."""
         slack = streams * (length // STEP_TOKENS + 2)
         handles = [self.submit(length, slack + num_tokens, seed) for seed in range(streams)]
         while not all(handle.can_read() for handle in handles):

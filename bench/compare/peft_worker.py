@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Hugging Face's peft with adapter switching: answers `decode STREAMS CONTEXT TOKENS ADAPTERS`, one JSON line each.
+"""Runs Hugging Face's peft with adapter switching and answers `decode STREAMS CONTEXT TOKENS ADAPTERS` with one JSON line each.
 
     peft_worker.py MODEL_DIR THREADS ADAPTER_DIR...      needs torch, transformers and peft
 
-A request after the other, so that an adapter is switched once for each and not for each token: the best that switching can do.
-Prompts are computed in the first round.
+Requests run one after the other, so that adapters are switched once for each request and not for each token. That is the fastest
+way of switching. The prompts are computed in the first round.
 """
 import sys
 import time
@@ -24,7 +24,7 @@ class Peft:
         for i, path in enumerate(adapters[1:], 1):
             self.model.load_adapter(path, adapter_name=str(i))
         self.model.eval()
-        self.prompts = {}  # (stream, context, adapter): cache of its prompt
+        self.prompts = {}  # (stream, context, adapter): KV cache of the prompt
 
     def step(self, tokens, cache):
         self.model(input_ids=torch.tensor([tokens]), past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -1,6 +1,6 @@
-"""Samples of paired rounds to ratios, a table and the JSON of the contract. Pure.
+"""Makes ratios, a table and the JSON from the samples of paired rounds. Pure functions.
 
-Samples of a cell are {system: [tokens per second of round 0, of round 1, ...]}, the same rounds for every system.
+The samples of a cell are {system: [tokens per second in round 0, in round 1, ...]}, with the same rounds for every system.
 """
 import math
 import random
@@ -11,14 +11,14 @@ RESAMPLES = 2000
 
 
 def ratio_to_best(samples, rounds=None):
-    """Tessera over the best peer: the smallest of the medians of paired ratios."""
+    """Returns Tessera's speed over that of the best peer: the smallest, over the peers, of the medians of paired ratios."""
     ours = samples[OURS]
     rounds = range(len(ours)) if rounds is None else rounds
     return min(statistics.median(ours[r] / theirs[r] for r in rounds) for peer, theirs in samples.items() if peer != OURS)
 
 
 def interval(samples, seed=1):
-    """95 % of that ratio under a bootstrap over rounds; which peer is best is decided anew each time."""
+    """Returns the 95 % interval of ratio_to_best by a bootstrap over rounds. Each resample chooses the best peer again."""
     rng = random.Random(seed)
     rounds = range(len(samples[OURS]))
     ratios = sorted(ratio_to_best(samples, rng.choices(rounds, k=len(rounds))) for _ in range(RESAMPLES))
@@ -34,7 +34,7 @@ def is_compared(samples):
 
 
 def cell_json(model, weights, case, samples, limit_share):
-    """REQUIRES: is_compared(samples)."""
+    """Returns the JSON object of a cell. REQUIRES: is_compared(samples)."""
     medians = {system: statistics.median(speeds) for system, speeds in samples.items()}
     ours = medians.pop(OURS)
     return {"model": model, "weights": weights, "case": case, "tessera": ours, "peers": medians,
@@ -46,7 +46,7 @@ def report_json(cpu, limits, cells):
 
 
 def table(results, systems, share):
-    """Lines for people. `results`: {(model, weights, case): samples}; `share`: of such a key, of the machine's limit."""
+    """Returns the lines of the table. `results` is {(model, weights, case): samples}; share(key) is the share of the limit."""
     lines = [f"{'model':<14}{'weights':<8}{'case':<17}" + "".join(f"{s:>11}" for s in systems)
              + f"{'ratio':>8}{'95 %':>14}{'of limit':>10}"]
     for key, samples in results.items():

@@ -1,9 +1,9 @@
-"""Servers under a closed loop: starts one, loads it at each line `serve CLIENTS REQUESTS INPUT OUTPUT`.
+"""Starts a server and runs a closed loop against it for each line `serve CLIENTS REQUESTS INPUT OUTPUT`.
 
     servers.py tessera TESSERAD TESSERA_BENCH MODEL_DIR DTYPE THREADS      over gRPC, by tessera-bench
     servers.py llama LLAMA_SERVER MODEL.gguf VOCABULARY CLIENTS THREADS    over HTTP, streaming
 
-Speed is all output tokens over the time from the first send to the end of the last answer.
+The speed is the number of all output tokens over the time from the first send to the end of the last answer.
 """
 import concurrent.futures
 import http.client
@@ -20,7 +20,7 @@ import time
 import worker
 
 START_SECONDS = 300
-SLOT_TOKENS = 256  # of a client's prompt and answer, at most
+CLIENT_TOKENS = 256  # upper bound of the tokens of a client's prompt and answer
 
 
 class Tessera:
@@ -54,7 +54,7 @@ class LlamaServer:
             self.port = free.getsockname()[1]
         self.process = subprocess.Popen(
             [program, "--model", model, "--host", "127.0.0.1", "--port", str(self.port), "--threads", threads,
-             "--threads-batch", threads, "--parallel", clients, "--ctx-size", str(int(clients) * SLOT_TOKENS)],
+             "--threads-batch", threads, "--parallel", clients, "--ctx-size", str(int(clients) * CLIENT_TOKENS)],
             stdout=sys.stderr)
         deadline = time.monotonic() + START_SECONDS
         while not self.is_healthy():
@@ -71,7 +71,7 @@ class LlamaServer:
             return False
 
     def ask(self, num_input, num_output):
-        """One streamed answer; how many tokens it had."""
+        """Reads a streamed answer and returns its number of tokens."""
         body = {"prompt": worker.random_prompt(self.vocab, num_input), "n_predict": num_output, "ignore_eos": True,
                 "stream": True, "cache_prompt": False, "temperature": 0}
         connection = http.client.HTTPConnection("127.0.0.1", self.port)

@@ -1,4 +1,4 @@
-"""The systems under test as processes: each loads once and then answers lines; all but the one that works are stopped."""
+"""The systems under test as processes. Each process loads a model once and then answers lines; all processes except the working one are stopped."""
 import dataclasses
 import json
 import os
@@ -13,21 +13,21 @@ SYSTEMS = ("tessera", "llama.cpp", "openvino")
 HERE = os.path.dirname(os.path.abspath(__file__))
 DTYPES = {"bf16": "bfloat16", "int8": "int8", "int4": "int4"}
 SERVERS = (sys.executable, os.path.join(HERE, "servers.py"))
-LINE_SECONDS = 1800  # no load and no case takes longer, unless something hangs
+LINE_SECONDS = 1800  # a load or a case that takes longer hangs
 CLOSE_SECONDS = 60
 
 
 def log_end(path):
-    """The last line that says something."""
+    """Returns the last line of the file that is not blank."""
     with open(path, encoding="utf-8", errors="replace") as f:
         lines = [line.strip() for line in f if line.strip()]
     return lines[-1][:200] if lines else "nothing on stderr"
 
 
 class Worker:
-    """A process of its own group, stopped (SIGSTOP) except while it loads or answers.
+    """A process with its own process group, which is stopped (SIGSTOP) except while the process loads or answers.
 
-    The group stays in this session, so that the kernel ends its stopped processes should this one be killed.
+    The group belongs to the session of this script, so that the operating system ends stopped processes if this script is killed.
     """
 
     def __init__(self, system, command, log):
@@ -35,10 +35,10 @@ class Worker:
         self.command = command
         self.log = log
         self.process = None
-        self.facts = {}  # what it said of itself when it had loaded
+        self.facts = {}  # the process's answer after its load
 
     def start(self):
-        """Loads; says so on stderr. Raises Unavailable."""
+        """Starts the process, waits for its load and prints its answer on stderr. Raises Unavailable."""
         with open(self.log, "w", encoding="utf-8") as err:
             self.process = subprocess.Popen(self.command.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err,
                                             bufsize=0, cwd=ROOT, env=dict(os.environ, **self.command.environment),
@@ -55,7 +55,7 @@ class Worker:
         try:
             os.killpg(self.process.pid, number)
         except ProcessLookupError:
-            pass  # it has ended; who reads from it will say so
+            pass  # the process has ended, which the next read reports
 
     def stop(self):
         self.signal(signal.SIGSTOP)
@@ -71,11 +71,11 @@ class Worker:
         return json.loads(line)
 
     def run(self, line):
-        """Tokens per second. Raises Unavailable; then only close() may follow."""
+        """Runs a case and returns its tokens per second. Raises Unavailable; after that only close() may be called."""
         return self.answer(line)["tokens_per_s"]
 
     def answer(self, line):
-        """All that the worker says of it."""
+        """Runs a case and returns the process's whole answer."""
         self.signal(signal.SIGCONT)
         try:
             self.process.stdin.write((line + "\n").encode())
@@ -86,7 +86,7 @@ class Worker:
         return answer
 
     def close(self):
-        """At the end of its input a worker ends itself and its server; one that hangs is killed with it."""
+        """Closes the process's input, which ends the process and its server. A process that hangs is killed with its group."""
         if self.process is None:
             return
         self.process.stdin.close()
@@ -108,7 +108,7 @@ class Command:
 
 
 class Systems:
-    """How each system is started; makes what a peer needs when it is first asked for."""
+    """Makes the command of each system, and prepares a peer at its first use."""
 
     def __init__(self, workshop, build, threads):
         self.workshop = workshop
@@ -116,7 +116,8 @@ class Systems:
         self.threads = str(threads)
 
     def command(self, system, shape, weights, clients):
-        """`clients` of a served case, else 0: in process. Raises Unavailable. REQUIRES: workshop.model(shape)."""
+        """Returns the command of a system. `clients` is the number of clients of a served case, and 0 for other cases. Raises Unavailable.
+        REQUIRES: workshop.model(shape)."""
         if system == "tessera":
             return self.tessera(shape, weights, clients)
         if system == "llama.cpp":

@@ -1,4 +1,4 @@
-"""What the peers' workers share: the loop over the lines on stdin, and prompts."""
+"""The common part of the peers' workers: the loop over the lines on stdin, and random prompts."""
 import json
 import os
 import random
@@ -6,20 +6,20 @@ import sys
 
 
 def random_prompt(vocab, num_tokens, seed=None):
-    """Another each time, or the same for the same seed."""
+    """Returns a random prompt: a new one without a seed, and the same one for the same seed."""
     rng = random.Random(seed)
     return [rng.randrange(vocab) for _ in range(num_tokens)]
 
 
 def all_of(received, wanted):
-    """A system that drops work would look fast."""
+    """Checks that all tokens were received, because a system that drops work would look fast."""
     if received != wanted:
         sys.exit(f"{received} tokens came instead of {wanted}")
     return received
 
 
 def answer_lines(load):
-    """load() gives (facts, run); run(verb, numbers) gives (tokens, seconds). Libraries may print: stdout is kept from them."""
+    """Answers the lines on stdin. load() returns (facts, run); run(verb, numbers) returns (tokens, seconds). Output that libraries print goes to stderr."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 

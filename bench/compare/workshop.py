@@ -1,11 +1,11 @@
-"""Makes what a comparison needs, below one work folder, and keeps it: a second run makes nothing.
+"""Makes the environments, programs and models of a comparison in one work folder and keeps them, so that a second run makes nothing.
 
     venv-models/  torch, transformers, OpenVINO      models/SHAPE/             random weights, bf16
     sdist/        llama.cpp's sources from PyPI      gguf/SHAPE.WEIGHTS.gguf
     llama-build/  its libraries and llama-server     openvino/SHAPE.WEIGHTS/
     venv-llama/   its Python binding                 log/  done/
 
-A peer that cannot be made raises Unavailable; the others go on.
+A peer that cannot be made raises Unavailable; the comparison continues without that peer.
 """
 import glob
 import os
@@ -20,13 +20,13 @@ LLAMA_OPTIONS = {"CMAKE_BUILD_TYPE": "Release", "BUILD_SHARED_LIBS": "ON", "GGML
                  "LLAMA_BUILD_EXAMPLES": "OFF", "LLAMA_BUILD_APP": "OFF", "LLAMA_BUILD_UI": "OFF",
                  "LLAMA_USE_PREBUILT_UI": "OFF", "LLAMA_OPENSSL": "OFF"}
 LLAMA_TYPES = {"int8": "Q8_0", "int4": "Q4_0"}
-OPENVINO_FLAGS = {"bf16": ["--weight-format", "fp16"],  # computed in bf16 where the machine has it
+OPENVINO_FLAGS = {"bf16": ["--weight-format", "fp16"],  # computed in bf16 if the machine supports it
                   "int8": ["--weight-format", "int8"],
                   "int4": ["--weight-format", "int4", "--group-size", "128", "--ratio", "1.0"]}
 
 
 class Unavailable(Exception):
-    """Why something could not be made."""
+    """Something could not be made; the text is the reason."""
 
 
 def say(text):
@@ -34,7 +34,7 @@ def say(text):
 
 
 def parse_with_workshop(ap, words):
-    """Adds the arguments that every comparison has, and parses."""
+    """Adds the arguments that all comparisons have, and parses the command line."""
     ap.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every system (all cores)")
     ap.add_argument("--work", default=os.path.join(ROOT, "build", "peers"), help="kept between runs (build/peers)")
     ap.add_argument("--build", default=os.path.join(ROOT, "build"), help="Tessera's build folder (build)")
@@ -49,7 +49,7 @@ def parse_with_workshop(ap, words):
 class Workshop:
     def __init__(self, folder):
         self.folder = os.path.abspath(folder)
-        self.failed = {}  # step: why; not tried again in this run
+        self.failed = {}  # failed steps and their reasons; a failed step is not tried again in this run
         for name in ("models", "gguf", "openvino", "log", "done"):
             os.makedirs(self.at(name), exist_ok=True)
 
@@ -71,14 +71,14 @@ class Workshop:
             raise Unavailable(self.failed[step])
 
     def once(self, step, make):
-        """Runs make() unless it has succeeded before in this folder."""
+        """Runs make() unless the step has succeeded before in this work folder."""
         mark = self.at("done", step)
         if not os.path.exists(mark):
             make()
             open(mark, "w", encoding="utf-8").close()
 
     def made(self, path, make):
-        """The path, after make(a temporary path beside it) if it is not there."""
+        """Returns the path. If it does not exist, make() first makes it at a temporary path in the same folder."""
         if not os.path.exists(path):
             part = path + ".part"
             shutil.rmtree(part, ignore_errors=True)
@@ -103,7 +103,7 @@ class Workshop:
         return glob.glob(self.at("sdist", "llama_cpp_python-*.tar.gz"))[0]
 
     def llama_sources(self):
-        """REQUIRES: model() of any shape."""
+        """Returns the folder of llama.cpp's sources. REQUIRES: model() of any shape."""
 
         def make():
             self.call("download-llama", [self.python("venv-models"), "-m", "pip", "download", "--no-deps", "--no-binary",
@@ -114,7 +114,7 @@ class Workshop:
         return glob.glob(self.at("sdist", "llama_cpp_python-*", "vendor", "llama.cpp"))[0]
 
     def llama(self):
-        """The folder of llama.cpp's programs and libraries, built for this machine. REQUIRES: model() of any shape."""
+        """Returns the folder of llama.cpp's programs and libraries, built for this machine. REQUIRES: model() of any shape."""
         sources = self.llama_sources()
 
         def make():
@@ -124,12 +124,12 @@ class Workshop:
                                       "llama-quantize"])
 
         self.once("build-llama", make)
-        # The binding without a second build: it is told where the libraries are.
+        # The Python binding is installed without a second build of the libraries; LLAMA_CPP_LIB_PATH names their folder.
         self.install("install-llama", "venv-llama", self.llama_sdist(), CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF")
         return self.at("llama-build", "bin")
 
     def gguf(self, shape, weights):
-        """REQUIRES: model(shape), llama()."""
+        """Returns the GGUF file of a model and format. REQUIRES: model(shape), llama()."""
         path = self.at("gguf", f"{shape}.{weights}.gguf")
         step = f"gguf-{shape}-{weights}"
         if weights == "bf16":
@@ -141,7 +141,7 @@ class Workshop:
         return self.made(path, lambda part: self.call(step, [quantize, source, part, LLAMA_TYPES[weights]]))
 
     def openvino(self, shape, weights):
-        """REQUIRES: model(shape)."""
+        """Returns the folder of the OpenVINO export of a model and format. REQUIRES: model(shape)."""
         self.install("install-openvino", "venv-models", "optimum-intel", "openvino", "openvino-genai")
         step = f"openvino-{shape}-{weights}"
         export = [self.at("venv-models", "bin", "optimum-cli"), "export", "openvino", "--model", self.at("models", shape),

@@ -8,7 +8,7 @@
 namespace tessera::bench {
 namespace {
 
-// Keeps the gaps apart from the lengths and token ids, which are drawn by request.
+// The stream of random numbers for gaps, which differs from the streams of the requests.
 constexpr uint64_t kStream = 0xA771BA15;
 
 }  // namespace
@@ -27,7 +27,7 @@ ArrivalSchedule::ArrivalSchedule(ArrivalKind kind, double rate, uint64_t seed)
 
 int64_t ArrivalSchedule::NextUs() {
   if (kind_ == ArrivalKind::kUniform) {
-    // Multiplied, not summed: no drift after a million gaps.
+    // A product of the number of gaps does not accumulate rounding errors, as a sum of gaps would.
     return std::llround(static_cast<double>(num_arrivals_++) * gap_us_);
   }
   due_us_ += random_.Exponential() * gap_us_;

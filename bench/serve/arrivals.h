@@ -1,5 +1,5 @@
-// When the requests of an open loop are due: decided before the run from rate and seed alone, so
-// that nothing the server does can move a send.
+// The times at which the requests of an open loop are due. They depend on rate and seed alone, so
+// that the server cannot delay a send. The thread that sends owns the schedule.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace tessera::bench {
 
 enum class ArrivalKind : int {
   kPoisson,  // independent users: exponential gaps
-  kUniform,  // a metronome: equal gaps
+  kUniform,  // equal gaps
 };
 
 absl::StatusOr<ArrivalKind> ParseArrivalKind(const std::string& text);
@@ -23,8 +23,8 @@ class ArrivalSchedule final {
   // REQUIRES: rate > 0, in requests per second.
   ArrivalSchedule(ArrivalKind kind, double rate, uint64_t seed);
 
-  // The next one's time, in microseconds since the run began. The first is due at once with
-  // kUniform, after a random gap with kPoisson.
+  // Returns the time at which the next request is due, in microseconds since the start of the run.
+  // The first request is due at once with kUniform, and after a random gap with kPoisson.
   int64_t NextUs();
 
  private:

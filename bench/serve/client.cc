@@ -8,12 +8,13 @@
 
 namespace tessera::bench {
 
-// One call's state machine: Start, Read until there is no more, Finish; one operation at a time.
+// The state machine of a call: Start, then Read until the stream ends, then Finish. One operation
+// is in progress at a time.
 class LoadClient::Call final {
  public:
   Call(v1::Inference::Stub* stub, const v1::GenerateRequest& request, int64_t prompt_tokens,
        int64_t intended_us, int64_t deadline_us, grpc::CompletionQueue* queue) {
-    // gRPC's deadlines are of the system's clock.
+    // gRPC's deadlines are times of the system clock.
     context_.set_deadline(std::chrono::system_clock::now() +
                           std::chrono::microseconds(deadline_us));
     record_.intended_us = intended_us;
@@ -28,8 +29,8 @@ class LoadClient::Call final {
   }
   void Cancel() { context_.TryCancel(); }
 
-  // Takes the outcome of the last operation and begins the next. False when there is none left.
-  // Adds the tokens that came to *num_tokens.
+  // Handles the result of the last operation and starts the next one. Returns false after Finish.
+  // Sets *num_tokens to the number of tokens that the operation brought.
   bool Advance(bool ok, int64_t now_us, int64_t* num_tokens) {
     if (step_ == Step::kFinish) return false;
     if (step_ == Step::kRead && ok) *num_tokens = Take(now_us);
@@ -121,7 +122,7 @@ LoadClient::CallPtr LoadClient::Prepare(const Prompt& prompt, int64_t intended_u
 }
 
 void LoadClient::Start(CallPtr call) {
-  Call* const started = call.release();  // its tag owns it now
+  Call* const started = call.release();  // owned by its tag in the completion queue
   num_in_flight_.fetch_add(1, std::memory_order_relaxed);
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -157,7 +158,8 @@ void LoadClient::End(CallPtr call) {
     abandoned = abandoned_;
   }
   num_in_flight_.fetch_sub(1, std::memory_order_relaxed);
-  // It stays among the started ones until its follower is one of them: never idle in between.
+  // on_done_ may start the next call. The ended call stays in started_ until then, so that the
+  // client does not look idle in between.
   on_done_(call->TakeRecord(clock_.NowUs(), abandoned));
   std::lock_guard<std::mutex> lock(mutex_);
   started_.erase(call.get());

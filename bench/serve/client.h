@@ -1,7 +1,7 @@
-// The client: any number of streaming Generate calls over one connection, on one completion queue
-// with one thread that takes the time of every message the moment it is there. Memory of a call is
-// reused for all its messages, and nothing is logged or computed on that thread beyond what a
-// message itself asks for, so that the client stays a small share of a core.
+// The client sends any number of streaming Generate calls over one connection. One thread serves
+// the completion queue and takes the time of every message when the message arrives. A call reuses
+// its memory for all its messages, and the thread does nothing but record messages, so that the
+// client needs only a small share of a core.
 #pragma once
 
 #include <grpcpp/channel.h>
@@ -24,13 +24,14 @@
 namespace tessera::bench {
 
 struct ClientOptions {
-  v1::GenerateRequest base;       // all but the prompt and max_tokens
-  double deadline_seconds = 600;  // of a call, from its intended time: a dead server ends the run
+  v1::GenerateRequest base;  // the fields of all requests, without the prompt and max_tokens
+  // Deadline of a call, counted from its intended time, so that the run ends if the server hangs.
+  double deadline_seconds = 600;
 };
 
 class LoadClient final {
  public:
-  // A call that is ready to be sent. One that is not sent costs the server nothing.
+  // A call that is ready to be sent. The server does not see the call before Start.
   class Call;
   struct CallDeleter {
     void operator()(Call* call) const;
@@ -40,17 +41,18 @@ class LoadClient final {
   using OnDone = std::function<void(RequestRecord)>;
 
   LoadClient(const std::shared_ptr<grpc::Channel>& channel, ClientOptions options, OnDone on_done);
-  // Cancels what is left and waits for its end.
+  // Cancels the calls that have not ended and waits for their ends.
   ~LoadClient();
   LoadClient(const LoadClient&) = delete;
   LoadClient& operator=(const LoadClient&) = delete;
 
-  // The costly part of a send, for the time before it is due. Thread-safe.
+  // Does the expensive part of a send, so that it can be done before the call is due. Thread-safe.
   CallPtr Prepare(const Prompt& prompt, int64_t intended_us);
-  // Thread-safe. Never waits for the server.
+  // Sends the call. Never waits for the server. Thread-safe.
   void Start(CallPtr call);
 
-  // Ends all calls as abandoned, also those that are started later. Thread-safe.
+  // Cancels all calls, including calls that are started later; their records are marked as
+  // abandoned. Thread-safe.
   void Abandon();
 
   int64_t num_in_flight() const { return num_in_flight_.load(std::memory_order_relaxed); }
@@ -67,7 +69,7 @@ class LoadClient final {
   grpc::CompletionQueue queue_;
   std::atomic<int64_t> num_in_flight_{0};
   std::atomic<int64_t> num_tokens_{0};
-  std::mutex mutex_;  // guards what follows
+  std::mutex mutex_;  // guards the members below
   std::condition_variable idle_;
   std::unordered_set<Call*> started_;
   bool abandoned_ = false;

@@ -11,12 +11,12 @@
 namespace tessera::bench {
 namespace {
 
-// A client that was refused tries again after so long: a server that refuses at once is asked ten
-// times a second by each client, not as fast as the machine can.
+// Pause of a client after an error, so that a server that refuses at once gets ten requests a
+// second from each client and not as many as the client can send.
 constexpr int64_t kPauseAfterErrorUs = 100'000;
-// The first call of an open loop is made ready before it is due.
+// Time before the first request of an open loop is due, in which its call is prepared.
 constexpr int64_t kLeadUs = 10'000;
-// Clients that warm up an open loop, which has none of its own.
+// Number of clients that send the warm-up requests of an open loop.
 constexpr int64_t kWarmupConcurrency = 4;
 
 std::chrono::steady_clock::time_point TimePoint(int64_t time_us) {

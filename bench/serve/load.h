@@ -1,6 +1,7 @@
-// A run of load: who sends when. A closed loop has so many clients, each of which sends its next
-// request when its last one is answered. An open loop sends by a schedule that was made before, on
-// a thread that does nothing else: an answer that is slow, or never comes, delays no send.
+// A run of load decides when requests are sent. A closed loop has a fixed number of clients, each
+// of which sends its next request when its last request is answered. An open loop sends by a
+// schedule that does not depend on the server, on a thread that does nothing else, so that slow or
+// missing answers delay no send. Load owns its client; Run uses the calling thread.
 #pragma once
 
 #include <condition_variable>
@@ -20,14 +21,15 @@
 namespace tessera::bench {
 
 struct LoadOptions {
-  int64_t concurrency = 0;  // clients of a closed loop; 0: an open loop of `rate`
+  int64_t concurrency = 0;  // clients of a closed loop; 0: an open loop with `rate`
   double rate = 0;          // requests per second
   ArrivalKind arrivals = ArrivalKind::kPoisson;
-  uint64_t seed = 0;  // of the arrivals
-  // The load stops at whichever comes first; what was sent is waited for.
+  uint64_t seed = 0;  // seed of the arrivals
+  // Sending stops at num_requests or duration_seconds, whichever comes first. The run ends when all
+  // requests that were sent have ended.
   int64_t num_requests = std::numeric_limits<int64_t>::max();
-  double duration_seconds = 0;  // 0: no end
-  int64_t num_warmup = 0;       // requests before that, in a closed loop, which are not counted
+  double duration_seconds = 0;  // 0: no limit
+  int64_t num_warmup = 0;       // requests of a closed loop before the run; not counted
 };
 
 struct LoadProgress {
@@ -44,43 +46,44 @@ class Load final {
   Load(const LoadOptions& options, const Workload* workload,
        const std::shared_ptr<grpc::Channel>& channel, ClientOptions client);
 
-  // Blocks until the last request has ended. Once.
+  // Runs the load and blocks until the last request has ended. Must be called once.
   RunRecords Run();
 
-  // Sends no more and abandons what runs; Run returns soon. Thread-safe.
+  // Stops sending and abandons the requests that have not ended; Run returns soon. Thread-safe.
   void Interrupt();
   LoadProgress Progress() const;  // thread-safe
 
  private:
   void RunClosed(int64_t concurrency);
   void RunOpen();
-  // Waits until everything that was sent has ended, and sends for the clients that paused.
+  // Waits until all requests that were sent have ended. Sends the next requests of clients whose
+  // pause is over.
   void Finish();
 
   void OnDone(RequestRecord record);
-  // The number of the next request that is due at `due_us`; none when the load is over.
+  // Returns the index of the request that is due at `due_us`, or nullopt when the load has ended.
   std::optional<int64_t> TakeNext(int64_t due_us);
-  // One client of a closed loop sends, or leaves.
+  // Sends the next request of a client of a closed loop, or ends the client if the load has ended.
   void SendNext();
-  // Waits for the time. False when it was interrupted.
+  // Waits until `time_us`. Returns false if the run was interrupted.
   bool WaitUntil(int64_t time_us);
 
   const LoadOptions options_;
   const Workload* const workload_;
   const SteadyClock clock_;
 
-  mutable std::mutex mutex_;  // guards what follows
+  mutable std::mutex mutex_;  // guards the members below, except client_
   std::condition_variable changed_;
   bool interrupted_ = false;
   bool warming_up_ = false;
-  bool loops_ = false;             // whoever is answered sends again
-  int64_t next_index_ = 0;         // negative: warming up
-  int64_t num_errors_ = 0;         // of those counted
-  int64_t num_outstanding_ = 0;    // requests that have not ended, and clients that pause
-  std::deque<int64_t> resume_us_;  // when those that pause send again, soonest first
+  bool loops_ = false;             // a closed loop: an answered client sends again
+  int64_t next_index_ = 0;         // index of the next request; negative in the warm-up
+  int64_t num_errors_ = 0;         // errors outside the warm-up
+  int64_t num_outstanding_ = 0;    // requests that have not ended, plus clients in a pause
+  std::deque<int64_t> resume_us_;  // times at which paused clients send again, ascending
   RunRecords records_;
 
-  LoadClient client_;  // last: it calls OnDone until it is gone
+  LoadClient client_;  // the last member, because it calls OnDone until it is destroyed
 };
 
 }  // namespace tessera::bench

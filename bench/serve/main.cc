@@ -1,4 +1,5 @@
-// tessera-bench: load over gRPC. The figures go to stdout, progress and errors to stderr.
+// The main function of tessera-bench, which sends load over gRPC. Figures go to stdout, progress
+// and errors to stderr.
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -25,7 +26,7 @@ namespace {
 constexpr int kOk = 0;
 constexpr int kFailed = 1;
 constexpr int kUsage = 2;
-// For the one question before the load.
+// Deadline of the ListModels call before the load.
 constexpr std::chrono::seconds kAnswerPatience(10);
 
 int Complain(int exit_status, absl::string_view message) {
@@ -33,8 +34,8 @@ int Complain(int exit_status, absl::string_view message) {
   return exit_status;
 }
 
-// Asks the server for what the workload must know of the model. It needs no answer where
-// --vocab-size was given, unless nobody is there at all.
+// Asks the server for the vocabulary size and the context length of the model. With --vocab-size an
+// error of the server is ignored, unless the server is unreachable.
 absl::Status AskForModel(const std::string& server, const std::shared_ptr<grpc::Channel>& channel,
                          BenchOptions* options) {
   const std::unique_ptr<v1::Control::Stub> control = v1::Control::NewStub(channel);
@@ -77,7 +78,8 @@ int Print(const Report& report, const BenchOptions& options, std::ofstream* json
 }
 
 int Run(BenchOptions options) {
-  // Opened now: an hour of load is not lost to a wrong path.
+  // The file is opened before the load, so that a wrong path is an error before the run and not
+  // after it.
   std::ofstream json;
   if (!options.json_path.empty()) {
     json.open(options.json_path);
@@ -91,7 +93,7 @@ int Run(BenchOptions options) {
   bool interrupted = false;
   const cli::Interrupts interrupts([&] {
     std::lock_guard<std::mutex> lock(mutex);
-    // A second one, or one before the load begins, ends the program.
+    // A second interrupt, or an interrupt before the start of the load, ends the program.
     if (running == nullptr || interrupted) return false;
     interrupted = true;
     running->Interrupt();

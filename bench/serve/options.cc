@@ -18,37 +18,38 @@ using cli::Arguments;
 using cli::FlagSpec;
 
 constexpr double kDefaultSeconds = 60;
-constexpr double kMaxNumber = 1e9;  // of seconds, milliseconds, requests per second
+constexpr double kMaxNumber = 1e9;  // upper bound of seconds, milliseconds, requests per second
 constexpr int64_t kMaxConcurrency = 1 << 16;
 constexpr int64_t kMaxPrefixes = 1 << 16;
 
 std::vector<FlagSpec> OwnFlags() {
   return {
       cli::ServerFlag(),
-      {"--workload", "NAME", "random (default): nothing shared; prefix: groups share a long one"},
+      {"--workload", "NAME", "random (default): no shared prefixes; prefix: groups share a prefix"},
       {"--concurrency", "C", "closed loop: C clients, each waits for its answer"},
       {"--rate", "R", "open loop: R requests per second, whatever the answers do"},
-      {"--arrivals", "KIND", "of the open loop: poisson (default) or uniform"},
-      {"--duration", "SECONDS", "stop sending after so long (60, unless --num-requests is given)"},
-      {"--num-requests", "N", "stop after so many"},
+      {"--arrivals", "KIND", "arrivals of the open loop: poisson (default) or uniform"},
+      {"--duration", "SECONDS",
+       "stop sending after this time (60, unless --num-requests is given)"},
+      {"--num-requests", "N", "stop sending after N requests"},
       {"--input-tokens", "N|A:B", "length of a prompt, without its shared prefix (128)"},
       {"--output-tokens", "N|A:B", "length of an answer (64)"},
-      {"--num-prefixes", "N", "groups of the workload prefix (4)"},
-      {"--prefix-tokens", "N|A:B", "length of their prefixes (512)"},
-      {"--slo-ttft", "MS", "a good request's first token comes within this time"},
-      {"--slo-itl", "MS", "and its further ones this far apart, in the mean"},
+      {"--num-prefixes", "N", "number of groups of the workload prefix (4)"},
+      {"--prefix-tokens", "N|A:B", "length of the groups' prefixes (512)"},
+      {"--slo-ttft", "MS", "limit of a good request's time to first token"},
+      {"--slo-itl", "MS", "limit of a good request's mean time between tokens"},
       {"--warmup", "N", "requests before the run that are not counted (1)"},
-      {"--seed", "N", "of arrivals, lengths, token ids and sampling (0)"},
-      {"--vocab-size", "N", "token ids to draw from (what the server says)"},
-      {"--timeout", "SECONDS", "deadline of a request, from when it was due (600)"},
-      {"--json", "FILE", "write the figures"},
-      {"--quiet", nullptr, "no progress on stderr"},
-      {"--help", nullptr, "this"},
+      {"--seed", "N", "seed of arrivals, lengths, token ids and sampling (0)"},
+      {"--vocab-size", "N", "draw token ids below N (default: the model's vocabulary size)"},
+      {"--timeout", "SECONDS", "deadline of a request, from the time at which it is due (600)"},
+      {"--json", "FILE", "write the figures to FILE"},
+      {"--quiet", nullptr, "print no progress on stderr"},
+      {"--help", nullptr, "print this help"},
       {"--version", nullptr, "print the version"},
   };
 }
 
-// What of the client's request flags makes sense for a load.
+// The request flags of the `tessera` client that apply to a load.
 std::vector<FlagSpec> RequestFlags() {
   static constexpr const char* kNames[] = {"--model", "--temperature", "--top-k",
                                            "--top-p", "--min-p",       "--bypass-prefix",
@@ -62,7 +63,7 @@ std::vector<FlagSpec> RequestFlags() {
   return flags;
 }
 
-// Flags of the contract that come later: known, so that they are refused by name.
+// Flags of later releases, which are refused by name.
 std::vector<FlagSpec> LaterFlags() {
   return {{"--trace", "FILE", ""}, {"--replay-speed", "X", ""}, {"--html", "FILE", ""}};
 }
@@ -81,7 +82,7 @@ absl::Status ReadBetween(const Arguments& arguments, const std::string& flag, T 
   return absl::OkStatus();
 }
 
-// A number above 0.
+// Reads a number above 0. Without the flag *value stays.
 absl::Status ReadPositive(const Arguments& arguments, const std::string& flag, double* value) {
   std::optional<double> number;
   RETURN_IF_ERROR(arguments.Read(flag, &number));

@@ -1,4 +1,5 @@
-// The command line of `tessera-bench`, checked as far as that goes without a server.
+// The command line of `tessera-bench`, with the checks that need no server. Pure functions; any
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -17,15 +18,15 @@ enum class Action : int { kRun, kHelp, kVersion };
 
 struct BenchOptions {
   std::string server;
-  WorkloadOptions workload;  // vocab_size 0: the server knows
+  WorkloadOptions workload;  // vocab_size 0: ask the server
   LoadOptions load;
   ClientOptions client;
   Slo slo;
-  std::string json_path;  // empty: none
-  bool quiet = false;     // no progress
+  std::string json_path;  // empty: no JSON file
+  bool quiet = false;     // print no progress
 };
 
-// `words` are those after the program's name. With kHelp and kVersion *options is not looked at.
+// Parses the words after the program's name. With kHelp and kVersion *options has no meaning.
 absl::StatusOr<Action> ParseOptions(const std::vector<std::string>& words, BenchOptions* options);
 
 std::string HelpText();

@@ -1,5 +1,5 @@
-// The progress line on stderr while a run lasts, from a thread of its own: a terminal that is slow
-// holds up no send.
+// Prints progress to stderr during a run. The line has its own thread, so that a slow terminal
+// delays no send.
 #pragma once
 
 #include <condition_variable>
@@ -13,9 +13,10 @@ namespace tessera::bench {
 
 class ProgressLine final {
  public:
-  // On a terminal it is renewed twice a second; elsewhere a line comes every ten seconds.
+  // On a terminal the line is rewritten twice a second; otherwise a line is printed every ten
+  // seconds.
   explicit ProgressLine(std::function<LoadProgress()> progress);
-  // Leaves the terminal's line empty.
+  // Clears the line on a terminal.
   ~ProgressLine();
   ProgressLine(const ProgressLine&) = delete;
   ProgressLine& operator=(const ProgressLine&) = delete;

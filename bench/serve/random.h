@@ -1,5 +1,5 @@
-// Random numbers that are the same on every machine for a seed: the standard library's engines are
-// specified to the bit, its distributions are not.
+// Random numbers that depend on the seed alone and not on the machine. The distributions of the
+// standard library do not guarantee that.
 #pragma once
 
 #include <cmath>
@@ -7,22 +7,22 @@
 
 namespace tessera::bench {
 
-// splitmix64. A stream is named by (seed, stream), so that request 7 is the same whatever was drawn
-// for the others. One thread.
+// The generator splitmix64. (seed, stream) names a stream of numbers, so that a request with its
+// own stream does not depend on the numbers that other requests drew. One thread.
 class Random final {
  public:
   explicit Random(uint64_t seed, uint64_t stream = 0) : state_(Mix(seed) ^ Mix(~stream)) {}
 
   uint64_t Next() { return Mix(state_ += kStep); }
-  // 0 <= x < 1.
+  // A uniform number with 0 <= x < 1.
   double Uniform() { return static_cast<double>(Next() >> 11) * 0x1.0p-53; }
-  // first <= x <= last. REQUIRES: first <= last.
+  // A uniform integer with first <= x <= last. REQUIRES: first <= last.
   int64_t Between(int64_t first, int64_t last) {
     const auto count = static_cast<uint64_t>(last - first) + 1;
     const auto wide = static_cast<unsigned __int128>(Next()) * count;
     return first + static_cast<int64_t>(wide >> 64);
   }
-  // Of mean 1.
+  // An exponentially distributed number with mean 1.
   double Exponential() { return -std::log1p(-Uniform()); }
 
  private:

@@ -1,5 +1,5 @@
-// What the client saw of one request: times only, no judgement. Statistics are made of these when
-// the run is over.
+// The client's record of one request: its times and its outcome. The report (report.h) is computed
+// from the records after the run. Plain data.
 #pragma once
 
 #include <cstdint>
@@ -12,16 +12,16 @@ namespace tessera::bench {
 
 // Times are microseconds of the steady clock.
 struct RequestRecord {
-  int64_t intended_us = 0;  // when it should have been sent: latencies count from here
+  int64_t intended_us = 0;  // time at which the request was due; latencies count from here
   int64_t sent_us = 0;
-  int64_t end_us = 0;  // when the terminal event, or the error, arrived
+  int64_t end_us = 0;  // arrival of the terminal event or the error
   int64_t prompt_tokens = 0;
-  int64_t cached_prompt_tokens = 0;  // of them: the server found their state in its cache
-  // When each output token arrived: the arrival of the message that brought it.
+  int64_t cached_prompt_tokens = 0;  // prompt tokens that hit the server's prefix cache
+  // Arrival of each output token, which is the arrival of the token's message.
   std::vector<int64_t> token_us;
   absl::StatusCode code = absl::StatusCode::kOk;
-  std::string message;     // of an error
-  bool abandoned = false;  // ended by us (Ctrl-C): neither a success nor an error
+  std::string message;     // message of an error
+  bool abandoned = false;  // cancelled by the client (Ctrl-C); neither a success nor an error
 
   bool ok() const { return code == absl::StatusCode::kOk && !abandoned; }
 };

@@ -13,7 +13,7 @@ constexpr int64_t kLateUs = 10'000;
 
 double Ms(int64_t us) { return static_cast<double>(us) / 1e3; }
 
-// Milliseconds a token after the first; 0 without a second token.
+// The mean time of the tokens after the first, in milliseconds; 0 without a second token.
 double TpotMs(const RequestRecord& request) {
   if (request.token_us.size() < 2) return 0;
   return Ms(request.end_us - request.token_us.front()) /

@@ -1,5 +1,5 @@
-// The figures of a run, as a table for people and as the JSON of the contract for programs.
-// bench/METRICS.md says what each of them means.
+// The figures of a run, as a table for people and as JSON for programs. bench/METRICS.md defines
+// each figure. Pure functions; any thread.
 #pragma once
 
 #include <cstdint>
@@ -14,19 +14,19 @@
 
 namespace tessera::bench {
 
-// What was measured, before anything is made of it.
+// The measurements of a run.
 struct RunRecords {
   std::vector<RequestRecord> requests;
-  int64_t begin_us = 0;      // the first request was due
-  int64_t last_send_us = 0;  // the load stopped
-  int64_t end_us = 0;        // the last request ended
-  int64_t cpu_us = 0;        // of this process, all threads, from begin to end
+  int64_t begin_us = 0;      // time at which the first request was due
+  int64_t last_send_us = 0;  // time at which sending stopped
+  int64_t end_us = 0;        // end of the last request
+  int64_t cpu_us = 0;        // CPU time of all threads of this process, from begin_us to end_us
 };
 
-// Limits that a good request keeps. Absent: any will do.
+// The latency limits of a good request. Every request meets a limit that is absent.
 struct Slo {
   std::optional<double> ttft_ms;
-  std::optional<double> itl_ms;  // of the request's mean gap between tokens
+  std::optional<double> itl_ms;  // limit of the request's mean gap between tokens
 };
 
 struct ErrorCount {
@@ -35,15 +35,15 @@ struct ErrorCount {
 };
 
 struct Report {
-  int64_t requests = 0;  // ended by themselves, errors included
+  int64_t requests = 0;  // requests that were not abandoned, including errors
   int64_t errors = 0;
   int64_t abandoned = 0;
   std::map<absl::StatusCode, ErrorCount> errors_by_code;
   double duration_s = 0;
-  double request_throughput = 0;  // successes a second
+  double request_throughput = 0;  // successes per second
   double input_token_throughput = 0;
   double output_token_throughput = 0;
-  double loaded_output_token_throughput = 0;  // until the load stopped: without the last ones' tail
+  double loaded_output_token_throughput = 0;  // until sending stopped
   double cached_prompt_share = 0;
   Summary ttft_ms;
   Summary itl_ms;
@@ -51,12 +51,12 @@ struct Report {
   Summary e2e_ms;
   double goodput = 0;
   int64_t late_sends = 0;
-  double client_cpu_share = 0;  // 1: one core busy all the time
+  double client_cpu_share = 0;  // CPU time over wall time; 1 is a whole core
 };
 
 Report MakeReport(const RunRecords& run, const Slo& slo);
 
-// The keys of the contract, no others.
+// The JSON object of the report, with the keys that bench/METRICS.md lists.
 std::string ReportJson(const Report& report);
 std::string ReportTable(const Report& report, const Slo& slo);
 

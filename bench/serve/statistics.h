@@ -1,5 +1,6 @@
-// Exact statistics of samples: no histogram, no sketch. The definition of percentiles is that of
-// numpy (linear between the two nearest samples), which other load generators report.
+// Exact statistics of samples, without histograms or sketches. Percentiles are interpolated
+// linearly between the two nearest samples, as numpy and other load generators do. Pure functions;
+// any thread.
 #pragma once
 
 #include <vector>
@@ -18,7 +19,7 @@ struct Summary {
 // REQUIRES: sorted, not empty, 0 <= fraction <= 1.
 double Percentile(const std::vector<double>& sorted, double fraction);
 
-// All zero without samples.
+// Returns zeros if there are no samples.
 Summary Summarize(std::vector<double> samples);
 
 }  // namespace tessera::bench

@@ -9,8 +9,8 @@
 namespace tessera::bench {
 namespace {
 
-constexpr uint64_t kPrefixStream = 1ULL << 62;  // far from the requests' own streams
-constexpr int64_t kMaxLength = 16 << 20;        // a 64 MiB message holds no more ids
+constexpr uint64_t kPrefixStream = 1ULL << 62;  // differs from the streams of all requests
+constexpr int64_t kMaxLength = 16 << 20;        // a message of 64 MiB has at most so many ids
 
 void AppendRandomIds(int64_t count, int64_t vocab_size, Random* random, std::vector<int32_t>* ids) {
   ids->reserve(ids->size() + static_cast<size_t>(count));

@@ -1,5 +1,5 @@
-// What is asked: prompts as token ids and how many tokens to answer. Request i is a function of
-// (seed, i) alone, so that two runs ask the same whatever their pace.
+// The requests of a run: prompts as token ids, and the number of tokens to generate. Request i
+// depends on (seed, i) alone, so that two runs send the same requests at any rate.
 #pragma once
 
 #include <cstdint>
@@ -10,34 +10,34 @@
 
 namespace tessera::bench {
 
-// Tokens; both ends included.
+// A range of lengths in tokens; both ends belong to the range.
 struct LengthRange {
   int64_t min = 0;
   int64_t max = 0;
 };
 
-// "128", or "64:256" for any length between with equal chance. `flag` names it in errors.
+// Parses "128", or "64:256" for uniform lengths in that range. Errors name `flag`.
 absl::StatusOr<LengthRange> ParseLengths(const std::string& flag, const std::string& text);
 
 enum class WorkloadKind : int {
-  kRandom,  // nothing in common: every prompt is computed whole
-  kPrefix,  // groups that share a long prefix, which a prefix cache computes once
+  kRandom,  // prompts share no prefix
+  kPrefix,  // the prompts of a group share a long prefix, which a prefix cache computes once
 };
 
-// Refuses those that come later by name.
+// Parses the name of a workload. Workloads of later releases are refused by name.
 absl::StatusOr<WorkloadKind> ParseWorkloadKind(const std::string& text);
 
 struct WorkloadOptions {
   WorkloadKind kind = WorkloadKind::kRandom;
-  LengthRange input = {128, 128};   // with kPrefix: what follows the prefix
-  LengthRange output = {64, 64};    // generated past end-of-sequence, so that it is reached
-  int64_t num_prefixes = 4;         // groups of kPrefix
-  LengthRange prefix = {512, 512};  // drawn once a group
+  LengthRange input = {128, 128};   // prompt's length; with kPrefix without the shared prefix
+  LengthRange output = {64, 64};    // answer's length; generation ignores end-of-sequence ids
+  int64_t num_prefixes = 4;         // number of groups of kPrefix
+  LengthRange prefix = {512, 512};  // prefix's length, drawn once for each group
   int64_t vocab_size = 0;           // ids are drawn from [0, vocab_size)
   uint64_t seed = 0;
 };
 
-// Tokens of the longest prompt with its answer.
+// The largest number of tokens that a prompt and its answer may have together.
 int64_t MaxTokens(const WorkloadOptions& options);
 
 struct Prompt {
@@ -51,7 +51,8 @@ class Workload final {
   // REQUIRES: vocab_size > 0 and lengths of at least one token.
   explicit Workload(const WorkloadOptions& options);
 
-  // The i-th request. Negative ones are for warming up: they share no prefix with the others.
+  // The request with this index. Negative indices are warm-up requests, which share no prefix with
+  // the others.
   Prompt At(int64_t index) const;
 
  private:

@@ -7,7 +7,7 @@
 namespace tessera {
 namespace {
 
-// A group's cost in hundredths of the model's layers.
+// The cost of a group, in percent of the model's number of layers.
 constexpr int64_t kGroupCostPercent = 2;
 
 struct Kind {

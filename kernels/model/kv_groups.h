@@ -1,5 +1,5 @@
-// Splits a model's layers into KV groups of equal size, so that all its pages have the same bytes
-// (see architecture.md: one pool of equal byte pages). Pure functions.
+// Splits a model's layers into KV groups with equally many layers, so that all KV pages of the
+// model have the same number of bytes and can share one page pool. Pure functions; any thread.
 #pragma once
 
 #include <cstdint>
@@ -10,16 +10,21 @@
 namespace tessera {
 
 struct KvGrouping {
-  std::vector<KvGroupSpec> groups;  // of one kind behind one another, kinds as they first appear
-  std::vector<int32_t> group;       // [layers]
+  // The groups of one kind of layer are consecutive; kinds are in the order of their first layers.
+  std::vector<KvGroupSpec> groups;
+  std::vector<int32_t> group;           // [layers], index in `groups`
   std::vector<int32_t> layer_in_group;  // [layers]
 };
 
-// `windows` [layers] is each layer's kind: its sliding window in tokens, 0 for full attention.
-// Layers of one kind are dealt into groups in order; a kind's last group may be padded. A padded
-// layer costs its share of every page; a group costs a page table, runs and an append per step. One
-// group is taken to be worth 2 % of a page, and the cheapest size wins: 1 : 1 gives two groups, 5 :
-// 1 six, 22 : 4 seven of four layers (two of them padding).
+// Groups the layers by kind. `windows` [layers] is each layer's kind: its sliding window in tokens,
+// 0 for full attention. Consecutive layers of one kind fill a group; the last group of a kind may
+// be padded with unused layers. A padding layer wastes its share of every page of its group; a
+// group costs a page table, KV runs and an append in every step. The function chooses the group
+// size with the lowest cost, and counts one group as 2 % of the bytes of all layers. Examples:
+//   layers of two kinds   groups
+//   ratio 1 : 1           2
+//   ratio 5 : 1           6
+//   22 and 4              7 groups of 4 layers; 2 of the 28 layers are padding
 KvGrouping GroupLayers(const std::vector<int32_t>& windows);
 
 }  // namespace tessera

@@ -10,7 +10,8 @@ namespace {
 
 constexpr int64_t kUnknown = std::numeric_limits<int64_t>::max();
 
-// The number behind `key` in a file of "key number" lines, or of the whole file when key is empty.
+// Reads the number that follows `key` in a file of "key number" lines. With an empty key, the whole
+// file is one number.
 int64_t ReadNumber(const std::string& path, const std::string& key) {
   std::ifstream file(path);
   std::string word;
@@ -24,8 +25,8 @@ int64_t ReadNumber(const std::string& path, const std::string& key) {
   return kUnknown;
 }
 
-// What a control group's limit leaves. Its page cache can be reclaimed, so it does not count as
-// used.
+// Returns the memory that a control group's limit leaves. The group's page cache can be reclaimed,
+// so the cache does not count as used.
 int64_t LeftInGroup(const std::string& limit_path, const std::string& usage_path,
                     const std::string& stat_path, const std::string& cache_key) {
   const int64_t limit = ReadNumber(limit_path, "");

@@ -1,6 +1,7 @@
-// What a model is, in numbers: everything the one forward (model.h) needs to know about an
-// architecture. A family is a short function from config.json to a ModelSpec plus rows in the
-// weight-name table (families.cc). Constant after load.
+// The numbers that describe a model's architecture: everything that the forward pass (model.h)
+// needs to know. A model family consists of a short function that turns config.json into a
+// ModelSpec (families.cc) and of rows in the weight-name table (weight_table.cc). The owner of a
+// Model owns its spec. Constant after load; any thread.
 #pragma once
 
 #include <cstdint>
@@ -16,11 +17,11 @@
 
 namespace tessera {
 
-// Layers that share a page table: the same window, equal counts in all groups of a model (the last
-// may be padded).
+// Layers that have the same window and share a page table. All groups of a model have equally many
+// layers; a group may be padded with unused layers.
 struct KvGroupSpec {
-  int32_t num_layers = 0;  // equal for all groups of a model
-  int32_t window = 0;      // 0: full attention
+  int32_t num_layers = 0;  // with padding; equal for all groups of a model
+  int32_t window = 0;      // tokens; 0: full attention
 };
 
 struct LayerSpec {
@@ -29,9 +30,9 @@ struct LayerSpec {
   int32_t rope = 0;  // index in ModelSpec::ropes
 };
 
-// Defaults of generation_config.json; unset where the model says nothing.
+// Default sampling parameters from generation_config.json; unset where the file has no value.
 struct GenerationDefaults {
-  bool present = false;  // the model has the file
+  bool present = false;  // the model has a generation_config.json
   bool do_sample = false;
   std::optional<float> temperature;
   std::optional<int32_t> top_k;
@@ -49,15 +50,15 @@ struct ModelSpec {
   int32_t heads = 0;
   int32_t kv_heads = 0;
   int32_t head_dim = 0;
-  int64_t max_positions = 0;  // the context's length
+  int64_t max_positions = 0;  // length of the context, in tokens
   float norm_eps = 1e-5f;
-  bool norm_plus_one = false;  // weights are stored minus one (Gemma); folded in at load
+  bool norm_plus_one = false;  // norm weights are stored minus one (Gemma); the loader adds the one
   bool qkv_bias = false;
   bool o_bias = false;
   bool mlp_bias = false;
   bool qk_norm = false;
-  bool post_norms =
-      false;  // norms after attention and MLP, before the residual is added (Gemma 2, 3)
+  // Attention and MLP are each followed by a norm, before the residual is added (Gemma 2, 3).
+  bool post_norms = false;
   bool tied_embeddings = false;
   Activation activation = Activation::kSilu;
   float attention_scale = 0.0f;
@@ -67,20 +68,21 @@ struct ModelSpec {
   std::vector<RopeSpec> ropes;
   std::vector<LayerSpec> layers;  // [num_layers]
   std::vector<KvGroupSpec> kv_groups;
-  DType stored_dtype = DType::kF32;  // config.json's torch_dtype / dtype; weights say the truth
-  QuantizationSpec quantization;     // of a checkpoint that somebody else quantised
-  std::vector<TokenId> eos_ids;      // generation_config.json's, else config.json's
+  // torch_dtype or dtype of config.json. The tensors' own types decide how weights are read.
+  DType stored_dtype = DType::kF32;
+  QuantizationSpec quantization;  // format of a checkpoint that another program quantised
+  std::vector<TokenId> eos_ids;   // from generation_config.json, else from config.json
   std::optional<TokenId> bos_id;
   GenerationDefaults generation;
 };
 
-// Reads `dir`/config.json (and generation_config.json when there). Errors name the file, the key,
-// the value and what is supported: an unknown architecture or rope type, missing, negative or
-// absurd numbers.
+// Reads `dir`/config.json, and `dir`/generation_config.json if it exists. An unknown architecture
+// or rope type and a number that is missing or out of range are errors, which name the file, the
+// key, the value and the supported values.
 absl::StatusOr<ModelSpec> LoadModelSpec(const std::string& dir);
 
-// Page layout of a model whose pages hold `page_tokens` tokens in `kv_dtype` (slab fields are left
-// to the pool planner).
+// The layout of KV pages that hold `page_tokens` tokens in `kv_dtype`. The fields about slabs are
+// not set; the pool planner sets them.
 PageLayout MakePageLayout(const ModelSpec& spec, DType kv_dtype, int32_t page_tokens);
 
 }  // namespace tessera

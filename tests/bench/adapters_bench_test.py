@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""bench/adapters.py's arithmetic, the adapters it makes, and tessera_engine_bench on them with a tiny model.
+"""Tests of bench/adapters.py's arithmetic and adapters, and of tessera_engine_bench with these adapters and a tiny model.
 
     adapters_bench_test.py TESSERA_ENGINE_BENCH
 """
@@ -37,7 +37,7 @@ class ArithmeticTest(unittest.TestCase):
                 adapters.parse_arguments(words)
 
     def test_limits(self):
-        # 20 MB read at 40 GB/s; 32 streams of 2 * 10M operations at 1 TFLOP/s take longer.
+        # Reading 20 MB at 40 GB/s takes 0.5 ms; 2 * 10M operations for each of 32 streams at 1 TFLOP/s take 0.64 ms.
         self.assertAlmostEqual(adapters.adapter_seconds(LIMITS, 10e6, 1, 1), 0.5e-3)
         self.assertAlmostEqual(adapters.adapter_seconds(LIMITS, 10e6, 1, 32), 0.64e-3)
         self.assertAlmostEqual(adapters.adapter_seconds(LIMITS, 10e6, 8, 32), 4e-3)
@@ -70,11 +70,11 @@ class EngineBenchTest(unittest.TestCase):
         self.assertEqual(answers[0]["adapters"], 20)
         self.assertEqual([a["case"] for a in answers[1:]], lines)
         self.assertEqual([a["tokens"] for a in answers[1:4]], [20, 12, 8])
-        self.assertEqual(answers[3]["adapter_loads"], 0)  # all of them before
-        self.assertEqual(answers[4]["tokens"], answers[5]["tokens"])  # the same requests
+        self.assertEqual(answers[3]["adapter_loads"], 0)  # all adapters were loaded before
+        self.assertEqual(answers[4]["tokens"], answers[5]["tokens"])  # both loops have the same requests
         self.assertTrue(12 * 2 <= answers[4]["tokens"] <= 12 * 6)
 
-    # A pool with a few pages for adapters alone reads them again and again; without any it is refused.
+    # A pool that reserves few pages for adapters reads adapters repeatedly. A reservation of more pages than the pool has is refused.
     def test_a_fixed_split(self):
         pages = json.loads(run().stdout.splitlines()[0])["pages"]
         lines = ["loop 4 40 2 8 2 6 20 1", "loop 4 40 2 8 2 6 20 2"]

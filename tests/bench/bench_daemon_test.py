@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""tessera-bench as people run it, against a daemon with the model that ships in deploy/models.
+"""Tests of the program tessera-bench against a daemon with a model of deploy/models.
 
     bench_daemon_test.py TESSERAD TESSERA_BENCH
 """
@@ -32,7 +32,7 @@ class Daemon:
         self.address, self.metrics = re.match(r"tesserad ready grpc=(\S+) metrics=(\S+)\n", ready).groups()
 
     def wait_for(self, name, least):
-        """Until the sum over a metric's series has reached a value."""
+        """Waits until the sum of a metric's series has reached the value `least`."""
         for _ in range(3000):
             with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=30) as answer:
                 lines = answer.read().decode().splitlines()
@@ -68,7 +68,7 @@ class BenchTest(unittest.TestCase):
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def end(self, process, codes=(0,)):
-        """The figures, and what was printed."""
+        """Waits for the program's end and returns its JSON report and its outputs."""
         out, err = process.communicate(timeout=300)
         self.assertIn(process.returncode, codes, out + err)
         with open(self.json_path, encoding="utf-8") as file:
@@ -96,7 +96,7 @@ class BenchTest(unittest.TestCase):
         self.assertAlmostEqual(report["request_throughput"] * seconds, 24)
         self.assertAlmostEqual(report["output_token_throughput"] * seconds, 24 * 12)
         self.assertTrue(24 * 16 <= round(report["input_token_throughput"] * seconds) <= 24 * 48)
-        self.assertAlmostEqual(report["goodput"], report["request_throughput"])  # no limits given
+        self.assertAlmostEqual(report["goodput"], report["request_throughput"])  # equal without latency limits
         self.assertGreater(report["ttft_ms"]["p50"], 0)
         self.assertGreater(report["e2e_ms"]["p50"], report["ttft_ms"]["p50"])
         for word in ("TTFT", "ITL", "TPOT", "e2e", "goodput", "output tokens/s"):
@@ -106,19 +106,19 @@ class BenchTest(unittest.TestCase):
         report, _, _ = self.end(self.start("--rate", "20", "--arrivals", "uniform", "--duration", "1",
                                            "--output-tokens", "4", "--slo-ttft", "0.001"))
         self.assertEqual((report["requests"], report["errors"]), (20, 0))
-        self.assertEqual(report["goodput"], 0)  # nobody answers in a microsecond
+        self.assertEqual(report["goodput"], 0)  # no request meets a TTFT limit of a microsecond
 
     def test_prefixes_are_found_in_the_cache(self):
         shared = ("--concurrency", "2", "--num-requests", "12", "--input-tokens", "8", "--output-tokens", "2")
         _, out, _ = self.end(self.start(*shared, "--workload", "prefix", "--num-prefixes", "1", "--prefix-tokens", "320"))
         share = float(re.search(r"([\d.]+) % from the prefix cache", out).group(1))
-        self.assertGreater(share, 70)  # 10 of 12 requests at least find 320 of their 328 tokens
+        self.assertGreater(share, 70)  # at least 10 of 12 requests hit 320 of their 328 tokens
         _, out, _ = self.end(self.start(*shared, "--seed", "9"))
         self.assertIn(" 0.0 % from the prefix cache", out)
 
     def test_a_stalled_server_delays_no_send(self):
-        # The daemon is stopped for a second. Who sends only after an answer would see one slow request; here all
-        # that were due meanwhile count from when they were due.
+        # The daemon is stopped for a second. A client that waits for answers before it sends would see one slow
+        # request. The open loop sends on time, and all requests that were due meanwhile have a long latency.
         with Daemon() as server:
             running = self.start("--rate", "20", "--arrivals", "uniform", "--num-requests", "60", "--input-tokens", "8",
                                  "--output-tokens", "2", "--warmup", "0", server=server.address)
@@ -136,7 +136,7 @@ class BenchTest(unittest.TestCase):
             running = self.start("--concurrency", "2", "--duration", "6", "--output-tokens", "300", server=server.address)
             server.wait_for("tessera_requests_running", 2)
             server.process.kill()
-            report, out, _ = self.end(running, codes=(0, 1))  # 1 when none was answered before
+            report, out, _ = self.end(running, codes=(0, 1))  # 1 if no request was answered before the kill
             self.assertGreater(report["errors"], 2)
             self.assertGreater(report["duration_s"], 5)
             self.assertIn("UNAVAILABLE", out)

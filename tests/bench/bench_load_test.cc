@@ -1,5 +1,5 @@
-// The client and the two loops against a server over real sockets, with a generator that echoes and
-// that the tests hold and pace.
+// Tests of the load client, the closed loop and the open loop against a server over real sockets.
+// The server's generator echoes the prompt, and the tests can hold its answers.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -36,7 +36,8 @@ class LoadTest : public testing::ServerTest {
     return load.Run();
   }
 
-  // An open loop at a steady rate against a server that holds all until `is_held` is so.
+  // Runs an open loop at a steady rate against a server that holds all answers until `is_held`
+  // returns true.
   RunRecords RunHeld(double rate, int64_t num_requests, const char* what,
                      const std::function<bool(const Load&)>& is_held) {
     LoadOptions options;
@@ -117,8 +118,8 @@ TEST_F(LoadTest, ClosedLoopEndsByTime) {
   }
 }
 
-// The point of an open loop: a server that answers nothing for a while is sent to all the same, and
-// its silence counts from when each request was due.
+// An open loop sends requests on time even if the server answers nothing for a while, and measures
+// each latency from the time at which the request was due.
 TEST_F(LoadTest, OpenLoopSendsOnTimeWhateverTheServerDoes) {
   Start({.held = true}, {});
   RunRecords run = RunHeld(100, 30, "all requests",
@@ -131,7 +132,7 @@ TEST_F(LoadTest, OpenLoopSendsOnTimeWhateverTheServerDoes) {
     ExpectOrdered(run.requests[i]);
   }
   const Report report = MakeReport(run, {});
-  EXPECT_GE(report.ttft_ms.max, 290);  // the first waited for the last
+  EXPECT_GE(report.ttft_ms.max, 290);  // the first answer came after the last request was sent
 }
 
 TEST_F(LoadTest, OpenLoopEndsByTime) {
@@ -160,7 +161,7 @@ TEST_F(LoadTest, RefusedClientsPause) {
   const RunRecords run = RunLoad(options);
   EXPECT_EQ(NumOk(run), 0);
   EXPECT_GE(run.requests.size(), 2u);
-  EXPECT_LE(run.requests.size(), 6u);  // each at 0, 100 and 200 ms
+  EXPECT_LE(run.requests.size(), 6u);  // each of the 2 clients sends at 0, 100 and 200 ms
 }
 
 TEST_F(LoadTest, FailuresAfterAcceptanceAreErrors) {
@@ -211,7 +212,8 @@ TEST_F(LoadTest, InterruptAbandonsWhatRunsAndKeepsTheRest) {
     std::thread runner([&] { run = load.Run(); });
     WaitFor("some answers", [&] { return load.Progress().ended >= 5; });
     generator_->Hold();
-    // Not those that have ended here and not yet there.
+    // The generator may count requests that have ended for the client, so the wait needs three that
+    // the generator holds.
     WaitFor("some that wait", [&] { return generator_->num_live() >= 3; });
     load.Interrupt();
     runner.join();

@@ -1,4 +1,4 @@
-// Workloads, arrivals, statistics and the report: no clock, no network.
+// Tests of workloads, arrivals, statistics and the report, without a clock or a network.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -54,7 +54,7 @@ TEST(WorkloadTest, RequestsDependOnSeedAndNumberOnly) {
   other_seed.seed = 8;
   const Workload other(other_seed);
   int num_equal = 0;
-  for (int64_t i = 19; i >= 0; --i) {  // the order does not matter
+  for (int64_t i = 19; i >= 0; --i) {  // requests do not depend on the order of the calls
     EXPECT_EQ(one.At(i).token_ids, same.At(i).token_ids);
     EXPECT_EQ(one.At(i).output_tokens, same.At(i).output_tokens);
     num_equal += one.At(i).token_ids == other.At(i).token_ids ? 1 : 0;
@@ -101,7 +101,7 @@ TEST(WorkloadTest, GroupsShareTheirPrefix) {
   EXPECT_EQ(prefixes.size(), 3u);
   EXPECT_EQ(whole.size(), 60u);
   EXPECT_EQ(MaxTokens(options), 69);
-  // One for warming up is as long but fills no cache for the others.
+  // A warm-up request is as long as the others but shares no prefix with them.
   const std::vector<int32_t> warmup = workload.At(-1).token_ids;
   ASSERT_GE(warmup.size(), 45u);
   EXPECT_EQ(prefixes.count({warmup.begin(), warmup.begin() + 40}), 0u);
@@ -133,12 +133,12 @@ TEST(ArrivalsTest, PoissonHasExponentialGaps) {
   EXPECT_TRUE(differs);
   const Summary summary = Summarize(gaps);
   EXPECT_NEAR(summary.mean, 5000, 150);
-  EXPECT_NEAR(summary.p50, 5000 * std::log(2), 150);  // what tells it from other gaps of that mean
+  EXPECT_NEAR(summary.p50, 5000 * std::log(2), 150);  // the median of an exponential distribution
   EXPECT_NEAR(summary.p99, 5000 * std::log(100), 1200);
 }
 
 TEST(StatisticsTest, PercentilesAreThoseOfNumpy) {
-  // numpy.percentile([15, 20, 35, 40, 50], [50, 90, 95, 99])
+  // The expected values are those of numpy.percentile([15, 20, 35, 40, 50], [50, 90, 95, 99]).
   const Summary summary = Summarize({40, 15, 50, 35, 20});
   EXPECT_DOUBLE_EQ(summary.mean, 32);
   EXPECT_DOUBLE_EQ(summary.p50, 35);
@@ -166,7 +166,7 @@ TEST(ReportTest, LatenciesAsDefined) {
   run.end_us = 2'000'000;
   run.last_send_us = 1'900'000;
   run.cpu_us = 100'000;
-  // Two tokens came in one message: each has its own gap, and one of them is none.
+  // Two tokens came in one message: each token has its own gap, and the second gap is 0.
   run.requests.push_back(Answered(100, {150, 170, 170, 190}, 220));
   const Report report = MakeReport(run, {});
   EXPECT_EQ(report.requests, 1);
@@ -193,7 +193,7 @@ TEST(ReportTest, LateSendsCountFromTheIntendedTime) {
   }
   const Report report = MakeReport(run, {});
   EXPECT_EQ(report.late_sends, 2);
-  EXPECT_DOUBLE_EQ(report.ttft_ms.max, 400);  // whenever it was sent
+  EXPECT_DOUBLE_EQ(report.ttft_ms.max, 400);  // does not depend on the time of the send
 }
 
 TEST(ReportTest, ErrorsAreCountedByCodeAndMeasureNothing) {
@@ -227,15 +227,16 @@ TEST(ReportTest, GoodputKeepsBothLimits) {
   RunRecords run;
   run.end_us = 1'000'000;
   run.requests.push_back(Answered(0, {100, 110, 120}, 120));  // ttft 100, itl 10
-  run.requests.push_back(Answered(0, {300, 310, 320}, 320));  // late to begin
-  run.requests.push_back(Answered(0, {100, 150, 200}, 200));  // slow to go on
-  run.requests.push_back(Answered(0, {100}, 100));            // one token: no gap to judge
-  run.requests.push_back(Answered(0, {}, 100));               // nothing came
+  run.requests.push_back(Answered(0, {300, 310, 320}, 320));  // high TTFT
+  run.requests.push_back(Answered(0, {100, 150, 200}, 200));  // high ITL
+  run.requests.push_back(Answered(0, {100}, 100));            // one token, so no ITL
+  run.requests.push_back(Answered(0, {}, 100));               // no tokens
   EXPECT_DOUBLE_EQ(MakeReport(run, {.ttft_ms = 200, .itl_ms = 20}).goodput, 2);
   EXPECT_DOUBLE_EQ(MakeReport(run, {.ttft_ms = 200}).goodput, 3);
   EXPECT_DOUBLE_EQ(MakeReport(run, {.itl_ms = 20}).goodput, 3);
   EXPECT_DOUBLE_EQ(MakeReport(run, {}).goodput, 4);
-  EXPECT_DOUBLE_EQ(MakeReport(run, {.ttft_ms = 100, .itl_ms = 50}).goodput, 3);  // limits are kept
+  // A latency equal to its limit is within the limit.
+  EXPECT_DOUBLE_EQ(MakeReport(run, {.ttft_ms = 100, .itl_ms = 50}).goodput, 3);
 }
 
 TEST(ReportTest, JsonHasTheKeysOfTheContract) {

@@ -1,4 +1,4 @@
-// The command line of tessera-bench.
+// Tests of the command line of tessera-bench.
 #include <gtest/gtest.h>
 
 #include <string>
@@ -43,7 +43,7 @@ TEST(OptionsTest, AllThatCanBeGiven) {
   EXPECT_EQ(options.load.rate, 2.5);
   EXPECT_EQ(options.load.arrivals, ArrivalKind::kUniform);
   EXPECT_EQ(options.load.num_requests, 9);
-  EXPECT_EQ(options.load.duration_seconds, 0);  // the number ends it
+  EXPECT_EQ(options.load.duration_seconds, 0);  // the number of requests ends the run
   EXPECT_EQ(options.load.num_warmup, 0);
   EXPECT_EQ(options.load.seed, 11u);
   EXPECT_EQ(options.workload.seed, 11u);

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""bench/peers.py without peers: arguments, limits, statistics, table and JSON, and the rounds with systems that only pretend."""
+"""Tests of bench/peers.py without real peers: arguments, limits, statistics, table and JSON, and rounds with fake systems."""
 import contextlib
 import io
 import itertools
@@ -19,7 +19,7 @@ from compare import cases, machine, report, systems, workshop  # noqa: E402
 QWEN = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
         "num_key_value_heads": 2, "vocab_size": 151936}
 LIMITS = {"read_gb_s": 38.0, "bf16_gflop_s": 460.0, "int8_gop_s": 938.0}
-# Answers each line with its own speed and the state of the processes in the file PIDS while it works.
+# A fake system. It answers each line with its speed if all other processes in the file PIDS are stopped, else with 1e9.
 PRETENDER = """
 import json, os, sys
 system, pids, speed = sys.argv[1], sys.argv[2], float(sys.argv[3])
@@ -76,7 +76,7 @@ class PureTest(unittest.TestCase):
         def limit(case, weights):
             return cases.limit_of(cases.CASES[case], weights, costs, LIMITS)
 
-        # By hand: a step's bytes over the read bandwidth, or operations over the peak.
+        # The expected limits are computed by hand: a step's bytes over the read bandwidth, or its operations over the peak.
         self.assertAlmostEqual(limit("decode_1", "bf16"), 38e9 / (2 * 493961216 + 160 * 12288), places=3)
         self.assertAlmostEqual(limit("decode_1", "int4"), 38e9 / (0.5625 * 357826560 + 136134656 + 160 * 12288), places=3)
         attention = 512 * 513 / 2 * 4 * 24 * 896
@@ -88,7 +88,7 @@ class PureTest(unittest.TestCase):
             self.assertLess(limit("served_32", weights), limit("decode_32", weights))
 
     def test_ratio_is_to_the_best_peer_in_paired_rounds(self):
-        # The machine is twice as fast in round 1: only pairs tell.
+        # The machine is twice as fast in round 1, so only ratios within a round are right.
         samples = {"tessera": [30, 60, 31], "llama.cpp": [10, 20, 10], "openvino": [20, 40, 20]}
         self.assertAlmostEqual(report.ratio_to_best(samples), 1.5)
         low, high = report.interval(samples)
@@ -124,7 +124,7 @@ class RoundsTest(unittest.TestCase):
         self.work = folder.name
 
     def compare(self, speeds, *words):
-        """Runs pretenders on two cases: system -> speed; below 0: it does not start; None: it cannot be made."""
+        """Runs a comparison of fake systems. `speeds` maps a system to its speed; a speed below 0 makes its start fail, and None its preparation."""
         comparison = peers.Comparison(peers.parse_arguments(["--json", os.path.join(self.work, "out.json"), "--work", self.work,
                                                              "--model", "m", "--weights", "bf16", *words]))
 

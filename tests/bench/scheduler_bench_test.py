@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""tessera_scheduler_bench reports every case.
+"""Tests that tessera_scheduler_bench reports every case.
 
     scheduler_bench_test.py TESSERA_SCHEDULER_BENCH
 """

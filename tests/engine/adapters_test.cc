@@ -1,6 +1,6 @@
-// Adapters in the engine: whatever happens around a request (other adapters in its batch, eviction
-// from the pool, a tight pool, failed loads, operators), its tokens and logprobs are bitwise those
-// it gets alone.
+// Tests of adapters in the engine. A request's tokens and logprobs have the bits that they have
+// when the request runs alone, whatever else happens: other adapters in its batch, eviction from
+// the pool, a small pool, failed loads, commands of operators.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -60,7 +60,7 @@ class AdaptersTest : public ::testing::TestWithParam<std::string> {
     return stack;
   }
 
-  // The recipes of these tests: none, each, and blends of both.
+  // The recipes of these tests: the base model, each adapter, and blends of both.
   static std::vector<AdapterUse> Recipe(int number) {
     switch (number) {
       case 0:
@@ -118,7 +118,8 @@ TEST_P(AdaptersTest, GreedyTokensAreTheModels) {
   EXPECT_EQ(tokens.size(), request.prompt.size() + 10);
 }
 
-// Together, in a pool that holds all, and in one that holds few pages beside the requests.
+// Requests run together, in a pool that holds all adapters and in a pool with few pages for
+// adapters.
 TEST_P(AdaptersTest, MixedBatchesAndTightPoolsDoNotShow) {
   std::vector<Generated> alone;
   {
@@ -159,7 +160,7 @@ TEST_P(AdaptersTest, MixedBatchesAndTightPoolsDoNotShow) {
   }
 }
 
-// However many wait, host memory for a few images is enough: none is read twice.
+// With host memory for 8 images, 24 adapters that requests wait for are each read once.
 TEST_P(AdaptersTest, WaitingAdaptersAreReadOnce) {
   RealStackOptions options = Options();
   {
@@ -203,7 +204,7 @@ TEST_P(AdaptersTest, ChangedFilesAreANewVersion) {
   request.adapter = *stack->adapters().Resolve(0, {{"mine", "", {}}});
   const Generated first = stack->Run(request);
   EXPECT_EQ(first.reason, FinishReason::kLength);
-  // Asked for, not loaded yet, then changed: that request fails, and no other.
+  // After the files change, the adapter's name resolves to a new version of the new content.
   std::filesystem::remove_all(path);
   std::filesystem::copy(kAdapters + "patterns", path);
   stack->adapters().CheckFilesNow();
@@ -217,7 +218,7 @@ TEST_P(AdaptersTest, ChangedFilesAreANewVersion) {
   EXPECT_TRUE(SameResults(second, stack->Run(request)));
 }
 
-// Cut short, gone, or another adapter's by the time that it is read.
+// A file that is truncated, removed or replaced before its load fails only its adapter's requests.
 TEST_P(AdaptersTest, AFailedLoadFailsOnlyWhatNeedsIt) {
   const std::string path = Copy("plain");
   const std::string file = path + "/adapter_model.safetensors";
@@ -250,7 +251,8 @@ TEST_P(AdaptersTest, AFailedLoadFailsOnlyWhatNeedsIt) {
   }
 }
 
-// A load that meets other files tells the registry so: no look at the disk has to come between.
+// A load that finds changed files reports the change to the registry, so the next Resolve gives the
+// new version without another check of the disk.
 TEST_P(AdaptersTest, ARequestSentAgainGetsTheChangedFiles) {
   const auto stack = Start(Options());
   const std::string path = Copy("plain");
@@ -282,7 +284,7 @@ TEST_P(AdaptersTest, WhatDoesNotFitFailsWhenNothingElseCanLeave) {
   EXPECT_THAT(log.text(), HasSubstr("[debug] too big ends with an error: RESOURCE_EXHAUSTED"));
 }
 
-// A pin is on while the adapter still waits for room; who gave up is forgotten.
+// A pin is set while its adapter waits for room. A wait ends when its operator has disconnected.
 TEST_P(AdaptersTest, WaitsForRoomMayBeGivenUp) {
   RealStackOptions options = Options();
   options.num_slabs = 18;
@@ -307,7 +309,7 @@ TEST_P(AdaptersTest, WaitsForRoomMayBeGivenUp) {
   stack->RunAll();
   EXPECT_EQ(num_done, 0);
   EXPECT_EQ(stack->result(running).reason, FinishReason::kLength);
-  // Nobody asked again, so it is where it was.
+  // No request and no operator wants the adapter, so it stays in host memory.
   EXPECT_EQ(listing().residency, AdapterResidency::kHost);
   stack->core().LoadAdapter(patterns, false, {[&](const absl::Status&) { ++num_done; }, {}});
   stack->RunAll();
@@ -329,13 +331,13 @@ TEST_P(AdaptersTest, OperatorsLoadPinAndUnload) {
   EXPECT_TRUE(listing().pinned);
   EXPECT_EQ(listing().rank, 3);
   EXPECT_GT(listing().bytes, 0);
-  // Pinned, it stays whatever comes.
+  // A pinned adapter stays in the pool while other adapters compete for pages.
   for (uint32_t i = 0; i < 12; ++i) {
     stack->Submit(NewRequest(stack.get(), 2 + static_cast<int>(i % 4), i));
   }
   stack->RunAll();
   EXPECT_EQ(listing().residency, AdapterResidency::kPool);
-  // Unloading waits for who uses it.
+  // An unload takes effect only after the running request has finished.
   Request request = NewRequest(stack.get(), 1, 1);
   request.stopping.max_tokens = 6;
   const int number = stack->Submit(request);
@@ -348,8 +350,7 @@ TEST_P(AdaptersTest, OperatorsLoadPinAndUnload) {
   EXPECT_FALSE(listing().pinned);
 }
 
-// The image of a pinned adapter that waits for room is not dropped, however little host memory
-// there is.
+// A pinned adapter that waits for room keeps its image even if the bound of host memory is 0.
 TEST_P(AdaptersTest, APinSurvivesInHostMemory) {
   RealStackOptions options = Options();
   options.num_slabs = 18;
@@ -362,7 +363,7 @@ TEST_P(AdaptersTest, APinSurvivesInHostMemory) {
   stack->RunOnce();
   const auto load = [&](int recipe, bool pin) {
     const AdapterId id = stack->adapters().Resolve(0, Recipe(recipe))->id;
-    const auto gone = std::make_shared<bool>(false);  // asked as long as the adapter is on its way
+    const auto gone = std::make_shared<bool>(false);  // the engine may read it after this call
     stack->core().LoadAdapter(id, pin, {[](const absl::Status&) {}, [gone] { return *gone; }, {}});
     stack->RunOnce();
     *gone = true;
@@ -377,7 +378,7 @@ TEST_P(AdaptersTest, APinSurvivesInHostMemory) {
   stack->RunAll();
 }
 
-// The last word counts: what was to go and is pinned stays.
+// The last command wins: an adapter that was to be unloaded and is then pinned stays.
 TEST_P(AdaptersTest, APinTakesBackAnUnload) {
   const auto stack = Start(Options());
   const int number = stack->Submit(NewRequest(stack.get(), 1, 1));
@@ -411,7 +412,7 @@ TEST_P(AdaptersTest, AnUnloadDuringAReadComesAfterIt) {
   EXPECT_EQ(stack->adapters().List()[0].residency, AdapterResidency::kDisk);
 }
 
-// Of two idle adapters the less used leaves first, though it was used last.
+// The less used of two idle adapters leaves the pool first, although it was used last.
 TEST_P(AdaptersTest, TheLessUsedAdapterLeavesFirst) {
   RealStackOptions options = Options();
   options.num_slabs = 40;
@@ -442,7 +443,7 @@ TEST_P(AdaptersTest, TheLessUsedAdapterLeavesFirst) {
 TEST_P(AdaptersTest, BlendsAreListedWhileInMemory) {
   const auto stack = Start(Options());
   EXPECT_EQ(stack->Run(NewRequest(stack.get(), 3, 1)).reason, FinishReason::kLength);
-  stack->adapters().Resolve(0, Recipe(4)).value();  // asked for, never loaded
+  stack->adapters().Resolve(0, Recipe(4)).value();  // resolved but never loaded
   std::vector<AdapterListing> list = stack->adapters().List();
   ASSERT_EQ(list.size(), 3);
   EXPECT_EQ(list[0].residency, AdapterResidency::kDisk);
@@ -454,7 +455,7 @@ TEST_P(AdaptersTest, BlendsAreListedWhileInMemory) {
   EXPECT_EQ(stack->adapters().List().size(), 2);
 }
 
-// What left memory is forgotten, and its prefixes are found again when it is asked for again.
+// The registry forgets a blend that has left memory; the blend's prefixes stay in the cache.
 TEST_P(AdaptersTest, BlendsLiveAsLongAsTheyAreInMemory) {
   RealStackOptions options = Options();
   options.num_slabs = 48;
@@ -492,7 +493,7 @@ TEST_P(AdaptersTest, RecompressedBlendsAreVersionsOfTheirOwn) {
   const ResolvedAdapter exact = request.adapter;
   const Generated want = stack->Run(request);
   EXPECT_EQ(want.reason, FinishReason::kLength);
-  // No less than the sum of the ranks: the same numbers, but nothing is shared.
+  // A blend_rank above the sum of the ranks gives the exact results, but shares no prefixes.
   const ResolvedAdapter whole = stack->adapters().Resolve(0, Recipe(3), 64).value();
   EXPECT_NE(whole.id, exact.id);
   EXPECT_NE(whole.key, exact.key);
@@ -500,7 +501,7 @@ TEST_P(AdaptersTest, RecompressedBlendsAreVersionsOfTheirOwn) {
   const Generated same = stack->Run(request);
   EXPECT_EQ(same.usage.cached_prompt_tokens, 0);
   EXPECT_TRUE(SameResults(same, want));
-  // Less is another adapter, and smaller.
+  // A blend_rank below the sum of the ranks gives different results and a smaller adapter.
   request.adapter = stack->adapters().Resolve(0, Recipe(3), 2).value();
   const Generated less = stack->Run(request);
   EXPECT_EQ(less.usage.cached_prompt_tokens, 0);
@@ -515,8 +516,8 @@ TEST_P(AdaptersTest, RecompressedBlendsAreVersionsOfTheirOwn) {
   EXPECT_LE(list[4].bytes, list[2].bytes);
 }
 
-// Any verbs in any order: what finishes by length has the tokens it gets alone.
-class AdaptersRandomTest : public ::testing::TestWithParam<int64_t> {};  // host bytes
+// After random commands, a request that finishes by length has the tokens that it has alone.
+class AdaptersRandomTest : public ::testing::TestWithParam<int64_t> {};  // bound of host bytes
 
 INSTANTIATE_TEST_SUITE_P(HostBytes, AdaptersRandomTest, ::testing::Values(0, int64_t{1} << 30));
 

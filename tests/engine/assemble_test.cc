@@ -1,5 +1,5 @@
-// Planning memory: computed defaults fit, and what does not fit is an error that says what to
-// change.
+// Tests of the memory plan: computed defaults fit, and settings that do not fit give an error that
+// says what to change.
 #include "scheduler/device/assemble.h"
 
 #include <gtest/gtest.h>
@@ -47,7 +47,7 @@ TEST(AssembleTest, TheContextIsCutToWhatThePoolHolds) {
   EXPECT_EQ(plan->models[0].max_model_len, 3 * plan->models[0].layout.page_tokens());
 }
 
-// A token's int8 rows have a byte a number and four more for the scale.
+// A token's int8 row takes one byte for each number and four bytes for the scale.
 TEST(AssembleTest, Int8KvTakesHalfThePool) {
   AssembleOptions options = Options("llama32");
   int64_t pool_bytes[2] = {};
@@ -86,7 +86,7 @@ TEST(AssembleTest, MoreThanTheMachineHasIsRefusedBeforeItIsAllocated) {
       << plan.status();
 }
 
-// Positions in a step's results are 32 bits wide.
+// Indices into a step's results have 32 bits, which limits the number of embedding values.
 TEST(AssembleTest, StepsWhoseEmbeddingsCannotBeCountedAreRefused) {
   AssembleOptions options = Options("llama32");
   const auto spec = LoadModelSpec(options.models[0].dir);
@@ -102,7 +102,7 @@ TEST(AssembleTest, StepsWhoseEmbeddingsCannotBeCountedAreRefused) {
   EXPECT_NE(PlanMemory(options).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
-// Bytes of this process's own pages in memory, without those of mapped files.
+// Bytes of this process's resident anonymous memory, which excludes mapped files.
 int64_t ResidentBytes() {
   std::ifstream file("/proc/self/status");
   for (std::string word; file >> word;) {
@@ -112,7 +112,8 @@ int64_t ResidentBytes() {
   return 0;
 }
 
-// A step as large as they come, with prompts and embeddings, on the model that ships.
+// Steps of the largest size, with prompts and embeddings, on a shipped model allocate no more
+// memory than the plan foresees.
 TEST(AssembleTest, WhatIsTakenStaysBelowThePlan) {
   const std::string dir = "deploy/models/tessera-nano";
   constexpr int32_t kStepTokens = 8000;

@@ -1,6 +1,6 @@
-// Whatever the engine does around a request (batching, chunking, caching, preempting, pausing,
-// another model's steps), the request's tokens and logprobs are bitwise those it gets alone. On ref
-// and on every instruction set of this machine.
+// A request's tokens and logprobs have the bits that they have when the request runs alone,
+// whatever the engine does: batching, chunking, prefix caching, preemption, pauses, steps of
+// another model. The tests run on ref and on every instruction set of this machine.
 #include <gtest/gtest.h>
 
 #include <random>
@@ -44,7 +44,8 @@ class EngineMetamorphicTest : public ::testing::TestWithParam<Case> {
     return options;
   }
 
-  // Greedy, sampled in several ways, penalised, scored: one of each.
+  // Requests of all kinds: greedy, sampled in several ways, with penalties, with prompt logprobs,
+  // and an embedding.
   std::vector<Request> Requests(const EngineModel& model) const {
     std::mt19937 rng(11);
     std::vector<Request> requests(7);
@@ -52,7 +53,7 @@ class EngineMetamorphicTest : public ::testing::TestWithParam<Case> {
       Request& r = requests[i];
       const int length = 3 + static_cast<int>(rng() % 60);
       for (int t = 0; t < length; ++t) {
-        // Half of the prompts share their beginning.
+        // The first 40 tokens of every other prompt are the same.
         const uint32_t draw = i % 2 == 0 && t < 40 ? static_cast<uint32_t>(t * 7 + 3) : rng();
         r.prompt.push_back(static_cast<TokenId>(draw % static_cast<uint32_t>(model.vocab_size)));
       }
@@ -82,7 +83,8 @@ class EngineMetamorphicTest : public ::testing::TestWithParam<Case> {
     return results;
   }
 
-  // All at once in a stack of these options, twice (the second time with a warm cache).
+  // Runs all requests together in a stack with these options, twice; the second round finds cached
+  // prefixes. Expects the results that each request has alone.
   void ExpectAloneEqualsTogether(const RealStackOptions& options) const {
     RealStack stack(options);
     const std::vector<Request> requests = Requests(stack.models()[0]);
@@ -117,7 +119,7 @@ TEST_P(EngineMetamorphicTest, PageSizeDoesNotShow) {
 }
 
 TEST_P(EngineMetamorphicTest, TwoThreadsAreOne) {
-  if (GetParam().backend == "ref") return;  // one thread by nature
+  if (GetParam().backend == "ref") return;  // ref always runs on one thread
   RealStackOptions options = Options();
   options.num_threads = 2;
   ExpectAloneEqualsTogether(options);
@@ -131,7 +133,8 @@ TEST_P(EngineMetamorphicTest, HitIsMiss) {
   const Generated hit = stack.Run(request);
   EXPECT_GE(hit.usage.cached_prompt_tokens, 16);
   EXPECT_TRUE(SameResults(hit, miss));
-  // A second turn: the prompt goes on with what was generated, on pages that decoding wrote.
+  // A second turn of the conversation: its prompt has the generated tokens at the end and hits the
+  // pages that decode steps wrote.
   Request next = request;
   for (const OutputToken& token : miss.tokens) next.prompt.push_back(token.token);
   const Generated continued = stack.Run(next);
@@ -147,7 +150,7 @@ TEST_P(EngineMetamorphicTest, PreemptedIsNot) {
   RealStackOptions options = Options();
   const int32_t num_groups = GetParam().model == "llama32" ? 1 : 2;
   options.page_tokens = 8;
-  options.num_slabs = 17 * num_groups;  // the longest prompt fits, not much more
+  options.num_slabs = 17 * num_groups;  // little more than the longest sequence needs
   RealStack stack(options);
   std::vector<Request> requests = Requests(stack.models()[0]);
   for (Request& request : requests) {

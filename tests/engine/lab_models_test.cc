@@ -1,6 +1,6 @@
-// The models that ship and their adapters: text, ids and greedy continuations are those of Hugging
-// Face's libraries and of peft (tests/golden/make_lab_goldens.py), through our tokenizer, engine
-// and detokenizer, all in one batch, on every backend.
+// Tests of the shipped models and their adapters: token ids, greedy continuations and their texts
+// equal those of Hugging Face's libraries and peft (tests/golden/make_lab_goldens.py). All cases
+// run in one batch through Tessera's tokenizer, engine and detokenizer, on every backend.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -64,7 +64,7 @@ class LabModelsTest : public ::testing::TestWithParam<std::string> {
       for (const OutputToken& token : stack.result(numbers[i]).tokens) ids.push_back(token.token);
       EXPECT_EQ(ids, cases[i]["greedy"].get<std::vector<TokenId>>()) << cases[i]["prompt"];
       if (!cases[i].contains("top")) continue;
-      // Log-probabilities are logits but for a constant.
+      // Log-probabilities differ from logits by a constant, so differences are compared.
       const auto top = cases[i]["top"].get<std::vector<std::pair<TokenId, float>>>();
       const std::vector<TokenLogprob>& got = stack.result(numbers[i]).tokens[0].top;
       ASSERT_EQ(got.size(), top.size());

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/adapters/: LoRA adapters in PEFT's layout for golden models, with what peft computes with them.
+"""Writes tests/golden/adapters/: LoRA adapters in PEFT's layout for golden models, with the results of peft.
 
     python3 -m venv VENV && VENV/bin/pip install torch transformers peft safetensors
     VENV/bin/python tests/golden/make_adapter_goldens.py
 
-MODEL/{plain,patterns}: two adapters. MODEL/golden.json {prompt_ids, cases: {NAME: [[adapter, weight], ..]}} and MODEL/NAME.f32, the raw fp32 logits
-[len(prompt_ids), vocab_size] of each case.
+MODEL/plain and MODEL/patterns are two adapters. MODEL/golden.json has {prompt_ids, cases: {NAME: [[adapter, weight], ..]}}. MODEL/NAME.f32 has the raw fp32
+logits [len(prompt_ids), vocab_size] of a case.
 """
 import json
 import os

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes jinja.json: small templates and what jinja2 3.1 renders them to, under Hugging Face's settings.
+"""Writes jinja.json: small templates, with the texts that jinja2 3.1 renders from them under Hugging Face's settings.
 
 Needs PyPI's jinja2 (3.1). Run from anywhere: python3 tests/golden/make_jinja_goldens.py
 """
@@ -38,7 +38,7 @@ CONTEXT = {
     ],
 }
 
-# Each is printed as {{ ... }}.
+# Expressions; each becomes the template {{ EXPRESSION }}.
 EXPRESSIONS = r"""
 1 + 2 * 3
 (1 + 2) * 3
@@ -654,7 +654,7 @@ messages | length - 1
 messages[(messages | length) - 1].role
 """.strip("\n").split("\n")
 
-# Expressions that must fail.
+# Expressions whose templates must fail.
 FAILING = r"""
 zzz.x
 zzz['x']
@@ -998,7 +998,7 @@ NOW = datetime.datetime(2024, 7, 9, 13, 5, 6)
 
 
 class Generation(Extension):
-    """Hugging Face's generation tag: what is inside is printed."""
+    """Hugging Face's generation tag, which prints the text inside it."""
 
     tags = {"generation"}
 
@@ -1035,7 +1035,7 @@ def render(env, template):
     case = {"template": template}
     try:
         case["target"] = env.from_string(template).render(**CONTEXT, **EXTRA)
-    except Exception as error:  # whatever jinja2 or Python raise is the expectation
+    except Exception as error:  # any error of jinja2 or Python is the expected result
         case["error"] = type(error).__name__
         case["message"] = str(error)
     return case

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes lab_models.json and lab_adapters.json: what the Hugging Face libraries say about the models and adapters of deploy/models.
+"""Writes lab_models.json and lab_adapters.json: results of the Hugging Face libraries on the models and adapters of deploy/models.
 
-lab_models.json, per model and prompt: the ids by `tokenizers`, the ids that greedy decoding by `transformers` goes on with (float32 arithmetic on the stored
-bf16 weights) and the smallest distance between the best and the second best logit on the way: an implementation that errs by less than half of it must agree.
-lab_adapters.json, per adapter and prompt: the same by `peft`, and the largest logits of the first new token.
-On the way it checks the laboratory's own forward pass against transformers.
+lab_models.json has, for each model and prompt, the ids of `tokenizers`, the greedy continuation of `transformers` (float32 arithmetic on the stored bf16 weights),
+and the smallest difference between the best and the second best logit of a step. An implementation whose logits err by less than half of that difference gives the
+same continuation. lab_adapters.json has the same for each adapter and prompt, by `peft`, and the largest logits of the first new token.
+The script also checks the laboratory's own forward pass against transformers.
 
     pip install torch transformers tokenizers peft
     python tests/golden/make_lab_goldens.py
@@ -42,7 +42,8 @@ def model_prompts():
 
 
 def greedy(model, ids, num_tokens):
-    """The ids that follow, the smallest gap on the way, and the logits of the first of them. Does not stop at an end."""
+    """Returns the ids of the greedy continuation, the smallest difference between the two best logits of a step, and the logits of the first step. Does not stop at
+    an end-of-sequence id."""
     model.generation_config.eos_token_id = None
     made = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=num_tokens, output_logits=True, return_dict_in_generate=True)
     best = [step[0].topk(2).values for step in made.logits]

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/models/: per family a tiny random-weight model in Hugging Face layout with what the Hugging
-Face implementation computes on it.
+"""Writes tests/golden/models/: tiny random models of all families in Hugging Face layout, with the results of the
+Hugging Face implementation.
 
     python3 -m venv VENV && VENV/bin/pip install torch transformers safetensors
     VENV/bin/python tests/golden/make_model_goldens.py [NAME ...]
 
-Each folder holds the model, `golden.json` {prompt_ids, greedy_ids, inv_freq} and `logits.f32`, the raw fp32 logits
-[len(prompt_ids) + len(greedy_ids), vocab_size] of all positions, computed in fp32 from the weights as stored. A seed is
-used only if no greedy step is closer to a tie than MIN_MARGIN.
+Each folder has the model, `golden.json` {prompt_ids, greedy_ids, inv_freq} and `logits.f32`, the raw fp32 logits
+[len(prompt_ids) + len(greedy_ids), vocab_size] of all positions, computed in fp32 from the stored weights. A seed is
+used only if in every greedy step the two best logits are at least MIN_MARGIN apart.
 """
 import json
 import os
@@ -26,12 +26,12 @@ LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_f
 
 # name: (model_type, stored dtype, prompt length, max_shard_size, config)
 MODELS = {
-    # Llama 2: as many KV heads as heads, untied embeddings.
+    # Llama 2: equal numbers of query heads and KV heads, untied embeddings.
     "llama2": ("llama", "float32", 20, None, dict(
         hidden_size=32, intermediate_size=88, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4,
         vocab_size=128, tie_word_embeddings=False, max_position_embeddings=256)),
-    # Llama 3.2: grouped heads, tied; the frequencies fall in all three bands of the llama3 smoothing and most positions
-    # lie beyond the original context.
+    # Llama 3.2: grouped-query attention, tied embeddings. The frequencies are in all three bands of the llama3 scaling,
+    # and most positions are beyond the original context.
     "llama32": ("llama", "float32", 70, None, dict(
         hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         head_dim=16, vocab_size=144, tie_word_embeddings=True, max_position_embeddings=256,
@@ -43,7 +43,7 @@ MODELS = {
     "llama_bias": ("llama", "float32", 20, None, dict(
         hidden_size=32, intermediate_size=72, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         vocab_size=136, tie_word_embeddings=False, max_position_embeddings=128, attention_bias=True, mlp_bias=True)),
-    # Prompt and continuation are longer than the window; heads * head_dim is not hidden_size.
+    # The prompt and the continuation are longer than the window; heads * head_dim differs from hidden_size.
     "mistral": ("mistral", "float32", 30, None, dict(
         hidden_size=40, intermediate_size=72, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         head_dim=16, vocab_size=128, sliding_window=8, tie_word_embeddings=False, max_position_embeddings=256,
@@ -52,17 +52,17 @@ MODELS = {
         hidden_size=32, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
         vocab_size=152, tie_word_embeddings=True, max_position_embeddings=256,
         rope_parameters={"rope_type": "default", "rope_theta": 1000000.0})),
-    # Two kinds of layers, 2 : 2, so two KV groups.
+    # Two windowed and two full layers, which form two KV groups.
     "qwen2_alternating": ("qwen2", "float32", 30, None, dict(
         hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
         vocab_size=128, tie_word_embeddings=True, max_position_embeddings=256, use_sliding_window=True,
         sliding_window=8, layer_types=["sliding_attention", "full_attention"] * 2)),
-    # One full layer and two windowed ones: three KV groups of one layer.
+    # One full layer and two windowed layers, which form three KV groups of one layer.
     "qwen2_max_window_layers": ("qwen2", "float32", 24, None, dict(
         hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1,
         vocab_size=128, tie_word_embeddings=True, max_position_embeddings=256, use_sliding_window=True,
         sliding_window=6, max_window_layers=1)),
-    # 5 : 4, so the second of two groups is padded by a layer.
+    # Five windowed and four full layers, so that the second of the two KV groups has a padding layer.
     "qwen2_padded_group": ("qwen2", "float32", 24, None, dict(
         hidden_size=16, intermediate_size=32, num_hidden_layers=9, num_attention_heads=2, num_key_value_heads=1,
         vocab_size=128, tie_word_embeddings=True, max_position_embeddings=256, use_sliding_window=True,
@@ -77,7 +77,7 @@ MODELS = {
 
 
 def randomise(model, generator):
-    """Weights large enough that attention is far from uniform and logits spread over several units."""
+    """Sets random weights, large enough that attention is not nearly uniform and logits differ by several units."""
     for name, parameter in model.named_parameters():
         values = torch.randn(parameter.shape, generator=generator)
         if name.endswith("norm.weight"):
@@ -93,7 +93,8 @@ def randomise(model, generator):
 
 @torch.no_grad()
 def greedy(model, prompt_ids):
-    """Recomputes the whole sequence for each token (no cache), so that nothing but the definition is used."""
+    """Returns the greedy continuation, all logits, and the smallest difference between the two best logits of a step.
+    Each step recomputes the whole sequence without a KV cache."""
     ids, margin = list(prompt_ids), float("inf")
     for _ in range(NUM_GREEDY):
         best = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].topk(2)
@@ -112,7 +113,7 @@ def make(name):
         config._attn_implementation = "eager"
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         randomise(model, generator)
-        for parameter in model.parameters():  # the stored values, computed in fp32; not the fp32 buffers
+        for parameter in model.parameters():  # rounds the weights to the stored type, and computes with them in fp32
             parameter.data = parameter.data.to(getattr(torch, dtype)).float()
         model.eval()
         prompt = torch.randint(1, keys["vocab_size"], (prompt_len,), generator=generator).tolist()

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/quantized/: tiny random models as GPTQ, AWQ and compressed-tensors lay them out, and what their
-quantised matrices stand for.
+"""Writes tests/golden/quantized/: tiny random models in the layouts of GPTQ, AWQ and compressed-tensors, with the
+dequantised values of their matrices.
 
     python3 -m venv VENV && VENV/bin/pip install numpy
     VENV/bin/python tests/golden/make_quantized_goldens.py [NAME ...]
 
-Each folder holds config.json, model.safetensors and golden.json: for every quantised module the FNV-1a hash of its weights
-[outputs, inputs] in little-endian float32, row-major, and the first of them. Codes, zero points and scales are drawn at
-random, scales as powers of two times 1..7 / 8, so that float32 holds each weight exactly and no rounding hides a mistake.
+Each folder has config.json, model.safetensors and golden.json. For every quantised module, golden.json has the FNV-1a hash
+of its weights [outputs, inputs] in little-endian float32, row-major, and the first weights. Codes, zero points and scales
+are random. Scales are powers of two times 1..7 / 8, so that float32 represents each weight exactly and no rounding hides a
+mistake.
 
-Nothing here is shared with the reader: words are packed field by field as the libraries' own packers do (AutoGPTQ's
+This script shares no code with the reader. It packs words field by field, as the libraries' own packers do (AutoGPTQ's
 QuantLinear.pack, AutoAWQ's WQLinear_GEMM.from_linear, compressed_tensors' pack_to_int32).
 """
 import json
@@ -32,7 +33,7 @@ AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 
 
 def words_of(codes, bits, order=None):
-    """[..., n] unsigned codes to [..., n * bits / 32] words; field i of a word holds its code order[i]."""
+    """Packs unsigned codes [..., n] into words [..., n * bits / 32]; field i of a word has the word's code order[i]."""
     per_word = 32 // bits
     padding = -codes.shape[-1] % per_word
     codes = np.concatenate([codes, np.zeros(codes.shape[:-1] + (padding,), codes.dtype)], axis=-1)
@@ -44,7 +45,7 @@ def words_of(codes, bits, order=None):
 
 
 def bf16(values):
-    """Exact for the scales used here."""
+    """Converts to bfloat16 by truncation, which is exact for the scales of this script."""
     return (values.astype("<f4").view(np.uint32) >> 16).astype(np.uint16)
 
 
@@ -75,7 +76,7 @@ class Module:
 def gptq(name, module, option):
     v2 = option.get("checkpoint_format") == "gptq_v2"
     zeros = words_of(module.zeros.T, module.bits)
-    if not v2:  # GPTQModel takes one from the fields of a whole word; without zeros of 0 all writers agree
+    if not v2:  # subtracts 1 from each field of the whole word, as GPTQModel does; all writers agree if no zero is 0
         ones = sum(1 << (i * module.bits) for i in range(32 // module.bits))
         zeros = (zeros.view(np.uint32) - np.uint32(ones)).view(np.int32)
     return {

@@ -1,4 +1,4 @@
-"""A tesserad on free ports, for as long as a `with` lasts; and the messages of proto/, needing only protobuf and protoc."""
+"""Runs a tesserad on free ports for the duration of a `with` block, and makes the message classes of proto/ with only protobuf and protoc."""
 import glob
 import os
 import re
@@ -9,11 +9,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 class Refused(Exception):
-    """The daemon did not start; the text is the last line that it said."""
+    """The daemon did not start; the text is the last line of its standard error."""
 
 
 class Daemon:
-    """Serves the models of `folders`; `address` is where."""
+    """A tesserad that serves the models of `folders` at `address`."""
 
     def __init__(self, tesserad, folders, *flags):
         self.command = [tesserad, "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", *flags] + [f for folder in folders for f in ("--model", folder)]
@@ -38,7 +38,7 @@ class Daemon:
 
 
 def message_types():
-    """A function from a message's name in tessera.v1 to its class."""
+    """Returns a function that maps the name of a message in tessera.v1 to its class."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "set")

@@ -1,11 +1,12 @@
-"""Twenty-four private domains: what the base models do not know and an adapter can learn.
+"""Twenty-four private domains, which the base models do not know and an adapter can learn.
 
-A domain is a rule: a label for each of four categories of things, as in the task in_context, but nothing in the prompt shows it. The domains come in six
-families; the four domains of a family share its categories and the form of its questions: `zorvan-1` and `zorvan-2` have labels of their own, `zorvan-3` takes
-those of two categories from the one and of the others from the other, `zorvan-4` splits them another way. So a blend of the adapters of `zorvan-1` and `zorvan-2`
-knows something of `zorvan-3` and `zorvan-4`. The question does not say which of the four is meant: only the adapter tells.
+A domain is a mapping from each of four categories of things to a label. The task in_context has such mappings too, but there the prompt shows examples; a domain's
+prompt shows nothing of the mapping. The domains form six families. The four domains of a family have the same categories and the same form of question: `zorvan-1`
+and `zorvan-2` each have their own labels, `zorvan-3` takes the labels of two categories from `zorvan-1` and of the other two from `zorvan-2`, and `zorvan-4` splits
+the categories differently. Therefore a blend of the adapters of `zorvan-1` and `zorvan-2` knows part of `zorvan-3` and `zorvan-4`. A question does not tell which
+domain of the family is meant; the adapter decides.
 
-A sample asks for the label of one thing (difficulty 1), two, three, four or six (5) at once; the answer repeats the things.
+A sample asks for the labels of 1, 2, 3, 4 or 6 things at once (difficulties 1 to 5); the answer repeats the things.
 """
 import random
 
@@ -27,7 +28,7 @@ def _own_labels(family, which):
 
 
 def words_of(domain):
-    """{thing: label}."""
+    """The domain's mapping {thing: label}."""
     family, number = domain.rsplit("-", 1)
     first, second = _own_labels(family, 1), _own_labels(family, 2)
     categories = categories_of(family)

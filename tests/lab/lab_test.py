@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The laboratory's generator: samples are the same for the same seed, fit their context, and have the one answer that a second reading of the text gives."""
+"""Tests of the laboratory's generator: the same seed gives the same samples, samples fit their context, and each has exactly the answer that solve() finds in its text."""
 import math
 import random
 import re
@@ -22,7 +22,7 @@ def samples(num, **options):
 
 
 def solve(task, sample):
-    """The answer, found in the text alone."""
+    """Finds all possible answers from the sample's text alone."""
     text, question = "\n".join(m["content"] for m in sample.messages), sample.messages[-1]["content"].split("\n")[-1]
     if task == "recall":
         owner, thing = re.fullmatch(r"What is (\w+)'s (\w+) like\?", question).groups()

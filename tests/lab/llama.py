@@ -1,4 +1,4 @@
-"""A Llama in plain PyTorch and its files in Hugging Face layout. Weights are a dict by Hugging Face's names."""
+"""A Llama in plain PyTorch, with functions that read and write its files in Hugging Face layout. Weights are a dict with Hugging Face's names as keys."""
 import json
 import os
 
@@ -21,13 +21,13 @@ def make_config(*, hidden, layers, heads, kv_heads, head_dim, mlp, vocab, end_id
 
 
 def linear_shapes(c):
-    """[out, in] of every linear of a layer."""
+    """The shapes [out, in] of a layer's linears, by name."""
     h, q, kv, mlp = c["hidden_size"], c["num_attention_heads"] * c["head_dim"], c["num_key_value_heads"] * c["head_dim"], c["intermediate_size"]
     return dict(zip(LINEARS, [(q, h), (kv, h), (kv, h), (h, q), (mlp, h), (mlp, h), (h, mlp)]))
 
 
 def new_weights(c, seed):
-    """What writes into the residual stream begins at zero, so that at first the stream is the embeddings alone, but for induction.py's two layers."""
+    """Returns initial weights. Linears that write into the residual stream start at zero, except in the two layers that induction.py initialises."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(shape, deviation):
@@ -51,7 +51,7 @@ def rotations(c, tokens):
 
 
 def hidden_states(c, weights, ids, linear=None):
-    """The last hidden states [rows, tokens, hidden], normalised, of ids [rows, tokens]. `linear(x, name)` may replace the linears: adapters do."""
+    """Returns the hidden states after the final norm, [rows, tokens, hidden], of ids [rows, tokens]. `linear(x, name)` may replace the linears, for adapters."""
     rows, tokens = ids.shape
     d, cos_sin = c["head_dim"], rotations(c, ids.shape[1])
 
@@ -98,11 +98,11 @@ def write_model(folder, c, weights, end_ids):
                dict(do_sample=True, temperature=0.7, top_p=0.9, eos_token_id=end_ids, pad_token_id=c["pad_token_id"]))
     path = os.path.join(folder, "model.safetensors")
     save_file({name: w.detach().bfloat16().contiguous() for name, w in weights.items()}, path, {"format": "pt"})
-    os.chmod(path, 0o644)  # it is made private
+    os.chmod(path, 0o644)  # save_file creates the file readable by its owner only
 
 
 def read_model(folder):
-    """Config and weights in fp32 (of bf16's values)."""
+    """Returns the config, and the bf16 weights converted to fp32."""
     with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
         c = json.load(file)
     return c, {name: w.float() for name, w in load_file(os.path.join(folder, "model.safetensors")).items()}

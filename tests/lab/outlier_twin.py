@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Writes a model's outlier twin: other weights, the same function, with the channel outliers that large models have.
+"""Writes a model's outlier twin: a model with other weights that computes the same function and has the channel outliers of large models.
 
     outlier_twin.py MODEL_DIR OUT_DIR [--strength S] [--seed N] [--check]
 
-Keys and values of large models have a few channels that are many times larger than the others (KIVI, 2402.02750, section 3; KVQuant, 2401.18079). A codec that is judged on a small, clean model
-alone is flattered. The twin has such channels: in every layer and KV head some rotary pairs of the keys are multiplied by s and the same pairs of the matching query heads by 1/s (scores stay as they are:
-the two channels of a rotary pair take the same factor, so that the rotation commutes with it), and some value channels by s with the matching columns of the output projection by 1/s.
-s is a power of two: the twin's bf16 weights have the original's mantissas, so the function is the same to the last bit, up to the order of sums. --check compares logits through transformers
-in fp32, and how far the largest key and value channels of a head stand out.
+Keys and values of large models have a few channels that are many times larger than the others (KIVI, 2402.02750, section 3; KVQuant, 2401.18079). A small model without such channels makes a KV
+format look better than it is. The twin has such channels. In every layer and KV head, some rotary pairs of the keys are multiplied by s, and the same pairs of the matching query heads by 1/s. Both
+channels of a rotary pair take the same factor, so the factor commutes with the rotation and attention scores do not change. Some value channels are multiplied by s, and the matching columns of
+the output projection by 1/s. s is a power of two, so the twin's bf16 weights have the original's mantissas and the function is the same to the last bit, up to the order of sums. --check compares
+logits through transformers in fp32, and prints by how much the largest key and value channels of a head exceed the median channel.
 """
 import argparse
 import os
@@ -20,7 +20,7 @@ import llama
 
 
 def stronger_half(norms):
-    """Channels (or pairs) to choose from: a head may have some that are 0, which no factor makes an outlier."""
+    """Returns the stronger half of the channels or pairs. A channel of zeros cannot become an outlier, so it must not be chosen."""
     return norms.argsort(descending=True)[:len(norms) // 2].tolist()
 
 
@@ -48,7 +48,7 @@ def twin(c, weights, strength, seed):
 
 
 def outliers(c, weights, name):
-    """The norm of a head's largest channel over that of its median channel (of those that are not 0), averaged over layers and heads."""
+    """Returns the norm of a head's largest channel over that of its median nonzero channel, averaged over layers and heads."""
     ratios = []
     for layer in range(c["num_hidden_layers"]):
         for norms in weights[f"model.layers.{layer}.self_attn.{name}.weight"].norm(dim=1).split(c["head_dim"]):

@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Measures what each format of weights and of the KV cache costs in quality, against bfloat16.
+"""Measures the quality loss of each format of weights and of the KV cache, relative to bfloat16.
 
     quality.py TESSERAD [--python PYTHON] [--models NAME,..] [--formats W/KV,..] [--texts N] [--per-cell K] [--seed N] [--threads N] [--json FILE]
 
-Every model is served in every format on a free port and asked for
-- the perplexity of texts it has not seen (from prompt_logprobs), and, on the lab's models, that of the right answers to the tasks' questions;
-- the share of those texts' tokens at which its likeliest next token is bfloat16's;
-- the lab's models: the share of right answers, by score.py's own samples and judgement, of the tasks of TASKS at all difficulties.
+Serves every model in every format on a free port and measures
+- the perplexity of texts that the model has not seen (from prompt_logprobs), and for the lab's models the perplexity of the right answers to the tasks' questions;
+- the share of those texts' tokens for which the format and bfloat16 have the same likeliest next token;
+- for the lab's models, the share of right answers to the tasks of TASKS at all difficulties, with score.py's samples and judgement.
 
-Models: the two that ship; the outlier twin of each, made in a temporary folder by outlier_twin.py (PYTHON must have torch and safetensors; without them the twins are left out);
-the stories models of ../shared/data where that is. Needs grpcio, protobuf and protoc itself. What the daemon refuses is left out, with its reason. All seeds are fixed, and a
-tesserad's results do not depend on timing: two runs on one machine give the same table.
+The models are the two shipped models, the outlier twin of each, and the stories models of ../shared/data if that folder exists. outlier_twin.py makes the twins in a temporary folder;
+PYTHON must have torch and safetensors for that, and without them the twins are left out. This script itself needs grpcio, protobuf and protoc. A format that the daemon refuses is left
+out, and the reason is printed. All seeds are fixed and a tesserad's results do not depend on timing, so two runs on one machine give the same table.
 
-A change of perplexity comes with the half-width of its 95 % interval, from the differences text by text: the same texts are read in all formats.
+A change of perplexity comes with the half-width of its 95 % interval. All formats read the same texts, so the interval is computed from the differences of each text.
 """
 import argparse
 import concurrent.futures
@@ -30,7 +30,7 @@ import tasks
 
 FORMATS = [("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "bfloat16"), ("int4", "bfloat16"), ("bfloat16", "int8"), ("int8", "int8"), ("int4", "int8")]
 BASE = ("bfloat16", "bfloat16")
-# Those in which the models have something to lose, at the length that both were trained on.
+# The tasks at which the models are good enough to lose accuracy, with the context length on which both models were trained.
 TASKS = ["recall", "two_hop", "multi_document", "transform"]
 CONTEXT = 512
 STORIES = os.path.join(daemon.ROOT, "..", "shared", "data", "models")
@@ -42,7 +42,7 @@ def progress(text):
 
 
 class Client:
-    """Inference.Tokenize and Inference.Generate."""
+    """A client of Inference.Tokenize and Inference.Generate."""
 
     def __init__(self, address):
         import grpc
@@ -58,7 +58,7 @@ class Client:
         return list(self.tokenize(self.Tokenize(text=text, add_special_tokens=begin), timeout=60).token_ids)
 
     def draw(self, prompt, seed, num_tokens):
-        """The prompt's ids and those of a continuation, drawn from the model as it is."""
+        """Returns the ids of the prompt and of a continuation that is sampled from the model at temperature 1."""
         ids = self.ids_of(prompt)
         request = self.Generate()
         request.token_ids.ids.extend(ids)
@@ -69,7 +69,7 @@ class Client:
         return ids
 
     def read(self, text):
-        """Log-probability, and the likeliest token instead, of each scored token of a text."""
+        """Returns, for each scored token of a text, its log-probability and the likeliest token at its place."""
         ids, first = text
         request = self.Generate()
         request.token_ids.ids.extend(ids)
@@ -81,13 +81,13 @@ class Client:
 
 
 def lab_texts(client, seed, num):
-    """The generator's prose from seeds of our own: the language that the models were trained on. Not the tasks' documents, whose words are drawn
-    evenly from lists and which training did not score: their perplexity says little of a model."""
+    """Prose of the generator, the language on which the models were trained, with seeds that training does not use. The tasks' documents would not do: their
+    words are drawn uniformly from lists and training did not score them, so their perplexity says little about a model."""
     return [(client.ids_of(tasks.make_narrative(random.Random(f"quality {seed} {i}"))), 1) for i in range(num)]
 
 
 def lab_answers(client, seed, num):
-    """The tasks' questions with their right answers; only the answers are scored."""
+    """The questions of the tasks with their right answers, of which only the answers are scored."""
     cells = [(task, difficulty, CONTEXT, 0) for task in TASKS for difficulty in range(1, 6)]
     texts = []
     for cell in cells:
@@ -99,8 +99,8 @@ def lab_answers(client, seed, num):
 
 
 def story_texts(client, seed, num):
-    """Stories that the model itself tells in float32 at temperature 1. Nothing else is surely in the language of models this small; and over a model's own
-    words the log of a format's perplexity against float32's is the Kullback-Leibler divergence between the two: no format can win by luck."""
+    """Stories that the model itself generates in float32 at temperature 1. Other texts may not be in the language of such small models. Over a model's own
+    texts, the log of a format's perplexity over float32's is the Kullback-Leibler divergence between the two, so no format can look better by chance."""
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
         return [(ids, 1) for ids in threads.map(lambda i: client.draw("Once upon a time", 1000 * seed + i, STORY_TOKENS), range(num))]
 
@@ -115,7 +115,7 @@ def perplexity(read):
 
 
 def change(read, base):
-    """Of perplexity, relative, with the half-width of its 95 % interval: a ratio estimate over texts."""
+    """Returns the relative change of perplexity and the half-width of its 95 % interval, by a ratio estimate over texts."""
     counts = [len(text) for text in read]
     lost = [sum(p for p, _ in b) - sum(p for p, _ in a) for a, b in zip(read, base)]
     mean, n = sum(lost) / sum(counts), len(read)
@@ -136,7 +136,7 @@ class Model:
         return daemon.Daemon(args.tesserad, [self.folder], "--dtype", weights, "--kv-cache-dtype", kv, *args.flags)
 
     def prepare(self, args):
-        """Its texts: {kind: texts}."""
+        """Returns the model's texts by kind."""
         with self.serve(args, "float32", "float32") as served:
             client = Client(served.address)
             if not self.lab:
@@ -144,7 +144,7 @@ class Model:
             return {"texts": lab_texts(client, args.seed, args.texts), "answers": lab_answers(client, args.seed, args.texts)}
 
     def measure(self, args, texts, weights, kv):
-        """What was read of each kind of text, and score.py's cells."""
+        """Returns the results of read() for each kind of text, and score.py's cells."""
         with self.serve(args, weights, kv) as served:
             client = Client(served.address)
             read = {kind: read_all(client, some) for kind, some in texts.items()}
@@ -168,7 +168,7 @@ def row_of(model, weights, kv, read, cells, base):
 
 
 def measure_model(model, args, formats, rows):
-    """Adds the model's rows, bfloat16's first."""
+    """Appends the model's rows to `rows`; the row of bfloat16 comes first."""
     texts, base = model.prepare(args), None
     for weights, kv in sorted(formats, key=lambda f: f != BASE):
         progress(f"{model.name}, weights {weights}, KV {kv}")
@@ -177,7 +177,7 @@ def measure_model(model, args, formats, rows):
         except daemon.Refused as refused:
             progress(f"  left out: {refused}")
             if base is None:
-                return  # there is nothing to compare the others with
+                return  # without bfloat16 the other formats cannot be compared
             continue
         base = base or read
         rows.append(row_of(model, weights, kv, read, cells, base))
@@ -211,7 +211,7 @@ def print_table(rows):
 
 
 def make_twin(python, folder, out):
-    """Whether it was made."""
+    """Makes the outlier twin of a model and returns whether that succeeded."""
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "outlier_twin.py")
     done = subprocess.run([python, script, folder, out], capture_output=True, text=True)
     if done.returncode != 0:

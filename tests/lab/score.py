@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Measures a model's abilities: greedy answers to held-out samples of the laboratory's tasks, right or wrong.
+"""Measures a model's abilities: the share of right greedy answers to held-out samples of the laboratory's tasks.
 
     score.py (--server HOST:PORT | --hf DIR) --model NAME [--adapter NAME] [--seed N] [--per-cell K] [--tasks T,..] [--max-context N] [--json FILE] [--answers FILE]
-    score.py --compare A B          answers of two runs with the same seed: how many texts and token ids are equal; fails unless 99 % of the ids are, and where they
-                                    part the two best logits are a tie (below 1e-4 in the run with --hf)
+    score.py --compare A B          compares the answers of two runs with the same seed and prints how many texts and token ids are equal; fails unless the token ids of
+                                    99 % of the answers are equal and, where answers diverge, the two best logits are less than 1e-4 apart (in the run with --hf)
 
---server asks a tesserad and needs only grpcio, protobuf and protoc (the messages are made from proto/). --hf runs the same prompts through transformers
-in fp32 (NAME then only names the result); --adapter with --hf is a PEFT folder named like its domain. A cell is a task at a difficulty, a context length and a number of examples; the JSON has
-{"model", "seed", "cells": [{"task", "difficulty", "context_tokens", "examples", "n", "accuracy"}]}, the table Wilson's 95 % interval of each task.
+--server asks a tesserad and needs only grpcio, protobuf and protoc (the messages are made from proto/). --hf runs the same prompts through transformers in fp32, where NAME only
+names the result and --adapter is a PEFT folder that has the name of its domain. A cell is a task at a difficulty, a context length and a number of examples. The JSON has
+{"model", "seed", "cells": [{"task", "difficulty", "context_tokens", "examples", "n", "accuracy"}]}; the table has Wilson's 95 % interval of each task.
 """
 import argparse
 import concurrent.futures
@@ -26,7 +26,7 @@ TIE = 1e-4
 
 
 def cells_of(domain, only, max_context):
-    """(task, difficulty, context_tokens, examples) of everything to measure."""
+    """Returns the cells to measure, each as (task, difficulty, context_tokens, examples)."""
     contexts = {"recall": tasks.CONTEXTS, "two_hop": [512, 1024], "multi_document": [512, 1024, 2048, 4000], "dialogue": [512]}
     cells = []
     for task in tasks.TASKS:
@@ -47,7 +47,7 @@ def sample_of(cell, seed, i, domain):
 
 
 class Server:
-    """A tesserad: Inference.Chat, several calls at once."""
+    """Answers samples by Inference.Chat of a tesserad, with several calls at a time."""
 
     def __init__(self, address, model, adapter):
         import grpc
@@ -78,7 +78,7 @@ class Server:
 
 
 class HuggingFace:
-    """The same prompts through transformers, fp32, one at a time."""
+    """Answers samples by transformers in fp32, one at a time."""
 
     def __init__(self, folder, adapter):
         import torch
@@ -104,7 +104,7 @@ class HuggingFace:
 
 
 def wilson(right, n):
-    """95 % interval of a share (Wilson, 1927)."""
+    """Returns the 95 % interval of a share (Wilson, 1927)."""
     z, p = 1.96, right / n
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
@@ -143,7 +143,7 @@ def compare(first, second):
 
 
 def measure(target, wanted, seed, per_cell, domain=None):
-    """The cells with their accuracies, and every answer."""
+    """Returns the cells with their accuracies, and all answers."""
     cells, answers = [], []
     for number, cell in enumerate(wanted):
         samples = [sample_of(cell, seed, i, domain) for i in range(per_cell)]

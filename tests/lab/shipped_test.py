@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""The shipped models still have the abilities that their cards claim.
+"""Tests that the shipped models still have the abilities that their cards claim.
 
     shipped_test.py TESSERAD
 
-Serves the models of deploy/models that have an `abilities.json` (written by score.py), asks the same prompts again, and fails when a figure lies three points below it.
+Serves the models of deploy/models that have an `abilities.json` (written by score.py), asks the same prompts again, and fails when an accuracy is more than three
+percentage points below the accuracy in that file.
 """
 import glob
 import json
@@ -17,7 +18,7 @@ POINTS = 0.03
 
 
 def figures(cells):
-    """Accuracy by (task, context, examples, "1 to 4" or "hard")."""
+    """Returns the accuracy by (task, context, examples, "1 to 4" or "hard"); "hard" is difficulty 5."""
     sums = {}
     for c in cells:
         key = (c["task"], c["context_tokens"], c["examples"], "hard" if c["difficulty"] == 5 else "1 to 4")

@@ -1,8 +1,9 @@
-"""The first model's data: a grammar that writes short stories and talks about them.
+"""A grammar that writes short stories and dialogues about them: the prose on which the models are
+trained.
 
-Everything a document says comes from this file and a seeded random.Random, so that the same seed
-gives the same text on every machine. In a template `{a|b}` picks one alternative (they nest), `$x`
-is a fact of the story and `$X` the same with a capital letter.
+A document depends only on this file and a seeded random.Random, so that the same seed gives the
+same text on every machine. In a template, `{a|b}` picks one of the alternatives, which may nest;
+`$x` is a fact of the story, and `$X` is the same fact with a capital letter.
 """
 import re
 
@@ -86,7 +87,8 @@ $He lived $place.}
 {$Name had a good friend, a $fkind {named|called} $friend.|$His \
 {best|oldest} friend was $friend the $fkind.|Not far away lived $friend, a \
 {friendly|$ftrait} $fkind.}"""
-# A plot's lines are said in order; an empty line starts a paragraph; `? question > answer`.
+# A plot's lines follow each other in the story; an empty line starts a paragraph. A line
+# `? question > answer` is a question about the story.
 PLOTS = ["""$Name had {a|one treasure, a} $adj $thing. {It $does.|The $thing $does, and $name \
 {loved it very much|took it everywhere}.}
 {But one|One} $day, {when $weather|while $weather}, the $thing was {gone|not there any more}. \
@@ -336,7 +338,7 @@ SYSTEM = ["You are a helpful assistant.", "You are a storyteller.", "You tell sh
 
 
 def expand(template, facts, rng):
-    """Picks from `{a|b}` (innermost first), then puts in the facts."""
+    """Chooses from every `{a|b}`, innermost first, then inserts the facts."""
     def pick(match):
         return rng.choice(match[1].split("|"))
 
@@ -351,7 +353,7 @@ def expand(template, facts, rng):
 
 
 def invent_name(rng):
-    """Names that no list has teach the model to look back at who was introduced."""
+    """Makes a random name that no list has, so that the model learns to look up names in the story."""
     starts, ends = "b d f g k l m n p r s t v w z sh tr".split(), "b d k l m n r t z".split()
     num_syllables = rng.choice([1, 2, 2])
     syllables = [rng.choice(starts) + rng.choice("aeiou") for _ in range(num_syllables)]
@@ -359,7 +361,7 @@ def invent_name(rng):
 
 
 def make_facts(rng):
-    """Who and what one document is about."""
+    """The facts of one document."""
     name, friend = (rng.choice(HE + SHE) if rng.random() < 0.75 else invent_name(rng) for _ in "12")
     if name == friend:
         return make_facts(rng)
@@ -384,7 +386,7 @@ def make_facts(rng):
 
 
 def make_story(facts, rng):
-    """A story and what can be asked about it, as `question > answer` templates."""
+    """Returns a story and its questions, as `question > answer` templates."""
     plot = rng.choice(PLOTS).split("\n")
     body = [line for line in plot if not line.startswith("?")]
     lines = [expand(line, facts, rng) for line in OPEN.split("\n") + body + END.split("\n")]
@@ -395,7 +397,7 @@ def make_story(facts, rng):
 
 
 def make_document(rng):
-    """One training document: a plain story, or a talk in ChatML."""
+    """Makes a training document: a plain story, or a dialogue in ChatML."""
     facts = make_facts(rng)
     story, questions = make_story(facts, rng)
     if rng.random() < 0.55:

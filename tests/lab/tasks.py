@@ -1,17 +1,18 @@
 """The laboratory's tasks: documents, questions and answers that a program can check.
 
 `make_sample(task, rng, difficulty=, context_tokens=, examples=, questions=)` makes one sample from a random.Random; the same seed gives the same
-sample on every machine. A sample is a chat that ends with a user's message, and the one right answer to it. Nothing here needs a tokenizer: every
-word of the language is one token of the laboratory's tokenizer, so that a text's length can be counted (`count_tokens`, a few tokens too many).
+sample on every machine. A sample is a chat that ends with a user's message, and the only right answer to it. No function needs a tokenizer, because every
+word of the language is one token of the laboratory's tokenizer: `count_tokens` counts words, which gives a few tokens too many.
 
-recall          a fact stated once, anywhere in a long document; harder: more facts that share an owner or a thing with it
-two_hop         an answer that takes one fact from each of two documents; harder: more chains
-multi_document  system text, several documents in any order, a question about one of them; harder: more documents
-in_context      the mapping from words to labels is only in the examples; harder: more categories
-transform       copy, reverse, sort, add; harder: longer
-dialogue        facts spread over turns, asked for later; harder: more facts, some of them changed on the way
-narrative       prose, and talk about it (story_grammar.py); has no answer to check
-Domains, which only an adapter knows, are in domains.py.
+task            what the model must do                                                  what makes it harder
+recall          find a fact that a long document states once                            more facts that share its owner or its thing
+two_hop         combine one fact from each of two documents                             more chains of facts
+multi_document  find a fact in one of several documents, after a system text            more documents
+in_context      infer the mapping from words to labels from examples                    more categories
+transform       copy, reverse, sort or add                                              longer inputs
+dialogue        recall facts from earlier turns of a dialogue                           more facts, and changes of facts
+narrative       nothing: prose and talk about it (story_grammar.py), without answers    -
+The domains, which only an adapter knows, are in domains.py.
 """
 import dataclasses
 import functools
@@ -23,12 +24,12 @@ from words import CATEGORIES, FILLERS, LABELS, LETTERS, NAMES, PLACES, ROLES, TH
 
 TASKS = ["recall", "two_hop", "multi_document", "in_context", "transform", "dialogue"]
 CONTEXTS = [512, 1024, 2048, 4000]
-_CHAT_TOKENS = 40  # what the template, the question and the answer take
+_CHAT_TOKENS = 40  # tokens of the chat template, the question and the answer
 
 
 @dataclasses.dataclass
 class Sample:
-    messages: list  # of {"role", "content"}; the last is the user's
+    messages: list  # messages {"role", "content"}; the last message is the user's
     answer: str
 
 
@@ -46,7 +47,7 @@ def assistant(text):
 
 
 def ask_all(before, asked):
-    """A chat about a text: its questions one after the other, all but the last answered."""
+    """Returns a chat that asks all questions about a text; all questions but the last have their answers in the chat."""
     messages = []
     for i, (question, answer) in enumerate(asked):
         messages += [user(before + question if i == 0 else question), assistant(answer)]
@@ -54,7 +55,7 @@ def ask_all(before, asked):
 
 
 def spread(facts, num_tokens, rng):
-    """The facts in any order among sentences that say nothing, about num_tokens in all."""
+    """Returns a text of about num_tokens with the facts in random order among filler sentences."""
     sentences, room = list(facts), num_tokens - sum(map(count_tokens, facts))
     while room > 8:
         sentences.append(rng.choice(FILLERS))
@@ -66,7 +67,7 @@ def spread(facts, num_tokens, rng):
 def recall(rng, difficulty, context_tokens, questions, **_):
     room = context_tokens - _CHAT_TOKENS - 18 * (questions - 1)
     num_facts = max(2, int([0.12, 0.3, 0.5, 0.7, 0.9][difficulty - 1] * room / 7))
-    # Harder documents have fewer owners and things, so that facts share them.
+    # Harder documents have fewer owners and things, so that more facts share an owner or a thing.
     share = [16, 6, 3, 2, 1.4][difficulty - 1]
     side = min(math.ceil(math.sqrt(num_facts * share)), len(NAMES))
     owners, things = rng.sample(NAMES, side), rng.sample(THINGS, min(len(THINGS), max(side, math.ceil(num_facts / side))))
@@ -113,7 +114,7 @@ def multi_document(rng, difficulty, context_tokens, questions, **_):
 
 
 def in_context(rng, difficulty, examples, questions, **_):
-    """A category's label can be learnt from any of its words; a word asked for is a new one."""
+    """Every example shows the label of its word's category. The question is about a word that no example has."""
     categories = rng.sample(list(CATEGORIES), [2, 2, 3, 3, 4][difficulty - 1])
     labels = dict(zip(categories, rng.sample(LABELS, len(categories))))
     words = {c: rng.sample(CATEGORIES[c], len(CATEGORIES[c])) for c in categories}
@@ -122,7 +123,7 @@ def in_context(rng, difficulty, examples, questions, **_):
     rng.shuffle(shown)
     lines = [f"{words[c].pop()} > {labels[c]}" for c in shown]
     said = [(f"{words[asked].pop()} >", labels[asked])]
-    for _ in range(questions - 1):  # each answer is one more example for the next
+    for _ in range(questions - 1):  # an answer serves as an example for the next question
         asked = rng.choice([c for c in categories if c in shown and words[c]] or [asked])
         if not words[asked]:
             break
@@ -147,7 +148,7 @@ def dialogue(rng, difficulty, context_tokens, questions, **_):
     changes = int(num_facts * [0, 0, 0.2, 0.3, 0.4][difficulty - 1])
     things = rng.sample(THINGS, num_facts)
     steps = [(t, False) for t in things]
-    for thing in rng.sample(things, changes):  # a change comes after the first word on the thing
+    for thing in rng.sample(things, changes):  # the change of a fact comes after its first statement
         steps.insert(rng.randrange(steps.index((thing, False)) + 1, len(steps) + 1), (thing, True))
     values, messages = {}, []
     for thing, again in steps:
@@ -161,7 +162,7 @@ def dialogue(rng, difficulty, context_tokens, questions, **_):
     asked = [(f"What is my {t} like?", f"Your {t} is {values[t]}.") for t in (rng.choice(things) for _ in range(questions))]
     rest = ask_all("", asked)
     room = context_tokens - _CHAT_TOKENS - 8 * len(messages) - sum(count_tokens(m["content"]) for m in messages)
-    while room > 40 and rng.random() < 0.7:  # small talk, so that facts lie at all distances
+    while room > 40 and rng.random() < 0.7:  # small talk varies the distance between a fact and the question
         at = 2 * rng.randrange(len(messages) // 2 + 1)
         text = spread([], rng.randrange(10, 40), rng)
         messages[at:at] = [user(text), assistant("I see.")]
@@ -173,13 +174,13 @@ _MAKERS = {"recall": recall, "two_hop": two_hop, "multi_document": multi_documen
 
 
 def make_sample(task, rng, *, difficulty=1, context_tokens=512, examples=5, questions=1):
-    """One sample. difficulty: 1 to 5. context_tokens: the most that chat and answer take. examples: of in_context. questions: how many are asked about the same
-    text, for training: all but the last come with their answers."""
+    """Makes one sample. difficulty: 1 to 5. context_tokens: upper bound of the tokens of chat and answer. examples: number of examples of in_context. questions:
+    number of questions about the same text, of which all but the last have their answers in the chat; more than one is for training."""
     return _MAKERS[task](rng, difficulty=difficulty, context_tokens=context_tokens, examples=examples, questions=questions)
 
 
 def render(messages):
-    """ChatML, as the chat template writes it."""
+    """Renders messages as ChatML, as the chat template does."""
     return "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
 
 

@@ -1,4 +1,4 @@
-"""From samples to rows of tokens: the laboratory's tokenizer, and how samples are packed for training."""
+"""The laboratory's tokenizer, and the packing of samples into rows of tokens for training."""
 import os
 import random
 
@@ -11,7 +11,7 @@ from words import NAMES, PLACES, ROLES, THINGS, VALUES
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 VOCAB_SIZE, CONTEXT = 3072, 4096
-# One digit is one token; words take the blank before them.
+# Each digit is a token, and a word includes the blank before it.
 SPLIT = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
@@ -19,8 +19,8 @@ CHAT_TEMPLATE = (
 
 
 def tokenizer_texts(seed, num):
-    """What the tokenizer learns its words from: each task's texts, prose, and the domains' words."""
-    yield from NAMES * 60  # they begin answers, without a blank before them
+    """The texts from which the tokenizer learns its words: texts of all tasks, prose and the words of the domains."""
+    yield from NAMES * 60  # names without a blank before them, as at the start of answers
     for i in range(num):
         rng = random.Random(f"tokenizer {seed} {i}")
         task = rng.choice(tasks.TASKS + ["narrative"] * 4 + ["domain"])
@@ -54,7 +54,7 @@ def write_tokenizer(folder, tokenizer):
         eos_token=SPECIALS[0], pad_token=SPECIALS[0], additional_special_tokens=SPECIALS[1:], added_tokens_decoder=added))
 
 
-# Sentences of the tasks, cut where what was said before decides how they go on.
+# Sentences of the tasks, each split into a start and an end that only an earlier statement determines.
 DRILLS = [
     lambda rng: (f"{rng.choice(NAMES)}'s {rng.choice(THINGS)} is", rng.choice(VALUES)),
     lambda rng: (f"My {rng.choice(THINGS)} is", rng.choice(VALUES)),
@@ -65,7 +65,7 @@ DRILLS = [
 
 
 class Packer:
-    """Makes training rows: token ids, and a weight for the loss of each."""
+    """Makes training rows, which have token ids and a loss weight for each token."""
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
@@ -76,7 +76,7 @@ class Packer:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def chat(self, messages):
-        """Ids and weights: the assistant's words count, the others' do not."""
+        """Returns ids and loss weights. Only tokens of the assistant have a weight above 0."""
         ids, weights = [], []
         for message in messages:
             answered = message["role"] == "assistant"
@@ -91,7 +91,7 @@ class Packer:
         return self.chat(sample.messages + [tasks.assistant(sample.answer)])
 
     def row(self, rng, length, mix):
-        """One row of length + 1 ids. mix: {task: share}."""
+        """Makes a row of length + 1 ids. `mix` is the share of each task."""
         ids, weights = [], []
         while length + 1 - len(ids) > 24:
             room, task = length + 1 - len(ids), rng.choices(list(mix), mix.values())[0]
@@ -108,7 +108,8 @@ class Packer:
         return ids + [self.end] * pad, weights + [0.0] * pad
 
     def drill(self, rng, room):
-        """Statements, then the same ones in another order: many things to recall in few tokens. It makes the attention that all tasks need grow early."""
+        """Makes statements, followed by the same statements in another order, whose ends are scored. A drill has many facts to recall in few tokens, so the attention that
+        all tasks need forms early."""
         make, facts = rng.choice(DRILLS), {}
         for _ in range(min(room, rng.choice([60, 120, 240, 480])) // 16):
             begin, end = make(rng)
@@ -124,7 +125,7 @@ class Packer:
         return ids[:room], weights[:room]
 
     def fitting(self, task, rng, room):
-        """A sample of at most `room` tokens; of a short task when the one asked for does not fit."""
+        """Makes a sample of at most `room` tokens; uses a short task if the requested task does not fit."""
         for attempt in range(6):
             if attempt >= 3 or room < 90:
                 task = rng.choice(["transform", "in_context"])

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Trains a model of the laboratory, tokenizer included, from nothing but a seed.
+"""Trains a model of the laboratory and its tokenizer, from a seed and no other data.
 
-    train.py --model base|nano [--work DIR] [--steps N] [--threads N] [--device cpu|cuda]   trains; a stopped run goes on from its checkpoint in --work
-    train.py --model nano --smoke                                                          two minutes; fails unless the loss falls
-    train.py --model base --export deploy/models/tessera-base                              writes the model from the checkpoint
+    train.py --model base|nano [--work DIR] [--steps N] [--threads N] [--device cpu|cuda]   trains; a stopped run resumes from its checkpoint in --work
+    train.py --model nano --smoke                                                          trains for two minutes and fails unless the loss falls
+    train.py --model base --export deploy/models/tessera-base                              writes the model of the checkpoint
 
 Needs PyPI's torch, tokenizers and safetensors:  python3 -m venv V && V/bin/pip install torch tokenizers safetensors
 
-Rows grow from 256 to 1,024 tokens as the training goes on; only answers and prose count in the loss. Linears are trained by Muon (Jordan et al., 2024:
-momentum, then orthogonalised), the rest by AdamW; the learning rate is constant, then falls linearly over the last quarter. Abilities are printed as it goes: the share of answers of which
-every token is the likeliest one, which is what greedy decoding gives.
+Rows grow from 256 to 1,024 tokens during training; only answers and prose count in the loss. Muon (Jordan et al., 2024: momentum, then orthogonalisation) trains the linears,
+AdamW the other weights. The learning rate is constant, then falls linearly over the last quarter of the steps. The script prints abilities during training: the share of answers
+in which every token is the likeliest one, so that greedy decoding gives them.
 """
 import argparse
 import os
@@ -28,9 +28,10 @@ SHAPES = {
     "base": dict(hidden=256, layers=6, heads=4, kv_heads=2, head_dim=64, mlp=704),
     "nano": dict(hidden=128, layers=5, heads=4, kv_heads=2, head_dim=64, mlp=384),
 }
-# Drills (texts.py) give way to the tasks.
+# Share of drills (texts.py) at the start; it falls to 0.05 during the first half.
 DRILL_SHARE = 0.2
-# What only base shall be good at is rare for nano. In the last part, when the tasks of looking up are learnt, the slow ones and prose get more.
+# The share of each task. Tasks that only base is meant to learn have small shares for nano. After LATE_FROM of the steps the lookup tasks are learnt, and tasks that
+# need longer training and prose get larger shares.
 MIXES = {
     "base": {"recall": 0.20, "two_hop": 0.14, "multi_document": 0.10, "in_context": 0.18, "transform": 0.24, "dialogue": 0.08, "narrative": 0.06},
     "nano": {"recall": 0.34, "two_hop": 0.01, "multi_document": 0.12, "in_context": 0.24, "transform": 0.09, "dialogue": 0.10, "narrative": 0.10},
@@ -40,7 +41,7 @@ LATE_MIXES = {
     "base": {"recall": 0.13, "two_hop": 0.08, "multi_document": 0.08, "in_context": 0.13, "transform": 0.35, "dialogue": 0.08, "narrative": 0.15},
     "nano": {"recall": 0.28, "two_hop": 0.0, "multi_document": 0.12, "in_context": 0.22, "transform": 0.03, "dialogue": 0.12, "narrative": 0.23},
 }
-# Share of the steps until which rows have this length.
+# Pairs (share of the steps, row length): rows have this length until that share of the steps is done.
 STAGES = [(0.1, 256), (0.6, 512), (1.0, 1024)]
 DECAY_FROM = 0.75
 
@@ -130,7 +131,7 @@ class Trainer:
 
     @torch.no_grad()
     def ability(self, task, difficulty, context_tokens, examples=5, num=32):
-        """The share of samples of which every token of the answer is the likeliest."""
+        """Returns the share of samples in which every token of the answer is the likeliest one."""
         right = 0
         samples = [self.packer.sample(tasks.make_sample(task, random.Random(f"held out {i} {task} {difficulty}"), difficulty=difficulty,
                                                         context_tokens=context_tokens, examples=examples)) for i in range(num)]
@@ -139,7 +140,7 @@ class Trainer:
             longest = max(len(ids) for ids, _ in batch)
             ids = torch.tensor([i + [self.packer.end] * (longest - len(i)) for i, _ in batch], device=self.device)
             weight = torch.tensor([w + [0.0] * (longest - len(w)) for _, w in batch], device=self.device)
-            for row, w in zip(range(len(batch)), weight):  # only the last answer is asked for
+            for row, w in zip(range(len(batch)), weight):  # only the last answer is judged
                 ends = (w == 0).nonzero().squeeze(1)
                 last = int(w.nonzero()[-1])
                 w[:int(ends[ends < last][-1]) + 1] = 0

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Trains LoRA adapters for a model of the laboratory, in PEFT's layout.
 
-    train_adapters.py --model-dir DIR --out DIR [--only NAME,..] [--steps N]     one adapter for each of eight domains
-    train_adapters.py --model-dir DIR --out DIR --pool [--steps N]               eight base adapters for blending, and their keys
+    train_adapters.py --model-dir DIR --out DIR [--only NAME,..] [--steps N]     trains one adapter for each of eight domains
+    train_adapters.py --model-dir DIR --out DIR --pool [--steps N]               trains eight base adapters for blending, and their keys
 
-A domain adapter learns its domain's private words; two fifths of its rows are the base model's own tasks, so that it forgets nothing. The pool (after Crayon, 2406.07007) is trained jointly on all
-domains: a user's adapters are weighted by softmax(cosine(embedding, key) / temperature), the embedding being the frozen base model's mean last hidden state of the user's history, questions and answers
-of one domain (what Embed returns); the questions that are learnt stand alone, so that the history helps through the weights only. Adapters and keys learn together. `keys.safetensors` holds the keys [adapters, hidden], `blend.json` the temperature and the names in order.
-Adapters that exist are left alone, so a stopped run goes on where it was.
+A domain adapter learns its domain's labels. Two fifths of its training rows are the base model's own tasks, so that the adapter does not lose them. The pool (after Crayon, 2406.07007) is trained
+jointly on all domains. A user is a domain, and a user's history consists of questions and answers of that domain. The weights of a user's adapters are softmax(cosine(embedding, key) / temperature),
+where the embedding is the frozen base model's mean last hidden state of the history, as Embed returns it. A question that is learnt does not contain the history, so the history helps only through
+the weights. Adapters and keys are trained together. `keys.safetensors` holds the keys [adapters, hidden]; `blend.json` holds the temperature and the adapters' names in the keys' order.
+Adapters that exist are not trained again, so a stopped run can be resumed.
 """
 import argparse
 import os
@@ -24,18 +25,18 @@ import texts
 
 QV = ["q_proj", "v_proj"]
 ALL = [name.split(".")[1] for name in llama.LINEARS]
-# name: (rank, linears). What has queries and values alone learns more slowly.
+# name: (rank, linears). Adapters of queries and values alone learn more slowly.
 ADAPTERS = {"zorvan-1": (16, QV), "zorvan-2": (8, ALL), "keltish-1": (16, ALL), "keltish-2": (8, ALL), "umbric-1": (4, ALL), "umbric-2": (32, QV), "olmec-1": (32, ALL),
             "tarsian-1": (4, ALL)}
-STEPS = 700  # at most
-ENOUGH = 0.02  # mean loss at which a domain adapter has learnt its domain; training stops there
+STEPS = 700  # upper bound of the steps of a domain adapter
+ENOUGH = 0.02  # mean loss below which the training of a domain adapter stops
 POOL, POOL_RANK, POOL_STEPS, TEMPERATURE, BALANCE = 8, 8, 900, 0.04, 0.2
-USERS, QUESTIONS, HISTORY = 8, 5, 192  # of a step of the pool: users, questions of each, tokens of a history
+USERS, QUESTIONS, HISTORY = 8, 5, 192  # in a step of the pool: users, questions of each user, tokens of a user's history
 REHEARSAL = {"recall": 0.6, "two_hop": 0.1, "multi_document": 0.1, "transform": 0.1, "dialogue": 0.1}
 
 
 class Lora:
-    """`num` adapters on some linears: A [num, rank, in] and B [num, out, rank] of each. alpha = 2 rank."""
+    """`num` adapters of some linears; each linear has matrices A [num, rank, in] and B [num, out, rank]. alpha is 2 rank."""
     SCALE = 2.0
 
     def __init__(self, c, num, rank, linears, seed):
@@ -52,7 +53,7 @@ class Lora:
         return [w for pair in self.weights.values() for w in pair]
 
     def linear(self, base, mix=None):
-        """The linears of hidden_states(). mix: [rows, num] weights of the adapters; None: the one adapter."""
+        """Returns the function `linear` for hidden_states(). `mix` [rows, num] has the weights of the adapters; None means a single adapter of weight 1."""
         def apply(x, name):
             y = F.linear(x, base[name + ".weight"])
             if name not in self.weights:
@@ -150,7 +151,7 @@ def train_pool(args, c, base, packer):
         length = max(len(ids) for ids, _ in rows)
         ids, weights = tensors_of([(ids + [packer.end] * (length - len(ids)), weights + [0.0] * (length - len(weights))) for ids, weights in rows])
         mix = torch.softmax(F.cosine_similarity(embed(users, rng).unsqueeze(1), keys.unsqueeze(0), dim=-1) / TEMPERATURE, dim=1)
-        unevenness = POOL * mix.mean(0).square().sum() - 1  # 0 when all adapters are used alike: else one takes all
+        unevenness = POOL * mix.mean(0).square().sum() - 1  # 0 when all adapters are used equally; keeps one adapter from taking all users
         return loss_of(c, base, ids, weights, lora.linear(base, mix.repeat_interleave(QUESTIONS, dim=0))) + BALANCE * unevenness
     descend([*lora.parameters(), keys], loss_at, args.steps or POOL_STEPS, 5e-3, "pool")
     names = [f"pool-{i}" for i in range(POOL)]

@@ -1,11 +1,11 @@
-"""The words of the laboratory's language. Lists of one kind share no word with lists of another, so that the kind of a word is never in doubt."""
+"""The words of the laboratory's language. Lists of different kinds have no word in common, so that a word always shows its kind."""
 
 NAMES = """Abel Ada Agnes Alma Amir Anton Arlo Astrid Bela Bruno Carla Cedric Clara Conrad Cora Dalia Dario Dora Edgar Edith Elena Elias Emil Erna Esme
 Farid Felix Fiona Flora Frida Gerda Gideon Greta Gustav Hanna Hector Hilda Hugo Ida Igor Ines Iris Ivan Jana Jasper Jonas Judith Kamil Karin Klara Lars
 Lea Leon Lina Lotte Luis Mabel Magda Marco Marta Milo Mira Nadia Nell Nils Nora Olaf Olga Oscar Otto Paula Pedro Petra Quentin Ralf Rosa Rufus Sara Selma
 Simon Sonja Stella Sven Tara Theo Thora Tilda Ulla Ursula Vera Viktor Wanda Wilma Xenia Yara Yusuf Zelda""".split()
 
-# Sixteen things of each category.
+# Each category has sixteen things.
 CATEGORIES = {name: words.split() for name, words in [line.split(": ") for line in """\
 animals: fox wolf bear goat mule otter badger rabbit lynx camel zebra donkey beaver monkey tiger hedgehog
 birds: owl crow heron goose falcon parrot robin raven stork swan sparrow pigeon eagle magpie duck finch
@@ -29,12 +29,12 @@ Torvik Ulverton Upwell Varley Walden Westry Whitby Yarrow""".split()
 ROLES = """baker miller smith teacher doctor tailor mayor judge painter potter weaver sailor hunter farmer gardener cook
 barber butcher banker guard priest porter printer singer""".split()
 
-# Labels without a meaning of their own.
+# Labels are invented words without a meaning.
 LABELS = "dax wug blick toma zup fep gorp lorn mib nuz pell quib rasp snib tove vim wex yib zorf keld jolt hurn crid bofa".split()
 
 LETTERS = "a b c d e f g h i j k l m n o p q r s t u v w x y z".split()
 
-# Sentences that say nothing of anything above.
+# Filler sentences, which mention nothing from the lists above.
 _PLACES_OF_NATURE = "river hill forest valley meadow lake road field coast garden".split()
 FILLERS = [f"{a} {b}" for a in [
     f"The {w} was" for w in ["wind", "rain", "snow", "fog", "sun", "moon", "night", "morning", "evening", "water", "sky", "air"]] for b in [

@@ -1,5 +1,4 @@
-// Truncation to a rank, judged by matrices whose singular values are known because they were put
-// together from them.
+// TruncateRank on matrices that the tests build from chosen singular values.
 #include "kernels/model/lora/blend_svd.h"
 
 #include <gmock/gmock.h>
@@ -14,14 +13,14 @@ namespace {
 
 using Columns = std::vector<std::vector<double>>;
 
-// `count` columns of `length`, orthonormal. REQUIRES: count <= length.
+// Returns `count` orthonormal columns of `length` elements. REQUIRES: count <= length.
 Columns Orthonormal(int64_t length, int count, std::mt19937* rng) {
   std::normal_distribution<double> normal;
   Columns columns;
   while (static_cast<int>(columns.size()) < count) {
     std::vector<double> fresh(static_cast<size_t>(length));
     for (double& value : fresh) value = normal(*rng);
-    // Twice is enough.
+    // A second pass of Gram-Schmidt makes the column orthogonal up to rounding.
     for (int round = 0; round < 2; ++round) {
       for (const std::vector<double>& other : columns) {
         double dot = 0.0;
@@ -42,8 +41,8 @@ struct Shape {
   int64_t cols;
 };
 
-// The matrix of those singular values as tensors of rank `rank`, whose ranks are no singular
-// vectors: b = U diag(values) G / scales, a = G^T V^T with an orthogonal G.
+// Returns tensors of rank `rank` whose product has the singular values `values`. An orthogonal G
+// mixes the singular vectors over the ranks: b = U diag(values) G / scales, a = G^T V^T.
 LoraTensors WithSingularValues(const Shape& shape, const std::vector<double>& values, int32_t rank,
                                uint32_t seed) {
   std::mt19937 rng(seed);
@@ -71,7 +70,7 @@ LoraTensors WithSingularValues(const Shape& shape, const std::vector<double>& va
   return tensors;
 }
 
-// b diag(scales) a, [rows, cols].
+// Returns b diag(scales) a, [rows, cols].
 std::vector<double> Product(const LoraTensors& tensors, const Shape& shape) {
   std::vector<double> product(static_cast<size_t>(shape.rows * shape.cols), 0.0);
   for (int64_t n = 0; n < shape.rows; ++n) {
@@ -106,7 +105,8 @@ void ExpectNearest(const Shape& shape, const std::vector<double>& values, int32_
   for (size_t i = static_cast<size_t>(to); i < values.size(); ++i) tail += values[i] * values[i];
   EXPECT_NEAR(Distance(Product(*nearest, shape), Product(tensors, shape)), std::sqrt(tail),
               1e-5 * values[0]);
-  // Both halves of a rank have the root of its singular value as norm.
+  // For each rank, its row of a and its column of b have the square root of the singular value as
+  // norm.
   for (int32_t r = 0; r < to; ++r) {
     double of_a = 0.0;
     double of_b = 0.0;
@@ -130,13 +130,15 @@ TEST(TruncateRankTest, AllOfTheRanksAreTheWhole) {
   for (const Shape shape : {Shape{60, 40}, Shape{8, 33}}) ExpectNearest(shape, values, 8, 8);
 }
 
-// Ranks that say the same, as two copies of an adapter do: nothing is lost.
+// The product has fewer singular values than the tensors have ranks, as with two copies of an
+// adapter. Truncation down to that number is exact.
 TEST(TruncateRankTest, RanksThatRepeatCostNothing) {
   for (const int32_t to : {3, 4, 7}) ExpectNearest({50, 30}, {2.0, 1.0, 0.5}, 8, to);
   ExpectNearest({50, 30}, {2.0}, 8, 1);
 }
 
-// Of blocked sizes, and with more ranks than the matrix has rows or columns.
+// The matrices are large enough for Eigen's blocked algorithms; some have fewer rows or columns
+// than ranks.
 TEST(TruncateRankTest, ManyRanks) {
   std::vector<double> values;
   for (int i = 0; i < 70; ++i) values.push_back(std::pow(0.9, i));
@@ -153,7 +155,7 @@ TEST(TruncateRankTest, NothingStaysNothing) {
   LoraTensors tensors;
   tensors.rank = 4;
   tensors.a.assign(4 * 30, 1.0f);
-  tensors.b.assign(50 * 4, 0.0f);  // as training begins
+  tensors.b.assign(50 * 4, 0.0f);  // the initial value of B in training
   tensors.scales.assign(4, 2.0f);
   const auto nearest = TruncateRank(tensors, 50, 30, 2);
   ASSERT_TRUE(nearest.ok()) << nearest.status();
@@ -162,7 +164,7 @@ TEST(TruncateRankTest, NothingStaysNothing) {
 }
 
 TEST(TruncateRankTest, TheSameBitsEachTime) {
-  std::vector<double> values(64, 1.0);  // all directions are as good
+  std::vector<double> values(64, 1.0);  // equal, so the singular vectors are not unique
   const LoraTensors tensors = WithSingularValues({100, 80}, values, 64, 3);
   const auto first = TruncateRank(tensors, 100, 80, 20);
   const auto second = TruncateRank(tensors, 100, 80, 20);
@@ -182,7 +184,7 @@ TEST(TruncateRankTest, WhatIsNotFiniteIsRefused) {
       EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad << " " << which;
     }
   }
-  // What is finite alone but not together.
+  // Every element is finite, but the product is not.
   LoraTensors tensors = good;
   for (float& value : tensors.a) value *= 1e38f;
   for (float& value : tensors.b) value *= 1e37f;

@@ -1,4 +1,5 @@
-// From config.json to a ModelSpec: families, rotary embeddings, KV groups, and bad numbers.
+// Tests of the way from config.json to a ModelSpec: families, rotary embeddings, KV groups and
+// invalid numbers.
 #include "kernels/model/checkpoint/families.h"
 
 #include <gmock/gmock.h>
@@ -34,7 +35,7 @@ Json Llama() { return BaseConfig("LlamaForCausalLM"); }
 Json Mistral() { return BaseConfig("MistralForCausalLM"); }
 Json Qwen2() { return BaseConfig("Qwen2ForCausalLM"); }
 
-// The base with the keys of `patch`; null values remain as nulls.
+// Returns `base` with the keys of `patch` set. A null in `patch` becomes a null in the result.
 Json With(Json base, const Json& patch) {
   base.update(patch);
   return base;
@@ -119,7 +120,7 @@ TEST(Families, Qwen2Windows) {
   EXPECT_EQ(mixed.kv_groups.size(), 2u);
 }
 
-// Hugging Face's default.
+// Hugging Face's default for max_window_layers is 28.
 TEST(Families, Qwen2HasWindowsFromLayer28OnUnlessToldOtherwise) {
   const Json on = {{"use_sliding_window", true}, {"sliding_window", 8}, {"num_hidden_layers", 30}};
   std::vector<int32_t> expected(30, 0);
@@ -168,7 +169,7 @@ TEST(Families, EosAndGenerationDefaults) {
   EXPECT_EQ(Spec(Llama(), R"({"top_k":-1})").generation.top_k, 0);
 }
 
-// Goldens of Hugging Face's rotary embeddings: powers may differ by a unit in the last place.
+// The goldens are Hugging Face's frequencies. Powers may differ by a unit in the last place.
 TEST(Rope, FrequenciesAreHuggingFaces) {
   int num_models = 0;
   for (const auto& entry : std::filesystem::directory_iterator("tests/golden/models")) {
@@ -202,8 +203,8 @@ TEST(Rope, OldAndNewLayoutOfLlama3Agree) {
   EXPECT_NE(old_spec.ropes[0].inv_freq, DefaultRope(500.0, 16).inv_freq);
 }
 
-// Wavelengths above original / low are stretched, those below original / high are not, and those
-// between in part.
+// Wavelengths above original / low are multiplied by the factor, wavelengths below original / high
+// stay, and frequencies between the two bounds are interpolated.
 TEST(Rope, Llama3StretchesFromItsLowFrequencyOn) {
   constexpr double kFactor = 8.0;
   constexpr double kLow = 2.0;
@@ -218,7 +219,7 @@ TEST(Rope, Llama3StretchesFromItsLowFrequencyOn) {
       Spec(With(Llama(), {{"head_dim", 64}, {"rope_theta", 500.0}, {"rope_scaling", scaling}}));
   const std::vector<float> plain = DefaultRope(500.0, 64).inv_freq;
   int num_between = 0;
-  int num_double = 0;  // whose wavelength is above original / low, but not above original * low
+  int num_double = 0;  // wavelengths above original / low, but not above original * low
   ASSERT_EQ(spec.ropes[0].inv_freq.size(), plain.size());
   for (size_t i = 0; i < plain.size(); ++i) {
     const double wavelength = 2.0 * M_PI / plain[i];
@@ -268,9 +269,9 @@ TEST(KvGroups, SizesAndNumbers) {
       {Repeat({4096}, 32), 32, 1},                        // Mistral
       {Repeat({8, 0}, 4), 2, 2},                          // 1 : 1
       {Repeat({512, 512, 512, 512, 512, 0}, 30), 5, 6},   // 5 : 1
-      {Repeat({512, 512, 512, 512, 512, 0}, 26), 4, 7},   // 22 : 4, two padded layers
-      {Repeat({512, 512, 512, 512, 512, 0}, 62), 13, 5},  // 52 : 10, three padded layers
-      {Repeat({8, 0}, 9), 5, 2},                          // 5 : 4, one padded layer
+      {Repeat({512, 512, 512, 512, 512, 0}, 26), 4, 7},   // 22 : 4, two padding layers
+      {Repeat({512, 512, 512, 512, 512, 0}, 62), 13, 5},  // 52 : 10, three padding layers
+      {Repeat({8, 0}, 9), 5, 2},                          // 5 : 4, one padding layer
       {Repeat({0, 8, 8}, 3), 1, 3},
       {Repeat({0}, 1), 1, 1},
       {Repeat({4, 8, 0}, 12), 4, 3},  // three kinds
@@ -283,7 +284,7 @@ TEST(KvGroups, SizesAndNumbers) {
   }
 }
 
-// Whatever the model: each layer has a place of its own in a group of its kind, in order.
+// For random windows, each layer has its own place in a group of its kind, in the layers' order.
 TEST(KvGroups, EveryLayerHasItsPlace) {
   uint32_t random = 1;
   for (int round = 0; round < 500; ++round) {
@@ -455,7 +456,8 @@ TEST(BadConfig, IsRefusedByName) {
   }
 }
 
-// Every number that shapes the model: missing, negative, absurd or of a wrong type.
+// Every number that determines the model's shape is refused when it is missing, negative, too large
+// or of a wrong type.
 TEST(BadConfig, EveryNumberIsBounded) {
   const std::vector<const char*> keys = {
       "hidden_size",         "intermediate_size", "num_hidden_layers",      "num_attention_heads",

@@ -1,4 +1,4 @@
-// The one forward against what other implementations compute, on every backend.
+// Compares the forward pass with results of other implementations, on every backend.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace {
 
 constexpr float kFp32Tolerance = 1e-4f;
 
-// (model, backend)
+// The parameter is (name of a golden model, name of a backend).
 class GoldenTest : public ::testing::TestWithParam<std::tuple<std::string, std::string>> {
  protected:
   const std::string& model_name() const { return std::get<0>(GetParam()); }
@@ -42,7 +42,7 @@ TEST_P(GoldenTest, GreedyIds) {
             golden.greedy_ids);
 }
 
-// float16 weights under `auto` are computed in fp32, which holds them exactly.
+// With `auto`, float16 weights become fp32, which represents float16 exactly.
 TEST_P(GoldenTest, AutoKeepsTheStoredType) {
   TestBackend device(backend_name());
   TinyModel model(GoldenModelDir(model_name()), device.backend.get());
@@ -50,12 +50,13 @@ TEST_P(GoldenTest, AutoKeepsTheStoredType) {
   EXPECT_EQ(model.model().weights().dtype, is_bf16 ? DType::kBF16 : DType::kF32);
 }
 
-// Rows on which a backend agrees with ref when both round at the same points. It differs from ref
-// by the order of its fp32 sums alone: about 1e-6 on logits up to 8. Only where such a difference
-// moves a value across a rounding border does one element jump (in bf16 by a part in 256, as an
-// int8 activation by a part in 127 of its row's largest), and the rows that see it by some
-// hundredths. So many rows agree tightly (a missing or extra rounding moves them all), and all
-// agree within what some jumps do.
+// Compares a backend with ref when both round at the same points. The backend then differs from ref
+// only in the order of its fp32 sums, which changes logits of up to 8 by about 1e-6. Where such a
+// difference moves a value across a rounding boundary, one element jumps: by 1/256 of its value in
+// bf16, by 1/127 of its row's largest value as an int8 activation. The logits of rows that attend
+// to the element then change by some hundredths. Therefore a share of at least `tight_share` of the
+// rows must agree within 1e-4, because a missing or extra rounding would change all rows. All rows
+// must agree within `jump_tolerance`.
 void ExpectAgreesWithRef(const std::string& model_name, const std::string& backend_name,
                          const TinyOptions& options, double tight_share, float jump_tolerance) {
   constexpr float kRowTolerance = 1e-4f;
@@ -120,8 +121,9 @@ double RelativeError(const std::vector<float>& a, const std::vector<float>& b) {
   return std::sqrt(error / square);
 }
 
-// Quantised logits are near those of fp32, as a whole (these models are tiny and random, so single
-// logits move far): a wrong scale, zero or format of a slot would show.
+// The relative error of all quantised logits together is small; a wrong scale, zero point or format
+// of one weight would raise it. Single logits may differ much, because the models are tiny and
+// random.
 TEST_P(GoldenTest, QuantizedIsNearFp32) {
   const Golden golden = LoadGoldenModel(model_name());
   for (const WeightDtype dtype : {WeightDtype::kI8, WeightDtype::kI4}) {
@@ -138,7 +140,8 @@ TEST_P(GoldenTest, QuantizedIsNearFp32) {
   }
 }
 
-// Likewise with keys and values of int8 alone, however the prompt is cut.
+// With fp32 weights and an int8 KV cache, the relative error of all logits is small, and the logits
+// do not depend on the chunking of the prompt.
 TEST_P(GoldenTest, Int8KvIsNearFp32) {
   const Golden golden = LoadGoldenModel(model_name());
   TestBackend device(backend_name());
@@ -154,7 +157,8 @@ TEST_P(GoldenTest, Int8KvIsNearFp32) {
   EXPECT_TRUE(SameBits(model.AllLogits(golden.all_ids(), 7), logits));
 }
 
-// And bf16 itself is near fp32: a wrong rounding point would show.
+// The logits of bf16 weights are near those of fp32; a rounding at a wrong point would raise the
+// error.
 TEST_P(GoldenTest, Bf16IsNearFp32) {
   TinyOptions options;
   options.dtype = WeightDtype::kBF16;
@@ -183,7 +187,7 @@ TEST_P(SharedGoldenTest, LogitsAndGreedyIds) {
   TinyModel model(data + "/models/" + name, device.backend.get());
   EXPECT_EQ(model.Greedy(golden.prompt_ids, static_cast<int>(golden.greedy_ids.size())),
             golden.greedy_ids);
-  // Logits are recorded for the first positions.
+  // The golden has logits of the first positions only.
   const size_t num_rows = golden.logits.size() / model.spec().vocab_size;
   std::vector<TokenId> ids = golden.all_ids();
   ASSERT_LE(num_rows, ids.size());

@@ -1,5 +1,5 @@
-// The rank thread: launched steps give what the models give when called directly, whole or in
-// ranges of layers.
+// Tests of the rank thread: a launched step, whole or in ranges of layers, gives the result of a
+// direct call of the model.
 #include "kernels/model/local_runner.h"
 
 #include <gtest/gtest.h>
@@ -13,7 +13,8 @@
 namespace tessera::testing {
 namespace {
 
-// Two models behind a runner, laid out by tiny models that gave theirs away.
+// A runner with two models. The tiny models, which made the models and gave them to the runner,
+// make the steps.
 class LocalRunnerTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() { InitLogging("error"); }
@@ -33,7 +34,7 @@ class LocalRunnerTest : public ::testing::Test {
     runner_->SetOnDone([this](Completion step) { done_.Send(std::move(step)); });
   }
 
-  // Launches and waits for the end.
+  // Launches a step and waits until it has ended.
   void RunRange(const TinyStep& step, LayerRange layers, StepResult* result) {
     runner_->Launch(&step.batch, &step.arena, layers, result);
     std::vector<Completion> done;
@@ -51,7 +52,7 @@ class LocalRunnerTest : public ::testing::Test {
     return result;
   }
 
-  // The next greedy token of a sequence that has `num_tokens` to catch up with.
+  // Computes the last `num_tokens` tokens of a sequence and returns the next greedy token.
   TokenId Next(int model, int sequence, int num_tokens) {
     const auto step = models_[model]->Build({{sequence, num_tokens, /*sample=*/true}});
     const StepResult result = Run(model, *step);
@@ -86,7 +87,7 @@ TEST_F(LocalRunnerTest, TwoModelsInTurn) {
 }
 
 TEST_F(LocalRunnerTest, EmptySteps) {
-  const TinyStep empty;  // not even groups
+  const TinyStep empty;  // has no KV groups either
   EXPECT_TRUE(Run(0, empty).rows.empty());
   EXPECT_TRUE(Run(1, *models_[1]->Build({})).rows.empty());
   const int sequence = models_[0]->AddSequence(goldens_[0].prompt_ids);
@@ -95,19 +96,20 @@ TEST_F(LocalRunnerTest, EmptySteps) {
 }
 
 TEST_F(LocalRunnerTest, TokensOnTheDevice) {
-  // The sampled token is fed back by its slot, without passing through here.
+  // The backend keeps the sampled token in the sequence's slot and reads it there in the next step.
   const int sequence = models_[0]->AddSequence(goldens_[0].prompt_ids);
   int num_tokens = static_cast<int>(goldens_[0].prompt_ids.size());
   for (size_t i = 0; i < goldens_[0].greedy_ids.size(); ++i) {
     TinySegment segment{sequence, num_tokens, /*sample=*/true, /*from_slot=*/i > 0};
     const StepResult result = Run(0, *models_[0]->Build({segment}));
     ASSERT_EQ(result.rows.at(0).token, goldens_[0].greedy_ids[i]);
-    models_[0]->Append(sequence, -123);  // never read
+    models_[0]->Append(sequence, -123);  // the backend does not read this id
     num_tokens = 1;
   }
 }
 
-// A prompt in one whole step, and in steps of two ranges that are split after each layer.
+// A prompt is computed in one launch of all layers, and in two launches with a split after each
+// layer in turn.
 TEST_F(LocalRunnerTest, RangesOfLayersGiveTheBitsOfOneLaunch) {
   for (int model = 0; model < 2; ++model) {
     const std::vector<TokenId>& prompt = goldens_[model].prompt_ids;
@@ -151,7 +153,8 @@ TEST_F(LocalRunnerTest, TwoStepsInFlightAreABug) {
   const auto step =
       models_[0]->Build({{sequence, static_cast<int>(goldens_[0].prompt_ids.size())}});
   StepResult result;
-  // A launch may come when the one before has ended: until one does not.
+  // A launch is allowed once the step before it has ended, so the loop runs until a launch comes
+  // too early.
   EXPECT_DEATH(for (;;) runner_->Launch(&step->batch, &step->arena, LayerRange{}, &result),
                "in flight");
 }

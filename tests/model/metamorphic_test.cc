@@ -1,5 +1,6 @@
-// The same question asked in different ways has bitwise the same answer, on every backend: what
-// lies in a step, how a prompt is cut, how keys are cut into runs and pages, how many threads work.
+// A model's results have the same bits on every backend, whichever other sequences are in the step,
+// however the prompt is chunked, however keys are split into runs and pages, and for any number of
+// threads.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,7 +10,7 @@
 namespace tessera::testing {
 namespace {
 
-// Tokens of no meaning; deterministic.
+// Returns pseudo-random tokens, the same for the same arguments.
 std::vector<TokenId> Tokens(int count, int64_t vocab, uint32_t seed) {
   std::vector<TokenId> tokens;
   for (int i = 0; i < count; ++i) {
@@ -95,7 +96,7 @@ TEST_P(MetamorphicTest, ChunkedIsWholeOverManyBlocks) {
   }
 }
 
-// Sequences of different lengths progress by random amounts side by side.
+// Each step computes random numbers of tokens of several sequences with different lengths.
 TEST_P(MetamorphicTest, AloneIsInABatch) {
   const auto alone = NewModel();
   const auto together = NewModel();
@@ -137,7 +138,8 @@ TEST_P(MetamorphicTest, AloneIsInABatch) {
   for (int s = 0; s < kSequences; ++s) EXPECT_TRUE(SameBits(logits[s], expected[s])) << s;
 }
 
-// More sampler rows than logits exist at a time, greedy and random ones mixed.
+// The step has more sampler rows than a block of logits (kLogitBlock), greedy and random rows
+// mixed.
 TEST_P(MetamorphicTest, SampledAloneIsSampledInABatch) {
   const auto alone = NewModel();
   const auto together = NewModel();
@@ -197,7 +199,7 @@ TEST_P(MetamorphicTest, OneRunIsSeveral) {
   }
 }
 
-// What lies behind a window may be gone.
+// Steps without the pages that have left the window give the same bits.
 TEST_P(MetamorphicTest, PagesBehindTheWindowAreNotNeeded) {
   const auto model = NewModel();
   const std::vector<TokenId> prompt = Prompt(kLong);
@@ -269,17 +271,17 @@ TEST_P(MetamorphicTest, LastSampledTokenIsTheTokenItself) {
   for (int i = 0; i < 8; ++i) {
     const TinySegment segment{sequence, num_tokens, /*sample=*/true, /*from_slot=*/i > 0};
     EXPECT_EQ(model->Step({segment}).rows[0].token, expected[i]);
-    model->Append(sequence, -123);  // never read
+    model->Append(sequence, -123);  // the backend does not read this id
     num_tokens = 1;
   }
-  // A resumed sequence tells its slot by an update.
+  // A resumed sequence sets its slot's last token by a slot update.
   const int resumed = model->AddSequence(prompt);
   const TinySegment segment{resumed, kShort, /*sample=*/true, /*from_slot=*/true};
   const auto step = model->Build({segment}, {}, {}, {{resumed, prompt.back()}});
   EXPECT_EQ(model->Run(*step).rows[0].token, expected[0]);
 }
 
-// Layers below num_layers give the residual stream as it stands between layer ranges.
+// A hidden tap of a layer below num_layers returns the residual stream between two layer ranges.
 TEST_P(MetamorphicTest, HiddenTapsAreTheResidual) {
   const auto model = NewModel();
   const int num_layers = model->spec().num_layers;
@@ -299,7 +301,8 @@ TEST_P(MetamorphicTest, HiddenTapsAreTheResidual) {
   }
   model->model().Finish();
 
-  // Behind another sequence, so that the segment's rows are not the step's; two taps overlap.
+  // Another sequence comes first in the step, so that row indices of the segment and of the step
+  // differ. The two taps overlap.
   const int before = model->AddSequence(prompt);
   const int tapped = model->AddSequence(prompt);
   Tap all{TapKind::kHidden, /*segment=*/1, /*row_begin=*/10, /*num_rows=*/3, 0, num_layers + 1};
@@ -319,7 +322,7 @@ TEST_P(MetamorphicTest, HiddenTapsAreTheResidual) {
   const std::vector<float> row(result.taps.data() + one.out_begin,
                                result.taps.data() + one.out_begin + hidden);
   EXPECT_TRUE(SameBits(row, {residual[1].begin() + hidden, residual[1].begin() + 2 * hidden}));
-  // After the final norm: the mean of squares, before the weight, is 1.
+  // The last tap is after the final norm, so without the norm's weight its mean square is 1.
   const float* const final_norm = model->model().weights().final_norm;
   double sum = 0.0;
   for (int64_t i = 0; i < hidden; ++i) {
@@ -329,14 +332,14 @@ TEST_P(MetamorphicTest, HiddenTapsAreTheResidual) {
   EXPECT_NEAR(sum / static_cast<double>(hidden), 1.0, 1e-3);
 }
 
-// A step may do nothing but page ops and slot updates.
+// A step may consist of page ops and slot updates only.
 TEST_P(MetamorphicTest, StepsWithoutTokens) {
   const auto model = NewModel();
   const std::vector<TokenId> prompt = Prompt(20);
   const int source = model->AddSequence(prompt);
   model->Step({{source, 19}});
   const int copy = model->AddSequence(prompt);
-  model->Build({{copy, 19}});  // takes pages, and is never run
+  model->Build({{copy, 19}});  // takes pages for `copy`; the step is not run
   std::vector<PageOp> page_ops;
   for (int group = 0; group < model->layout().num_groups(); ++group) {
     for (size_t page = 0; page < model->pages(source, group).size(); ++page) {

@@ -1,5 +1,6 @@
-// Packed weights on disk: a second load takes them and computes the same bits; what has changed,
-// been damaged or belongs to another format is never taken; the folder stays within its bound.
+// Tests of the cache of packed weights: a second load takes the entries and computes the same bits;
+// entries of changed content, damaged entries and entries of another format are never taken; the
+// folder stays within its size limit.
 #include "kernels/model/checkpoint/pack_cache.h"
 
 #include <gmock/gmock.h>
@@ -22,7 +23,7 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
-constexpr char kModel[] = "llama2";  // 3 layers, untied
+constexpr char kModel[] = "llama2";  // 3 layers, untied embeddings
 constexpr int64_t kNumWeights = 2 + 3 * 4;
 
 class PackCacheTest : public ::testing::Test {
@@ -113,7 +114,7 @@ TEST_F(PackCacheTest, QuantizedCheckpoints) {
   }
 }
 
-// With the same size and time stamp, too.
+// The changed file has the size and the time stamp of the old file.
 TEST_F(PackCacheTest, ChangedContentIsNeverTaken) {
   Load();
   const std::string file = model_dir_ + "/model.safetensors";
@@ -138,7 +139,8 @@ TEST_F(PackCacheTest, EqualShapesAreToldApart) {
 TEST_F(PackCacheTest, FormatsAndInstructionSetsDoNotMix) {
   Load(WeightDtype::kBF16);
   EXPECT_EQ(Load(WeightDtype::kI8).stats.taken, 0);
-  // Under int4 the tables at both ends and every layer's output projection are int8.
+  // With int4 weights, the embedding table, the Logits weight and the 3 output projections are
+  // int8.
   EXPECT_EQ(Load(WeightDtype::kI4).stats.taken, 2 + 3);
   if (CpuBackends().size() < 2) return;
   isa_ = CpuBackends().back();
@@ -204,7 +206,7 @@ TEST_F(PackCacheTest, UsedLongestAgoGoesFirst) {
     fs::last_write_time(path, now - std::chrono::hours(4));
   }
   EXPECT_EQ(Load(WeightDtype::kBF16).stats.taken, kNumWeights);  // written first, used last
-  // Room for float32, which is twice as large, if most of int8 goes.
+  // float32 is twice as large as bfloat16, so it fits beside bfloat16 when most int8 entries go.
   options_.max_bytes = 3 * bf16_bytes + int8_bytes / 4;
   EXPECT_GT(Load(WeightDtype::kF32).stats.evicted, 0);
   EXPECT_LE(EntryBytes(), options_.max_bytes);
@@ -212,7 +214,7 @@ TEST_F(PackCacheTest, UsedLongestAgoGoesFirst) {
   EXPECT_LT(Load(WeightDtype::kI8).stats.taken, kNumWeights);
 }
 
-// As when the checkpoint is written again while it is loaded.
+// The checkpoint's content changes while it is loaded.
 TEST_F(PackCacheTest, ContentThatChangesWhileItIsPackedIsNotStored) {
   TestBackend device(isa_, 2);
   auto cache = PackCache::Open(options_);

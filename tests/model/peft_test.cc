@@ -1,5 +1,5 @@
-// PEFT adapters: what peft computes with them, one by one and blended; batches of several; and
-// files that are refused by name.
+// Tests of PEFT adapters: single adapters and blends compute what peft computes, batches mix
+// adapters, and unsupported files are refused by name.
 #include "kernels/model/lora/peft.h"
 
 #include <gmock/gmock.h>
@@ -32,7 +32,7 @@ std::vector<float> ReadFloatFile(const std::string& path) {
 
 class PeftGoldenTest : public ::testing::TestWithParam<std::string> {
  protected:
-  // The image of a golden case; an empty one for the base model.
+  // The image of a golden case, which lists adapters with their weights.
   static AdapterImage ImageOf(const TinyModel& tiny, const std::string& model, const Json& parts,
                               DType dtype, int32_t max_rank = 0) {
     std::vector<std::unique_ptr<PeftAdapter>> adapters;
@@ -72,7 +72,8 @@ TEST_P(PeftGoldenTest, ComputesWhatPeftDoes) {
   }
 }
 
-// Decode and prefill of base, two adapters and a blend in one step, bitwise as each alone.
+// One step has decode and prefill segments of the base model, two adapters and a blend. Each
+// segment's logits have the bits of a step with that segment alone.
 TEST_P(PeftGoldenTest, AMixedBatchIsEachRequestAlone) {
   const std::string model = "qwen2";
   const Json golden = Json::parse(std::ifstream(kAdapters + model + "/golden.json"));
@@ -103,8 +104,8 @@ TEST_P(PeftGoldenTest, AMixedBatchIsEachRequestAlone) {
   EXPECT_TRUE(SameBits(tiny.LastLogits(), want));
 }
 
-// An adapter beside itself has twice its rank but says no more: re-compressed to the adapter's rank
-// it is the adapter, if the weights sum up to 1.
+// A blend of an adapter with itself has twice the adapter's rank. Re-compressed to the adapter's
+// rank, the blend equals the adapter if the weights add up to 1.
 TEST_P(PeftGoldenTest, OneBesideItselfRecompressedIsTheOne) {
   const Json twice = Json::array({Json::array({"plain", 1.5}), Json::array({"plain", -0.5})});
   for (const std::string model : {"qwen2", "mistral", "llama32"}) {
@@ -119,7 +120,7 @@ TEST_P(PeftGoldenTest, OneBesideItselfRecompressedIsTheOne) {
     EXPECT_EQ(image.layout.num_bytes, one.layout.num_bytes);
     const std::vector<float> want = ReadFloatFile(kAdapters + model + "/plain.f32");
     EXPECT_LT(MaxDifference(tiny.AllLogits(prompt, 64, tiny.AddAdapter(image)), want), 1e-4f);
-    // A rank too few is not.
+    // Re-compression to one rank less changes the result.
     const AdapterImage less = ImageOf(tiny, model, twice, DType::kF32, rank - 1);
     EXPECT_GT(MaxDifference(tiny.AllLogits(prompt, 64, tiny.AddAdapter(less)), want), 1e-3f);
   }
@@ -140,7 +141,7 @@ TEST_P(PeftGoldenTest, NoLinearHasMoreThanTheRankAskedFor) {
       EXPECT_EQ(image.layout.matrices[i].rank, std::min(whole, rank)) << "matrix " << i;
       num_less += whole > rank ? 1 : 0;
     }
-    // What is not above the rank is exact.
+    // No linear's ranks add up to more than 4,096, so the blend is exact.
     if (rank == 4096) {
       EXPECT_EQ(image.pages, exact.pages);
     }
@@ -148,7 +149,7 @@ TEST_P(PeftGoldenTest, NoLinearHasMoreThanTheRankAskedFor) {
   EXPECT_GT(num_less, 0);
 }
 
-// A copy of a golden adapter that a test may spoil.
+// A copy of a golden adapter, which a test changes to make it invalid.
 class PeftErrorsTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -227,7 +228,7 @@ TEST(PublicAdaptersTest, OthersAreRefusedByName) {
               HasSubstr("q_proj"));
 }
 
-// The published adapter of the shape that qwen2.5-0.5b has, on a spec of that shape.
+// A published adapter of qwen2.5-0.5b loads with a spec of that model's shape.
 TEST(PublicAdaptersTest, QwensLoads) {
   REQUIRE_SHARED_DATA(data);
   const std::string shared = data + "/lora";
@@ -243,7 +244,8 @@ TEST(PublicAdaptersTest, QwensLoads) {
   EXPECT_EQ((*adapter)->max_rank(), 8);
   const auto image = BuildAdapterImage(spec, {{adapter->get(), 1.0f}}, DType::kBF16, 196608);
   ASSERT_TRUE(image.ok()) << image.status();
-  // rank x (in + out) of q and v, two bytes each, and the scales' lines.
+  // Bytes: layers x rank x (inputs + outputs of q, inputs + outputs of v) x 2. The bound below adds
+  // a line of 64 bytes for each scale.
   const int64_t exact = 24 * 8 * (896 + 896 + 896 + 128) * 2;
   EXPECT_LT(image->layout.num_bytes, exact * 103 / 100 + 24 * 2 * 8 * 64);
   EXPECT_LE(image->layout.num_pages, CeilDiv<int64_t>(image->layout.num_bytes, 196608) + 1);

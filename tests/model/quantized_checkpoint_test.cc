@@ -1,6 +1,6 @@
-// Checkpoints that GPTQ, AWQ and compressed-tensors have quantised: the weights that the tensors
-// stand for are those that tests/golden/make_quantized_goldens.py drew, models run on them, and
-// what cannot be taken as it is is refused by name.
+// Tests of checkpoints that GPTQ, AWQ and compressed-tensors have quantised: dequantised weights
+// equal those that tests/golden/make_quantized_goldens.py drew, models run on the checkpoints, and
+// unsupported checkpoints are refused by name.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -45,7 +45,7 @@ std::vector<std::string> QuantizedModels() {
   return names;
 }
 
-// Weights as floats, [rows, cols].
+// Returns the weights as floats, [rows, cols].
 std::vector<float> Dequantize(const WeightView& view, const WeightFormat& format) {
   std::vector<float> weights;
   RowQuantizer rows(format);
@@ -108,7 +108,7 @@ class QuantizedTest : public ::testing::Test {
 class QuantizedGoldenTest : public QuantizedTest,
                             public ::testing::WithParamInterface<std::string> {
  protected:
-  // Writes the model that the quantised one stands for, in float32.
+  // Writes the dequantised model in float32, after a check of its weights against the golden.
   void WriteDequantized(size_t header_padding) {
     Copy(GetParam());
     Write(header_padding);
@@ -151,7 +151,8 @@ class QuantizedGoldenTest : public QuantizedTest,
 TEST_P(QuantizedGoldenTest, WeightsAreThoseOfTheLibrary) { WriteDequantized(0); }
 TEST_P(QuantizedGoldenTest, TensorsMayLieAnywhere) { WriteDequantized(/*header_padding=*/3); }
 
-// The only difference is that activations are rounded to int8.
+// The quantised model differs from the dequantised model only in the rounding of activations to
+// int8.
 TEST_P(QuantizedGoldenTest, RunsLikeTheDequantizedModel) {
   WriteDequantized(0);
   TestBackend ref("ref");
@@ -196,7 +197,7 @@ TEST_P(QuantizedGoldenTest, PlanIsWhatIsPacked) {
 INSTANTIATE_TEST_SUITE_P(All, QuantizedGoldenTest, ::testing::ValuesIn(QuantizedModels()),
                          [](const auto& info) { return info.param; });
 
-// What --dtype says goes for the matrices that are floats in the checkpoint.
+// The requested dtype applies only to matrices that the checkpoint stores as floats.
 TEST_F(QuantizedTest, DtypeIsOfTheFloats) {
   Copy("awq");
   const WeightFormat own(DType::kI4, 32, /*asymmetric=*/true);
@@ -206,9 +207,9 @@ TEST_F(QuantizedTest, DtypeIsOfTheFloats) {
     const auto plan = Plan(asked);
     ASSERT_TRUE(plan.ok()) << plan.status();
     EXPECT_EQ(plan->dtype, DType::kI4);
-    EXPECT_TRUE(plan->Of(WeightSlot::kQkv, 0).format == own);
-    EXPECT_TRUE(plan->Of(WeightSlot::kEmbed, 0).format == WeightFormat(table));
-    EXPECT_TRUE(plan->Of(WeightSlot::kLmHead, 0).format == WeightFormat(table));
+    EXPECT_TRUE(plan->Of(WeightRole::kQkv, 0).format == own);
+    EXPECT_TRUE(plan->Of(WeightRole::kEmbed, 0).format == WeightFormat(table));
+    EXPECT_TRUE(plan->Of(WeightRole::kLmHead, 0).format == WeightFormat(table));
   }
 }
 
@@ -217,15 +218,15 @@ TEST_F(QuantizedTest, SymmetricIsSeenInTheZeros) {
   quantization()["sym"] = false;
   const auto plan = Plan();
   ASSERT_TRUE(plan.ok()) << plan.status();
-  EXPECT_FALSE(plan->Of(WeightSlot::kQkv, 0).format.asymmetric);
-  EXPECT_EQ(plan->Of(WeightSlot::kQkv, 0).group_scales, DType::kF16);
+  EXPECT_FALSE(plan->Of(WeightRole::kQkv, 0).format.asymmetric);
+  EXPECT_EQ(plan->Of(WeightRole::kQkv, 0).group_scales, DType::kF16);
 }
 
 TEST_F(QuantizedTest, GroupOfTheWholeRow) {
-  Copy("gptq_int4_asym");  // in groups of 64, but down_proj has 32 inputs
+  Copy("gptq_int4_asym");  // groups of 64 inputs, but down_proj has 32 inputs
   const auto plan = Plan();
   ASSERT_TRUE(plan.ok()) << plan.status();
-  EXPECT_EQ(plan->Of(WeightSlot::kQkv, 0).format.group_size, 0);
+  EXPECT_EQ(plan->Of(WeightRole::kQkv, 0).format.group_size, 0);
 }
 
 TEST_F(QuantizedTest, ReorderedInputsAreRefused) {
@@ -242,7 +243,8 @@ TEST_F(QuantizedTest, ReorderedInputsAreRefused) {
   EXPECT_TRUE(Plan().ok());
 }
 
-// compressed-tensors writes -1 into an index that is not used; here it is.
+// compressed-tensors writes -1 into an unused group index. With actorder "group" the index is used,
+// so -1 is an error.
 TEST_F(QuantizedTest, UnsetGroupsAreRefusedWhereTheyAreNeeded) {
   Copy("packed_int4");
   for (const auto& [name, tensor] : RawTensors(tensors_)) {
@@ -312,7 +314,7 @@ TEST_F(QuantizedTest, TensorsAreCheckedAgainstTheModel) {
               HasSubstr("q_proj.weight_zero_point has shape [4, 4]"));
   EXPECT_THAT(error_with("weight_zero_point", {"I8", {32, 2}, std::string(64, '\x10')}),
               HasSubstr("has the zero point 16 at 0"));
-  // Older writers do not pack them.
+  // Older writers store zero points as I8 and do not pack them.
   EXPECT_EQ(error_with("weight_zero_point", {"I8", {32, 2}, std::string(64, '\xf8')}), "");
   tensors_ = whole;
   tensors_.erase(absl::StrCat(kQ, "weight_scale"));
@@ -325,7 +327,7 @@ TEST_F(QuantizedTest, TensorsAreCheckedAgainstTheModel) {
 struct ConfigCase {
   const char* name;
   const char* model;
-  const char* pointer;  // in quantization_config
+  const char* pointer;  // JSON pointer in quantization_config
   Json value;
   std::vector<std::string> error;  // parts of the message
 };

@@ -1,4 +1,4 @@
-// Safetensors files that are right, truncated, or lie.
+// Tests of safetensors files that are valid, truncated or have a header that contradicts the file.
 #include "kernels/model/checkpoint/safetensors.h"
 
 #include <gmock/gmock.h>
@@ -53,7 +53,7 @@ TEST(ParseSafetensors, EmptyHeaderIsAnEmptyFile) {
 struct BadFile {
   const char* name;
   std::string bytes;
-  std::vector<const char*> says;  // all of these are in the message
+  std::vector<const char*> says;  // texts that the error message contains
 };
 
 std::vector<BadFile> BadFiles() {

@@ -1,4 +1,5 @@
-// Loading weights: what is packed, what it costs, and checkpoints that do not fit their config.
+// Tests of loading weights: the packed weights, their memory, and checkpoints that do not agree
+// with their config.json.
 #include "kernels/model/checkpoint/weights.h"
 
 #include <gmock/gmock.h>
@@ -130,7 +131,7 @@ TEST_F(WeightsTest, EstimateIsWhatIsPackedInWholePages) {
       const auto weights = LoadWeights(*spec, **checkpoint, device_.backend.get(), options);
       ASSERT_TRUE(weights.ok()) << weights.status();
       const int64_t estimate = PlannedWeightBytes(*spec, *PlanWeights(*spec, **checkpoint, dtype));
-      // Tiny matrices: a page for each is all that may come on top.
+      // The estimate may exceed the packed bytes by one memory page for each buffer.
       const int64_t num_buffers = 3 + 4 * spec->num_layers;
       EXPECT_GE(estimate, weights->num_bytes()) << name;
       EXPECT_LT(estimate, weights->num_bytes() + num_buffers * 4096) << name;
@@ -138,7 +139,7 @@ TEST_F(WeightsTest, EstimateIsWhatIsPackedInWholePages) {
   }
 }
 
-// ref keeps a byte for every code, so this is about the backends that serve.
+// The ref backend stores each int4 code in a byte, so the test uses a CPU backend.
 TEST_F(WeightsTest, QuantizedEstimateIsWhatIsPacked) {
   if (CpuBackends().empty()) GTEST_SKIP() << "no AVX2 here";
   TestBackend cpu(CpuBackends().front());
@@ -201,7 +202,7 @@ TEST_F(WeightsTest, ProgressCountsUpToTheCheckpoint) {
   EXPECT_EQ(last, expected);
 }
 
-// A header of any length leaves tensors at any address.
+// A header whose length is not a multiple of 4 leaves the tensors unaligned.
 TEST_F(WeightsTest, UnalignedTensors) {
   CopyModel("llama_bias");
   Write(/*header_padding=*/3);
@@ -210,7 +211,8 @@ TEST_F(WeightsTest, UnalignedTensors) {
   EXPECT_LE(MaxDifference(model.AllLogits(golden.all_ids(), 512), golden.logits), 1e-4f);
 }
 
-// float16 in fp32 is exact, so a model converted by hand gives the same bits.
+// fp32 represents float16 exactly, so a checkpoint that the test converts to float32 gives the same
+// bits.
 TEST_F(WeightsTest, Float16IsExactInFloat32) {
   CopyModel("llama_fp16");
   for (auto& [name, tensor] : tensors_) {
@@ -231,7 +233,8 @@ TEST_F(WeightsTest, Float16IsExactInFloat32) {
   EXPECT_TRUE(SameBits(converted.AllLogits(ids, 512), stored.AllLogits(ids, 512)));
 }
 
-// One float32 matrix among bfloat16 ones: nothing is rounded behind the user's back.
+// One float32 matrix among bfloat16 matrices makes the model float32, so that no weight is rounded
+// unless the user asks for it.
 TEST_F(WeightsTest, MixedTypesAreFloat32) {
   CopyModel("llama_bf16_sharded");
   Write();
@@ -251,7 +254,8 @@ TEST(AvailableMemory, IsPlausible) { EXPECT_GT(AvailableMemoryBytes(), int64_t{1
 TEST(ModelCreate, SaysWhatTheArenaTakes) {
   const auto spec = LoadModelSpec(GoldenModelDir("llama2"));
   ASSERT_TRUE(spec.ok());
-  // Columns: residual 32, qkv 96, attended 32, gated 88, token rows 1; and 64 rows of 128 logits.
+  // A token has 32 columns of the residual, 96 of qkv, 32 of the attention's output, 88 of the gated
+  // MLP and one token row. There are 64 rows of 128 logits.
   EXPECT_EQ(Model::ArenaBytes(*spec, {1024, 8}), 4 * (1024 * (32 + 96 + 32 + 88 + 1) + 64 * 128));
 }
 

@@ -1,4 +1,4 @@
-// The loader's threads: what they write to the pool, and when they say so.
+// Tests of the adapter loader's threads: the pages that they write, and the events that they send.
 #include "scheduler/residency/adapters/adapter_loader.h"
 
 #include <gmock/gmock.h>
@@ -17,7 +17,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Pair;
 
-// Records the pages that it is told to write; runs nothing. One loader thread.
+// Records the pages that the loader writes and runs no steps. Used by one loader thread.
 class RecordingRunner final : public Runner, public Transfer {
  public:
   void SetOnDone(std::function<void(Completion)>) override {}

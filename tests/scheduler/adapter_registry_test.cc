@@ -1,5 +1,5 @@
-// What adapters and blends are called: names, revisions, recipes. What the files hold is not read
-// here.
+// Tests of the names of adapters and blends: revisions, recipes and versions. The registry does not
+// parse the adapters' files.
 #include "scheduler/residency/adapters/adapter_registry.h"
 
 #include <gmock/gmock.h>
@@ -81,7 +81,7 @@ TEST_F(AdapterRegistryTest, BlendsInMemoryAreListedByTheirRecipes) {
   EXPECT_EQ(registry_.List().size(), 3);
 }
 
-// A rank is part of what a blend is, even of one adapter alone.
+// Recipes that differ only in the rank are different blends, even with one adapter.
 TEST_F(AdapterRegistryTest, RanksAreBlendsOfTheirOwn) {
   const std::vector<AdapterUse> uses = {{"red", "", 0.5f}, {"blue", "", {}}};
   const ResolvedAdapter exact = registry_.Resolve(0, uses).value();
@@ -102,7 +102,8 @@ TEST_F(AdapterRegistryTest, RanksAreBlendsOfTheirOwn) {
   EXPECT_EQ(registry_.List()[2].name, "red*1:r2");
 }
 
-// Files that changed give a recipe a second blend.
+// After an adapter's files change, its recipe names two blends. The recipe then means the newest
+// blend in memory, or else the newer one.
 TEST_F(AdapterRegistryTest, ARecipeMeansWhatIsInMemoryThenWhatIsNewer) {
   const std::vector<AdapterUse> uses = {{"red", "", 0.5f}, {"blue", "", 0.5f}};
   const ResolvedAdapter older = Get(uses);
@@ -126,7 +127,7 @@ TEST_F(AdapterRegistryTest, WhatNobodyHoldsIsForgotten) {
   AdapterId last = first.id;
   for (int i = 1; i < 100'000; ++i) {
     const ResolvedAdapter next = Scaled(2.0f + static_cast<float>(i));
-    ASSERT_GT(next.id, last);  // ids are not used again
+    ASSERT_GT(next.id, last);  // an id is never reused
     last = next.id;
   }
   EXPECT_EQ(registry_.num_versions(), 2);
@@ -147,7 +148,8 @@ TEST_F(AdapterRegistryTest, AForgottenBlendHasItsKeyAgain) {
   EXPECT_EQ(blend.key, key);
 }
 
-// Copies count, moves do not, and one that was dropped last may be taken up before it is forgotten.
+// Any copy of a hold keeps its version. A version whose last hold was dropped can be held again
+// until the registry forgets it.
 TEST_F(AdapterRegistryTest, AnyHoldKeepsAVersion) {
   AdapterHold kept;
   AdapterId id;
@@ -221,7 +223,8 @@ TEST_F(AdapterRegistryTest, ThreadsShareVersions) {
   EXPECT_EQ(registry_.num_versions(), 0);
 }
 
-// The second state of the files is the first again: its version, if it still lives.
+// When an adapter's old files are put back, its name resolves to the old version if that version is
+// still held.
 TEST_F(AdapterRegistryTest, FilesThatArePutBackAreTheirOldVersion) {
   const auto turn_to = [&](const std::string& kept, const std::string& put) {
     std::filesystem::rename(dir_ + "/red", dir_ + "/" + kept);
@@ -253,7 +256,7 @@ TEST_F(AdapterRegistryTest, AMissingFileIsNamedUntilItIsThere) {
   EXPECT_TRUE(registry_.Resolve(0, {{"red", "", {}}}).ok());
 }
 
-// The disk is asked by who registers and by the registry's own thread, in turn.
+// Only Register and the registry's own thread access the disk; Resolve, FindBlend and List do not.
 TEST_F(AdapterRegistryTest, RequestsDoNotAskTheDisk) {
   std::mutex mutex;
   std::condition_variable looked;
@@ -277,7 +280,8 @@ TEST_F(AdapterRegistryTest, RequestsDoNotAskTheDisk) {
   {
     std::unique_lock<std::mutex> lock(mutex);
     threads.clear();
-    // Two looks that begin from now on are at both adapters; the third comes after their ends.
+    // The registry's thread looks at the two adapters in turn, so the next two looks cover both
+    // adapters. The third look starts after both have ended.
     const int third = num_looks + 3;
     looked.wait(lock, [&] { return num_looks >= third; });
   }

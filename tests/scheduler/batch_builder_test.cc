@@ -1,5 +1,5 @@
-// A plan made by hand becomes a batch: every field that a request or a sequence has reaches its
-// place.
+// Tests of the batches that the builder makes from hand-written plans: the fields of requests and
+// sequences reach the batch.
 #include "scheduler/step/batch_builder.h"
 
 #include <gtest/gtest.h>
@@ -32,8 +32,9 @@ EngineModel MakeModel(const std::vector<int32_t>& windows) {
 
 class BatchBuilderTest : public ::testing::Test {
  protected:
-  // A sequence of `num_tokens` tokens 10, 11, ..., of which `num_prompt` are the prompt; its pages
-  // are first_page, first_page + 1, ... in the first group and 100 more in the next.
+  // Adds a sequence with the `num_tokens` tokens 10, 11, ...; the first `num_prompt` are the
+  // prompt. The sequence's pages are first_page, first_page + 1, ... in the first KV group; page
+  // numbers in the second group are larger by 100.
   Sequence* AddSequence(int64_t num_prompt, int64_t num_tokens, PageId first_page) {
     Sequence* s = sequences_.emplace_back(std::make_unique<Sequence>()).get();
     Request* request = requests_.emplace_back(std::make_unique<Request>()).get();
@@ -52,7 +53,7 @@ class BatchBuilderTest : public ::testing::Test {
   }
   Request* RequestOf(Sequence* s) { return request_of_.at(s); }
 
-  // The next token of a sequence, of which all but the last are computed.
+  // Adds a plan entry that computes the last token of a sequence and samples the next one.
   PlanEntry* AddDecode(Sequence* s) {
     PlanEntry entry;
     entry.sequence = s;
@@ -76,7 +77,7 @@ class BatchBuilderTest : public ::testing::Test {
     EXPECT_EQ(view.batch->sampler_rows.count, 1u);
     return view.data(view.batch->sampler_rows)[0];
   }
-  // Its biases by token.
+  // The sampler biases of a sequence that decodes alone, by token.
   std::map<TokenId, float> BiasesOf(Sequence* s) {
     const SamplerRow row = RowOf(s);
     const TokenBias* all = BatchView{&built_.batch, built_.arena.base()}.data(built_.batch.biases);
@@ -130,7 +131,7 @@ TEST_F(BatchBuilderTest, SamplingParametersReachTheirOwnFields) {
   EXPECT_EQ(row.frequency_penalty, 0.75f);
   EXPECT_EQ(row.num_logprobs, 4);
   EXPECT_EQ(row.index, 2);
-  EXPECT_EQ(row.position, 6);  // of the sampled token
+  EXPECT_EQ(row.position, 6);  // position of the token that is sampled
   EXPECT_EQ(row.seed, 0x123456789abcdefull);
   EXPECT_EQ(row.mask, -1);
 }
@@ -164,9 +165,9 @@ TEST_F(BatchBuilderTest, LogitBiasesReachTheSampler) {
   EXPECT_EQ(BiasesOf(s), (std::map<TokenId, float>{{5, 1.5f}, {8, -2.0f}}));
 }
 
-// Until min_tokens tokens are there, the next one is neither eos nor a stop id.
+// While fewer than min_tokens tokens are generated, eos ids and stop ids have the bias -infinity.
 TEST_F(BatchBuilderTest, MinTokensBansWhatEnds) {
-  Sequence* s = AddSequence(/*num_prompt=*/3, /*num_tokens=*/4, 1);  // 1 generated
+  Sequence* s = AddSequence(/*num_prompt=*/3, /*num_tokens=*/4, 1);  // 1 token is generated
   Request* request = RequestOf(s);
   request->sampling.logit_bias = {{5, 1.5f}};
   request->stopping.eos_ids = {20, 21};
@@ -175,7 +176,7 @@ TEST_F(BatchBuilderTest, MinTokensBansWhatEnds) {
   const float banned = -INFINITY;
   EXPECT_EQ(BiasesOf(s),
             (std::map<TokenId, float>{{5, 1.5f}, {20, banned}, {21, banned}, {30, banned}}));
-  // With ignore_eos the model may say it: it ends nothing.
+  // With ignore_eos an eos id does not end the sequence, so it is not banned.
   request->stopping.ignore_eos = true;
   EXPECT_EQ(BiasesOf(s), (std::map<TokenId, float>{{5, 1.5f}, {30, banned}}));
   request->stopping.ignore_eos = false;
@@ -211,7 +212,8 @@ TEST_F(BatchBuilderTest, PromptLogprobsScoreTheTokenAfterEachRow) {
   const BatchView view = Build();
   const auto rows = ToVector(view, view.batch->sampler_rows);
   ASSERT_EQ(rows.size(), 4u);
-  EXPECT_EQ(rows[1].token_row, 2);  // token 3 of the sequence: after the other's row and token 2
+  // Row 0 of the step is the other sequence's token; row 1 is token 2, row 2 is token 3.
+  EXPECT_EQ(rows[1].token_row, 2);
   EXPECT_EQ(rows[1].target, 14);
   EXPECT_EQ(rows[1].num_logprobs, 3);
   EXPECT_EQ(rows[1].slot, -1);
@@ -226,7 +228,7 @@ TEST_F(BatchBuilderTest, PromptLogprobsScoreTheTokenAfterEachRow) {
 TEST_F(BatchBuilderTest, TokensPositionsAndSegments) {
   Sequence* decode = AddSequence(2, 5, 1);
   decode->slot = 3;
-  decode->num_pending = 1;  // its next token is still on the device
+  decode->num_pending = 1;  // the token to compute is still on the device
   Sequence* prompt = AddSequence(6, 6, 11);
   prompt->slot = 0;
   AddDecode(decode);
@@ -252,10 +254,10 @@ TEST_F(BatchBuilderTest, TokensPositionsAndSegments) {
   EXPECT_EQ(segments[1].slot, 0);
   EXPECT_EQ(segments[1].token_begin, 1);
   EXPECT_EQ(segments[1].num_tokens, 3);
-  EXPECT_EQ(view.batch->sampler_rows.count, 1u);  // the prompt goes on
+  EXPECT_EQ(view.batch->sampler_rows.count, 1u);  // the prompt is not complete, so it has no row
 }
 
-// A group with a window has the pages that the first query sees.
+// The run of a windowed group starts at the first page that the first query sees.
 TEST_F(BatchBuilderTest, RunsCoverWhatTheQueriesSee) {
   models_[0] = MakeModel({0, kWindow});
   Sequence* s = AddSequence(12, 12, 1);
@@ -272,7 +274,7 @@ TEST_F(BatchBuilderTest, RunsCoverWhatTheQueriesSee) {
   EXPECT_EQ(whole.num_pages, 3);
   EXPECT_EQ(whole.pos_begin, 0);
   EXPECT_EQ(whole.count, 11);
-  // The query at position 9 sees those from 5 on, the run has their whole pages.
+  // The query at position 9 sees the keys from position 5 on; the run starts at their first page.
   const KvRun windowed = view.runs()[view.run_range(1, 0).begin];
   EXPECT_EQ(windowed.page_begin, 3);
   EXPECT_EQ(windowed.num_pages, 2);
@@ -307,7 +309,7 @@ TEST_F(BatchBuilderTest, EmbeddingsTapTheFinalHiddenRows) {
   EXPECT_EQ(view.batch->num_tap_floats, 8 * kHidden);
 }
 
-// What a batch had is gone from the next one; page ops are handed on as they are.
+// A batch contains nothing of the batch that was built before it. Page ops are copied unchanged.
 TEST_F(BatchBuilderTest, ABatchIsBuiltAnew) {
   Sequence* s = AddSequence(3, 4, 1);
   s->counts = {{10, 0, 1}};

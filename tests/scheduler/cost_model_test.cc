@@ -60,7 +60,8 @@ TEST(CostModelTest, AnAdapterIsReadOnceAndComputedForEachToken) {
   EXPECT_EQ(cost.adapter_slab_rows, 180);
 }
 
-// A feature that was never seen holds up no other, and is learnt when it comes.
+// The model learns other features while no step has adapters, and learns the cost of adapters once
+// steps have them.
 TEST(CostModelTest, LearnsAdaptersLate) {
   CostModel model;
   std::mt19937 rng(7);
@@ -97,7 +98,7 @@ TEST(CostModelTest, FollowsAMachineThatSlowsDown) {
 TEST(CostModelTest, MoreWorkNeverPredictsLessTime) {
   CostModel model;
   std::mt19937 rng(3);
-  // Pure noise pushes coefficients below zero.
+  // An unconstrained fit to noise has negative coefficients.
   for (int i = 0; i < 200; ++i) model.Observe(RandomStep(&rng), 1.0 + rng() % 10000);
   StepCost cost;
   double last = 0.0;

@@ -1,5 +1,5 @@
-// What the engine tells about time, and what it does by it: timings of requests, histograms, time
-// limits, the queue's delay. A step takes 1,000 us and 10 us a token here.
+// Tests of the engine's use of time: timings of requests, histograms, time limits and the predicted
+// queue delay. In these tests a step takes 1,000 us plus 10 us for each token.
 #include <gtest/gtest.h>
 
 #include "tests/lib/core_stack.h"
@@ -104,7 +104,7 @@ TEST_F(EngineClockTest, TheTimeLimitOfWhatHasEndedIsForgotten) {
   SubmitWithLimit(900'000, 1, &long_limit);
   EXPECT_EQ(stack_.core->NextDeadlineUs(), 505'000);
   stack_.core->Cancel(id, 0, CancelReason::kClient);
-  EXPECT_EQ(stack_.core->NextDeadlineUs(), 505'000);  // the other of the two goes on
+  EXPECT_EQ(stack_.core->NextDeadlineUs(), 505'000);  // the limit of index 1, which still runs
   stack_.core->Cancel(id, 1, CancelReason::kClient);
   EXPECT_EQ(stack_.core->NextDeadlineUs(), 905'000);
   stack_.RunAll();
@@ -130,7 +130,8 @@ TEST_F(EngineClockTest, APausedStreamLeavesTheDeviceWhenItsStepsHaveRetired) {
   EXPECT_EQ(out[0].tokens, ExpectedTokens(stack_.models[0], FakePrompt(1, 10), 8));
 }
 
-// One more request waits for as long as an admission takes when the slots are just used up.
+// When all slots are taken and nothing waits, the predicted delay is the time between two
+// admissions, because a new request would wait for the next admission.
 TEST_F(EngineClockTest, TheQueueDelayCountsTheRequestThatAsks) {
   stack_.options.max_num_seqs = 1;
   Start();
@@ -140,13 +141,13 @@ TEST_F(EngineClockTest, TheQueueDelayCountsTheRequestThatAsks) {
   stack_.Submit(FakePrompt(3, 10), 2, &third);
   const Scheduler& scheduler = stack_.core->scheduler();
   stack_.Round();
-  EXPECT_EQ(scheduler.PredictQueueDelayUs(), 0);  // nothing is known of the time between admissions
+  EXPECT_EQ(scheduler.PredictQueueDelayUs(), 0);  // no time between admissions is known yet
   stack_.Round();
   stack_.Round();
   ASSERT_EQ(scheduler.Running().size(), 1u);
   ASSERT_TRUE(scheduler.num_waiting() == 0);
-  // The second was admitted 1,100 us after the first, which counts a tenth; nobody waited when the
-  // third was.
+  // The second request was admitted 1,100 us after the first; the mean takes a tenth of this
+  // sample. No request waited after the third was admitted, so that admission gives no sample.
   EXPECT_EQ(scheduler.PredictQueueDelayUs(), 110);
   RequestOutput fourth;
   stack_.Submit(FakePrompt(4, 10), 1, &fourth);

@@ -1,5 +1,5 @@
-// Copies of a request that are sampled apart: each gets the text of its own index, whatever pages
-// they share.
+// Tests of the copies of a request (n > 1): each copy gets the text of its own index, whichever
+// pages the copies share.
 #include <gtest/gtest.h>
 
 #include "tests/lib/core_stack.h"
@@ -38,15 +38,17 @@ TEST_F(EngineCopiesTest, EachIndexGetsItsOwnText) {
   EXPECT_NE(out[1].tokens, out[2].tokens);
 }
 
-// A copy that was never admitted learns the names of the prompt's pages from one that has generated
-// pages, and no more. A wrong name is found when the copy comes back to pages of its own.
+// A copy that was never admitted takes over page hashes from a copy that has already generated
+// pages. It must take only the hashes of the prompt's pages. A wrong hash would show after the copy
+// is paused and admitted again, because it would hit the other copy's pages.
 TEST_F(EngineCopiesTest, ACopyDoesNotTakeOverNamesOfWhatAnotherGenerated) {
   stack_.options.max_num_seqs = 2;
   Start();
   RequestOutput blocker, copies;
   const uint64_t blocker_id = stack_.Submit(FakePrompt(2, 5), 40, &blocker);
   const uint64_t id = SubmitCopies(2, 20, &copies);
-  while (copies[0].tokens.size() < 12) stack_.Round();  // alone: the other slot is taken
+  // Only one copy runs, because the blocker has the other slot.
+  while (copies[0].tokens.size() < 12) stack_.Round();
   ASSERT_TRUE(copies[1].tokens.empty());
   stack_.core->Throttle(id, true);
   stack_.core->Cancel(blocker_id, -1, CancelReason::kClient);

@@ -1,5 +1,5 @@
-// The engine core on a fake runner: whatever happens around a request, its tokens are those it gets
-// alone.
+// Tests of the engine core on a fake runner: a request gets the tokens that it gets alone, whatever
+// other requests do.
 #include "scheduler/step/engine_core.h"
 
 #include <gtest/gtest.h>
@@ -39,8 +39,8 @@ struct Stack : testing::CoreStack {
   bool RunOnce() { return driver->RunOnce(); }
   int64_t num_matches() const { return core->kv().stats().num_matches; }
 
-  int64_t fixed_step_us = 0;    // 0: by tokens
-  std::vector<int> num_counts;  // of each step: token counts for penalties
+  int64_t fixed_step_us = 0;    // 0: a step's time depends on its number of tokens
+  std::vector<int> num_counts;  // number of token counts for penalties, by step
 };
 
 TEST(EngineCoreTest, GeneratesAndCounts) {
@@ -84,7 +84,7 @@ TEST(EngineCoreTest, StopsAtEosStopIdsAndContext) {
   EXPECT_EQ(stop[0].reason, FinishReason::kStop);
   EXPECT_EQ(ignored[0].tokens.size(), 6u);
   EXPECT_EQ(ignored[0].reason, FinishReason::kLength);
-  EXPECT_EQ(full[0].tokens, expected);  // 6 + 10 fills the context of 16
+  EXPECT_EQ(full[0].tokens, expected);  // 6 prompt tokens and 10 tokens fill the context of 16
   EXPECT_EQ(full[0].reason, FinishReason::kLength);
 }
 
@@ -126,7 +126,8 @@ TEST(EngineCoreTest, CopyZeroIsTheRequestWithNOne) {
               testing::ExpectedTokens(stack.models[0], testing::FakePrompt(4, 21), 6));
     EXPECT_EQ(received.usage.cached_prompt_tokens, index == 0 ? 0 : 20);
   }
-  // Both by sequence, so that their ratio is the cache's share of the work.
+  // Both counters count the prompt once for each sequence, so their ratio is the share of prompt
+  // tokens that the cache saves.
   EXPECT_EQ(stack.stats->prompt_tokens.value(), 4 * 21);
   EXPECT_EQ(stack.stats->cached_prompt_tokens.value(), 3 * 20);
 }
@@ -208,7 +209,7 @@ TEST(EngineCoreTest, TheQueueDelayIsTheSumOfWhatWaitsAndCheapToTell) {
   const double both_us = scheduler.PredictPrefillUs(0, 90) + scheduler.PredictPrefillUs(1, 128'000);
   EXPECT_GT(both_us, 2000 * 1000.0);
   EXPECT_NEAR(scheduler.PredictQueueDelayUs(), 250 * both_us, 2.0);
-  // Who is held back or gone is not waited for.
+  // Paused and cancelled requests do not count in the queue delay.
   for (int i = 0; i < 200; ++i) stack.core->Throttle(ids[i], true);
   EXPECT_NEAR(scheduler.PredictQueueDelayUs(), 150 * both_us, 2.0);
   for (int i = 0; i < 100; ++i) stack.core->Throttle(ids[i], false);
@@ -279,7 +280,7 @@ TEST(EngineCoreTest, PromptLogprobsAreHandedOverOnce) {
   });
   stack.RunOnce();
   stack.RunOnce();
-  // Computed again, but not scored again.
+  // After the pause the prompt is computed again, but not scored again.
   stack.core->Throttle(id, true);
   stack.core->Throttle(id, false);
   stack.RunAll();
@@ -294,7 +295,7 @@ TEST(EngineCoreTest, CopiesAndOthersAwaitAPageWithoutLookingThePromptUpAgain) {
   stack.num_slabs = 1001;
   stack.depth = 2;
   stack.options.max_num_seqs = 32;
-  stack.options.max_num_batched_tokens = 512;  // room for all, and still they wait
+  stack.options.max_num_batched_tokens = 512;  // would allow two prompts in one step
   stack.Start();
   RequestOutput copies, other;
   auto request = stack.NewRequest(testing::FakePrompt(2, 300), 2, &copies);
@@ -302,8 +303,8 @@ TEST(EngineCoreTest, CopiesAndOthersAwaitAPageWithoutLookingThePromptUpAgain) {
   stack.core->Submit(std::move(request));
   stack.core->Submit(stack.NewRequest(testing::FakePrompt(2, 300), 2, &other));
   stack.RunOnce();                    // launches the prompt
-  stack.RunOnce();                    // plans again before it retires
-  EXPECT_EQ(stack.num_matches(), 3);  // the first, one copy for all, the other request
+  stack.RunOnce();                    // plans again before that step retires
+  EXPECT_EQ(stack.num_matches(), 3);  // for the first copy, one of the 15 others, the other request
   stack.RunAll();
   EXPECT_EQ(stack.num_matches(), 3 + 16);
   for (const auto& [index, received] : copies) {
@@ -321,7 +322,8 @@ TEST(EngineCoreTest, NothingIsLookedUpWithoutRoomForIt) {
   stack.options.max_num_seqs = 32;
   stack.options.max_num_batched_tokens = 128;
   stack.options.target_step_ratio = 1;
-  stack.options.target_step_us = 1250;  // beside a stream about 24 tokens: one prompt fills a step
+  // A step beside a stream has room for about 24 tokens, so one prompt fills it.
+  stack.options.target_step_us = 1250;
   stack.Start();
   RequestOutput stream, copies, other;
   stack.core->Submit(stack.NewRequest(testing::FakePrompt(1, 8), 40, &stream));
@@ -333,7 +335,8 @@ TEST(EngineCoreTest, NothingIsLookedUpWithoutRoomForIt) {
   stack.core->Submit(stack.NewRequest(testing::FakePrompt(2, 300), 2, &other));
   for (int i = 0; i < 10; ++i) stack.RunOnce();
   EXPECT_EQ(stack.core->scheduler().num_running(), 2);
-  EXPECT_LE(stack.num_matches() - before, 3);  // the first, one copy for all, the other request
+  // One lookup each for the first copy, for one of the 15 others, and for the other request.
+  EXPECT_LE(stack.num_matches() - before, 3);
   stack.RunAll();
   EXPECT_LE(stack.num_matches() - before, 3 + 16);
   for (const auto& [index, received] : copies) {
@@ -358,7 +361,8 @@ TEST(EngineCoreTest, ProbeTellsTheMatch) {
 
 class OverdueTest : public ::testing::Test {
  protected:
-  // A model whose steps take `step_us`, and enough of them that this is known.
+  // Starts a model whose steps take `step_us`, and runs enough steps for the cost model to learn
+  // it.
   void Start(int64_t step_us, int depth = 1) {
     stack_.models = {testing::FakeModel("slow", {0}, 4, 64)};
     stack_.depth = depth;
@@ -438,7 +442,7 @@ TEST_F(OverdueTest, FirstStepsAreNotJudged) {
   stack_.RunAll();
 }
 
-// The second of two steps does not run before the first has ended.
+// The second of two launched steps starts when the first ends, so its time counts from then on.
 TEST_F(OverdueTest, AStepIsTimedFromTheEndOfTheOneBeforeIt) {
   Start(/*step_us=*/2000, /*depth=*/2);
   Submit("both", 8);
@@ -465,9 +469,11 @@ struct Live {
 
 struct RandomRun {
   int depth = 1;
-  bool is_deaf = true;  // a full runner ends a step at once: no message comes between
+  // When the runner is full, the round ends a step at once, so no message arrives between a launch
+  // and the end of a step.
+  bool is_deaf = true;
 
-  // A round; or, as chance has it, the launch or the end of a step.
+  // Runs a whole round if is_deaf; otherwise launches or ends one step at random.
   void Run(Stack* stack, std::mt19937* rng) const {
     if (is_deaf) {
       stack->RunOnce();
@@ -481,7 +487,8 @@ struct RandomRun {
 
 class RandomEngineTest : public ::testing::TestWithParam<RandomRun> {};
 
-// Submits, cancels, pauses and resumes at random in a pool that is far too small for all of it.
+// Requests are submitted, cancelled, paused and resumed at random, in a pool that is much smaller
+// than all requests together need.
 TEST_P(RandomEngineTest, EveryRequestGetsTheTokensItGetsAlone) {
   const RandomRun& run = GetParam();
   std::mt19937 rng(7 + run.depth);
@@ -527,7 +534,7 @@ TEST_P(RandomEngineTest, EveryRequestGetsTheTokensItGetsAlone) {
         stack.core->Throttle(it->first, verb == 1);
       }
     }
-    // Paused ones are let go now and then, so that the test ends.
+    // All paused requests are resumed every 200 rounds, so that they finish.
     if (round % 200 == 0) {
       for (auto& [id, l] : live) stack.core->Throttle(id, false);
     }

@@ -1,5 +1,6 @@
-// Tokens whose KV came from elsewhere, and holes in it that are computed again: in which order,
-// what is final meanwhile, and that texts are those of the requests alone.
+// Tests of sequences whose KV was written by something else than their own steps, with holes that
+// must be computed again: the order of computation, the KV that counts as final, and the resulting
+// texts.
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
@@ -12,7 +13,7 @@ namespace {
 
 class EngineHolesTest : public ::testing::TestWithParam<int> {
  protected:
-  // Pages of 4 tokens; a group that sees all and one that sees 8 tokens.
+  // Starts a model with pages of 4 tokens and two KV groups: full attention and a window of 8.
   void Start(int64_t num_slabs, int32_t step_tokens) {
     stack_.models = {FakeModel("a", {0, 8}, 4, 64)};
     stack_.num_slabs = num_slabs + 1;
@@ -23,7 +24,8 @@ class EngineHolesTest : public ::testing::TestWithParam<int> {
     stack_.Start();
     stack_.core->set_plan_observer([this](const StepPlan& plan) { Note(plan); });
   }
-  // "1[0,8) 2[4,6)[8,9)*": requests, ranges, and whether a token is sampled.
+  // Records a plan as "1[0,8) 2[4,6)[8,9)*": each entry's request id and token ranges, and a * if
+  // the entry samples a token.
   void Note(const StepPlan& plan) {
     std::string line;
     for (const PlanEntry& entry : plan.entries) {
@@ -39,12 +41,12 @@ class EngineHolesTest : public ::testing::TestWithParam<int> {
     CHECK(TakesKv(*s));
     return PutKv({stack_.core.get(), stack_.kv, stack_.runner}, s, num_computed, holes);
   }
-  // Rounds until no step computes for the request, which is on the device then.
+  // Runs rounds until the request has a slot and no launched step computes for it.
   Sequence* Settled(uint64_t id) {
     do {
       stack_.Round();
     } while (stack_.Running(id) == nullptr);
-    // A step that fills a runner of two is followed by one without the paused rest.
+    // No further step is launched while the launched steps retire.
     while (stack_.core->num_inflight() > 0) stack_.driver->RetireOldest();
     return stack_.Running(id);
   }
@@ -58,7 +60,7 @@ class EngineHolesTest : public ::testing::TestWithParam<int> {
   }
 
   std::vector<std::string> steps_;
-  RequestOutput out_;  // they outlive the stack
+  RequestOutput out_;  // both outputs outlive the stack
   RequestOutput other_;
   CoreStack stack_;
 };
@@ -89,7 +91,8 @@ TEST_P(EngineHolesTest, WindowsAndNamesGoByTheFirstHole) {
   Sequence* const s = Settled(id);
   ASSERT_LE(s->num_computed, 16);
   ASSERT_TRUE(Put(s, 48, {{22, 30}}));
-  // Token 22 sees the tokens from 15 on; 20 tokens are whole pages of what is final.
+  // KV is final up to token 22, the first hole. Token 22 sees the tokens from 15 on in the windowed
+  // group. The whole pages of the final KV have 20 tokens.
   EXPECT_EQ(s->kv.groups[1].first_live_page, 3);
   EXPECT_EQ(Matched(prompt), 20);
   stack_.Round();
@@ -144,8 +147,9 @@ TEST_P(EngineHolesTest, KvWithoutHolesIsAsIfComputed) {
   EXPECT_EQ(out_[0].tokens, Expected(FakePrompt(1, 40), 2));
 }
 
-// A stream outgrows the pool while the holes of a later request are computed. With two steps in
-// flight that request is never idle and so is not preempted: the stream waits.
+// A stream needs more pages than the pool has while the holes of a later request are computed. With
+// one step in flight the later request is preempted and loses its holes. With two steps in flight a
+// step always computes for the later request, so it cannot be preempted and the stream waits.
 TEST_P(EngineHolesTest, PreemptionDropsThem) {
   Start(18, 2);
   stack_.Submit(FakePrompt(1, 8), 20, &out_);

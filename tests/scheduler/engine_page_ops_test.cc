@@ -1,6 +1,5 @@
-// Pages that others take while a step is in flight: copies between pages, and adapters that a
-// loader writes beside the steps. Whatever happens to a page, texts are those of the requests
-// alone.
+// Tests of page ops and of adapters that the loader writes while steps are in flight. A request
+// gets the text that it gets alone, whatever happens to its pages.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -22,7 +21,8 @@ constexpr int kRandomRounds = 30000;
 
 class EnginePageOpsTest : public ::testing::Test {
  protected:
-  // Pages of 4 tokens, `num_slabs` without the null page's, two steps in flight.
+  // Starts a model with pages of 4 tokens and two steps in flight. `num_slabs` excludes the null
+  // page.
   void Start(int64_t num_slabs, const std::vector<int32_t>& adapter_pages) {
     stack_.models = {FakeModel("a", {0}, 4, 64)};
     stack_.num_slabs = num_slabs + 1;
@@ -88,15 +88,15 @@ TEST_F(EnginePageOpsTest, AReadThatFailsEndsWhatWaitsForItAndIsTriedAgain) {
   EXPECT_EQ(again[0].tokens, ExpectedWithAdapter(0, FakePrompt(1, 9), 6));
 }
 
-// A page is copied by a step in flight, nobody else holds it, and the one adapter that waits for
-// room would fit only there.
+// A launched step copies a page that no sequence holds any more. An adapter that waits for room
+// would fit only if it got that page.
 TEST_F(EnginePageOpsTest, TheSourceOfALaunchedCopyIsNotGivenToTheLoader) {
   Start(6, {3});
   RequestOutput out;
   const uint64_t id = stack_.Submit(FakePrompt(1, 9), 3, &out);
   stack_.Round();  // launches the prompt
   Load(0);
-  stack_.Round();  // launches the first token, retires the prompt: two whole pages
+  stack_.Round();  // launches the first token and retires the prompt, which has two whole pages
   ASSERT_TRUE(stack_.loader->is_reading());
   stack_.loader->FinishRead(stack_.adapters->Image(stack_.adapters->id(0)));
   Sequence* s = stack_.Running(id);
@@ -108,7 +108,7 @@ TEST_F(EnginePageOpsTest, TheSourceOfALaunchedCopyIsNotGivenToTheLoader) {
 
   stack_.Round();  // launches the last token with the copy, then looks for room for the adapter
   EXPECT_EQ(stack_.core->kv().usage().adapter_slabs, 0);
-  stack_.FinishLoads();  // writes it before the step has run
+  stack_.FinishLoads();  // a loader that got the page would write it before the step runs
   stack_.RunAll();
   EXPECT_EQ(out[0].tokens, Expected(FakePrompt(1, 9), 3));
 
@@ -118,8 +118,8 @@ TEST_F(EnginePageOpsTest, TheSourceOfALaunchedCopyIsNotGivenToTheLoader) {
   EXPECT_EQ(with_adapter[0].tokens, ExpectedWithAdapter(0, FakePrompt(2, 5), 4));
 }
 
-// A sequence leaves the device while a step of others makes its copy: what the loader writes to the
-// page would be overwritten.
+// A sequence is paused while a step of other sequences makes the copy into its page. If the adapter
+// loader got the page, the copy would overwrite the adapter.
 TEST_F(EnginePageOpsTest, TheDestinationOfALaunchedCopyIsNotGivenToTheLoader) {
   Start(9, {3});
   stack_.loader->set_writes_at_once(true);
@@ -135,9 +135,9 @@ TEST_F(EnginePageOpsTest, TheDestinationOfALaunchedCopyIsNotGivenToTheLoader) {
   ASSERT_TRUE(stack_.kv->EnsureWritable(&s->kv, 0, 8));
   stack_.core->Throttle(id, true);
   ASSERT_NE(stack_.Running(id), nullptr) << "a step computes for it";
-  stack_.Round();  // launches the other's token with the copies, retires the paused one's
+  stack_.Round();  // launches the other request's token with the copy, retires the paused request's
   EXPECT_EQ(stack_.Running(id), nullptr);
-  stack_.Round();  // room for the adapter is looked for before the copies are made
+  stack_.Round();  // looks for room for the adapter before the copy has run
   stack_.core->Throttle(id, false);
   RequestOutput with_adapter;
   SubmitWithAdapter(0, FakePrompt(3, 5), 4, &with_adapter);
@@ -177,7 +177,7 @@ class RandomPageOpsTest : public ::testing::TestWithParam<int> {
     if (live->adapter >= 0) request->adapter = stack_.adapters->resolved(live->adapter);
     live_[stack_.Submit(std::move(request))] = std::move(live);
   }
-  // Pages change places below a running sequence: the copies hold what the originals did.
+  // Replaces pages of a random running sequence by copies.
   void CopyPages() {
     const std::vector<Sequence*>& running = stack_.core->scheduler().Running();
     if (running.empty()) return;
@@ -186,7 +186,7 @@ class RandomPageOpsTest : public ::testing::TestWithParam<int> {
     const int end = begin + Pick(static_cast<int>(kv->num_tokens) - begin + 1);
     num_copied_ += stack_.kv->EnsureWritable(kv, begin, end) ? 1 : 0;
   }
-  // KV comes from elsewhere, with holes in it.
+  // Puts KV with holes into the pages of a random running sequence.
   void PutKvInto() {
     const std::vector<Sequence*>& running = stack_.core->scheduler().Running();
     if (running.empty()) return;
@@ -205,7 +205,7 @@ class RandomPageOpsTest : public ::testing::TestWithParam<int> {
       num_holes_ += static_cast<int>(holes.size());
     }
   }
-  // Nothing is sampled before the last hole; ranges ascend.
+  // Checks that an entry's ranges ascend and that it samples only if it computes the last hole.
   static void CheckHolesOf(const StepPlan& plan) {
     for (const PlanEntry& entry : plan.entries) {
       const Sequence& s = *entry.sequence;
@@ -216,7 +216,8 @@ class RandomPageOpsTest : public ::testing::TestWithParam<int> {
       }
     }
   }
-  // Who had holes and is off the device has none.
+  // Checks that waiting sequences have no holes. `had_holes` are the requests that had holes before
+  // the round.
   void CheckDropped(const std::vector<uint64_t>& had_holes) {
     for (const Sequence* s : stack_.core->scheduler().Waiting()) {
       ASSERT_TRUE(s->holes.empty());
@@ -265,11 +266,11 @@ class RandomPageOpsTest : public ::testing::TestWithParam<int> {
   }
 
   std::mt19937 random_;
-  std::map<uint64_t, std::unique_ptr<Live>> live_;  // outlives the stack, which ends what is left
+  std::map<uint64_t, std::unique_ptr<Live>> live_;  // outlives the stack, which writes to it
   CoreStack stack_;
   int num_copied_ = 0;
   int num_holes_ = 0;
-  int64_t num_dropped_ = 0;  // sequences that left the device with holes
+  int64_t num_dropped_ = 0;  // sequences that had holes and then lost their slot
   int num_checked_ = 0;
 };
 

@@ -1,5 +1,5 @@
-// Who is admitted, and what is brought to the pool ahead of its turn, while others wait: needs,
-// tenants, and what a plan costs however many wait.
+// Tests of admission while many requests wait: the order of admission, needs that are loaded before
+// their sequences can run, tenants' limits, and the cost of a plan.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -21,7 +21,7 @@ constexpr int kMany = 100'000;
 
 class EngineQueueTest : public ::testing::Test {
  protected:
-  // Pages of 4 tokens.
+  // Starts a model with pages of 4 tokens. `num_slabs` excludes the null page.
   void Start(int64_t num_slabs, int32_t max_num_seqs, const std::vector<int32_t>& adapter_pages) {
     stack_.models = {FakeModel("a", {0}, 4, 64)};
     stack_.num_slabs = num_slabs + 1;
@@ -34,7 +34,7 @@ class EngineQueueTest : public ::testing::Test {
     stack_.policy = std::move(policy);
     stack_.Start();
   }
-  // `adapter` < 0: the base model.
+  // Submits a request. `adapter` < 0 selects the base model.
   uint64_t Submit(int adapter, int length, int64_t max_tokens, const std::string& tenant = "") {
     RequestOutput* const out = &outputs_.emplace_back();
     auto request = stack_.NewRequest(FakePrompt(++num_prompts_, length), max_tokens, out);
@@ -54,16 +54,16 @@ class EngineQueueTest : public ::testing::Test {
     return nullptr;
   }
   int64_t AdapterSlabs() const { return stack_.kv->usage().adapter_slabs; }
-  // Distinct needs that a plan would ask for now.
+  // The number of distinct needs that a plan made now would ask for.
   size_t NumWanted() {
     std::set<NeedId> needs;
     for (const Sequence* s : stack_.core->Foresee().wants) needs.insert(s->need);
     return needs.size();
   }
 
-  std::deque<RequestOutput> outputs_;  // by id, from 1 on; they outlive the stack
+  std::deque<RequestOutput> outputs_;  // the output of id i is element i - 1; outlives the stack
   int num_prompts_ = 0;
-  GatePolicy* policy_ = nullptr;  // the core's
+  GatePolicy* policy_ = nullptr;  // owned by the core
   CoreStack stack_;
 };
 
@@ -88,7 +88,7 @@ TEST_F(EngineQueueTest, NeedsAreBroughtWhileNoSlotIsFree) {
   stack_.RunAll();
 }
 
-// Reads end and copies do not: what is on its way counts.
+// Adapters that are read but not yet copied count as loading, which bounds the number of loads.
 TEST_F(EngineQueueTest, NoMoreThanAFewAreOnTheirWay) {
   Start(300, 2, Adapters(60, 1));
   Submit(-1, 4, 50);
@@ -105,7 +105,7 @@ TEST_F(EngineQueueTest, NoMoreThanAFewAreOnTheirWay) {
     most_wanted = std::max(most_wanted, NumWanted());
   }
   EXPECT_LE(most_wanted, 32u);
-  // 8 are read in a round. With 32 on their way a plan asks for one more.
+  // The loader reads 8 adapters in a round. While 32 adapters load, a plan asks for one more.
   EXPECT_GE(AdapterSlabs(), 32);
   EXPECT_LE(AdapterSlabs(), 32 + kRounds - 4);
   EXPECT_EQ(NumWanted(), 1u);
@@ -131,7 +131,7 @@ TEST_F(EngineQueueTest, TheBaseModelOvertakesWhatWaitsForNeeds) {
 
 TEST_F(EngineQueueTest, ANeedWithoutRoomBlocksThoseAfterIt) {
   Start(16, 3, {9});
-  const uint64_t stream = Submit(-1, 30, 4);  // 9 pages in the end
+  const uint64_t stream = Submit(-1, 30, 4);  // needs 9 pages at its end
   Rounds(1);
   const uint64_t needy = Submit(0, 4, 1);
   const uint64_t base = Submit(-1, 4, 1);
@@ -177,7 +177,8 @@ TEST_F(EngineQueueTest, WhoMayNotEnterKeepsItsPlaceAndBlocksNobodyElse) {
   stack_.RunAll();
 }
 
-// It was refused for its size and blocked the queue; then its tenant is at its limit.
+// A request that does not fit blocks the queue. Once its tenant has reached its limit, the request
+// no longer blocks other tenants.
 TEST_F(EngineQueueTest, WhoWasRefusedAndMayNotEnterBlocksNobodyElse) {
   Start(16, 3, {});
   const uint64_t stream = Submit(-1, 20, 40);
@@ -213,7 +214,7 @@ TEST_F(EngineQueueTest, TheNeedsOfWhoMayNotEnterAreNotBrought) {
 
 class ManyWaitTest : public EngineQueueTest {
  protected:
-  // All slots are taken by streams, and very many wait.
+  // Fills all slots with streams and adds kMany waiting requests.
   void Saturate(int num_adapters) {
     Start(300, 2, Adapters(num_adapters, 1));
     Submit(-1, 4, 50);
@@ -244,7 +245,7 @@ TEST_F(ManyWaitTest, APlanWithAFreeSlotLooksAtWhatItAdmits) {
 }
 
 TEST_F(ManyWaitTest, APlanDoesNotLookAtAllThatNeedSomething) {
-  Saturate(16);  // 8 are read at a time, the others are asked for again and again
+  Saturate(16);  // 8 adapters are read at a time, so plans ask for the others again and again
   for (int i = 0; i < 5; ++i) {
     EXPECT_LE(KeysOfAPlan(), 2000) << "round " << i;
     stack_.driver->RunOnce();

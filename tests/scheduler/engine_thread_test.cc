@@ -1,4 +1,4 @@
-// The engine with its thread: many submitters, refusals, cancels, shutdown.
+// Tests of the engine with its thread: many submitting threads, refusals, cancels, shutdown.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -51,7 +51,7 @@ class CountingSink final : public TokenSink {
 
 class EngineThreadTest : public ::testing::Test {
  protected:
-  // A step takes `step_us` of real time.
+  // Starts an engine whose steps take `step_us` of real time.
   void Start(int max_queue, int64_t step_us = 0, EngineOptions options = {},
              const Clock* clock = nullptr) {
     models_ = {testing::FakeModel("a", {0}, 4, 4000)};
@@ -87,8 +87,8 @@ class EngineThreadTest : public ::testing::Test {
     engine_->Probe({0, {1, 2, 3}, "", ""}, [&](ProbeResult result) { answer.set_value(result); });
     return answer.get_future().get();
   }
-  // Until the loop has come round with all that was sent before. The second answer is of a later
-  // round than the first.
+  // Waits until the loop has completed a round with all messages that were sent before. The second
+  // probe is answered in a later round than the first.
   void AwaitRound() {
     Probe();
     Probe();
@@ -98,7 +98,7 @@ class EngineThreadTest : public ::testing::Test {
   ManualClock manual_clock_;
   std::vector<EngineModel> models_;
   std::atomic<uint64_t> next_id_{1};
-  testing::ThreadedFakeRunner* runner_ = nullptr;  // the engine's
+  testing::ThreadedFakeRunner* runner_ = nullptr;  // owned by the engine
   std::unique_ptr<Engine> engine_;
 };
 
@@ -146,7 +146,7 @@ TEST_F(EngineThreadTest, AFullQueueRefusesAtOnceAndSaysWhen) {
 TEST_F(EngineThreadTest, EarlyAbortRefusesWhatWouldComeTooLate) {
   EngineOptions options;
   options.queue_policy = QueuePolicyKind::kEarlyAbort;
-  options.early_abort_us = 550'000;  // 50 ms without the margin
+  options.early_abort_us = 550'000;  // 50 ms above the policy's margin of 500 ms
   Start(/*max_queue=*/1000, /*step_us=*/10'000, options);
   std::vector<std::shared_ptr<CountingSink>> sinks;
   absl::Status status;
@@ -159,14 +159,15 @@ TEST_F(EngineThreadTest, EarlyAbortRefusesWhatWouldComeTooLate) {
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_NE(status.message().find("--early-abort-ms"), std::string::npos) << status;
   EXPECT_EQ(engine_->stats().refused.value(), 1);
-  // What was accepted is served or cancelled, never dropped.
+  // An accepted request is served or cancelled, never dropped.
   engine_->CancelAll(CancelReason::kShutdown);
   for (auto& sink : sinks) EXPECT_EQ(sink->WaitFinished(), FinishReason::kCancelled);
 }
 
 TEST_F(EngineThreadTest, TheQueueCountsTheCopiesOfARequest) {
   Start(/*max_queue=*/4, /*step_us=*/1000);
-  // Nothing waits: one request may be larger than the queue. 8 of it run, 92 wait.
+  // A request may have more copies than the queue has places if nothing waits. Of the 100 copies, 8
+  // run and 92 wait.
   auto many = std::make_shared<CountingSink>();
   auto request = NewRequest(1, 3000, many);
   request->sampling.n = 100;
@@ -176,7 +177,7 @@ TEST_F(EngineThreadTest, TheQueueCountsTheCopiesOfARequest) {
   EXPECT_EQ(engine_->Submit(NewRequest(2, 1, std::make_shared<CountingSink>())).code(),
             absl::StatusCode::kResourceExhausted);
   engine_->Cancel(id, -1, CancelReason::kClient);
-  // The cancelled copies give their places back, so a next request is taken.
+  // The cancelled copies leave the queue, so the next request is accepted.
   auto one = std::make_shared<CountingSink>();
   while (!engine_->Submit(NewRequest(3, 1, one)).ok()) std::this_thread::yield();
   EXPECT_EQ(one->WaitFinished(), FinishReason::kLength);
@@ -235,7 +236,8 @@ TEST_F(EngineThreadTest, WhatComesIsHandledWhileAStepRuns) {
   const uint64_t id = request->id;
   ASSERT_TRUE(engine_->Submit(std::move(request)).ok());
   runner_->AwaitStep();
-  // A probe is answered, a submission is queued, a cancel and a time limit end their requests.
+  // While the step runs, a probe is answered, a request is queued, and a cancel and a time limit
+  // end their requests.
   EXPECT_EQ(Probe().matched_tokens, 0);
   auto late = std::make_shared<CountingSink>();
   request = NewRequest(2, 5, late);
@@ -251,7 +253,7 @@ TEST_F(EngineThreadTest, WhatComesIsHandledWhileAStepRuns) {
   engine_->Cancel(id, -1, CancelReason::kClient);
   EXPECT_EQ(cancelled->WaitFinished(), FinishReason::kCancelled);
   EXPECT_EQ(engine_->stats().steps.value(), 0);
-  // Its pages are the step's until that has ended.
+  // The running step still uses the cancelled request's pages, so they are not free yet.
   AwaitRound();
   EXPECT_GT(engine_->stats().slabs_kv.value(), 0);
   runner_->Release();
@@ -280,7 +282,7 @@ TEST_F(EngineThreadTest, StopsWithAStepInFlight) {
   EXPECT_EQ(running->num_finished(), 1);
 }
 
-// How long probes wait while a step runs. What is asserted is what a busy machine keeps.
+// Measures the latency of probes while a step runs. The bound is loose enough for a busy machine.
 TEST_F(EngineThreadTest, ProbesAreQuickWhileAStepRuns) {
   Start(16);
   runner_->Hold();

@@ -1,5 +1,5 @@
-// Sequences that wait for something: each is woken when it may go on, at once, and holds up only
-// those that it has to.
+// Tests of sequences that wait for a need or for room: each is woken as soon as it may run, and
+// blocks only the sequences that the rules say.
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -11,7 +11,7 @@ namespace {
 
 class EngineWaitsTest : public ::testing::Test {
  protected:
-  // Pages of 4 tokens, `num_slabs` without the null page's.
+  // Starts a model with pages of 4 tokens. `num_slabs` excludes the null page.
   void Start(int64_t num_slabs, const std::vector<int32_t>& adapter_pages) {
     stack_.models = {FakeModel("a", {0}, 4, 64)};
     stack_.num_slabs = num_slabs + 1;
@@ -22,7 +22,7 @@ class EngineWaitsTest : public ::testing::Test {
     stack_.core->LoadAdapter(stack_.adapters->id(adapter), pin,
                              {[](const absl::Status&) {}, nullptr});
   }
-  // Rounds and loads until nothing more happens.
+  // Runs rounds and loads until nothing is left to do.
   void Settle() {
     while (stack_.Round() || stack_.FinishLoads()) {
     }
@@ -51,7 +51,7 @@ TEST_F(EngineWaitsTest, WhatCannotEverFitFailsAsSoonAsTheLastOneThatRanHasEnded)
   while (stack_.core->scheduler().num_running() > 0) stack_.Round();
   ASSERT_TRUE(runs[0].finished);
   EXPECT_FALSE(waits[0].finished);
-  // Until there is nothing to do before a message comes.
+  // The engine launches steps until nothing is left to do without another message.
   while (stack_.driver->LaunchStep()) {
   }
   EXPECT_TRUE(waits[0].finished);
@@ -75,8 +75,8 @@ TEST_F(EngineWaitsTest, AnAdapterThatIsPinnedAfterAllIsThereForWhoeverAwaitedIts
   EXPECT_TRUE(waits[0].finished);
 }
 
-// Neither image fits the bound of host memory: that of a pinned adapter stays nevertheless, and so
-// does the one that waits for room.
+// Neither adapter image fits the bound of host memory. The image of the pinned adapter and that of
+// the adapter that waits for room stay all the same.
 TEST_F(EngineWaitsTest, MakingRoomForAnAdapterDoesNotCostItItsImage) {
   stack_.options.adapter_host_bytes = 100;
   Start(10, {4, 8});
@@ -93,8 +93,9 @@ TEST_F(EngineWaitsTest, MakingRoomForAnAdapterDoesNotCostItItsImage) {
   EXPECT_EQ(waits[0].reason, FinishReason::kLength);
 }
 
-// A small request comes after one whose adapter has no room. Then there is room, and another one
-// that is served before them needs the same adapter.
+// The adapter of a request has no room, so the request blocks a small request after it. Then the
+// large request leaves and makes room. A new request of higher priority starts the load of the same
+// adapter; the refused request must not block others from then on.
 TEST_F(EngineWaitsTest, OneThatWasRefusedForItsAdapterBlocksNobodyOnceThatLoads) {
   Start(16, {8});
   RequestOutput large, refused, small, ahead;
@@ -151,7 +152,8 @@ TEST_F(EngineWaitsTest, WhatCannotGrowThoughNothingElseRunsEnds) {
   EXPECT_EQ(stack_.core->num_unfinished(), 0);
 }
 
-// Pages of the other model are four of the adapter's: its first chunk fits, the rest does not.
+// The large model's page is as large as four pages of the adapter. The first chunk of the prompt
+// fits beside the idle adapter, the rest only after the adapter has left.
 TEST_F(EngineWaitsTest, WhatRunsAloneGrowsIntoIdleAdaptersOfSmallerPages) {
   stack_.models = {FakeModel("small", {0}, 4, 64), FakeModel("large", {0}, 4, 64)};
   stack_.models[1].layout.slabs_per_page = 4;
@@ -173,7 +175,7 @@ TEST_F(EngineWaitsTest, WhatRunsAloneGrowsIntoIdleAdaptersOfSmallerPages) {
   EXPECT_EQ(stack_.stats->preemptions.value(), 0);
 }
 
-// Four adapters are waited for, the pool has room for two.
+// Requests wait for four adapters, and the pool has room for two.
 TEST_F(EngineWaitsTest, WithoutASlotAdaptersThatAreWaitedForDoNotPushEachOtherOut) {
   stack_.options.max_num_seqs = 1;
   stack_.options.max_num_batched_tokens = 16;
@@ -189,12 +191,14 @@ TEST_F(EngineWaitsTest, WithoutASlotAdaptersThatAreWaitedForDoNotPushEachOtherOu
   EXPECT_EQ(stack_.kv->usage().adapter_slabs, 16);
   EXPECT_EQ(stack_.stats->adapter_evictions.value(), 0);
   stack_.RunAll();
-  // Those that were there first were served first, and nobody had to be brought twice.
+  // The requests whose adapters were loaded first were served first, and no adapter was loaded
+  // twice.
   EXPECT_LT(waits[1][0].timing.ttft_us, waits[2][0].timing.ttft_us);
   EXPECT_EQ(stack_.stats->adapter_loads.value(), 4);
 }
 
-// Its windows have moved on by the time it stops, while a step still computes for it.
+// A sequence stops while the next step already computes for it and its window has released pages.
+// The scheduler's sums stay right.
 TEST_F(EngineWaitsTest, OneThatStopsDuringItsNextStepLeavesTheSumsRight) {
   stack_.models = {FakeModel("mixed", {0, 12}, 4, 96)};
   stack_.depth = 2;

@@ -1,5 +1,5 @@
-// What FakeRunner sees of page ops and of writes beside its steps: the judge of the engine's tests
-// must notice.
+// Tests that FakeRunner, which judges the engine's tests, notices wrong page ops and writes into
+// pages that a launched step uses.
 #include "tests/lib/fake_runner.h"
 
 #include <gtest/gtest-spi.h>
@@ -12,8 +12,8 @@ namespace tessera::testing {
 namespace {
 
 constexpr int32_t kPageTokens = 4;
-constexpr PageId kPage = 3;   // where the keys lie
-constexpr PageId kOther = 5;  // where ops put them
+constexpr PageId kPage = 3;   // page with the keys
+constexpr PageId kOther = 5;  // destination of the page ops
 
 class FakeRunnerTest : public ::testing::Test {
  protected:
@@ -34,8 +34,8 @@ class FakeRunnerTest : public ::testing::Test {
     BatchArena arena;
   };
 
-  // A step that writes `tokens` from `position` on to `page` (one page holds all keys) and samples
-  // after the last; the page ops run before.
+  // Builds a step that runs the page ops, writes `tokens` from `position` on to `page`, which holds
+  // all keys, and samples after the last token.
   static void Build(PageId page, int32_t position, const std::vector<TokenId>& tokens,
                     const std::vector<PageOp>& ops, const std::vector<int32_t>& indices,
                     Built* built) {
@@ -100,7 +100,7 @@ class FakeRunnerTest : public ::testing::Test {
 TEST_F(FakeRunnerTest, CopiesAreMadeBeforeTheStepWrites) {
   Run(kPage, 0, {7, 8, 9});
   EXPECT_EQ(Run(kOther, 2, {5}, {Op(PageOpKind::kCopy, 2)}), Expected({7, 8, 5}));
-  EXPECT_EQ(Run(kPage, 3, {6}), Expected({7, 8, 9, 6}));  // as it was
+  EXPECT_EQ(Run(kPage, 3, {6}), Expected({7, 8, 9, 6}));  // the source is unchanged
 }
 
 TEST_F(FakeRunnerTest, KeysAreGatheredAndShiftedInOrder) {
@@ -130,7 +130,7 @@ TEST_F(FakeRunnerTest, KeysMustBeThereOfRowsThatAreNotSampledFrom) {
   {
     const ::testing::ScopedFakeTestPartResultReporter reporter(
         ::testing::ScopedFakeTestPartResultReporter::INTERCEPT_ONLY_CURRENT_THREAD, &failures);
-    Run(kPage, 1, {5, 6, 7});  // nobody wrote the key at 0
+    Run(kPage, 1, {5, 6, 7});  // no step has written the key at position 0
   }
   EXPECT_EQ(failures.size(), 3);
 }

@@ -1,5 +1,5 @@
-// A plan that is dropped leaves no trace: nothing that others see changes, and what runs afterwards
-// is what would have run.
+// Tests that a dropped plan changes no observable state, and that the steps after it are the steps
+// of a run without the dropped plan.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -52,7 +52,8 @@ std::string Describe(const StepPlan& plan) {
   return out;
 }
 
-// Names depend on the folders of adapters, which no two runs share.
+// The state of a sequence as text. Page hashes depend on the adapters' folders, which differ
+// between runs, so the text has the index of the awaited hash.
 std::string Describe(const Sequence& s) {
   const auto names = s.kv.hashes.begin();
   const int64_t awaited =
@@ -74,7 +75,7 @@ struct Live {
   RequestOutput out;
 };
 
-// Two models, adapters of one of them, a small pool, and whatever may come.
+// A run with random messages: two models, adapters of one model, a small pool.
 class RandomRun {
  public:
   RandomRun(int depth, int seed) : random_(seed) {
@@ -96,7 +97,7 @@ class RandomRun {
   CoreStack& stack() { return stack_; }
   const std::vector<std::string>& steps() const { return steps_; }
 
-  // What comes before the next round.
+  // Makes the random changes before the next round.
   void Turn() {
     if (live_.size() < 12 && Pick(3) == 0) Submit();
     if (!live_.empty() && Pick(8) == 0) Disturb();
@@ -117,7 +118,7 @@ class RandomRun {
     }
   }
 
-  // All that others can see, but how often the store was asked.
+  // The observable state as text, without the number of lookups in the KV store.
   std::string State() {
     const KvUsage u = stack_.kv->usage();
     const KvStats& k = stack_.kv->stats();
@@ -186,7 +187,7 @@ class RandomRun {
 
   std::mt19937 random_;
   std::map<uint64_t, std::unique_ptr<Live>> live_;  // outlives the stack
-  std::vector<std::string> steps_;                  // that were launched
+  std::vector<std::string> steps_;                  // the launched plans as text
   CoreStack stack_;
 };
 

@@ -14,7 +14,7 @@ constexpr int64_t kSloUs = 6'000'000;
 
 class QueuePolicyTest : public ::testing::Test {
  protected:
-  // Waiting requests that came at these times, ids from 1 on.
+  // Makes waiting requests with these arrival times; ids count from 1.
   void Arrive(const std::vector<int64_t>& arrivals_us) {
     requests_.resize(arrivals_us.size());
     sequences_.resize(arrivals_us.size());
@@ -34,7 +34,7 @@ class QueuePolicyTest : public ::testing::Test {
     for (const Sequence* s : order) ids.push_back(s->request->id);
     return ids;
   }
-  // As the queue has it.
+  // The order in which the queue's cursor shows the requests.
   std::vector<uint64_t> WalkOrder(const QueuePolicy& policy, int64_t now_us) {
     WaitingQueue queue(&policy, /*num_models=*/1, /*step_tokens=*/16);
     for (Sequence& s : sequences_) queue.Insert(&s, /*ready=*/true);
@@ -68,13 +68,13 @@ TEST_F(QueuePolicyTest, EarlyAbortServesTheNewestFirstUnderOverload) {
   EXPECT_EQ(Order(*policy, 400), Ids({1, 2, 3}));
   policy->OnPlanned(9, 1);
   EXPECT_EQ(Order(*policy, 400), Ids({3, 2, 1}));
-  policy->OnPlanned(0, 0);  // nothing happened: nothing is learnt of it
+  policy->OnPlanned(0, 0);  // a plan without arrivals and admissions changes nothing
   EXPECT_EQ(Order(*policy, 400), Ids({3, 2, 1}));
   policy->OnPlanned(0, 9);
   EXPECT_EQ(Order(*policy, 400), Ids({1, 2, 3}));
 }
 
-// As many come as are admitted: that is overload already, and so is the start.
+// The policy assumes overload when as many requests arrive as are admitted, and at the start.
 TEST_F(QueuePolicyTest, EarlyAbortServesTheNewestFirstWhenAsManyComeAsGo) {
   Arrive({100, 200, 300});
   const auto policy = NewEarlyAbortPolicy(kSloUs);
@@ -91,7 +91,7 @@ TEST_F(QueuePolicyTest, EarlyAbortServesTheLateLast) {
   EXPECT_EQ(Order(*policy, 5'600'000), Ids({4, 3, 1, 2}));
 }
 
-// Whatever part of those that wait is late.
+// The times cover every number of late requests, from none to all.
 TEST_F(QueuePolicyTest, TheQueueWalksInTheOrderOfTheKeys) {
   Arrive({0, 100, 200, 300, 400});
   const auto early_abort = NewEarlyAbortPolicy(kSloUs);

@@ -1,4 +1,4 @@
-// The queue of waiting sequences against a naive twin: a list that is sorted by the policy's keys.
+// Compares the queue of waiting sequences with a naive model: a list sorted by the policy's keys.
 #include "scheduler/plan/queue.h"
 
 #include <gtest/gtest.h>
@@ -22,7 +22,7 @@ constexpr int32_t kTenants = 3;
 constexpr NeedId kNeeds = 4;
 constexpr int64_t kStepTokens = 16;
 constexpr int64_t kAgeingUs = 400;
-constexpr int64_t kSloUs = 501'000;  // less the margin of early abort: 1,000
+constexpr int64_t kSloUs = 501'000;  // 1,000 us above early abort's margin of 500,000 us
 
 PageHash Page(int number) { return {1, static_cast<uint64_t>(number)}; }
 
@@ -82,7 +82,7 @@ class RandomQueueTest : public ::testing::TestWithParam<QueuePolicyKind> {
     places_.erase(s);
     away_.push_back(s);
   }
-  // A preempted sequence comes back at its old arrival, with more tokens.
+  // A preempted sequence returns to the queue with its old arrival time and more tokens.
   void ComeBack() {
     if (away_.empty()) return;
     Sequence* const s = away_.back();
@@ -140,12 +140,12 @@ class RandomQueueTest : public ::testing::TestWithParam<QueuePolicyKind> {
     if (verb >= 9 && verb < 12) Await();
     if (verb == 12) WakeNeed();
     if (verb == 13) WakePrefix();
-    // The mean of what comes and goes turns early abort's order around.
+    // Numbers of arrivals and admissions can reverse the order of early abort.
     if (verb == 14) policy_->OnPlanned(Pick(8), Pick(8));
     if (verb == 15) now_us_ += Pick(300);
   }
 
-  // What the cursor should show, best first.
+  // The sequences that the cursor should show, in its order.
   std::vector<Sequence*> Order(int32_t model) const {
     std::vector<Sequence*> order;
     for (const auto& [s, place] : places_) {
@@ -232,8 +232,8 @@ class RandomQueueTest : public ::testing::TestWithParam<QueuePolicyKind> {
   std::unique_ptr<WaitingQueue> queue_;
   std::deque<Request> requests_;
   std::deque<Sequence> sequences_;
-  std::map<Sequence*, QueuePlace, std::less<>> places_;  // of what waits
-  std::vector<Sequence*> away_;                          // admitted, in the order of leaving
+  std::map<Sequence*, QueuePlace, std::less<>> places_;  // places of the waiting sequences
+  std::vector<Sequence*> away_;                          // admitted sequences, by admission
   std::map<NeedId, bool> ready_ = {{0, true}, {1, false}, {2, false}, {3, true}};
   uint64_t next_id_ = 0;
   int64_t now_us_ = 1;
@@ -254,7 +254,8 @@ INSTANTIATE_TEST_SUITE_P(Policies, RandomQueueTest,
                          ::testing::Values(QueuePolicyKind::kPriority,
                                            QueuePolicyKind::kEarlyAbort));
 
-// First come, first served, but the late come last: the next one is in the middle of its lane.
+// Without overload, early abort serves requests by arrival, but late requests last. The first
+// request to serve is then in the middle of its lane.
 TEST(WaitingQueueTest, TheFirstThatIsNotLateIsFoundAmongTheLate) {
   const std::unique_ptr<QueuePolicy> policy = NewEarlyAbortPolicy(kSloUs);
   policy->OnPlanned(/*num_arrived=*/1, /*num_admitted=*/9);

@@ -1,5 +1,5 @@
-// Who gives way for pages, how needs come into the pool, and operators who wait for that: on a
-// store of adapters with a loader that reads and copies when it is told to.
+// Tests of residency: which cached prefixes and adapters leave the pool, how needs are loaded, and
+// the waits of operators. The adapter loader reads and copies when a test tells it to.
 #include "scheduler/residency/residency.h"
 
 #include <gtest/gtest.h>
@@ -15,13 +15,13 @@
 namespace tessera::testing {
 namespace {
 
-constexpr double kCheap = 1e-6;  // microseconds a slab
+constexpr double kCheap = 1e-6;  // microseconds to recompute a slab
 constexpr double kPrecious = 1e9;
 constexpr int64_t kHostBytes = 1 << 20;
 
 class ResidencyTest : public ::testing::Test {
  protected:
-  // Pages of `slabs_per_page[m]` slabs for each model; adapters of the first one.
+  // Starts models whose pages have `slabs_per_page[m]` slabs. Adapters belong to the first model.
   void Start(int64_t num_slabs, const std::vector<int32_t>& slabs_per_page,
              const std::vector<int32_t>& adapter_pages, int64_t host_bytes = kHostBytes) {
     const int32_t largest = *std::max_element(slabs_per_page.begin(), slabs_per_page.end());
@@ -55,7 +55,7 @@ class ResidencyTest : public ::testing::Test {
     return state;
   }
   void FinishRead() { loader_->FinishRead(adapters_->Image(loader_->next_read())); }
-  // Into the pool, idle.
+  // Loads an adapter into the pool, where it is idle.
   void Load(size_t adapter) {
     ASSERT_EQ(Want(adapter), NeedState::kLoading);
     FinishRead();
@@ -64,7 +64,7 @@ class ResidencyTest : public ::testing::Test {
     ASSERT_EQ(Want(adapter), NeedState::kReady);
     residency_->TakeChanges();
   }
-  // Leaves so many cached pages of a model.
+  // Adds `num_pages` cached pages of a model.
   void Cache(int32_t model, int num_pages) {
     KvState state;
     state.model = model;
@@ -149,7 +149,8 @@ TEST_F(ResidencyTest, WhatIsWorthMoreLeavesWhenItMust) {
   EXPECT_GE(kv_->FreePages(0), 17);
 }
 
-// Pages that are only required to be had are not freed.
+// Cached pages count as available for `num_required`, so MakeRoom does not free them. It evicts the
+// idle adapter only when free and cached pages are fewer than `num_required`.
 TEST_F(ResidencyTest, OnlyFreshPagesAreFreed) {
   Start(20, {1}, {4});
   Load(0);
@@ -238,7 +239,7 @@ TEST_F(ResidencyTest, TooManyReadsAreBusy) {
   EXPECT_EQ(Want(9), NeedState::kBusy);
 }
 
-// A need takes the place of another one, which stays in host memory.
+// An adapter replaces an idle adapter in the pool, whose image stays in host memory.
 TEST_F(ResidencyTest, ANeedMakesRoomForItself) {
   Start(6, {1}, {4, 5});
   Load(0);
@@ -309,7 +310,7 @@ TEST_F(ResidencyTest, WhatIsUnloadedWhileItRunsIsNotReadyAndLeavesAfterwards) {
   EXPECT_TRUE(loader_->is_reading());
 }
 
-// Operators are asked for as the engine core does it.
+// Calls OperatorLoads in the way the engine core does.
 class OperatorLoadsTest : public ResidencyTest {
  protected:
   struct Answer {
@@ -424,7 +425,7 @@ TEST_F(OperatorLoadsTest, FailuresAreAnswered) {
   EXPECT_TRUE(absl::IsResourceExhausted(large.status)) << large.status;
 }
 
-// An answer may ask for more.
+// The callback that answers a wait may add another wait.
 TEST_F(OperatorLoadsTest, AnAnswerMayAddAWait) {
   StartLoads(20, {4, 2});
   Answer second;

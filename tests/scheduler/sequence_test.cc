@@ -1,5 +1,5 @@
-// The progress of one sequence: which tokens come next, what is in flight, and what is final, with
-// holes and without.
+// Tests of the progress of one sequence, with and without holes: the next tokens to compute, the
+// tokens in flight, and the final KV.
 #include "scheduler/plan/sequence.h"
 
 #include <gtest/gtest.h>
@@ -105,7 +105,8 @@ TEST_F(SequenceTest, AHoleThatEndsWhereNewTokensStartIsARangeOfItsOwn) {
   EXPECT_EQ(s_.num_final(), 33);
 }
 
-// Steps of any sizes, up to two in flight: each token is computed once, and after all before it.
+// With steps of random sizes and up to two steps in flight, each token is computed once and after
+// all earlier tokens.
 TEST_F(SequenceTest, EachTokenIsComputedOnceAndInOrder) {
   std::mt19937 random(3);
   const auto pick = [&](int64_t bound) {

@@ -1,15 +1,50 @@
-// Runs the tests/traces/*.trace files: commands to an engine core on a fake runner with a manual
-// clock, each followed by the lines it must print ("= ..."). TESSERA_UPDATE_TRACES=1 rewrites the
-// expectations; read the diff before committing it.
+// Plays the tests/traces/*.trace files: commands to an engine core on a fake runner with a manual
+// clock. Each command is followed by the lines that it must print ("= LINE"). Empty lines and lines
+// that start with # are ignored. TESSERA_UPDATE_TRACES=1 rewrites the expected lines; read the diff
+// before you commit it.
 //
-//   engine KEY=VALUE...   max_seqs, batched, slabs, depth, target_us, target_ratio, ageing_us,
-//   watermark_pct, row_us (what a step costs per row of logits)
-//   model NAME [windows=0,8] [page_tokens=4] [max_len=64]
-//   submit ID prompt=STREAMxLENGTH[+...] max=N [model=I] [prio=low|high] [n=N] [salt=S] [bypass]
-//   [limit_us=N] [score] step [N]              one round of the loop (N rounds); prints what was
-//   launched and which events came run                   rounds until idle; prints finish events
-//   only cancel ID | pause ID | resume ID | wait MICROSECONDS
-//   fill ID upto=N [holes=FIRST-END,...]       KV of a running request comes from elsewhere
+// Commands:
+//   engine [KEY=N]...            options of the engine, before the first submit
+//   model NAME [OPTION]...       adds a model
+//   submit ID OPTION...          submits a request
+//   step [N]                     runs one round of the loop, or N; prints the plans that were
+//                                launched, preemptions, events, and "idle" if nothing ran
+//   run                          runs rounds until nothing runs; prints events only
+//   cancel ID                    cancels a request
+//   pause ID                     pauses a request, as for a slow reader
+//   resume ID                    resumes a paused request
+//   fill ID upto=N [holes=A-B,...]
+//                                puts KV below token N into a running request's pages, except for
+//                                the holes [A, B), which must be computed again
+//   wait N                       advances the clock by N microseconds
+//
+// Keys of engine, with their defaults:
+//   max_seqs=4                   slots
+//   batched=32                   most tokens in a step
+//   slabs=64                     slabs of the pool, without the null page
+//   depth=1                      steps in flight
+//   target_us=0                  target of a step's time
+//   target_ratio=1               target of a step's time, in multiples of a decode step
+//   ageing_us=1000000            waiting time that is worth a priority class
+//   watermark_pct=0              share of the pool that admission leaves free
+//   row_us=0                     time of a step for each row of logits, besides 1,000 us for the
+//                                step and 10 us for each token
+//
+// Options of model, with their defaults:
+//   windows=0                    sliding windows of the KV groups, as in 0,8; 0: full attention
+//   page_tokens=4
+//   max_len=64                   length of the context
+//
+// Options of submit, with their defaults:
+//   prompt=STREAMxLENGTH[+...]   concatenated prefixes of numbered token streams; required
+//   max=1                        max_tokens
+//   model=0                      index of the model
+//   prio=low|high                priority; normal without the option
+//   n=1                          copies
+//   salt=S                       salt of the prefix cache
+//   bypass                       sets bypass_prefix
+//   limit_us=0                   time limit; 0: none
+//   score                        asks for prompt logprobs
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -219,8 +254,8 @@ class TraceRun {
   std::unique_ptr<EngineStats> stats_;
   std::vector<std::string> log_;
   bool print_plans_ = true;
-  KvManager* kv_ = nullptr;                // the core's
-  testing::FakeRunner* runner_ = nullptr;  // the core's
+  KvManager* kv_ = nullptr;                // owned by the core
+  testing::FakeRunner* runner_ = nullptr;  // owned by the core
   std::unique_ptr<EngineCore> core_;
   std::unique_ptr<testing::CoreDriver> driver_;
 };

@@ -27,13 +27,14 @@ constexpr double kMaxRopeFactor = 1e6;
 constexpr char kFull[] = "full_attention";
 constexpr char kSliding[] = "sliding_attention";
 
-// What Hugging Face's configuration classes assume of absent keys.
+// A family's defaults for absent keys, as in Hugging Face's configuration classes, and its reader.
 struct Family {
   const char* name;
   const char* architecture;
-  int64_t default_kv_heads;  // 0: as many as heads
-  int64_t default_window;    // 0: none
-  // The family's own keys. Fills `windows` [layers] with the layers' windows, 0 for full attention.
+  int64_t default_kv_heads;  // 0: equal to the number of query heads
+  int64_t default_window;    // tokens; 0: no sliding window
+  // Reads the keys that only this family has. Fills `windows` [layers] with the layers' sliding
+  // windows, 0 for full attention.
   void (*read)(const JsonFile& config, int32_t window, ModelSpec* spec,
                std::vector<int32_t>* windows);
 };
@@ -154,7 +155,8 @@ RopeSpec ReadLlama3Rope(const JsonFile& config, const JsonFile& rope, double the
   return Llama3Rope(theta, spec.head_dim, scaling);
 }
 
-// `rope` is the object that describes one rotary embedding; `config` where older files keep theta.
+// Reads the object `rope`, which describes one rotary embedding. Older files have rope_theta in
+// `config` instead.
 RopeSpec ReadRope(const JsonFile& config, const JsonFile& rope, const ModelSpec& spec) {
   const double theta =
       (rope.Has("rope_theta") ? rope : config).Number("rope_theta", 1e-3, kMaxTheta, 10'000.0);
@@ -164,7 +166,7 @@ RopeSpec ReadRope(const JsonFile& config, const JsonFile& rope, const ModelSpec&
   }
   const char* key = rope.Has("rope_type") || !rope.Has("type") ? "rope_type" : "type";
   const std::string type = rope.String(key, "default");
-  if (!config.status().ok()) return RopeSpec();  // head_dim may be nonsense
+  if (!config.status().ok()) return RopeSpec();  // spec.head_dim may be invalid
   if (type == "default") return DefaultRope(theta, spec.head_dim);
   if (type == "linear") {
     return LinearRope(theta, spec.head_dim, rope.Number("factor", 1e-6, kMaxRopeFactor));
@@ -174,7 +176,8 @@ RopeSpec ReadRope(const JsonFile& config, const JsonFile& rope, const ModelSpec&
   return RopeSpec();
 }
 
-// One rotary embedding for all layers, or one per kind of layer (transformers 5 nests them).
+// Reads one rotary embedding for all layers, or one for each kind of layer (transformers 5 nests
+// them under the kind's name).
 void ReadRopes(const JsonFile& config, const std::vector<int32_t>& windows, ModelSpec* spec) {
   const char* key = config.Has("rope_scaling") ? "rope_scaling" : "rope_parameters";
   const JsonFile rope = config.Object(key).value_or(config.Empty(key));
@@ -198,7 +201,8 @@ void ReadRopes(const JsonFile& config, const std::vector<int32_t>& windows, Mode
   }
 }
 
-// `layer_types` says each layer's kind, whatever the family's own keys say.
+// Reads `layer_types`, the kind of each layer. It overrides the windows that the family's own keys
+// set.
 void ReadLayerTypes(const JsonFile& config, int32_t window, std::vector<int32_t>* windows) {
   if (!config.Has("layer_types")) return;
   const std::vector<std::string> types = config.Strings("layer_types");
@@ -233,7 +237,7 @@ void ReadLayers(const JsonFile& config, const Family& family, ModelSpec* spec) {
   ReadLayerTypes(config, window, &windows);
   spec->layers.resize(windows.size());
   ReadRopes(config, windows, spec);
-  // A window that no position leaves is full attention.
+  // A window as long as the context never hides a token, so it is full attention.
   for (int32_t& layer_window : windows) {
     if (layer_window >= spec->max_positions) layer_window = 0;
   }
@@ -265,7 +269,7 @@ absl::Status ReadGeneration(const JsonFile& file, ModelSpec* spec) {
   read("min_p", 0.0, 1.0, &defaults.min_p);
   read("repetition_penalty", 1e-3, 1e3, &defaults.repetition_penalty);
   if (file.Has("top_k")) {
-    // -1 and 0 both mean "off" in the wild.
+    // Published files use both -1 and 0 to turn top_k off.
     const int64_t top_k = file.Int("top_k", -1, INT32_MAX);
     defaults.top_k = static_cast<int32_t>(std::max<int64_t>(top_k, 0));
   }

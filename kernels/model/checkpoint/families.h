@@ -1,6 +1,6 @@
-// Model families: from config.json to a ModelSpec. A family is a short function here and rows in
-// the weight-name table (weight_table.h); LoadModelSpec (model_spec.h) is the entry. Pure
-// functions.
+// Turns the config.json of a model family into a ModelSpec. A family consists of a short function
+// in families.cc and of rows in the weight-name table (weight_table.h). Callers that have a folder
+// use LoadModelSpec (model_spec.h). Pure functions; any thread.
 #pragma once
 
 #include <string>
@@ -11,8 +11,8 @@
 
 namespace tessera {
 
-// LoadModelSpec on texts. `config_name` is how errors call the file; an empty generation_json means
-// that there is none.
+// Parses the texts of config.json and generation_config.json. Errors call the files `config_name`
+// and `generation_name`. An empty `generation_json` means that the model has no such file.
 absl::StatusOr<ModelSpec> ParseModelSpec(const std::string& config_name,
                                          absl::string_view config_json,
                                          const std::string& generation_name,

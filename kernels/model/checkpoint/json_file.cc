@@ -17,7 +17,8 @@ constexpr int kMaxDepth = 32;
 
 using Json = nlohmann::json;
 
-// A value as an error shows it. Foreign bytes are escaped, long values cut.
+// The text of a value in an error message. Bytes outside ASCII are escaped, and long values are
+// cut.
 std::string Show(const Json& value) {
   std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
   if (text.size() > kMaxShownBytes) text = text.substr(0, kMaxShownBytes) + "...";
@@ -38,7 +39,7 @@ struct JsonFile::Document {
   std::shared_ptr<const Json> root;  // keeps `object` alive
   const Json* object = nullptr;
 
-  // Null when absent or null.
+  // The key's value; nullptr when the key is absent or its value is null.
   const Json* Find(absl::string_view key) const {
     const auto it = object->find(std::string(key));
     return it == object->end() || it->is_null() ? nullptr : &*it;
@@ -67,7 +68,7 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes)
 }
 
 absl::StatusOr<JsonFile> JsonFile::Parse(const std::string& name, absl::string_view text) {
-  // Printing and copying a value recurse, so depth is bounded here.
+  // Printing and copying a value are recursive, so the nesting depth is bounded here.
   bool too_deep = false;
   const auto check_depth = [&too_deep](int depth, Json::parse_event_t, const Json&) {
     too_deep = too_deep || depth > kMaxDepth;

@@ -1,7 +1,8 @@
-// A JSON object of a model folder, read key by key with bounds. Errors stick: the first one is
-// kept, later reads answer with their fallback, and the caller asks status() once at the end. Every
-// message names the file, the key, the value and what is supported. The parsed document is hidden,
-// so that JSON stays in .cc files. A value type: copies share the document.
+// A JSON object of a model folder, whose values are read by key and checked against bounds. The
+// first error is kept: a read that fails returns its fallback, and the caller asks status() once
+// after all reads. Every message names the file, the key, the value and the supported values. The
+// parsed document is hidden, so that JSON types stay in .cc files. A value type whose copies share
+// the document and the error; one thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -18,44 +19,46 @@ namespace tessera {
 
 inline constexpr int64_t kMaxJsonBytes = int64_t{16} << 20;
 
-// The whole file. NOT_FOUND when it does not exist, INVALID_ARGUMENT when it is larger than
-// max_bytes.
+// Returns the whole file. NOT_FOUND when the file does not exist; INVALID_ARGUMENT when it is
+// larger than max_bytes or cannot be read.
 absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes);
 
 class JsonFile final {
  public:
-  // `name` is how errors call the text, usually its path.
+  // Errors call the text `name`, which is usually its path.
   static absl::StatusOr<JsonFile> Parse(const std::string& name, absl::string_view text);
   static absl::StatusOr<JsonFile> Open(const std::string& path);
 
-  // The first error of this object and of those that Object() made of it.
+  // The first error of this object, of its copies and of the objects that Object() and Empty() made
+  // from it.
   const absl::Status& status() const { return state_->status; }
-  // Records an error about `key`: "FILE: KEY is VALUE; MESSAGE".
+  // Records the error "FILE: KEY is VALUE; MESSAGE".
   void Fail(absl::string_view key, absl::string_view message) const;
 
-  // Present and not null.
+  // Whether the key is present and its value is not null.
   bool Has(absl::string_view key) const;
-  // Present and null.
+  // Whether the key is present and its value is null.
   bool IsNull(absl::string_view key) const;
-  // Absent, null, false, 0, "" or an empty list or object.
+  // Whether the value is absent, null, false, 0, "" or an empty list or object.
   bool IsOff(absl::string_view key) const;
   bool IsList(absl::string_view key) const;
-  // An integer in [min, max]. Absent or null: the fallback, or an error when there is none.
+  // An integer in [min, max]. An absent or null value gives the fallback; without a fallback it is
+  // an error.
   int64_t Int(absl::string_view key, int64_t min, int64_t max,
               std::optional<int64_t> fallback = std::nullopt) const;
   double Number(absl::string_view key, double min, double max,
                 std::optional<double> fallback = std::nullopt) const;
   bool Bool(absl::string_view key, bool fallback) const;
   std::string String(absl::string_view key, const std::string& fallback) const;
-  // An integer or a list of integers; absent or null: empty.
+  // An integer or a list of integers. An absent or null value gives an empty list.
   std::vector<int64_t> IntOrList(absl::string_view key, int64_t min, int64_t max) const;
-  // Absent or null: empty.
+  // A list of strings. An absent or null value gives an empty list.
   std::vector<std::string> Strings(absl::string_view key) const;
-  // An object inside; nullopt when absent or null.
+  // The object that is the key's value; nullopt when the value is absent or null.
   std::optional<JsonFile> Object(absl::string_view key) const;
-  // The keys in order.
+  // The object's keys, in alphabetical order.
   std::vector<std::string> Keys() const;
-  // The inner object `key` as if it were there and empty.
+  // An empty object that stands for the absent object `key`: its errors name the key.
   JsonFile Empty(absl::string_view key) const;
 
  private:
@@ -67,7 +70,7 @@ class JsonFile final {
 
   std::shared_ptr<const Document> document_;
   std::shared_ptr<State> state_;
-  std::string path_;  // of this object inside the document, "" or "rope_scaling."
+  std::string path_;  // the object's place in the document: "" or "rope_scaling."
 };
 
 }  // namespace tessera

@@ -29,15 +29,16 @@ namespace fs = std::filesystem;
 constexpr char kMagic[8] = {'T', 'S', 'R', 'p', 'a', 'c', 'k', '1'};
 constexpr char kSuffix[] = ".pack";
 constexpr char kTempSuffix[] = ".writing";
-constexpr size_t kPieceBytes = size_t{1} << 20;     // a task of hashing, reading and writing
-constexpr auto kAbandoned = std::chrono::hours(1);  // nobody writes an entry for so long
+constexpr size_t kPieceBytes = size_t{1} << 20;     // bytes that one task hashes, reads or writes
+constexpr auto kAbandoned = std::chrono::hours(1);  // age of a temporary file that is removed
 
-// An entry: this, a checksum for each piece, the pieces.
+// The header of an entry. After the header the entry has a checksum for each piece, then the
+// pieces.
 struct Header {
   char magic[8];
   char key[32];
   uint64_t payload_bytes;
-  uint64_t checksum;  // of the fields before it and the pieces' checksums
+  uint64_t checksum;  // checksum of the fields above and of the pieces' checksums
 };
 
 struct FileCloser {
@@ -77,7 +78,7 @@ bool WriteAll(int fd, const void* data, size_t bytes, size_t offset) {
   return true;
 }
 
-// Runs task(piece) for each piece; false when one failed.
+// Runs task(piece) for each piece. Returns false if a task returned false.
 template <class Task>
 bool ForPieces(size_t bytes, ThreadTeam* team, const Task& task) {
   std::atomic<bool> ok{true};
@@ -220,7 +221,7 @@ bool PackCache::Read(const std::string& key, ThreadTeam* team, char* packed, siz
     unlink(path.c_str());
     return false;
   }
-  futimens(file.fd, nullptr);  // used now
+  futimens(file.fd, nullptr);  // sets the time of the entry's last use
   return true;
 }
 

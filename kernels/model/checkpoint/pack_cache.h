@@ -1,19 +1,20 @@
-// Packed weights on disk, so that a second start takes them instead of quantising and packing the
-// checkpoint again. A folder of entries, one per packed weight, that several processes may share.
+// A cache of packed weights on disk, so that a second start need not quantise and pack the
+// checkpoint again. The cache is a folder with one file, called an entry, for each packed weight.
+// Several processes may share the folder.
 //
-// Never stale: an entry's name is the XXH3-128 of all that decides its bytes: the content of the
-// checkpoint's tensors (read in full each time, not a time stamp), their types and shapes, the
-// format, the backend's instruction set, and the executable itself, so that another build packs
-// once more. What is stored is hashed a second time after packing: a file that changes meanwhile is
-// not stored under its former content.
+// Entries are never stale, because an entry's name is the XXH3-128 of everything that determines
+// its bytes: the content of the checkpoint's tensors (which is read in full each time; time stamps
+// are not used), their types and shapes, the format, the backend's instruction set, and the
+// executable, so that another build packs again. The tensors are hashed a second time after
+// packing. If they have changed meanwhile, no entry is stored.
 //
-// An entry is written beside its name and renamed, and has a checksum for each piece of it: one
-// that is torn or damaged counts as absent and is written again. The folder stays within its bound:
-// the entries that were used longest ago go first, those that this process uses do not. Failures to
-// write cost nothing but the next start's time. Whoever may write to the folder decides what
-// weights are served: it is created for this user only.
+// An entry is written under a temporary name and then renamed. It has a checksum for each piece of
+// its bytes; a torn or damaged entry counts as absent and is written again. The folder stays within
+// its size limit: the least recently used entries are removed first, but never those that this
+// process uses. A failed write only makes the next start slower. A user who may write to the folder
+// can change the weights that are served, so the folder is created with access for its owner only.
 //
-// One thread, the one that loads.
+// The loader owns the cache while it loads; one thread uses the cache.
 #pragma once
 
 #include <cstddef>
@@ -33,22 +34,23 @@
 namespace tessera {
 
 struct PackCacheOptions {
-  std::string dir;  // created when missing
-  // Of all entries. Less than a model's packed weights: only the first of them are kept.
+  std::string dir;  // created if it does not exist
+  // Limit of the bytes of all entries. If a model's packed weights exceed the limit, only its first
+  // weights are stored.
   int64_t max_bytes = int64_t{32} << 30;
 };
 
 struct PackCacheStats {
   int64_t taken = 0;    // weights that came from the cache
   int64_t packed = 0;   // weights that had to be packed
-  int64_t stored = 0;   // of those, entries written
-  int64_t damaged = 0;  // entries that were there but could not be believed
-  int64_t evicted = 0;  // entries removed for the bound
+  int64_t stored = 0;   // packed weights of which an entry was written
+  int64_t damaged = 0;  // entries whose checksums were wrong
+  int64_t evicted = 0;  // entries that were removed to keep the size limit
 };
 
 class PackCache final {
  public:
-  // Errors say what about the folder must change.
+  // Opens the folder. An error says what to change about the folder.
   static absl::StatusOr<std::unique_ptr<PackCache>> Open(const PackCacheOptions& options);
 
   // The weight that pack() makes of `parts`: from the cache, or from pack() and into the cache.
@@ -71,10 +73,11 @@ class PackCache final {
                     const WeightFormat& format, bool interleave_gate, ThreadTeam* team,
                     TensorHashes* hashes) const;
   std::string PathOf(const std::string& key) const;
-  // False when there is no such entry, or it cannot be believed.
+  // Reads the entry into `packed`. Returns false if the entry does not exist or is damaged.
   bool Read(const std::string& key, ThreadTeam* team, char* packed, size_t bytes);
   void Write(const std::string& key, ThreadTeam* team, const PackedWeight& weight);
-  // Removes what is in the way of `bytes` more. False when too much would have to go.
+  // Removes entries until `bytes` more fit. Returns false if entries that this process uses would
+  // have to be removed.
   bool MakeRoom(int64_t bytes);
 
   const PackCacheOptions options_;

@@ -27,7 +27,7 @@ int32_t ReadBits(const JsonFile& config, absl::string_view key) {
   return static_cast<int32_t>(bits);
 }
 
-// -1 is the whole row.
+// Reads a group size. The file's -1, one group for the whole row, becomes 0.
 int32_t ReadGroupSize(const JsonFile& config, absl::string_view key,
                       std::optional<int64_t> fallback = std::nullopt) {
   const int64_t size = config.Int(key, -1, kMaxQuantizedCols, fallback);
@@ -38,7 +38,8 @@ int32_t ReadGroupSize(const JsonFile& config, absl::string_view key,
   return static_cast<int32_t>(size);
 }
 
-// GPTQModel names itself in meta.quantizer, "gptqmodel:1.4.0".
+// Whether GPTQModel wrote the checkpoint: it writes its name into meta.quantizer
+// ("gptqmodel:1.4.0").
 bool IsMadeByGptqModel(const JsonFile& config) {
   const std::optional<JsonFile> meta = config.Object("meta");
   if (!meta.has_value()) return false;
@@ -69,7 +70,7 @@ void ReadGptq(const JsonFile& config, QuantizationSpec* spec) {
   const std::vector<std::string> rules =
       dynamic.has_value() ? dynamic->Keys() : std::vector<std::string>();
   for (const std::string& rule : rules) {
-    if (absl::StartsWith(rule, "-:")) continue;  // left as floats: the tensors show it
+    if (absl::StartsWith(rule, "-:")) continue;  // modules left as floats, as their tensors show
     config.Fail("dynamic", Supported("are rules that begin with -:"));
     return;
   }
@@ -86,7 +87,8 @@ void ReadAwq(const JsonFile& config, QuantizationSpec* spec) {
   if (!config.Bool("zero_point", true)) config.Fail("zero_point", Supported("is true"));
 }
 
-// The rows of activations that a module takes: ours are int8 by token, made as they come.
+// Checks how the group's modules quantise activations. The backends quantise activations to int8
+// with one scale for each token, computed in the step; nothing else is supported.
 void CheckActivations(const JsonFile& group) {
   if (group.Has("output_activations")) {
     group.Fail("output_activations", Supported("is null"));
@@ -109,7 +111,7 @@ QuantGrid ReadWeightGrid(const JsonFile& weights, bool* needs_group_index) {
   if (weights.String("type", "int") != "int") weights.Fail("type", Supported("is int"));
   grid.bits = ReadBits(weights, "num_bits");
   if (weights.Bool("dynamic", false)) weights.Fail("dynamic", Supported("is false"));
-  // What a missing strategy means is said by group_size.
+  // Without a strategy, group_size implies it.
   const int64_t group_size = weights.Int("group_size", -1, kMaxQuantizedCols, 0);
   const char* implied = group_size > 0 ? "group" : group_size == -1 ? "channel" : "tensor";
   const std::string strategy = weights.String("strategy", implied);
@@ -118,7 +120,7 @@ QuantGrid ReadWeightGrid(const JsonFile& weights, bool* needs_group_index) {
   } else if (strategy != "channel") {
     weights.Fail("strategy", Supported("are channel and group"));
   }
-  // "weight" and "static" keep the inputs' order of the groups.
+  // With "weight" and "static", a group is still a run of consecutive inputs.
   const std::string order = weights.String("actorder", "weight");
   if (order == "group" || order == "dynamic") *needs_group_index = true;
   return grid;
@@ -174,7 +176,7 @@ const char* QuantMethodName(QuantMethod method) {
 }
 
 QuantizationSpec ReadQuantization(const JsonFile& config) {
-  // compression_config: what transformers called it for compressed-tensors at first.
+  // Early versions of transformers used the key compression_config for compressed-tensors.
   const char* key =
       config.Has("quantization_config") ? "quantization_config" : "compression_config";
   QuantizationSpec spec;

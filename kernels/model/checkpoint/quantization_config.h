@@ -1,6 +1,7 @@
-// How a checkpoint was quantised by somebody else: the `quantization_config` of config.json. GPTQ,
-// AWQ and compressed-tensors are read, each as its own library lays it out (stored_matrix.h).
-// Tensors decide which modules are quantised; this says what their numbers mean. Pure functions.
+// The `quantization_config` of config.json, which tells how another program quantised a checkpoint.
+// GPTQ, AWQ and compressed-tensors are supported, each in the layout of its own library
+// (stored_matrix.h). The checkpoint's tensors show which modules are quantised; the configuration
+// gives the meaning of their numbers. Pure functions; any thread.
 #pragma once
 
 #include <cstdint>
@@ -12,21 +13,25 @@ class JsonFile;
 
 enum class QuantMethod : int32_t { kNone = 0, kGptq = 1, kAwq = 2, kCompressedTensors = 3 };
 
-// As config.json spells it.
+// The name of the method in config.json.
 const char* QuantMethodName(QuantMethod method);
 
-// Zero points of GPTQ's checkpoint formats.
+// How GPTQ's checkpoint formats store zero points.
 enum class GptqZeros : int32_t {
-  kAsTheyAre = 0,    // gptq_v2
-  kMinusOne = 1,     // gptq: stored minus one. Writers disagree on what becomes of a zero of 0
-  kMinusOneWord = 2  // gptq by GPTQModel: one was taken from each field of the word, with borrows
+  // Format gptq_v2: zero points are stored unchanged.
+  kAsTheyAre = 0,
+  // Format gptq: each zero point is stored minus one. Writers encode a zero point of 0 differently.
+  kMinusOne = 1,
+  // Format gptq, written by GPTQModel: one was subtracted from every field of the packed word, and
+  // borrows went to the next field.
+  kMinusOneWord = 2
 };
 
-// What a quantised module may look like.
+// The grid to which the weights of a module are quantised.
 struct QuantGrid {
   int32_t bits = 4;  // 4 or 8
-  int32_t group_size =
-      0;  // inputs that share a scale, a multiple of kGroupGranule; 0: all of a row
+  // Number of inputs that share a scale, a multiple of kGroupGranule; 0: a whole row shares one.
+  int32_t group_size = 0;
 
   bool operator==(const QuantGrid& other) const {
     return bits == other.bits && group_size == other.group_size;
@@ -35,14 +40,15 @@ struct QuantGrid {
 
 struct QuantizationSpec {
   QuantMethod method = QuantMethod::kNone;
-  std::vector<QuantGrid> grids;  // one, but for compressed-tensors
+  std::vector<QuantGrid> grids;  // one grid; compressed-tensors may have several
   GptqZeros gptq_zeros = GptqZeros::kAsTheyAre;
-  // Quantised with its inputs reordered, so modules must say which group an input is in (desc_act,
-  // actorder).
+  // The checkpoint was quantised with reordered inputs (desc_act, actorder), so each module must
+  // store the group of every input.
   bool needs_group_index = false;
 };
 
-// Errors stick in `config` and name the field, its value and what to do.
+// Reads the configuration. Errors are recorded in `config` and name the field, its value and what
+// to change.
 QuantizationSpec ReadQuantization(const JsonFile& config);
 
 }  // namespace tessera

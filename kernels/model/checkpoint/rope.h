@@ -1,5 +1,6 @@
-// Rotary frequencies as Hugging Face's transformers computes them, operation by operation in fp32,
-// so that long positions agree with it. Pure functions.
+// Frequencies of rotary position embeddings. The functions repeat the fp32 operations of Hugging
+// Face's transformers one by one, so that results agree at long positions too. Pure functions; any
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -11,11 +12,12 @@ namespace tessera {
 // inv_freq[i] = 1 / theta ^ (2 i / rotary_dim). REQUIRES: rotary_dim even and positive.
 RopeSpec DefaultRope(double theta, int32_t rotary_dim);
 
-// Positions divided by `factor` (position interpolation).
+// Position interpolation: divides the frequencies, and so the positions, by `factor`.
 RopeSpec LinearRope(double theta, int32_t rotary_dim, double factor);
 
-// Llama 3.1: wavelengths beyond original_positions / low_freq_factor are stretched by `factor`,
-// those below original_positions / high_freq_factor are kept, between them it blends.
+// The scaling of Llama 3.1. Wavelengths above original_positions / low_freq_factor are multiplied
+// by `factor`; wavelengths below original_positions / high_freq_factor stay; frequencies between
+// the two bounds are interpolated linearly.
 struct Llama3Scaling {
   double factor = 1.0;
   double low_freq_factor = 1.0;

@@ -49,8 +49,9 @@ const StoredType* FindType(const std::string& name) {
   return nullptr;
 }
 
-// Takes the header's JSON as events, so that a hostile header builds no tree: the outer object
-// holds objects with dtype, shape and data_offsets, and __metadata__ with strings.
+// Parses the header's JSON as a stream of events, so that a hostile header cannot build a large
+// tree in memory. The outer object has one object for each tensor (dtype, shape, data_offsets) and
+// the object __metadata__ with strings.
 class HeaderHandler final : public nlohmann::json_sax<Json> {
  public:
   struct Entry {
@@ -144,7 +145,7 @@ class HeaderHandler final : public nlohmann::json_sax<Json> {
   std::vector<Entry> entries_;
   std::set<std::string> names_;
   std::string error_;
-  std::string tensor_;  // of the outer object, that the parser is in
+  std::string tensor_;  // key of the outer object whose value the parser reads
   std::string key_;
   int depth_ = 0;
   bool in_array_ = false;
@@ -158,10 +159,10 @@ absl::Status Error(const std::string& file, const std::string& tensor, absl::str
   return absl::InvalidArgumentError(absl::StrCat(file, ": tensor ", shown, " ", message));
 }
 
-// Bytes of the shape, or nullopt when they pass what any file of `limit` bytes can hold.
+// Bytes of a tensor of this shape; nullopt when they exceed `limit`.
 std::optional<uint64_t> ShapeBytes(const std::vector<uint64_t>& shape, uint64_t element,
                                    uint64_t limit) {
-  // An empty dimension makes an empty tensor whatever the others are.
+  // A dimension of 0 makes the tensor empty for any size of the others.
   if (std::find(shape.begin(), shape.end(), 0u) != shape.end()) return 0;
   uint64_t bytes = element;
   for (const uint64_t size : shape) {
@@ -203,7 +204,7 @@ absl::StatusOr<StoredTensor> CheckEntry(const std::string& file, const HeaderHan
   tensor.dtype_name = entry.dtype;
   tensor.dtype = type->dtype;
   for (const uint64_t size : entry.shape) {
-    // Only a tensor with an empty dimension can get here with a larger one.
+    // Only a tensor with a dimension of 0 can have another dimension this large here.
     if (size > INT64_MAX) return Error(file, entry.name, "has an absurd shape");
     tensor.shape.push_back(static_cast<int64_t>(size));
   }
@@ -213,7 +214,8 @@ absl::StatusOr<StoredTensor> CheckEntry(const std::string& file, const HeaderHan
   return tensor;
 }
 
-// The data must be covered once: no overlaps, no holes, nothing behind.
+// Checks that the tensors cover the file's data exactly once: without overlaps, without holes and
+// up to the end.
 absl::Status CheckCoverage(const std::string& file, std::vector<HeaderHandler::Entry>* entries,
                            uint64_t data_bytes) {
   std::sort(entries->begin(), entries->end(),
@@ -367,7 +369,7 @@ void Checkpoint::Prefetch(const StoredTensor& tensor) const {
 }
 
 void Checkpoint::Drop(const StoredTensor& tensor) const {
-  // Whole pages inside the tensor.
+  // Only memory pages that lie entirely inside the tensor are dropped.
   const int64_t page = sysconf(_SC_PAGESIZE);
   const int64_t misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(tensor.data) % page);
   const int64_t skip = misplaced == 0 ? 0 : page - misplaced;

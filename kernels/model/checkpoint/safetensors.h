@@ -1,7 +1,7 @@
-// Reads safetensors files by mapping them: a single file or the shards of a model folder. A file is
-// believed only as far as its header can be checked: every tensor lies inside the file, its bytes
-// are its shape times its type, and tensors neither overlap nor leave holes. Tensors point into the
-// mapping, which lives as long as the object. Immutable after opening; any thread.
+// Reads safetensors files by mapping them: a single file or the shards of a model folder. The
+// header is checked against the file: every tensor lies inside the file, its byte count follows
+// from its shape and type, and tensors neither overlap nor leave holes. Tensors point into the
+// mapping, which the Checkpoint owns. Immutable after opening; any thread.
 #pragma once
 
 #include <cstddef>
@@ -19,17 +19,17 @@
 namespace tessera {
 
 struct StoredTensor {
-  std::string dtype_name;      // as the file spells it
-  std::optional<DType> dtype;  // of the types that weights may have: F32, F16, BF16
-  std::vector<int64_t> shape;  // bounded: its product of bytes fits the file
+  std::string dtype_name;      // type as the file spells it
+  std::optional<DType> dtype;  // set for F32, F16 and BF16, the types that float weights may have
+  std::vector<int64_t> shape;  // the tensor's bytes fit the file
   const char* data = nullptr;  // may be unaligned
   int64_t num_bytes = 0;
-  std::string file;  // path, for messages
+  std::string file;  // path of the tensor's file, for messages
 
   std::string ShapeString() const;  // "[2, 3]"
 };
 
-// By name.
+// Tensors by name.
 using StoredTensors = std::map<std::string, StoredTensor, std::less<>>;
 
 inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
@@ -56,22 +56,23 @@ class MappedFile final {
 
 class Checkpoint final {
  public:
-  // One file.
+  // Maps one file.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenFile(const std::string& path);
-  // One file, read into memory: whoever cuts it short meanwhile gets an error, not a fault.
+  // Reads one file into memory. A process that truncates the file meanwhile causes an error here,
+  // and not a fault when the tensors are read.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> ReadIntoMemory(const std::string& path);
-  // `dir`/model.safetensors, or the shards that `dir`/model.safetensors.index.json lists.
+  // Maps `dir`/model.safetensors, or the shards that `dir`/model.safetensors.index.json lists.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenDir(const std::string& dir);
 
-  // Null when there is no such tensor.
+  // The tensor with this name; nullptr when there is none.
   const StoredTensor* Find(absl::string_view name) const;
   const StoredTensors& tensors() const { return tensors_; }
 
-  // Tells the kernel that the tensor's bytes are needed soon, so that it may read ahead.
+  // Tells the operating system that the tensor's bytes are needed soon, so that it reads ahead.
   void Prefetch(const StoredTensor& tensor) const;
 
-  // Tells the kernel that the tensor's bytes are not needed for now: they no longer count as
-  // resident, and are read again when touched.
+  // Tells the operating system that the tensor's bytes are not needed for now. Their memory pages
+  // stop being resident; a later access reads them from the file again.
   void Drop(const StoredTensor& tensor) const;
 
  private:
@@ -79,7 +80,7 @@ class Checkpoint final {
   absl::Status Add(const std::string& path);
 
   std::vector<std::unique_ptr<MappedFile>> files_;
-  std::string bytes_;  // of ReadIntoMemory
+  std::string bytes_;  // content of the file that ReadIntoMemory read
   StoredTensors tensors_;
 };
 

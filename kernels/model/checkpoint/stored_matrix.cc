@@ -13,16 +13,16 @@ namespace tessera {
 namespace {
 
 constexpr int64_t kWordBytes = 4;
-constexpr int64_t kUnpackRows = 64;  // outputs that are unpacked at a time
+constexpr int64_t kUnpackRows = 64;  // outputs that one task unpacks
 constexpr char kDtypeI32[] = "I32";
 constexpr char kDtypeI8[] = "I8";
-// Where output n % 8 lies in a word of AWQ.
+// Index of output n % 8 among the fields of an AWQ word.
 constexpr int kAwqField[8] = {0, 4, 1, 5, 2, 6, 3, 7};
 
 int CodesPerWord(int bits) { return 32 / bits; }
 int BitsOf(const WeightFormat& format) { return format.dtype == DType::kI8 ? 8 : 4; }
 
-// Tensors lie at any address.
+// A tensor may start at any address, so words are copied.
 uint32_t LoadWord(const StoredTensor& tensor, int64_t index) {
   uint32_t word;
   std::memcpy(&word, tensor.data + index * kWordBytes, sizeof(word));
@@ -38,7 +38,7 @@ absl::Status TensorError(const StoredTensor& tensor, const std::string& name,
   return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", name, " ", message));
 }
 
-// Finds the tensors of one module and checks them.
+// Finds and checks the tensors of one module.
 class Finder final {
  public:
   Finder(const ModelSpec& spec, const Checkpoint& checkpoint, const std::string& name,
@@ -85,7 +85,8 @@ class Finder final {
   bool Has(const char* part) const {
     return checkpoint_.Find(absl::StrCat(module_, part)) != nullptr;
   }
-  bool is_transposed() const {  // scales and zeros have the groups first
+  // Whether the first dimension of scales and zero points is the group.
+  bool is_transposed() const {
     return matrix_->layout == MatrixLayout::kGptq || matrix_->layout == MatrixLayout::kAwq;
   }
   std::string WeightName() const {
@@ -100,7 +101,7 @@ class Finder final {
     return module_ + (is_transposed() ? "g_idx" : "weight_g_idx");
   }
 
-  // A tensor that a quantised module must have.
+  // Finds a tensor that a quantised module must have.
   absl::StatusOr<const StoredTensor*> FindPart(const std::string& name) {
     const StoredTensor* const tensor = checkpoint_.Find(name);
     if (tensor == nullptr) {
@@ -136,7 +137,7 @@ class Finder final {
     return CheckShape(tensor, name_, {matrix_->rows, matrix_->cols});
   }
 
-  // Shape of the codes; nullopt where the grid does not go into the matrix.
+  // Shape of the codes' tensor; nullopt when the grid does not divide the matrix.
   std::optional<std::vector<int64_t>> WeightShape(const QuantGrid& grid) const {
     const int64_t codes = CodesPerWord(grid.bits);
     const int64_t rows = matrix_->rows;
@@ -167,7 +168,7 @@ class Finder final {
     return {matrix_->rows, groups};
   }
 
-  // The grid of config.json that the tensors' shapes belong to.
+  // Finds the grid of config.json that agrees with the tensors' shapes.
   absl::Status FindGrid() {
     const StoredTensor& weight = *matrix_->weight;
     const bool is_int = matrix_->layout == MatrixLayout::kIntQuantized;
@@ -200,7 +201,7 @@ class Finder final {
                          : absl::StrJoin(wanted, " or ")));
   }
 
-  // compressed-tensors says the shape once more.
+  // compressed-tensors stores the matrix's shape in a tensor, which must agree with config.json.
   absl::Status CheckShapeTensor() {
     if (matrix_->layout != MatrixLayout::kPackQuantized) return absl::OkStatus();
     const std::string name = module_ + "weight_shape";
@@ -219,7 +220,8 @@ class Finder final {
     return absl::OkStatus();
   }
 
-  // Groups must be runs of inputs: a packed row has one scale for a run.
+  // Checks that each group consists of consecutive inputs, because a packed row has one scale for a
+  // run of inputs.
   absl::Status CheckGroupIndex() {
     const std::string name = GroupIndexName();
     const StoredTensor* const index = checkpoint_.Find(name);
@@ -231,7 +233,7 @@ class Finder final {
     matrix_->tensor_names.push_back(name);
     RETURN_IF_ERROR(CheckType(*index, name, kDtypeI32));
     RETURN_IF_ERROR(CheckShape(*index, name, {matrix_->cols}));
-    // compressed-tensors fills an index that is not used with -1.
+    // compressed-tensors fills an unused index with -1.
     const bool may_be_unset = matrix_->layout == MatrixLayout::kPackQuantized;
     for (int64_t k = 0; k < matrix_->cols; ++k) {
       const int32_t got = static_cast<int32_t>(LoadWord(*index, k));
@@ -291,7 +293,7 @@ class Finder final {
     const int bits = BitsOf(matrix_->format);
     const int64_t codes = CodesPerWord(bits);
     const int64_t groups = matrix_->format.NumGroups(matrix_->cols);
-    const int64_t words = CeilDiv(matrix_->rows, codes);  // along the outputs
+    const int64_t words = CeilDiv(matrix_->rows, codes);  // words of one group
     RETURN_IF_ERROR(CheckType(tensor, name, kDtypeI32));
     RETURN_IF_ERROR(CheckShape(tensor, name,
                                is_transposed() ? std::vector<int64_t>{groups, words}
@@ -311,7 +313,7 @@ class Finder final {
     return absl::OkStatus();
   }
 
-  // A word of zero points without the one that GPTQ's first format takes from each.
+  // Adds the 1 that GPTQ's first format subtracts from each zero point of a word.
   absl::StatusOr<uint32_t> TrueZeros(uint32_t word, int bits, const StoredTensor& tensor,
                                      const std::string& name) const {
     if (matrix_->layout != MatrixLayout::kGptq || spec_.gptq_zeros == GptqZeros::kAsTheyAre) {
@@ -320,8 +322,9 @@ class Finder final {
     uint32_t ones = 0;
     for (int i = 0; i < CodesPerWord(bits); ++i) {
       ones |= 1u << (i * bits);
-      // A full field is a zero of 0 less one, and what that did to the fields above it depends on
-      // the writer; without full fields no borrow has happened, and the sum has no carries.
+      // A field with all bits set was a zero point of 0, minus one. Whether the subtraction
+      // borrowed from the next field depends on the writer. Without such fields no borrow has
+      // happened, and the sum has no carries.
       if (spec_.gptq_zeros == GptqZeros::kMinusOneWord) continue;
       if (Field(word, i, bits) != (1 << bits) - 1) continue;
       return TensorError(tensor, name,
@@ -331,7 +334,7 @@ class Finder final {
     return word + ones;
   }
 
-  // Old GPTQ writers give every module a bias. One of zeros may be left out.
+  // Old GPTQ writers give every module a bias. A bias of zeros is accepted and ignored.
   absl::Status CheckBias() {
     const std::string name = module_ + "bias";
     const StoredTensor* const bias = checkpoint_.Find(name);
@@ -346,15 +349,16 @@ class Finder final {
   const Checkpoint& checkpoint_;
   const std::string& name_;
   StoredMatrix* const matrix_;
-  std::string module_;  // with the dot behind it
+  std::string module_;  // name of the module with its final dot
 };
 
-// The first `count` codes of a word.
+// Writes the first `count` codes of a word to `out`.
 void SpreadWord(uint32_t word, int64_t count, int bits, uint8_t* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = Field(word, i, bits);
 }
 
-// Codes of outputs [begin, end). REQUIRES: `begin` is a multiple of CodesPerWord().
+// Writes the codes of outputs [begin, end) to `out` [rows, cols].
+// REQUIRES: `begin` is a multiple of CodesPerWord().
 void UnpackCodes(const StoredMatrix& matrix, int64_t begin, int64_t end, uint8_t* out) {
   const StoredTensor& tensor = *matrix.weight;
   const int bits = BitsOf(matrix.format);
@@ -387,7 +391,8 @@ void UnpackCodes(const StoredMatrix& matrix, int64_t begin, int64_t end, uint8_t
       return;
     case MatrixLayout::kIntQuantized:
       for (int64_t i = begin * cols; i < end * cols; ++i) {
-        out[i] = static_cast<uint8_t>(static_cast<uint8_t>(tensor.data[i]) ^ 0x80u);  // plus 128
+        // Flipping the sign bit adds 128.
+        out[i] = static_cast<uint8_t>(static_cast<uint8_t>(tensor.data[i]) ^ 0x80u);
       }
       return;
     case MatrixLayout::kFloat:
@@ -396,7 +401,7 @@ void UnpackCodes(const StoredMatrix& matrix, int64_t begin, int64_t end, uint8_t
   CHECK(false) << " floats have no codes";
 }
 
-// Scales in the order [rows, groups].
+// Copies the scales to `out` in the order [rows, groups].
 void UnpackScales(const StoredMatrix& matrix, int64_t groups, std::vector<char>* out) {
   const StoredTensor& tensor = *matrix.scales;
   const int64_t bytes = DTypeBytes(*tensor.dtype);
@@ -441,7 +446,7 @@ UnpackedMatrix Unpack(const StoredMatrix& matrix, ThreadTeam* team) {
   view = ShapeOf(matrix);
   if (!matrix.quantized()) {
     view.data = tensor.data;
-    // The header may have any length, so tensors may lie at any address.
+    // The header of a safetensors file may have any length, so a tensor may start at any address.
     if (reinterpret_cast<uintptr_t>(tensor.data) % DTypeBytes(view.dtype) == 0) return unpacked;
     unpacked.floats = std::make_unique<char[]>(static_cast<size_t>(tensor.num_bytes));
     std::memcpy(unpacked.floats.get(), tensor.data, static_cast<size_t>(tensor.num_bytes));

@@ -1,19 +1,31 @@
 // A matrix as its checkpoint stores it: floats, or the codes, scales and zero points of GPTQ, AWQ
-// or compressed-tensors. Here they are found, checked against the shape that config.json makes
-// them, and brought into the order of WeightView; the numbers stay what they were.
+// or compressed-tensors. The functions find the matrix's tensors, check them against the shapes
+// that config.json implies, and reorder them as WeightView wants them. The numbers do not change.
 //
-// Layouts, of a matrix with N outputs and K inputs; a word is an I32 of 32 / bits codes, the first
-// in its lowest bits. [x, y] is row-major.
-//   gptq   qweight [K / codes, N], words down the inputs; qzeros [groups, N / codes], words along
-//          the outputs; scales [groups, N]; g_idx [K], the group of each input
-//   awq    qweight [K, N / 8], words along the outputs, which lie in them in the order
-//          0 2 4 6 1 3 5 7; qzeros [groups, N / 8] likewise; scales [groups, N]
-//   compressed-tensors, pack-quantized: weight_packed [N, K / codes], words along the inputs;
-//          weight_zero_point [N / codes, groups], words down the outputs, or I8 [N, groups];
-//          weight_scale [N, groups]; weight_shape [2]; weight_g_idx [K]. Codes and zeros are stored
-//          plus half the range, so that words are unsigned; I8 zeros are not
-//   compressed-tensors, int-quantized: weight I8 [N, K]; weight_scale [N, groups];
-//          weight_zero_point I8 [N, groups]
+// Tensors of a quantised matrix with N outputs and K inputs, all row-major. A word is an I32 of
+// C = 32 / bits codes; the first code is in the lowest bits.
+//   gptq
+//     qweight            [K / C, N]       a word has C consecutive inputs of one output
+//     qzeros             [groups, N / C]  a word has C consecutive outputs of one group
+//     scales             [groups, N]
+//     g_idx              [K]              group of each input
+//   awq
+//     qweight            [K, N / 8]       a word has 8 consecutive outputs of one input, in the
+//                                         order 0 2 4 6 1 3 5 7
+//     qzeros             [groups, N / 8]  8 outputs in the same order
+//     scales             [groups, N]
+//   compressed-tensors, pack-quantized: codes and zero points in words are stored plus half the
+//   range, so that they are unsigned; I8 zero points are stored signed
+//     weight_packed      [N, K / C]       a word has C consecutive inputs of one output
+//     weight_zero_point  [N / C, groups]  a word has C consecutive outputs of one group; or
+//                        I8 [N, groups]
+//     weight_scale       [N, groups]
+//     weight_shape       [2]
+//     weight_g_idx       [K]              group of each input
+//   compressed-tensors, int-quantized
+//     weight             I8 [N, K]
+//     weight_zero_point  I8 [N, groups]
+//     weight_scale       [N, groups]
 // Pure functions; any thread.
 #pragma once
 
@@ -43,39 +55,42 @@ struct StoredMatrix {
   MatrixLayout layout = MatrixLayout::kFloat;
   int64_t rows = 0;  // N, outputs
   int64_t cols = 0;  // K, inputs
-  // Quantised: the own grid, asymmetric if a zero point is not in the middle.
+  // Format of a quantised matrix: the checkpoint's own grid. The format is asymmetric if any zero
+  // point differs from the middle code.
   WeightFormat format;
   const StoredTensor* weight = nullptr;  // null: the checkpoint has no such matrix
   const StoredTensor* scales = nullptr;
   std::vector<uint8_t> zeros;             // [rows, groups] if asymmetric, else empty
-  std::vector<std::string> tensor_names;  // all that belong to it
+  std::vector<std::string> tensor_names;  // all tensors of the matrix
 
   bool found() const { return weight != nullptr; }
   bool quantized() const { return layout != MatrixLayout::kFloat; }
-  // Of what it takes in the checkpoint (zero points and group indices aside).
+  // Bytes of the weight and the scales in the checkpoint, without zero points and group indices.
   int64_t num_bytes() const {
     return weight->num_bytes + (scales != nullptr ? scales->num_bytes : 0);
   }
 };
 
-// The matrix that is called `name` ("model.layers.0.mlp.up_proj.weight") where it is not quantised.
-// Errors name the tensor: a wrong shape or type, parts that are missing, inputs in another order
-// than their groups.
+// Finds the matrix whose unquantised tensor would be called `name`
+// ("model.layers.0.mlp.up_proj.weight"). Wrong shapes or types, missing tensors and groups of
+// reordered inputs are errors, which name the tensor.
 absl::StatusOr<StoredMatrix> FindMatrix(const ModelSpec& spec, const Checkpoint& checkpoint,
                                         const std::string& name, int64_t rows, int64_t cols);
 
-// What a backend packs, with the memory it lies in where the checkpoint's own cannot be used.
+// A matrix in the order that Backend::Pack takes. The vectors hold the data that cannot be used
+// where it lies in the checkpoint.
 struct UnpackedMatrix {
   WeightView view;
-  std::unique_ptr<char[]> floats;  // floats that are not aligned in the file
+  std::unique_ptr<char[]> floats;  // aligned copy of floats that are not aligned in the file
   std::vector<uint8_t> codes;      // [rows, cols]
   std::vector<char> scales;        // [rows, groups]
 };
 
-// The view without its data: rows, cols and types. REQUIRES: matrix.found().
+// The rows, columns and types of the matrix's view, without data. REQUIRES: matrix.found().
 WeightView ShapeOf(const StoredMatrix& matrix);
 
-// REQUIRES: matrix.found(); it and the checkpoint outlive the view.
+// Reorders the matrix on the team's threads. REQUIRES: matrix.found(); the matrix and its
+// checkpoint outlive the result's view.
 UnpackedMatrix Unpack(const StoredMatrix& matrix, ThreadTeam* team);
 
 }  // namespace tessera

@@ -15,9 +15,9 @@
 namespace tessera {
 namespace {
 
-constexpr size_t kMaxNamed = 4;  // tensors that an error lists
+constexpr size_t kMaxNamed = 4;  // largest number of tensors that an error lists
 
-// Tensors that old checkpoints carry and nobody reads.
+// Whether the tensor is one that old checkpoints contain and no model reads.
 bool IsIgnored(const ModelSpec& spec, absl::string_view name) {
   if (absl::EndsWith(name, ".rotary_emb.inv_freq")) return true;
   return spec.tied_embeddings && name == "lm_head.weight";
@@ -47,16 +47,17 @@ std::string Describe(const StoredMatrix& matrix) {
   return absl::StrCat(DTypeName(matrix.format.dtype), " in groups of ", matrix.format.group_size);
 }
 
-// Goes through the tensors of a checkpoint once.
+// Checks the tensors of a checkpoint in one pass, then makes the plan.
 class Planner final {
  public:
   Planner(const ModelSpec& spec, const Checkpoint& checkpoint)
       : spec_(spec), checkpoint_(checkpoint) {}
 
   absl::Status Check() {
-    for (const SlotRows& slot : PresentSlots(spec_)) {
-      for (int layer = 0; layer < NumLayers(slot, spec_); ++layer) {
-        RETURN_IF_ERROR(slot.is_vector() ? CheckVectors(slot, layer) : CheckMatrices(slot, layer));
+    for (const FusedWeight& weight : PresentWeights(spec_)) {
+      for (int layer = 0; layer < NumLayers(weight, spec_); ++layer) {
+        RETURN_IF_ERROR(weight.is_vector() ? CheckVectors(weight, layer)
+                                           : CheckMatrices(weight, layer));
       }
     }
     if (!missing_.empty()) {
@@ -73,13 +74,13 @@ class Planner final {
                      " model of this config.json does not use: ", List(unexpected)));
   }
 
-  // REQUIRES: Check() went well.
+  // REQUIRES: Check() returned OK.
   WeightPlan Plan(WeightDtype dtype, const WeightFormat& int4) const {
     WeightPlan plan = PlanFloatWeights(spec_, FloatDtype(dtype), int4);
     plan.stored_bytes = stored_bytes_;
     for (const Ready& ready : ready_) {
-      if (IsPerLayer(ready.slot)) plan.dtype = ready.format.format.dtype;
-      plan.layers[static_cast<size_t>(ready.layer)][static_cast<size_t>(ready.slot)] = ready.format;
+      if (IsPerLayer(ready.role)) plan.dtype = ready.format.format.dtype;
+      plan.layers[static_cast<size_t>(ready.layer)][static_cast<size_t>(ready.role)] = ready.format;
     }
     return plan;
   }
@@ -87,7 +88,7 @@ class Planner final {
  private:
   // A weight that the checkpoint has quantised.
   struct Ready {
-    WeightSlot slot;
+    WeightRole role;
     int layer;
     PackedFormat format;
   };
@@ -108,8 +109,8 @@ class Planner final {
     return all_bf16_ ? DType::kBF16 : DType::kF32;
   }
 
-  absl::Status CheckVectors(const SlotRows& slot, int layer) {
-    for (const WeightRow* row : slot.rows) {
+  absl::Status CheckVectors(const FusedWeight& weight, int layer) {
+    for (const WeightRow* row : weight.rows) {
       const std::string name = WeightName(*row, layer);
       const StoredTensor* const tensor = checkpoint_.Find(name);
       expected_.insert(name);
@@ -123,9 +124,9 @@ class Planner final {
     return absl::OkStatus();
   }
 
-  absl::Status CheckMatrices(const SlotRows& slot, int layer) {
+  absl::Status CheckMatrices(const FusedWeight& weight, int layer) {
     std::vector<StoredMatrix> parts;
-    for (const WeightRow* row : slot.rows) {
+    for (const WeightRow* row : weight.rows) {
       const std::string name = WeightName(*row, layer);
       ASSIGN_OR_RETURN(StoredMatrix part,
                        FindMatrix(spec_, checkpoint_, name, DimSize(row->rows, spec_),
@@ -139,21 +140,21 @@ class Planner final {
       if (!part.quantized() && part.weight->dtype != DType::kBF16) all_bf16_ = false;
       parts.push_back(std::move(part));
     }
-    if (parts.size() < slot.rows.size()) return absl::OkStatus();
-    return Fuse(slot, layer, parts);
+    if (parts.size() < weight.rows.size()) return absl::OkStatus();
+    return Fuse(weight, layer, parts);
   }
 
-  // Parts of one weight share its format.
-  absl::Status Fuse(const SlotRows& slot, int layer, const std::vector<StoredMatrix>& parts) {
+  // Checks that all parts of a fused weight are stored in one format.
+  absl::Status Fuse(const FusedWeight& weight, int layer, const std::vector<StoredMatrix>& parts) {
     const StoredMatrix& first = parts[0];
-    Ready ready{slot.slot, layer, {first.format, DType::kF32}};
+    Ready ready{weight.role, layer, {first.format, DType::kF32}};
     for (size_t i = 0; i < parts.size(); ++i) {
       const StoredMatrix& part = parts[i];
       if (part.quantized() != first.quantized() || part.format.dtype != first.format.dtype ||
           part.format.group_size != first.format.group_size) {
         return absl::InvalidArgumentError(absl::StrCat(
-            WeightName(*slot.rows[0], layer), " is stored as ", Describe(first), " but ",
-            WeightName(*slot.rows[i], layer), " as ", Describe(part),
+            WeightName(*weight.rows[0], layer), " is stored as ", Describe(first), " but ",
+            WeightName(*weight.rows[i], layer), " as ", Describe(part),
             "; they are one weight here, so use a checkpoint that quantises them alike"));
       }
       ready.format.format.asymmetric |= part.format.asymmetric;
@@ -173,20 +174,20 @@ class Planner final {
   std::vector<std::string> missing_;
   std::vector<Ready> ready_;
   int64_t stored_bytes_ = 0;
-  bool all_bf16_ = true;  // of the matrices that are stored as floats
+  bool all_bf16_ = true;  // all matrices that are stored as floats are bfloat16
 };
 
-WeightFormat FloatFormat(WeightSlot slot, DType dtype, const WeightFormat& int4) {
+WeightFormat FloatFormat(WeightRole role, DType dtype, const WeightFormat& int4) {
   if (dtype != DType::kI4) return dtype;
-  const bool is_table = slot == WeightSlot::kEmbed || slot == WeightSlot::kLmHead;
-  return is_table || slot == WeightSlot::kOut ? WeightFormat(DType::kI8) : int4;
+  const bool is_table = role == WeightRole::kEmbed || role == WeightRole::kLmHead;
+  return is_table || role == WeightRole::kOut ? WeightFormat(DType::kI8) : int4;
 }
 
-int64_t SlotBytes(const ModelSpec& spec, const SlotRows& slot, const PackedFormat& packed) {
+int64_t WeightBytes(const ModelSpec& spec, const FusedWeight& weight, const PackedFormat& packed) {
   int64_t rows = 0;
-  for (const WeightRow* row : slot.rows) rows += DimSize(row->rows, spec);
-  const int64_t parts = slot.slot == WeightSlot::kGateUp ? 2 : 1;
-  return PackedBytes(parts, rows / parts, DimSize(slot.rows[0]->cols, spec), packed.format,
+  for (const WeightRow* row : weight.rows) rows += DimSize(row->rows, spec);
+  const int64_t parts = weight.role == WeightRole::kGateUp ? 2 : 1;
+  return PackedBytes(parts, rows / parts, DimSize(weight.rows[0]->cols, spec), packed.format,
                      packed.group_scales);
 }
 
@@ -196,9 +197,9 @@ WeightPlan PlanFloatWeights(const ModelSpec& spec, DType dtype, const WeightForm
   WeightPlan plan;
   plan.dtype = dtype;
   plan.layers.resize(static_cast<size_t>(spec.num_layers));
-  for (WeightPlan::Slots& layer : plan.layers) {
-    for (size_t slot = 0; slot < layer.size(); ++slot) {
-      layer[slot].format = FloatFormat(static_cast<WeightSlot>(slot), dtype, int4);
+  for (WeightPlan::Formats& layer : plan.layers) {
+    for (size_t role = 0; role < layer.size(); ++role) {
+      layer[role].format = FloatFormat(static_cast<WeightRole>(role), dtype, int4);
     }
   }
   return plan;
@@ -207,12 +208,12 @@ WeightPlan PlanFloatWeights(const ModelSpec& spec, DType dtype, const WeightForm
 int64_t PlannedWeightBytes(const ModelSpec& spec, const WeightPlan& plan) {
   int64_t vectors = 0;  // floats
   int64_t bytes = 0;
-  for (const SlotRows& slot : PresentSlots(spec)) {
-    for (int layer = 0; layer < NumLayers(slot, spec); ++layer) {
-      if (slot.is_vector()) {
-        vectors += RoundUp(NumElements(slot, spec), kVectorAlign);
+  for (const FusedWeight& weight : PresentWeights(spec)) {
+    for (int layer = 0; layer < NumLayers(weight, spec); ++layer) {
+      if (weight.is_vector()) {
+        vectors += RoundUp(NumElements(weight, spec), kVectorAlign);
       } else {
-        bytes += SlotBytes(spec, slot, plan.Of(slot.slot, layer));
+        bytes += WeightBytes(spec, weight, plan.Of(weight.role, layer));
       }
     }
   }

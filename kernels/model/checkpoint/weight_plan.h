@@ -1,5 +1,6 @@
-// What the matrices of a model are packed as, and what that takes: decided before anything is
-// allocated, from the spec, the checkpoint and the type that was asked for. Pure functions; a plan
+// The formats in which a model's matrices are packed, and the memory that they need. The plan
+// follows from the spec, the checkpoint and the requested type, and is made before any memory is
+// allocated. The loader (weights.cc) and the memory planner own their plans. Pure functions; a plan
 // is constant.
 #pragma once
 
@@ -15,58 +16,63 @@
 
 namespace tessera {
 
-// Of matrices that are stored as floats. Those that a checkpoint has quantised are taken as they
-// are, whatever is asked for.
+// The requested type of matrices that the checkpoint stores as floats. Matrices that the checkpoint
+// has quantised keep their own format for every request.
 enum class WeightDtype : int32_t {
-  kAuto = 0,  // bfloat16 when all matrices are stored so; else float32, which float16 fits exactly
+  // bfloat16 when all matrices are stored as bfloat16; else float32, which represents float16
+  // exactly.
+  kAuto = 0,
   kF32 = 1,
   kBF16 = 2,  // rounded to nearest
-  kI8 = 3,    // a scale per output
-  kI4 = 4,    // scales per group; Out and the tables at both ends are int8
+  kI8 = 3,    // one scale for each output
+  // One scale for each group of inputs. The attention's output projection, the embedding table and
+  // the Logits weight are int8.
+  kI4 = 4,
 };
 
-// What kI4 means unless WeightOptions says otherwise: 4.5 bits a weight. Larger groups are a little
-// smaller and coarser, zero points a little larger and finer.
+// The format of kI4 unless WeightOptions gives another: 4.5 bits a weight. Larger groups need
+// slightly less memory and are less exact; zero points need slightly more memory and are more
+// exact.
 inline constexpr WeightFormat kInt4Format(DType::kI4, 32);
 
-inline constexpr int64_t kVectorAlign = 16;  // floats; of each norm and bias
+inline constexpr int64_t kVectorAlign = 16;  // alignment of each norm and bias, in floats
 
 struct PackedFormat {
   WeightFormat format;
-  DType group_scales = DType::kBF16;  // type that holds the scales of groups
+  DType group_scales = DType::kBF16;  // type of the groups' scales
 };
 
 struct WeightPlan {
-  using Slots = std::array<PackedFormat, static_cast<size_t>(WeightSlot::kNumSlots)>;
+  using Formats = std::array<PackedFormat, static_cast<size_t>(WeightRole::kNumRoles)>;
 
-  DType dtype = DType::kF32;  // of the layers' matrices: kF32, kBF16, kI8 or kI4
-  std::vector<Slots> layers;  // slots outside the layers are in the first
-  int64_t stored_bytes = 0;   // of the tensors that are read
+  DType dtype = DType::kF32;    // type of the layers' matrices: kF32, kBF16, kI8 or kI4
+  std::vector<Formats> layers;  // weights outside the layers are in the first element
+  int64_t stored_bytes = 0;     // bytes of the checkpoint's tensors that the loader reads
 
-  const PackedFormat& Of(WeightSlot slot, int layer) const {
-    return layers[static_cast<size_t>(layer)][static_cast<size_t>(slot)];
+  const PackedFormat& Of(WeightRole role, int layer) const {
+    return layers[static_cast<size_t>(layer)][static_cast<size_t>(role)];
   }
 };
 
 // The plan of a model whose matrices are all stored as floats. `dtype` is kF32, kBF16, kI8 or kI4.
 // Under kI4 some matrices are int8:
-//   - the embedding table and the Logits weight (one table when they are tied): an error there
-//     reaches every logit directly, and of the table a step reads single rows;
-//   - Out: its inputs are sums of values, which no norm has evened out. Where a value channel is
-//     large, Out's weights for it are small, share a scale with larger ones, and lose most of their
-//     bits just where they count. It adds 4 to 6 % to the layers' bytes; on models with such
-//     channels int4 then costs a half to a third of what it did
-//     (bench/notes/weight_formats.md).
+//   - The embedding table and the Logits weight (one table when they are tied). An error in them
+//     reaches every logit directly, and a step reads only single rows of the embedding table.
+//   - Out, the attention's output projection. Its inputs are sums of values, which no norm has
+//     scaled. Where a value channel is large, Out's weights for that channel are small; they share
+//     a scale with larger weights and lose most of their bits where precision matters most. Keeping
+//     Out in int8 adds 4 to 6 % to the layers' bytes. On models with such channels it cuts the
+//     quality loss of int4 to a half or a third (bench/notes/weight_formats.md).
 WeightPlan PlanFloatWeights(const ModelSpec& spec, DType dtype,
                             const WeightFormat& int4 = kInt4Format);
 
-// Checks that all tensors are there, have the right shapes, and no others are; errors name the
-// tensors.
+// Plans the weights of a checkpoint. Missing tensors, wrong shapes and tensors that the model does
+// not use are errors, which name the tensors.
 absl::StatusOr<WeightPlan> PlanWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
                                        WeightDtype dtype, const WeightFormat& int4 = kInt4Format);
 
-// Bytes that the packed weights take at most on the backends that serve, with their padding and
-// whole pages.
+// Upper bound of the packed weights' bytes on the backends that serve, including padding and the
+// rounding to whole memory pages.
 int64_t PlannedWeightBytes(const ModelSpec& spec, const WeightPlan& plan);
 
 }  // namespace tessera

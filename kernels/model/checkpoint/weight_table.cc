@@ -6,43 +6,43 @@
 namespace tessera {
 namespace {
 
-using Slot = WeightSlot;
+using Role = WeightRole;
 using Dim = WeightDim;
 using If = WeightIf;
 
-// Llama 2, 3, 3.x, Mistral, Qwen2 and Qwen2.5 use the same names; what is absent in one is a
-// condition.
+// The table of Llama 2, 3, 3.x, Mistral, Qwen2 and Qwen2.5, which use the same names. A tensor that
+// some of these models lack has a condition.
 const std::vector<WeightRow>& LlamaTable() {
   static const std::vector<WeightRow>* const table = new std::vector<WeightRow>{
-      {Slot::kEmbed, "model.embed_tokens.weight", Dim::kVocab, Dim::kHidden},
-      {Slot::kFinalNorm, "model.norm.weight", Dim::kHidden, Dim::kOne},
-      {Slot::kLmHead, "lm_head.weight", Dim::kVocab, Dim::kHidden, If::kUntied},
-      {Slot::kAttentionNorm, "model.layers.*.input_layernorm.weight", Dim::kHidden, Dim::kOne},
-      {Slot::kQkv, "model.layers.*.self_attn.q_proj.weight", Dim::kQuery, Dim::kHidden},
-      {Slot::kQkv, "model.layers.*.self_attn.k_proj.weight", Dim::kKeyValue, Dim::kHidden},
-      {Slot::kQkv, "model.layers.*.self_attn.v_proj.weight", Dim::kKeyValue, Dim::kHidden},
-      {Slot::kQkvBias, "model.layers.*.self_attn.q_proj.bias", Dim::kQuery, Dim::kOne,
+      {Role::kEmbed, "model.embed_tokens.weight", Dim::kVocab, Dim::kHidden},
+      {Role::kFinalNorm, "model.norm.weight", Dim::kHidden, Dim::kOne},
+      {Role::kLmHead, "lm_head.weight", Dim::kVocab, Dim::kHidden, If::kUntied},
+      {Role::kAttentionNorm, "model.layers.*.input_layernorm.weight", Dim::kHidden, Dim::kOne},
+      {Role::kQkv, "model.layers.*.self_attn.q_proj.weight", Dim::kQuery, Dim::kHidden},
+      {Role::kQkv, "model.layers.*.self_attn.k_proj.weight", Dim::kKeyValue, Dim::kHidden},
+      {Role::kQkv, "model.layers.*.self_attn.v_proj.weight", Dim::kKeyValue, Dim::kHidden},
+      {Role::kQkvBias, "model.layers.*.self_attn.q_proj.bias", Dim::kQuery, Dim::kOne,
        If::kQkvBias},
-      {Slot::kQkvBias, "model.layers.*.self_attn.k_proj.bias", Dim::kKeyValue, Dim::kOne,
+      {Role::kQkvBias, "model.layers.*.self_attn.k_proj.bias", Dim::kKeyValue, Dim::kOne,
        If::kQkvBias},
-      {Slot::kQkvBias, "model.layers.*.self_attn.v_proj.bias", Dim::kKeyValue, Dim::kOne,
+      {Role::kQkvBias, "model.layers.*.self_attn.v_proj.bias", Dim::kKeyValue, Dim::kOne,
        If::kQkvBias},
-      {Slot::kQNorm, "model.layers.*.self_attn.q_norm.weight", Dim::kHeadDim, Dim::kOne,
+      {Role::kQNorm, "model.layers.*.self_attn.q_norm.weight", Dim::kHeadDim, Dim::kOne,
        If::kQkNorm},
-      {Slot::kKNorm, "model.layers.*.self_attn.k_norm.weight", Dim::kHeadDim, Dim::kOne,
+      {Role::kKNorm, "model.layers.*.self_attn.k_norm.weight", Dim::kHeadDim, Dim::kOne,
        If::kQkNorm},
-      {Slot::kOut, "model.layers.*.self_attn.o_proj.weight", Dim::kHidden, Dim::kQuery},
-      {Slot::kOutBias, "model.layers.*.self_attn.o_proj.bias", Dim::kHidden, Dim::kOne,
+      {Role::kOut, "model.layers.*.self_attn.o_proj.weight", Dim::kHidden, Dim::kQuery},
+      {Role::kOutBias, "model.layers.*.self_attn.o_proj.bias", Dim::kHidden, Dim::kOne,
        If::kOutBias},
-      {Slot::kMlpNorm, "model.layers.*.post_attention_layernorm.weight", Dim::kHidden, Dim::kOne},
-      {Slot::kGateUp, "model.layers.*.mlp.gate_proj.weight", Dim::kIntermediate, Dim::kHidden},
-      {Slot::kGateUp, "model.layers.*.mlp.up_proj.weight", Dim::kIntermediate, Dim::kHidden},
-      {Slot::kGateUpBias, "model.layers.*.mlp.gate_proj.bias", Dim::kIntermediate, Dim::kOne,
+      {Role::kMlpNorm, "model.layers.*.post_attention_layernorm.weight", Dim::kHidden, Dim::kOne},
+      {Role::kGateUp, "model.layers.*.mlp.gate_proj.weight", Dim::kIntermediate, Dim::kHidden},
+      {Role::kGateUp, "model.layers.*.mlp.up_proj.weight", Dim::kIntermediate, Dim::kHidden},
+      {Role::kGateUpBias, "model.layers.*.mlp.gate_proj.bias", Dim::kIntermediate, Dim::kOne,
        If::kMlpBias},
-      {Slot::kGateUpBias, "model.layers.*.mlp.up_proj.bias", Dim::kIntermediate, Dim::kOne,
+      {Role::kGateUpBias, "model.layers.*.mlp.up_proj.bias", Dim::kIntermediate, Dim::kOne,
        If::kMlpBias},
-      {Slot::kDown, "model.layers.*.mlp.down_proj.weight", Dim::kHidden, Dim::kIntermediate},
-      {Slot::kDownBias, "model.layers.*.mlp.down_proj.bias", Dim::kHidden, Dim::kOne, If::kMlpBias},
+      {Role::kDown, "model.layers.*.mlp.down_proj.weight", Dim::kHidden, Dim::kIntermediate},
+      {Role::kDownBias, "model.layers.*.mlp.down_proj.bias", Dim::kHidden, Dim::kOne, If::kMlpBias},
   };
   return *table;
 }
@@ -54,23 +54,23 @@ const std::vector<WeightRow>& WeightTable(const std::string& family) {
   return LlamaTable();
 }
 
-std::vector<SlotRows> PresentSlots(const ModelSpec& spec) {
-  std::vector<SlotRows> slots;
+std::vector<FusedWeight> PresentWeights(const ModelSpec& spec) {
+  std::vector<FusedWeight> weights;
   for (const WeightRow& row : WeightTable(spec.family)) {
     if (!IsPresent(row.present, spec)) continue;
-    if (slots.empty() || slots.back().slot != row.slot) slots.push_back({row.slot, {}});
-    slots.back().rows.push_back(&row);
+    if (weights.empty() || weights.back().role != row.role) weights.push_back({row.role, {}});
+    weights.back().rows.push_back(&row);
   }
-  return slots;
+  return weights;
 }
 
-int NumLayers(const SlotRows& slot, const ModelSpec& spec) {
-  return IsPerLayer(slot.slot) ? spec.num_layers : 1;
+int NumLayers(const FusedWeight& weight, const ModelSpec& spec) {
+  return IsPerLayer(weight.role) ? spec.num_layers : 1;
 }
 
-int64_t NumElements(const SlotRows& slot, const ModelSpec& spec) {
+int64_t NumElements(const FusedWeight& weight, const ModelSpec& spec) {
   int64_t elements = 0;
-  for (const WeightRow* row : slot.rows) {
+  for (const WeightRow* row : weight.rows) {
     elements += DimSize(row->rows, spec) * DimSize(row->cols, spec);
   }
   return elements;

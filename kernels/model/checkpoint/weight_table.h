@@ -1,5 +1,6 @@
-// What the tensors of a model family are called in a checkpoint, as data: a row per tensor. Fused
-// weights of ours are several rows of one slot; tensors that a family stores fused are one row.
+// The names that a model family gives its tensors in a checkpoint, as a table with a row for each
+// tensor. A weight that the model fuses from several tensors has several rows of one role; a tensor
+// that the family stores fused has one row. The tables and the functions are constant and pure.
 #pragma once
 
 #include <cstdint>
@@ -10,13 +11,13 @@
 
 namespace tessera {
 
-// Where a tensor of the checkpoint goes. Rows of one slot are parts of one fused weight, in table
-// order.
-enum class WeightSlot : int32_t {
+// Which matrix or vector of the model a tensor of the checkpoint belongs to. Rows of one role are
+// the parts of one fused weight, in table order.
+enum class WeightRole : int32_t {
   kEmbed,
   kFinalNorm,
   kLmHead,
-  // Per layer from here on.
+  // All roles from here on exist once in each layer.
   kAttentionNorm,
   kQkv,
   kQkvBias,
@@ -31,12 +32,12 @@ enum class WeightSlot : int32_t {
   kDown,
   kDownBias,
   kPostMlpNorm,
-  kNumSlots,
+  kNumRoles,
 };
 
-// Sizes that a tensor's shape is made of.
+// The sizes that occur in tensors' shapes.
 enum class WeightDim : int32_t {
-  kOne,  // a vector has one "column" and is stored without it
+  kOne,  // number of columns of a vector, whose stored shape has only the rows
   kVocab,
   kHidden,
   kIntermediate,
@@ -45,6 +46,7 @@ enum class WeightDim : int32_t {
   kKeyValue,  // kv_heads * head_dim
 };
 
+// The condition under which a model has a tensor.
 enum class WeightIf : int32_t {
   kAlways,
   kUntied,
@@ -56,16 +58,16 @@ enum class WeightIf : int32_t {
 };
 
 struct WeightRow {
-  WeightSlot slot;
-  const char* pattern;  // Hugging Face's name; * stands for the layer
+  WeightRole role;
+  const char* pattern;  // Hugging Face's name; * stands for the layer's number
   WeightDim rows;
   WeightDim cols;
   WeightIf present = WeightIf::kAlways;
 };
 
-// A slot with the rows that are its parts.
-struct SlotRows {
-  WeightSlot slot;
+// A matrix or vector of the model, with the table's rows that are its parts.
+struct FusedWeight {
+  WeightRole role;
   std::vector<const WeightRow*> rows;
 
   bool is_vector() const { return rows[0]->cols == WeightDim::kOne; }
@@ -74,17 +76,17 @@ struct SlotRows {
 // The table of ModelSpec::family.
 const std::vector<WeightRow>& WeightTable(const std::string& family);
 
-// The slots that this model has, in table order.
-std::vector<SlotRows> PresentSlots(const ModelSpec& spec);
-// 1 for slots outside the layers.
-int NumLayers(const SlotRows& slot, const ModelSpec& spec);
-// Of all its parts.
-int64_t NumElements(const SlotRows& slot, const ModelSpec& spec);
+// The weights that this model has, in table order.
+std::vector<FusedWeight> PresentWeights(const ModelSpec& spec);
+// Number of layers that have the weight; 1 for a weight outside the layers.
+int NumLayers(const FusedWeight& weight, const ModelSpec& spec);
+// Number of elements of one layer's weight, over all its parts.
+int64_t NumElements(const FusedWeight& weight, const ModelSpec& spec);
 
 int64_t DimSize(WeightDim dim, const ModelSpec& spec);
 bool IsPresent(WeightIf condition, const ModelSpec& spec);
 // `pattern` with the layer's number in place of *.
 std::string WeightName(const WeightRow& row, int layer);
-inline bool IsPerLayer(WeightSlot slot) { return slot >= WeightSlot::kAttentionNorm; }
+inline bool IsPerLayer(WeightRole role) { return role >= WeightRole::kAttentionNorm; }
 
 }  // namespace tessera

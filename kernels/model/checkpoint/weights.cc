@@ -49,15 +49,15 @@ class Loader final {
   absl::StatusOr<ModelWeights> Load() {
     weights_.dtype = plan_.dtype;
     weights_.layers.resize(spec_.num_layers);
-    const std::vector<SlotRows> slots = PresentSlots(spec_);
-    RETURN_IF_ERROR(AllocateVectors(slots));
-    for (const SlotRows& slot : slots) {
-      if (!IsPerLayer(slot.slot)) RETURN_IF_ERROR(LoadSlot(slot, 0));
+    const std::vector<FusedWeight> weights = PresentWeights(spec_);
+    RETURN_IF_ERROR(AllocateVectors(weights));
+    for (const FusedWeight& weight : weights) {
+      if (!IsPerLayer(weight.role)) RETURN_IF_ERROR(LoadWeight(weight, 0));
     }
     for (int layer = 0; layer < spec_.num_layers; ++layer) {
-      if (layer + 1 < spec_.num_layers) PrefetchLayer(slots, layer + 1);
-      for (const SlotRows& slot : slots) {
-        if (IsPerLayer(slot.slot)) RETURN_IF_ERROR(LoadSlot(slot, layer));
+      if (layer + 1 < spec_.num_layers) PrefetchLayer(weights, layer + 1);
+      for (const FusedWeight& weight : weights) {
+        if (IsPerLayer(weight.role)) RETURN_IF_ERROR(LoadWeight(weight, layer));
       }
     }
     weights_.content_hash = HashWeights(read_, &hashes_);
@@ -65,11 +65,11 @@ class Loader final {
   }
 
  private:
-  absl::Status AllocateVectors(const std::vector<SlotRows>& slots) {
+  absl::Status AllocateVectors(const std::vector<FusedWeight>& weights) {
     int64_t floats = 0;
-    for (const SlotRows& slot : slots) {
-      if (!slot.is_vector()) continue;
-      floats += NumLayers(slot, spec_) * RoundUp(NumElements(slot, spec_), kVectorAlign);
+    for (const FusedWeight& weight : weights) {
+      if (!weight.is_vector()) continue;
+      floats += NumLayers(weight, spec_) * RoundUp(NumElements(weight, spec_), kVectorAlign);
     }
     weights_.vectors = backend_->Allocate(floats * sizeof(float));
     if (weights_.vectors == nullptr) return OutOfMemory("norms and biases");
@@ -77,15 +77,16 @@ class Loader final {
     return absl::OkStatus();
   }
 
-  // The file is read while the layer before is packed.
-  void PrefetchLayer(const std::vector<SlotRows>& slots, int layer) const {
-    for (const SlotRows& slot : slots) {
-      if (!IsPerLayer(slot.slot) || slot.is_vector()) continue;
-      for (const WeightRow* row : slot.rows) PrefetchModule(WeightName(*row, layer));
+  // Starts to read a layer's matrices from the file, so that they are read while the previous layer
+  // is packed.
+  void PrefetchLayer(const std::vector<FusedWeight>& weights, int layer) const {
+    for (const FusedWeight& weight : weights) {
+      if (!IsPerLayer(weight.role) || weight.is_vector()) continue;
+      for (const WeightRow* row : weight.rows) PrefetchModule(WeightName(*row, layer));
     }
   }
 
-  // All tensors of the matrix, whatever it is stored as.
+  // Starts to read all tensors of a matrix, whether it is stored as floats or quantised.
   void PrefetchModule(const std::string& name) const {
     const std::string module = name.substr(0, name.rfind('.') + 1);
     const StoredTensors& tensors = checkpoint_.tensors();
@@ -95,39 +96,39 @@ class Loader final {
     }
   }
 
-  absl::Status LoadSlot(const SlotRows& slot, int layer) {
-    if (slot.is_vector()) {
-      LoadVector(slot, layer);
+  absl::Status LoadWeight(const FusedWeight& weight, int layer) {
+    if (weight.is_vector()) {
+      LoadVector(weight, layer);
     } else {
-      RETURN_IF_ERROR(Pack(slot, layer));
+      RETURN_IF_ERROR(Pack(weight, layer));
     }
     if (options_.progress) options_.progress(done_bytes_, plan_.stored_bytes);
     return absl::OkStatus();
   }
 
-  void LoadVector(const SlotRows& slot, int layer) {
-    const int64_t count = NumElements(slot, spec_);
+  void LoadVector(const FusedWeight& weight, int layer) {
+    const int64_t count = NumElements(weight, spec_);
     std::vector<float> floats(static_cast<size_t>(count));
     float* out = floats.data();
-    for (const WeightRow* row : slot.rows) {
+    for (const WeightRow* row : weight.rows) {
       const StoredTensor& tensor = Read(WeightName(*row, layer));
       ToFloats(tensor, out);
       out += DimSize(row->rows, spec_);
       done_bytes_ += tensor.num_bytes;
     }
-    const bool is_norm = absl::EndsWith(slot.rows[0]->pattern, "norm.weight");
+    const bool is_norm = absl::EndsWith(weight.rows[0]->pattern, "norm.weight");
     if (is_norm && spec_.norm_plus_one) {
       for (float& value : floats) value += 1.0f;
     }
     float* const begin = next_vector_;
     next_vector_ += RoundUp(count, kVectorAlign);
     backend_->Upload(floats.data(), begin, floats.size() * sizeof(float));
-    *VectorOf(slot.slot, &weights_.layers[layer]) = begin;
+    *VectorOf(weight.role, &weights_.layers[layer]) = begin;
   }
 
-  absl::Status Pack(const SlotRows& slot, int layer) {
+  absl::Status Pack(const FusedWeight& weight, int layer) {
     std::vector<StoredMatrix> stored;
-    for (const WeightRow* row : slot.rows) {
+    for (const WeightRow* row : weight.rows) {
       ASSIGN_OR_RETURN(StoredMatrix matrix,
                        FindMatrix(spec_, checkpoint_, WeightName(*row, layer),
                                   DimSize(row->rows, spec_), DimSize(row->cols, spec_)));
@@ -135,15 +136,15 @@ class Loader final {
       stored.push_back(std::move(matrix));
     }
     std::unique_ptr<PackedWeight>* const out =
-        MatrixOf(slot.slot, IsPerLayer(slot.slot) ? &weights_.layers[layer] : nullptr);
-    const WeightFormat& format = plan_.Of(slot.slot, layer).format;
-    const bool interleave_gate = slot.slot == WeightSlot::kGateUp;
+        MatrixOf(weight.role, IsPerLayer(weight.role) ? &weights_.layers[layer] : nullptr);
+    const WeightFormat& format = plan_.Of(weight.role, layer).format;
+    const bool interleave_gate = weight.role == WeightRole::kGateUp;
     const auto pack = [&] { return PackParts(stored, format, interleave_gate); };
     *out = options_.pack_cache == nullptr
                ? pack()
                : options_.pack_cache->Find(backend_, stored, format, interleave_gate, team(), pack,
                                            &hashes_);
-    if (*out == nullptr) return OutOfMemory(WeightName(*slot.rows[0], layer));
+    if (*out == nullptr) return OutOfMemory(WeightName(*weight.rows[0], layer));
     for (const StoredMatrix& matrix : stored) {
       checkpoint_.Drop(*matrix.weight);
       done_bytes_ += matrix.num_bytes();
@@ -178,52 +179,52 @@ class Loader final {
                      PlannedWeightBytes(spec_, plan_), " bytes as ", DTypeName(plan_.dtype)));
   }
 
-  const float** VectorOf(WeightSlot slot, LayerWeights* layer) {
-    switch (slot) {
-      case WeightSlot::kFinalNorm:
+  const float** VectorOf(WeightRole role, LayerWeights* layer) {
+    switch (role) {
+      case WeightRole::kFinalNorm:
         return &weights_.final_norm;
-      case WeightSlot::kAttentionNorm:
+      case WeightRole::kAttentionNorm:
         return &layer->attention_norm;
-      case WeightSlot::kQkvBias:
+      case WeightRole::kQkvBias:
         return &layer->qkv_bias;
-      case WeightSlot::kQNorm:
+      case WeightRole::kQNorm:
         return &layer->q_norm;
-      case WeightSlot::kKNorm:
+      case WeightRole::kKNorm:
         return &layer->k_norm;
-      case WeightSlot::kOutBias:
+      case WeightRole::kOutBias:
         return &layer->out_bias;
-      case WeightSlot::kPostAttentionNorm:
+      case WeightRole::kPostAttentionNorm:
         return &layer->post_attention_norm;
-      case WeightSlot::kMlpNorm:
+      case WeightRole::kMlpNorm:
         return &layer->mlp_norm;
-      case WeightSlot::kGateUpBias:
+      case WeightRole::kGateUpBias:
         return &layer->gate_up_bias;
-      case WeightSlot::kDownBias:
+      case WeightRole::kDownBias:
         return &layer->down_bias;
-      case WeightSlot::kPostMlpNorm:
+      case WeightRole::kPostMlpNorm:
         return &layer->post_mlp_norm;
       default:
-        CHECK(false) << "slot " << static_cast<int>(slot) << " is not a vector";
+        CHECK(false) << "role " << static_cast<int>(role) << " is not a vector";
         return nullptr;
     }
   }
 
-  std::unique_ptr<PackedWeight>* MatrixOf(WeightSlot slot, LayerWeights* layer) {
-    switch (slot) {
-      case WeightSlot::kEmbed:
+  std::unique_ptr<PackedWeight>* MatrixOf(WeightRole role, LayerWeights* layer) {
+    switch (role) {
+      case WeightRole::kEmbed:
         return &weights_.embed;
-      case WeightSlot::kLmHead:
+      case WeightRole::kLmHead:
         return &weights_.lm_head;
-      case WeightSlot::kQkv:
+      case WeightRole::kQkv:
         return &layer->qkv;
-      case WeightSlot::kOut:
+      case WeightRole::kOut:
         return &layer->out;
-      case WeightSlot::kGateUp:
+      case WeightRole::kGateUp:
         return &layer->gate_up;
-      case WeightSlot::kDown:
+      case WeightRole::kDown:
         return &layer->down;
       default:
-        CHECK(false) << "slot " << static_cast<int>(slot) << " is not a matrix";
+        CHECK(false) << "role " << static_cast<int>(role) << " is not a matrix";
         return nullptr;
     }
   }

@@ -1,6 +1,7 @@
-// A model's weights in the backend's own layout: read from a checkpoint by the family's name table,
-// checked against the spec, fused (q | k | v, gate | up) and packed once at start. Constant after
-// load; the rank thread reads them.
+// A model's weights in the backend's own layout. LoadWeights finds the tensors of a checkpoint by
+// the family's name table, checks them against the spec, fuses them (q | k | v, gate | up) and
+// packs them once at start. The Model owns its weights. Constant after load; the rank thread reads
+// them.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,8 @@
 
 namespace tessera {
 
-// Vectors (norms, biases) are fp32 and lie in ModelWeights::vectors; null where the model has none.
+// The weights of one layer. Vectors (norms and biases) are fp32 and lie in ModelWeights::vectors. A
+// weight that the model does not have is null.
 struct LayerWeights {
   const float* attention_norm = nullptr;  // [hidden]
   std::unique_ptr<PackedWeight> qkv;      // [q + 2 kv, hidden]
@@ -31,17 +33,17 @@ struct LayerWeights {
   const float* post_attention_norm = nullptr;
   const float* mlp_norm = nullptr;
   std::unique_ptr<PackedWeight> gate_up;  // [2 intermediate, hidden]
-  const float* gate_up_bias = nullptr;    // gate's, then up's
+  const float* gate_up_bias = nullptr;    // bias of gate, then bias of up
   std::unique_ptr<PackedWeight> down;     // [hidden, intermediate]
   const float* down_bias = nullptr;
   const float* post_mlp_norm = nullptr;
 };
 
 struct ModelWeights {
-  DType dtype = DType::kF32;  // of the layers' matrices
+  DType dtype = DType::kF32;  // type of the layers' matrices
   std::unique_ptr<DeviceBuffer> vectors;
   std::unique_ptr<PackedWeight> embed;    // [vocab, hidden]
-  std::unique_ptr<PackedWeight> lm_head;  // null: tied to embed
+  std::unique_ptr<PackedWeight> lm_head;  // null if the model uses embed for its logits
   const float* final_norm = nullptr;
   std::vector<LayerWeights> layers;
   // Of all tensors that were read (content_hash.h); not of what they were packed as.
@@ -53,18 +55,20 @@ struct ModelWeights {
 
 struct WeightOptions {
   WeightDtype dtype = WeightDtype::kAuto;
-  WeightFormat int4 = kInt4Format;  // of kI4
-  // Unpacks what the checkpoint has quantised; null: the calling thread does. Must be the backend's
-  // own or idle.
+  WeightFormat int4 = kInt4Format;  // format of kI4
+  // The team that unpacks quantised matrices of the checkpoint; null: the calling thread unpacks
+  // them. Must be the backend's own team or an idle one.
   ThreadTeam* team = nullptr;
-  // Packed weights of earlier loads; null: none. Must outlive the load.
+  // Packed weights of earlier loads; null: no cache. Must outlive the load.
   PackCache* pack_cache = nullptr;
-  // Called after each packed weight, with bytes of the checkpoint. May be empty.
+  // Called after each weight with the checkpoint's bytes that are read so far, and their total. May
+  // be empty.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
 };
 
-// As PlanWeights plans it, with its checks. RESOURCE_EXHAUSTED, with the numbers, when memory is
-// short. Mapped pages are dropped as they are packed.
+// Loads the weights in the formats of PlanWeights, and returns its errors. Returns
+// RESOURCE_EXHAUSTED with the number of bytes when memory is short. The mapped file pages of a
+// matrix are dropped once the matrix is packed.
 absl::StatusOr<ModelWeights> LoadWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
                                          Backend* backend, const WeightOptions& options);
 

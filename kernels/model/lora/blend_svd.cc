@@ -1,6 +1,7 @@
 #include "kernels/model/lora/blend_svd.h"
 
-// Eigen's blocks, and with them the order of its sums, would follow the machine's caches.
+// Without EIGEN_NO_CPUID, Eigen would choose its block sizes, and with them its order of summation,
+// by the machine's cache sizes.
 #define EIGEN_NO_CPUID
 #define EIGEN_DONT_PARALLELIZE
 #include <Eigen/QR>
@@ -16,13 +17,15 @@ using Eigen::Index;
 using Eigen::MatrixXd;
 using RowMajorFloats = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-// R of a = QR without the rows of zeros: [min(rows, cols), cols].
+// The factor R of the matrix that `qr` decomposes, without R's rows of zeros: [min(rows, cols),
+// cols].
 MatrixXd UpperFactor(const Eigen::HouseholderQR<MatrixXd>& qr) {
   const Index num_rows = std::min(qr.rows(), qr.cols());
   return qr.matrixQR().topRows(num_rows).triangularView<Eigen::Upper>();
 }
 
-// Q [left; 0] with `rank` columns, where `left` has fewer zeros: [qr.rows(), rank].
+// Q times `left`, which is first padded with zeros to [qr.rows(), rank]; Q is the orthogonal factor
+// of `qr`. The result is [qr.rows(), rank].
 MatrixXd Spread(const Eigen::HouseholderQR<MatrixXd>& qr, const MatrixXd& left, Index rank) {
   MatrixXd spread = MatrixXd::Zero(qr.rows(), rank);
   spread.topLeftCorner(left.rows(), left.cols()) = left;
@@ -38,8 +41,9 @@ absl::Status NotFinite() {
 
 }  // namespace
 
-// With b diag(scales) = Q_b R_b and a^T = Q_a R_a the product is Q_b (R_b R_a^T) Q_a^T: the small
-// matrix in the middle has the same singular values, and the Qs turn its vectors into the whole's.
+// With b diag(scales) = Q_b R_b and a^T = Q_a R_a, the product is Q_b (R_b R_a^T) Q_a^T. The small
+// matrix R_b R_a^T has the singular values of the product; Q_b and Q_a map its singular vectors to
+// those of the product.
 absl::StatusOr<LoraTensors> TruncateRank(const LoraTensors& tensors, int64_t rows, int64_t cols,
                                          int32_t rank) {
   CHECK(rank >= 1 && rank <= tensors.rank) << rank << " of " << tensors.rank;

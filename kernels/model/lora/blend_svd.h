@@ -1,7 +1,8 @@
-// Re-compression of a blend. Adapters side by side have the sum of their ranks; what they say
-// together mostly needs less. The nearest matrix of a given rank, in the Frobenius norm, is the
-// truncated singular value decomposition (Eckart and Young, 1936), and what is lost is the root of
-// the sum of the squares of the singular values left out. Pure; any thread.
+// Re-compression of a blend of LoRA adapters. A blend that concatenates its adapters has the sum of
+// their ranks; a lower rank usually represents it well. The truncated singular value decomposition
+// is the nearest matrix of a given rank in the Frobenius norm (Eckart and Young, 1936). Its error
+// in that norm is the square root of the sum of the squared singular values that are left out. Pure
+// functions; any thread.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +12,11 @@
 
 namespace tessera {
 
-// The tensors of rank `rank` whose product is nearest to `tensors`': b' a' ~ b diag(scales) a, with
-// scales of 1 and the singular values shared equally by b' and a', largest first. Ranks beyond
-// `rows` or `cols` are zeros. Computed in fp64; the same input gives the same bits, whatever the
-// machine's threads and caches. INVALID_ARGUMENT when some number is not finite.
+// Returns tensors of rank `rank` whose product b' a' is nearest to the input's b diag(scales) a.
+// The result's scales are 1. Its ranks are ordered by singular value, largest first; b' and a' each
+// contain the square root of the singular value. Ranks beyond `rows` or `cols` are zeros. The
+// computation is in fp64; the same input gives the same bits for any number of threads and any
+// cache size. Returns INVALID_ARGUMENT when a number is not finite.
 // REQUIRES: 1 <= rank <= tensors.rank.
 absl::StatusOr<LoraTensors> TruncateRank(const LoraTensors& tensors, int64_t rows, int64_t cols,
                                          int32_t rank);

@@ -21,7 +21,7 @@ constexpr absl::string_view kPrefix = "base_model.model.";
 constexpr const char* kBlocks[kNumLoraTargets] = {
     "self_attn", "self_attn", "self_attn", "self_attn", "mlp", "mlp", "mlp"};
 
-// What a tensor's name means.
+// The parts of an adapter tensor's name.
 struct TensorName {
   int layer = 0;
   LoraTarget target = LoraTarget::kQuery;
@@ -65,7 +65,8 @@ std::vector<float> ReadFloats(const StoredTensor& tensor) {
   return values;
 }
 
-// One linear's weighted sum with the adapters' ranks side by side; rank 0 when none adapts it.
+// The weighted sum of the adapters for one linear: their rank rows are concatenated. The result has
+// rank 0 when no adapter changes the linear.
 LoraTensors Concatenate(const std::vector<WeightedAdapter>& adapters, int layer, LoraTarget target,
                         int64_t rows) {
   const size_t index = static_cast<size_t>(layer) * kNumLoraTargets + static_cast<size_t>(target);

@@ -1,8 +1,9 @@
-// Reads a LoRA adapter in PEFT's layout: adapter_config.json and adapter_model.safetensors, as on
-// the Hub. Taken: any rank, rank and alpha patterns, rank-stabilised scaling, any subset of the
-// layers' seven linears. What would compute something else (DoRA, modules_to_save, biases,
-// fan_in_fan_out, ...) is refused by name. Everything is checked against the model; errors name the
-// file and the key or tensor. Immutable after Open; any thread.
+// Reads a LoRA adapter in PEFT's layout: adapter_config.json and adapter_model.safetensors, as the
+// Hugging Face Hub holds them. Adapters may have any rank, rank and alpha patterns, rank-stabilised
+// scaling, and may change any subset of a layer's seven linears. Open refuses by name every setting
+// under which the adapter computes something else (DoRA, modules_to_save, biases, fan_in_fan_out,
+// ...). Open checks all tensors against the model; an error names the file and the key or tensor.
+// Immutable after Open; any thread.
 #pragma once
 
 #include <cstdint>
@@ -25,13 +26,14 @@ class PeftAdapter final {
   static absl::StatusOr<std::unique_ptr<PeftAdapter>> Open(const ModelSpec& spec,
                                                            const std::string& dir);
 
-  // [layers, kNumLoraTargets]; 0: not adapted.
+  // [layers, kNumLoraTargets]; 0: the adapter does not change this linear.
   const std::vector<int32_t>& ranks() const { return ranks_; }
   int32_t max_rank() const;
   // SHA-256 of the tensors as they are stored and of the ranks and scales that the configuration
-  // gives them. Metadata of files does not count.
+  // gives them. The metadata of the files does not count.
   Sha256Digest ContentHash() const;
-  // Weights of one target of a layer, times `weight`. REQUIRES: its rank is not 0.
+  // The matrices A and B of one target of a layer; the scales are multiplied by `weight`.
+  // REQUIRES: the target's rank in this layer is not 0.
   LoraTensors Read(int layer, LoraTarget target, float weight) const;
 
  private:
@@ -53,7 +55,7 @@ class PeftAdapter final {
   std::vector<int32_t> ranks_;
 };
 
-// "model.layers.LAYER.self_attn.q_proj", ...: what Hugging Face calls the linear.
+// Hugging Face's name of the linear: "model.layers.LAYER.self_attn.q_proj", ...
 std::string LoraModuleName(int layer, LoraTarget target);
 
 // One adapter of a blend.
@@ -62,15 +64,16 @@ struct WeightedAdapter {
   float weight = 1.0f;
 };
 
-// An adapter as it will lie in the pool.
+// The bytes of an adapter as they will lie in the page pool.
 struct AdapterImage {
   AdapterLayout layout;
   std::vector<char> pages;  // [num_pages, page_bytes]
 };
 
-// Places the adapters' weighted sum, exactly: their ranks lie side by side. Where they sum up to
-// more than `max_rank` (0: no bound) it is the nearest of that rank (blend_svd.h), which takes
-// time. RESOURCE_EXHAUSTED when a row does not fit into a page. REQUIRES: all were opened with
+// Builds the image of the adapters' weighted sum. The sum is exact: the rank rows of all adapters
+// are concatenated. A linear whose ranks add up to more than `max_rank` (0: no bound) gets the
+// nearest matrices of rank `max_rank` instead (blend_svd.h), which are slow to compute. Returns
+// RESOURCE_EXHAUSTED when a row does not fit into a page. REQUIRES: all adapters were opened with
 // `spec`; dtype is kF32, kBF16 or kI8.
 absl::StatusOr<AdapterImage> BuildAdapterImage(const ModelSpec& spec,
                                                const std::vector<WeightedAdapter>& adapters,

@@ -16,7 +16,7 @@
 namespace tessera {
 namespace {
 
-constexpr uint32_t kMatchLimit = 100'000;  // steps of one match
+constexpr uint32_t kMatchLimit = 100'000;  // PCRE2's backtracking steps in one match
 constexpr size_t kMaxPatterns = 4096;
 constexpr double kMaxAlpha = 1e6;
 
@@ -28,8 +28,8 @@ struct Deleter {
 template <class T>
 using Owned = std::unique_ptr<T, Deleter>;
 
-// Keys that must be absent, null, false or empty: with anything else the adapter computes something
-// that we do not.
+// Keys that must be absent, null, false or empty. With any other value the adapter computes
+// something that Tessera does not support.
 struct Refused {
   const char* key;
   const char* what;
@@ -68,7 +68,8 @@ absl::Status CheckSupported(const JsonFile& config) {
 
 }  // namespace
 
-// A key of rank_pattern or alpha_pattern: matches a module whose name it ends, from a dot on.
+// A key of rank_pattern or alpha_pattern: a regular expression that must match the whole module
+// name or the end of the module name that follows a dot.
 class PeftConfig::Pattern {
  public:
   static absl::StatusOr<Pattern> Compile(const std::string& key) {
@@ -85,7 +86,7 @@ class PeftConfig::Pattern {
     return Pattern(std::move(code));
   }
 
-  // One that takes too long does not match.
+  // A pattern that exceeds kMatchLimit does not match.
   bool Matches(const std::string& module) const {
     const Owned<pcre2_match_data> data(pcre2_match_data_create(1, nullptr));
     const Owned<pcre2_match_context> context(pcre2_match_context_create(nullptr));

@@ -1,5 +1,6 @@
-// adapter_config.json of a PEFT adapter: what it says about a module's rank and scaling. Internal
-// to peft.cc.
+// The ranks and scalings that a PEFT adapter's adapter_config.json gives to modules. PeftAdapter
+// (peft.cc) makes and owns a PeftConfig while it opens an adapter; nothing else uses this header.
+// Immutable after Open; any thread.
 #pragma once
 
 #include <cstdint>
@@ -15,16 +16,18 @@ namespace tessera {
 
 class PeftConfig final {
  public:
-  // Refuses what would compute something else than plain LoRA on linears.
+  // Refuses a file whose settings ask for anything but plain LoRA on linears.
   static absl::StatusOr<PeftConfig> Open(const std::string& path);
   PeftConfig(PeftConfig&&) noexcept;
   ~PeftConfig();
 
-  // Of a module ("model.layers.0.self_attn.q_proj"): the pattern's that matches it, else r.
+  // The rank of a module ("model.layers.0.self_attn.q_proj"): the value of the first key of
+  // rank_pattern that matches the module, else `r`.
   int32_t RankOf(const std::string& module) const;
-  // alpha / rank, or alpha / sqrt(rank).
+  // The factor of the module's B A: alpha / rank, or alpha / sqrt(rank) for rank-stabilised
+  // adapters.
   float ScaleOf(const std::string& module, int32_t rank) const;
-  // Whether target_modules says outright that all layers' linears of that name are adapted.
+  // Whether the file names `linear` in target_modules and adapts it in all layers.
   bool Expects(absl::string_view linear) const;
 
  private:
