@@ -1,18 +1,20 @@
-// Linear's and Logits' inner loops on int8 and int4 weights (kernels/device/weight_format.h): exact
-// integer dot products within a group, fp32 across groups. Moves every panel once per block of
-// rows: with few rows the weight's bytes at memory speed are the cost, nibbles are unpacked in
-// registers; with many it is bound by the dot products of 4 bytes a lane.
+// The inner loops of Linear and Logits on int8 and int4 weights (kernels/device/weight_format.h):
+// exact integer dot products within a group of columns, fp32 sums across groups. Every panel is
+// read from memory once per block of rows; int4 codes are unpacked in registers. With few rows, the
+// time is that of reading the weight's bytes from memory; with many rows, the dot products of 4
+// bytes per lane limit the speed.
 #include "kernels/cpu/gemm_loop.h"
 #include "kernels/cpu/isa_functions.h"
 
 namespace tessera::cpu::TESSERA_ISA {
 namespace {
 
-// How a line of codes meets a row's next bytes. A line has kParts vectors of weights, which stand
-// for code - kShift.
+// A Codes type defines one step of the product: a line of codes is unpacked into kParts vectors of
+// weights, which are multiplied with the next kRowBytes bytes of a row. A weight is code - kShift.
 struct Int8Codes {
   static constexpr int kMaxRows = kMaxQuantRows;
-  static constexpr bool SumsInRegisters(int rows, int panels) { return false; }  // often one group
+  // An int8 weight often has one group, so its sums are rarely loaded and stored.
+  static constexpr bool SumsInRegisters(int rows, int panels) { return false; }
   static constexpr int kParts = 1;
   static constexpr int64_t kRowBytes = 4;
   static constexpr int kShift = kByteShift;
@@ -33,7 +35,7 @@ struct Int4Codes {
   TESSERA_INLINE I16 Dot(I16 acc, const Weights& w, I16 x) { return DotNibbles(acc, w, x); }
 };
 
-// The 16 scales of group g of a panel.
+// Returns the 16 scales of group g of a panel.
 TESSERA_INLINE V16 LoadScales(const QuantShape& shape, const char* panel, int64_t g) {
   const char* const scales = panel + shape.scales;
   if (shape.scale_type == ScaleType::kBF16) return LoadBF16(scales + 2 * kPanel * g);
@@ -41,14 +43,15 @@ TESSERA_INLINE V16 LoadScales(const QuantShape& shape, const char* panel, int64_
   return Load(scales + 4 * kPanel * g);
 }
 
+// Returns the sum of the codes of group g of a prepared row.
 TESSERA_INLINE int32_t LoadSum(const QuantShape& shape, const char* row, int64_t g) {
   int32_t sum;
   std::memcpy(&sum, row + shape.row_sums + 4 * g, sizeof(sum));
   return sum;
 }
 
-// What lies behind the codes of a panel: a tile that is alone with its panels asks for it as it
-// begins, the codes for themselves.
+// Prefetches the scales and zero points of a tile's panels, if the tile is bound by memory (the
+// only tile of its panels). The codes are prefetched line by line during the product.
 template <int kPanels>
 TESSERA_INLINE void PrefetchScales(const QuantShape& shape, const TileProblem& tile) {
   if (tile.prefetch_stride != kCacheLine || shape.num_groups == 1) return;
@@ -171,8 +174,8 @@ QuantTile FindQuantTile(int rows, int panels) {
 template <class Codes>
 struct QuantFormat {
   static constexpr int kMaxRows = Codes::kMaxRows;
-  // Tiles that are bound by arithmetic keep their sums in registers, tiles alone with their panels
-  // are bound by memory.
+  // A tile that is alone with its panels is bound by memory and takes as many panels as possible.
+  // Other tiles are bound by arithmetic and take two panels if their sums then fit in registers.
   static constexpr int Panels(int rows, bool alone) {
     const int panels = QuantTilePanels(rows);
     return !alone && Codes::SumsInRegisters(rows, 2) ? 2 : panels;
@@ -218,7 +221,7 @@ double SpinDots(int64_t iterations) {
       KeepInRegister(&acc[j]);
     }
   }
-  // 4 products and 4 sums a lane.
+  // An instruction computes 4 products and 4 sums per lane.
   return 8.0 * kPanel * kAccumulators * static_cast<double>(iterations);
 }
 
