@@ -148,7 +148,7 @@ struct Int4Lines {
 };
 
 // Adds one group of columns to the outputs of `rows` rows and one panel: out = fma(scale, dot -
-// zero * sum of the row's codes, out). The first group overwrites `out`.
+// zero * sum, out), where `sum` is the sum of the row's codes. The first group overwrites `out`.
 void AddGroup(const QuantShape& shape, const TileProblem& tile, int64_t g, int row, int rows,
               int panel, const int32_t* dots) {
   const char* const b = tile.b + panel * tile.panel_bytes;

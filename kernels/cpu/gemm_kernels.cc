@@ -48,7 +48,7 @@ double SpinMultiplyAdds(int64_t iterations) {
       KeepInRegister(&acc[j]);
     }
   }
-  // An instruction that computes a whole step adds two products per lane, else one.
+  // A multiply-add adds two products per lane if it computes a whole step, otherwise one.
   const double flops = NativeBF16Panel::kParts == 1 ? 4.0 * kPanel : 2.0 * kPanel;
   return flops * kAccumulators * static_cast<double>(iterations);
 }
