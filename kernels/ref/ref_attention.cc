@@ -107,7 +107,7 @@ class SegmentAttention {
   // attention block.
   Partial AttendBlock(const KvStream& stream, const std::vector<float>& query, int32_t head,
                       int32_t begin, int32_t end) {
-    float* scores = view_.scores.data() + stream.key_begin;  // by position in the stream
+    float* scores = view_.scores.data() + stream.key_begin;  // indexed by position in the stream
     Partial block{{}, std::vector<float>(layout_.head_dim, 0.0f)};
     ForEachKey(stream, head, begin, end, [&](int32_t pos, const char* key) {
       float dot = 0.0f;

@@ -211,7 +211,7 @@ void SharePages(BuiltBatch* built, int segment, int with_segment, int num_pages)
   const Range range = view.run_range(0, segment);
   for (int r = range.begin; r < range.begin + range.count; ++r) {
     const KvRun& run = view.runs()[r];
-    const int number = (run.pos_begin - run.first) / page_tokens;  // of the run's first page
+    const int number = (run.pos_begin - run.first) / page_tokens;  // index of the run's first page
     const int used = CeilDiv(run.first + run.count, page_tokens);
     for (int i = 0; i < used && number + i < num_pages; ++i) {
       pages[run.page_begin + i] = from[number + i];
