@@ -61,8 +61,88 @@ TESSERA_INLINE void PrefetchScales(const QuantShape& shape, const TileProblem& t
   }
 }
 
-// One register tile: kRows rows times kPanels panels. Sums across groups are registers or wait in
-// `out`: with groups of 32, to store and load them costs as much as the group's dot products.
+// Starts the dot products of group g with the share of the group's zero points: (kShift - zero) *
+// sum of the row's codes.
+template <class Codes, int kRows, int kPanels>
+TESSERA_INLINE void StartGroup(const QuantShape& shape, const TileProblem& tile, int64_t g,
+                               I16 (&dots)[kRows][kPanels]) {
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) {
+    I16 zero = BroadcastInt(Codes::kShift - shape.symmetric_zero);
+    if (shape.zeros != 0) {
+      const char* const zeros = tile.b + p * tile.panel_bytes + shape.zeros + kPanel * g;
+      zero = SubInts(BroadcastInt(Codes::kShift), LoadWideBytes(zeros));
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      dots[r][p] = MulInts(zero, BroadcastInt(LoadSum(shape, tile.a + r * tile.a_stride, g)));
+    }
+  }
+}
+
+// Adds the products of one line: `a` are the next codes of the first row, `b` is the line of the
+// first panel.
+template <class Codes, int kRows, int kPanels>
+TESSERA_INLINE void AddLine(const char* a, int64_t a_stride, const char* b, int64_t panel_bytes,
+                            I16 (&dots)[kRows][kPanels]) {
+#pragma GCC unroll 2
+  for (int part = 0; part < Codes::kParts; ++part) {
+    typename Codes::Weights w[kPanels];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) w[p] = Codes::Outputs(b + p * panel_bytes, part);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const I16 x = BroadcastBytes(a + r * a_stride + 4 * part);
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        dots[r][p] = Codes::Dot(dots[r][p], w[p], x);
+        KeepInRegister(&dots[r][p]);  // without this call g++ reorders and spills registers
+      }
+    }
+  }
+}
+
+// Adds the scaled dot products of group g to the sums across groups, which are `sums` if
+// kSumsInRegisters, else tile.out.
+template <bool kSumsInRegisters, int kRows, int kPanels>
+TESSERA_INLINE void EndGroup(const QuantShape& shape, const TileProblem& tile, int64_t g,
+                             const I16 (&dots)[kRows][kPanels], V16 (&sums)[kRows][kPanels]) {
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) {
+    const V16 scales = LoadScales(shape, tile.b + p * tile.panel_bytes, g);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      float* const stored = tile.out + r * tile.out_stride + p * kPanel;
+      V16 sum = sums[r][p];
+      if (!kSumsInRegisters && g > 0) sum = Load(stored);
+      sum = Fma(scales, ToFloats(dots[r][p]), sum);
+      if (kSumsInRegisters) {
+        sums[r][p] = sum;
+      } else {
+        Store(stored, sum);
+      }
+    }
+  }
+}
+
+// Multiplies the sums across groups by the rows' scales and stores them.
+template <bool kSumsInRegisters, int kRows, int kPanels>
+TESSERA_INLINE void ScaleRows(const QuantShape& shape, const TileProblem& tile,
+                              const V16 (&sums)[kRows][kPanels]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    const V16 row_scale = BroadcastWord(tile.a + r * tile.a_stride + shape.row_scale);
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      float* const y = tile.out + r * tile.out_stride + p * kPanel;
+      Store(y, Mul(kSumsInRegisters ? sums[r][p] : Load(y), row_scale));
+    }
+  }
+}
+
+// Computes one register tile of kRows rows times kPanels panels. The sums across groups stay in
+// registers if they fit. Otherwise they are loaded and stored once per group, which with groups of
+// 32 costs as much as the group's dot products.
 template <class Codes, int kRows, int kPanels>
 void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
   constexpr bool kSumsInRegisters = Codes::SumsInRegisters(kRows, kPanels);
@@ -72,7 +152,6 @@ void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
   const int64_t next_stride = tile.prefetch_stride;
   const int64_t a_stride = tile.a_stride;
   const int64_t panel_bytes = tile.panel_bytes;
-  float* const out = tile.out;
   int64_t lines_left = tile.steps;
   PrefetchScales<kPanels>(shape, tile);
   V16 sums[kRows][kPanels];
@@ -82,20 +161,8 @@ void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
     for (int p = 0; p < kPanels; ++p) sums[r][p] = Zero();
   }
   for (int64_t g = 0; g < shape.num_groups; ++g) {
-    // The zero's part of the group's dot products comes first.
-    I16 acc[kRows][kPanels];
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) {
-      I16 zero = BroadcastInt(Codes::kShift - shape.symmetric_zero);
-      if (shape.zeros != 0) {
-        const char* const zeros = tile.b + p * panel_bytes + shape.zeros + kPanel * g;
-        zero = SubInts(BroadcastInt(Codes::kShift), LoadWideBytes(zeros));
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        acc[r][p] = MulInts(zero, BroadcastInt(LoadSum(shape, tile.a + r * a_stride, g)));
-      }
-    }
+    I16 dots[kRows][kPanels];
+    StartGroup<Codes>(shape, tile, g, dots);
     const int64_t lines = lines_left < shape.group_lines ? lines_left : shape.group_lines;
     lines_left -= lines;
     for (int64_t s = lines; s > 0; --s) {
@@ -103,50 +170,13 @@ void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) __builtin_prefetch(next + p * panel_bytes);
       next += next_stride;
-#pragma GCC unroll 2
-      for (int part = 0; part < Codes::kParts; ++part) {
-        typename Codes::Weights w[kPanels];
-#pragma GCC unroll 4
-        for (int p = 0; p < kPanels; ++p) w[p] = Codes::Outputs(b + p * panel_bytes, part);
-#pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) {
-          const I16 x = BroadcastBytes(a + r * a_stride + 4 * part);
-#pragma GCC unroll 4
-          for (int p = 0; p < kPanels; ++p) {
-            acc[r][p] = Codes::Dot(acc[r][p], w[p], x);
-            KeepInRegister(&acc[r][p]);  // else g++ reorders and runs out of registers
-          }
-        }
-      }
+      AddLine<Codes>(a, a_stride, b, panel_bytes, dots);
       a += Codes::kRowBytes;
       b += kCacheLine;
     }
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) {
-      const V16 scales = LoadScales(shape, tile.b + p * panel_bytes, g);
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        float* const waiting = out + r * tile.out_stride + p * kPanel;
-        V16 sum = sums[r][p];
-        if (!kSumsInRegisters && g > 0) sum = Load(waiting);
-        sum = Fma(scales, ToFloats(acc[r][p]), sum);
-        if (kSumsInRegisters) {
-          sums[r][p] = sum;
-        } else {
-          Store(waiting, sum);
-        }
-      }
-    }
+    EndGroup<kSumsInRegisters>(shape, tile, g, dots, sums);
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-    const V16 row_scale = BroadcastWord(tile.a + r * a_stride + shape.row_scale);
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) {
-      float* const y = out + r * tile.out_stride + p * kPanel;
-      Store(y, Mul(kSumsInRegisters ? sums[r][p] : Load(y), row_scale));
-    }
-  }
+  ScaleRows<kSumsInRegisters>(shape, tile, sums);
 }
 
 using QuantTile = void (*)(const QuantShape&, const TileProblem&);
