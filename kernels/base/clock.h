@@ -1,5 +1,6 @@
-// Time as a dependency: the engine asks a Clock, so that tests drive deadlines, ageing and cost by
-// hand.
+// The Clock interface and its three implementations. All engine code reads the time from a Clock,
+// so that tests can set the time that deadlines, ageing and step costs depend on. The object
+// that creates a clock owns it. Thread-safe except for RoundClock.
 #pragma once
 
 #include <atomic>
@@ -15,6 +16,7 @@ class Clock {
   virtual int64_t NowUs() const = 0;
 };
 
+// The clock of production: std::chrono::steady_clock.
 class SteadyClock final : public Clock {
  public:
   int64_t NowUs() const override {
@@ -24,6 +26,7 @@ class SteadyClock final : public Clock {
   }
 };
 
+// The clock of tests: time moves only by Advance.
 class ManualClock final : public Clock {
  public:
   int64_t NowUs() const override { return now_us_.load(std::memory_order_relaxed); }
@@ -33,8 +36,8 @@ class ManualClock final : public Clock {
   std::atomic<int64_t> now_us_{0};
 };
 
-// Stands still between the rounds of a loop, so that all that a round does happens at one time.
-// One thread.
+// A clock that the engine loop sets once at the start of each round, so that all work of a round
+// sees the same time. Only the thread of the loop may use this clock.
 class RoundClock final : public Clock {
  public:
   int64_t NowUs() const override { return now_us_; }

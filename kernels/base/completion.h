@@ -1,5 +1,5 @@
-// The end of anything asynchronous: a step, a read, a copy. Whoever finishes the work makes one, on
-// a thread of its own; it reaches the owner of the state through the owner's mailbox.
+// A Completion reports the end of asynchronous work: a step, a read or a copy. The thread that did
+// the work creates the Completion and sends it to the mailbox of the thread that owns the state.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 namespace tessera {
 
 struct Completion {
-  uint64_t ticket = 0;  // what the work was started under; of a step: StepBatch::step_id
-  // A step is always OK: a device that fails ends the process.
+  uint64_t ticket = 0;  // the id that the work was started with; a step's is StepBatch::step_id
+  // The status of a step is always OK, because a device failure ends the process.
   absl::Status status;
 };
 

@@ -20,7 +20,8 @@ std::string FirstLine(const std::string& path) {
   return line;
 }
 
-// The logical processors that share a core name it.
+// Returns a string that identifies the processor's physical core: the list of the logical
+// processors that share the core.
 std::string CoreOf(int processor, const CoreFiles& files) {
   const std::string cpu = "cpu" + std::to_string(processor);
   const std::string topology = files.cpus + "/" + cpu + "/topology/";
@@ -29,8 +30,8 @@ std::string CoreOf(int processor, const CoreFiles& files) {
   return core.empty() ? cpu : core;
 }
 
-// Processors that a group's cpu.max, "QUOTA PERIOD" in microseconds, pays for; infinity for "max"
-// or no such file.
+// Returns the CPU quota of a control group in processors. The group's file cpu.max holds "QUOTA
+// PERIOD" in microseconds. The quota is infinite if QUOTA is "max" or the file does not exist.
 double QuotaOf(const std::string& group) {
   std::ifstream file(group + "/cpu.max");
   double quota_us = 0.0;
@@ -39,8 +40,8 @@ double QuotaOf(const std::string& group) {
   return set ? quota_us / period_us : INFINITY;
 }
 
-// The group's path below the root: the line "0::/path". Empty for the root itself, which in a
-// container is the container's.
+// Returns the path of the process's control group below the cgroup root, from the line "0::/path".
+// The path is empty for the root group. Inside a container, the container's group is the root.
 std::string OwnCgroup(const CoreFiles& files) {
   std::ifstream file(files.own_cgroup);
   for (std::string line; std::getline(file, line);) {
@@ -49,7 +50,8 @@ std::string OwnCgroup(const CoreFiles& files) {
   return "";
 }
 
-// A quota binds all groups below the one that sets it.
+// Returns the smallest quota of the process's control group and its ancestors, because a group's
+// quota also limits all groups below it.
 double Quota(const CoreFiles& files) {
   std::string path = OwnCgroup(files);
   double quota = QuotaOf(files.cgroup_root);
@@ -60,6 +62,7 @@ double Quota(const CoreFiles& files) {
   return quota;
 }
 
+// Returns the logical processors in the process's affinity mask.
 std::vector<int> OwnProcessors() {
   for (int size = CPU_SETSIZE; size <= kMaxProcessors; size *= 2) {
     std::vector<cpu_set_t> set(static_cast<size_t>(size / CPU_SETSIZE));
@@ -71,7 +74,7 @@ std::vector<int> OwnProcessors() {
       }
       return processors;
     }
-    if (errno != EINVAL) break;  // EINVAL: the machine has more
+    if (errno != EINVAL) break;  // EINVAL: the mask is too small for this machine
   }
   return {};
 }

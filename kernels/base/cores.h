@@ -1,5 +1,6 @@
-// How many threads of computing this machine lends the process: the physical cores among the
-// processors it may run on, and no more than its control group's quota pays for. Any thread.
+// The number of compute threads that the process should start: the number of physical cores among
+// the processors that the process may run on, limited by the CPU quota of its control group
+// (cgroup). Pure functions of the files read; any thread may call them.
 #pragma once
 
 #include <string>
@@ -7,18 +8,19 @@
 
 namespace tessera {
 
-// Where the kernel tells. Other folders in tests.
+// The paths at which the Linux kernel describes processors and control groups. Tests replace them.
 struct CoreFiles {
-  std::string cpus = "/sys/devices/system/cpu";  // has cpu0/topology, ...
-  std::string cgroup_root = "/sys/fs/cgroup";    // of version 2: has cpu.max where a quota is set
-  std::string own_cgroup = "/proc/self/cgroup";  // where below the root this process is
+  std::string cpus = "/sys/devices/system/cpu";  // folder with cpu0/topology, cpu1/topology, ...
+  // Root of the cgroup v2 tree. A group with a CPU quota has the file cpu.max.
+  std::string cgroup_root = "/sys/fs/cgroup";
+  std::string own_cgroup = "/proc/self/cgroup";  // file that names the process's own cgroup
 };
 
-// Distinct physical cores of these logical processors, at most the quota rounded up. A processor
-// whose core cannot be read counts as one. At least 1.
+// Returns the number of distinct physical cores of the given logical processors, at most the CPU
+// quota rounded up, and at least 1. A processor whose core cannot be read counts as one core.
 int NumCores(const std::vector<int>& processors, const CoreFiles& files);
 
-// Of this process.
+// NumCores of the processors and the control group of this process.
 int NumUsableCores();
 
 }  // namespace tessera

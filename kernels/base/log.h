@@ -1,6 +1,7 @@
-// Logging and invariants. Logs go to stderr through spdlog; CHECK aborts with the values when an
-// invariant of ours is broken (never for user input: that is absl::Status). DEBUG arguments are not
-// evaluated when the level is off.
+// Macros for logging and for checks of invariants. Logs go to stderr through spdlog. CHECK prints
+// the compared values and aborts the process when an internal invariant is broken; errors in user
+// input are reported as absl::Status instead. The arguments of TLOG_DEBUG are not evaluated unless
+// the debug level is on. Any thread.
 #pragma once
 
 #include <spdlog/spdlog.h>
@@ -11,11 +12,12 @@
 
 namespace tessera {
 
-// level: trace, debug, info, warn, error. Returns false for an unknown name. Call once, from main.
+// Sets the log level: "trace", "debug", "info", "warn" or "error". Returns false if `level` is none
+// of these names. REQUIRES: called at most once, from main.
 bool InitLogging(const std::string& level);
 
 namespace internal {
-// Collects a failed check's message and aborts when destroyed.
+// Collects the message of a failed check. The destructor logs the message and aborts the process.
 class CheckFailure {
  public:
   CheckFailure(const char* file, int line, const char* condition);
@@ -25,6 +27,7 @@ class CheckFailure {
  private:
   std::ostringstream stream_;
 };
+// Gives both branches of CHECK's conditional operator the type void.
 struct Voidify {
   void operator&(std::ostream&) const {}
 };

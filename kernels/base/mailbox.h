@@ -1,5 +1,7 @@
-// The one way into a thread that owns state: many senders, one receiver, order kept. The receiver
-// takes everything at once, so it locks once per wake-up and never while it works.
+// A Mailbox is the queue through which other threads send messages to the one thread that owns some
+// state. Any number of threads send, one thread receives, and the order of messages is kept. The
+// receiver takes all messages at once, so it takes the lock once per wake-up and holds no lock
+// while it handles messages.
 #pragma once
 
 #include <chrono>
@@ -14,21 +16,22 @@ namespace tessera {
 template <class T>
 class Mailbox {
  public:
-  // Thread-safe. Returns false (and drops the message) after Close.
+  // Thread-safe. After Close, drops the message and returns false.
   bool Send(T message) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       if (closed_) return false;
       messages_.push_back(std::move(message));
-      if (messages_.size() > 1) return true;  // the receiver was woken for the first one
+      if (messages_.size() > 1) return true;  // the first message has already woken the receiver
     }
     not_empty_.notify_one();
     return true;
   }
 
-  // Moves all messages into *out (which is cleared first). Waits up to timeout_us for the first
-  // one; 0 polls and a negative value waits until a message or Close. Returns false once closed and
-  // empty. One receiver only.
+  // Clears *out and moves all messages into *out. If there are no messages, waits up to timeout_us
+  // for the first message: 0 does not wait, and a negative value waits without a limit. Close ends
+  // the wait. Returns false if the mailbox is closed and has no more messages. Only the one
+  // receiver thread may call Drain.
   bool Drain(std::vector<T>* out, int64_t timeout_us) {
     out->clear();
     std::unique_lock<std::mutex> lock(mutex_);
@@ -42,7 +45,8 @@ class Mailbox {
     return !(out->empty() && closed_);
   }
 
-  // Wakes the receiver; later sends are refused. Messages already sent are still delivered.
+  // Wakes the receiver and makes every later Send return false. Messages that were sent before
+  // Close are still delivered.
   void Close() {
     {
       std::lock_guard<std::mutex> lock(mutex_);

@@ -1,5 +1,5 @@
-// Plain counters and histograms that live in their owner; exporting them is server/metrics' job
-// alone.
+// Counters, gauges and histograms. Each is a plain member of the object whose work it measures;
+// only server/metrics.cc reads them for export. Thread-safe.
 #pragma once
 
 #include <atomic>
@@ -9,7 +9,7 @@
 
 namespace tessera {
 
-// Written by any thread, read by any thread.
+// An integer that any thread may add to, set or read.
 class Counter {
  public:
   void Add(int64_t delta = 1) { value_.fetch_add(delta, std::memory_order_relaxed); }
@@ -20,7 +20,7 @@ class Counter {
   std::atomic<int64_t> value_{0};
 };
 
-// A gauge of a real number.
+// A real number that any thread may set or read.
 class Gauge {
  public:
   void Set(double value) { value_.store(value, std::memory_order_relaxed); }
@@ -30,8 +30,8 @@ class Gauge {
   std::atomic<double> value_{0.0};
 };
 
-// Fixed upper bounds plus an overflow bucket. Thread-safe; a reader may see a sum one observation
-// ahead of a count.
+// A histogram with fixed upper bounds and one overflow bucket. Thread-safe. sum() and bucket() are
+// separate reads: a reader may see an observation in one of them and not yet in the other.
 class Histogram {
  public:
   explicit Histogram(std::vector<double> upper_bounds)
@@ -48,7 +48,8 @@ class Histogram {
   }
 
   const std::vector<double>& bounds() const { return bounds_; }
-  // Not cumulative; bucket bounds().size() is the overflow.
+  // Number of observations in bucket i alone (not cumulative). Bucket bounds().size() is the
+  // overflow bucket.
   int64_t bucket(size_t i) const { return counts_[i].load(std::memory_order_relaxed); }
   double sum() const { return sum_.load(std::memory_order_relaxed); }
 

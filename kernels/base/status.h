@@ -1,4 +1,5 @@
-// absl::Status helpers. Messages of user-facing errors say what to change.
+// Macros that return early from a function when an absl::Status is an error. The message of an
+// error that reaches a user tells the user what to change.
 #pragma once
 
 #include <utility>

@@ -7,8 +7,8 @@
 namespace tessera {
 namespace {
 
-// How long a worker spins for the next job before it sleeps. Longer than the gap between two ops of
-// a step, shorter than anything an idle server would notice.
+// Time for which a worker spins before it sleeps. It is longer than the gap between two ops of a
+// step, and short enough to cost an idle server no noticeable CPU time.
 constexpr int64_t kSpinNs = 100'000;
 
 void CpuRelax() { __builtin_ia32_pause(); }
@@ -41,8 +41,8 @@ void ThreadTeam::RunErased(ErasedBody body, const void* context) {
   context_ = context;
   num_running_.store(num_threads_ - 1, std::memory_order_relaxed);
   generation_.fetch_add(1, std::memory_order_seq_cst);
-  // seq_cst on both sides: either a worker about to sleep sees the new generation, or we see it
-  // sleeping.
+  // Both this thread and a worker that is about to sleep use seq_cst. So either the worker sees the
+  // new generation and does not sleep, or this thread sees num_sleeping_ > 0 and wakes the worker.
   if (num_sleeping_.load(std::memory_order_seq_cst) > 0) {
     { std::lock_guard<std::mutex> lock(mutex_); }
     wake_.notify_all();
@@ -50,7 +50,7 @@ void ThreadTeam::RunErased(ErasedBody body, const void* context) {
   body(context, 0);
   int spins = 0;
   while (num_running_.load(std::memory_order_acquire) != 0) {
-    // More members than free cores: let the worker have ours.
+    // A wait this long means that members outnumber free cores: yield this core to a worker.
     if (++spins > 20'000) std::this_thread::yield();
     CpuRelax();
   }

@@ -1,6 +1,8 @@
-// The process's one team of compute threads (per NUMA node, later): fork-join over an index range.
-// Workers spin for a short while after a job so that the next op of a layer starts in about a
-// microsecond, then sleep. The caller is member 0. One caller at a time: the rank thread.
+// A ThreadTeam runs one function on all compute threads and waits until all have returned
+// (fork-join). The process has one team; later it will have one per NUMA node. After a job a worker
+// thread spins for a short time before it sleeps, so that the next op of a layer starts in about a
+// microsecond. The calling thread computes too, as member 0. Only one thread, the rank thread, may
+// call Run and ParallelFor.
 #pragma once
 
 #include <atomic>
@@ -14,7 +16,7 @@ namespace tessera {
 
 class ThreadTeam {
  public:
-  // num_threads counts the caller. REQUIRES: num_threads >= 1.
+  // num_threads includes the calling thread. REQUIRES: num_threads >= 1.
   explicit ThreadTeam(int num_threads);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
@@ -22,15 +24,17 @@ class ThreadTeam {
 
   int num_threads() const { return num_threads_; }
 
-  // Runs body(member) on every member, 0 <= member < num_threads(), and returns when all are done.
+  // Runs body(member) on every member, 0 <= member < num_threads(). Returns when all members have
+  // returned from body.
   template <class Body>
   void Run(const Body& body) {
     RunErased([](const void* context, int member) { (*static_cast<const Body*>(context))(member); },
               &body);
   }
 
-  // Splits [0, count) into tasks of `grain` and hands them out dynamically: body(begin, end,
-  // member). Which member runs a task must not change its result.
+  // Splits [0, count) into tasks of `grain` indices and runs body(begin, end, member) for each
+  // task. A member that becomes idle takes the next task. REQUIRES: the result of a task does not
+  // depend on the member that runs it.
   template <class Body>
   void ParallelFor(int64_t count, int64_t grain, const Body& body) {
     if (count <= 0) return;
@@ -55,7 +59,8 @@ class ThreadTeam {
 
   const int num_threads_;
   std::vector<std::thread> workers_;
-  // A job is published by bumping generation_; the last worker to finish brings num_running_ to 0.
+  // RunErased publishes a job by incrementing generation_. Each worker decrements num_running_ when
+  // its part of the job is done; the job has ended when num_running_ is 0.
   ErasedBody body_ = nullptr;
   const void* context_ = nullptr;
   std::atomic<uint64_t> generation_{0};

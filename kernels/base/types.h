@@ -1,4 +1,5 @@
-// Scalar types that every floor shares. Free of third-party includes: CUDA sources see this header.
+// Scalar types that all parts of the project share, and conversions between number formats. This
+// header includes no third-party headers, because CUDA sources include it.
 #pragma once
 
 #include <cstdint>
@@ -7,16 +8,17 @@
 namespace tessera {
 
 using TokenId = int32_t;
-// Index of a page (its first slab) in its device's pool. Page 0 is the null page: padding writes
-// there.
+// Index of a page in the page pool of its device; a page of several slabs has the index of its
+// first slab. Page 0 is the null page: padding tokens write their KV there.
 using PageId = int32_t;
 inline constexpr PageId kNullPage = 0;
-// In StepBatch::tokens: "this slot's last sampled token, on the device".
+// A placeholder in StepBatch::tokens for the last sampled token of the sequence's slot, which only
+// the device knows yet.
 inline constexpr TokenId kLastSampledToken = -1;
 
 enum class DType : uint8_t { kF32 = 0, kBF16 = 1, kF16 = 2, kI8 = 3, kI4 = 4, kI32 = 5 };
 
-// Bytes of one element. REQUIRES: dtype != kI4 (two elements share a byte).
+// Bytes of one element. REQUIRES: dtype != kI4, because two kI4 elements share a byte.
 constexpr int64_t DTypeBytes(DType dtype) {
   switch (dtype) {
     case DType::kF32:
@@ -60,7 +62,7 @@ inline float BF16ToFloat(BF16 value) {
   return result;
 }
 
-// Rounds to nearest, ties to even; NaN stays NaN. Subnormals are kept.
+// Rounds to nearest, ties to even. NaN stays NaN, and subnormal values are not flushed to zero.
 inline BF16 FloatToBF16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
@@ -80,7 +82,7 @@ inline float F16ToFloat(F16 value) {
     bits = sign | ((exponent + 112) << 23) | (mantissa << 13);
   } else if (mantissa == 0) {
     bits = sign;
-  } else {  // subnormal: normalise
+  } else {  // a subnormal value: normalise its mantissa
     exponent = 113;
     while ((mantissa & 0x400u) == 0) {
       mantissa <<= 1;
@@ -93,7 +95,8 @@ inline float F16ToFloat(F16 value) {
   return result;
 }
 
-// Rounds to nearest, ties to even; NaN stays NaN, what is too large becomes infinite.
+// Rounds to nearest, ties to even. NaN stays NaN, and a magnitude that is too large becomes
+// infinity.
 inline F16 FloatToF16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
@@ -103,7 +106,7 @@ inline F16 FloatToF16(float value) {
   if (magnitude >= 0x477ff000u) return static_cast<F16>(sign | 0x7c00u);  // 65520 and above
   if (magnitude < 0x33000000u) return static_cast<F16>(sign);             // below 2^-25
   const uint32_t exponent = magnitude >> 23;
-  // Bits of the significand to drop: 13, and more for subnormal results.
+  // Number of significand bits to drop: 13 for a normal result, more for a subnormal result.
   const uint32_t drop = exponent >= 113 ? 13 : 126 - exponent;
   uint32_t kept = magnitude;
   if (exponent < 113) kept = (magnitude & 0x7fffffu) | 0x800000u;

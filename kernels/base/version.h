@@ -1,4 +1,4 @@
-// The release this tree is.
+// The version of the release that this source tree builds.
 #pragma once
 
 namespace tessera {

@@ -1,6 +1,7 @@
-// Linear's and Logits' inner loops on AMX tiles: up to 32 token rows times 2 panels of 16 outputs
-// in four C tiles. The panels of every format are what tiles want already: 16 lines of 64 bytes are
-// a B tile. A row's result is the same in any tile: products of a row never meet another row's.
+// The inner loops of Linear and Logits on AMX tiles: up to 32 token rows times 2 panels of 16
+// outputs, accumulated in four C tiles. 16 lines (of 64 bytes) of a packed panel are a B tile
+// without any conversion, except that int4 codes are unpacked to bytes. A row's result does not
+// depend on the tile, because products of one row are never added to the sums of another row.
 #include "kernels/cpu/amx_tiles.h"
 #include "kernels/cpu/gemm_loop.h"
 #include "kernels/cpu/isa_functions.h"
@@ -13,12 +14,11 @@ constexpr int64_t kTileBytes = kTileRows * kCacheLine;
 
 int LeastOf(int64_t a, int64_t b) { return static_cast<int>(a < b ? a : b); }
 
-// 64 bytes of the tile's rows from byte `at` on, as a tile operand. `available` bytes are there
-// (the rest is zeros).
+// Loads bf16 pairs of up to 16 token rows into an A tile.
 class BF16Rows {
  public:
-  // Rows for weights of bf16 are bf16, or, where the ISA below has no instruction for it, fp32
-  // values that bf16 holds exactly.
+  // Whether the prepared rows for bf16 weights are bf16. Otherwise the base ISA has no bf16 dot
+  // product, and the rows are fp32 values that bf16 represents exactly.
   static constexpr bool kNarrow =
 #if defined(TESSERA_ISA_AMX)
       true;
@@ -26,7 +26,7 @@ class BF16Rows {
       false;
 #endif
 
-  // k: pairs from the row's begin; `pairs` <= 16 of them.
+  // Loads `pairs` pairs from pair k of each row, and zeros after them. REQUIRES: pairs <= 16.
   template <int kTile>
   void Load(TileUnit* unit, const char* a, int64_t a_stride, int rows, int64_t k, int pairs) {
     if (kNarrow && pairs == kTileRows) return unit->Load<kTile>(a + 4 * k, a_stride);
@@ -38,7 +38,7 @@ class BF16Rows {
         continue;
       }
       for (int i = 0; i < 2 * pairs; ++i) {
-        // The upper half of an fp32.
+        // The upper half of an fp32 value is its bf16 value.
         std::memcpy(copy_ + r * kCacheLine + 2 * i, row + 4 * (2 * k + i) + 2, 2);
       }
     }
@@ -49,13 +49,14 @@ class BF16Rows {
   alignas(64) char copy_[kTileBytes];
 };
 
-// What is prefetched while lines [line, line + count) of panel `p` of a tile are read.
+// Prefetches what the tile's prefetch plan (TileProblem::prefetch) assigns to lines [line, line +
+// count) of panel p.
 void PrefetchAt(const TileProblem& tile, int p, int64_t line, int count) {
   const char* const next = tile.prefetch + p * tile.panel_bytes + line * tile.prefetch_stride;
   for (int i = 0; i < count; ++i) __builtin_prefetch(next + i * tile.prefetch_stride);
 }
 
-// Lines [line, line + count) of panel `p` of a tile as a B tile.
+// Loads lines [line, line + count) of panel p into a B tile, and zeros after them.
 template <int kTile>
 void LoadLines(TileUnit* unit, const TileProblem& tile, int p, int64_t line, int count) {
   const char* const lines = tile.b + p * tile.panel_bytes + line * kCacheLine;
@@ -110,7 +111,9 @@ struct BF16Tiles {
   }
 };
 
-// Bytes of weights of one product of a panel: 16 lines of 4 k, or 8 in groups of 32.
+// Int8Lines and Int4Lines load weights [k, k + count) of 16 outputs into a B tile of k_bytes / 4
+// lines with 4 k each, and zeros after them. k_bytes is 64, or 32 if a group is not a multiple of
+// 64.
 struct Int8Lines {
   template <int kTile>
   static void Load(TileUnit* unit, const TileProblem& tile, int p, int64_t k, int count,
@@ -144,7 +147,8 @@ struct Int4Lines {
   }
 };
 
-// out = fma(scales, dot - zero * sum, out) for one group of a row tile and a panel.
+// Adds one group of columns to the outputs of `rows` rows and one panel: out = fma(scale, dot -
+// zero * sum, out), where `sum` is the sum of the row's codes. The first group overwrites `out`.
 void AddGroup(const QuantShape& shape, const TileProblem& tile, int64_t g, int row, int rows,
               int panel, const int32_t* dots) {
   const char* const b = tile.b + panel * tile.panel_bytes;
@@ -245,7 +249,7 @@ void GemmI4(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, 
   GemmLoop<QuantTiles<Int4Lines>>(problem, panel_begin, panel_end, row_begin, row_end);
 }
 
-// Four products in flight, as in the loops above.
+// Runs four independent tile products per iteration, as the GEMM loops do.
 double SpinMultiplyAdds(int64_t iterations) {
   TileUnit unit;
   unit.Configure(MakeTileConfig(kTileRows, kTileRows, 64));

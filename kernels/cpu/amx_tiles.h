@@ -1,10 +1,10 @@
-// AMX's eight tile registers behind a thin shim: every tile instruction that this room uses is
-// here and nowhere else. Built for AMX it is the instructions; built without, a scalar twin with
-// the same semantics, so that the code above it runs and is judged on any machine.
+// TileUnit wraps the eight tile registers of AMX. It contains all tile instructions of kernels/cpu.
+// Built for AMX, a TileUnit executes the instructions; built for amxtwin, it executes scalar code
+// with the same semantics, so that the AMX kernels can be tested on any machine.
 //
-// Tiles have up to 16 rows of up to 64 bytes. What this room uses them for: C tiles (0..3) of 16
-// fp32 or int32 a row, A tiles (4, 5) of token rows, B tiles (6, 7) of panel lines. A unit is one
-// thread's, from Configure to its end; one a thread at a time.
+// A tile has up to 16 rows of up to 64 bytes. C tiles (0 to 3) hold 16 fp32 or int32 sums per row,
+// A tiles (4, 5) hold token rows, and B tiles (6, 7) hold lines of panels. The thread that creates
+// a TileUnit owns it; a thread has at most one TileUnit at a time.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ inline constexpr int kFirstATile = 4;
 inline constexpr int kFirstBTile = 6;
 inline constexpr int kNumTiles = 8;
 
-// The operand of LDTILECFG.
+// The operand of the instruction LDTILECFG.
 struct alignas(64) TileConfig {
   uint8_t palette = 1;
   uint8_t start_row = 0;
@@ -29,11 +29,13 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
-// Token rows of the two A tiles (0: not used) and the bytes of a row that one product takes.
+// Returns the configuration for rows0 and rows1 token rows in the two A tiles (0: tile not used).
+// One tile product takes k_bytes bytes of each token row.
 inline TileConfig MakeTileConfig(int rows0, int rows1, int k_bytes) {
   TileConfig config;
   for (int tile = 0; tile < kNumTiles; ++tile) {
-    // C tiles 0, 1 and A tile 4 belong to the first rows, C tiles 2, 3 and A tile 5 to the second.
+    // C tiles 0, 1 and A tile 4 belong to the first rows0 rows, C tiles 2, 3 and A tile 5 to the
+    // rows after them.
     const bool is_b = tile >= kFirstBTile;
     const bool second = tile < kFirstATile ? tile >= 2 : tile == kFirstATile + 1;
     const bool is_a = tile >= kFirstATile && !is_b;
@@ -67,12 +69,12 @@ class TileUnit {
   void Store(void* base, int64_t stride) {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(base), "r"(stride), "i"(kTile) : "memory");
   }
-  // C += A * B, pairs of bf16.
+  // C += A * B for pairs of bf16.
   template <int kC, int kA, int kB>
   void DotBF16() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
   }
-  // C += A * B, groups of 4 bytes; A is signed, B unsigned.
+  // C += A * B for groups of 4 bytes. The bytes of A are signed, the bytes of B unsigned.
   template <int kC, int kA, int kB>
   void DotBytes() {
     asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
@@ -109,7 +111,8 @@ class TileUnit {
       std::memcpy(static_cast<char*>(base) + r * stride, data_[kTile][r], config_.row_bytes[kTile]);
     }
   }
-  // The first and the second of the pairs are summed apart, k ascending, then added to C.
+  // The first numbers of the pairs and the second numbers are summed separately, in ascending order
+  // of k; then the two sums are added to C.
   template <int kC, int kA, int kB>
   void DotBF16() {
     for (int m = 0; m < config_.rows[kC]; ++m) {

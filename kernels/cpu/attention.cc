@@ -8,7 +8,7 @@
 namespace tessera::cpu {
 namespace {
 
-// Below this many elements a second fork-join costs more than appending them.
+// With fewer elements, a separate fork-join takes longer than appending on the calling thread.
 constexpr int64_t kAppendAloneElements = 4096;
 
 bool TapsLse(const AttentionArgs& args) {
@@ -69,7 +69,7 @@ const AttentionWork& AttentionOp::FindWork(const AttentionArgs& args) {
 void AttentionOp::AppendRow(const AttentionArgs& args, const RopeTables::Table& rope, int64_t row) {
   const GroupLayout& layout = *args.layout;
   const int64_t slot = args.batch.write_slots(args.group)[row];
-  if (slot < layout.page_tokens) return;  // padding: the null page is never read
+  if (slot < layout.page_tokens) return;  // a padding row: the null page is never read
   const PageId page = static_cast<PageId>(slot / layout.page_tokens);
   CHECK_LT(page, args.pool.num_slabs);
   const int32_t token = static_cast<int32_t>(slot % layout.page_tokens);

@@ -1,7 +1,7 @@
-// Attention over paged KV. One fork-join appends the step's K and V (the caller alone when rows are
-// few), one attends. A block's keys are transposed (and its V packed, where the ISA wants that)
-// once per tile of query rows and used by all query heads of their kv head. Owned by the backend;
-// rank thread.
+// AttentionOp computes attention over paged KV in two fork-joins. The first writes the step's K and
+// V to pages (the calling thread alone if there are few rows), the second computes attention. Once
+// per tile of query rows, a block's keys are transposed, and its V is packed on ISAs with a bf16
+// dot product; all query heads of the KV head use the result. The backend owns the op; rank thread.
 #pragma once
 
 #include <atomic>
@@ -28,7 +28,8 @@ class AttentionOp final {
   void Run(const AttentionArgs& args);
 
  private:
-  // Tasks depend on the group's runs and the layer's shape, so layers of a step share them.
+  // The tasks for one KV group and one shape of a layer. All layers of a step with this group and
+  // shape use the same tasks.
   struct CachedWork {
     int32_t group = 0;
     int32_t heads = 0;
@@ -43,7 +44,7 @@ class AttentionOp final {
   AttentionCall NewCall(const AttentionArgs& args, const RopeTables::Table& rope);
   void Attend(const AttentionCall& call);
 
-  // attention_taps.cc. Nothing of it runs unless args.taps is there.
+  // The taps, defined in attention_taps.cc. They are called only if args.taps is not null.
   void TapValueDeviation(const AttentionArgs& args);
   void TapLogSumExp(const AttentionArgs& args, const float* lse);
   void TapAttentionMass(const AttentionCall& call);
@@ -51,7 +52,7 @@ class AttentionOp final {
   const IsaKernels& kernels_;
   ThreadTeam* const team_;
   RopeTables ropes_;
-  size_t num_works_ = 0;  // of this step; the memory of the others waits
+  size_t num_works_ = 0;  // entries of works_ that belong to this step; others keep their memory
   std::vector<std::unique_ptr<CachedWork>> works_;
   std::vector<std::unique_ptr<TileWorker>> workers_;  // [members]
   Scratch partials_;

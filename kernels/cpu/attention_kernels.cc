@@ -1,9 +1,9 @@
-// One block of keys against up to 12 query rows of one kv head: scores (the GEMM tile over
-// transposed keys), a softmax partial per row, and the weighted sum of V rows, read where they lie
-// in their pages, or, where bf16 pairs have a dot product, the GEMM tile over V packed by pairs of
-// keys. Int8 codes are widened in registers, so a block's panels are as small as its keys; scales
-// meet whole scores and weights, 16 keys at a time. Bytes moved per block: K (and packed V) once,
-// other V once per call.
+// Attention of up to 12 query rows of one KV head to one block of keys: scores (the register tile
+// of tile.h over transposed keys), a partial softmax per row, and the weighted sum of the V rows.
+// The V rows are read from their pages; on ISAs with a bf16 dot product, bf16 V is packed by pairs
+// of keys and multiplied by the register tile. Int8 codes are widened in registers, so the panels
+// of a block have the size of its codes. Scales are applied to scores and weights, 16 keys at a
+// time. Per block, K and packed V are read once; V in pages is read once per call.
 #include <cstring>
 
 #include "kernels/cpu/isa_functions.h"
@@ -20,30 +20,34 @@ int32_t Most(int32_t a, int32_t b) { return a > b ? a : b; }
 constexpr int64_t ElementBytes(Element element) {
   return element == Element::kF32 ? 4 : element == Element::kBF16 ? 2 : 1;
 }
-// Of a row's numbers, in lines of a panel and in bytes, and of all that is read of a row.
+// Returns the number of 4-byte words of a K row's elements, which is the number of 64-byte lines of
+// a panel.
 constexpr int64_t NumWords(Element element, int32_t head_dim) {
   return (head_dim * ElementBytes(element) + 3) / 4;
 }
+// Returns the bytes of a K or V row's elements without its scale.
 constexpr int64_t NumberBytes(Element element, int32_t head_dim) {
   return head_dim * ElementBytes(element);
 }
+// Returns the bytes of a K or V row with its scale.
 constexpr int64_t RowBytes(Element element, int32_t head_dim) {
   return NumberBytes(element, head_dim) + (element == Element::kI8 ? 4 : 0);
 }
 
-// Rows lie in pages all over memory, a stride that no hardware prefetcher follows: what works on a
-// block asks for what is read next. Asking for a null row's bytes is harmless.
+// Prefetches a row. The rows of a block lie in pages that are scattered over memory, which the
+// hardware prefetcher cannot predict. Prefetching a null row is harmless.
 TESSERA_INLINE void Prefetch(const void* row, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += kCacheLine) {
     __builtin_prefetch(static_cast<const char*>(row) + at, 0, 2);
   }
 }
 
-// The keys that any row sees: [begin, end).
+// A range of keys [begin, end) of a block.
 struct KeySpan {
   int32_t begin = kKeyBlock;
   int32_t end = 0;
 };
+// Returns the smallest span that contains every key that some row sees.
 KeySpan VisibleSpan(const AttendProblem& problem) {
   KeySpan span;
   for (int32_t r = 0; r < problem.rows; ++r) {
@@ -54,7 +58,7 @@ KeySpan VisibleSpan(const AttendProblem& problem) {
   return span;
 }
 
-// Asks for problem.next_keys bit by bit: all of them in `times` times.
+// Prefetches the K rows problem.next_keys in `times` equal parts, one part per call of Ask.
 class NextKeys {
  public:
   NextKeys(const AttendProblem& problem, int32_t times)
@@ -77,7 +81,7 @@ class NextKeys {
   const int32_t share_;
 };
 
-// `rows` rows of any number.
+// Computes `panels` panels for any number of rows.
 template <class Panel>
 void ComputeRows(TileProblem tile, int32_t rows, int panels) {
   for (; rows > 0; rows -= kMaxRows) {
@@ -87,6 +91,7 @@ void ComputeRows(TileProblem tile, int32_t rows, int panels) {
   }
 }
 
+// Computes the raw dot products of all query rows with the keys of panels [panel_begin, panel_end).
 template <class Panel>
 void ScoreRows(const AttendProblem& problem, int panel_begin, int panel_end, int64_t steps) {
   TileProblem tile;
@@ -94,15 +99,15 @@ void ScoreRows(const AttendProblem& problem, int panel_begin, int panel_end, int
   tile.a_stride = problem.q_stride * 4;
   tile.panel_bytes = steps * kCacheLine;
   tile.b = static_cast<const char*>(problem.keys) + panel_begin * tile.panel_bytes;
-  tile.prefetch = tile.b;  // nothing new
+  tile.prefetch = tile.b;  // the panels are in the cache, so no step prefetches new lines
   tile.steps = steps;
   tile.out = problem.scores + panel_begin * kPanel;
   tile.out_stride = kScoreStride;
   ComputeRows<Panel>(tile, problem.rows, panel_end - panel_begin);
 }
 
-// 16 exponentials as the weights of V of the keys from `key` on. A row of weights begins every
-// kScoreStride floats, also when they are bf16.
+// Stores 16 exponentials as the weights of the V rows of keys [key, key + 16). The rows of weights
+// are kScoreStride floats apart even if the weights are bf16.
 template <Element kElement>
 void StoreWeights(const AttendProblem& problem, int32_t row, int32_t key, V16 e) {
   float* const weights = problem.weights + row * kScoreStride;
@@ -118,8 +123,8 @@ void StoreWeights(const AttendProblem& problem, int32_t row, int32_t key, V16 e)
   }
 }
 
-// Turns a row's raw dot products into exp(score - max) in place, 0 where it does not see the key,
-// and into weights.
+// Replaces a row's raw dot products by exp(score - max), or by 0 for keys that the row does not
+// see, and stores them as weights.
 template <Element kElement>
 void SoftmaxRow(const AttendProblem& problem, int32_t row, int panel_begin, int panel_end,
                 NextKeys* next_keys) {
@@ -141,7 +146,7 @@ void SoftmaxRow(const AttendProblem& problem, int32_t row, int panel_begin, int 
     Store(scores + p * kPanel, s);
     max = Max(max, s);
   }
-  // A hidden key's exponential is exactly 0, also in a row that sees nothing.
+  // The exponential of a key that the row does not see is exactly 0, even if the row sees no key.
   const float row_max = begin < end ? ReduceMax(max) : 0.0f;
   V16 sum = Zero();
   for (int p = panel_begin; p < panel_end; ++p) {
@@ -232,7 +237,8 @@ void WeightedSums(const AttendProblem& problem, KeySpan keys) {
   }
 }
 
-// 16 K rows of `row_bytes` (null: zeros) to lines of 16 words, one of each row.
+// Transposes 16 K rows of row_bytes bytes (a null row is zeros) into lines of 16 words, one word of
+// each row.
 void TransposeRows(const void* const* keys, int64_t row_bytes, char* out) {
   alignas(64) static constexpr char kZeros[kMaxHeadDim * 4] = {};
   alignas(64) char tails[kPanel][64];
@@ -274,7 +280,7 @@ void AttendTo(const AttendProblem& problem, KeySpan keys) {
 #if defined(TESSERA_HAS_DOT_BF16)
 constexpr int64_t kValuePanelBytes = kKeyBlock / 2 * kCacheLine;
 
-// V rows of pairs of keys side by side, for the keys of the problem's range of panels.
+// Packs the V rows of the key panels [problem.pack_begin, problem.pack_end) by pairs of keys.
 void PackValues(const AttendProblem& problem) {
   alignas(64) static constexpr char kZeros[2 * kMaxHeadDim] = {};
   const auto row = [&problem](int key) {
@@ -301,7 +307,7 @@ void AttendToPairs(const AttendProblem& problem, KeySpan keys) {
   tile.a_stride = 4 * kScoreStride;
   tile.panel_bytes = kValuePanelBytes;
   tile.b = static_cast<const char*>(problem.value_panels) + panel_begin * kPanelSteps * kCacheLine;
-  tile.prefetch = tile.b;  // nothing new
+  tile.prefetch = tile.b;  // the panels are in the cache, so no step prefetches new lines
   tile.steps = (panel_end - panel_begin) * kPanelSteps;
   tile.out = problem.out;
   tile.out_stride = problem.out_stride;
@@ -313,7 +319,8 @@ void AttendToPairs(const AttendProblem& problem, KeySpan keys) {
 
 void PackKeys(const void* const* keys, const void* const* values, Element element, int32_t head_dim,
               int32_t panel_begin, int32_t panel_end, void* panels) {
-  constexpr int32_t kPanelsAhead = 3;  // of a first block, whose keys nobody asked for before
+  // Prefetch distance. It matters for a first block, whose keys no Attend call has prefetched.
+  constexpr int32_t kPanelsAhead = 3;
   const int64_t row_bytes = RowBytes(element, head_dim);
   const int64_t num_words = NumWords(element, head_dim);
   char* out = static_cast<char*>(panels) + panel_begin * num_words * kCacheLine;

@@ -1,4 +1,4 @@
-// The taps that attention feeds.
+// The taps (optional outputs of a step) that are computed from attention.
 #include <algorithm>
 
 #include "kernels/cpu/attention.h"
@@ -7,7 +7,8 @@
 namespace tessera::cpu {
 namespace {
 
-// Squared distance of a row's new V (as it will be stored) from what its cell holds.
+// Returns the squared distance between a row's new V, as a page would store it, and the V that its
+// place in the page holds now.
 double ValueDeviation(const AttentionArgs& args, int64_t row) {
   alignas(float) char cell_of_new[kMaxHeadDim * sizeof(float)];
   float stored[kMaxHeadDim];
@@ -56,7 +57,8 @@ void AttentionOp::TapLogSumExp(const AttentionArgs& args, const float* lse) {
              });
 }
 
-// Every tile adds up its own rows; tiles are then added in order, so that threads do not show.
+// Each tile sums the mass of its own rows. The sums of the tiles are added in a fixed order, so the
+// result does not depend on the threads.
 void AttentionOp::TapAttentionMass(const AttentionCall& call) {
   const AttentionArgs& args = *call.args;
   const std::vector<AttentionTile>& tiles = call.work->tiles();

@@ -11,7 +11,7 @@ namespace {
 
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
-// Positions of `stream` in `block` that some row of the tile sees.
+// Returns the positions of `stream` in `block` that some row of the tile sees.
 PositionRange VisibleInBlock(const AttentionCall& call, const AttentionTile& tile,
                              const KvStream& stream, int32_t block) {
   const int32_t window = call.args->layout->window;
@@ -33,7 +33,7 @@ void TileWorker::Prepare(const AttentionCall& call) {
   const int64_t dim = call.padded_dim;
   const int64_t half = RoundUp<int64_t>(call.rope.half, kPanel);
   const int64_t block_floats = kKeyBlock * dim;
-  const int64_t block_pairs = block_floats / 2;  // of bf16
+  const int64_t block_pairs = block_floats / 2;  // pairs of bf16 values of a block
   float* next =
       memory_.Floats(TileFloats(call.heads_per_kv, call.args->layout->head_dim, call.rope.half));
   const auto take = [&next](int64_t count) {
@@ -127,7 +127,7 @@ void TileWorker::LoadBlock(const AttentionCall& call, const AttentionTile& tile,
   loaded_->pack_end = panel_end;
 }
 
-// Whole vectors would read past a row's end: attend to padded copies.
+// Attend reads whole vectors, which would extend past the end of a V row in its page.
 void TileWorker::PadValues(const AttentionCall& call, int32_t begin, int32_t end) {
   const GroupLayout& layout = *call.args->layout;
   const int64_t element_bytes = DTypeBytes(layout.dtype);
@@ -212,7 +212,8 @@ void TileWorker::BeginTile(const AttentionCall& call, const AttentionTile& tile)
   std::fill(stream_.sum, stream_.sum + rows, 0.0f);
 }
 
-// The stream's result, scaled, as a partial of its rows.
+// Normalises the stream's result, applies the stream's scale to its log-sum-exp, and merges it into
+// total_.
 void TileWorker::FinishStream(const AttentionCall& call, const KvStream& stream, int32_t num_rows) {
   for (int32_t r = 0; r < num_rows; ++r) {
     if (stream_.sum[r] == 0.0f) continue;
@@ -335,7 +336,7 @@ void TileWorker::RunTask(const AttentionCall& call, const AttentionTask& task) {
     return;
   }
   const int32_t num_rows = NumRows(call, tile);
-  int32_t stream_first = 0;  // the stream's first block among the tile's
+  int32_t stream_first = 0;  // index of the stream's first block among the tile's blocks
   const KvStream* const end = call.work->streams_end(tile.segment);
   for (const KvStream* stream = call.work->streams_begin(tile.segment); stream != end; ++stream) {
     const PositionRange blocks =
@@ -364,7 +365,8 @@ void TileWorker::AddMass(const AttentionCall& call, const AttentionTile& tile, c
   const int32_t num_rows = NumRows(call, tile);
   const KvStream* const begin = call.work->streams_begin(tile.segment);
   const KvStream* const end = call.work->streams_end(tile.segment);
-  // First each stream's log-sum-exp (as in AttendTile), then each key's share of it.
+  // The first pass computes the log-sum-exp of each stream (as AttendTile does), the second pass
+  // the share of each key in it.
   float* const lse = stream_memory_.Floats((end - begin) * num_rows);
   for (const KvStream* stream = begin; stream != end; ++stream) {
     AttendStream(call, tile, *stream, num_rows);
@@ -392,7 +394,7 @@ void TileWorker::AddBlockMass(const AttentionCall& call, const AttentionTile& ti
   const int32_t num_rows = NumRows(call, tile);
   const int32_t tap_begin = call.args->batch.segments()[tap.segment].token_begin + tap.row_begin;
   const PositionRange visible = VisibleInBlock(call, tile, stream, block);
-  const int32_t first_key = stream.key_begin - stream.pos_begin;  // key of position 0
+  const int32_t first_key = stream.key_begin - stream.pos_begin;  // key index of position 0
   for (int32_t row = 0; row < num_rows; row += kMaxAttendRows) {
     const int32_t count = std::min(kMaxAttendRows, num_rows - row);
     AttendRows(call, stream, block, row, count, block_);

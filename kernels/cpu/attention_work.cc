@@ -5,8 +5,8 @@
 namespace tessera::cpu {
 namespace {
 
-// Of one block for `rows` query rows, in units of a row: transposing its keys costs as much as some
-// rows do.
+// Returns the cost of one block for `rows` query rows, in units of one query row. Transposing the
+// keys of a block costs about as much as 4 rows.
 int64_t BlockCost(int32_t rows) { return rows + 4; }
 
 }  // namespace
@@ -109,7 +109,8 @@ void AttentionWork::ShareBlocks(const BatchView& batch, const GroupLayout& layou
   for (const SharedBlocks& shared : prefixes_.Find(batch, layout.page_tokens, candidates_)) {
     const int32_t num_blocks = shared.block_end - shared.block_begin;
     for (int32_t kv_head = 0; kv_head < layout.kv_heads; ++kv_head) {
-      int32_t rows = kSharedRows + 1;  // of the open task: none is open
+      // Query rows of the current task; the start value makes the first tile begin a task.
+      int32_t rows = kSharedRows + 1;
       for (const int32_t member : prefixes_.members(shared)) {
         const int32_t segment = candidates_[static_cast<size_t>(member)].segment;
         const int32_t index = first_tile_[static_cast<size_t>(segment)] + kv_head;
@@ -132,7 +133,8 @@ void AttentionWork::ShareBlocks(const BatchView& batch, const GroupLayout& layou
   shared_begin_.push_back(shared_tiles_.size());
 }
 
-// Cuts the first num_shared tasks as AddTasks does.
+// Cuts each of the first num_shared tasks, which are the shared ones, into pieces of an eighth of a
+// member's share of the total cost.
 void AttentionWork::CutShared(size_t num_shared, int64_t member_share) {
   const int64_t piece_cost = std::max<int64_t>(1, member_share / 8);
   for (size_t i = 0; i < num_shared; ++i) {
@@ -156,8 +158,8 @@ void AttentionWork::CutShared(size_t num_shared, int64_t member_share) {
   }
 }
 
-// Cuts a tile that costs more than half of a member's share into eighths of a share; one with
-// shared blocks is cut in any case.
+// Adds the tasks of a tile. A tile that costs more than half of a member's share of the total cost
+// is cut into pieces of an eighth of a share. A tile with shared blocks is always cut.
 void AttentionWork::AddTasks(int32_t index, int32_t rows, int64_t member_share,
                              int64_t* cut_partials) {
   AttentionTile& tile = tiles_[static_cast<size_t>(index)];

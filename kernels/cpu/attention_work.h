@@ -1,9 +1,12 @@
-// How a step's attention is cut into tasks: (segment, kv head, tile of query tokens) and, where one
-// task would keep the others waiting, runs of its key blocks. Blocks that several segments have in
-// front (shared_prefix.h) are tasks of their own, done once for the rows of all. Costs decide the
-// cut, results do not depend on it: a block's partial is the same wherever it is computed, and
-// partials are always merged in ascending order. Plain data, remade when the batch or the layer's
-// shape changes.
+// AttentionWork divides the attention of a step into tasks for the thread team. A task is one tile:
+// (segment, KV head, range of query tokens). A tile that would take much longer than the others is
+// cut into pieces, each a range of its key blocks. Leading key blocks that several segments share
+// (shared_prefix.h) become separate tasks, which load each block once for the query rows of all
+// these segments. Estimated costs determine the cut. Results do not depend on the cut: the partial
+// softmax of a block does not depend on its task, and partials are merged in ascending order.
+//
+// AttentionOp owns the work and builds it again when the batch or the layer's shape changes. Built
+// by one thread, then read by the team.
 #pragma once
 
 #include <algorithm>
@@ -18,51 +21,56 @@
 
 namespace tessera::cpu {
 
-// Query rows (tokens times heads per kv head) of a tile: enough to pay for transposing a block's
-// keys.
+// The most query rows (tokens times heads per KV head) of a tile. With this many rows the time to
+// transpose a block's keys is small beside the time to attend to them.
 inline constexpr int32_t kTileRows = 96;
-// Query rows that load a shared block together, and the tokens of a segment that may be among them.
+// The most query rows of one shared task.
 inline constexpr int32_t kSharedRows = 256;
+// Only segments of at most this many tokens take part in shared tasks.
 inline constexpr int32_t kMaxSharingTokens = 8;
 
-// Query tokens of one segment with one kv head. Its query rows are numbered token by token.
+// A range of query tokens of one segment with one KV head. Query row r of the tile is token
+// r / heads_per_kv with head r % heads_per_kv.
 struct AttentionTile {
   int32_t segment = 0;
   int32_t kv_head = 0;
-  int32_t token_begin = 0;  // rows of the batch
+  int32_t token_begin = 0;  // first row in the batch
   int32_t num_tokens = 0;
-  // Positions that the tile's rows have.
-  int32_t min_position = 0;
-  int32_t max_position = 0;
-  // When cut: pieces that are not done yet count down, the last one merges.
-  int32_t num_pieces = 1;
-  int32_t cut = -1;           // index among the cut tiles; -1: whole
-  int64_t partial_begin = 0;  // of its first block, in (block, row) units
-  int32_t num_blocks = 0;
-  int32_t num_shared = 0;  // of the first blocks; they belong to shared tasks
+  int32_t min_position = 0;  // lowest position of the tile's tokens
+  int32_t max_position = 0;  // highest position of the tile's tokens
+  int32_t num_pieces = 1;    // tasks that compute blocks of the tile; the last to end merges
+  int32_t cut = -1;          // index among the cut tiles; -1: the tile is one task
+  // Index of the first cell of a cut tile; a cell is the partial of one (block, row).
+  int64_t partial_begin = 0;
+  int32_t num_blocks = 0;  // key blocks that some row sees, over all streams
+  int32_t num_shared = 0;  // number of leading blocks that shared tasks compute
 };
 
 struct AttentionTask {
   int32_t tile = 0;
-  int32_t block_begin = 0;  // of the tile's blocks, counted through the streams
+  int32_t block_begin = 0;  // index among the tile's blocks, counted through all streams
   int32_t block_end = 0;
   int64_t cost = 0;
-  int32_t shared = -1;  // index of shared_tiles() whose blocks these are; `tile` is their first
+  // Index for shared_tiles() of a shared task, whose `tile` is the first of those tiles; -1: the
+  // task computes blocks of one tile only.
+  int32_t shared = -1;
 };
 
 class AttentionWork final {
  public:
-  // Segments' streams and tasks for one group. `heads_per_kv` = heads / kv_heads. At most
-  // `max_partials` partials are kept: beyond them tiles are neither cut nor share blocks.
+  // Finds the streams of all segments in one KV group and creates the tasks for a team of
+  // num_members. heads_per_kv is heads / kv_heads. The tasks keep at most `max_partials` partials:
+  // tiles that would need more are not cut and share no blocks.
   void Build(const BatchView& batch, int group, const GroupLayout& layout, int32_t heads_per_kv,
              int num_members, int64_t max_partials);
 
   const std::vector<AttentionTile>& tiles() const { return tiles_; }
-  // Dearest first.
+  // The tasks in descending order of cost.
   const std::vector<AttentionTask>& tasks() const { return tasks_; }
   int32_t num_cut_tiles() const { return num_cut_tiles_; }
-  int64_t num_partials() const { return num_partials_; }  // (block, row) cells of cut tiles
-  // Tiles of one kv head with blocks in common, at most kSharedRows query rows.
+  int64_t num_partials() const { return num_partials_; }  // cells of all cut tiles
+  // Returns the tiles of a shared task: tiles of one KV head that share key blocks, with at most
+  // kSharedRows query rows in total.
   absl::Span<const int32_t> shared_tiles(int32_t shared) const {
     const size_t begin = shared_begin_[static_cast<size_t>(shared)];
     const size_t end = shared_begin_[static_cast<size_t>(shared) + 1];
@@ -76,7 +84,7 @@ class AttentionWork final {
     return streams_.data() + stream_begin_[static_cast<size_t>(segment) + 1];
   }
 
-  // The blocks [first, last) of a stream that some row of the tile sees.
+  // Returns the range of blocks of a stream that some row of the tile sees.
   static PositionRange VisibleBlocks(const KvStream& stream, const AttentionTile& tile,
                                      int32_t window) {
     const PositionRange oldest = VisibleKeys(stream, window, tile.min_position);
@@ -88,8 +96,8 @@ class AttentionWork final {
  private:
   void AddTiles(const BatchView& batch, const GroupLayout& layout, int32_t segment,
                 int32_t tile_tokens);
-  // Collects shared_tiles_, a task for each (not cut yet), and the tiles' num_shared. Tiles that
-  // share keep at most `max_partials` partials.
+  // Fills shared_tiles_, adds a task (not cut yet) for each entry, and sets the tiles' num_shared.
+  // The tiles that share blocks keep at most `max_partials` partials.
   void ShareBlocks(const BatchView& batch, const GroupLayout& layout, int32_t heads_per_kv,
                    int32_t tile_tokens, int64_t max_partials);
   // Lets a tile share blocks up to `block_end`. False: its partials would be too many.
@@ -102,7 +110,7 @@ class AttentionWork final {
   std::vector<KvStream> streams_;
   std::vector<size_t> stream_begin_;  // [segments + 1]
   std::vector<AttentionTile> tiles_;
-  std::vector<int32_t> first_tile_;  // [segments]
+  std::vector<int32_t> first_tile_;  // [segments] index of a segment's first tile
   std::vector<AttentionTask> tasks_;
   std::vector<PrefixCandidate> candidates_;
   SharedPrefixes prefixes_;

@@ -1,5 +1,5 @@
-// The cpu backend: what calls which op. Kernels per ISA sit behind isa_kernels.h, one file per idea
-// beside it.
+// The cpu backend: forwards each op of Backend to the object or function that implements it. The
+// per-ISA kernels are called through the table in isa_kernels.h.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

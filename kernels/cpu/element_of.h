@@ -1,4 +1,4 @@
-// Element by DType, for the sources that are not per ISA.
+// Converts a DType to an Element, for the sources that are not compiled per ISA.
 #pragma once
 
 #include "kernels/base/types.h"
@@ -6,7 +6,7 @@
 
 namespace tessera::cpu {
 
-// REQUIRES: kF32, kBF16 or kI8.
+// REQUIRES: dtype is kF32, kBF16 or kI8.
 constexpr Element ElementOf(DType dtype) {
   return dtype == DType::kF32    ? Element::kF32
          : dtype == DType::kBF16 ? Element::kBF16

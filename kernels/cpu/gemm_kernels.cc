@@ -1,5 +1,6 @@
-// Linear's and Logits' inner loops. Moves every panel once per block of rows; with few rows that is
-// the whole cost (the weight's bytes at memory speed), with many it is bound by the multiply-adds.
+// The inner loops of Linear and Logits on fp32 and bf16 weights. Every panel is read from memory
+// once per block of rows. With few rows, the time is that of reading the weight's bytes from
+// memory; with many rows, the multiply-adds limit the speed.
 #include "kernels/cpu/gemm_loop.h"
 #include "kernels/cpu/isa_functions.h"
 
@@ -34,7 +35,7 @@ void GemmBF16(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end
 }
 
 double SpinMultiplyAdds(int64_t iterations) {
-  // As many independent accumulators as the registers hold.
+  // The number of independent accumulators that the registers hold.
   constexpr int kAccumulators = kMaxRows == 12 ? 24 : 6;
   V16 acc[kAccumulators];
 #pragma GCC unroll 24
@@ -47,7 +48,7 @@ double SpinMultiplyAdds(int64_t iterations) {
       KeepInRegister(&acc[j]);
     }
   }
-  // A pair of products per lane when a step is one instruction.
+  // A multiply-add adds two products per lane if it computes a whole step, otherwise one.
   const double flops = NativeBF16Panel::kParts == 1 ? 4.0 * kPanel : 2.0 * kPanel;
   return flops * kAccumulators * static_cast<double>(iterations);
 }

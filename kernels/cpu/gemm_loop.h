@@ -1,7 +1,11 @@
-// The loop around the register tiles that all formats share: panels outside, tiles of rows inside,
-// and the epilogue on each tile. A format is a struct of
-//   kMaxRows, Panels(rows, alone)                    the tallest tile, and how wide tiles may be
-//   Compute(problem, tile, rows, panels)             panels [0, panels) of one tile of rows
+// The loop around the register tiles, which all weight formats share: the outer loop is over
+// panels, the inner loop over tiles of rows, and each tile is followed by its epilogue. A format is
+// a struct with
+//   kMaxRows                              the largest number of rows of a tile
+//   Panels(rows, alone)                   the number of panels of a tile with `rows` rows; `alone`
+//                                         if one tile holds all rows of the call
+//   Compute(problem, tile, rows, panels)  computes `panels` panels of one tile of rows
+// Included by the per-ISA sources only; pure functions.
 #pragma once
 
 #include "kernels/cpu/isa_kernels.h"
@@ -59,9 +63,10 @@ static void FinishPlain(const GemmProblem& problem, const float* tile, int64_t p
   }
 }
 
-// A tile that is alone with its panels is bound by memory and reads a little ahead. Else each tile
-// brings its share of the next panels: all of them during the last tile would be more than memory
-// gives meanwhile.
+// Sets the prefetch plan of tile t of num_tiles for one group of panels. If there is one tile, it
+// is bound by memory and prefetches kPrefetchBytes ahead. If there are several, each prefetches
+// 1 / num_tiles of the next group of panels; memory is too slow to deliver the whole group during
+// the last tile.
 static void PlanPrefetch(int64_t t, int64_t num_tiles, int panels, TileProblem* tile) {
   if (num_tiles == 1) {
     const int64_t ahead = kPrefetchBytes / panels;
@@ -81,8 +86,9 @@ static void GemmLoop(const GemmProblem& problem, int64_t panel_begin, int64_t pa
   alignas(64) float results[Format::kMaxRows * kTileStride];
   const bool gated = problem.op == OutputOp::kGatedSilu || problem.op == OutputOp::kGatedGelu;
   const int64_t num_rows = row_end - row_begin;
-  // Tiles of nearly equal height: the tallest decides how many panels go together, which is what
-  // one register tile covers, and even, so that gate and up meet.
+  // The rows are divided into tiles of nearly equal height. The tallest tile determines how many
+  // panels form a group: the panels of one register tile, and at least two, so that a group has
+  // whole pairs of gate and up.
   const int64_t num_tiles = (num_rows + Format::kMaxRows - 1) / Format::kMaxRows;
   const int tallest = static_cast<int>((num_rows + num_tiles - 1) / num_tiles);
   const int widest = Format::Panels(tallest, num_tiles == 1);

@@ -25,7 +25,7 @@ Registers Cpuid(uint32_t leaf, uint32_t subleaf) {
 
 bool Bit(uint32_t word, int bit) { return ((word >> bit) & 1u) != 0; }
 
-// The register state that the operating system saves (XCR0).
+// Returns XCR0, the bit set of the register states that the operating system saves.
 uint32_t EnabledState() {
   uint32_t eax = 0;
   uint32_t edx = 0;
@@ -33,8 +33,8 @@ uint32_t EnabledState() {
   return eax;
 }
 
-// Asks the operating system for the tile registers' state, which it grants to a process once and
-// for all its threads.
+// Asks the operating system for permission to use the AMX tile registers. The permission applies to
+// all threads of the process.
 bool MayUseTiles() {
   constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
   constexpr long kTileData = 18;
@@ -82,7 +82,7 @@ const IsaKernels* FindKernels(const std::string& isa) {
   for (const IsaKernels* kernels : supported) {
     if (wanted.empty() || wanted == kernels->name) return kernels;
   }
-  // AVX2 is what all of them have, and all that the twin needs.
+  // The twin needs AVX2 only, which every supported instruction set includes.
   const IsaKernels& twin = amxtwin::Kernels();
   return !supported.empty() && wanted == twin.name ? &twin : nullptr;
 }

@@ -1,5 +1,5 @@
-// Which instruction sets this machine and its operating system support; found by CPUID and XGETBV
-// at run time.
+// Finds the instruction sets that this machine and its operating system support, by CPUID and
+// XGETBV at run time. Any thread.
 #pragma once
 
 #include <string>
@@ -9,11 +9,12 @@
 
 namespace tessera::cpu {
 
-// The tables that this machine can run, best first.
+// Returns the tables that this machine can run, best first.
 std::vector<const IsaKernels*> SupportedKernels();
 
-// The table that `isa` names; "" asks the environment variable TESSERA_CPU_ISA, then takes the
-// best. Null when the machine lacks it or nobody knows the name.
+// Returns the table with the name `isa`. If `isa` is empty, the environment variable
+// TESSERA_CPU_ISA gives the name; if that is not set either, returns the best table. Returns null
+// if the machine does not support the instruction set or the name is unknown.
 const IsaKernels* FindKernels(const std::string& isa);
 
 }  // namespace tessera::cpu

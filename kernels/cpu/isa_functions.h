@@ -1,4 +1,5 @@
-// The functions behind one ISA's table; included by the per-ISA sources only.
+// The functions of one ISA's table (IsaKernels documents them). Included by the per-ISA sources
+// only.
 #pragma once
 
 #include "kernels/cpu/isa_kernels.h"

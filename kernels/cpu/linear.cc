@@ -7,12 +7,13 @@
 namespace tessera::cpu {
 namespace {
 
-// A block of prepared rows stays in half of a core's L2 while panels stream past it.
+// The largest size of a block of prepared rows. The block fills at most half of a core's L2 cache
+// and stays there while the panels are read from memory.
 constexpr int64_t kRowBlockBytes = int64_t{512} << 10;
-// Below this many elements a second fork-join costs more than the rows' preparation.
+// With fewer elements, a separate fork-join takes longer than preparing the rows on one thread.
 constexpr int64_t kPrepareAloneElements = 8192;
-// Panels of one task: a multiple of what the tiles take together, few enough to balance, enough to
-// stream.
+// A task has a multiple of kPanelGranule panels, the most panels of one register tile. It is small
+// enough to balance the load and large enough for sequential reads.
 constexpr int64_t kPanelGranule = 4;
 constexpr int64_t kMaxTaskPanels = 32;
 constexpr int64_t kTasksPerMember = 8;
@@ -63,7 +64,8 @@ void LinearOp::PrepareRows(const Rows& rows, const NormArgs& norm, const CpuWeig
   const int64_t padded_cols = round ? RoundUp<int64_t>(weight.cols(), 2) : weight.cols();
   const int64_t row_bytes =
       quant != nullptr ? quant->row_scale + int64_t{sizeof(float)} : padded_cols * element_bytes;
-  // An odd number of cache lines, so that rows do not compete for the same cache sets.
+  // The stride is an odd number of cache lines, so that rows do not compete for the same cache
+  // sets.
   const int64_t stride = (CeilDiv(row_bytes, kCacheLine) | 1) * kCacheLine;
   char* const out = prepared_.Bytes(static_cast<size_t>(stride * rows.count));
   const auto prepare = [&](int64_t begin, int64_t end, int member) {

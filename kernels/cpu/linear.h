@@ -1,6 +1,7 @@
-// Linear and Logits on packed weights. At most two fork-joins: rows are normed and rounded (by the
-// caller alone when they are few), then the GEMM with its epilogue; a post norm adds a third. Which
-// rows and panels a member computes never shows in a result. Owned by the backend; rank thread.
+// LinearOp computes Linear and Logits with packed weights in at most two fork-joins. The first
+// applies the norm to the rows and rounds or quantises them (the calling thread alone if there are
+// few rows), the second runs the GEMM with its epilogue. A post norm adds a third. Results do not
+// depend on the rows and panels that a member computes. The backend owns the op; rank thread.
 #pragma once
 
 #include "kernels/base/thread_team.h"
@@ -35,7 +36,7 @@ class LinearOp final {
   void Logits(const LogitsArgs& args);
 
  private:
-  // Rows of x: [rows][i], or i itself when null.
+  // The rows of a GEMM: row i is row rows[i] of x, or row i of x if `rows` is null.
   struct Rows {
     Tensor x;
     const int32_t* rows = nullptr;
@@ -44,8 +45,8 @@ class LinearOp final {
     const float* row(int64_t i) const { return x.f32(rows == nullptr ? i : rows[i]); }
   };
 
-  // Points the problem's `a` at rows that the kernels can read. `adapted`: the linear whose
-  // adapters read them too, or null.
+  // Prepares the rows for the weight's format and sets problem->a to them. `adapted` is the linear
+  // whose adapters also need the rows, or null.
   void PrepareRows(const Rows& rows, const NormArgs& norm, const CpuWeight& weight,
                    const LinearArgs* adapted, GemmProblem* problem);
   void RunGemm(const CpuWeight& weight, int64_t num_rows, const GemmProblem& problem);

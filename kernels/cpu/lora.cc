@@ -8,7 +8,8 @@
 namespace tessera::cpu {
 namespace {
 
-// A task's share of z: its rows of x stay in the L2, its ranks of A in the L1.
+// The most rows and ranks of a task. The task's rows of x fit in the L2 cache, its ranks of A in
+// the L1 cache.
 constexpr int32_t kTaskRows = 64;
 constexpr int32_t kTaskRanks = 8;
 constexpr int64_t kGrainsPerMember = 8;
@@ -117,7 +118,7 @@ const LoraProblem* LoraOp::Shrink() {
   for (size_t r = 0; r < runs_.size(); ++r) {
     for (int32_t p = 0; p < runs_[r].num_parts; ++p) AddTasks(static_cast<int32_t>(r), p);
   }
-  // Neighbours read what lies side by side.
+  // Consecutive tasks read neighbouring memory, so a member takes several of them at a time.
   const int64_t num_tasks = static_cast<int64_t>(tasks_.size());
   const int64_t grain = std::max<int64_t>(1, num_tasks / (kGrainsPerMember * team_->num_threads()));
   team_->ParallelFor(num_tasks, grain, [&](int64_t begin, int64_t end, int member) {

@@ -1,6 +1,7 @@
-// The adapters of a step on the cpu: which rows share one, and A x for every linear ahead of its
-// GEMM, which adds B z tile by tile. One fork-join a linear, none without adapters. Owned
-// by the backend; rank thread.
+// LoraOp computes the LoRA products of a step. It finds the rows that share an adapter and, before
+// the GEMM of each linear, computes z = scale * (A x) in one fork-join. The GEMM adds B z to each
+// tile of its outputs. Without adapters there is no fork-join. The backend owns the op; rank
+// thread, except PrepareRow.
 #pragma once
 
 #include <vector>
@@ -24,15 +25,17 @@ class LoraOp final {
 
   // Finds the runs of rows that share an adapter.
   void BeginStep(const BatchView& batch);
-  // A linear, in this order. Which of the step's adapters touch it:
+  // For each linear the caller calls Begin, then PrepareRow for each row, then Shrink. Begin finds
+  // the step's adapters that change the linear.
   void Begin(const LinearArgs& args);
-  // The rows that they read, each once, by any thread (as rows of the linear itself are prepared):
+  // Applies the linear's norm to a row if an adapter needs it. Any thread; once per row.
   void PrepareRow(const LinearArgs& args, int64_t row) const;
-  // z of all rows with such an adapter. Null when there is none; else valid until the next Begin.
+  // Computes z of all rows with an adapter of this linear. The result is valid until the next
+  // Begin; null if there is no such row.
   const LoraProblem* Shrink();
 
  private:
-  // A piece of a part's z.
+  // A range of rows and ranks of one part's z.
   struct Task {
     int32_t run = 0;
     int32_t part = 0;
@@ -47,18 +50,18 @@ class LoraOp final {
     int32_t adapter = 0;
   };
 
-  // Fills runs_; returns the most z of a row.
+  // Fills runs_. Returns the largest number of elements of z that a row has.
   int32_t FindParts(const LinearArgs& args);
   void AddTasks(int32_t run, int32_t part);
 
   const IsaKernels& kernels_;
   ThreadTeam* const team_;
   std::vector<StepRun> step_runs_;
-  std::vector<int32_t> row_runs_;  // [rows]
-  std::vector<LoraRun> runs_;      // of the current linear, as step_runs_
+  std::vector<int32_t> row_runs_;  // [rows] index into runs_; -1: the row has no adapter
+  std::vector<LoraRun> runs_;      // [step_runs_.size()] the runs, for the current linear
   std::vector<Task> tasks_;
-  int32_t z_stride_ = 0;  // 0: no adapter touches the linear
-  Tensor x_;              // its rows, normed where the linear says so
+  int32_t z_stride_ = 0;  // 0: no adapter changes the linear
+  Tensor x_;              // rows of the linear, after its norm if it has one
   Scratch normed_;
   Scratch z_;
   LoraProblem problem_;

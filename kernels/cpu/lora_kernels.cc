@@ -1,5 +1,6 @@
-// A x of LoRA: rank-exact, one dot product per (row, rank) along the columns. Reads A's bytes once
-// per tile of rows: with one row per adapter that is the whole cost.
+// The product A x of LoRA: one dot product along the columns per (row, rank), for exactly the
+// adapter's ranks, without padding. A is read once per tile of rows; with one row per adapter, the
+// time is that of reading A from memory.
 #include <cstring>
 
 #include "kernels/cpu/isa_functions.h"
@@ -10,15 +11,17 @@ namespace {
 
 constexpr int kShrinkRows = kMaxRows == 12 ? 4 : 2;
 constexpr int kShrinkRanks = kMaxRows == 12 ? 4 : 2;
-constexpr int kLoneRanks = kMaxRows == 12 ? 8 : 4;  // of a single row
+constexpr int kLoneRanks = kMaxRows == 12 ? 8 : 4;  // ranks of a tile of a single row
 
-// z of kRows rows and kRanks ranks: an accumulator each, 16 columns a step.
+// Computes z of kRows rows and kRanks ranks, with one accumulator per (row, rank) and 16 columns
+// per step.
 template <class Weight, int kRows, int kRanks>
 void ShrinkTile(const LoraShrinkProblem& problem, int64_t row, int32_t rank) {
   const char* a[kRanks];
   int32_t tiles_behind;
   for (int i = 0; i < kRanks; ++i) a[i] = LoraTile(problem.part->a, rank + i, &tiles_behind);
-  // The next ranks' tiles lie right behind, but at the end of a page.
+  // Distance from these ranks' tiles to the tiles of the next ranks, which is right except at the
+  // end of a page.
   const int64_t ahead = int64_t{kRanks} * problem.part->a.tile_bytes;
   const float* const x = problem.x + row * problem.x_stride;
   V16 sum[kRows][kRanks];
@@ -50,7 +53,7 @@ void ShrinkTile(const LoraShrinkProblem& problem, int64_t row, int32_t rank) {
     add(k, [left](const float* from) { return LoadN(from, left); });
   }
   const int64_t scale_offset = (problem.cols + kPanel - 1) / kPanel * kPanel * Weight::kBytes;
-#pragma GCC unroll 8  // else the sums live in memory
+#pragma GCC unroll 8  // without unrolling g++ keeps the sums in memory
   for (int i = 0; i < kRanks; ++i) {
     float scale;
     std::memcpy(&scale, a[i] + scale_offset, sizeof(scale));

@@ -1,5 +1,5 @@
-// How the per-ISA sources read an adapter's matrices, and B z as a GEMM adds it to a tile of its
-// outputs. A row's sums do not depend on the rows beside it.
+// Functions of the per-ISA sources that read an adapter's matrices and add B z to a tile of a
+// GEMM's outputs. A row's sums do not depend on the other rows of the tile. Pure functions.
 #pragma once
 
 #include "kernels/cpu/isa_kernels.h"
@@ -7,7 +7,7 @@
 
 namespace tessera::cpu::TESSERA_ISA {
 
-// *behind: how many tiles follow in the same page.
+// Returns the address of a tile, and in *behind the number of tiles after it in the same page.
 TESSERA_INLINE const char* LoraTile(const LoraTiles& tiles, int32_t tile, int32_t* behind) {
   if (tile < tiles.in_first) {
     *behind = tiles.in_first - tile - 1;
@@ -21,7 +21,7 @@ TESSERA_INLINE const char* LoraTile(const LoraTiles& tiles, int32_t tile, int32_
          int64_t{after_first % per_page} * tiles.tile_bytes;
 }
 
-// Elements of a tile as floats.
+// LoraF32, LoraBF16 and LoraI8 load 16 elements of a tile as floats.
 struct LoraF32 {
   static constexpr int64_t kBytes = 4;
   TESSERA_INLINE V16 Load16(const char* p) { return Load(p); }
@@ -36,13 +36,14 @@ struct LoraI8 {
   TESSERA_INLINE V16 Load16(const char* p) { return ToFloats(LoadSignedBytes(p)); }
 };
 
-// As many rows and panels at once as the registers hold.
+// The most rows and panels of one ExpandTile, limited by the number of registers.
 inline constexpr int kExpandRows = kMaxRows == 12 ? 6 : 2;
 inline constexpr int kExpandPanels = kMaxRows == 12 ? 2 : 1;
 
-// y[r] += B z[r] for kRows rows, over kPanels panels whose tiles lie `tile_bytes` apart. Even and
-// odd ranks are summed apart, so that a row alone does not wait for each sum. The tiles behind are
-// fetched meanwhile: runs of tiles are too short for the hardware to see.
+// Computes y[r] += B z[r] for kRows rows and kPanels panels, whose tiles are tile_bytes apart. Even
+// and odd ranks have separate sums, which halves the chain of dependent additions of a single row.
+// The loop also prefetches the next tiles, because a run of tiles is too short for the hardware
+// prefetcher.
 template <class Weight, int kRows, int kPanels>
 static void ExpandTile(const char* tile, int64_t tile_bytes, int32_t rank, const float* z,
                        int64_t z_stride, float* y, int64_t y_stride) {
@@ -107,7 +108,8 @@ static void ExpandElements(Element element, const char* tile, int64_t tile_bytes
   expand(tile, tile_bytes, rank, z, z_stride, y, y_stride, rows);
 }
 
-// Rows of one run; y: their tile of panels [panel, panel + panels).
+// Adds one part's B z to `rows` rows of one run. `y` is the rows' tile of outputs, panels [panel,
+// panel + panels) of the weight.
 static inline void ExpandPart(const LoraPart& part, const float* z, int64_t z_stride, float* y,
                               int64_t y_stride, int rows, int64_t panel, int panels) {
   int width = 1;
@@ -129,6 +131,8 @@ static inline void ExpandPart(const LoraPart& part, const float* z, int64_t z_st
   }
 }
 
+// Adds B z of every adapter to a tile of outputs: rows [row, row + rows), panels [panel, panel +
+// panels).
 static inline void AddLora(const LoraProblem& lora, float* tile, int64_t tile_stride, int64_t panel,
                            int panels, int64_t row, int rows) {
   for (int begin = 0, end = 0; begin < rows; begin = end) {

@@ -10,7 +10,7 @@ namespace tessera::cpu {
 
 std::unique_ptr<HugeBuffer> HugeBuffer::Create(size_t bytes) {
   if (bytes > std::numeric_limits<size_t>::max() / 2) return nullptr;
-  // Small buffers (tests, tiny models) do not deserve a huge page.
+  // A buffer smaller than a huge page (tests, tiny models) uses ordinary pages.
   const bool huge = bytes >= kHugePageBytes;
   const size_t alignment = huge ? kHugePageBytes : size_t{kSmallPageBytes};
   const size_t size = RoundUp(bytes == 0 ? size_t{1} : bytes, alignment);
@@ -20,7 +20,7 @@ std::unique_ptr<HugeBuffer> HugeBuffer::Create(size_t bytes) {
   if (mapping == MAP_FAILED) return nullptr;
   const uintptr_t data = RoundUp(reinterpret_cast<uintptr_t>(mapping), uintptr_t{alignment});
   char* const aligned = static_cast<char*>(mapping) + (data - reinterpret_cast<uintptr_t>(mapping));
-  // Advice only: without huge pages everything still works, slower.
+  // A failure is ignored: without huge pages everything works, only slower.
   if (huge) madvise(aligned, size, MADV_HUGEPAGE);
   return std::unique_ptr<HugeBuffer>(
       new HugeBuffer(static_cast<char*>(mapping), mapping_bytes, aligned, bytes));

@@ -1,5 +1,7 @@
-// Memory of the cpu backend: zeroed, aligned to 2 MiB and backed by huge pages where the kernel
-// grants them, so that a step that reads a gigabyte of weights does not live in the TLB.
+// The memory of the cpu backend. HugeBuffer is zeroed memory; a large buffer is aligned to 2 MiB
+// and uses huge pages if the operating system grants them, so that a step that reads a gigabyte of
+// weights has few TLB misses. Scratch is working memory. The creator of a buffer owns it. One
+// thread at a time uses a Scratch.
 #pragma once
 
 #include <atomic>
@@ -16,7 +18,7 @@ inline constexpr size_t kHugePageBytes = size_t{kLargePageBytes};
 
 class HugeBuffer final : public DeviceBuffer {
  public:
-  // Null when there is not enough memory.
+  // Returns null if there is not enough memory.
   static std::unique_ptr<HugeBuffer> Create(size_t bytes);
   ~HugeBuffer() override;
   HugeBuffer(const HugeBuffer&) = delete;

@@ -5,14 +5,14 @@
 namespace tessera::cpu {
 namespace {
 
-constexpr int64_t kStepCols = 4;  // codes of an output that lie side by side
+constexpr int64_t kStepCols = 4;  // number of consecutive codes of an output in a line
 
 ScaleType ScaleTypeOf(DType dtype) {
   if (dtype == DType::kBF16) return ScaleType::kBF16;
   return dtype == DType::kF16 ? ScaleType::kF16 : ScaleType::kF32;
 }
 
-// Codes [k, k + 4) of a row of `cols`; zeros behind the last.
+// Returns codes [k, k + 4) of a row, one per byte, with zeros after the row's last code.
 uint32_t FourCodes(const uint8_t* codes, int64_t cols, int64_t k) {
   uint32_t word = 0;
   if (k < cols) {
@@ -31,7 +31,7 @@ void PackCodes(const uint8_t* codes, const QuantShape& shape, int64_t lane, char
   }
 }
 
-// Exact: the type was chosen so that it holds the scale.
+// Stores a scale without rounding. REQUIRES: `type` represents the scale exactly.
 void StoreScale(ScaleType type, float scale, int64_t index, char* scales) {
   if (type == ScaleType::kF32) {
     std::memcpy(scales + 4 * index, &scale, sizeof(scale));

@@ -1,5 +1,5 @@
-// Quantised weights in the layout of QuantShape: how codes become panels, and one element back.
-// Pure functions; any thread.
+// Packs quantised weights into panels with the layout of QuantShape, and reads single elements
+// back. Pure functions; any thread.
 #pragma once
 
 #include <array>
@@ -12,7 +12,7 @@
 
 namespace tessera::cpu {
 
-// Columns whose weights of 16 outputs make a line of 64 bytes.
+// Returns the number of columns in a line of 64 bytes, which holds the weights of 16 outputs.
 constexpr int64_t ColsPerLine(DType dtype) {
   switch (dtype) {
     case DType::kBF16:
@@ -26,7 +26,8 @@ constexpr int64_t ColsPerLine(DType dtype) {
   }
 }
 
-// Where an output of a panel comes from; null: padding.
+// The row of a checkpoint tensor that becomes an output of a panel. If `part` is null, the output
+// is padding.
 struct PanelRow {
   const WeightView* part = nullptr;
   int64_t row = 0;
@@ -35,11 +36,12 @@ using PanelRows = std::array<PanelRow, kPanel>;
 
 QuantShape NewQuantShape(int64_t cols, const WeightFormat& format, DType scale_dtype);
 
-// REQUIRES: `out` has QuantPanelBytes() zeroed bytes.
+// Quantises the rows and packs them into one panel. REQUIRES: `out` has QuantPanelBytes() bytes,
+// all 0.
 void PackQuantizedPanel(const PanelRows& rows, const QuantShape& shape, RowQuantizer* quantizer,
                         char* out);
 
-// scale * (code - zero) of output `lane` of a panel.
+// Returns the weight scale * (code - zero) of column k of output `lane` of a panel.
 float QuantElement(const QuantShape& shape, const char* panel, int64_t lane, int64_t k);
 
 }  // namespace tessera::cpu

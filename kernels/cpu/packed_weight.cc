@@ -9,10 +9,12 @@
 namespace tessera::cpu {
 namespace {
 
-static_assert(kPanel == kPackedOutputs && kCacheLine == kLineBytes, "plans count with them");
+static_assert(kPanel == kPackedOutputs && kCacheLine == kLineBytes,
+              "kernels/device/footprint.h computes sizes with these constants");
 static_assert(kLeastMaximum == kLeastRowMaximum);
 
-// Checkpoint elements by type, so that the inner loops are chosen once per row.
+// BF16 and F16 are the same C++ type. These wrappers make checkpoint elements distinct types, so
+// that the inner loop is selected once per row.
 struct BFloat {
   BF16 bits;
 };
@@ -20,8 +22,8 @@ struct Half {
   F16 bits;
 };
 
-// Columns that are packed for all 16 outputs before the next ones, so that the lines being filled
-// stay in the first-level cache.
+// Columns are packed in blocks of this size for all 16 outputs, so that the lines being filled stay
+// in the first-level cache.
 constexpr int64_t kPackColumns = 512;
 
 float ToFloat(float value) { return value; }
@@ -31,7 +33,7 @@ uint32_t ToBF16(float value) { return FloatToBF16(value); }
 uint32_t ToBF16(BFloat value) { return value.bits; }
 uint32_t ToBF16(Half value) { return FloatToBF16(F16ToFloat(value.bits)); }
 
-// Elements [begin, end) of a row to output `lane` of its panel. REQUIRES: `begin` is even.
+// Packs elements [begin, end) of a row as output `lane` of a panel. REQUIRES: `begin` is even.
 template <class T>
 void PackElements(const T* row, int64_t begin, int64_t end, DType dtype, int lane, char* panel) {
   if (dtype == DType::kF32) {
@@ -64,7 +66,7 @@ void PackLane(const WeightView& view, int64_t row, int64_t begin, int64_t end, D
   }
 }
 
-// Where output `lane` of `panel` comes from.
+// Returns the row that becomes output `lane` of `panel`.
 PanelRow FindRow(const std::vector<WeightView>& parts, bool gated, int64_t panel, int lane) {
   if (gated) {
     const int64_t row = panel / 2 * kPanel + lane;

@@ -1,6 +1,7 @@
-// The cpu backend's weight layout: panels of 16 outputs, so that one vector load gives the next
-// weight(s) of 16 outputs and a matrix-vector product reads memory front to back. Layout in
-// isa_kernels.h (GemmProblem). Immutable after Pack; any thread.
+// CpuWeight is a weight in the layout of the cpu backend: panels of 16 outputs, so that one vector
+// load reads the next weight(s) of 16 outputs, and a matrix-vector product reads memory in
+// ascending order. GemmProblem in isa_kernels.h defines the layout. The model owns its weights.
+// Immutable after creation; any thread.
 #pragma once
 
 #include <cstring>
@@ -17,11 +18,11 @@ namespace tessera::cpu {
 
 class CpuWeight final : public PackedWeight {
  public:
-  // Null when memory is short. REQUIRES: as Backend::Pack.
+  // Packs `parts` as Backend::Pack specifies. Returns null if there is not enough memory.
   static std::unique_ptr<CpuWeight> Create(const std::vector<WeightView>& parts,
                                            const WeightFormat& format, bool gated,
                                            ThreadTeam* team);
-  // As Backend::Restore.
+  // Creates the weight with the packed bytes from `fill`, as Backend::Restore specifies.
   static std::unique_ptr<CpuWeight> Restore(const std::vector<WeightView>& parts,
                                             const WeightFormat& format, bool gated,
                                             const FillPacked& fill);
@@ -49,7 +50,7 @@ class CpuWeight final : public PackedWeight {
  private:
   CpuWeight() = default;
 
-  // Without its bytes, which are zeros. Null when memory is short.
+  // Returns a weight whose packed bytes are all 0, or null if there is not enough memory.
   static std::unique_ptr<CpuWeight> Allocate(const std::vector<WeightView>& parts,
                                              const WeightFormat& format, bool gated);
 

@@ -11,12 +11,13 @@
 namespace tessera::cpu {
 namespace {
 
-// One member's buffers, grown once per Apply.
+// The buffers of one task of the team.
 struct Buffers {
   std::vector<float> cos, sin, key;
   std::vector<char> rows;
 };
 
+// A page op restricted to one layer and one KV head.
 class HeadOp {
  public:
   HeadOp(const ApplyArgs& args, const PageOp& op, int layer, int head)
@@ -34,7 +35,7 @@ class HeadOp {
     std::memmove(dst + layout_.value_offset(), src + layout_.value_offset(), bytes);
   }
 
-  // A pure rotation: the attention factor is in the keys already.
+  // Rotates the keys only; they already contain the rotary embedding's attention factor.
   void RopeShift(int64_t half, Buffers* buffers) const {
     buffers->key.resize(static_cast<size_t>(layout_.head_dim));
     float* const key = buffers->key.data();
@@ -53,7 +54,8 @@ class HeadOp {
     }
   }
 
-  // As if all of src were read before dst is written (src may be dst).
+  // Copies the tokens `indices` of src to dst. Reads all of src before it writes, because src may
+  // be dst.
   void Gather(const int32_t* indices, std::vector<char>* rows) const {
     const size_t stride = static_cast<size_t>(layout_.token_stride());
     for (const int64_t part : {int64_t{0}, layout_.value_offset()}) {

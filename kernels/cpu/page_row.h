@@ -1,5 +1,6 @@
-// Rows of page memory (kernels/step/page_layout.h) in plain scalar code, for what does not run in a
-// layer's inner loops: page ops and taps. Rounds as the ISAs' append_head does. Pure; any thread.
+// Reads and writes the K and V rows of pages (kernels/step/page_layout.h) in plain scalar code.
+// Page ops and taps use these functions; the inner loops of a layer do not. StoreRow rounds exactly
+// like IsaKernels::append_head. Pure functions; any thread.
 #pragma once
 
 #include <cstring>
@@ -8,14 +9,15 @@
 
 namespace tessera::cpu {
 
-// REQUIRES: layout.quantized().
+// Returns the scale of a quantised row. REQUIRES: layout.quantized().
 inline float RowScale(const GroupLayout& layout, const char* row) {
   float scale;
   std::memcpy(&scale, row + layout.scale_offset(), sizeof(scale));
   return scale;
 }
 
-void LoadRow(const GroupLayout& layout, const char* row, float* x);   // [head_dim]
-void StoreRow(const GroupLayout& layout, const float* x, char* row);  // [head_dim]
+// Convert between a row of a page and x [head_dim].
+void LoadRow(const GroupLayout& layout, const char* row, float* x);
+void StoreRow(const GroupLayout& layout, const float* x, char* row);
 
 }  // namespace tessera::cpu

@@ -1,5 +1,6 @@
-// cos and sin per token row of a step, computed once per RopeSpec and shared by the layers that use
-// it. Rank thread.
+// RopeTables holds cos and sin of the rotary embedding's angles for each token row of a step. A
+// table is computed once per step and RopeSpec, and all layers with that RopeSpec use it.
+// AttentionOp owns the tables; rank thread.
 #pragma once
 
 #include <memory>
@@ -11,7 +12,8 @@
 
 namespace tessera::cpu {
 
-// cos and sin (times `factor`) of the angles of one position, `stride` floats of room each.
+// Computes cos and sin, times `factor`, of the angles at one position. `cos` and `sin` are
+// [rope.rotary_dim / 2].
 void ComputeRotation(const RopeSpec& rope, int32_t position, float factor, float* cos, float* sin);
 
 class RopeTables final {
@@ -27,8 +29,10 @@ class RopeTables final {
 
   bool Reserve(const WorkPlan& plan);
 
-  // Forgets the tables of the last step.
+  // Discards the tables of the last step.
   void BeginStep() { num_tables_ = 0; }
+  // Returns the table of `rope`, and computes it if it is new in this step. The reference is valid
+  // until the next call.
   const Table& Get(const RopeSpec* rope, const BatchView& batch);
 
  private:

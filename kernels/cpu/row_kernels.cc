@@ -1,4 +1,5 @@
-// What happens to single rows: norms, rounding, rotation, appending to pages; and the ISA's table.
+// The per-ISA functions on single rows (norms, rounding, quantisation, rotation, appending to
+// pages) and the ISA's table.
 #include <cstring>
 
 #include "kernels/cpu/isa_functions.h"
@@ -6,7 +7,7 @@
 namespace tessera::cpu::TESSERA_ISA {
 namespace {
 
-// 1 / sqrt(mean(x^2) + eps). Two accumulators in a fixed order.
+// Returns 1 / sqrt(mean(x^2) + eps), summed with two accumulators in a fixed order.
 float InverseRms(const float* x, float eps, int64_t cols) {
   V16 sum0 = Zero();
   V16 sum1 = Zero();
@@ -25,7 +26,7 @@ float InverseRms(const float* x, float eps, int64_t cols) {
   return 1.0f / __builtin_sqrtf(mean + eps);
 }
 
-// Lanes [0, count) of x as elements [index, index + count) of p.
+// Stores lanes [0, count) of x as elements [index, index + count) of p.
 void StoreElements(Element element, void* p, int64_t index, V16 x, int64_t count) {
   char* const base = static_cast<char*>(p);
   if (element == Element::kF32) {
@@ -41,14 +42,15 @@ void StoreElements(Element element, void* p, int64_t index, V16 x, int64_t count
   std::memcpy(base + 2 * index, narrow, static_cast<size_t>(2 * count));
 }
 
-// How a row of numbers is quantised (kernels/device/weight_format.h).
+// The parameters that quantise a row (kernels/device/weight_format.h).
 struct RowGrid {
   float scale = 0.0f;
-  float inverse = 0.0f;  // codes per unit; 0: all codes are zeros
+  float inverse = 0.0f;  // 127 / the largest magnitude of the row; 0: all codes are 0
 };
 
-// `largest`: the row's magnitudes' bits, the largest of each lane. As integers, magnitudes are in
-// order and NaN comes last.
+// Returns the grid of a row. `largest` holds, for each lane, the largest bit pattern of the row's
+// magnitudes. The bit patterns of magnitudes, compared as integers, have the order of the
+// magnitudes, with NaN as the largest.
 RowGrid GridOf(I16 largest) {
   constexpr int32_t kInfinityBits = 0x7f800000;
   const int32_t max_bits = ReduceMaxInts(largest);
@@ -59,7 +61,7 @@ RowGrid GridOf(I16 largest) {
   return {max / 127.0f, 127.0f / max};
 }
 
-// x as an int8 row of a page: codes, zeros up to scale_offset, the scale.
+// Stores x as an int8 row of a page: the codes, zeros up to scale_offset, and the scale.
 void StoreInt8Row(const float* x, int32_t count, int64_t scale_offset, void* row) {
   alignas(64) char codes[kMaxHeadDim + kPanel];
   I16 largest = BroadcastInt(0);
@@ -81,10 +83,10 @@ void StoreInt8Row(const float* x, int32_t count, int64_t scale_offset, void* row
 
 TESSERA_INLINE V16 Normed(V16 x, V16 inverse, V16 weight) { return Mul(Mul(x, inverse), weight); }
 
-// Elements [i, i + count) of a prepared row.
+// Stores `value` as elements [i, i + count) of a prepared row.
 TESSERA_INLINE void StorePrepared(V16 value, bool round, int64_t i, int64_t count, void* out) {
 #if defined(TESSERA_HAS_DOT_BF16)
-  // The dot product takes subnormal numbers for zeros anyway.
+  // StoreNormalBF16 stores subnormal numbers as 0, and the dot product treats them as 0 anyway.
   if (round && count >= 16) return StoreNormalBF16(static_cast<char*>(out) + 2 * i, value);
   if (round) return StoreElements(Element::kBF16, out, i, value, count);
 #endif

@@ -8,10 +8,11 @@
 namespace tessera::cpu {
 namespace {
 
-// A page's worth of keys in more pieces is not shared.
+// page_tokens consecutive keys that lie in more than this many pieces are not shared.
 constexpr int kMaxPieces = 8;
 
-// Keys that lie side by side, in however many runs.
+// The places in pages where consecutive keys of a stream lie. A piece is contiguous, even if it
+// spans several KV runs. `count` may exceed kMaxPieces; then only the first pieces are stored.
 struct Pieces {
   KeyPiece pieces[kMaxPieces];
   int count = 0;
@@ -37,10 +38,11 @@ class SharedPrefixes::Finder {
   }
 
  private:
-  // Opens a group for those of order_[begin, end) whose block is the same.
+  // Divides order_[begin, end) into groups of candidates with the same keys in `block`, and adds
+  // each group of at least two to open_.
   void Split(int32_t block, int32_t begin, int32_t end) {
     int32_t* const order = memory_.order_.data();
-    // Who has the same block has the same first page.
+    // Candidates with the same keys in the block have the same first page.
     std::sort(order + begin, order + end, [&](int32_t a, int32_t b) {
       const int64_t x = FirstPage(a, block);
       const int64_t y = FirstPage(b, block);
@@ -63,8 +65,8 @@ class SharedPrefixes::Finder {
     }
   }
 
-  // As far as all members go together; those that still share something behind it become new
-  // groups.
+  // Extends a group by all following blocks that all its members share, and adds it to found_. Of
+  // the members, those that share the next block become new groups.
   void Extend(SharedBlocks group) {
     while (AllShare(group)) ++group.block_end;
     std::vector<int32_t>& members = memory_.members_;
@@ -77,7 +79,7 @@ class SharedPrefixes::Finder {
     Split(group.block_end, group.member_begin, group.member_end);
   }
 
-  // Whether the block behind the group's is the same for all members.
+  // Returns whether the block after the group's last block is the same for all members.
   bool AllShare(const SharedBlocks& group) const {
     const int32_t* const order = memory_.order_.data();
     for (int32_t i = group.member_begin; i < group.member_end; ++i) {
@@ -87,7 +89,8 @@ class SharedPrefixes::Finder {
     return true;
   }
 
-  // The page of a candidate's first key of a block; -1 when it has no such block.
+  // Returns the page of the first key of a candidate's block, or -1 if the candidate has no such
+  // block.
   int64_t FirstPage(int32_t candidate, int32_t block) const {
     const PrefixCandidate& of = candidates_[static_cast<size_t>(candidate)];
     if (block >= of.num_blocks) return -1;
@@ -112,6 +115,7 @@ class SharedPrefixes::Finder {
     return true;
   }
 
+  // Returns the pieces of the keys at positions [begin, end).
   Pieces PiecesOf(const KvStream& stream, int32_t begin, int32_t end) const {
     Pieces all;
     ForEachPiece(batch_, stream, page_tokens_, begin, end, [&all](const KeyPiece& piece) {

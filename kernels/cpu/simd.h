@@ -1,6 +1,7 @@
-// The 16-lane vector that the per-ISA sources are written in, picked by the macro that their object
-// library defines. `static inline` throughout: nothing here may be shared between ISAs.
-// TESSERA_BASE_ISA: the ISA whose table this one builds on.
+// Selects the implementation of the 16-lane vectors V16 and I16, in which the per-ISA sources are
+// written, by the TESSERA_ISA_... macro that the build defines. All functions are `static inline`,
+// because object files of different ISAs must not share a function. If TESSERA_BASE_ISA is defined,
+// the ISA's table is a copy of that ISA's table with some functions replaced.
 #pragma once
 
 #if defined(TESSERA_ISA_AMX)

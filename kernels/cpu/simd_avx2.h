@@ -1,4 +1,4 @@
-// V16 on AVX2 with FMA and F16C: two registers.
+// V16, the vector of 16 floats, on AVX2 with FMA and F16C: two registers. Pure functions.
 #pragma once
 
 #include <immintrin.h>
@@ -15,7 +15,7 @@ struct V16 {
 
 inline constexpr int kMaxRows = 6;  // rows of a register tile with one panel
 
-// Keeps the optimiser from seeing through a value.
+// Forces *x into registers at this point and hides its value from the optimiser.
 TESSERA_INLINE void KeepInRegister(V16* x) { asm volatile("" : "+x"(x->lo), "+x"(x->hi)); }
 TESSERA_INLINE V16 Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 TESSERA_INLINE V16 Set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -34,7 +34,8 @@ TESSERA_INLINE __m256i Lanes(int first) {
 TESSERA_INLINE __m256i LanesBelow(int first, int64_t count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), Lanes(first));
 }
-// The first `count` lanes; the others are zero (Load) or untouched (Store).
+// LoadN and StoreN access the first `count` lanes only: LoadN sets the other lanes to 0, StoreN
+// does not write them.
 TESSERA_INLINE V16 LoadN(const float* p, int64_t count) {
   return {_mm256_maskload_ps(p, LanesBelow(0, count)),
           _mm256_maskload_ps(p + 8, LanesBelow(8, count))};
@@ -56,11 +57,11 @@ TESSERA_INLINE V16 Mul(V16 a, V16 b) {
 TESSERA_INLINE V16 Div(V16 a, V16 b) {
   return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)};
 }
-// a * b + c, one rounding.
+// Returns a * b + c, rounded once.
 TESSERA_INLINE V16 Fma(V16 a, V16 b, V16 c) {
   return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
-// The second operand when either is NaN.
+// Max and Min return the second operand in a lane where either operand is NaN.
 TESSERA_INLINE V16 Max(V16 a, V16 b) {
   return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
 }
@@ -79,9 +80,9 @@ TESSERA_INLINE __m256 PowerOfTwo8(__m256 n) {
   const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
   return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
 }
-// 2^n for integral n in [-126, 127].
+// Returns 2^n for integral n in [-126, 127].
 TESSERA_INLINE V16 PowerOfTwo(V16 n) { return {PowerOfTwo8(n.lo), PowerOfTwo8(n.hi)}; }
-// a < b ? x : y
+// Returns a < b ? x : y in each lane.
 TESSERA_INLINE V16 SelectLess(V16 a, V16 b, V16 x, V16 y) {
   return {_mm256_blendv_ps(y.lo, x.lo, _mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ)),
           _mm256_blendv_ps(y.hi, x.hi, _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ))};
@@ -91,12 +92,14 @@ TESSERA_INLINE __m256 KeepLanes8(__m256 x, int first, int32_t begin, int32_t end
   const __m256i keep = _mm256_andnot_si256(drop, LanesBelow(first, end));
   return _mm256_blendv_ps(other, x, _mm256_castsi256_ps(keep));
 }
-// Lanes [begin, end) of x, `other` elsewhere; begin and end may lie outside [0, 16].
+// Returns x in lanes [begin, end) and `other` in all other lanes. `begin` and `end` may lie outside
+// [0, 16].
 TESSERA_INLINE V16 KeepLanes(V16 x, int32_t begin, int32_t end, V16 other) {
   return {KeepLanes8(x.lo, 0, begin, end, other.lo), KeepLanes8(x.hi, 8, begin, end, other.hi)};
 }
 
-// Sum and maximum of the 16 lanes in a fixed tree: lane i with i + 8, i + 4, i + 2, i + 1.
+// ReduceAdd and ReduceMax combine the 16 lanes in a fixed order: lane i with lane i + 8, then with
+// lanes i + 4, i + 2 and i + 1.
 TESSERA_INLINE float ReduceAdd(V16 x) {
   const __m256 half = _mm256_add_ps(x.lo, x.hi);
   const __m128 q = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
@@ -117,7 +120,8 @@ TESSERA_INLINE V16 LoadBF16(const void* p) {
   const __m128i* const h = static_cast<const __m128i*>(p);
   return {WidenBF16(_mm_loadu_si128(h)), WidenBF16(_mm_loadu_si128(h + 1))};
 }
-// 16 pairs of bf16: the first and the second of each.
+// LoadPairsFirst and LoadPairsSecond read 16 pairs of bf16 and return the first or the second
+// number of each pair as floats.
 TESSERA_INLINE V16 LoadPairsFirst(const void* p) {
   const __m256i* const w = static_cast<const __m256i*>(p);
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(w), 16)),
@@ -138,9 +142,9 @@ TESSERA_INLINE __m256 RoundBF16x8(__m256 x) {
   return _mm256_and_ps(value,
                        _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
-// The nearest bf16 (ties to even, NaN stays NaN) in the upper half of each lane, zeros below.
+// Rounds each lane to the nearest bf16 (ties to even, NaN stays NaN), as a float.
 TESSERA_INLINE V16 RoundBF16(V16 x) { return {RoundBF16x8(x.lo), RoundBF16x8(x.hi)}; }
-// Rounds to 16 bf16.
+// Rounds the lanes to bf16 and stores the 16 numbers.
 TESSERA_INLINE void StoreBF16(void* p, V16 x) {
   const V16 rounded = RoundBF16(x);
   const __m256i lo = _mm256_srli_epi32(_mm256_castps_si256(rounded.lo), 16);
@@ -148,13 +152,14 @@ TESSERA_INLINE void StoreBF16(void* p, V16 x) {
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(lo, hi), 0xd8);
   _mm256_storeu_si256(static_cast<__m256i*>(p), packed);
 }
-// The 4 bytes at p in every lane.
+// Returns the 4 bytes at p in every lane.
 TESSERA_INLINE V16 BroadcastWord(const void* p) {
   const __m256 word = _mm256_broadcast_ss(static_cast<const float*>(p));
   return {word, word};
 }
 
-// out[i][j] = in[j][i] for 8 rows of 8 words of 4 bytes; rows of `out` are 64 bytes apart.
+// out[i][j] = in[j][i] for 8 rows of 8 words of 4 bytes. `rows[j] + offset` points at row j of the
+// input; rows of `out` are 64 bytes apart.
 TESSERA_INLINE void TransposeWords8(const void* const* rows, int64_t offset, float* out) {
   __m256 r[8];
 #pragma GCC unroll 8
@@ -181,8 +186,8 @@ TESSERA_INLINE void TransposeWords8(const void* const* rows, int64_t offset, flo
     _mm256_storeu_ps(out + 16 * (i + 4), _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
   }
 }
-// out[i][j] = in[j][i] for words of 4 bytes; `rows[j] + offset` points at 16 words, `out` at 16 *
-// 64 bytes.
+// out[i][j] = in[j][i] for 16 rows of 16 words of 4 bytes. `rows[j] + offset` points at row j of
+// the input; `out` has 16 * 64 bytes.
 TESSERA_INLINE void TransposeWords(const void* const* rows, int64_t offset, void* out) {
   float* const o = static_cast<float*>(out);
   TransposeWords8(rows, offset, o);

@@ -1,5 +1,5 @@
-// I16 on AVX2: 16 lanes of int32 in two registers, and the dot products of bytes with and without
-// VNNI.
+// I16, the vector of 16 int32, on AVX2 (two registers), and dot products of bytes with and without
+// VNNI. Pure functions.
 #pragma once
 
 #include <cstring>
@@ -15,11 +15,11 @@ inline constexpr int kMaxQuantRows = 6;  // rows of a register tile of quantised
 #else
 inline constexpr int kMaxQuantRows = 4;
 #endif
-// Panels of such a tile by its rows, at most.
+// The largest number of panels of a register tile of quantised weights.
 constexpr int QuantTilePanels(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
-// Whether such a tile leaves registers for its sums across groups, and rows of one of int4.
+// Whether the registers hold a tile's dot products and, besides, its sums across groups.
 constexpr bool GroupSumsFit(int rows, int panels) { return false; }
-inline constexpr int kMaxGroupedRows = kMaxQuantRows;
+inline constexpr int kMaxGroupedRows = kMaxQuantRows;  // rows of a register tile of int4 weights
 
 TESSERA_INLINE void KeepInRegister(I16* x) { asm volatile("" : "+x"(x->lo), "+x"(x->hi)); }
 TESSERA_INLINE I16 BroadcastInt(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
@@ -27,17 +27,17 @@ TESSERA_INLINE I16 LoadInts(const void* p) {
   const __m256i* const w = static_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(w), _mm256_loadu_si256(w + 1)};
 }
-// 16 unsigned bytes.
+// Reads 16 unsigned bytes.
 TESSERA_INLINE I16 LoadWideBytes(const void* p) {
   const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
   return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
 }
-// 16 signed bytes.
+// Reads 16 signed bytes.
 TESSERA_INLINE I16 LoadSignedBytes(const void* p) {
   const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
   return {_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))};
 }
-// [16][4] bytes to [4][16], in place.
+// Transposes bytes [16][4] to [4][16], in place.
 TESSERA_INLINE void TransposeBytes(void* p) {
   const __m256i by_byte = _mm256_broadcastsi128_si256(
       _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
@@ -51,7 +51,7 @@ TESSERA_INLINE void TransposeBytes(void* p) {
   _mm256_storeu_si256(out, _mm256_permute2x128_si256(even, odd, 0x20));
   _mm256_storeu_si256(out + 1, _mm256_permute2x128_si256(even, odd, 0x31));
 }
-// Every lane as a byte. REQUIRES: lanes in [-128, 127].
+// Stores every lane as a byte. REQUIRES: all lanes are in [-128, 127].
 TESSERA_INLINE void StoreBytes(void* p, I16 x) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.lo, x.hi), 0xd8);
   const __m128i bytes =
@@ -83,16 +83,17 @@ TESSERA_INLINE int32_t ReduceMaxInts(I16 x) {
   return _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
 }
 TESSERA_INLINE V16 ToFloats(I16 x) { return {_mm256_cvtepi32_ps(x.lo), _mm256_cvtepi32_ps(x.hi)}; }
-// To nearest, ties to even.
+// Rounds to the nearest integer, ties to even.
 TESSERA_INLINE I16 RoundToInts(V16 x) {
   return {_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi)};
 }
+// Returns the bit patterns of the floats.
 TESSERA_INLINE I16 Bits(V16 x) { return {_mm256_castps_si256(x.lo), _mm256_castps_si256(x.hi)}; }
 TESSERA_INLINE V16 LoadF16(const void* p) {
   const __m128i* const h = static_cast<const __m128i*>(p);
   return {_mm256_cvtph_ps(_mm_loadu_si128(h)), _mm256_cvtph_ps(_mm_loadu_si128(h + 1))};
 }
-// The 4 bytes at p in every lane.
+// Returns the 4 bytes at p in every lane.
 TESSERA_INLINE I16 BroadcastBytes(const void* p) {
   int32_t word;
   std::memcpy(&word, p, sizeof(word));
@@ -107,19 +108,23 @@ TESSERA_INLINE I16 HighNibbles(I16 x) {
   return LowNibbles({_mm256_srli_epi32(x.lo, 4), _mm256_srli_epi32(x.hi, 4)});
 }
 
+// DotBytes multiplies by code - kByteShift, where the codes are the unsigned bytes that
+// LoadByteWeights reads.
 #if defined(__AVXVNNI__)
 inline constexpr int kByteShift = 0;
 using ByteWeights = I16;
 TESSERA_INLINE ByteWeights LoadByteWeights(const void* p) { return LoadInts(p); }
-// acc + in each lane the sum over its 4 bytes of (w - kByteShift) * x, x signed in [-127, 127].
+// Adds to each lane of `acc` the sum over the lane's 4 bytes of (code - kByteShift) * x. REQUIRES:
+// the bytes of x are signed and in [-127, 127].
 TESSERA_INLINE I16 DotBytes(I16 acc, ByteWeights w, I16 x) {
   return {_mm256_dpbusd_avx_epi32(acc.lo, w.lo, x.lo), _mm256_dpbusd_avx_epi32(acc.hi, w.hi, x.hi)};
 }
-// The same for w in [0, 15].
+// Adds to each lane of `acc` the sum over the lane's 4 bytes of w * x, for w in [0, 15].
 TESSERA_INLINE I16 DotNibbles(I16 acc, I16 w, I16 x) { return DotBytes(acc, w, x); }
 #else
-// Products of unsigned and signed bytes are added in pairs that saturate at 16 bits, so the signed
-// weight's magnitude goes first and its sign to x: at most 2 * 128 * 127.
+// maddubs multiplies unsigned with signed bytes and saturates the sum of two products to 16 bits.
+// So the codes are shifted to signed weights; the unsigned operand is a weight's magnitude, and the
+// weight's sign is applied to x. A sum is then at most 2 * 128 * 127, which does not saturate.
 inline constexpr int kByteShift = 128;
 struct ByteWeights {
   I16 w;

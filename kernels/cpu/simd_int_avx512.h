@@ -1,4 +1,5 @@
-// I16 on AVX-512: 16 lanes of int32, and the dot products of bytes with and without VNNI.
+// I16, the vector of 16 int32, on AVX-512 (one register), and dot products of bytes with and
+// without VNNI. Pure functions.
 #pragma once
 
 #include <cstring>
@@ -10,24 +11,24 @@ struct I16 {
 };
 
 inline constexpr int kMaxQuantRows = 12;  // rows of a register tile of quantised weights
-// Panels of such a tile by its rows, at most.
+// The largest number of panels of a register tile of quantised weights.
 constexpr int QuantTilePanels(int rows) { return rows <= 6 ? 4 : 2; }
-// Whether such a tile leaves registers for its sums across groups, and rows of one that does.
+// Whether the registers hold a tile's dot products and, besides, its sums across groups.
 constexpr bool GroupSumsFit(int rows, int panels) { return (2 * rows + 1) * panels <= 26; }
-inline constexpr int kMaxGroupedRows = 6;
+inline constexpr int kMaxGroupedRows = 6;  // rows of a register tile of int4 weights
 
 TESSERA_INLINE void KeepInRegister(I16* x) { asm volatile("" : "+v"(x->v)); }
 TESSERA_INLINE I16 BroadcastInt(int32_t x) { return {_mm512_set1_epi32(x)}; }
 TESSERA_INLINE I16 LoadInts(const void* p) { return {_mm512_loadu_si512(p)}; }
-// 16 unsigned bytes.
+// Reads 16 unsigned bytes.
 TESSERA_INLINE I16 LoadWideBytes(const void* p) {
   return {_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
 }
-// 16 signed bytes.
+// Reads 16 signed bytes.
 TESSERA_INLINE I16 LoadSignedBytes(const void* p) {
   return {_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
 }
-// [16][4] bytes to [4][16], in place.
+// Transposes bytes [16][4] to [4][16], in place.
 TESSERA_INLINE void TransposeBytes(void* p) {
   const __m512i by_byte =
       _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
@@ -35,7 +36,7 @@ TESSERA_INLINE void TransposeBytes(void* p) {
   const __m512i x = _mm512_shuffle_epi8(_mm512_loadu_si512(p), by_byte);
   _mm512_storeu_si512(p, _mm512_permutexvar_epi32(words, x));
 }
-// The lowest byte of every lane.
+// Stores the lowest byte of every lane.
 TESSERA_INLINE void StoreBytes(void* p, I16 x) {
   _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
 }
@@ -46,13 +47,14 @@ TESSERA_INLINE I16 MaxInts(I16 a, I16 b) { return {_mm512_max_epi32(a.v, b.v)}; 
 TESSERA_INLINE int32_t ReduceAddInts(I16 x) { return _mm512_reduce_add_epi32(x.v); }
 TESSERA_INLINE int32_t ReduceMaxInts(I16 x) { return _mm512_reduce_max_epi32(x.v); }
 TESSERA_INLINE V16 ToFloats(I16 x) { return {_mm512_cvtepi32_ps(x.v)}; }
-// To nearest, ties to even.
+// Rounds to the nearest integer, ties to even.
 TESSERA_INLINE I16 RoundToInts(V16 x) { return {_mm512_cvtps_epi32(x.v)}; }
+// Returns the bit patterns of the floats.
 TESSERA_INLINE I16 Bits(V16 x) { return {_mm512_castps_si512(x.v)}; }
 TESSERA_INLINE V16 LoadF16(const void* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
 }
-// The 4 bytes at p in every lane.
+// Returns the 4 bytes at p in every lane.
 TESSERA_INLINE I16 BroadcastBytes(const void* p) {
   int32_t word;
   std::memcpy(&word, p, sizeof(word));
@@ -64,23 +66,27 @@ TESSERA_INLINE I16 HighNibbles(I16 x) {
   return {_mm512_and_si512(_mm512_srli_epi32(x.v, 4), _mm512_set1_epi8(15))};
 }
 
+// DotBytes multiplies by code - kByteShift, where the codes are the unsigned bytes that
+// LoadByteWeights reads.
 #if defined(__AVX512VNNI__)
 inline constexpr int kByteShift = 0;
 struct ByteWeights {
   __m512i v;
 };
 TESSERA_INLINE ByteWeights LoadByteWeights(const void* p) { return {_mm512_loadu_si512(p)}; }
-// acc + in each lane the sum over its 4 bytes of (w - kByteShift) * x, x signed in [-127, 127].
+// Adds to each lane of `acc` the sum over the lane's 4 bytes of (code - kByteShift) * x. REQUIRES:
+// the bytes of x are signed and in [-127, 127].
 TESSERA_INLINE I16 DotBytes(I16 acc, ByteWeights w, I16 x) {
   return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)};
 }
-// The same for w in [0, 15].
+// Adds to each lane of `acc` the sum over the lane's 4 bytes of w * x, for w in [0, 15].
 TESSERA_INLINE I16 DotNibbles(I16 acc, I16 w, I16 x) {
   return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)};
 }
 #else
-// Products of unsigned and signed bytes are added in pairs that saturate at 16 bits, so the signed
-// weight's magnitude goes first and its sign to x: at most 2 * 128 * 127.
+// maddubs multiplies unsigned with signed bytes and saturates the sum of two products to 16 bits.
+// So the codes are shifted to signed weights; the unsigned operand is a weight's magnitude, and the
+// weight's sign is applied to x. A sum is then at most 2 * 128 * 127, which does not saturate.
 inline constexpr int kByteShift = 128;
 struct ByteWeights {
   __m512i magnitude;

@@ -1,11 +1,12 @@
-// exp, tanh and the activations on V16. Lane-wise, so a tail lane gives what a full vector gives.
+// exp, tanh and the activation functions on V16. Each lane is computed independently, so a lane of
+// a partly filled vector has the same result as in a full vector. Pure functions.
 #pragma once
 
 namespace tessera::cpu::TESSERA_ISA {
 
-// ln 2 in two parts and the degree-6 minimax polynomial of Cephes' expf: e^x = 2^n * (value of
-// ReducedExp), n = RoundToInt(x / ln 2).
-inline constexpr float kExpLow = -87.33654f;  // e^x is subnormal below
+inline constexpr float kExpLow = -87.33654f;  // e^x is subnormal for lower x
+// Returns e^(x - n ln 2), so that e^x = 2^n * ReducedExp(x, n). REQUIRES: n = RoundToInt(x / ln 2).
+// ln 2 is subtracted in two parts; the polynomial of degree 6 is the minimax one of Cephes' expf.
 TESSERA_INLINE V16 ReducedExp(V16 x, V16 n) {
   V16 r = Fma(n, Set1(-0.693359375f), x);
   r = Fma(n, Set1(2.12194440e-4f), r);
@@ -18,7 +19,7 @@ TESSERA_INLINE V16 ReducedExp(V16 x, V16 n) {
   return Fma(p, Mul(r, r), Add(r, Set1(1.0f)));
 }
 
-// e^x within 2 ulp for x <= 0; 0 below -87.33 (so exp(-infinity) = 0), NaN for NaN.
+// Returns e^x within 2 ulp for x <= 0, 0 for x < -87.33 (so e^-infinity is 0), and NaN for NaN.
 TESSERA_INLINE V16 ExpNonPositive(V16 x) {
   const V16 low = Set1(kExpLow);
   const V16 clamped = Max(low, x);
@@ -27,13 +28,13 @@ TESSERA_INLINE V16 ExpNonPositive(V16 x) {
   return SelectLess(x, low, Zero(), result);
 }
 
-// e^x within 2 ulp; 0 below -87.33, infinity above 88.72, NaN for NaN.
+// Returns e^x within 2 ulp, 0 for x < -87.33, infinity for x > 88.72, and NaN for NaN.
 TESSERA_INLINE V16 Exp(V16 x) {
   const V16 low = Set1(kExpLow);
   const V16 high = Set1(88.72283f);
   const V16 clamped = Min(high, Max(low, x));
   const V16 n = RoundToInt(Mul(clamped, Set1(1.44269504088896341f)));
-  // 2^n in two factors: n is 128 just below the overflow.
+  // 2^n is applied as two factors, because n may be 128, and 2^128 is not a float.
   const V16 half = RoundToInt(Mul(n, Set1(0.5f)));
   const V16 p = ReducedExp(clamped, n);
   const V16 result = Mul(Mul(p, PowerOfTwo(half)), PowerOfTwo(Sub(n, half)));
@@ -41,7 +42,8 @@ TESSERA_INLINE V16 Exp(V16 x) {
   return SelectLess(high, x, Set1(__builtin_inff()), bounded);
 }
 
-// tanh within 4 ulp: Cephes' polynomial near zero, 1 - 2 / (e^2|x| + 1) elsewhere.
+// Returns tanh(x) within 4 ulp: by Cephes' polynomial for |x| < 0.625, else by
+// 1 - 2 / (e^(2|x|) + 1) with the sign of x.
 TESSERA_INLINE V16 Tanh(V16 x) {
   const V16 square = Mul(x, x);
   V16 p = Set1(-5.70498872745e-3f);

@@ -1,6 +1,7 @@
-// The register tile that Linear, Logits and the attention scores share: R rows times P panels of 16
-// outputs, accumulated over k in ascending order, one accumulator per output. How R and P are
-// chosen never shows in a result.
+// The register tile of a matrix product, which Linear, Logits and the attention scores share: R
+// rows times P panels of 16 outputs. Each output has one accumulator, which sums over k in
+// ascending order, so the choice of R and P does not change any result. Included by the per-ISA
+// sources only; pure functions.
 #pragma once
 
 #include "kernels/cpu/isa_kernels.h"
@@ -8,15 +9,16 @@
 
 namespace tessera::cpu::TESSERA_ISA {
 
-// How a step's 64 bytes of a panel meet a row's next element(s). A step has kParts multiply-adds.
-struct F32Panel {  // fp32 rows, fp32 panels: one k a step
+// A Panel type defines one step of the product: 64 bytes of a panel are multiplied with the next
+// kRowBytes bytes of a row, in kParts multiply-adds.
+struct F32Panel {  // fp32 rows and fp32 panels: one k per step
   static constexpr int kParts = 1;
   static constexpr int64_t kRowBytes = 4;
   TESSERA_INLINE V16 Outputs(const char* b, int part) { return Load(b); }
   TESSERA_INLINE V16 Row(const char* a, int part) { return BroadcastWord(a); }
   TESSERA_INLINE V16 MultiplyAdd(V16 acc, V16 a, V16 b) { return Fma(a, b, acc); }
 };
-struct BF16Panel {  // fp32 rows, pairs of bf16: two k a step
+struct BF16Panel {  // fp32 rows and panels of bf16 pairs: two k per step
   static constexpr int kParts = 2;
   static constexpr int64_t kRowBytes = 8;
   TESSERA_INLINE V16 Outputs(const char* b, int part) {
@@ -25,7 +27,7 @@ struct BF16Panel {  // fp32 rows, pairs of bf16: two k a step
   TESSERA_INLINE V16 Row(const char* a, int part) { return BroadcastWord(a + 4 * part); }
   TESSERA_INLINE V16 MultiplyAdd(V16 acc, V16 a, V16 b) { return Fma(a, b, acc); }
 };
-struct Int8Panel {  // fp32 rows, bytes: four k a step
+struct Int8Panel {  // fp32 rows and panels of int8 codes: four k per step
   static constexpr int kParts = 4;
   static constexpr int64_t kRowBytes = 16;
   TESSERA_INLINE V16 Outputs(const char* b, int part) {
@@ -35,7 +37,7 @@ struct Int8Panel {  // fp32 rows, bytes: four k a step
   TESSERA_INLINE V16 MultiplyAdd(V16 acc, V16 a, V16 b) { return Fma(a, b, acc); }
 };
 #if defined(TESSERA_HAS_DOT_BF16)
-struct BF16DotPanel {  // bf16 rows, pairs of bf16: two k a step in one instruction
+struct BF16DotPanel {  // bf16 rows and panels of bf16 pairs: two k per step, in one instruction
   static constexpr int kParts = 1;
   static constexpr int64_t kRowBytes = 4;
   TESSERA_INLINE V16 Outputs(const char* b, int part) { return Load(b); }
@@ -44,30 +46,32 @@ struct BF16DotPanel {  // bf16 rows, pairs of bf16: two k a step in one instruct
 };
 #endif
 
-// Panels of a tile by its rows, at most: as many as the registers hold.
+// Returns the largest number of panels for which the accumulators of a tile with this number of
+// rows fit in the registers.
 constexpr int TilePanels(int rows) {
   if (kMaxRows == 12) return rows <= 6 ? 4 : 2;
   return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
 }
 
-// Bytes that a memory-bound tile reads ahead, in all its panels together: what memory gives to a
-// core while a line comes.
+// Number of bytes that a memory-bound tile prefetches ahead, over all its panels: about what one
+// core can read from memory during the latency of one cache line.
 inline constexpr int64_t kPrefetchBytes = 4096;
 
 struct TileProblem {
-  const char* a = nullptr;  // the first row's first element
-  int64_t a_stride = 0;     // bytes
-  const char* b = nullptr;  // the first panel's first step
+  const char* a = nullptr;  // first element of the first row
+  int64_t a_stride = 0;     // bytes from row to row
+  const char* b = nullptr;  // first step of the first panel
   int64_t panel_bytes = 0;
   int64_t steps = 0;
-  // What each step prefetches for the first panel; for the others panel_bytes further each. It
-  // moves on by `prefetch_stride` bytes a step, and by `prefetch_jump` when `jump_steps` are left.
+  // The first step prefetches `prefetch` for panel 0, and p * panel_bytes further for panel p. The
+  // address grows by prefetch_stride bytes per step, and once by prefetch_jump bytes, when
+  // jump_steps steps are left.
   const char* prefetch = nullptr;
   int64_t prefetch_stride = 0;
   int64_t prefetch_jump = 0;
   int64_t jump_steps = 0;
-  float* out = nullptr;  // [rows, out_stride]: 16 outputs a panel
-  int64_t out_stride = 0;
+  float* out = nullptr;    // [rows, out_stride], 16 outputs per panel
+  int64_t out_stride = 0;  // floats
 };
 
 template <class Panel, int kRows, int kPanels>
@@ -102,7 +106,7 @@ static void ComputeTile(const TileProblem& problem) {
 #pragma GCC unroll 4
         for (int p = 0; p < kPanels; ++p) {
           acc[r][p] = Panel::MultiplyAdd(acc[r][p], row, outputs[p]);
-          // Else g++ mixes the parts and runs out of registers.
+          // Without this call g++ interleaves the parts and spills registers.
           if constexpr (Panel::kParts > 1) KeepInRegister(&acc[r][p]);
         }
       }
@@ -131,7 +135,8 @@ static TileFunction FindTileOfRows(int panels) {
   return &ComputeTile<Panel, kRows, 1>;
 }
 
-// The tile of `rows` rows with `panels` (1, 2 or 4, at most TilePanels(rows)) panels.
+// Returns the function that computes a tile of `rows` rows and `panels` panels. REQUIRES: 1 <= rows
+// <= kMaxRows; panels is 1, 2 or 4 and <= TilePanels(rows).
 template <class Panel>
 static TileFunction FindTile(int rows, int panels) {
 #define TESSERA_TILE(R) \
@@ -157,7 +162,8 @@ static TileFunction FindTile(int rows, int panels) {
   return nullptr;
 }
 
-// `panels` panels for `rows` <= kMaxRows rows, in as few tiles as the registers allow.
+// Computes `panels` panels for `rows` rows, in tiles of as many panels as the registers allow.
+// REQUIRES: rows <= kMaxRows.
 template <class Panel>
 static void ComputePanels(TileProblem problem, int rows, int panels) {
   for (int width = TilePanels(rows); width > 0; width /= 2) {

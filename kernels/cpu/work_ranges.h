@@ -1,6 +1,7 @@
-// Fork-join over tasks that lie side by side in memory: every member walks its own contiguous share
-// in order (so that the hardware prefetcher streams), then helps the others with what is left of
-// theirs (so that a member that lost its core for a moment does not hold up the step).
+// WorkRanges runs tasks whose data is contiguous in memory on all members of a thread team
+// (fork-join). Every member first runs its own contiguous range of tasks in order, so that the
+// hardware prefetcher can follow. Then it runs remaining tasks of the other members, so that a
+// member that has lost its core for a moment does not delay the step. One caller at a time.
 #pragma once
 
 #include <atomic>
@@ -16,8 +17,8 @@ class WorkRanges {
   explicit WorkRanges(ThreadTeam* team)
       : team_(team), cursors_(new Cursor[static_cast<size_t>(team->num_threads())]) {}
 
-  // body(task, member) for every task in [0, count). Which member runs a task must not change its
-  // result.
+  // Runs body(task, member) for every task in [0, count). REQUIRES: the result of a task does not
+  // depend on the member that runs it.
   template <class Body>
   void For(int64_t count, const Body& body) {
     const int members = team_->num_threads();

@@ -1,4 +1,5 @@
-// Attention as kernels/step/attention_plan.h states it, one (row, head) at a time.
+// The reference backend's attention: computes the definition in kernels/step/attention_plan.h for
+// one (row, head) at a time.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -14,7 +15,7 @@ namespace {
 
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
-// A partial result with its output vector.
+// A partial softmax with its output vector.
 struct Partial {
   SoftmaxPartial softmax;
   std::vector<float> out;  // [head_dim], not yet divided by the sum
@@ -35,7 +36,8 @@ void Merge(const Partial& b, Partial* a) {
   }
 }
 
-// A finished stream as a partial of the row.
+// Returns the result of a finished stream as a partial of the row: normalised, with the stream's
+// scale applied to the log-sum-exp.
 Partial Finish(const Partial& stream, float scale) {
   if (stream.softmax.empty()) return stream;
   Partial done{{scale * stream.softmax.lse(), 1.0f}, stream.out};
@@ -43,14 +45,15 @@ Partial Finish(const Partial& stream, float scale) {
   return done;
 }
 
-// What one query row's head saw; kept for the taps.
+// The scores and log-sum-exps of one query row and head, which the taps read.
 struct RowView {
-  std::vector<float> scores;      // [keys of the segment], -infinity where not seen
-  std::vector<KvStream> streams;  // of the segment
-  std::vector<float> stream_lse;  // [streams], before scaling
+  std::vector<float> scores;      // [keys of the segment], -infinity where the row sees no key
+  std::vector<KvStream> streams;  // the streams of the segment
+  std::vector<float> stream_lse;  // [streams] log-sum-exp before the stream's scale is applied
   float lse = kNegativeInfinity;
 };
 
+// The attention of the rows of one segment.
 class SegmentAttention {
  public:
   SegmentAttention(const AttentionArgs& args, int segment) : args_(args), layout_(*args.layout) {
@@ -100,10 +103,11 @@ class SegmentAttention {
     return merged;
   }
 
-  // Keys at positions [begin, end), which lie in one block.
+  // Computes the partial of the keys at positions [begin, end). REQUIRES: the positions lie in one
+  // attention block.
   Partial AttendBlock(const KvStream& stream, const std::vector<float>& query, int32_t head,
                       int32_t begin, int32_t end) {
-    float* scores = view_.scores.data() + stream.key_begin;  // by position in the stream
+    float* scores = view_.scores.data() + stream.key_begin;  // indexed by position in the stream
     Partial block{{}, std::vector<float>(layout_.head_dim, 0.0f)};
     ForEachKey(stream, head, begin, end, [&](int32_t pos, const char* key) {
       float dot = 0.0f;
@@ -127,12 +131,12 @@ class SegmentAttention {
     return block;
   }
 
-  // What meets numbers of bf16 pages is bf16.
+  // Numbers that are multiplied with bf16 keys or values are rounded to bf16 first.
   float RoundedForPairs(float x) const {
     return layout_.dtype == DType::kBF16 ? RoundTo(DType::kBF16, x) : x;
   }
 
-  // visit(position, key row) for the keys at positions [begin, end), ascending.
+  // Calls visit(position, key row) for the keys at positions [begin, end), in ascending order.
   template <class Visit>
   void ForEachKey(const KvStream& stream, int32_t head, int32_t begin, int32_t end,
                   const Visit& visit) const {
@@ -151,7 +155,7 @@ class SegmentAttention {
   RowView view_;
 };
 
-// Norms queries and keys in place, and rotates the keys for their positions.
+// Applies the norms to queries and keys in place, and rotates the keys for their positions.
 void NormAndRotate(const AttentionArgs& args) {
   const int32_t head_dim = args.layout->head_dim;
   for (int32_t row = 0; row < args.batch.num_tokens(); ++row) {
@@ -168,8 +172,8 @@ void NormAndRotate(const AttentionArgs& args) {
   }
 }
 
-// Calls visit(row in page memory of K, K and V of the batch) for each kv head of a row that is
-// written.
+// Calls visit(cell, key, value) for each KV head of a batch row that is written to a page: `cell`
+// is the address of the K row in the page, `key` and `value` are the K and V of the batch.
 template <class Visit>
 void ForEachWrittenHead(const AttentionArgs& args, int32_t row, const Visit& visit) {
   const GroupLayout& layout = *args.layout;
@@ -196,8 +200,9 @@ void AppendToPages(const AttentionArgs& args) {
   }
 }
 
-// Before the pages are overwritten. New values count as they will be stored, so that recomputing
-// the same row gives exactly 0; a row that is not written gives 0.
+// Computes the deviation of the new values from those in the pages. The new values are rounded as
+// the pages store them, so that computing the same row again gives exactly 0. A row that is not
+// written gives 0. REQUIRES: the new values are not yet in the pages.
 void TapValueDeviation(const AttentionArgs& args, const Tap& tap, float* out) {
   const GroupLayout& layout = *args.layout;
   const int32_t first = args.batch.segments()[tap.segment].token_begin + tap.row_begin;

@@ -1,4 +1,4 @@
-// The reference backend: Linear, embedding and logits.
+// The reference backend: Linear, Embed and Logits. Other files define its attention and page ops.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -85,7 +85,7 @@ class RefBackend final : public Backend {
   }
 
  private:
-  // normed_ := the normed row, y_ := the weight times it.
+  // normed_ := the row after the norm. y_ := the weight times normed_.
   void NormAndMultiply(const float* x, const NormArgs& norm, const ref::RefWeight& weight);
 
   Comm* const comm_;  // null: one rank

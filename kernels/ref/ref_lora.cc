@@ -8,7 +8,7 @@
 namespace tessera::ref {
 namespace {
 
-// The adapter of a row of the batch; null: none.
+// Returns the adapter of a row of the batch, or null if the row has none.
 const BatchAdapter* AdapterOf(const BatchView& batch, int64_t row) {
   for (int32_t s = 0; s < batch.num_segments(); ++s) {
     const Segment& segment = batch.segments()[s];

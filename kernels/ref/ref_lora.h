@@ -1,12 +1,13 @@
-// The reference backend's LoRA: one row's A x and B z, as they are written. Pure.
+// The reference backend's LoRA: computes A x and B z of one row by their definitions. Pure
+// function; any thread.
 #pragma once
 
 #include "kernels/device/backend.h"
 
 namespace tessera::ref {
 
-// Adds what the row's adapter gives to y, the fused weight's outputs (gated: [gate, up] pairs). `x`
-// is the normed row, [cols].
+// Adds the product of the row's adapter to `y`, the outputs of the fused weight (gate and up
+// alternate if `gated`). `x` [cols] is the row after the norm.
 void AddLora(const LoraArgs& lora, int64_t row, const float* x, int64_t cols, bool gated, float* y);
 
 }  // namespace tessera::ref

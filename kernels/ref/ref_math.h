@@ -1,4 +1,5 @@
-// The small formulas of the reference backend, each written as its definition reads. Pure.
+// The formulas of the reference backend, each written like its definition. Pure functions; any
+// thread.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +12,8 @@
 
 namespace tessera::ref {
 
-// out := x * rsqrt(mean(x^2) + eps) * weight over `count` elements, or a copy without a norm. The
-// sum is taken in fp64. `out` may be `x`.
+// out := x * rsqrt(mean(x^2) + eps) * weight over `count` elements, with the sum in fp64. Copies x
+// if norm.weight is null. `out` may be `x`.
 inline void RmsNorm(const NormArgs& norm, const float* x, int64_t count, float* out) {
   float factor = 1.0f;
   if (norm.weight != nullptr) {
@@ -35,7 +36,7 @@ inline float Activate(Activation activation, float x) {
   return 0.5f * x * (1.0f + std::tanh(inner));
 }
 
-// cos and sin of the angles of one position.
+// cos and sin of the rotary embedding's angles at one position.
 struct Rotation {
   std::vector<float> cos;  // [rotary_dim / 2]
   std::vector<float> sin;
@@ -62,13 +63,14 @@ inline void Rotate(const Rotation& rotation, float* head) {
   }
 }
 
-// REQUIRES: dtype is kF32, kBF16 or kI8 (whose codes have a scale elsewhere).
+// Returns element i of a row. For kI8 returns the code, without its scale. REQUIRES: dtype is kF32,
+// kBF16 or kI8.
 inline float LoadElement(DType dtype, const char* row, int64_t i) {
   if (dtype == DType::kI8) return static_cast<float>(reinterpret_cast<const int8_t*>(row)[i]);
   return dtype == DType::kF32 ? reinterpret_cast<const float*>(row)[i]
                               : BF16ToFloat(reinterpret_cast<const BF16*>(row)[i]);
 }
-// REQUIRES: dtype is kF32 or kBF16.
+// Stores `value` as element i of a row. REQUIRES: dtype is kF32 or kBF16.
 inline void StoreElement(DType dtype, float value, char* row, int64_t i) {
   if (dtype == DType::kF32) {
     reinterpret_cast<float*>(row)[i] = value;
@@ -77,13 +79,13 @@ inline void StoreElement(DType dtype, float value, char* row, int64_t i) {
   }
 }
 
-// `value` as it will be read back from `dtype`.
+// Returns `value` rounded to `dtype`. REQUIRES: dtype is kF32 or kBF16.
 inline float RoundTo(DType dtype, float value) {
   return dtype == DType::kF32 ? value : BF16ToFloat(FloatToBF16(value));
 }
 
-// A row of activations to codes in [-127, 127]; returns the row's scale
-// (kernels/device/weight_format.h).
+// Quantises a row of activations to codes in [-127, 127] as kernels/device/weight_format.h defines.
+// Returns the scale of the row.
 inline float QuantizeRow(const float* x, int64_t count, int32_t* codes) {
   float max = 0.0f;
   bool finite = true;
@@ -101,8 +103,8 @@ inline float QuantizeRow(const float* x, int64_t count, int32_t* codes) {
   return max / 127.0f;
 }
 
-// Rows of page memory (kernels/step/page_layout.h). Number d of a row is PageElement(d) *
-// PageScale().
+// The following functions read and write K and V rows of pages (kernels/step/page_layout.h).
+// Element d of a row is PageElement(d) * PageScale().
 inline float PageElement(const GroupLayout& layout, const char* row, int64_t d) {
   return LoadElement(layout.dtype, row, d);
 }
@@ -128,6 +130,7 @@ inline void StorePageRow(const GroupLayout& layout, const float* x, char* row) {
   *reinterpret_cast<float*>(row + layout.scale_offset()) = scale;
 }
 
+// Backend::Attention and Backend::Apply of the reference backend.
 void Attention(const AttentionArgs& args);
 void Apply(const ApplyArgs& args);
 

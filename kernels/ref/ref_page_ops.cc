@@ -1,4 +1,4 @@
-// Slot updates and page ops.
+// The reference backend's slot updates and page ops.
 #include <cstring>
 #include <vector>
 
@@ -17,7 +17,7 @@ void Copy(const GroupLayout& layout, const PoolView& pool, const PageOp& op, int
   std::memmove(dst + layout.value_offset(), src + layout.value_offset(), bytes);
 }
 
-// A pure rotation: the attention factor is in the keys already.
+// Rotates the keys only; they already contain the rotary embedding's attention factor.
 void RopeShift(const GroupLayout& layout, const PoolView& pool, const PageOp& op, int layer,
                int head, const Rotation& rotation) {
   for (int32_t t = 0; t < op.num_tokens; ++t) {
@@ -28,7 +28,8 @@ void RopeShift(const GroupLayout& layout, const PoolView& pool, const PageOp& op
   }
 }
 
-// As if all of src were read before dst is written (src may be dst).
+// Copies the tokens `indices` of src to dst. Reads all of src before it writes, because src may be
+// dst.
 void Gather(const GroupLayout& layout, const PoolView& pool, const PageOp& op, int layer, int head,
             const int32_t* indices) {
   const int64_t stride = layout.token_stride();

@@ -24,9 +24,9 @@ Memory AllocateZeroed(int64_t bytes) {
       static_cast<char*>(std::calloc(static_cast<size_t>(std::max<int64_t>(bytes, 1)), 1)));
 }
 
-// Panels of kPanel outputs: element (n, k) lies at ((n / kPanel) * K + k) * kPanel + n % kPanel, so
-// that the compiler may work on several outputs at once while each output's sum stays in ascending
-// k.
+// A weight of floats in panels of kPanel outputs: element (n, k) lies at index ((n / kPanel) * K +
+// k) * kPanel + n % kPanel. This lets the compiler vectorise over outputs, while each output is
+// still summed in ascending order of k.
 class FloatWeight final : public RefWeight {
  public:
   FloatWeight(int64_t rows, int64_t cols, const WeightFormat& format)
@@ -79,7 +79,8 @@ class FloatWeight final : public RefWeight {
   std::vector<float> row_;
 };
 
-// Codes, scales and zeros as they are, row by row: the formulas of weight_format.h.
+// A quantised weight with separate arrays of codes, scales and zeros, row by row. Computes the
+// formulas of kernels/device/weight_format.h.
 class QuantizedWeight final : public RefWeight {
  public:
   QuantizedWeight(int64_t rows, int64_t cols, const WeightFormat& format)

@@ -1,5 +1,5 @@
-// The reference backend's weights: fp32, bf16 or quantised, and the product with one row. Immutable
-// after Create; any thread.
+// RefWeight is a weight (fp32, bf16 or quantised) of the reference backend, with its product with
+// one row. The model owns its weights. Immutable after Create; any thread.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace tessera::ref {
 
 class RefWeight : public PackedWeight {
  public:
-  // Null when memory is short. REQUIRES: as Backend::Pack.
+  // Packs `parts` as Backend::Pack specifies. Returns null if there is not enough memory.
   static std::unique_ptr<RefWeight> Create(const std::vector<WeightView>& parts,
                                            const WeightFormat& format, bool interleave_gate);
 
@@ -20,9 +20,10 @@ class RefWeight : public PackedWeight {
   int64_t cols() const override { return cols_; }
   const WeightFormat& format() const override { return format_; }
 
+  // Returns the element in row n and column k as a float.
   virtual float at(int64_t n, int64_t k) const = 0;
-  // y[n] := the row x as the format rounds or quantises it, times weight row n. `x` is overwritten;
-  // y has PaddedRows() elements.
+  // y[n] := x, rounded or quantised as the format requires, times row n of the weight. `y` has
+  // PaddedRows() elements. Overwrites `x`.
   virtual void Multiply(float* x, float* y) const = 0;
   int64_t PaddedRows() const { return RoundUp(rows_, kPanel); }
 
@@ -32,7 +33,7 @@ class RefWeight : public PackedWeight {
   RefWeight(int64_t rows, int64_t cols, const WeightFormat& format)
       : rows_(rows), cols_(cols), format_(format) {}
 
-  // Row `row` of `part` becomes row n.
+  // Sets row n of the weight to row `row` of `part`.
   virtual void SetRow(int64_t n, const WeightView& part, int64_t row) = 0;
 
   const int64_t rows_;

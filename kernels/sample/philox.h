@@ -1,6 +1,7 @@
-// Philox4x32-10, the counter-based random numbers of "Parallel random numbers: as easy as 1, 2, 3"
-// (Salmon et al., SC 2011): a pure function of (counter, key), so a sampled token depends on (seed,
-// index, position) and on nothing that ran before it.
+// Philox4x32-10, the counter-based random number generator of "Parallel random numbers: as easy as
+// 1, 2, 3" (Salmon et al., SC 2011). A random number is a pure function of (counter, key), so a
+// sampled token depends on (seed, index, position) and not on the random numbers drawn earlier.
+// Any thread.
 #pragma once
 
 #include <array>
@@ -20,16 +21,17 @@ constexpr PhiloxCounter Philox4x32(PhiloxCounter counter, PhiloxKey key) {
                static_cast<uint32_t>(product1),
                static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key[1],
                static_cast<uint32_t>(product0)};
-    key[0] += 0x9E3779B9u;  // the golden ratio
-    key[1] += 0xBB67AE85u;  // sqrt(3) - 1
+    key[0] += 0x9E3779B9u;  // 2^32 * (golden ratio - 1)
+    key[1] += 0xBB67AE85u;  // 2^32 * (sqrt(3) - 1)
   }
   return counter;
 }
 
-// What a random number is for; part of the counter.
+// The purpose of a random number. The purpose is part of the counter, so that different uses at one
+// position get independent numbers.
 enum class RandomUse : uint32_t { kSample = 0 };
 
-// Uniform in [0, 1), 53 random bits.
+// Returns a uniform random number in [0, 1) with 53 random bits.
 constexpr double UniformAt(uint64_t seed, int32_t index, int32_t position, RandomUse use) {
   const PhiloxCounter bits =
       Philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(position),

@@ -17,7 +17,7 @@ using sampling::Softmax;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// The log-softmax of a row in fp64.
+// The log-softmax of a row of logits, computed in fp64.
 class RawLogprobs {
  public:
   RawLogprobs() = default;
@@ -28,6 +28,7 @@ class RawLogprobs {
         sampling::ChunkMasses(row, scratch->maxima, {maximum_, 1.0f}, {}, &scratch->masses));
   }
 
+  // Returns the log-probability of a token with this logit.
   float Of(float logit) const {
     if (logit == kInfinity) return 0.0f;
     if (!std::isfinite(logit) || !std::isfinite(maximum_)) return -kInfinity;
@@ -36,10 +37,11 @@ class RawLogprobs {
 
  private:
   float maximum_ = 0.0f;
-  double log_sum_ = 0.0;  // of the sum of exp(logit - maximum)
+  double log_sum_ = 0.0;  // log of the sum of exp(logit - maximum_) over the row
 };
 
-// REQUIRES: scratch->maxima are of `logits`. Returns how many were written.
+// Writes the `count` best tokens with their log-probabilities to `top`, best first. Returns the
+// number written. REQUIRES: scratch->maxima holds the chunk maxima of `logits`.
 int32_t WriteTop(const RawLogprobs& logprobs, const LogitRow& logits, int32_t count,
                  SampleScratch* scratch, TokenLogprob* top) {
   std::vector<Candidate>& best = scratch->candidates;
@@ -86,8 +88,8 @@ void ApplyMask(const uint32_t* mask, int64_t vocab, float* logits) {
   }
 }
 
-// Remembers the logits of tokens that are about to change. A token may come twice with the same
-// value.
+// Saves the logits of the tokens that penalties and biases will change. A token with both a bias
+// and a count is saved twice, with the same value.
 void SaveLogits(const SamplerRow& row, const TokenBias* biases, const TokenCount* counts,
                 const float* logits, int64_t vocab, std::vector<TokenLogprob>* before) {
   before->clear();
@@ -98,6 +100,8 @@ void SaveLogits(const SamplerRow& row, const TokenBias* biases, const TokenCount
   for (int32_t i = 0; i < row.counts.count; ++i) save(counts[i].token);
 }
 
+// Returns the token's logit from before penalties and biases. TokenLogprob::logprob holds the logit
+// in `before`.
 float LogitBefore(const std::vector<TokenLogprob>& before, TokenId token, const float* logits) {
   for (const TokenLogprob& saved : before) {
     if (saved.token == token) return saved.logprob;
@@ -105,7 +109,8 @@ float LogitBefore(const std::vector<TokenLogprob>& before, TokenId token, const 
   return logits[token];
 }
 
-// What top_k and top_p keep. REQUIRES: scratch->maxima are of `logits`.
+// Returns the cut that keeps exactly the tokens that top_k and top_p allow. REQUIRES:
+// scratch->maxima holds the chunk maxima of `logits`.
 Cut CutByRank(const SamplerRow& row, const LogitRow& logits, const Softmax& softmax,
               SampleScratch* scratch) {
   const bool by_mass = row.top_p < 1.0f;
@@ -122,7 +127,8 @@ Cut CutByRank(const SamplerRow& row, const LogitRow& logits, const Softmax& soft
   return sampling::FindNucleus(logits, scratch->maxima, softmax, row.top_p, total, &candidates);
 }
 
-// REQUIRES: scratch->maxima are of `logits` and their maximum is finite.
+// Samples a token with the row's temperature, top_k, top_p and min_p. REQUIRES: scratch->maxima
+// holds the chunk maxima of `logits`; `maximum` is the largest of them and finite.
 TokenId SampleByTemperature(const SamplerRow& row, const LogitRow& logits, float maximum,
                             SampleScratch* scratch) {
   const Softmax softmax{maximum,

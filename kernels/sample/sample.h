@@ -1,18 +1,23 @@
-// Sampling on the CPU: from a row of logits to a token, in this order:
-//   1. log-probabilities of the untouched logits, where asked for (natural log);
-//   2. repetition penalty for tokens of prompt or output (positive logits are divided, others
-//      multiplied), then presence and frequency penalties over the output's counts;
-//   3. biases, then the mask;
-//   4. temperature 0: the largest logit. Else temperature, top_k, top_p (the smallest set whose
-//      probability within top_k reaches it; at least one token), min_p (relative to the best
-//      token), and one draw by inverse CDF over ascending ids with the uniform number of (seed,
-//      index, position).
-// Ties go to the lower id everywhere. A logit that is NaN counts as -infinity. Where nothing is
-// left to choose from, the token is the lowest id that the mask allows, else 0. The result is a
-// pure function of the row: it does not depend on threads, the batch or the instruction set.
+// The sampler of the CPU backends turns a row of logits into a token in these steps:
+//   1. If the row asks for log-probabilities, compute them (natural log) from the original logits.
+//   2. Apply the repetition penalty to tokens in the prompt or the output: divide positive logits
+//      and multiply others. Then subtract the presence and frequency penalties, which depend on
+//      how often the output has the token.
+//   3. Add the biases, then apply the mask.
+//   4. If the temperature is 0, take the token with the largest logit. Otherwise apply the
+//      temperature, then top_k, top_p and min_p, and draw one token by inverse CDF over ascending
+//      ids, with the uniform random number of (seed, index, position).
+// top_p keeps the smallest set of best tokens whose probability, normalised over the tokens that
+// top_k kept, is at least top_p; the set has at least one token. min_p is relative to the
+// probability of the best token.
 //
-// Backends call it as BeginSample, SampleRows over disjoint ranges from any threads, EndSample.
-// Free of absl and spdlog.
+// Of tokens with equal logits the lower id is always better. A NaN logit counts as -infinity. If
+// all logits are -infinity, the result is the lowest id that the mask allows, or 0 if the mask
+// allows none. The result is a pure function of the row: it does not depend on the number of
+// threads, the other rows of the batch or the instruction set.
+//
+// A backend calls BeginSample, then SampleRows for disjoint ranges on any threads, then EndSample.
+// This header includes neither absl nor spdlog.
 #pragma once
 
 #include <cstdint>
@@ -25,32 +30,36 @@
 
 namespace tessera {
 
-// What one thread samples with; the buffers do not allocate once they have grown.
+// The buffers that one thread needs for sampling. The buffers are reused from row to row, so that
+// sampling does not allocate once they have reached their largest size.
 struct SampleScratch {
-  const sampling::Passes* passes = &sampling::plain::kPasses;  // the fastest that the machine runs
-  std::vector<float> maxima;                                   // [chunks]
-  std::vector<float> maxima_copy;                              // [chunks]
-  std::vector<double> masses;                                  // [chunks]
+  // The functions to compute with: a backend sets the table of its instruction set.
+  const sampling::Passes* passes = &sampling::plain::kPasses;
+  std::vector<float> maxima;       // [chunks] largest logit of each chunk
+  std::vector<float> maxima_copy;  // [chunks] copy of `maxima` that is reordered
+  std::vector<double> masses;      // [chunks] sum of the weights of each chunk's kept tokens
   std::vector<sampling::Candidate> candidates;
-  std::vector<TokenLogprob> before;  // logits of penalised and biased tokens before that
+  // Original logits (in TokenLogprob::logprob) of the tokens that have a penalty or a bias.
+  std::vector<TokenLogprob> before;
 };
 
-// Samples (or, with row.target >= 0, scores) one row. `logits` [vocab] is overwritten. `biases` and
-// `counts` are the row's own, row.biases.count and row.counts.count of them; `mask` has ceil(vocab
-// / 32) words or is null. `top` has room for min(row.num_logprobs, vocab); out->top.count tells how
-// many were written (fewer only if logits were NaN). out->top.begin is left alone.
+// Samples one row, or only scores the token row.target if row.target >= 0. Overwrites `logits`
+// [vocab]. `biases` [row.biases.count] and `counts` [row.counts.count] are those of this row.
+// `mask` [ceil(vocab / 32)] may be null. `top` [min(row.num_logprobs, vocab)] receives the best
+// tokens, and out->top.count their number, which is smaller than the size of `top` only if some
+// logits are NaN. Does not change out->top.begin.
 void SampleRow(const SamplerRow& row, const TokenBias* biases, const TokenCount* counts,
                const uint32_t* mask, float* logits, int64_t vocab, SampleScratch* scratch,
                SampledRow* out, TokenLogprob* top);
 
-// Gives each row of the call its part of args.top.
+// Gives each row of the call its own part of args.top.
 void BeginSample(const SampleArgs& args);
 
-// Rows [row_begin, row_end) of the call, counted from 0. Calls for disjoint rows may run at once,
-// each with its own scratch.
+// Samples rows [row_begin, row_end) of args.logits; row 0 is the first row of this call. Calls for
+// disjoint rows may run at the same time if each has its own scratch.
 void SampleRows(const SampleArgs& args, int row_begin, int row_end, SampleScratch* scratch);
 
-// Writes the sampled tokens to their slots' cells, in row order.
+// Writes each sampled token to args.slot_tokens at the slot of its row, in row order.
 void EndSample(const SampleArgs& args);
 
 }  // namespace tessera

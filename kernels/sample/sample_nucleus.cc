@@ -9,23 +9,23 @@
 namespace tessera::sampling {
 namespace {
 
-// So many chunks of candidates are few enough to collect without a guess.
+// If at most this many chunks have candidates, all candidates are collected without an estimate.
 constexpr int64_t kFewChunks = 48;
-// Of each chunk so many logits are looked at for a guess: one in kSampled.
+// The estimate reads the first kLooked logits of each chunk: one logit in kSampled.
 constexpr int64_t kLooked = 8;
 constexpr int64_t kSampled = kChunk / kLooked;
 constexpr int kBuckets = 1024;
-// Half the width of a guess, in standard errors of the mass of what was not looked at.
+// Half the width of the bracket, in standard errors of the estimated mass.
 constexpr double kErrors = 3.0;
 
-// Logits: [lowest, highest].
+// The range of logits [lowest, highest] in which the cut is expected.
 struct Bracket {
   float lowest = 0.0f;
   float highest = 0.0f;
 };
 
-// The masses of a sample of the row by logit. Bucket b is [maximum - (b + 1) * width, maximum - b *
-// width); the last one also has what lies below it.
+// A histogram of the softmax weights of a sample of the row, by logit. Bucket b covers the logits
+// [maximum - (b + 1) * width, maximum - b * width); the last bucket also covers all lower logits.
 class Histogram final {
  public:
   Histogram(const LogitRow& row, const Softmax& softmax, float lowest)
@@ -45,12 +45,13 @@ class Histogram final {
     Add(row.passes(), looked);
   }
 
-  // Where all of the row below has the mass `rest`, give or take. Its tail is many tokens of little
-  // weight, so that a sample tells it well, whatever the best tokens weigh.
+  // Returns a bracket around the logit below which the tokens of the whole row have the total
+  // weight `rest`. The sum is taken from the tail upwards: the tail consists of many tokens of
+  // small weight, so a sample estimates the tail well even if a few best tokens dominate.
   Bracket Around(double rest, float lowest) const {
     Bracket bracket{lowest, softmax_.maximum};
-    double below = 0.0;     // mass of the row below the bucket's upper edge
-    double variance = 0.0;  // of that estimate
+    double below = 0.0;     // estimated weight of the row below the bucket's upper edge
+    double variance = 0.0;  // variance of `below`
     const double growth = std::exp(width_ * softmax_.inverse_temperature);
     double edge_weight = std::exp(-(kBuckets - 1) * width_ * softmax_.inverse_temperature);
     for (int b = kBuckets - 1; b >= 0; --b) {
@@ -85,7 +86,8 @@ class Histogram final {
   std::array<double, kBuckets> masses_{};
 };
 
-// The cut of `mass`, if it lies in the bracket.
+// Finds the cut whose kept tokens have at least the weight `mass`. Returns false if the cut does
+// not lie in the bracket.
 bool CutInBracket(const LogitRow& row, const std::vector<float>& maxima, const Softmax& softmax,
                   const Bracket& bracket, double mass, std::vector<Candidate>* candidates,
                   Cut* cut) {
@@ -108,7 +110,8 @@ bool CutInBracket(const LogitRow& row, const std::vector<float>& maxima, const S
 
 Cut FindNucleus(const LogitRow& row, const std::vector<float>& maxima, const Softmax& softmax,
                 double top_p, double total, std::vector<Candidate>* candidates) {
-  // Tokens below 1 / vocab of the mass that may be lost cannot make it up together.
+  // `rest` is the weight that the cut may drop. Tokens that weigh less than rest / vocab each sum
+  // to less than `rest`, so all of them may be dropped; 0.99 leaves room for rounding.
   const double rest = (1.0 - top_p) * total;
   const double least_weight = 0.99 * rest / static_cast<double>(row.vocab());
   const auto lowest = static_cast<float>(

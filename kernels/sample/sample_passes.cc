@@ -2,24 +2,24 @@
 
 #include <math.h>
 
-// TESSERA_SAMPLE_ISA comes from the build: plain, or the name of an instruction set.
+// The build defines TESSERA_SAMPLE_ISA as `plain` or as the name of an instruction set.
 namespace tessera::sampling::TESSERA_SAMPLE_ISA {
 namespace {
 
 constexpr int kLanes = 16;
 
-// `condition` ? value : 0, without a branch.
+// Returns `value` if `condition` holds, else 0, without a branch.
 inline float Select(bool condition, float value) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, value) & (condition ? ~0u : 0u);
   return __builtin_bit_cast(float, bits);
 }
 
-// exp(x) within 2 units in the last place. Plain arithmetic, so that the compiler may vectorise it
-// and every machine gives the same bits. 2^(n + f) with x = (n + f) ln 2, |f| <= 1/2; the
-// polynomial is Cephes' expf. Outside [kLeastExponent, 0] the result is a number or NaN, but no
-// more.
+// Returns exp(x) for x in [kLeastExponent, 0] within 2 units in the last place. Outside this range
+// the result is arbitrary (any number or NaN). The function is plain arithmetic, so that the
+// compiler can vectorise it and every machine gives the same bits. It computes 2^n * 2^f with
+// x = (n + f) ln 2 and |f| <= 1/2, by the polynomial of Cephes' expf.
 inline float ExpNegative(float x) {
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding this rounds to the nearest integer
   const float shifted = x * 1.44269504088896341f + kRound;
   const float n = shifted - kRound;
   const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -79,7 +79,7 @@ void Mark(const float* logits, float lowest, float highest, uint8_t* inside) {
 
 }  // namespace
 
-extern const Passes kPasses;  // else a constant is of this file alone
+extern const Passes kPasses;  // without this line the constant would have internal linkage
 const Passes kPasses = {&Maximum, &Weights, &Mass, &Mark};
 
 }  // namespace tessera::sampling::TESSERA_SAMPLE_ISA

@@ -12,7 +12,7 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// visit(i) for each i that is marked, ascending.
+// Calls visit(i) for each i with marks[i] != 0, in ascending order.
 template <class Visit>
 void ForEachMarked(const std::array<uint8_t, kChunk>& marks, const Visit& visit) {
   for (size_t begin = 0; begin < kChunk; begin += sizeof(uint64_t)) {
@@ -22,13 +22,15 @@ void ForEachMarked(const std::array<uint8_t, kChunk>& marks, const Visit& visit)
   }
 }
 
-// A chunk of which what is at least `lowest` is kept.
+// A chunk and the smallest kept logit: exactly the tokens with a logit >= lowest are kept.
 struct KeptChunk {
   const float* logits = nullptr;
   float lowest = 0.0f;
 };
 
-// Ties that the cut parts lie in one chunk at most: its copy lacks what is not kept.
+// Describes the kept tokens of a chunk by one threshold. A chunk that contains kept.last_id may
+// have later tokens with the logit kept.value, which are not kept: they are replaced by -infinity
+// in a copy of the chunk in `padded`.
 KeptChunk Keep(const LogitRow& row, int64_t chunk, const Cut& kept, LogitRow::Padded* padded) {
   const float* const logits = row.Chunk(chunk, padded);
   const TokenId first = LogitRow::FirstToken(chunk);
@@ -39,8 +41,9 @@ KeptChunk Keep(const LogitRow& row, int64_t chunk, const Cut& kept, LogitRow::Pa
   return {padded->data(), kept.value};
 }
 
-// Leaves the candidates among which a prefix of weight `mass` ends; returns the weight of those
-// before them. Buckets by logit, which keep the order: two passes, where halving takes a dozen.
+// Reduces the candidates to those among which the best-first prefix of weight `mass` ends. Returns
+// the weight of the better candidates that were removed. The candidates are sorted into buckets by
+// logit, so two passes replace about a dozen passes of CutByMass's halving.
 double NarrowByMass(double mass, std::vector<Candidate>* candidates) {
   constexpr int kBuckets = 256;
   if (candidates->size() < 2 * kBuckets) return 0.0;
@@ -71,7 +74,7 @@ float CeilToFloat(double value) {
 float LeastLogit(const Softmax& softmax) {
   const double least = softmax.maximum + static_cast<double>(kLeastExponent) /
                                              static_cast<double>(softmax.inverse_temperature);
-  // Nor may logit - maximum be too large for a float.
+  // logit - maximum must also be a finite float.
   const double finite =
       static_cast<double>(std::numeric_limits<float>::lowest()) + std::max(0.0f, softmax.maximum);
   return CeilToFloat(std::max(least, finite));
@@ -126,7 +129,7 @@ double ChunkMasses(const LogitRow& row, const std::vector<float>& maxima, const 
 
 void SelectBest(const LogitRow& row, const std::vector<float>& maxima, int64_t k,
                 std::vector<float>* maxima_scratch, std::vector<Candidate>* candidates) {
-  // At least k logits are as large as the k-th largest maximum.
+  // At least k logits are >= the k-th largest chunk maximum, so the k best are.
   float lowest = -kInfinity;
   if (k <= static_cast<int64_t>(maxima.size())) {
     maxima_scratch->assign(maxima.begin(), maxima.end());
@@ -180,7 +183,8 @@ double Weigh(const LogitRow& row, const Softmax& softmax, std::vector<Candidate>
 
 Cut CutByMass(double mass, std::vector<Candidate>* candidates) {
   double before = NarrowByMass(mass, candidates);
-  // Halving: the answer's end lies in (low, high], and `before` is the weight of [0, low).
+  // Binary search by partition: the prefix ends in (low, high], and `before` is the weight of the
+  // candidates [0, low) and of those that NarrowByMass removed.
   size_t low = 0;
   size_t high = candidates->size();
   const auto at = [candidates](size_t i) { return candidates->begin() + i; };

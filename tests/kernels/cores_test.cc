@@ -1,4 +1,4 @@
-// The default number of threads, from folders that look like the kernel's.
+// Tests of the default number of threads, with folders that imitate those of the Linux kernel.
 #include "kernels/base/cores.h"
 
 #include <gtest/gtest.h>
@@ -29,7 +29,7 @@ class CoresTest : public ::testing::Test {
                     const std::string& file = "core_cpus_list") const {
     Write("cpu/cpu" + std::to_string(processor) + "/topology/" + file, siblings);
   }
-  // Two packages of two cores with two threads each: 0 and 4, 1 and 5, 2 and 6, 3 and 7 are twins.
+  // Two packages of two cores with two threads each: processors i and i + 4 share a core.
   void AddEightThreads() const {
     for (int i = 0; i < 8; ++i) {
       AddProcessor(i, std::to_string(i % 4) + "," + std::to_string(i % 4 + 4));

@@ -1,5 +1,6 @@
-// Attention of the cpu backend, every ISA, judged by ref; and the bitwise promises: rows alone
-// equal rows in any batch or chunk, runs and threads do not show.
+// Tests of the cpu backend's attention on every ISA: it is compared with ref, and a row must have
+// the same bits alone and in any batch or chunk, for any division into runs and any number of
+// threads.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -18,22 +19,23 @@
 namespace tessera::testing {
 namespace {
 
-// Of the grid, in tests of one thread: the thread sanitizer finds nothing in them and takes ten
-// times as long.
+// Tests with one thread run every kGridStride-th case of the grid. Under the thread sanitizer these
+// tests take ten times as long and cannot find a data race, so they skip most cases.
 #if defined(__SANITIZE_THREAD__)
 constexpr int kGridStride = 5;
 #else
 constexpr int kGridStride = 1;
 #endif
 
-// Scores are sums of head_dim products of unit normals (error about 1e-6 of |score| <= 5), their
-// exponentials carry that error relatively, and outputs are weighted means of values of order 1.
+// A score is a sum of head_dim products of unit normal numbers, with |score| <= 5 and an error of
+// about 1e-6. Its exponential has that error as a relative error. An output is a weighted mean of
+// values of order 1.
 constexpr double kAbsTolerance = 4e-6;
 constexpr double kRelTolerance = 4e-6;
 
-// With bf16 pages, one exponential (or number of a query) in a few thousand falls to the other side
-// of a rounding border, which moves it by 2^-8: outputs hardly, their mean not at all. Against a
-// ref that does not round at all the mean is above 1e-4.
+// With bf16 pages, one exponential (or query element) in a few thousand is rounded to the other
+// neighbouring bf16, a relative change of 2^-8. This changes an output very little, and the mean
+// difference even less. The mean difference from a ref without rounding would be above 1e-4.
 constexpr double kBorder = 8e-3;
 constexpr double kMeanTolerance = 4e-6;
 void ExpectSameAttention(DType dtype, const std::vector<float>& actual,
@@ -56,7 +58,8 @@ class CpuAttentionTest : public ::testing::TestWithParam<std::string> {
 INSTANTIATE_TEST_SUITE_P(Isa, CpuAttentionTest, ::testing::ValuesIn(CpuIsas()),
                          [](const auto& info) { return info.param; });
 
-// Pages as floats; ref and cpu may round a key's last bit apart (the norm's sum).
+// Compares pages as floats, because ref and cpu sum a norm in different orders and may therefore
+// round the last bit of a key differently.
 std::vector<float> PoolValues(BuiltBatch* built) {
   const PoolView pool = built->pool();
   const GroupLayout& layout = built->layout.groups[0];
@@ -69,7 +72,7 @@ std::vector<float> PoolValues(BuiltBatch* built) {
   return values;
 }
 
-// Not per ISA: ref takes its time.
+// Tests all ISAs in one test, so that the slow ref runs once per case and not once per ISA.
 TEST(CpuAttentionGridTest, MatchesRef) {
   ThreadTeam team(2);
   const auto ref = NewRefBackend();
@@ -84,7 +87,7 @@ TEST(CpuAttentionGridTest, MatchesRef) {
         const auto built = BuildBatch(attention, 5);
         const std::vector<float> actual = RunAttention(cpu.get(), built.get(), group, layer);
         ExpectSameAttention(attention.kv_dtype, actual, expected, isa + " " + attention.name);
-        // A normed key may fall to the other side of a rounding border.
+        // A key after its norm may be rounded to the other neighbouring number.
         const bool bf16_border = attention.qk_norm && attention.kv_dtype == DType::kBF16;
         const bool int8_border = attention.qk_norm && attention.kv_dtype == DType::kI8;
         ExpectClose(PoolValues(built.get()), expected_pool, int8_border ? 8.0 / 127.0 : 1e-6,
@@ -94,8 +97,8 @@ TEST(CpuAttentionGridTest, MatchesRef) {
   }
 }
 
-// Rows of zeros, of almost nothing, of what is not finite, and of numbers right between two codes,
-// stored byte for byte as kernels/step/page_layout.h says.
+// Rows of zeros, of tiny numbers, of numbers that are not finite, and of numbers halfway between
+// two codes must be stored byte for byte as kernels/step/page_layout.h defines.
 TEST_P(CpuAttentionTest, Int8RowsAreStoredAsTheFormatSays) {
   ThreadTeam team(1);
   const auto cpu = New(&team);
@@ -132,7 +135,8 @@ TEST_P(CpuAttentionTest, Int8RowsAreStoredAsTheFormatSays) {
   }
 }
 
-// head_dim that is no multiple of a vector, odd pairs, long windows over block borders.
+// Cases: head_dim is not a multiple of the vector size; head_dim / 2 is odd; long windows cross
+// block borders.
 TEST_P(CpuAttentionTest, RaggedHeadsMatchRef) {
   ThreadTeam team(1);
   const auto cpu = New(&team);
@@ -150,8 +154,8 @@ TEST_P(CpuAttentionTest, RaggedHeadsMatchRef) {
       attention.segments = {{500, 1}, {0, 37}, {300, 4}};
       const auto for_cpu = BuildBatch(attention, 9);
       const auto for_ref = BuildBatch(attention, 9);
-      // A key on the other side of a rounding border moves a score by 2^-9 (int8: 1/127 of the
-      // row's largest number) of one product.
+      // A key element that is rounded to the other neighbour changes one product of a score by 2^-9
+      // (int8: by 1/127 of the row's largest number).
       const double abs = dtype == DType::kF32 ? kAbsTolerance : 2e-3;
       ExpectClose(RunAttention(cpu.get(), for_cpu.get()), RunAttention(ref.get(), for_ref.get()),
                   abs, kRelTolerance, attention.name);
@@ -159,7 +163,7 @@ TEST_P(CpuAttentionTest, RaggedHeadsMatchRef) {
   }
 }
 
-// Tiles whose first rows see nothing of the block that the last ones see.
+// In these tiles, the last rows see a block of keys of which the first rows see no key.
 TEST_P(CpuAttentionTest, TilesAcrossBlocksMatchRef) {
   ThreadTeam team(1);
   const auto cpu = New(&team);
@@ -191,7 +195,7 @@ TEST_P(CpuAttentionTest, ThreadsDoNotShow) {
   }
 }
 
-// Segment `s` of a built batch as a batch of its own, over the same pool, pages and rows.
+// Returns segment `s` of a batch as a separate batch with the same pool, pages and rows.
 struct Alone {
   StepBatch batch;
   BatchArena arena;
@@ -228,8 +232,8 @@ std::vector<float> RunAlone(Backend* backend, BuiltBatch* built, int s, int row_
   return alone.out;
 }
 
-// The whole batch first, so that all keys are in the pages; then each segment alone, and in chunks.
-// Rows of a chunk must not see that later rows' keys are in the pages already.
+// Runs the whole batch first, so that all keys are in the pages, then each segment alone and in
+// chunks. The rows of a chunk must ignore the keys of later rows, which are already in the pages.
 TEST_P(CpuAttentionTest, SegmentAloneEqualsSegmentInBatch) {
   ThreadTeam team(1);
   const auto cpu = New(&team);
@@ -253,7 +257,8 @@ TEST_P(CpuAttentionTest, SegmentAloneEqualsSegmentInBatch) {
   }
 }
 
-// Blocks that segments have in common are computed once for all of them.
+// Blocks that segments share are loaded once for all these segments. Each segment must have the
+// same bits as alone in a batch.
 TEST_P(CpuAttentionTest, SharedPrefixesDoNotShow) {
   const auto ref = NewRefBackend();
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
@@ -308,7 +313,7 @@ TEST_P(CpuAttentionTest, RunsPagesAndChunksDoNotShow) {
   }
 }
 
-// Layers of a step share rope tables and tasks.
+// All layers of a step use the same rope tables and tasks.
 TEST_P(CpuAttentionTest, LayersOfAStepAreIndependent) {
   ThreadTeam team(2);
   const auto cpu = New(&team);
@@ -331,7 +336,7 @@ TEST_P(CpuAttentionTest, LayersOfAStepAreIndependent) {
   }
 }
 
-// All taps of a layer at once.
+// Takes all taps of a layer in one call.
 TEST_P(CpuAttentionTest, TapsMatchRef) {
   ThreadTeam team(2);
   const auto cpu = New(&team);
@@ -385,7 +390,7 @@ TEST_P(CpuAttentionTest, PaddingWritesNothing) {
   AttentionCase attention;
   attention.segments = {{0, 4}};
   const auto built = BuildBatch(attention, 1);
-  std::vector<int64_t> slots = {0, 3, 15, 7};  // all in the null page
+  std::vector<int64_t> slots = {0, 3, 15, 7};  // slots of the null page
   built->batch.write_slots = built->arena.AddCopy(slots);
   const std::vector<uint64_t> before = built->pool_words;
   RunAttention(cpu.get(), built.get());

@@ -1,5 +1,5 @@
-// Linear, Logits and Embed of the cpu backend, every ISA, judged by ref; and the bitwise promises:
-// a row alone equals the row in any batch, and threads do not show.
+// Tests of Linear, Logits and Embed of the cpu backend on every ISA: they are compared with ref,
+// and a row must have the same bits alone and in any batch, with any number of threads.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -16,10 +16,11 @@
 namespace tessera::testing {
 namespace {
 
-// fp32 sums over k in another grouping than ref's differ by a few rounding errors of the partial
-// sums, which grow like sqrt(k): outputs are of order 1, one rounding 6e-8. bf16 adds that a row's
-// norm may differ in its last bit from ref's fp64 one, which flips the rounding to bf16 (2^-9
-// relative) of about one element in 2^16; one such flip moves an output by 2^-9 / sqrt(k).
+// The cpu backend groups the fp32 sum over k in another way than ref, so outputs (of order 1)
+// differ by a few rounding errors of partial sums: 6e-8 each, growing like sqrt(k). With bf16, the
+// norm may also differ from ref's fp64 norm in its last bit. Then about one element in 2^16 is
+// rounded to the other neighbouring bf16 (2^-9 relative), which changes an output by
+// 2^-9 / sqrt(k).
 double LinearTolerance(const LinearCase& linear) {
   const double fp32 = 4e-7 * std::sqrt(static_cast<double>(linear.k)) + 2e-6;
   const double flip = linear.pre_norm && linear.format == DType::kBF16
@@ -28,7 +29,7 @@ double LinearTolerance(const LinearCase& linear) {
   return fp32 + flip;
 }
 
-// This machine's instruction sets, and AMX by its scalar twin.
+// Returns the instruction sets of this machine, and the AMX kernels with emulated tile registers.
 std::vector<std::string> Isas() {
   std::vector<std::string> isas = CpuIsas();
   if (!isas.empty()) isas.emplace_back("amxtwin");
@@ -55,7 +56,7 @@ TEST_P(CpuLinearTest, MatchesRef) {
   }
 }
 
-// Shapes that end inside a panel, a pair, a vector or a row tile.
+// The shapes end inside a panel, a pair of k, a vector or a tile of rows.
 TEST_P(CpuLinearTest, RaggedShapesMatchRef) {
   ThreadTeam team(2);
   const auto cpu = New(&team);
@@ -82,7 +83,7 @@ TEST_P(CpuLinearTest, RaggedShapesMatchRef) {
   }
 }
 
-// The activations over their whole range, through a 1 x 1 identity.
+// Tests the activations over their whole range, with a 1 x 1 identity weight.
 TEST_P(CpuLinearTest, ActivationsMatchRef) {
   ThreadTeam team(1);
   const auto cpu = New(&team);
@@ -98,7 +99,7 @@ TEST_P(CpuLinearTest, ActivationsMatchRef) {
     for (int64_t i = 0; i < linear.rows; ++i) {
       built.x[static_cast<size_t>(i)] = static_cast<float>(i - 2000) * 0.05f;
     }
-    // 2 ulp of exp, of tanh and of the division.
+    // The bound is 2 ulp each for exp, tanh and the division.
     ExpectClose(RunLinear(cpu.get(), built), RunLinear(ref.get(), built), 1e-6, 2e-6,
                 linear.name());
   }
@@ -149,7 +150,8 @@ TEST_P(CpuLinearTest, ThreadsDoNotShow) {
   }
 }
 
-// One block of rows does not fit the cache: blocks over rows must not show either.
+// These rows do not fit in one block that the cache can hold. The division into blocks of rows must
+// not change the result.
 TEST_P(CpuLinearTest, LargeShapesMatchRowsAlone) {
   ThreadTeam team(2);
   const auto cpu = New(&team);
@@ -162,7 +164,7 @@ TEST_P(CpuLinearTest, LargeShapesMatchRowsAlone) {
   }
 }
 
-// Gathers every row of a packed weight through Embed.
+// Reads every row of a packed weight by Embed.
 std::vector<float> EmbedAll(Backend* backend, const PackedWeight& weight, float scale) {
   const int vocab = static_cast<int>(weight.rows());
   BatchArena arena;
@@ -253,7 +255,8 @@ TEST_P(CpuLinearTest, LogitsMatchRef) {
   }
 }
 
-// The sampler is shared: what is tested is that rows are handed out and gathered right.
+// Both backends use the same sampler. This test checks that the cpu backend distributes the rows
+// and collects the results correctly.
 TEST(CpuBackendTest, SamplesAsRef) {
   if (CpuIsas().empty()) GTEST_SKIP() << "no AVX2 here";
   constexpr int64_t kVocab = 777;

@@ -1,6 +1,7 @@
-// The one-definition rule across instruction sets: an object built for one ISA must not offer the
-// linker an inline function (of the standard library, of a shared header) that plain code might
-// then call on a machine without that ISA. All they may define lies in their own namespaces.
+// Tests the one-definition rule across instruction sets. An object built for one ISA must not
+// define an inline function of the standard library or of a shared header, because the linker could
+// choose that definition for plain code, which runs on machines without the ISA. So all symbols
+// that such an object defines must lie in the ISA's own namespace.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -31,11 +32,11 @@ TEST_P(CpuObjectsTest, DefineOnlyTheirOwnNames) {
       Output("nm --demangle --defined-only --extern-only '" + std::string(archive) + "'"));
   int num_own = 0;
   for (std::string line; std::getline(symbols, line);) {
-    // "address type name"; other lines name the archive's members.
+    // A symbol's line is "address type name"; other lines name the members of the archive.
     const size_t type = line.find(' ');
     if (type == std::string::npos || type + 3 > line.size()) continue;
     const std::string name = line.substr(type + 3);
-    // Sanitizers add their own.
+    // Sanitizers add symbols of their own.
     if (name.rfind("__", 0) == 0) continue;
     EXPECT_TRUE(name.find(kernels) != name.npos || name.find(sampler) != name.npos) << line;
     ++num_own;

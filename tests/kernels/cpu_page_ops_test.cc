@@ -1,4 +1,5 @@
-// Apply of the cpu backend against ref, bit for bit: page ops move bytes and rotate in scalar fp32.
+// Compares Apply of the cpu backend with ref, bit for bit. Equality is exact because page ops only
+// move bytes and rotate in scalar fp32.
 #include <gtest/gtest.h>
 
 #include <memory>

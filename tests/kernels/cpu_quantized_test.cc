@@ -1,5 +1,6 @@
-// int8 and int4 weights on every ISA, judged by ref bit for bit: the integers are exact and the
-// floats are combined in one order. Only a norm in front may round differently.
+// Compares Linear with int8 and int4 weights on every ISA with ref, bit for bit. Equality is exact
+// because integer sums are exact and the order of float operations is fixed. Only the norm before a
+// Linear may be rounded differently.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -15,7 +16,7 @@
 namespace tessera::testing {
 namespace {
 
-// This machine's instruction sets, and AMX by its scalar twin.
+// Returns the instruction sets of this machine, and the AMX kernels with emulated tile registers.
 std::vector<std::string> Isas() {
   std::vector<std::string> isas = CpuIsas();
   if (!isas.empty()) isas.emplace_back("amxtwin");
@@ -26,7 +27,7 @@ class CpuQuantizedTest : public ::testing::TestWithParam<std::string> {
  protected:
   CpuQuantizedTest() : team_(2), cpu_(NewCpuBackend(GetParam(), &team_)), ref_(NewRefBackend()) {}
 
-  // The same weight and rows on both backends.
+  // Runs the same Linear on both backends.
   void ExpectAsRef(const std::vector<WeightView>& parts, const WeightFormat& format,
                    std::vector<float> x, const std::string& what) {
     const int64_t cols = parts[0].cols;
@@ -55,7 +56,7 @@ class CpuQuantizedTest : public ::testing::TestWithParam<std::string> {
 INSTANTIATE_TEST_SUITE_P(Isa, CpuQuantizedTest, ::testing::ValuesIn(Isas()),
                          [](const auto& info) { return info.param; });
 
-// Shapes that end inside a panel, a line, a group or a row tile.
+// The shapes end inside a panel, a line, a group or a tile of rows.
 TEST_P(CpuQuantizedTest, RaggedShapesEqualRef) {
   for (const WeightFormat& format : QuantizedFormats()) {
     for (int64_t rows = 1; rows <= 64; rows += rows < 14 ? 1 : 10) {
@@ -71,8 +72,9 @@ TEST_P(CpuQuantizedTest, RaggedShapesEqualRef) {
   }
 }
 
-// A row's norm may differ from ref's in its last bit and move one code in some thousands by a step:
-// 1 / 127 of the row's maximum (about 3 sigma) times one weight of 1 / sqrt(k).
+// A row's norm may differ from ref's in its last bit, which changes one code in some thousands by
+// 1. This changes an output by 1 / 127 of the row's maximum (about 3 sigma) times one weight (about
+// 1 / sqrt(k)).
 TEST_P(CpuQuantizedTest, NormsAndEpiloguesMatchRef) {
   for (const WeightFormat& format : QuantizedFormats()) {
     for (int64_t rows : {1, 5, 33}) {
@@ -117,7 +119,7 @@ TEST_P(CpuQuantizedTest, RowAloneEqualsRowInBatch) {
   }
 }
 
-// The largest products there are, in every sign: nothing saturates.
+// The largest possible products, with all combinations of signs, must not saturate.
 TEST_P(CpuQuantizedTest, ExtremesDoNotSaturate) {
   constexpr int64_t kCols = 4096;
   for (const WeightFormat& format : QuantizedFormats()) {
@@ -152,7 +154,8 @@ TEST_P(CpuQuantizedTest, ExtremesDoNotSaturate) {
   }
 }
 
-// Codes, scales of every type and zeros that somebody else made, beside a part of ours.
+// A fused weight consists of a part that is already quantised (codes, zeros, and scales of every
+// type) and a part of floats that Pack quantises.
 TEST_P(CpuQuantizedTest, ReadyPartsAreTakenAsTheyAre) {
   constexpr int64_t kCols = 200;
   const std::vector<float> own = RandomFloats(20 * kCols, 0.3f, 1);
@@ -168,7 +171,7 @@ TEST_P(CpuQuantizedTest, ReadyPartsAreTakenAsTheyAre) {
     std::vector<uint16_t> f16;
     std::vector<uint16_t> bf16;
     for (size_t i = 0; i < cells; ++i) {
-      // GPTQ's zeros reach 16.
+      // The zero points of GPTQ go up to 16.
       zeros.push_back(static_cast<uint8_t>(i * 7 % (format.max_code() + 1u)));
       if (format.dtype == DType::kI4 && i % 5 == 0) zeros.back() = 16;
       f16.push_back(FloatToF16(random[i]));
@@ -195,8 +198,8 @@ TEST_P(CpuQuantizedTest, ReadyPartsAreTakenAsTheyAre) {
   }
 }
 
-// A row of zeros gives zeros, a broken row NaN in all its outputs; the rows beside them do not see
-// it.
+// The outputs of a row of zeros are 0. All outputs of a row that contains NaN or infinity are NaN.
+// The other rows of the batch are not affected.
 TEST_P(CpuQuantizedTest, ZerosAndBrokenRows) {
   constexpr int64_t kCols = 75;
   constexpr int64_t kOutputs = 33;
@@ -232,7 +235,7 @@ TEST_P(CpuQuantizedTest, ZerosAndBrokenRows) {
   }
 }
 
-// One table for both ends of the model.
+// One packed weight serves both Embed and Logits (tied embeddings).
 TEST_P(CpuQuantizedTest, EmbedAndLogitsEqualRef) {
   constexpr int64_t kVocab = 77;
   constexpr int64_t kHidden = 70;

@@ -1,4 +1,4 @@
-// A step of a shape that was seen before allocates nothing in the cpu backend.
+// Tests that the cpu backend allocates nothing in a step whose shape an earlier step had.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -79,7 +79,7 @@ void ExpectAllocatesNothing(DType kv_dtype) {
     args.out = Tensor::F32(logits.data(), args.num_rows, qkv_cols);
     cpu->Logits(args);
   };
-  step();  // once: which member takes which task is chance and must not show
+  step();  // one warm-up step must suffice, although members run different tasks in each step
   const int64_t before = num_allocations.load();
   EXPECT_GT(before, 0);
   for (int i = 0; i < 5; ++i) step();

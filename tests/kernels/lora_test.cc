@@ -1,6 +1,6 @@
-// LoRA in Linear: ref against A and B multiplied out in fp64, cpu against ref, and the bitwise
-// promises: a row's result does not depend on the adapters beside it, and rows without an adapter
-// are as in a step without any.
+// Tests of LoRA in Linear: ref is compared with B A multiplied out in fp64, and cpu with ref. A
+// row's result must have the same bits whatever adapters the other rows use, and a row without an
+// adapter the same bits as in a step without adapters.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -53,17 +53,17 @@ const std::vector<LinearKind>& Kinds() {
 }
 
 constexpr int kLayers = 2;
-constexpr int64_t kPageBytes = 4096;  // so that most matrices span pages
+constexpr int64_t kPageBytes = 4096;  // small enough that most matrices span several pages
 
 struct SegmentRows {
   int num_tokens;
   int adapter;
 };
 
-// One linear with adapters in pages that lie in no order.
+// A Linear with adapters whose pages are in no particular order.
 class World {
  public:
-  // ranks[adapter]: of every target; 0: not this target's.
+  // [adapter][target] rank; 0: the adapter does not have the target.
   World(const LinearKind& kind, const std::vector<int>& ranks, DType dtype) : kind_(kind) {
     for (size_t p = 0; p < kind.targets.size(); ++p) {
       const int target = static_cast<int>(kind.targets[p]);
@@ -74,10 +74,10 @@ class World {
     weight_ = RandomFloats(static_cast<size_t>(rows_ * kind.cols), 0.3f, 1);
     bias_ = RandomFloats(static_cast<size_t>(rows_), 0.5f, 2);
     norm_ = RandomFloats(static_cast<size_t>(std::max(rows_, kind.cols)), 1.0f, 3);
-    int32_t num_pages = 1;  // the null page
+    int32_t num_pages = 1;  // page 0 is the null page
     for (const int rank : ranks) num_pages += AddAdapter(rank, dtype);
     pool_.resize(static_cast<size_t>(num_pages) * kPageBytes / sizeof(uint64_t));
-    // The first adapter's first page comes last in the pool.
+    // Page ids descend: the first page of the first adapter is the last page of the pool.
     int32_t next = num_pages;
     for (Adapter& adapter : adapters_) {
       for (int32_t i = 0; i < adapter.layout.num_pages; ++i) {
@@ -161,7 +161,7 @@ class World {
     return out;
   }
 
-  // The fused weight with an adapter's scale * B A added, in fp64 before it is rounded to fp32.
+  // Returns the fused weight plus an adapter's scale * B A, added in fp64 and rounded to fp32.
   void Merge(int adapter, int layer) {
     int first = 0;
     for (size_t p = 0; p < kind_.targets.size(); ++p) {
@@ -234,7 +234,8 @@ class World {
   uint64_t seed_ = 100;
 };
 
-// Decode rows, a shared adapter, prefill chunks, rows without any.
+// The batch has decode rows, prefill chunks, segments that share an adapter, and segments without
+// an adapter.
 const std::vector<SegmentRows> kMixed = {{1, 0}, {1, 0},  {1, -1}, {7, 1}, {1, 2},
                                          {1, 3}, {2, -1}, {30, 4}, {5, 0}};
 const std::vector<int> kRanks = {8, 13, 1, 0, 64};
@@ -270,7 +271,7 @@ TEST(AdapterLayoutTest, TilesLieInOnePageEach) {
     }
   }
   EXPECT_EQ(bytes, layout.num_bytes);
-  // No page is wasted: what is free is less than a page and the largest tile per page.
+  // The free bytes are less than one page plus the largest tile per page, so no page is wasted.
   EXPECT_GT(layout.num_bytes, (layout.num_pages - 1) * 1024);
 }
 
@@ -284,7 +285,8 @@ TEST(AdapterLayoutTest, ATileLargerThanAPageDoesNotFit) {
   EXPECT_GT(PlanAdapter(shape, ranks, DType::kF32, 32768).num_pages, 0);
 }
 
-// A number that is not finite makes its rank so, and no other; codes are codes whatever comes.
+// A number that is not finite makes the scale of its own rank not finite, and no other scale. The
+// codes remain valid.
 TEST(AdapterLayoutTest, NotFiniteInt8RanksAreNotFinite) {
   LoraShape shape;
   shape.rows[0] = 16;
@@ -326,7 +328,8 @@ TEST(RefLoraTest, EqualsTheMergedWeight) {
   }
 }
 
-// Int8 codes are within half a step of the weights: what is left is noise.
+// Int8 codes are within half a step of the weights, so the difference of the outputs is small
+// noise.
 TEST(RefLoraTest, Int8IsNearFp32) {
   const auto ref = NewRefBackend();
   for (const LinearKind& kind : Kinds()) {
@@ -348,7 +351,7 @@ class CpuLoraTest : public ::testing::TestWithParam<std::string> {
   }
 };
 
-// The sanitizers look at the best and the tiles' twin.
+// Sanitizer builds test only the best ISA and the AMX kernels with emulated tile registers.
 std::vector<std::string> Isas() {
   std::vector<std::string> isas = CpuIsas();
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -372,7 +375,8 @@ TEST_P(CpuLoraTest, MatchesRef) {
         const std::vector<float> x = InputOf(kind, NumRows());
         const auto got = world.Run(cpu.get(), kMixed, x, 1, weight);
         const auto want = world.Run(ref.get(), kMixed, x, 1, weight);
-        // A norm's last bit may flip how a row is rounded or quantised, see cpu_linear_test.cc.
+        // A difference in the last bit of the norm may change the rounding or quantisation of a
+        // row; see cpu_linear_test.cc.
         const double slack = weight == DType::kF32 ? 1e-4 : 0.05;
         ExpectClose(got, want, slack, 1e-4, kind.name);
       }

@@ -1,4 +1,4 @@
-// Known answers of Random123's kat_vectors for philox4x32 with 10 rounds.
+// Compares Philox4x32 with the known answers in Random123's kat_vectors for philox4x32, 10 rounds.
 #include "kernels/sample/philox.h"
 
 #include <gtest/gtest.h>

@@ -1,4 +1,5 @@
-// The quantiser by its own promises, and the reference's quantised Linear by a formula in fp64.
+// Tests of the quantiser's guarantees, and of the reference backend's quantised Linear against a
+// formula in fp64.
 #include "kernels/device/quantize.h"
 
 #include <gtest/gtest.h>
@@ -57,12 +58,13 @@ TEST(HalfTest, RoundsToNearestEven) {
   EXPECT_EQ(FloatToF16(-1e30f), 0xfc00);
 }
 
-// Every weight is met within half a step of its group, the largest within a rounding of the scale.
+// The error of every weight is at most half a step of its group. The error of the largest weight is
+// at most the rounding error of the scale.
 TEST(RowQuantizerTest, ErrorIsHalfAStep) {
   for (const WeightFormat& format : QuantizedFormats()) {
     constexpr int64_t kCols = 300;
     std::vector<float> weights = RandomFloats(4 * kCols, 0.1f, 1);
-    for (int64_t k = 0; k < kCols; ++k) weights[static_cast<size_t>(k)] += 0.3f;  // lopsided
+    for (int64_t k = 0; k < kCols; ++k) weights[static_cast<size_t>(k)] += 0.3f;  // not symmetric
     const int64_t group = format.group_size == 0 ? kCols : format.group_size;
     RowQuantizer row(format);
     for (int64_t n = 0; n < 4; ++n) {
@@ -71,9 +73,9 @@ TEST(RowQuantizerTest, ErrorIsHalfAStep) {
         const float weight = weights[static_cast<size_t>(n * kCols + k)];
         const float step = std::fabs(row.scales()[k / group]);
         ASSERT_GT(step, 0.0f);
-        // One step off where the grid ends early: symmetric int4 has no code for the negative of
-        // its largest weight, and a zero point that is rounded moves both ends. bf16 scales move
-        // them by a part in 512 of the range.
+        // The error is up to one step at the ends of the grid: symmetric int4 has no code for the
+        // negative of its largest weight, and the rounding of a zero point moves both ends. The
+        // rounding of bf16 scales moves them by 1/512 of the range.
         const bool symmetric_int8 = format.dtype == DType::kI8 && !format.asymmetric;
         const float ends = format.group_size != 0 ? static_cast<float>(format.max_code()) / 512 : 0;
         const float allowed = (symmetric_int8 ? 0.5f : 1.0f) + ends + 1e-3f;
@@ -113,7 +115,7 @@ TEST(RowQuantizerTest, TheLargestWeightIsMetExactly) {
   EXPECT_EQ(bytes.codes()[0], 128 + 32);  // 31.75
 }
 
-// Zero is a number of every asymmetric grid.
+// Every asymmetric grid represents 0 exactly.
 TEST(RowQuantizerTest, AsymmetricGridsHaveZero) {
   for (float low : {-1.0f, 0.5f, 0.0f, -3.0f}) {
     for (DType dtype : {DType::kI4, DType::kI8}) {
@@ -175,7 +177,7 @@ TEST(RowQuantizerTest, ReadyPartsStayAsTheyAre) {
   EXPECT_EQ(ScaleDType({own}, WeightFormat(DType::kI8)), DType::kF32);
 }
 
-// kernels/device/weight_format.h, with the codes of both sides written out.
+// Computes the formula of kernels/device/weight_format.h from the codes of weights and rows.
 std::vector<float> NaiveQuantizedLinear(const BuiltLinear& built) {
   const LinearCase& linear = built.linear;
   std::vector<float> result;
@@ -211,7 +213,8 @@ TEST(RefQuantized, MatchesTheFormula) {
   }
 }
 
-// Quantised results are near what the weights say: a wrong scale or zero would show.
+// The outputs with quantised weights are close to those with the original weights; a wrong scale or
+// zero point would break this.
 TEST(RefQuantized, IsNearTheFloatResult) {
   const auto backend = NewRefBackend();
   for (const WeightFormat& format : QuantizedFormats()) {
@@ -219,7 +222,8 @@ TEST(RefQuantized, IsNearTheFloatResult) {
     BuiltLinear built = BuildLinear(linear, 9);
     const std::vector<float> quantized = RunLinear(backend.get(), built);
     built.linear.format = DType::kF32;
-    // Outputs are of order 1. int4: a step of about 3 sigma / 8, or / 7.5, uniform errors.
+    // Outputs are of order 1. An int4 step is about 3 sigma / 8 (asymmetric: / 7.5), and errors are
+    // uniform within a step.
     ExpectClose(quantized, RunLinear(backend.get(), built), format.dtype == DType::kI8 ? 0.06 : 0.7,
                 0.0, linear.name());
   }

@@ -1,5 +1,5 @@
-// Attention of the reference backend: against the definition in fp64, and bit for bit against
-// itself.
+// Tests of the reference backend's attention: against the definition in fp64, and for equal bits
+// of equivalent batches.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -22,12 +22,12 @@ class RefAttention : public ::testing::TestWithParam<AttentionCase> {
   std::unique_ptr<Backend> backend_ = NewRefBackend();
 };
 
-// New bf16 and int8 keys may round to neighbouring values after an fp32 and an fp64 rotation.
+// A new bf16 or int8 key may be rounded to neighbouring values after rotations in fp32 and in fp64.
 double Tolerance(const AttentionCase& attention) {
   return attention.kv_dtype == DType::kF32 ? 2e-5 : 2e-3;
 }
 
-// Of int8 rows of normal numbers.
+// The tolerance for int8 rows of normally distributed numbers.
 constexpr double kMostStep = 8.0 / 127.0;
 
 TEST_P(RefAttention, MatchesTheDefinition) {
@@ -96,8 +96,8 @@ TEST(RefTaps, MatchTheDefinition) {
     for (int group : {0, 1}) {
       auto built = BuildBatch(attention, 6);
       const NaiveAttention naive = ComputeNaiveAttention(built.get(), group, 0);
-      // Two layers, one in each group: the second layer's part lies behind the first's. The mass
-      // has room for the keys of the group with more of them.
+      // The case has two layers, one per group. The second layer's part of a tap follows the
+      // first's. The mass tap has room for the keys of the group with more keys.
       const int num_keys = static_cast<int>(
           std::max(NumKeys(built->view(), 0, segment), NumKeys(built->view(), 1, segment)));
       const int mass = CeilDiv(num_keys, kBlock);
@@ -155,7 +155,8 @@ TEST(RefTaps, RecomputingTheSameValuesDeviatesByNothing) {
   }
 }
 
-// A stream whose keys were rotated elsewhere, reached by pos_delta, equals keys rotated in place.
+// A stream whose keys were rotated for other positions (pos_delta) gives the same result as keys
+// rotated for their own positions.
 TEST(RefAttentionStreams, PosDeltaEqualsRotatingTheKeys) {
   constexpr int kDelta = 60;
   AttentionCase attention;
@@ -211,7 +212,8 @@ TEST(RefAttentionStreams, ARowThatSeesNothingGivesZeros) {
   EXPECT_EQ(taps, std::vector<float>(taps.size(), -std::numeric_limits<float>::infinity()));
 }
 
-// Blocks lie at absolute positions: one head without rotation, worked out block by block in fp32.
+// Attention blocks start at multiples of kAttentionBlock. Checks one head without rotation,
+// computed block by block in fp32.
 TEST(RefAttentionStreams, BlocksAreAbsolute) {
   constexpr int kBegin = 100;  // the stream starts inside block 0
   constexpr int kCount = 500;
@@ -265,7 +267,7 @@ TEST(RefAttentionStreams, BlocksAreAbsolute) {
   }
   for (float& value : out) value /= merged_sum;
 
-  // The row's own key is of no interest here: its run is taken away.
+  // Removes the run with the row's own key, which this test does not need.
   built->batch.run_ranges = built->arena.AddCopy(std::vector<Range>{{0, 1}});
   ExpectSameBits(RunAttention(NewRefBackend().get(), built.get()), out, "blocks");
 }
@@ -292,10 +294,10 @@ TEST(AttentionPlan, StreamsAndPieces) {
   batch.pages = arena.AddCopy(std::vector<PageId>{7, 3, 9});
   std::vector<KvRun> runs(5);
   runs[0] = {0, 1, 2, 3, 10};
-  runs[1] = {1, 1, 0, 0, 77};  // empty
+  runs[1] = {1, 1, 0, 0, 77};  // an empty run
   runs[2] = {1, 2, 5, 6, 13};
   runs[3] = {0, 1, 0, 4, 19, 5};  // another pos_delta
-  runs[4] = {0, 1, 0, 4, 19, 5};  // does not continue
+  runs[4] = {0, 1, 0, 4, 19, 5};  // starts at runs[3]'s position, so it is a new stream
   batch.runs = arena.AddCopy(runs);
   batch.run_ranges = arena.AddCopy(std::vector<Range>{{0, 5}});
   const BatchView view{&batch, arena.base()};
@@ -314,7 +316,7 @@ TEST(AttentionPlan, StreamsAndPieces) {
   });
   EXPECT_EQ(pieces, (std::vector<std::vector<int>>{{7, 3, 2, 11}, {3, 5, 3, 13}, {9, 0, 2, 16}}));
 
-  // Runs that continue each other are still two streams when one of these differs.
+  // Runs with consecutive positions are two streams if pos_delta, temperature or scale differs.
   for (float KvRun::*field : {&KvRun::temperature, &KvRun::scale}) {
     std::vector<KvRun> pair(2);
     pair[0] = {0, 1, 0, 4, 0};

@@ -1,4 +1,4 @@
-// Linear, Logits, Embed and page ops of the reference backend against formulas in fp64.
+// Compares Linear, Logits, Embed and page ops of the reference backend with formulas in fp64.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -59,8 +59,8 @@ TEST(RefLinear, MatchesTheFormula) {
   uint64_t seed = 100;
   for (const LinearCase& linear : LinearGrid()) {
     const BuiltLinear built = BuildLinear(linear, seed += 10);
-    // With a norm in front, fp32 and fp64 may round an input to neighbouring bf16 values: one such
-    // flip moves an output by at most 2^-8 |x w|.
+    // After a norm, fp32 and fp64 may round an input to neighbouring bf16 values. One such
+    // difference changes an output by at most 2^-8 |x w|.
     const bool flips = linear.format == DType::kBF16 && linear.pre_norm;
     ExpectClose(RunLinear(backend.get(), built), NaiveLinear(built), flips ? 5e-3 : 1e-5, 1e-5,
                 linear.name());

@@ -1,18 +1,18 @@
 #!/usr/bin/python3
-"""The inner tiles keep their accumulators in registers.
+"""Checks that the register tiles of the CPU kernels keep their accumulators in registers.
 
-    registers_test.py PROGRAM       any program that holds the kernels
+    registers_test.py PROGRAM       any program that contains the kernels
 
-g++ moves them to the stack for reasons as small as a loop it did not unroll, and a tile then runs at half its speed while every result stays right. So the
-disassembly is asked: a tile may touch the stack with vectors a few times, at its edges, not for each accumulator.
+Small changes, such as a loop that g++ no longer unrolls, can make g++ move the accumulators to the stack. The tile then has half the speed, and all results stay
+right. So this test disassembles the program: a tile may move a few vectors to and from the stack, but not every accumulator.
 """
 import re
 import subprocess
 import sys
 
 TILES = ("ComputeTile", "ComputeQuantTile", "ShrinkTile", "ExpandTile", "WeightedSum")
-MOST = 16  # vector moves to and from the stack in one tile; a tile that lost its registers has dozens
-STACK_MOVE = re.compile(r"%zmm\d+.*\(%rsp|\(%rsp.*%zmm\d+")  # AVX-512: the others have too few registers to be judged so
+MOST = 16  # the most vector moves to and from the stack in one tile; a tile with accumulators on the stack has dozens
+STACK_MOVE = re.compile(r"%zmm\d+.*\(%rsp|\(%rsp.*%zmm\d+")  # only AVX-512 tiles are checked: other ISAs have too few registers
 
 
 def main():

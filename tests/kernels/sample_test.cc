@@ -1,4 +1,5 @@
-// The sampler against a naive one: fp64, a full sort, the same uniform number.
+// Compares the sampler with a naive one: fp64, a full sort of the vocabulary, and the same uniform
+// random number.
 #include "kernels/sample/sample.h"
 
 #include <gtest/gtest.h>
@@ -41,7 +42,7 @@ struct RowOutput {
 };
 
 RowOutput Sample(RowInput input) {
-  static thread_local SampleScratch scratch;  // plain passes
+  static thread_local SampleScratch scratch;  // with the plain passes
   input.row.biases.count = static_cast<int32_t>(input.biases.size());
   input.row.counts.count = static_cast<int32_t>(input.counts.size());
   RowOutput output;
@@ -79,7 +80,7 @@ std::vector<float> NaiveAdjusted(const RowInput& input) {
   return logits;
 }
 
-// The probabilities the token is drawn from; 0 for those that are cut off.
+// Returns the probabilities from which the token is drawn; 0 for tokens that are cut off.
 std::vector<double> NaiveDistribution(const RowInput& input) {
   const std::vector<float> logits = NaiveAdjusted(input);
   const SamplerRow& row = input.row;
@@ -114,7 +115,8 @@ std::vector<double> NaiveDistribution(const RowInput& input) {
   return probability;
 }
 
-// The token of the row's uniform number, or -1 if that lies too near a border to judge fp32 by.
+// Returns the token that the row's uniform number selects, or -1 if the number is so close to the
+// border between two tokens that fp32 may select the other.
 TokenId NaiveToken(const RowInput& input) {
   const std::vector<double> probability = NaiveDistribution(input);
   const double uniform =
@@ -193,7 +195,7 @@ TEST(Sampler, EqualsTheNaiveOneOnALargeVocabulary) {
   }
 }
 
-// Of the same fp32 weights, by a full sort.
+// Finds the nucleus of the same fp32 weights by a full sort.
 sampling::Cut NaiveNucleus(const sampling::LogitRow& row, const sampling::Softmax& softmax,
                            double top_p, double total) {
   std::vector<sampling::Candidate> order;
@@ -210,8 +212,8 @@ sampling::Cut NaiveNucleus(const sampling::LogitRow& row, const sampling::Softma
   return {};
 }
 
-// Flat and peaked rows, rows of ties, and rows whose sample says too much or too little of the
-// rest.
+// Tests flat and peaked rows, rows with many equal logits, and rows whose sampled logits
+// overestimate or underestimate the weight of the tail.
 TEST(Sampler, NucleiEqualThoseOfAFullSort) {
   constexpr int kVocab = 40'001;
   const auto expect_equal = [](const std::vector<float>& logits, const std::string& what) {
@@ -282,7 +284,7 @@ TEST(Sampler, InstructionSetsGiveTheSameBits) {
   }
 }
 
-// The tokens that come up over many draws.
+// Returns the tokens that many draws select.
 std::set<TokenId> Drawn(RowInput input) {
   std::set<TokenId> tokens;
   for (int position = 0; position < 2000; ++position) {
@@ -294,12 +296,12 @@ std::set<TokenId> Drawn(RowInput input) {
 
 TEST(Sampler, KeepsExactlyTheRightSets) {
   RowInput input;
-  // Probabilities 0.4, 0.2, 0.2, 0.1, 0.1 at ids 3, 0, 4, 1, 2.
+  // The probabilities of the ids 3, 0, 4, 1, 2 are 0.4, 0.2, 0.2, 0.1, 0.1.
   input.logits = {std::log(0.2f), std::log(0.1f), std::log(0.1f), std::log(0.4f), std::log(0.2f)};
   input.row.temperature = 1.0f;
   const RowInput plain = input;
   EXPECT_EQ(Drawn(input), (std::set<TokenId>{0, 1, 2, 3, 4}));
-  input.row.top_k = 2;  // the tie goes to the lower id
+  input.row.top_k = 2;  // of the two tokens with 0.2, the lower id is kept
   EXPECT_EQ(Drawn(input), (std::set<TokenId>{0, 3}));
   input.row.top_k = 100;
   EXPECT_EQ(Drawn(input).size(), 5u);
@@ -310,7 +312,7 @@ TEST(Sampler, KeepsExactlyTheRightSets) {
   EXPECT_EQ(Drawn(input), (std::set<TokenId>{0, 1, 3, 4}));
   input.row.top_p = 0.0f;
   EXPECT_EQ(Drawn(input), (std::set<TokenId>{3}));
-  input.row.top_p = 0.62f;  // of the 0.8 that top_k leaves
+  input.row.top_p = 0.62f;  // a share of the total 0.8 that top_k keeps
   input.row.top_k = 3;
   EXPECT_EQ(Drawn(input), (std::set<TokenId>{0, 3}));
   input = plain;
@@ -325,7 +327,7 @@ TEST(Sampler, KeepsExactlyTheRightSets) {
   EXPECT_EQ(Drawn(input), (std::set<TokenId>{3}));
   input.row.temperature = 1e30f;
   EXPECT_EQ(Drawn(input).size(), 5u);
-  input.logits = {3e38f, -3e38f, 3e38f};  // further apart than a float can say
+  input.logits = {3e38f, -3e38f, 3e38f};  // their difference exceeds the range of float
   input.row.temperature = 1e37f;
   for (float top_p : {1.0f, 0.9f}) {
     input.row.top_p = top_p;
@@ -333,12 +335,12 @@ TEST(Sampler, KeepsExactlyTheRightSets) {
   }
   input = plain;
   input.logits = {0.0f, 0.0f, 0.0f, 0.0f};
-  input.row.top_p = 0.5f;  // reached exactly
+  input.row.top_p = 0.5f;  // the best token has exactly this probability
   EXPECT_EQ(Drawn(input), (std::set<TokenId>{0, 1}));
 }
 
-// Chi-square of 20,000 draws with a fixed seed; the bound is the 99.9th percentile of the
-// distribution with that many degrees of freedom (Wilson and Hilferty).
+// Tests the chi-square statistic of 20,000 draws with a fixed seed. The bound is the 99.9th
+// percentile of the chi-square distribution with the same degrees of freedom (Wilson and Hilferty).
 void ExpectDistribution(RowInput input) {
   constexpr int kNumDraws = 20000;
   const std::vector<double> probability = NaiveDistribution(input);
@@ -349,7 +351,7 @@ void ExpectDistribution(RowInput input) {
   }
   double chi_square = 0.0;
   int freedom = -1;
-  double rest = 0.0;  // rare tokens are judged together
+  double rest = 0.0;  // probability of the rare tokens, which are one class of the statistic
   int rest_count = 0;
   for (size_t i = 0; i < probability.size(); ++i) {
     const double expected = probability[i] * kNumDraws;
@@ -398,7 +400,7 @@ TEST(Sampler, LogprobsAreOfTheUntouchedModel) {
     input.row.num_logprobs = 10;
     input.counts = {{0, 2, 1}, {vocab - 1, 1, 0}};
     input.row.repetition_penalty = 1.7f;
-    input.biases = {{2, 50.0f}};  // chooses token 2
+    input.biases = {{2, 50.0f}};  // makes the sampler choose token 2
     input.mask.clear();
     const RowOutput output = Sample(input);
     const std::vector<double> expected = NaiveLogprobs(input.logits);
@@ -413,7 +415,7 @@ TEST(Sampler, LogprobsAreOfTheUntouchedModel) {
       EXPECT_EQ(output.top[i].token, order[i]);
       EXPECT_NEAR(output.top[i].logprob, expected[order[i]], 2e-6);
     }
-    // Scoring a given token changes nothing and says the same.
+    // Scoring the same token reports the same log-probabilities and changes no logit.
     input.row.target = vocab / 2;
     const RowOutput scored = Sample(input);
     EXPECT_EQ(scored.token(), vocab / 2);
@@ -490,7 +492,7 @@ TEST(Sampler, OddArgumentsAreHarmless) {
   EXPECT_EQ(Sample(input).sampled.logprob, -kInfinity);
 }
 
-// A step of many rows: by the backend, and in pieces on several threads.
+// Samples a step of many rows by the backend, and again in pieces on several threads.
 class SampleStep {
  public:
   static constexpr int kVocab = 500;
@@ -525,7 +527,7 @@ class SampleStep {
     batch_.masks = arena_.AddCopy(masks);
   }
 
-  // Logit blocks of 16 rows, as the model gives them; run(args) samples one.
+  // Samples blocks of 16 rows of logits, as a model calls the sampler. run(args) samples one block.
   template <class RunBlock>
   StepResult Run(const RunBlock& run_block) {
     StepResult result;

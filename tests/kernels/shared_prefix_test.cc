@@ -1,4 +1,4 @@
-// Which blocks the cpu backend finds to be shared, and that it makes tasks of them.
+// Tests which blocks SharedPrefixes finds, and that AttentionWork makes shared tasks of them.
 #include "kernels/cpu/shared_prefix.h"
 
 #include <gtest/gtest.h>
@@ -29,7 +29,7 @@ struct Group {
 
 class SharedPrefixTest : public ::testing::Test {
  protected:
-  // All whole blocks of every segment.
+  // Finds the shared blocks, with all whole blocks of every segment as candidates.
   std::vector<Group> Find(const BuiltBatch& built) {
     streams_.clear();
     std::vector<PrefixCandidate> candidates;
@@ -76,7 +76,7 @@ TEST_F(SharedPrefixTest, TwoTreesAndABlockThatDiffersInOnePage) {
   attention.segments = {{600, 1}, {600, 1}, {600, 1}, {600, 1}};
   const auto built = BuildBatch(attention, 1);
   SharePages(built.get(), 2, 0, 32);
-  SharePages(built.get(), 3, 1, 31);  // one page short of two blocks
+  SharePages(built.get(), 3, 1, 31);  // two blocks are 32 pages
   const std::vector<Group> found = Find(*built);
   ASSERT_EQ(found.size(), 2u);
   ExpectShared(found[0], 0, 2, {0, 2});
@@ -89,7 +89,7 @@ TEST_F(SharedPrefixTest, NothingInCommon) {
   EXPECT_TRUE(Find(*BuildBatch(attention, 1)).empty());
 }
 
-// Every block of every tile belongs to one task, however few partials may be kept.
+// Every block of every tile belongs to exactly one task, however few partials may be kept.
 TEST_F(SharedPrefixTest, TasksCoverEachBlockOnce) {
   const auto built = BuildSharingBatch(DType::kBF16, 3);
   const int heads_per_kv = built->attention.heads / built->attention.kv_heads;
@@ -112,7 +112,8 @@ TEST_F(SharedPrefixTest, TasksCoverEachBlockOnce) {
         }
       }
     }
-    EXPECT_GE(num_shared, max_partials == kPlenty ? 8 : 0);  // four groups, two kv heads
+    // Four groups of sharing segments times two KV heads.
+    EXPECT_GE(num_shared, max_partials == kPlenty ? 8 : 0);
     EXPECT_LE(num_shared, max_partials == 0 ? 0 : kPlenty);
     for (size_t i = 0; i < work.tiles().size(); ++i) {
       const AttentionTile& tile = work.tiles()[i];

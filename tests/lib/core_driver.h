@@ -1,6 +1,6 @@
-// Drives an EngineCore by hand, a round at a time: launches a step if there is room, and retires
-// the oldest one if the runner is full or nothing could be launched. With depth 1 a round is a
-// step.
+// CoreDriver runs an EngineCore one round at a time. A round launches a step if the runner has
+// room. It retires the oldest step if the runner is full or no step could be launched. With depth 1
+// a round is a whole step. A test owns the driver and uses it on its own thread.
 #pragma once
 
 #include <functional>
@@ -15,14 +15,15 @@ namespace tessera::testing {
 
 class CoreDriver final {
  public:
-  // `finish_oldest` makes the runner end its oldest step; null: it does so by itself. All outlive
-  // the driver.
+  // `finish_oldest` makes the runner end its oldest step; null if the runner ends its steps by
+  // itself. `core` and `clock` must outlive the driver.
   CoreDriver(EngineCore* core, const Clock* clock, std::function<void()> finish_oldest = nullptr);
 
-  // False when there is nothing to do until a message or NextDeadlineUs.
+  // Runs one round. Returns false if the core has nothing to do until a message or NextDeadlineUs.
   bool RunOnce();
 
-  // The halves of a round, for tests in which a step is in flight between them.
+  // The two halves of a round, for tests that act while a step is in flight. LaunchStep returns
+  // whether it launched a step.
   bool LaunchStep();
   // REQUIRES: a step is in flight.
   void RetireOldest();
@@ -31,7 +32,7 @@ class CoreDriver final {
   EngineCore* const core_;
   const Clock* const clock_;
   const std::function<void()> finish_oldest_;
-  // The runner's too: it may report once more when it is destroyed.
+  // Shared with the runner, because the runner may report a step when it is destroyed.
   const std::shared_ptr<Mailbox<Completion>> done_;
 };
 

@@ -1,6 +1,5 @@
-// An engine core on a fake runner with a manual clock, and what its requests received.
-//
-// Owned by a test, used on its thread: rounds are run one by one.
+// CoreStack is an EngineCore with a fake runner and a manual clock. It records the output of the
+// requests. A test owns the stack and runs it round by round on its own thread.
 #pragma once
 
 #include <functional>
@@ -16,7 +15,7 @@
 
 namespace tessera::testing {
 
-// What one sequence received.
+// The output of one sequence.
 struct SequenceOutput {
   std::vector<TokenId> tokens;
   std::vector<OutputToken> prompt_logprobs;
@@ -27,50 +26,52 @@ struct SequenceOutput {
   SequenceUsage usage;
   SequenceTiming timing;
 };
-using RequestOutput = std::map<int32_t, SequenceOutput>;  // by index
+using RequestOutput = std::map<int32_t, SequenceOutput>;  // key: index of the sequence
 
 struct CoreStack {
-  // Read by Start.
+  // The members up to step_us are options; a test sets them before Start.
   std::vector<EngineModel> models;
   EngineOptions options;
-  int64_t num_slabs = 65;  // with the null page's
+  int64_t num_slabs = 65;  // slabs of the pool, including the null page
   int depth = 1;
   bool samples_apart = false;
-  std::vector<int32_t> adapter_pages;                // of the first model's adapters; empty: none
-  std::unique_ptr<QueuePolicy> policy;               // taken; null: the options'
-  std::function<int64_t(const StepBatch&)> step_us;  // null: FakeRunnerOptions'
+  std::vector<int32_t> adapter_pages;   // pages of each adapter of the first model; empty: none
+  std::unique_ptr<QueuePolicy> policy;  // moved to the core; null: the policy that `options` names
+  std::function<int64_t(const StepBatch&)> step_us;  // null: the default of FakeRunnerOptions
 
   ManualClock clock;
   std::unique_ptr<EngineStats> stats;
   std::unique_ptr<FakeAdapters> adapters;
   std::unique_ptr<EngineCore> core;
   std::unique_ptr<CoreDriver> driver;
-  KvManager* kv = nullptr;              // the core's
-  FakeAdapterLoader* loader = nullptr;  // the core's
-  FakeRunner* runner = nullptr;         // the core's
-  int left_queue = 0;                   // sequences
+  KvManager* kv = nullptr;              // owned by the core
+  FakeAdapterLoader* loader = nullptr;  // owned by the core
+  FakeRunner* runner = nullptr;         // owned by the core
+  int left_queue = 0;                   // number of sequences that have left the queue
 
   void Start();
   std::unique_ptr<Request> NewRequest(std::vector<TokenId> prompt, int64_t max_tokens,
                                       RequestOutput* out);
-  // Returns the id.
+  // Returns the id of the request.
   uint64_t Submit(std::unique_ptr<Request> request);
   uint64_t Submit(std::vector<TokenId> prompt, int64_t max_tokens, RequestOutput* out) {
     return Submit(NewRequest(std::move(prompt), max_tokens, out));
   }
-  // One round of the core, checked. Whether it did anything.
+  // Runs one round of the core and checks its invariants. Returns whether the round did anything.
   bool Round();
-  // Ends whatever the loader was asked for. Whether there was anything.
+  // Ends all reads and copies that the core has asked the loader for. Returns whether there were
+  // any.
   bool FinishLoads();
-  // Rounds and loads until nothing is left to do.
+  // Runs rounds and ends loads until nothing is left to do.
   void RunAll();
-  // The sequence of that request that is on the device.
+  // Returns the running sequence with this index of a request.
   Sequence* Running(uint64_t request_id, int32_t index = 0);
 
-  uint64_t next_id = 1;  // of a request
+  uint64_t next_id = 1;  // id of the next request
 };
 
-// Equal seeds make equal prefixes of any lengths.
+// Returns a prompt of `length` tokens. The shorter of two prompts with the same seed is a prefix of
+// the longer one.
 std::vector<TokenId> FakePrompt(int seed, int length);
 
 }  // namespace tessera::testing

@@ -69,7 +69,7 @@ FakeAdapters::FakeAdapters(const EngineModel& model, const std::vector<int32_t>&
 
 FakeAdapters::~FakeAdapters() { std::filesystem::remove_all(dir_); }
 
-// One target of one layer has a tile per page.
+// The adapter has one target in one layer, with one tile per page.
 AdapterImage FakeAdapters::Image(AdapterId id) const {
   const auto it = std::find_if(resolved_.begin(), resolved_.end(),
                                [id](const ResolvedAdapter& resolved) { return resolved.id == id; });

@@ -1,7 +1,6 @@
-// Adapters for fake engines: names in a registry, contents that FakeRunner's texts depend on, and a
-// loader without threads that reads and copies when the test says so.
-//
-// Owned by a test, used on its thread.
+// Adapters for engines with a FakeRunner: names in a registry, contents on which the tokens of
+// FakeRunner depend, and a loader without threads that ends a read or a copy when the test calls
+// it. A test owns the objects and uses them on its own thread.
 #pragma once
 
 #include <deque>
@@ -16,7 +15,7 @@
 
 namespace tessera::testing {
 
-// Reports go to `events`, as those of the threads of NewAdapterLoader do.
+// An adapter loader that reports to `events`, like the threads of NewAdapterLoader.
 class FakeAdapterLoader final : public AdapterLoader {
  public:
   FakeAdapterLoader(Runner* runner, AdapterLoaderEvents events)
@@ -25,16 +24,15 @@ class FakeAdapterLoader final : public AdapterLoader {
   void Read(AdapterId id) override { reads_.push_back(id); }
   void Copy(AdapterId id, const AdapterImage* image, std::vector<PageId> pages) override;
 
-  // A loader so fast that pages are written as soon as Copy is called, before the caller goes on.
-  // It still reports when it is told to.
+  // If true, Copy writes the pages before it returns. The copy is still reported by FinishCopy.
   void set_writes_at_once(bool value) { writes_at_once_ = value; }
 
   bool is_reading() const { return !reads_.empty(); }
   bool is_copying() const { return !copies_.empty(); }
-  // The oldest read ends, with an image or an error. REQUIRES: is_reading().
+  // Ends the oldest read with an image or an error. REQUIRES: is_reading().
   void FinishRead(absl::StatusOr<AdapterImage> image);
   AdapterId next_read() const { return reads_.front(); }
-  // The oldest copy's pages are written, and it is reported. REQUIRES: is_copying().
+  // Writes the pages of the oldest copy and reports it. REQUIRES: is_copying().
   void FinishCopy();
 
  private:
@@ -54,18 +52,19 @@ class FakeAdapterLoader final : public AdapterLoader {
   std::deque<PendingCopy> copies_;
 };
 
-// Adapters of one model, registered from a folder that goes with this object.
+// Adapters of one model, registered from a folder that the destructor deletes.
 class FakeAdapters final {
  public:
-  // Each of `num_pages` pages of the model.
+  // Adapter i has num_pages[i] pages of the model.
   FakeAdapters(const EngineModel& model, const std::vector<int32_t>& num_pages);
   ~FakeAdapters();
 
   AdapterRegistry* registry() { return &registry_; }
   const ResolvedAdapter& resolved(size_t adapter) const { return resolved_.at(adapter); }
   AdapterId id(size_t adapter) const { return resolved(adapter).id; }
-  // What a loader reads, and what it is to a text.
+  // Returns the image that a loader would read.
   AdapterImage Image(AdapterId id) const;
+  // Returns the adapter's contribution to ExpectedTokens.
   FakeVariant Variant(size_t adapter) const;
 
  private:

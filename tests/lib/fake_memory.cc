@@ -9,7 +9,7 @@ namespace {
 
 constexpr uint64_t kNoBytes = 0xcbf29ce484222325ull;
 
-// FNV-1a.
+// Continues an FNV-1a hash.
 uint64_t FoldBytes(uint64_t hash, const std::string& bytes) {
   for (const char byte : bytes) {
     hash ^= static_cast<unsigned char>(byte);
@@ -18,7 +18,8 @@ uint64_t FoldBytes(uint64_t hash, const std::string& bytes) {
   return hash;
 }
 
-// Pages of an adapter are not counted in a batch: its matrices tell.
+// Returns the number of pages of an adapter. A batch does not state this number, so it is computed
+// from the places of the adapter's matrices.
 int32_t NumPages(const LoraMatrices& matrices, int64_t page_bytes) {
   int32_t num_pages = 0;
   for (const TileRun& run : {matrices.a, matrices.b}) {
@@ -80,13 +81,13 @@ void FakeMemory::ApplyPageOps(const BatchView& view) {
 void FakeMemory::ApplyPageOp(const BatchView& view, const PageOp& op) {
   const int32_t model = view.batch->model;
   const GroupLayout& group = models_.at(model).layout.groups.at(op.group);
-  // A cell stands for all layers and heads of its group.
+  // A fake cell represents all layers and heads of its group, so an op must cover all of them.
   EXPECT_EQ(op.layer_begin, 0);
   EXPECT_EQ(op.layer_end, group.num_layers) << "group " << op.group;
   EXPECT_EQ(op.index_stride, 0);
   EXPECT_NE(op.dst, kNullPage);
   const int32_t* const indices = view.data(view.batch->indices) + op.index_begin;
-  // As if all were read before the first is written.
+  // Reads all cells before it writes the first, because src may be dst.
   std::vector<FakeCell> cells;
   for (int32_t i = 0; i < op.num_tokens; ++i) {
     switch (op.kind) {

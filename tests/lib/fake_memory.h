@@ -1,8 +1,8 @@
-// What lies in the page pool of a fake device: per slab, either cells of KV, which know token,
-// position and adapter, or bytes that were written to a page. Whatever is written takes the place
-// of what lay there, whoever still counts on it.
+// FakeMemory is the page pool of a fake device. A slab holds either KV cells, which record token,
+// position and adapter, or bytes that were written to a page. A write replaces the old contents
+// even if someone still needs them; the tests thereby find such errors.
 //
-// Owned by FakeRunner. Not thread-safe.
+// FakeRunner owns the memory. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -14,26 +14,26 @@
 
 namespace tessera::testing {
 
-// As new it is of no token and no position.
+// The KV of one token. The default values are no token and no position.
 struct FakeCell {
   TokenId token = -7;
   int32_t position = -7;
-  uint64_t adapter = 0;  // HashOfBytes of its pages; 0: none
+  uint64_t adapter = 0;  // HashOfBytes of the adapter's pages; 0: none
 };
 
 class FakeMemory final {
  public:
-  // `models` outlives it.
+  // `models` must outlive the memory.
   FakeMemory(const std::vector<EngineModel>* models, int64_t num_slabs);
 
-  // A cell that was never written, or lies in a page of another group, model or adapter by now, is
-  // as new.
+  // Returns a default cell if the cell was never written, or if the page now belongs to another
+  // group, model or adapter.
   FakeCell Read(int32_t model, int32_t group, PageId page, int32_t token) const;
   void Write(int32_t model, int32_t group, PageId page, int32_t token, const FakeCell& cell);
   void WriteBytes(PageId page, const char* bytes, int64_t num_bytes);
   // Runs the batch's page ops in order.
   void ApplyPageOps(const BatchView& view);
-  // Of the pages of the batch's adapter; 0: `adapter` is -1.
+  // Returns the hash of the pages of an adapter of the batch, or 0 if `adapter` is -1.
   uint64_t HashOfAdapter(const BatchView& view, int32_t adapter) const;
 
  private:
@@ -57,7 +57,7 @@ class FakeMemory final {
   std::vector<Slab> slabs_;
 };
 
-// Never 0.
+// Returns a hash that is never 0.
 uint64_t HashOfBytes(const std::string& bytes);
 
 }  // namespace tessera::testing

@@ -166,7 +166,7 @@ void FakeRunner::Launch(const StepBatch* batch, const BatchArena* arena, LayerRa
   steps_.push_back({batch, arena, result});
 }
 
-// REQUIRES: mutex_ is held.
+// REQUIRES: the caller holds mutex_.
 void FakeRunner::Run(const Step& step) {
   const BatchView view{step.batch, step.arena->base()};
   StepResult& result = *step.result;
@@ -207,7 +207,7 @@ int FakeRunner::num_inflight() const {
 }
 
 uint64_t FakeDraw(uint64_t seed, int32_t index) {
-  return Fold(seed, index, /*token=*/1) << 7;  // TokenOf does not see the low bits
+  return Fold(seed, index, /*token=*/1) << 7;  // TokenOf ignores the low bits
 }
 
 std::vector<TokenId> ExpectedTokens(const EngineModel& model, std::vector<TokenId> prompt,

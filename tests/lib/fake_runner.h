@@ -1,12 +1,13 @@
-// A runner without tensors that still proves the engine right: it keeps which token and position
-// each page cell holds, checks that every run shows exactly the keys it claims, and "samples" a
-// hash of all tokens that the query can see and of the bytes of its adapter's pages. A wrong page,
-// a stale prefix hit, a lost token, an adapter that is not there or was overwritten gives another
-// text than ExpectedTokens, which looks at no page.
+// FakeRunner is a runner without tensors that finds errors of the engine. It records the token and
+// position of each KV cell in the pages, checks that every KV run has exactly the keys that it
+// claims, and "samples" a hash of all tokens that the query sees and of the bytes of its adapter's
+// pages. A wrong page, a stale prefix hit, a lost token, or a missing or overwritten adapter
+// produces other tokens than ExpectedTokens, which uses no pages.
 //
-// A step runs when it completes, not when it is launched: first its page ops, then its writes. What
-// is done meanwhile to pages that it reads shows in its result. A launched step is in flight until
-// FinishOldest. Launches come from one thread, FinishOldest may be called from any.
+// A launched step is in flight until FinishOldest, which executes it: first its page ops, then its
+// writes. So a change that someone makes meanwhile to a page that the step reads changes the step's
+// result. A test owns the runner or gives it to an engine. Launch is called on one thread,
+// FinishOldest on any thread.
 #pragma once
 
 #include <deque>
@@ -27,8 +28,9 @@ struct FakeRunnerOptions {
   int64_t num_slabs = 0;
   int depth = 1;
   int max_num_seqs = 256;
-  ManualClock* clock = nullptr;  // advanced by each step's time when given
-  // Texts depend on seed and index (FakeDraw), as sampled ones do. Otherwise copies are equal.
+  ManualClock* clock = nullptr;  // each step advances this clock by step_us; null: none
+  // If true, tokens depend on seed and index (FakeDraw), like sampled tokens. If false, all
+  // sequences of a request have the same tokens.
   bool samples_apart = false;
   std::function<int64_t(const StepBatch&)> step_us = [](const StepBatch& batch) {
     return int64_t{1000} + 10 * static_cast<int64_t>(batch.tokens.count);
@@ -42,15 +44,15 @@ class FakeRunner final : public Runner, private Transfer {
   void SetOnDone(std::function<void(Completion)> on_done) override {
     on_done_ = std::move(on_done);
   }
-  // Steps are launched whole.
+  // REQUIRES: `layers` are all layers.
   void Launch(const StepBatch* batch, const BatchArena* arena, LayerRange layers,
               StepResult* result) override;
   Transfer* transfer() override { return this; }
-  // KV that a transfer brings, beside the steps.
+  // Writes the KV of one token outside of a step, as a transfer does.
   void WriteCell(int32_t model, int32_t group, PageId page, int32_t token, const FakeCell& cell);
   int depth() const override { return options_.depth; }
 
-  // Ends the oldest step and reports it. REQUIRES: one is in flight.
+  // Executes the oldest step and reports its end. REQUIRES: a step is in flight.
   void FinishOldest();
   int num_inflight() const;
 
@@ -63,17 +65,18 @@ class FakeRunner final : public Runner, private Transfer {
     const BatchArena* arena = nullptr;
     StepResult* result = nullptr;
   };
-  // What a step's rows are, resolved.
+  // The rows of a step.
   struct Rows {
-    std::vector<TokenId> tokens;      // [T]
+    std::vector<TokenId> tokens;      // [T], with kLastSampledToken replaced by the slot's token
     std::vector<int32_t> segment_of;  // [T]
-    std::vector<uint64_t> adapters;   // [S] hashes
+    std::vector<uint64_t> adapters;   // [S] hashes of the segments' adapters
   };
 
   void Run(const Step& step);
   Rows Resolve(const BatchView& view) const;
   void WriteCells(const BatchView& view, const Rows& rows);
-  // All keys must be there of what is computed and not sampled from: Sample looks at the rest.
+  // Checks that the pages have all keys that the rows without sampling see. Sample checks the keys
+  // of the other rows.
   void CheckKeys(const BatchView& view, const Rows& rows) const;
   SampledRow Sample(const BatchView& view, const Rows& rows, const SamplerRow& row);
   void TakeTaps(const BatchView& view, const Rows& rows, StepResult* result) const;
@@ -83,23 +86,24 @@ class FakeRunner final : public Runner, private Transfer {
   const FakeRunnerOptions options_;
   std::vector<std::vector<TokenId>> slot_tokens_;  // [model][slot]
   std::function<void(Completion)> on_done_;
-  mutable std::mutex mutex_;  // loaders write pages while steps run
+  mutable std::mutex mutex_;  // needed because loaders write pages while steps run
   std::deque<Step> steps_;    // launched, oldest first
   FakeMemory memory_;
 };
 
-// What a text depends on beside model and prompt.
+// The inputs of generated tokens other than model and prompt.
 struct FakeVariant {
-  std::string adapter;  // the bytes of its pages; empty: none
-  uint64_t draw = 0;    // FakeDraw where the runner samples apart
+  std::string adapter;  // bytes of the adapter's pages; empty: no adapter
+  uint64_t draw = 0;    // FakeDraw of the sequence if the runner has samples_apart, else 0
 };
+// Returns the number by which seed and index change the tokens.
 uint64_t FakeDraw(uint64_t seed, int32_t index);
 
-// The tokens that `model` generates after `prompt` on a FakeRunner.
+// Returns the tokens that `model` generates after `prompt` on a FakeRunner.
 std::vector<TokenId> ExpectedTokens(const EngineModel& model, std::vector<TokenId> prompt,
                                     int64_t num_tokens, const FakeVariant& variant = {});
 
-// A model for fake runs: windows has one entry per KV group.
+// Returns a model for a FakeRunner. `windows` has one entry per KV group.
 EngineModel FakeModel(const std::string& name, const std::vector<int32_t>& windows,
                       int32_t page_tokens, int64_t max_model_len);
 

@@ -1,6 +1,6 @@
-// The priority policy with a gate for tenants, which counts the keys it is asked for.
-//
-// Owned by the scheduler, turned by a test.
+// GatePolicy is the priority policy, plus a set of tenants whose sequences may not enter, and a
+// count of the computed keys. The scheduler owns the policy; a test opens and closes tenants on the
+// engine's thread.
 #pragma once
 
 #include <memory>
@@ -27,7 +27,7 @@ class GatePolicy final : public QueuePolicy {
 
   void Close(const std::string& tenant) { closed_.insert(tenant); }
   void Open(const std::string& tenant) { closed_.erase(tenant); }
-  // Since the last call.
+  // Returns the number of keys computed since the last call.
   int64_t TakeNumKeys() { return std::exchange(num_keys_, 0); }
 
  private:

@@ -84,7 +84,7 @@ class Computation {
   std::vector<float> Rounded(const Vector& x) const {
     return AsStored(built_.layout.groups[group_], std::vector<float>(x.begin(), x.end()));
   }
-  // What the pages hold after the step's tokens are appended.
+  // Returns a K or V row as the pages hold it after the step has appended its tokens.
   std::vector<float> Stored(int64_t slot, int kv_head, int part) {
     const auto found = appended_.find({slot, kv_head * 2 + part});
     if (found != appended_.end()) return found->second;
@@ -92,7 +92,8 @@ class Computation {
     return ReadHead(&built_, group_, layer_, static_cast<PageId>(slot / page_tokens),
                     static_cast<int>(slot % page_tokens), kv_head, part);
   }
-  // A query or an exponential where it meets numbers of the pages.
+  // Rounds a query element or an exponential to bf16 if it is multiplied with bf16 numbers of a
+  // page.
   double RoundedForPairs(double x) const {
     if (attention_.kv_dtype != DType::kBF16) return x;
     return BF16ToFloat(FloatToBF16(static_cast<float>(x)));
@@ -140,10 +141,10 @@ void Computation::Attend(int row, int head, const std::vector<Key>& keys) {
   const int kv_head = head / (attention_.heads / attention_.kv_heads);
   const int position = built_.view().positions()[row];
   const double scale = 1.0f / std::sqrt(static_cast<float>(attention_.head_dim));
-  std::map<size_t, double> scores;                  // by key
-  std::map<std::pair<int, int>, double> block_max;  // by stream and block
-  std::map<int, double> stream_sum;     // of exp(score); scores are small in these tests
-  std::map<int, double> stream_weight;  // exp(scale * log-sum-exp)
+  std::map<size_t, double> scores;                  // [key]
+  std::map<std::pair<int, int>, double> block_max;  // [stream, block]
+  std::map<int, double> stream_sum;     // [stream] sum of exp(score); scores are small in tests
+  std::map<int, double> stream_weight;  // [stream] exp(scale * log-sum-exp)
   for (size_t i = 0; i < keys.size(); ++i) {
     const Key& key = keys[i];
     if (key.position > position) continue;

@@ -1,5 +1,5 @@
-// Attention written as its definition reads, in fp64 and without blocks, streams' merges or pages'
-// order: what judges the reference backend.
+// Attention by its definition, in fp64: without blocks, without merges of streams and independent
+// of the order of pages. Tests compare the reference backend with this code. Pure functions.
 #pragma once
 
 #include <vector>
@@ -13,14 +13,14 @@ struct NaiveAttention {
   std::vector<float> lse;                 // [T, heads]
   std::vector<std::vector<double>> mass;  // [T][keys of the row's segment], summed over heads
   std::vector<double> value_deviation;    // [T]
-  std::vector<float> keys;                // [T, kv_heads * head_dim]: as the pages hold them
-  std::vector<float> values;              // likewise
+  std::vector<float> keys;                // [T, kv_heads * head_dim], rounded as in the pages
+  std::vector<float> values;              // [T, kv_heads * head_dim], rounded as in the pages
 };
 
 // Does not change the pool.
 NaiveAttention ComputeNaiveAttention(BuiltBatch* built, int group, int layer_in_group);
 
-// The K (part 0) or V (part 1) vector of a token in a page.
+// Returns the K (part 0) or V (part 1) vector of a token in a page.
 std::vector<float> ReadHead(BuiltBatch* built, int group, int layer_in_group, PageId page,
                             int token, int kv_head, int part);
 

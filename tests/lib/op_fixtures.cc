@@ -72,7 +72,8 @@ void AddStream(const StreamCase& stream, int page_tokens, PageDealer* dealer,
   parts->runs.push_back(run);
 }
 
-// The segment's own keys, cut into num_runs runs at random places, and its rows' write slots.
+// Adds the segment's own keys, cut into num_runs runs at random places, and the write slots of its
+// rows.
 void AddOwnKeys(const AttentionCase& attention, const SegmentCase& segment, int window,
                 PageDealer* dealer, std::mt19937_64* random, BatchParts* parts) {
   const int page_tokens = attention.page_tokens;
@@ -210,7 +211,7 @@ void SharePages(BuiltBatch* built, int segment, int with_segment, int num_pages)
   const Range range = view.run_range(0, segment);
   for (int r = range.begin; r < range.begin + range.count; ++r) {
     const KvRun& run = view.runs()[r];
-    const int number = (run.pos_begin - run.first) / page_tokens;  // of the run's first page
+    const int number = (run.pos_begin - run.first) / page_tokens;  // index of the run's first page
     const int used = CeilDiv(run.first + run.count, page_tokens);
     for (int i = 0; i < used && number + i < num_pages; ++i) {
       pages[run.page_begin + i] = from[number + i];
@@ -232,7 +233,7 @@ std::unique_ptr<BuiltBatch> BuildSharingBatch(DType kv_dtype, uint64_t seed) {
 }
 
 void FillPool(BuiltBatch* built, uint64_t seed) {
-  const GroupLayout& layout = built->layout.groups[0];  // pages of all groups look alike
+  const GroupLayout& layout = built->layout.groups[0];  // pages of all groups have the same layout
   const PoolView pool = built->pool();
   const int64_t stride = layout.token_stride();
   const int64_t rows_per_page = layout.page_bytes() / stride;
@@ -376,10 +377,10 @@ void ExpectClose(const std::vector<float>& actual, const std::vector<float>& exp
   double worst = 0.0;
   size_t worst_at = 0;
   for (size_t i = 0; i < actual.size(); ++i) {
-    if (actual[i] == expected[i]) continue;  // infinities too
+    if (actual[i] == expected[i]) continue;  // also handles equal infinities
     const double error = std::abs(static_cast<double>(actual[i]) - expected[i]) /
                          (abs + rel * std::abs(static_cast<double>(expected[i])));
-    if (error <= worst) continue;  // not a NaN's case
+    if (error <= worst) continue;  // false if the error is NaN
     worst = std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
     worst_at = i;
   }

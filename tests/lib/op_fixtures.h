@@ -1,6 +1,7 @@
-// Random inputs for backend ops, built from a few numbers and a seed: batches with several segments
-// over scattered pages, weights and activations. The same case and seed give the same bytes, so two
-// backends (or two ways to cut the same work) are compared by building twice.
+// Random inputs for backend ops, built from a case and a seed: batches with several segments over
+// scattered pages, weights and activations. The same case and seed give the same bytes, so a test
+// that compares two backends (or two divisions of the same work) builds the inputs twice. One
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +14,8 @@
 
 namespace tessera::testing {
 
-// Keys at other positions that a segment attends to before its own: a parallel context, a reused
-// chunk.
+// Additional keys to which a segment attends before its own keys, for example a parallel context or
+// a reused chunk.
 struct StreamCase {
   int count = 0;
   int pos_begin = 0;
@@ -24,10 +25,11 @@ struct StreamCase {
 };
 
 struct SegmentCase {
-  int prefix = 0;                   // tokens that are in the pages already
-  int num_tokens = 1;               // query rows
-  int num_runs = 1;                 // consecutive pieces its own keys are cut into
-  std::vector<StreamCase> streams;  // its own keys follow at the largest position these reach
+  int prefix = 0;      // tokens whose KV is already in the pages
+  int num_tokens = 1;  // query rows
+  int num_runs = 1;    // number of runs into which the segment's own keys are cut
+  // The segment's own keys start at the largest position that these streams reach.
+  std::vector<StreamCase> streams;
 };
 
 struct AttentionCase {
@@ -42,11 +44,13 @@ struct AttentionCase {
   std::vector<SegmentCase> segments;
   float softcap = 0.0f;
   bool qk_norm = false;
-  int rotary_dim = -1;       // -1: head_dim
-  bool trim_windows = true;  // pages wholly behind a group's window are not in its runs
+  int rotary_dim = -1;  // -1: head_dim
+  // If true, the runs of a windowed group omit pages that lie wholly before the window.
+  bool trim_windows = true;
 };
 
-// A batch, its pool and its activations. Not copied (views point into it).
+// A batch, its pool and its activations. Views point into the object and are valid while the object
+// stays in place.
 struct BuiltBatch {
   AttentionCase attention;
   StepBatch batch;
@@ -67,43 +71,45 @@ struct BuiltBatch {
     return {reinterpret_cast<char*>(pool_words.data()), layout.slab_bytes, num_slabs};
   }
   StepShape shape() const;
-  // `qkv_rows` is overwritten by the op.
+  // Returns the arguments of Attention, which overwrites `qkv_rows`.
   AttentionArgs Args(int group, int layer_in_group, float* qkv_rows, float* out);
 };
 
-// The pool holds random rows everywhere (FillPool). Positions of a segment's own tokens start where
-// its streams end, else at 0.
+// Builds a batch whose pool is filled with random rows (FillPool). The positions of a segment's own
+// tokens start where its streams end, or at 0 without streams.
 std::unique_ptr<BuiltBatch> BuildBatch(const AttentionCase& attention, uint64_t seed);
 
-// Makes the first num_pages pages of a segment those of another (of one run), in group 0. REQUIRES:
-// both begin at position 0.
+// Replaces the first num_pages pages of a segment by those of with_segment, in group 0. REQUIRES:
+// both segments start at position 0; with_segment has one run.
 void SharePages(BuiltBatch* built, int segment, int with_segment, int num_pages);
 
-// Six segments of one token (one of four) and long prefixes that share pages as branches of a tree
-// do: 1 has 4 blocks (kAttentionBlock) in common with 0, 2 has 3, 3 has 2, 4 has 1, 5 has none.
+// Builds six segments with long prefixes. Five of them have one token, one has four. They share
+// pages like branches of a tree: segments 1 to 4 share their first 4, 3, 2 and 1 blocks
+// (kAttentionBlock) with segment 0; segment 5 shares none.
 std::unique_ptr<BuiltBatch> BuildSharingBatch(DType kv_dtype, uint64_t seed);
 
-// Random K and V in all pages but the null page.
+// Writes random K and V to all pages except the null page.
 void FillPool(BuiltBatch* built, uint64_t seed);
 
-// Plan and BeginStep.
+// Calls Plan and BeginStep.
 void BeginStep(Backend* backend, const BatchView& batch, const StepShape& shape);
 
 // Makes room for the outputs of the batch's sampler rows and points `args` there.
 void PlaceOutputs(const BatchView& batch, StepResult* result, SampleArgs* args);
 
-// BeginStep and Attention on a copy of built->qkv; returns [T, heads * head_dim]. The pool takes
-// the new K and V. `taps`, when given, is resized to the batch's tap floats.
+// Calls BeginStep and Attention with a copy of built->qkv and returns the output
+// [T, heads * head_dim]. The new K and V are written to the pool. If `taps` is not null, it
+// receives the batch's taps.
 std::vector<float> RunAttention(Backend* backend, BuiltBatch* built, int group = 0,
                                 int layer_in_group = 0, std::vector<float>* taps = nullptr);
 
-// Head dims 16 to 256, GQA 1 to 7, page sizes, dtypes, windows, runs, streams, softcap, qk-norm,
-// partial rotary.
+// Returns cases that cover head dims 16 to 256, 1 to 7 heads per KV head, page sizes, dtypes,
+// windows, runs, streams, softcap, qk-norm and partial rotary embedding.
 std::vector<AttentionCase> AttentionGrid();
 
-// "float32", "int4_g32_asymmetric", ...
+// Returns a name such as "float32" or "int4_g32_asymmetric".
 std::string FormatName(const WeightFormat& format);
-// What is quantised: both widths, groups up to the whole row, with and without zero points.
+// Returns quantised formats: both widths, groups up to the whole row, with and without zero points.
 std::vector<WeightFormat> QuantizedFormats();
 
 struct LinearCase {
@@ -124,11 +130,11 @@ struct LinearCase {
 struct BuiltLinear {
   LinearCase linear;
   std::vector<float> x;       // [rows, k]
-  std::vector<float> weight;  // [n, k]; representable in the dtype
+  std::vector<float> weight;  // [n, k]; if the format is bf16, the values are bf16 values
   std::vector<float> bias;    // [n], in the order of the parts
   std::vector<float> pre_norm;
   std::vector<float> post_norm;
-  std::vector<float> out;  // [rows, out cols]: what kResidualAdd adds to
+  std::vector<float> out;  // [rows, out_cols()] initial output, to which kResidualAdd adds
 
   int64_t out_cols() const {
     return linear.epilogue == Epilogue::kGatedAct ? linear.n / 2 : linear.n;
@@ -144,14 +150,15 @@ std::vector<float> RunLinear(Backend* backend, const BuiltLinear& built, int64_t
 
 std::vector<LinearCase> LinearGrid();
 
-// Normal numbers with this standard deviation.
+// Returns normally distributed numbers with mean 0 and this standard deviation.
 std::vector<float> RandomFloats(size_t count, float stddev, uint64_t seed);
 void RoundToBF16(std::vector<float>* values);
 
-// Element-wise |actual - expected| <= abs + rel * |expected|; reports the worst element.
+// Expects |actual - expected| <= abs + rel * |expected| for each element. Reports the worst
+// element.
 void ExpectClose(const std::vector<float>& actual, const std::vector<float>& expected, double abs,
                  double rel, const std::string& what = "");
-// Bit for bit; reports the first difference.
+// Expects equal bits. Reports the first difference.
 void ExpectSameBits(const std::vector<float>& actual, const std::vector<float>& expected,
                     const std::string& what = "");
 

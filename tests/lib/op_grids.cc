@@ -1,4 +1,4 @@
-// The grids of op_fixtures.h.
+// The grids of cases that op_fixtures.h declares.
 #include "tests/lib/op_fixtures.h"
 
 namespace tessera::testing {

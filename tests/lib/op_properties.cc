@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kNumCutTries = 3;
 
-// Cuts every run into up to four, some of them empty.
+// Cuts every run into up to four runs, some of them empty.
 void CutRuns(BuiltBatch* built, uint64_t seed) {
   std::mt19937_64 random(seed);
   const BatchView view = built->view();
@@ -49,7 +49,7 @@ void CutRuns(BuiltBatch* built, uint64_t seed) {
   built->batch.runs = built->arena.AddCopy(runs);
 }
 
-// Copies one token of all layers and heads of a group between pools of different page sizes.
+// Copies the KV of one token, in all layers and heads of a group, to a pool of another page size.
 void CopyToken(BuiltBatch* from, int64_t from_slot, BuiltBatch* to, int64_t to_slot, int group) {
   const GroupLayout& a = from->layout.groups[group];
   const GroupLayout& b = to->layout.groups[group];
@@ -65,8 +65,8 @@ void CopyToken(BuiltBatch* from, int64_t from_slot, BuiltBatch* to, int64_t to_s
   }
 }
 
-// The same batch and keys with pages of `page_tokens`; every run starts at a random token of its
-// first page.
+// Returns the same batch and keys with pages of page_tokens tokens. Every run starts at a random
+// token of its first page.
 std::unique_ptr<BuiltBatch> Repage(BuiltBatch* old, int page_tokens, uint64_t seed) {
   std::mt19937_64 random(seed);
   auto built = std::make_unique<BuiltBatch>(*old);
@@ -123,8 +123,8 @@ std::unique_ptr<BuiltBatch> Repage(BuiltBatch* old, int page_tokens, uint64_t se
   return built;
 }
 
-// Attention of rows [row_begin, row_begin + count) of one segment, alone in a batch whose runs end
-// with the last of them.
+// Runs attention of rows [row_begin, row_begin + count) of one segment, alone in a batch whose runs
+// end with the last of these rows.
 std::vector<float> RunRows(Backend* backend, BuiltBatch* built, int segment, int row_begin,
                            int count, int group, int layer_in_group) {
   const BatchView view = built->view();

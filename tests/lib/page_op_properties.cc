@@ -1,4 +1,4 @@
-// ExpectPageOpsWork of op_properties.h.
+// Defines ExpectPageOpsWork of op_properties.h.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -10,7 +10,8 @@
 namespace tessera::testing {
 namespace {
 
-// Applies ops to a batch's pool and works out, head by head, what must have come of it.
+// Applies page ops to a batch's pool and compares the pool with the expected contents, head by
+// head.
 class PageOpCheck {
  public:
   PageOpCheck(Backend* backend, const AttentionCase& attention, uint64_t seed)
@@ -18,7 +19,8 @@ class PageOpCheck {
         built_(BuildBatch(attention, seed)),
         before_(BuildBatch(attention, seed)) {}
 
-  // `want` gives the vector expected at (group, layer, page, token, head, part).
+  // Runs an op and checks the pool. want(layer, token of the op, head, part) returns the expected K
+  // (part 0) or V (part 1) vector.
   template <class Want>
   void Run(const PageOp& op, const std::vector<int32_t>& indices, double tolerance,
            const Want& want) {
@@ -48,8 +50,8 @@ class PageOpCheck {
  private:
   template <class Want>
   void Compare(const PageOp& op, double tolerance, const Want& want) {
-    // Where the op must not have written, before_ is the judge: put the expected heads into it and
-    // then compare whole pools.
+    // The pool must equal before_ wherever the op does not write. So this writes the expected heads
+    // to before_ and then compares the whole pools.
     const GroupLayout& layout = built_->layout.groups[op.group];
     std::vector<std::pair<char*, std::vector<char>>> patches;
     for (int layer = op.layer_begin; layer < op.layer_end; ++layer) {
@@ -118,7 +120,7 @@ void ExpectPageOpsWork(Backend* backend, const AttentionCase& attention, uint64_
     check.Run(op, {}, 0.0, [&](int layer, int t, int head, int part) {
       return source(t + 1, layer, head, part);
     });
-    op.src = b;  // overlapping
+    op.src = b;  // source and destination overlap
     check.Run(op, {}, 0.0, [&](int layer, int t, int head, int part) {
       return source(t + 1, layer, head, part);
     });
@@ -127,7 +129,7 @@ void ExpectPageOpsWork(Backend* backend, const AttentionCase& attention, uint64_
     op.layer_begin = 0;
     for (int delta : {5, -1000}) {
       op.delta = delta;
-      // Int8: half a step of a row whose largest number is below 8.
+      // The int8 tolerance is half a step of a row whose largest number is below 8.
       const double tolerance = attention.kv_dtype == DType::kF32    ? 1e-6
                                : attention.kv_dtype == DType::kBF16 ? 0x1p-8
                                                                     : 8.0 / 254.0;

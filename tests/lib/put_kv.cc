@@ -5,7 +5,8 @@
 namespace tessera::testing {
 namespace {
 
-// Every second one looks like a key of its position, so that only a text tells it from a right one.
+// Returns a wrong cell. At even positions the cell has the right position, so that only the tokens
+// generated from it show the error.
 FakeCell Garbage(int32_t position) {
   FakeCell cell;
   if (position % 2 == 0) cell = {/*token=*/position % 7, position, 0};

@@ -1,4 +1,5 @@
-// The tensors of a checkpoint as bytes, to be changed and written again by tests.
+// Reads the tensors of a checkpoint as bytes, so that a test can change them and write them to a
+// new checkpoint. Pure functions of the files.
 #pragma once
 
 #include <cstddef>
@@ -10,16 +11,17 @@
 namespace tessera::testing {
 
 struct RawTensor {
-  std::string dtype;  // as safetensors spells it
+  std::string dtype;  // name of the dtype in the safetensors format
   std::vector<int64_t> shape;
   std::string bytes;
 };
 using RawTensors = std::map<std::string, RawTensor>;
 
-// Aborts when the folder has no checkpoint.
+// Reads all tensors of a folder. Aborts if the folder has no checkpoint.
 RawTensors ReadRawTensors(const std::string& dir);
 
-// DIR/model.safetensors. `header_padding` is the offset of the data within 16 bytes.
+// Writes DIR/model.safetensors. The offset of the tensor data in the file, modulo 16, is
+// header_padding.
 void WriteRawTensors(const std::string& dir, const RawTensors& tensors, size_t header_padding = 0);
 
 }  // namespace tessera::testing

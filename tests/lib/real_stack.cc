@@ -64,7 +64,7 @@ bool SameResults(const Generated& a, const Generated& b) {
   return SameTokens(a.tokens, b.tokens) && SameTokens(a.prompt_logprobs, b.prompt_logprobs);
 }
 
-// Loads when it is told to, on the caller's thread.
+// An adapter loader that loads on the caller's thread when RunLoader is called.
 class RealStack::ManualLoader final : public AdapterLoader {
  public:
   explicit ManualLoader(RealStack* stack) : stack_(stack) {}
@@ -102,7 +102,8 @@ RealStack::RealStack(const RealStackOptions& options) {
   assemble.new_backend = options.new_backend;
   assemble.engine = options.engine;
   if (options.model_dirs.size() == 1) assemble.page_tokens = options.page_tokens;
-  // Asked for once to learn the slabs' size, then with as many as the test wants.
+  // The first plan tells the size of a slab. The second plan has the number of slabs that the test
+  // asks for.
   auto plan = PlanMemory(assemble);
   CHECK(plan.ok()) << plan.status();
   assemble.kv_cache_bytes = options.num_slabs * plan->slab_bytes;

@@ -1,5 +1,6 @@
-// The engine core on real models and a real backend, driven by hand: what metamorphic tests of the
-// engine compare.
+// RealStack is an EngineCore with real models and a real backend, run round by round. The
+// metamorphic tests of the engine compare the results of different stacks. A test owns the stack
+// and uses it on its own thread.
 #pragma once
 
 #include <functional>
@@ -20,16 +21,16 @@ struct RealStackOptions {
   std::string backend = "ref";  // "ref" or one of CpuIsas()
   int num_threads = 1;
   int64_t num_slabs = 512;
-  int32_t page_tokens = 16;  // of a single model
-  bool bf16 = false;         // weights; else fp32
+  int32_t page_tokens = 16;  // tokens of a page, if there is one model
+  bool bf16 = false;         // whether weights are bf16; otherwise fp32
   KvDtype kv_dtype = KvDtype::kAuto;
   // AssembleOptions::new_backend.
   std::function<std::unique_ptr<Backend>(const std::string&, ThreadTeam*, std::string*)>
       new_backend;
-  EngineOptions engine;  // models are filled in
+  EngineOptions engine;  // RealStack fills in the models
 };
 
-// Everything one index of a request got.
+// The output of one sequence of a request.
 struct Generated {
   std::vector<OutputToken> tokens;
   std::vector<OutputToken> prompt_logprobs;
@@ -40,33 +41,35 @@ struct Generated {
   SequenceUsage usage;
 };
 
-// Equal tokens and bitwise equal logprobs, embeddings and finish; usage is not compared.
+// Returns whether tokens and finish are equal, and logprobs and embeddings bitwise equal. Usage is
+// not compared.
 bool SameResults(const Generated& a, const Generated& b);
 
 class RealStack {
   class ManualLoader;
 
  public:
-  // Aborts with the reason when a model does not load.
+  // Aborts with the reason if a model does not load.
   explicit RealStack(const RealStackOptions& options);
   ~RealStack();
 
-  // Queues a copy of `request` (id, arrival and sink are filled in). Results are read with
-  // result().
+  // Submits a copy of `request` with id, arrival time and sink filled in. Returns the number of the
+  // request for result().
   int Submit(const Request& request);
-  // A round of the core.
+  // Runs one round of the core.
   bool RunOnce() { return driver_->RunOnce(); }
-  // Rounds, and what they ask of the loader, until nothing is left to do.
+  // Runs rounds, and the adapter loads that they ask for, until nothing is left to do.
   void RunAll();
   const Generated& result(int request, int index = 0) { return results_[request][index]; }
-  // Alone in this stack: submits, runs, returns index 0.
+  // Submits a request, runs until nothing is left to do, and returns the output of index 0.
   const Generated& Run(const Request& request);
 
   EngineCore& core() { return *core_; }
   const EngineStats& stats() const { return *stats_; }
   const std::vector<EngineModel>& models() const { return models_; }
   AdapterRegistry& adapters() { return *adapters_; }
-  // Does what the core asked of the adapter loader so far. False: nothing was asked.
+  // Ends all reads and copies that the core has asked the adapter loader for. Returns false if
+  // there were none.
   bool RunLoader();
   uint64_t engine_id(int request) const { return static_cast<uint64_t>(request) + 1; }
 
@@ -74,7 +77,7 @@ class RealStack {
   SteadyClock clock_;
   std::vector<EngineModel> models_;
   std::unique_ptr<AdapterRegistry> adapters_;
-  ManualLoader* loader_ = nullptr;  // the core's
+  ManualLoader* loader_ = nullptr;  // owned by the core
   std::unique_ptr<EngineStats> stats_;
   std::vector<std::map<int32_t, Generated>> results_;
   std::unique_ptr<EngineCore> core_;

@@ -50,7 +50,7 @@ void ThreadedFakeRunner::FinishSteps() {
         changed_.wait_for(lock, std::chrono::microseconds(wait_us_), [this] { return stopping_; });
       }
       if (stopping_) return;
-      // Held meanwhile.
+      // A test has held the runner during the wait.
       if (!may_finish()) continue;
       --num_launched_;
     }

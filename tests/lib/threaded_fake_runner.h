@@ -1,5 +1,6 @@
-// A FakeRunner whose steps end on a thread of its own, as those of a rank do: at once, after a
-// time, or, while a test holds it, not at all.
+// ThreadedFakeRunner is a FakeRunner whose steps end on a separate thread, like those of a rank: at
+// once, after a given time, or, while a test holds the runner, not at all. An engine owns the
+// runner; Hold, Release and AwaitStep may be called on any thread.
 #pragma once
 
 #include <condition_variable>
@@ -25,10 +26,10 @@ class ThreadedFakeRunner final : public Runner {
   Transfer* transfer() override { return nullptr; }  // no adapters
   int depth() const override { return fake_.depth(); }
 
-  // Any thread. A held runner ends no step.
+  // Between Hold and Release no step ends.
   void Hold() { SetHeld(true); }
   void Release() { SetHeld(false); }
-  // Until a step is in flight. REQUIRES: held.
+  // Waits until a step is in flight. REQUIRES: the runner is held.
   void AwaitStep();
 
  private:
@@ -39,10 +40,10 @@ class ThreadedFakeRunner final : public Runner {
   const int64_t wait_us_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  int num_launched_ = 0;  // not ended
+  int num_launched_ = 0;  // launched steps that have not ended
   bool held_ = false;
   bool stopping_ = false;
-  std::thread thread_;  // last: it uses all of the above
+  std::thread thread_;  // the last member, because the thread uses all members above
 };
 
 }  // namespace tessera::testing

@@ -16,7 +16,7 @@
 namespace tessera::testing {
 namespace {
 
-// The null page of the model with the largest pages.
+// Slabs reserved for the null page, enough for the model with the largest pages.
 constexpr int64_t kNullSlabs = 16;
 
 }  // namespace
@@ -119,7 +119,7 @@ TinyModel::TinyModel(const std::string& dir, Backend* backend, const TinyOptions
   const int64_t page_bytes = layout_.groups[0].page_bytes();
   pool_ = options.pool;
   if (pool_ == nullptr) {
-    const int64_t slab_bytes = CeilDiv<int64_t>(page_bytes, 128) * 64;  // half a page
+    const int64_t slab_bytes = CeilDiv<int64_t>(page_bytes, 128) * 64;  // half of a page
     own_pool_ = std::make_unique<TinyPool>(backend_, slab_bytes,
                                            options.pool_bytes / slab_bytes + kNullSlabs);
     pool_ = own_pool_.get();

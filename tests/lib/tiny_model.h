@@ -1,5 +1,6 @@
-// A model on a backend, with pages and batches laid out by hand: what tests of the forward, of the
-// kernels below it and of the engine above it compare with. Single-threaded.
+// TinyModel is a model on a backend whose pages and batches are laid out without an engine. Tests
+// of the forward pass, the kernels and the engine compare their results with a TinyModel's.
+// Single-threaded.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +16,12 @@
 
 namespace tessera::testing {
 
-// "ref" and all that this machine has of CpuIsas().
+// Returns "ref" and the names of CpuBackends().
 std::vector<std::string> AllBackends();
+// Returns CpuIsas().
 std::vector<std::string> CpuBackends();
 
-// A backend with the threads it runs on. `name` is one of AllBackends().
+// A backend with its thread team. `name` is one of AllBackends().
 struct TestBackend {
   std::unique_ptr<ThreadTeam> team;
   std::unique_ptr<Backend> backend;
@@ -27,24 +29,24 @@ struct TestBackend {
   explicit TestBackend(const std::string& name, int num_threads = 1);
 };
 
-// What another implementation computes on a model: DIR/golden.json and DIR/logits.f32.
+// The results of another implementation for a model, from DIR/golden.json and DIR/logits.f32.
 struct Golden {
   std::vector<TokenId> prompt_ids;
   std::vector<TokenId> greedy_ids;
-  std::vector<float> inv_freq;  // of the rotary embedding; empty when not recorded
-  std::vector<float> logits;    // [positions, vocab], of the prompt and then greedy_ids
+  std::vector<float> inv_freq;  // frequencies of the rotary embedding; empty if not recorded
+  std::vector<float> logits;    // [positions, vocab], positions of prompt_ids, then greedy_ids
 
-  std::vector<TokenId> all_ids() const;  // prompt_ids and greedy_ids
+  std::vector<TokenId> all_ids() const;  // prompt_ids, then greedy_ids
 };
 Golden LoadGolden(const std::string& json_path, const std::string& logits_path);
-// tests/golden/models/NAME.
+// Returns the folder tests/golden/models/NAME.
 std::string GoldenModelDir(const std::string& name);
 Golden LoadGoldenModel(const std::string& name);
-// Names of the models in tests/golden/models, sorted.
+// Returns the names of the models in tests/golden/models, sorted.
 std::vector<std::string> GoldenModels();
 
-// Page memory for one or several models. Pages are handed out from both ends, so that a sequence's
-// pages are neither adjacent nor ascending, and start out filled with NaN.
+// The page pool of one or several models. Pages are allocated from both ends in turn, so that the
+// pages of a sequence are neither adjacent nor ascending. All pages are filled with NaN at first.
 class TinyPool {
  public:
   TinyPool(Backend* backend, int64_t slab_bytes, int64_t num_slabs);
@@ -67,19 +69,19 @@ struct TinyOptions {
   int32_t max_num_seqs = 64;
   int64_t pool_bytes = int64_t{16} << 20;
   PackCache* pack_cache = nullptr;
-  TinyPool* pool = nullptr;  // shared with other models; null: one of its own
+  TinyPool* pool = nullptr;  // pool to share with other models; null: the model creates a pool
 };
 
 // The next tokens of a sequence in a step.
 struct TinySegment {
   int sequence = 0;
   int num_tokens = 1;
-  bool sample = false;     // a sampler row for the last token, as `row` says
-  bool from_slot = false;  // the last token is given as kLastSampledToken
-  int num_runs = 1;        // the keys are split into this many runs, anywhere
-  bool trim = false;       // runs of a windowed group begin with the window's first page
+  bool sample = false;     // whether the last token gets a sampler row, a copy of `row`
+  bool from_slot = false;  // whether the last token is given as kLastSampledToken
+  int num_runs = 1;        // number of runs into which the keys are split
+  bool trim = false;       // whether runs of a windowed group start at the window's first page
   SamplerRow row = {};     // token_row and slot are filled in
-  int adapter = -1;        // of AddAdapter
+  int adapter = -1;        // number that AddAdapter returned; -1: none
 };
 
 struct TinyStep {
@@ -91,7 +93,7 @@ struct TinyStep {
 
 class TinyModel {
  public:
-  // Aborts with the reason when the folder does not load.
+  // Aborts with the reason if the folder does not load.
   TinyModel(const std::string& dir, Backend* backend, const TinyOptions& options = {});
 
   const ModelSpec& spec() const { return spec_; }
@@ -99,7 +101,7 @@ class TinyModel {
   const PageLayout& layout() const { return layout_; }
   const PoolView& pool() const { return pool_->view(); }
 
-  // A sequence in a slot of its own (the returned number). Tokens may be added later.
+  // Adds a sequence with a slot of its own and returns the slot. Append adds tokens later.
   int AddSequence(std::vector<TokenId> tokens);
   void Append(int sequence, TokenId token) { sequences_[sequence].tokens.push_back(token); }
   const std::vector<TokenId>& tokens(int sequence) const { return sequences_[sequence].tokens; }
@@ -108,27 +110,29 @@ class TinyModel {
     return sequences_[sequence].pages[group];
   }
 
-  // Copies an adapter into pages of the pool; returns its number.
+  // Copies an adapter into pages of the pool and returns its number.
   int AddAdapter(const AdapterImage& image);
 
-  // Lays out a step and counts its tokens as computed.
+  // Builds a step and counts its tokens as computed.
   std::unique_ptr<TinyStep> Build(const std::vector<TinySegment>& segments,
                                   const std::vector<Tap>& taps = {},
                                   const std::vector<PageOp>& page_ops = {},
                                   const std::vector<SlotUpdate>& slot_updates = {});
-  // In layer ranges that end at `stops` (ascending, without num_layers); empty: whole.
+  // Runs a step in layer ranges that end at `stops` (ascending, without num_layers). If `stops` is
+  // empty, runs all layers at once.
   StepResult Run(const TinyStep& step, const std::vector<int>& stops = {});
   StepResult Step(const std::vector<TinySegment>& segments) { return Run(*Build(segments)); }
 
-  // Of all rows of the last step, [tokens, vocab].
+  // Returns the logits of all rows of the last step, [tokens, vocab].
   std::vector<float> LastLogits();
 
-  // Logits of all positions of a new sequence, computed `chunk` tokens at a time.
+  // Returns the logits of all positions of a new sequence, computed in chunks of `chunk` tokens.
   std::vector<float> AllLogits(const std::vector<TokenId>& tokens, int chunk, int adapter = -1);
-  // Greedy continuation of a new sequence by the sampler.
+  // Returns the greedy continuation of a new sequence, chosen by the sampler.
   std::vector<TokenId> Greedy(const std::vector<TokenId>& prompt, int num_tokens);
 
-  // Gives the model away (to a runner); only AddSequence, Append and Build may be used afterwards.
+  // Transfers the model to the caller, for a runner. Afterwards only AddSequence, Append and Build
+  // may be called.
   std::unique_ptr<Model> ReleaseModel() { return std::move(model_); }
 
  private:
@@ -137,7 +141,7 @@ class TinyModel {
     int num_computed = 0;
     std::vector<std::vector<PageId>> pages;  // [group]
   };
-  struct Lists;  // of a batch under construction
+  struct Lists;  // the arrays of a batch under construction
 
   void AddRuns(const TinySegment& segment, int group, Lists* lists) const;
   void AddSegment(const TinySegment& segment, Lists* lists);
@@ -155,9 +159,10 @@ class TinyModel {
   std::unique_ptr<Model> model_;
 };
 
-// The largest difference of two equally long vectors; infinity when they are not, or hold NaN.
+// Returns the largest absolute difference of elements. Returns infinity if the vectors differ in
+// length or contain NaN.
 float MaxDifference(const std::vector<float>& a, const std::vector<float>& b);
-// Bitwise.
+// Returns whether the vectors are bitwise equal.
 bool SameBits(const std::vector<float>& a, const std::vector<float>& b);
 
 }  // namespace tessera::testing
