@@ -207,7 +207,7 @@ class Segments {
     std::iota(page_ids.begin(), page_ids.end(), 1);
     std::shuffle(page_ids.begin(), page_ids.end(), std::mt19937(1));
     std::vector<int32_t> positions;
-    std::vector<int64_t> slots;
+    std::vector<int64_t> places;
     std::vector<Segment> segments;
     std::vector<Range> run_ranges;
     std::vector<KvRun> runs;
@@ -215,7 +215,7 @@ class Segments {
       for (int position = prefix; position < keys_; ++position) {
         const PageId page = page_ids[s * pages + position / layout_.page_tokens];
         positions.push_back(position);
-        slots.push_back(page * layout_.page_tokens + position % layout_.page_tokens);
+        places.push_back(page * layout_.page_tokens + position % layout_.page_tokens);
       }
       segments.push_back({s, s * rows, rows, -1});
       run_ranges.push_back({s, 1});
@@ -223,7 +223,7 @@ class Segments {
     }
     batch_.tokens = arena_.Add<TokenId>(static_cast<size_t>(rows_));
     batch_.positions = arena_.AddCopy(positions);
-    batch_.write_slots = arena_.AddCopy(slots);
+    batch_.write_places = arena_.AddCopy(places);
     batch_.segments = arena_.AddCopy(segments);
     batch_.run_ranges = arena_.AddCopy(run_ranges);
     batch_.runs = arena_.AddCopy(runs);

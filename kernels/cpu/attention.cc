@@ -68,11 +68,11 @@ const AttentionWork& AttentionOp::FindWork(const AttentionArgs& args) {
 
 void AttentionOp::AppendRow(const AttentionArgs& args, const RopeTables::Table& rope, int64_t row) {
   const GroupLayout& layout = *args.layout;
-  const int64_t slot = args.batch.write_slots(args.group)[row];
-  if (slot < layout.page_tokens) return;  // a padding row: the null page is never read
-  const PageId page = static_cast<PageId>(slot / layout.page_tokens);
+  const int64_t place = args.batch.write_places(args.group)[row];
+  if (place < layout.page_tokens) return;  // a padding row: the null page is never read
+  const PageId page = static_cast<PageId>(place / layout.page_tokens);
   CHECK_LT(page, args.pool.num_slabs);
-  const int32_t token = static_cast<int32_t>(slot % layout.page_tokens);
+  const int32_t token = static_cast<int32_t>(place % layout.page_tokens);
   const float* const keys = args.qkv.f32(row) + static_cast<int64_t>(args.heads) * layout.head_dim;
   AppendProblem problem;
   problem.k_norm = args.k_norm.weight;

@@ -14,10 +14,10 @@ double ValueDeviation(const AttentionArgs& args, int64_t row) {
   float stored[kMaxHeadDim];
   float old[kMaxHeadDim];
   const GroupLayout& layout = *args.layout;
-  const int64_t slot = args.batch.write_slots(args.group)[row];
-  if (slot < layout.page_tokens) return 0.0;
-  const PageId page = static_cast<PageId>(slot / layout.page_tokens);
-  const int32_t token = static_cast<int32_t>(slot % layout.page_tokens);
+  const int64_t place = args.batch.write_places(args.group)[row];
+  if (place < layout.page_tokens) return 0.0;
+  const PageId page = static_cast<PageId>(place / layout.page_tokens);
+  const int32_t token = static_cast<int32_t>(place % layout.page_tokens);
   const float* const values =
       args.qkv.f32(row) + static_cast<int64_t>(args.heads + layout.kv_heads) * layout.head_dim;
   double sum = 0.0;

@@ -97,14 +97,14 @@ class Probe final {
       tokens.push_back(ProbeToken(token, model_->spec().vocab_size));
       positions.push_back(token);
     }
-    std::vector<int64_t> write_slots;
+    std::vector<int64_t> write_places;
     std::vector<Range> run_ranges;
     std::vector<KvRun> runs;
     std::vector<PageId> pages;
     const int32_t page_tokens = layout_.page_tokens();
     for (int group = 0; group < layout_.num_groups(); ++group) {
       for (int32_t token = begin; token < end; ++token) {
-        write_slots.push_back(int64_t{PageOf(group, token)} * page_tokens + token % page_tokens);
+        write_places.push_back(int64_t{PageOf(group, token)} * page_tokens + token % page_tokens);
       }
       KvRun run;
       run.page_begin = static_cast<int32_t>(pages.size());
@@ -119,7 +119,7 @@ class Probe final {
     batch.num_groups = layout_.num_groups();
     batch.tokens = arena.AddCopy(tokens);
     batch.positions = arena.AddCopy(positions);
-    batch.write_slots = arena.AddCopy(write_slots);
+    batch.write_places = arena.AddCopy(write_places);
     batch.segments = arena.AddCopy(std::vector<Segment>{{0, 0, end - begin, -1}});
     batch.run_ranges = arena.AddCopy(run_ranges);
     batch.runs = arena.AddCopy(runs);

@@ -177,11 +177,11 @@ void NormAndRotate(const AttentionArgs& args) {
 template <class Visit>
 void ForEachWrittenHead(const AttentionArgs& args, int32_t row, const Visit& visit) {
   const GroupLayout& layout = *args.layout;
-  const int64_t slot = args.batch.write_slots(args.group)[row];
-  if (slot < layout.page_tokens) return;  // the null page
-  const PageId page = static_cast<PageId>(slot / layout.page_tokens);
+  const int64_t place = args.batch.write_places(args.group)[row];
+  if (place < layout.page_tokens) return;  // the null page
+  const PageId page = static_cast<PageId>(place / layout.page_tokens);
   CHECK_LT(page, args.pool.num_slabs);
-  const int32_t token = static_cast<int32_t>(slot % layout.page_tokens);
+  const int32_t token = static_cast<int32_t>(place % layout.page_tokens);
   const float* keys = args.qkv.f32(row) + static_cast<int64_t>(args.heads) * layout.head_dim;
   for (int32_t h = 0; h < layout.kv_heads; ++h) {
     const float* key = keys + static_cast<int64_t>(h) * layout.head_dim;

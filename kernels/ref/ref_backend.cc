@@ -100,7 +100,7 @@ void RefBackend::BeginStep(const BatchView& view, const StepShape& /*shape*/,
                            const WorkPlan& /*plan*/) {
   const StepBatch& batch = *view.batch;
   CHECK_EQ(batch.positions.count, batch.tokens.count);
-  CHECK_EQ(batch.write_slots.count, batch.tokens.count * batch.num_groups);
+  CHECK_EQ(batch.write_places.count, batch.tokens.count * batch.num_groups);
   CHECK_EQ(batch.run_ranges.count, batch.segments.count * batch.num_groups);
   int32_t row = 0;
   for (int32_t s = 0; s < view.num_segments(); ++s) {

@@ -152,7 +152,7 @@ struct StepBatch {
   ArenaSpan<TokenId> tokens;     // [T]; kLastSampledToken: the slot's last sampled token
   ArenaSpan<int32_t> positions;  // [T]
   // [groups, T]: page * page_tokens + token in the page; < page_tokens: the null page.
-  ArenaSpan<int64_t> write_slots;
+  ArenaSpan<int64_t> write_places;
   ArenaSpan<Segment> segments;  // [S]; their tokens cover [0, T) in order
   ArenaSpan<Range> run_ranges;  // [groups, S]: range in `runs` of a segment's runs in a group
   ArenaSpan<KvRun> runs;
@@ -183,8 +183,8 @@ struct BatchView {
   int32_t num_segments() const { return static_cast<int32_t>(batch->segments.count); }
   const TokenId* tokens() const { return data(batch->tokens); }
   const int32_t* positions() const { return data(batch->positions); }
-  const int64_t* write_slots(int group) const {
-    return data(batch->write_slots) + static_cast<int64_t>(group) * num_tokens();
+  const int64_t* write_places(int group) const {
+    return data(batch->write_places) + static_cast<int64_t>(group) * num_tokens();
   }
   const Segment* segments() const { return data(batch->segments); }
   Range run_range(int group, int segment) const {

@@ -18,8 +18,8 @@
 namespace tessera {
 
 struct Device {
-  std::unique_ptr<AdapterRegistry> adapters;  // outlives the engine
-  EngineOptions engine;                       // with models and adapters
+  std::unique_ptr<AdapterRegistry> adapters;  // must outlive the engine
+  EngineOptions engine;                       // the options with models and adapters set
   std::unique_ptr<KvManager> kv;
   std::unique_ptr<Runner> runner;
   std::string backend_name;  // "ref", "cpu/avx512bf16", ...

@@ -16,7 +16,8 @@
 namespace tessera {
 namespace {
 
-// Share of the available memory that a computed pool may take.
+// A pool of computed size takes at most 1 / kPoolShare of the memory that weights and buffers
+// leave.
 constexpr int64_t kPoolShare = 4;
 
 DType KvDtypeOf(KvDtype asked, DType weight_dtype) {
@@ -26,7 +27,8 @@ DType KvDtypeOf(KvDtype asked, DType weight_dtype) {
   return weight_dtype == DType::kF32 ? DType::kF32 : DType::kBF16;
 }
 
-// Slabs that a sequence of `num_tokens` of this model may hold, by the KV manager's own count.
+// The largest number of slabs that a sequence of `num_tokens` of the model holds, as the KV manager
+// counts them.
 int64_t SlabsFor(const MemoryPlan::PerModel& model, const MemoryPlan& plan, int64_t num_tokens,
                  int64_t step_tokens) {
   auto kv = NewKvManager(2 * plan.max_slabs_per_page, plan.slab_bytes, plan.max_slabs_per_page);
@@ -34,7 +36,7 @@ int64_t SlabsFor(const MemoryPlan::PerModel& model, const MemoryPlan& plan, int6
   return kv->SlabsFor(id, num_tokens, step_tokens);
 }
 
-// The longest sequence, up to `wanted`, that a pool of `num_slabs` holds.
+// The length of the longest sequence, at most `wanted`, that a pool of `num_slabs` holds.
 int64_t LongestThatFits(const MemoryPlan::PerModel& model, const MemoryPlan& plan,
                         int64_t num_slabs, int64_t wanted, int64_t step_tokens) {
   if (SlabsFor(model, plan, wanted, step_tokens) <= num_slabs) return wanted;
@@ -47,8 +49,8 @@ int64_t LongestThatFits(const MemoryPlan::PerModel& model, const MemoryPlan& pla
   return low;
 }
 
-// A step's embeddings lie in one array of floats, whose positions are 32 bits wide
-// (Tap::out_begin).
+// The hidden states that a step returns for embeddings are in one array of floats, whose indices
+// have 32 bits (Tap::out_begin). This limits the tokens of a step.
 absl::Status CheckStepTokens(const AssembleModel& model, int64_t hidden, int64_t step_tokens) {
   const int64_t most = std::numeric_limits<int32_t>::max() / hidden;
   if (step_tokens <= most) return absl::OkStatus();
@@ -77,11 +79,12 @@ absl::Status PlanLayouts(const AssembleOptions& options, MemoryPlan* plan) {
   return absl::OkStatus();
 }
 
-// Ranks of adapters that the working memory is planned for, on one linear; a step with larger ones
-// takes more memory when it starts.
+// The adapter rank of one linear for which the working memory is planned. A step with a larger rank
+// allocates more memory when it starts.
 constexpr int64_t kPlannedAdapterRank = 192;
 
-// The longest sequence that the model, the options and (once it is planned) the pool allow.
+// The length of the longest sequence that the model, the options and the planned pool allow. Before
+// the pool is planned, it does not limit the length.
 int64_t LongestSequence(const AssembleOptions& options, const MemoryPlan::PerModel& model) {
   int64_t longest = model.spec.max_positions;
   if (options.max_model_len > 0) longest = std::min(longest, options.max_model_len);
@@ -114,7 +117,7 @@ absl::Status PlanPoolSize(const AssembleOptions& options, MemoryPlan* plan) {
   const int64_t left = std::max<int64_t>(0, plan->available_bytes - fixed_bytes);
   int64_t pool_bytes = options.kv_cache_bytes;
   if (pool_bytes == 0) pool_bytes = std::min(wanted_slabs * plan->slab_bytes, left / kPoolShare);
-  // The null page comes on top.
+  // The pool has the slabs of the null page in addition.
   plan->num_slabs = pool_bytes / plan->slab_bytes + plan->max_slabs_per_page;
   plan->num_slabs = plan->num_slabs / plan->max_slabs_per_page * plan->max_slabs_per_page;
   if (plan->total_bytes() > plan->available_bytes) {
@@ -169,7 +172,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const AssembleOptions& options) {
     m.kv_dtype = KvDtypeOf(options.kv_dtype, m.weight_dtype);
     m.weight_bytes = PlannedWeightBytes(m.spec, weights);
     const ModelLimits limits = LimitsOf(options);
-    // Outputs lie on the device and, once a step has run, on the host.
+    // Outputs are on the device and, after the step, in a copy on the host.
     m.arena_bytes = BufferBytes(Model::ArenaBytes(m.spec, limits)) +
                     2 * BufferBytes(Model::OutputBytes(m.spec, limits));
     plan.models.push_back(std::move(m));
@@ -177,7 +180,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const AssembleOptions& options) {
   RETURN_IF_ERROR(PlanLayouts(options, &plan));
   PlanWorkingMemory(options, &plan);
   RETURN_IF_ERROR(PlanPoolSize(options, &plan));
-  PlanWorkingMemory(options, &plan);  // for the sequences that the pool holds
+  PlanWorkingMemory(options, &plan);  // again, for the longest sequences that the pool holds
   return plan;
 }
 

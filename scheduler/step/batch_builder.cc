@@ -44,7 +44,7 @@ void BatchBuilder::AddTokens(const Sequence& s, const TokenRange& range, const P
     for (int64_t i = range.begin; i < range.end; ++i) {
       const int64_t page = i / page_tokens;
       CHECK_LT(page, static_cast<int64_t>(table.size()));
-      write_slots_[g].push_back(table[page] * page_tokens + i % page_tokens);
+      write_places_[g].push_back(table[page] * page_tokens + i % page_tokens);
     }
   }
 }
@@ -156,12 +156,12 @@ void BatchBuilder::ClearScratch(size_t num_groups) {
   last_adapter_ = kNoAdapter;
   batch_adapters_.clear();
   lora_matrices_.clear();
-  if (write_slots_.size() < num_groups) {
-    write_slots_.resize(num_groups);
+  if (write_places_.size() < num_groups) {
+    write_places_.resize(num_groups);
     run_ranges_.resize(num_groups);
   }
   for (size_t g = 0; g < num_groups; ++g) {
-    write_slots_[g].clear();
+    write_places_[g].clear();
     run_ranges_[g].clear();
   }
 }
@@ -189,7 +189,7 @@ void BatchBuilder::Build(const StepPlan& plan, uint64_t step_id, BuiltBatch* out
   batch.num_tap_floats = num_tap_floats_;
   batch.tokens = arena.AddCopy(tokens_);
   batch.positions = arena.AddCopy(positions_);
-  batch.write_slots = AddRows(&arena, write_slots_, num_groups);
+  batch.write_places = AddRows(&arena, write_places_, num_groups);
   batch.segments = arena.AddCopy(segments_);
   batch.run_ranges = AddRows(&arena, run_ranges_, num_groups);
   batch.runs = arena.AddCopy(runs_);

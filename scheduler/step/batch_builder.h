@@ -1,4 +1,4 @@
-// Builds the step input from a plan: tokens, positions, write slots, segments, KV runs, sampler
+// Builds the step input from a plan: tokens, positions, write places, segments, KV runs, sampler
 // rows, taps. The builder reads sequences and does not change them.
 //
 // Owned by the engine core; engine thread only.
@@ -50,8 +50,8 @@ class BatchBuilder {
   // Scratch that each Build clears.
   std::vector<TokenId> tokens_;
   std::vector<int32_t> positions_;
-  std::vector<std::vector<int64_t>> write_slots_;  // [group][T]
-  std::vector<std::vector<Range>> run_ranges_;     // [group][S]
+  std::vector<std::vector<int64_t>> write_places_;  // [group][T]
+  std::vector<std::vector<Range>> run_ranges_;      // [group][S]
   std::vector<KvRun> runs_;
   std::vector<PageId> pages_;
   std::vector<Segment> segments_;

@@ -121,9 +121,9 @@ TEST_P(CpuAttentionTest, Int8RowsAreStoredAsTheFormatSays) {
     }
     RunAttention(backend, built.get());
     for (int t = 0; t < 6; ++t) {
-      const int64_t slot = built->view().write_slots(0)[t];
-      const char* const key = built->pool().Page(static_cast<PageId>(slot / 16)) +
-                              layout.KeyOffset(0, 1, static_cast<int>(slot % 16));
+      const int64_t place = built->view().write_places(0)[t];
+      const char* const key = built->pool().Page(static_cast<PageId>(place / 16)) +
+                              layout.KeyOffset(0, 1, static_cast<int>(place % 16));
       std::vector<float> numbers;
       for (int d = 0; d < 22; ++d) numbers.push_back(specials[t][d % 3]);
       StoreKvRow(layout, numbers, expected.data());
@@ -212,8 +212,8 @@ std::vector<float> RunAlone(Backend* backend, BuiltBatch* built, int s, int row_
   alone.batch.tokens = alone.arena.Add<TokenId>(static_cast<size_t>(num_rows));
   alone.batch.positions = alone.arena.AddCopy(
       std::vector<int32_t>(view.positions() + first, view.positions() + first + num_rows));
-  alone.batch.write_slots = alone.arena.AddCopy(
-      std::vector<int64_t>(view.write_slots(0) + first, view.write_slots(0) + first + num_rows));
+  alone.batch.write_places = alone.arena.AddCopy(
+      std::vector<int64_t>(view.write_places(0) + first, view.write_places(0) + first + num_rows));
   alone.batch.segments = alone.arena.AddCopy(std::vector<Segment>{{0, 0, num_rows, -1}});
   const Range runs = view.run_range(0, s);
   alone.batch.run_ranges = alone.arena.AddCopy(std::vector<Range>{{0, runs.count}});
@@ -390,8 +390,8 @@ TEST_P(CpuAttentionTest, PaddingWritesNothing) {
   AttentionCase attention;
   attention.segments = {{0, 4}};
   const auto built = BuildBatch(attention, 1);
-  std::vector<int64_t> slots = {0, 3, 15, 7};  // slots of the null page
-  built->batch.write_slots = built->arena.AddCopy(slots);
+  std::vector<int64_t> places = {0, 3, 15, 7};  // places of the null page
+  built->batch.write_places = built->arena.AddCopy(places);
   const std::vector<uint64_t> before = built->pool_words;
   RunAttention(cpu.get(), built.get());
   EXPECT_EQ(built->pool_words, before);

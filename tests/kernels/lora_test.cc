@@ -114,7 +114,7 @@ class World {
     }
     batch.tokens = arena.Add<TokenId>(static_cast<size_t>(num_rows));
     batch.positions = arena.Add<int32_t>(static_cast<size_t>(num_rows));
-    batch.write_slots = arena.Add<int64_t>(static_cast<size_t>(num_rows));
+    batch.write_places = arena.Add<int64_t>(static_cast<size_t>(num_rows));
     batch.run_ranges = arena.Add<Range>(all.size());
     batch.segments = arena.AddCopy(all);
     batch.pages = arena.AddCopy(pages);

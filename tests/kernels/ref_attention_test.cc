@@ -41,9 +41,9 @@ TEST_P(RefAttention, MatchesTheDefinition) {
 
     std::vector<float> keys, values;
     for (int t = 0; t < built->num_tokens(); ++t) {
-      const int64_t slot = built->view().write_slots(group)[t];
-      const PageId page = static_cast<PageId>(slot / attention.page_tokens);
-      const int token = static_cast<int>(slot % attention.page_tokens);
+      const int64_t place = built->view().write_places(group)[t];
+      const PageId page = static_cast<PageId>(place / attention.page_tokens);
+      const int token = static_cast<int>(place % attention.page_tokens);
       for (int h = 0; h < attention.kv_heads; ++h) {
         const auto key = ReadHead(built.get(), group, layer, page, token, h, 0);
         const auto value = ReadHead(built.get(), group, layer, page, token, h, 1);
@@ -277,8 +277,8 @@ TEST(RefAttentionStreams, NullPageWritesHarmNothing) {
   attention.segments = {{20, 1}, {0, 1}};
   auto built = BuildBatch(attention, 13);
   const std::vector<uint64_t> before = built->pool_words;
-  std::vector<int64_t> slots = {3, 0};
-  built->batch.write_slots = built->arena.AddCopy(slots);
+  std::vector<int64_t> places = {3, 0};
+  built->batch.write_places = built->arena.AddCopy(places);
   RunAttention(NewRefBackend().get(), built.get());
   built->pool_words.erase(built->pool_words.begin(),
                           built->pool_words.begin() + built->layout.page_bytes() / 8);

@@ -21,7 +21,7 @@ size_t EndOf(ArenaSpan<T> span) {
 
 // Bytes of a batch's arena that its spans reach.
 size_t ArenaBytes(const StepBatch& b) {
-  return std::max({EndOf(b.tokens), EndOf(b.positions), EndOf(b.write_slots), EndOf(b.segments),
+  return std::max({EndOf(b.tokens), EndOf(b.positions), EndOf(b.write_places), EndOf(b.segments),
                    EndOf(b.run_ranges), EndOf(b.runs), EndOf(b.pages), EndOf(b.adapters),
                    EndOf(b.lora_matrices), EndOf(b.sampler_rows), EndOf(b.biases), EndOf(b.counts),
                    EndOf(b.masks), EndOf(b.taps), EndOf(b.page_ops), EndOf(b.indices),

@@ -108,10 +108,10 @@ void FakeRunner::WriteCells(const BatchView& view, const Rows& rows) {
   const int32_t page_tokens = options_.models[model].layout.page_tokens();
   for (int32_t g = 0; g < view.batch->num_groups; ++g) {
     for (int32_t t = 0; t < view.num_tokens(); ++t) {
-      const int64_t slot = view.write_slots(g)[t];
-      EXPECT_GE(slot, page_tokens) << "a real token is written to the null page";
-      memory_.Write(model, g, static_cast<PageId>(slot / page_tokens),
-                    static_cast<int32_t>(slot % page_tokens),
+      const int64_t place = view.write_places(g)[t];
+      EXPECT_GE(place, page_tokens) << "a real token is written to the null page";
+      memory_.Write(model, g, static_cast<PageId>(place / page_tokens),
+                    static_cast<int32_t>(place % page_tokens),
                     {rows.tokens[t], view.positions()[t], rows.adapters[rows.segment_of[t]]});
     }
   }

@@ -34,7 +34,7 @@ void Turn(const RopeSpec& rope, int position, Vector* x) {
 
 // One key of a segment's runs.
 struct Key {
-  int64_t slot = 0;  // page * page_tokens + token
+  int64_t place = 0;  // page * page_tokens + token
   int position = 0;
   int stream = 0;
   KvRun run;
@@ -52,7 +52,7 @@ std::vector<Key> KeysOf(const BuiltBatch& built, int group, int segment) {
       Key key;
       key.run = run;
       key.position = run.pos_begin + i;
-      key.slot =
+      key.place =
           static_cast<int64_t>(view.pages()[run.page_begin + at / page_tokens]) * page_tokens +
           at % page_tokens;
       if (!keys.empty()) {
@@ -85,12 +85,12 @@ class Computation {
     return AsStored(built_.layout.groups[group_], std::vector<float>(x.begin(), x.end()));
   }
   // Returns a K or V row as the pages hold it after the step has appended its tokens.
-  std::vector<float> Stored(int64_t slot, int kv_head, int part) {
-    const auto found = appended_.find({slot, kv_head * 2 + part});
+  std::vector<float> Stored(int64_t place, int kv_head, int part) {
+    const auto found = appended_.find({place, kv_head * 2 + part});
     if (found != appended_.end()) return found->second;
     const int page_tokens = attention_.page_tokens;
-    return ReadHead(&built_, group_, layer_, static_cast<PageId>(slot / page_tokens),
-                    static_cast<int>(slot % page_tokens), kv_head, part);
+    return ReadHead(&built_, group_, layer_, static_cast<PageId>(place / page_tokens),
+                    static_cast<int>(place % page_tokens), kv_head, part);
   }
   // Rounds a query element or an exponential to bf16 if it is multiplied with bf16 numbers of a
   // page.
@@ -113,7 +113,7 @@ void Computation::Append() {
   const BatchView view = built_.view();
   const int page_tokens = attention_.page_tokens;
   for (int row = 0; row < built_.num_tokens(); ++row) {
-    const int64_t slot = view.write_slots(group_)[row];
+    const int64_t place = view.write_places(group_)[row];
     double deviation = 0.0;
     for (int h = 0; h < attention_.kv_heads; ++h) {
       Vector key = QkvHead(row, attention_.heads + h);
@@ -124,13 +124,13 @@ void Computation::Append() {
           Rounded(QkvHead(row, attention_.heads + attention_.kv_heads + h));
       result_.keys.insert(result_.keys.end(), k.begin(), k.end());
       result_.values.insert(result_.values.end(), v.begin(), v.end());
-      if (slot < page_tokens) continue;
-      const std::vector<float> old = Stored(slot, h, 1);
+      if (place < page_tokens) continue;
+      const std::vector<float> old = Stored(place, h, 1);
       for (size_t d = 0; d < v.size(); ++d) {
         deviation += (static_cast<double>(v[d]) - old[d]) * (static_cast<double>(v[d]) - old[d]);
       }
-      appended_[{slot, h * 2}] = k;
-      appended_[{slot, h * 2 + 1}] = v;
+      appended_[{place, h * 2}] = k;
+      appended_[{place, h * 2 + 1}] = v;
     }
     result_.value_deviation.push_back(deviation);
   }
@@ -152,7 +152,7 @@ void Computation::Attend(int row, int head, const std::vector<Key>& keys) {
     Vector query = QkvHead(row, head);
     Norm(built_.q_norm, attention_.qk_norm, &query);
     Turn(built_.rope, position - key.run.pos_delta, &query);
-    const std::vector<float> stored = Stored(key.slot, kv_head, 0);
+    const std::vector<float> stored = Stored(key.place, kv_head, 0);
     double score = 0.0;
     for (int d = 0; d < attention_.head_dim; ++d) score += RoundedForPairs(query[d]) * stored[d];
     score *= scale;
@@ -177,7 +177,7 @@ void Computation::Attend(int row, int head, const std::vector<Key>& keys) {
     const double share = stream_weight[stream] / total / stream_sum[stream];
     const double max = block_max[{stream, keys[i].position / kAttentionBlock}];
     const double weight = share * std::exp(max) * RoundedForPairs(std::exp(score - max));
-    const std::vector<float> value = Stored(keys[i].slot, kv_head, 1);
+    const std::vector<float> value = Stored(keys[i].place, kv_head, 1);
     for (int d = 0; d < attention_.head_dim; ++d) out[d] += weight * value[d];
     result_.mass[row][i] += share * std::exp(score);
   }

@@ -32,7 +32,7 @@ class PageDealer {
 };
 
 struct BatchParts {
-  std::vector<int64_t> write_slots;
+  std::vector<int64_t> write_places;
   std::vector<Range> run_ranges;
   std::vector<KvRun> runs;
   std::vector<PageId> pages;
@@ -72,7 +72,7 @@ void AddStream(const StreamCase& stream, int page_tokens, PageDealer* dealer,
   parts->runs.push_back(run);
 }
 
-// Adds the segment's own keys, cut into num_runs runs at random places, and the write slots of its
+// Adds the segment's own keys, cut into num_runs runs at random places, and the write places of its
 // rows.
 void AddOwnKeys(const AttentionCase& attention, const SegmentCase& segment, int window,
                 PageDealer* dealer, std::mt19937_64* random, BatchParts* parts) {
@@ -102,7 +102,7 @@ void AddOwnKeys(const AttentionCase& attention, const SegmentCase& segment, int 
   }
   for (int i = segment.prefix; i < num_keys; ++i) {
     const int64_t page = parts->pages[page_begin + i / page_tokens];
-    parts->write_slots.push_back(page * page_tokens + i % page_tokens);
+    parts->write_places.push_back(page * page_tokens + i % page_tokens);
   }
 }
 
@@ -187,7 +187,7 @@ std::unique_ptr<BuiltBatch> BuildBatch(const AttentionCase& attention, uint64_t 
   built->batch.num_groups = built->layout.num_groups();
   built->batch.tokens = built->arena.AddCopy(tokens);
   built->batch.positions = built->arena.AddCopy(positions);
-  built->batch.write_slots = built->arena.AddCopy(parts.write_slots);
+  built->batch.write_places = built->arena.AddCopy(parts.write_places);
   built->batch.segments = built->arena.AddCopy(segments);
   built->batch.run_ranges = built->arena.AddCopy(parts.run_ranges);
   built->batch.runs = built->arena.AddCopy(parts.runs);

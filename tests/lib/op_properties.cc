@@ -92,9 +92,9 @@ std::unique_ptr<BuiltBatch> Repage(BuiltBatch* old, int page_tokens, uint64_t se
   built->pool_words.assign(built->num_slabs * built->layout.slab_bytes / 8, 0);
 
   const int num_segments = view.num_segments();
-  std::vector<int64_t> write_slots(
-      view.data(old->batch.write_slots),
-      view.data(old->batch.write_slots) + old->batch.write_slots.count);
+  std::vector<int64_t> write_places(
+      view.data(old->batch.write_places),
+      view.data(old->batch.write_places) + old->batch.write_places.count);
   for (int g = 0; g < old->layout.num_groups(); ++g) {
     std::map<int64_t, int64_t> moved;
     for (int s = 0; s < num_segments; ++s) {
@@ -113,13 +113,13 @@ std::unique_ptr<BuiltBatch> Repage(BuiltBatch* old, int page_tokens, uint64_t se
       }
     }
     for (int t = 0; t < old->num_tokens(); ++t) {
-      int64_t& slot = write_slots[static_cast<size_t>(g) * old->num_tokens() + t];
-      slot = moved.at(slot);
+      int64_t& place = write_places[static_cast<size_t>(g) * old->num_tokens() + t];
+      place = moved.at(place);
     }
   }
   built->batch.runs = built->arena.AddCopy(runs);
   built->batch.pages = built->arena.AddCopy(pages);
-  built->batch.write_slots = built->arena.AddCopy(write_slots);
+  built->batch.write_places = built->arena.AddCopy(write_places);
   return built;
 }
 
@@ -134,7 +134,7 @@ std::vector<float> RunRows(Backend* backend, BuiltBatch* built, int segment, int
   StepBatch batch = built->batch;
   std::vector<KvRun> runs;
   std::vector<Range> ranges;
-  std::vector<int64_t> write_slots;
+  std::vector<int64_t> write_places;
   for (int g = 0; g < batch.num_groups; ++g) {
     const Range range = view.run_range(g, segment);
     ranges.push_back({static_cast<int32_t>(runs.size()), range.count});
@@ -142,13 +142,13 @@ std::vector<float> RunRows(Backend* backend, BuiltBatch* built, int segment, int
       runs.push_back(view.runs()[r]);
       runs.back().count = std::clamp(end - runs.back().pos_begin, 0, runs.back().count);
     }
-    const int64_t* slots = view.write_slots(g) + first;
-    write_slots.insert(write_slots.end(), slots, slots + count);
+    const int64_t* places = view.write_places(g) + first;
+    write_places.insert(write_places.end(), places, places + count);
   }
   const auto rows = [&](auto* begin) { return std::vector(begin + first, begin + first + count); };
   batch.tokens = arena.AddCopy(rows(view.tokens()));
   batch.positions = arena.AddCopy(rows(view.positions()));
-  batch.write_slots = arena.AddCopy(write_slots);
+  batch.write_places = arena.AddCopy(write_places);
   batch.segments = arena.AddCopy(std::vector<Segment>{{0, 0, count, -1}});
   batch.run_ranges = arena.AddCopy(ranges);
   batch.runs = arena.AddCopy(runs);

@@ -150,7 +150,7 @@ int TinyModel::AddAdapter(const AdapterImage& image) {
 struct TinyModel::Lists {
   std::vector<TokenId> tokens;
   std::vector<int32_t> positions;
-  std::vector<std::vector<int64_t>> write_slots;  // [group]
+  std::vector<std::vector<int64_t>> write_places;  // [group]
   std::vector<Segment> segments;
   std::vector<std::vector<Range>> run_ranges;  // [group]
   std::vector<KvRun> runs;
@@ -207,8 +207,8 @@ void TinyModel::AddSegment(const TinySegment& segment, Lists* lists) {
       pages.push_back(pool_->Allocate(layout_.slabs_per_page));
     }
     for (int32_t i = begin; i < end; ++i) {
-      lists->write_slots[group].push_back(int64_t{pages[i / page_tokens]} * page_tokens +
-                                          i % page_tokens);
+      lists->write_places[group].push_back(int64_t{pages[i / page_tokens]} * page_tokens +
+                                           i % page_tokens);
     }
     AddRuns(segment, static_cast<int>(group), lists);
   }
@@ -227,16 +227,17 @@ std::unique_ptr<TinyStep> TinyModel::Build(const std::vector<TinySegment>& segme
                                            const std::vector<PageOp>& page_ops,
                                            const std::vector<SlotUpdate>& slot_updates) {
   Lists lists;
-  lists.write_slots.resize(layout_.groups.size());
+  lists.write_places.resize(layout_.groups.size());
   lists.run_ranges.resize(layout_.groups.size());
   for (const TinySegment& segment : segments) AddSegment(segment, &lists);
   auto step = std::make_unique<TinyStep>();
   StepBatch& batch = step->batch;
   BatchArena& arena = step->arena;
-  std::vector<int64_t> write_slots;
+  std::vector<int64_t> write_places;
   std::vector<Range> run_ranges;
   for (size_t g = 0; g < layout_.groups.size(); ++g) {
-    write_slots.insert(write_slots.end(), lists.write_slots[g].begin(), lists.write_slots[g].end());
+    write_places.insert(write_places.end(), lists.write_places[g].begin(),
+                        lists.write_places[g].end());
     run_ranges.insert(run_ranges.end(), lists.run_ranges[g].begin(), lists.run_ranges[g].end());
   }
   std::vector<BatchAdapter> adapters;
@@ -253,7 +254,7 @@ std::unique_ptr<TinyStep> TinyModel::Build(const std::vector<TinySegment>& segme
   batch.step_id = next_step_id_++;
   batch.tokens = arena.AddCopy(lists.tokens);
   batch.positions = arena.AddCopy(lists.positions);
-  batch.write_slots = arena.AddCopy(write_slots);
+  batch.write_places = arena.AddCopy(write_places);
   batch.segments = arena.AddCopy(lists.segments);
   batch.run_ranges = arena.AddCopy(run_ranges);
   batch.runs = arena.AddCopy(lists.runs);

@@ -254,8 +254,8 @@ TEST(AvailableMemory, IsPlausible) { EXPECT_GT(AvailableMemoryBytes(), int64_t{1
 TEST(ModelCreate, SaysWhatTheArenaTakes) {
   const auto spec = LoadModelSpec(GoldenModelDir("llama2"));
   ASSERT_TRUE(spec.ok());
-  // A token has 32 columns of the residual, 96 of qkv, 32 of the attention's output, 88 of the gated
-  // MLP and one token row. There are 64 rows of 128 logits.
+  // A token has 32 columns of the residual, 96 of qkv, 32 of the attention's output, 88 of the
+  // gated MLP and one token row. There are 64 rows of 128 logits.
   EXPECT_EQ(Model::ArenaBytes(*spec, {1024, 8}), 4 * (1024 * (32 + 96 + 32 + 88 + 1) + 64 * 128));
 }
 

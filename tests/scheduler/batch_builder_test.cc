@@ -242,7 +242,7 @@ TEST_F(BatchBuilderTest, TokensPositionsAndSegments) {
   EXPECT_EQ(ToVector(view, view.batch->tokens),
             (std::vector<TokenId>{kLastSampledToken, 11, 12, 13}));
   EXPECT_EQ(ToVector(view, view.batch->positions), (std::vector<int32_t>{5, 1, 2, 3}));
-  EXPECT_EQ(ToVector(view, view.batch->write_slots),
+  EXPECT_EQ(ToVector(view, view.batch->write_places),
             (std::vector<int64_t>{2 * kPageTokens + 1, 11 * kPageTokens + 1, 11 * kPageTokens + 2,
                                   11 * kPageTokens + 3}));
   const auto segments = ToVector(view, view.batch->segments);
@@ -280,7 +280,7 @@ TEST_F(BatchBuilderTest, RunsCoverWhatTheQueriesSee) {
   EXPECT_EQ(windowed.num_pages, 2);
   EXPECT_EQ(windowed.pos_begin, 4);
   EXPECT_EQ(windowed.count, 7);
-  EXPECT_EQ(view.write_slots(1)[0], 103 * kPageTokens + 1);
+  EXPECT_EQ(view.write_places(1)[0], 103 * kPageTokens + 1);
 }
 
 TEST_F(BatchBuilderTest, EmbeddingsTapTheFinalHiddenRows) {

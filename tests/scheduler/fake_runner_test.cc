@@ -41,10 +41,10 @@ class FakeRunnerTest : public ::testing::Test {
                     Built* built) {
     const auto num_tokens = static_cast<int32_t>(tokens.size());
     std::vector<int32_t> positions;
-    std::vector<int64_t> slots;
+    std::vector<int64_t> places;
     for (int32_t t = 0; t < num_tokens; ++t) {
       positions.push_back(position + t);
-      slots.push_back(int64_t{page} * kPageTokens + position + t);
+      places.push_back(int64_t{page} * kPageTokens + position + t);
     }
     KvRun run;
     run.num_pages = 1;
@@ -56,7 +56,7 @@ class FakeRunnerTest : public ::testing::Test {
     BatchArena& arena = built->arena;
     batch.tokens = arena.AddCopy(tokens);
     batch.positions = arena.AddCopy(positions);
-    batch.write_slots = arena.AddCopy(slots);
+    batch.write_places = arena.AddCopy(places);
     batch.segments = arena.AddCopy(std::vector<Segment>{{0, 0, num_tokens, -1}});
     batch.run_ranges = arena.AddCopy(std::vector<Range>{{0, 1}});
     batch.runs = arena.AddCopy(std::vector<KvRun>{run});

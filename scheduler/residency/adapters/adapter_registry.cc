@@ -365,7 +365,7 @@ absl::StatusOr<AdapterImage> AdapterRegistry::Build(AdapterId id) {
     built->content_name = std::move(content_name);
     return image;
   }
-  // Whoever sends the request again gets what the files are now.
+  // A client that sends the request again gets the current files.
   for (const Part& part : built->content.parts) CheckFiles(part.entry);
   return image;
 }

@@ -109,15 +109,16 @@ class AdapterRegistry final {
   // A number that changes with every registration and every change of a version's state.
   int64_t revision() const { return revision_.load(std::memory_order_relaxed); }
 
-  // Reads a version's files. FAILED_PRECONDITION when they are no longer what they were; what they
-  // are now is known then. Slow; loader threads. REQUIRES for these five: somebody holds it.
+  // Reads a version's files. FAILED_PRECONDITION: the files have changed; the registry then knows
+  // their new state. Slow; loader threads. REQUIRES for these five: the version has a hold.
   absl::StatusOr<AdapterImage> Build(AdapterId id);
-  // The hash of a version's content: its adapters' tensors, ranks and scales, the recipe, and the
-  // dtype in the pool; not names, folders or times. Empty until the version was built.
+  // The hash of a version's content: its adapters' tensors, ranks and scales, the blend's weights
+  // and rank, and the dtype in the pool; not names, folders or times. Empty before the first Build.
   std::string ContentName(AdapterId id) const;
   AdapterHold Hold(AdapterId id) const;
   int32_t model(AdapterId id) const;
-  // The engine's report on a version: written there, then announced. The address stays.
+  // The engine's report on a version, whose address does not change. The engine calls
+  // AnnounceChange after writing it.
   AdapterStatus* status(AdapterId id) const;
   void AnnounceChange() { revision_.fetch_add(1, std::memory_order_relaxed); }
 

@@ -1,7 +1,7 @@
-// The state of an adapter as the engine reports it and as a list shows it.
+// The state of an adapter: as the engine reports it, and as the registry lists it.
 //
-// An AdapterStatus belongs to a version of the registry (adapter_registry.h). The engine writes it;
-// any thread reads it.
+// Each version of the registry (adapter_registry.h) owns an AdapterStatus. The engine thread writes
+// it; any thread reads it.
 #pragma once
 
 #include <atomic>
@@ -12,7 +12,7 @@ namespace tessera {
 
 enum class AdapterResidency : int32_t { kDisk = 0, kHost = 1, kPool = 2 };
 
-// What the engine reports of a version; atomics, so that it never waits for who lists them.
+// The engine's report on a version. The members are atomic, so the engine never waits for a reader.
 struct AdapterStatus {
   std::atomic<AdapterResidency> residency{AdapterResidency::kDisk};
   std::atomic<bool> pinned{false};
@@ -28,10 +28,10 @@ struct AdapterListing {
   int32_t model = 0;
   AdapterResidency residency = AdapterResidency::kDisk;
   bool pinned = false;
-  int32_t rank = 0;         // the largest; 0 until it was loaded once
-  int64_t bytes = 0;        // in the pool; 0 until it was loaded once
-  int64_t last_use_us = 0;  // Clock; 0: never
-  int64_t num_running = 0;  // sequences
+  int32_t rank = 0;         // largest rank of a linear; 0 before the first load
+  int64_t bytes = 0;        // bytes of the adapter's pages; 0 before the first load
+  int64_t last_use_us = 0;  // clock time of the last use; 0: no use yet
+  int64_t num_running = 0;  // number of running sequences that use the adapter
 };
 
 }  // namespace tessera
