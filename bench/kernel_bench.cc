@@ -233,6 +233,14 @@ class Segments {
 
   BatchView view() const { return {&batch_, arena_.base()}; }
   int64_t row_bytes() const { return layout_.token_stride(); }
+  void BeginStep(Backend* backend) const {
+    StepShape shape;
+    shape.hidden = kHidden;
+    shape.widest_input = kIntermediate;
+    shape.groups = {{kHeads, kKvHeads, kHeadDim, /*window=*/0}};
+    shape.rope_dims = {kHeadDim};
+    backend->BeginStep(view(), shape, backend->Plan(view(), shape));
+  }
   AttentionArgs Args(int layer, std::vector<float>* qkv, std::vector<float>* out) const {
     AttentionArgs args;
     args.batch = view();
@@ -267,7 +275,7 @@ void BenchAttention(benchmark::State& state, Machine* machine, DType dtype, int 
   std::vector<float> out(num_rows * kHidden);
   int layer = 0;
   for (auto _ : state) {
-    if (layer == 0) machine->backend->Plan(segment.view());
+    if (layer == 0) segment.BeginStep(machine->backend.get());
     machine->backend->Attention(segment.Args(layer, &qkv, &out));
     layer = (layer + 1) % kLayers;
   }
@@ -307,7 +315,7 @@ class WholeModel {
     gated_.resize(static_cast<size_t>(rows * kIntermediate));
     logits_.resize(kVocab);
     const Tensor residual = Tensor::F32(residual_.data(), rows, kHidden);
-    backend_->Plan(segment.view());
+    segment.BeginStep(backend_);
     EmbedArgs embed;
     embed.batch = segment.view();
     embed.table = table_.get();
@@ -393,9 +401,9 @@ void BenchSample(benchmark::State& state, Machine* machine, const Sampling& samp
   args.batch = {&batch, arena.base()};
   args.num_rows = kRows;
   args.logits = Tensor::F32(logits.data(), kRows, kVocab);
-  args.result = &result;
+  result.rows.resize(rows.size());
+  args.rows = result.rows.data();
   for (auto _ : state) {
-    result.top.clear();
     machine->backend->Sample(args);
   }
   Report(state, *machine, static_cast<double>(logits.size() * sizeof(float)), 0.0);

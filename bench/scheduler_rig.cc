@@ -33,7 +33,7 @@ class NullRunner final : public Runner {
     result->step_us = step_us_ + token_us_ * static_cast<int64_t>(batch->tokens.count);
     clock_->Advance(result->step_us);
   }
-  void WritePage(PageId /*page*/, const char* /*bytes*/, int64_t /*num_bytes*/) override {}
+  Transfer* transfer() override { return nullptr; }  // no adapters
   int depth() const override { return 1; }
 
  private:

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/log.h"
+#include "kernels/cpu/work_plan.h"
 
 namespace tessera::cpu {
 namespace {
@@ -20,11 +21,23 @@ bool TapsLse(const AttentionArgs& args) {
 
 }  // namespace
 
-AttentionOp::AttentionOp(const IsaKernels& kernels, ThreadTeam* team)
-    : kernels_(kernels), team_(team), ropes_(team) {
+AttentionOp::AttentionOp(const IsaKernels& kernels, ThreadTeam* team, GrowthCount* num_grown)
+    : kernels_(kernels),
+      team_(team),
+      ropes_(team, num_grown),
+      partials_(num_grown),
+      lse_(num_grown) {
   for (int m = 0; m < team->num_threads(); ++m) {
-    workers_.push_back(std::make_unique<TileWorker>(kernels));
+    workers_.push_back(std::make_unique<TileWorker>(kernels, num_grown));
   }
+}
+
+bool AttentionOp::Reserve(const WorkPlan& plan) {
+  for (const std::unique_ptr<TileWorker>& worker : workers_) {
+    if (!worker->Reserve(plan)) return false;
+  }
+  return ropes_.Reserve(plan) && partials_.Reserve(plan.Bytes(WorkPart::kPartials)) &&
+         lse_.Reserve(plan.Bytes(WorkPart::kLogSumExps));
 }
 
 void AttentionOp::BeginStep() {
@@ -47,8 +60,9 @@ const AttentionWork& AttentionOp::FindWork(const AttentionArgs& args) {
   fresh.heads = args.heads;
   fresh.kv_heads = layout.kv_heads;
   fresh.window = layout.window;
+  const int64_t partial_bytes = PartialFloats(layout.head_dim) * int64_t{sizeof(float)};
   fresh.work.Build(args.batch, args.group, layout, args.heads / layout.kv_heads,
-                   team_->num_threads());
+                   team_->num_threads(), partials_.size() / partial_bytes / kPanel * kPanel);
   return fresh.work;
 }
 
@@ -95,7 +109,7 @@ AttentionCall AttentionOp::NewCall(const AttentionArgs& args, const RopeTables::
   call.heads_per_kv = args.heads / args.layout->kv_heads;
   call.padded_dim = RoundUp(args.layout->head_dim, kPanel);
   const int64_t cells = RoundUp<int64_t>(call.work->num_partials(), kPanel);
-  call.partial_max = partials_.Floats(cells * (2 + call.padded_dim));
+  call.partial_max = partials_.Floats(cells * PartialFloats(args.layout->head_dim));
   call.partial_sum = call.partial_max + cells;
   call.partial_out = call.partial_sum + cells;
   if (call.work->num_cut_tiles() > pieces_left_size_) {
@@ -111,7 +125,7 @@ AttentionCall AttentionOp::NewCall(const AttentionArgs& args, const RopeTables::
 }
 
 void AttentionOp::Attend(const AttentionCall& call) {
-  for (const std::unique_ptr<TileWorker>& worker : workers_) worker->Reserve(call);
+  for (const std::unique_ptr<TileWorker>& worker : workers_) worker->Prepare(call);
   const std::vector<AttentionTask>& tasks = call.work->tasks();
   team_->ParallelFor(
       static_cast<int64_t>(tasks.size()), 1, [&](int64_t begin, int64_t end, int member) {

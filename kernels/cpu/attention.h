@@ -20,8 +20,9 @@ namespace tessera::cpu {
 
 class AttentionOp final {
  public:
-  AttentionOp(const IsaKernels& kernels, ThreadTeam* team);
+  AttentionOp(const IsaKernels& kernels, ThreadTeam* team, GrowthCount* num_grown);
 
+  bool Reserve(const WorkPlan& plan);
   // Forgets what was computed for the last batch.
   void BeginStep();
   void Run(const AttentionArgs& args);

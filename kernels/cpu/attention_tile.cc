@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels/cpu/page_row.h"
+#include "kernels/cpu/work_plan.h"
 
 namespace tessera::cpu {
 namespace {
@@ -26,16 +27,15 @@ int32_t NumRows(const AttentionCall& call, const AttentionTile& tile) {
 
 }  // namespace
 
-void TileWorker::Reserve(const AttentionCall& call) {
+void TileWorker::Prepare(const AttentionCall& call) {
   const int64_t rows = std::max(kTileRows, call.heads_per_kv);
   const int64_t query_rows = std::max<int64_t>(rows, kSharedRows);
   const int64_t dim = call.padded_dim;
   const int64_t half = RoundUp<int64_t>(call.rope.half, kPanel);
   const int64_t block_floats = kKeyBlock * dim;
   const int64_t block_pairs = block_floats / 2;  // of bf16
-  float* next = memory_.Floats((query_rows + 2 * rows) * dim + 4 * RoundUp<int64_t>(rows, kPanel) +
-                               kMaxAttendRows * (dim + 2 * kScoreStride) + 2 * kPanel + 2 * half +
-                               2 * block_floats + block_pairs + 2 * kKeyBlock);
+  float* next =
+      memory_.Floats(TileFloats(call.heads_per_kv, call.args->layout->head_dim, call.rope.half));
   const auto take = [&next](int64_t count) {
     float* const taken = next;
     next += RoundUp<int64_t>(count, kPanel);

@@ -34,11 +34,17 @@ struct AttentionCall {
 
 class TileWorker final {
  public:
-  explicit TileWorker(const IsaKernels& kernels) : kernels_(kernels) {}
+  TileWorker(const IsaKernels& kernels, GrowthCount* num_grown)
+      : kernels_(kernels), memory_(num_grown), stream_memory_(num_grown) {}
 
-  // Makes room for any task of the call. Before the tasks, for every member: which one takes a task
-  // is chance, and a step must not allocate by chance.
-  void Reserve(const AttentionCall& call);
+  bool Reserve(const WorkPlan& plan) {
+    return memory_.Reserve(plan.Bytes(WorkPart::kTiles)) &&
+           stream_memory_.Reserve(plan.Bytes(WorkPart::kTapSums));
+  }
+
+  // Lays out the memory for any task of the call. Before the tasks, for every member: which one
+  // takes a task is chance, and a step must not allocate by chance.
+  void Prepare(const AttentionCall& call);
 
   // Attends; the last task of a tile writes its rows of args.out (and call.lse).
   void RunTask(const AttentionCall& call, const AttentionTask& task);

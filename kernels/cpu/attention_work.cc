@@ -1,5 +1,7 @@
 #include "kernels/cpu/attention_work.h"
 
+#include "kernels/cpu/work_plan.h"
+
 namespace tessera::cpu {
 namespace {
 
@@ -10,7 +12,7 @@ int64_t BlockCost(int32_t rows) { return rows + 4; }
 }  // namespace
 
 void AttentionWork::Build(const BatchView& batch, int group, const GroupLayout& layout,
-                          int32_t heads_per_kv, int num_members) {
+                          int32_t heads_per_kv, int num_members, int64_t max_partials) {
   streams_.clear();
   stream_begin_.clear();
   tiles_.clear();
@@ -20,6 +22,7 @@ void AttentionWork::Build(const BatchView& batch, int group, const GroupLayout& 
   shared_begin_.clear();
   num_cut_tiles_ = 0;
   num_partials_ = 0;
+  num_shared_partials_ = 0;
   const int32_t tile_tokens = std::max(1, kTileRows / heads_per_kv);
   for (int32_t s = 0; s < batch.num_segments(); ++s) {
     stream_begin_.push_back(streams_.size());
@@ -30,7 +33,13 @@ void AttentionWork::Build(const BatchView& batch, int group, const GroupLayout& 
     stream_begin_.pop_back();
   }
   stream_begin_.push_back(streams_.size());
-  if (layout.window == 0) ShareBlocks(batch, layout, heads_per_kv, tile_tokens);
+  int32_t most_blocks = 0;
+  for (const AttentionTile& tile : tiles_) most_blocks = std::max(most_blocks, tile.num_blocks);
+  const int64_t for_cuts =
+      std::min(max_partials, MaxCutPartials(heads_per_kv, most_blocks, num_members));
+  if (layout.window == 0) {
+    ShareBlocks(batch, layout, heads_per_kv, tile_tokens, max_partials - for_cuts);
+  }
 
   const size_t num_shared = tasks_.size();
   int64_t total = 0;
@@ -40,8 +49,10 @@ void AttentionWork::Build(const BatchView& batch, int group, const GroupLayout& 
   }
   const int64_t member_share =
       num_members == 1 ? std::numeric_limits<int64_t>::max() : total / num_members;
+  int64_t cut_partials = max_partials - num_shared_partials_;
   for (size_t i = 0; i < tiles_.size(); ++i) {
-    AddTasks(static_cast<int32_t>(i), tiles_[i].num_tokens * heads_per_kv, member_share);
+    AddTasks(static_cast<int32_t>(i), tiles_[i].num_tokens * heads_per_kv, member_share,
+             &cut_partials);
   }
   CutShared(num_shared, member_share);
   std::sort(tasks_.begin(), tasks_.end(), [](const AttentionTask& a, const AttentionTask& b) {
@@ -72,8 +83,19 @@ void AttentionWork::AddTiles(const BatchView& batch, const GroupLayout& layout, 
   }
 }
 
+bool AttentionWork::Share(AttentionTile* tile, int32_t rows, int32_t block_end,
+                          int64_t max_partials) {
+  if (tile->num_shared == 0) {
+    const int64_t partials = int64_t{tile->num_blocks} * rows;
+    if (num_shared_partials_ + partials > max_partials) return false;
+    num_shared_partials_ += partials;
+  }
+  tile->num_shared = std::max(tile->num_shared, block_end);
+  return true;
+}
+
 void AttentionWork::ShareBlocks(const BatchView& batch, const GroupLayout& layout,
-                                int32_t heads_per_kv, int32_t tile_tokens) {
+                                int32_t heads_per_kv, int32_t tile_tokens, int64_t max_partials) {
   candidates_.clear();
   for (int32_t s = 0; s < batch.num_segments(); ++s) {
     const int32_t num_tokens = batch.segments()[s].num_tokens;
@@ -92,8 +114,9 @@ void AttentionWork::ShareBlocks(const BatchView& batch, const GroupLayout& layou
         const int32_t segment = candidates_[static_cast<size_t>(member)].segment;
         const int32_t index = first_tile_[static_cast<size_t>(segment)] + kv_head;
         AttentionTile& tile = tiles_[static_cast<size_t>(index)];
-        tile.num_shared = std::max(tile.num_shared, shared.block_end);
         const int32_t tile_rows = tile.num_tokens * heads_per_kv;
+        // Refused for one range of blocks, a tile is refused for all: the sum never decreases.
+        if (!Share(&tile, tile_rows, shared.block_end, max_partials)) continue;
         if (rows + tile_rows > kSharedRows) {
           tasks_.push_back({index, shared.block_begin, shared.block_end, num_blocks * BlockCost(0),
                             static_cast<int32_t>(shared_begin_.size())});
@@ -135,20 +158,25 @@ void AttentionWork::CutShared(size_t num_shared, int64_t member_share) {
 
 // Cuts a tile that costs more than half of a member's share into eighths of a share; one with
 // shared blocks is cut in any case.
-void AttentionWork::AddTasks(int32_t index, int32_t rows, int64_t member_share) {
+void AttentionWork::AddTasks(int32_t index, int32_t rows, int64_t member_share,
+                             int64_t* cut_partials) {
   AttentionTile& tile = tiles_[static_cast<size_t>(index)];
   const int64_t block_cost = BlockCost(rows);
   const int64_t num_own = tile.num_blocks - tile.num_shared;
   const int64_t cost = num_own * block_cost;
-  if (tile.num_shared == 0 && (cost <= member_share / 2 || tile.num_blocks < 2)) {
-    tasks_.push_back({index, 0, tile.num_blocks, cost});
-    return;
+  const int64_t partials = int64_t{tile.num_blocks} * rows;
+  if (tile.num_shared == 0) {
+    if (cost <= member_share / 2 || tile.num_blocks < 2 || partials > *cut_partials) {
+      tasks_.push_back({index, 0, tile.num_blocks, cost});
+      return;
+    }
+    *cut_partials -= partials;
   }
   const int64_t piece_cost = std::max<int64_t>(1, member_share / 8);
   tile.num_pieces = static_cast<int32_t>(std::min(num_own, CeilDiv(cost, piece_cost)));
   tile.cut = num_cut_tiles_++;
   tile.partial_begin = num_partials_;
-  num_partials_ += static_cast<int64_t>(tile.num_blocks) * rows;
+  num_partials_ += partials;
   for (int64_t i = 0; i < tile.num_pieces; ++i) {
     const int32_t begin = tile.num_shared + static_cast<int32_t>(num_own * i / tile.num_pieces);
     const int32_t end = tile.num_shared + static_cast<int32_t>(num_own * (i + 1) / tile.num_pieces);

@@ -52,9 +52,10 @@ struct AttentionTask {
 
 class AttentionWork final {
  public:
-  // Segments' streams and tasks for one group. `heads_per_kv` = heads / kv_heads.
+  // Segments' streams and tasks for one group. `heads_per_kv` = heads / kv_heads. At most
+  // `max_partials` partials are kept: beyond them tiles are neither cut nor share blocks.
   void Build(const BatchView& batch, int group, const GroupLayout& layout, int32_t heads_per_kv,
-             int num_members);
+             int num_members, int64_t max_partials);
 
   const std::vector<AttentionTile>& tiles() const { return tiles_; }
   // Dearest first.
@@ -87,10 +88,15 @@ class AttentionWork final {
  private:
   void AddTiles(const BatchView& batch, const GroupLayout& layout, int32_t segment,
                 int32_t tile_tokens);
-  // Collects shared_tiles_, a task for each (not cut yet), and the tiles' num_shared.
+  // Collects shared_tiles_, a task for each (not cut yet), and the tiles' num_shared. Tiles that
+  // share keep at most `max_partials` partials.
   void ShareBlocks(const BatchView& batch, const GroupLayout& layout, int32_t heads_per_kv,
-                   int32_t tile_tokens);
-  void AddTasks(int32_t tile, int32_t rows, int64_t member_share);
+                   int32_t tile_tokens, int64_t max_partials);
+  // Lets a tile share blocks up to `block_end`. False: its partials would be too many.
+  bool Share(AttentionTile* tile, int32_t rows, int32_t block_end, int64_t max_partials);
+  // Adds the tile's tasks; an unshared tile is cut only while `cut_partials` of the partials are
+  // left, and takes them.
+  void AddTasks(int32_t tile, int32_t rows, int64_t member_share, int64_t* cut_partials);
   void CutShared(size_t num_shared, int64_t member_share);
 
   std::vector<KvStream> streams_;
@@ -104,6 +110,7 @@ class AttentionWork final {
   std::vector<size_t> shared_begin_;  // [shared tasks + 1], into shared_tiles_
   int32_t num_cut_tiles_ = 0;
   int64_t num_partials_ = 0;
+  int64_t num_shared_partials_ = 0;  // of tiles that share blocks
 };
 
 }  // namespace tessera::cpu

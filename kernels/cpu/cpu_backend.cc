@@ -2,6 +2,7 @@
 // beside it.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
@@ -15,7 +16,9 @@
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/packed_weight.h"
 #include "kernels/cpu/page_ops.h"
+#include "kernels/cpu/work_plan.h"
 #include "kernels/device/backend.h"
+#include "kernels/device/hidden_taps.h"
 #include "kernels/sample/sample.h"
 
 namespace tessera {
@@ -24,17 +27,23 @@ namespace {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(const IsaKernels& kernels, ThreadTeam* team)
+  CpuBackend(const IsaKernels& kernels, ThreadTeam* team, Comm* comm)
       : kernels_(kernels),
         team_(team),
-        linear_(kernels, team),
-        attention_(kernels, team),
+        linear_(kernels, team, comm, &num_grown_),
+        attention_(kernels, team, &num_grown_),
         sample_scratch_(static_cast<size_t>(team->num_threads()), SampleScratch{kernels.sample}) {}
 
   std::string name() const override { return std::string("cpu/") + kernels_.name; }
 
   std::unique_ptr<DeviceBuffer> Allocate(size_t bytes) override {
     return HugeBuffer::Create(bytes);
+  }
+  void Upload(const void* from, void* to_device, size_t bytes) override {
+    std::memcpy(to_device, from, bytes);
+  }
+  void Download(const void* from_device, void* to, size_t bytes) override {
+    std::memcpy(to, from_device, bytes);
   }
   std::unique_ptr<PackedWeight> Pack(const std::vector<WeightView>& parts,
                                      const WeightFormat& format, bool interleave_gate) override {
@@ -45,20 +54,31 @@ class CpuBackend final : public Backend {
                                         const FillPacked& fill) override {
     return CpuWeight::Restore(parts, format, interleave_gate, fill);
   }
-  void Plan(const BatchView& batch) override {
+  WorkPlan Plan(const BatchView& batch, const StepShape& shape) const override {
+    return PlanWork(shape, BoundsOf(batch, shape), team_->num_threads());
+  }
+  bool Reserve(const WorkPlan& plan) override {
+    return linear_.Reserve(plan) && attention_.Reserve(plan);
+  }
+  void BeginStep(const BatchView& batch, const StepShape& /*shape*/,
+                 const WorkPlan& plan) override {
+    CHECK(Reserve(plan)) << " no memory for " << plan.total() << " bytes of working space";
     attention_.BeginStep();
     linear_.BeginStep(batch);
   }
+  int64_t num_grown() const override { return num_grown_.load(std::memory_order_relaxed); }
   void Apply(const ApplyArgs& args) override { ApplyPageOps(args, team_); }
   void Embed(const EmbedArgs& args) override;
   void Linear(const LinearArgs& args) override { linear_.Linear(args); }
   void Attention(const AttentionArgs& args) override { attention_.Run(args); }
+  void TapHidden(const HiddenTapArgs& args) override { WriteHiddenTaps(args); }
   void Logits(const LogitsArgs& args) override { linear_.Logits(args); }
   void Sample(const SampleArgs& args) override;
 
  private:
   const IsaKernels& kernels_;
   ThreadTeam* const team_;
+  GrowthCount num_grown_{0};
   LinearOp linear_;
   AttentionOp attention_;
   std::vector<SampleScratch> sample_scratch_;  // [members]
@@ -96,10 +116,10 @@ void CpuBackend::Sample(const SampleArgs& args) {
 }  // namespace
 }  // namespace cpu
 
-std::unique_ptr<Backend> NewCpuBackend(const std::string& isa, ThreadTeam* team) {
+std::unique_ptr<Backend> NewCpuBackend(const std::string& isa, ThreadTeam* team, Comm* comm) {
   const cpu::IsaKernels* const kernels = cpu::FindKernels(isa);
   if (kernels == nullptr) return nullptr;
-  return std::make_unique<cpu::CpuBackend>(*kernels, team);
+  return std::make_unique<cpu::CpuBackend>(*kernels, team, comm);
 }
 
 }  // namespace tessera

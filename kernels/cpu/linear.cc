@@ -117,6 +117,20 @@ void LinearOp::PostNorm(const LinearArgs& args, const float* y) {
                      });
 }
 
+void LinearOp::FinishReduced(const LinearArgs& args, float* y) {
+  const int64_t cols = args.out.cols;
+  comm_->AllReduceSum(y, args.out.rows * cols);
+  const bool add = args.epilogue == Epilogue::kResidualAdd;
+  const bool norm = args.post_norm.weight != nullptr;
+  for (int64_t row = 0; row < args.out.rows; ++row, y += cols) {
+    float* const out = args.out.f32(row);
+    for (int64_t i = 0; i < cols; ++i) {
+      if (args.bias != nullptr) y[i] += args.bias[i];
+      if (!norm) out[i] = add ? out[i] + y[i] : y[i];
+    }
+  }
+}
+
 void LinearOp::Linear(const LinearArgs& args) {
   const CpuWeight& weight = *static_cast<const CpuWeight*>(args.weight);
   const bool gated = args.epilogue == Epilogue::kGatedAct;
@@ -126,18 +140,21 @@ void LinearOp::Linear(const LinearArgs& args) {
   CHECK_EQ(args.out.rows, args.x.rows);
   CHECK_EQ(args.out.cols, problem.columns);
   CHECK_EQ(gated, weight.gated());
-  CHECK(!gated || !post_norm);
+  const bool reduce = args.all_reduce && comm_ != nullptr && comm_->size() > 1;
+  const bool in_two = post_norm || reduce;  // y is complete before the epilogue
+  CHECK(!gated || !in_two);
   if (args.x.rows == 0) return;
 
   lora_.Begin(args);
   PrepareRows({args.x, nullptr, args.x.rows}, args.pre_norm, weight, &args, &problem);
   problem.lora = lora_.Shrink();
-  problem.bias = args.bias;
-  problem.up_bias = args.bias == nullptr ? nullptr : args.bias + problem.columns;
-  problem.op = post_norm ? OutputOp::kStore : OutputOpOf(args);
-  problem.out = post_norm ? before_norm_.Floats(args.x.rows * problem.columns) : args.out.f32();
-  problem.out_stride = post_norm ? problem.columns : args.out.row_stride;
+  problem.bias = reduce ? nullptr : args.bias;
+  problem.up_bias = problem.bias == nullptr ? nullptr : args.bias + problem.columns;
+  problem.op = in_two ? OutputOp::kStore : OutputOpOf(args);
+  problem.out = in_two ? before_norm_.Floats(args.x.rows * problem.columns) : args.out.f32();
+  problem.out_stride = in_two ? problem.columns : args.out.row_stride;
   RunGemm(weight, args.x.rows, problem);
+  if (reduce) FinishReduced(args, problem.out);
   if (post_norm) PostNorm(args, problem.out);
 }
 

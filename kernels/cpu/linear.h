@@ -10,14 +10,25 @@
 #include "kernels/cpu/packed_weight.h"
 #include "kernels/cpu/work_ranges.h"
 #include "kernels/device/backend.h"
+#include "kernels/device/comm.h"
 
 namespace tessera::cpu {
 
 class LinearOp final {
  public:
-  LinearOp(const IsaKernels& kernels, ThreadTeam* team)
-      : kernels_(kernels), team_(team), work_(team), lora_(kernels, team) {}
+  LinearOp(const IsaKernels& kernels, ThreadTeam* team, Comm* comm, GrowthCount* num_grown)
+      : kernels_(kernels),
+        team_(team),
+        comm_(comm),
+        work_(team),
+        lora_(kernels, team, num_grown),
+        prepared_(num_grown),
+        before_norm_(num_grown) {}
 
+  bool Reserve(const WorkPlan& plan) {
+    return prepared_.Reserve(plan.Bytes(WorkPart::kRows)) &&
+           before_norm_.Reserve(plan.Bytes(WorkPart::kOutputs)) && lora_.Reserve(plan);
+  }
   void BeginStep(const BatchView& batch) { lora_.BeginStep(batch); }
 
   void Linear(const LinearArgs& args);
@@ -38,10 +49,13 @@ class LinearOp final {
   void PrepareRows(const Rows& rows, const NormArgs& norm, const CpuWeight& weight,
                    const LinearArgs* adapted, GemmProblem* problem);
   void RunGemm(const CpuWeight& weight, int64_t num_rows, const GemmProblem& problem);
+  // What follows the sum over all ranks: bias, then the epilogue. `y` is [rows, out.cols].
+  void FinishReduced(const LinearArgs& args, float* y);
   void PostNorm(const LinearArgs& args, const float* y);
 
   const IsaKernels& kernels_;
   ThreadTeam* const team_;
+  Comm* const comm_;  // null: one rank
   WorkRanges work_;
   LoraOp lora_;
   Scratch prepared_;

@@ -14,7 +14,13 @@ namespace tessera::cpu {
 
 class LoraOp final {
  public:
-  LoraOp(const IsaKernels& kernels, ThreadTeam* team) : kernels_(kernels), team_(team) {}
+  LoraOp(const IsaKernels& kernels, ThreadTeam* team, GrowthCount* num_grown)
+      : kernels_(kernels), team_(team), normed_(num_grown), z_(num_grown) {}
+
+  bool Reserve(const WorkPlan& plan) {
+    return normed_.Reserve(plan.Bytes(WorkPart::kAdapterRows)) &&
+           z_.Reserve(plan.Bytes(WorkPart::kAdapterSums));
+  }
 
   // Finds the runs of rows that share an adapter.
   void BeginStep(const BatchView& batch);

@@ -28,13 +28,20 @@ std::unique_ptr<HugeBuffer> HugeBuffer::Create(size_t bytes) {
 
 HugeBuffer::~HugeBuffer() { munmap(mapping_, mapping_bytes_); }
 
+bool Scratch::Reserve(int64_t bytes) {
+  if (bytes <= size()) return true;
+  buffer_.reset();
+  buffer_ = HugeBuffer::Create(static_cast<size_t>(bytes));
+  return buffer_ != nullptr;
+}
+
 char* Scratch::Bytes(size_t bytes) {
-  if (buffer_ == nullptr || buffer_->size() < bytes) {
-    buffer_.reset();
-    buffer_ = HugeBuffer::Create(bytes + bytes / 2);
-    CHECK(buffer_ != nullptr) << " no memory for " << bytes << " bytes of working space";
+  if (static_cast<int64_t>(bytes) > size()) {
+    num_grown_->fetch_add(1, std::memory_order_relaxed);
+    CHECK(Reserve(static_cast<int64_t>(bytes + bytes / 2)))
+        << " no memory for " << bytes << " bytes of working space";
   }
-  return static_cast<char*>(buffer_->data());
+  return buffer_ == nullptr ? nullptr : static_cast<char*>(buffer_->data());
 }
 
 }  // namespace tessera::cpu

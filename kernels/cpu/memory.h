@@ -2,6 +2,7 @@
 // grants them, so that a step that reads a gigabyte of weights does not live in the TLB.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -35,16 +36,27 @@ class HugeBuffer final : public DeviceBuffer {
   size_t size_;
 };
 
-// Working memory that grows to what was asked for most and stays. Growing loses the contents.
+// Counts how often working memory grew because an op needed more than was set aside.
+using GrowthCount = std::atomic<int64_t>;
+
+// Working memory that is set aside before a step and stays. Growing loses the contents.
 class Scratch {
  public:
-  // Aligned to 64 bytes. Running out of memory here is fatal: callers bound their steps.
+  // `num_grown` outlives the scratch.
+  explicit Scratch(GrowthCount* num_grown) : num_grown_(num_grown) {}
+
+  // Sets at least `bytes` aside. False: memory is short.
+  bool Reserve(int64_t bytes);
+  // Aligned to 64 bytes; null for 0 bytes if none are set aside. Takes more memory, and counts it,
+  // when less is set aside; running out of memory then is fatal.
   char* Bytes(size_t bytes);
+  int64_t size() const { return buffer_ == nullptr ? 0 : static_cast<int64_t>(buffer_->size()); }
   float* Floats(int64_t count) {
     return reinterpret_cast<float*>(Bytes(sizeof(float) * static_cast<size_t>(count)));
   }
 
  private:
+  GrowthCount* const num_grown_;
   std::unique_ptr<HugeBuffer> buffer_;
 };
 

@@ -3,6 +3,7 @@
 // isa_kernels.h (GemmProblem). Immutable after Pack; any thread.
 #pragma once
 
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -29,7 +30,10 @@ class CpuWeight final : public PackedWeight {
   int64_t cols() const override { return cols_; }
   const WeightFormat& format() const override { return format_; }
   size_t bytes() const override { return buffer_->size(); }
-  const char* packed() const override { return panels(); }
+  bool restorable() const override { return true; }
+  void ReadPacked(size_t offset, size_t count, char* out) const override {
+    std::memcpy(out, panels() + offset, count);
+  }
 
   bool gated() const { return gated_; }
   int64_t num_panels() const { return num_panels_; }

@@ -12,14 +12,21 @@ void ComputeRotation(const RopeSpec& rope, int32_t position, float factor, float
   }
 }
 
+bool RopeTables::Reserve(const WorkPlan& plan) {
+  const auto count = static_cast<size_t>(plan.num_parts[static_cast<size_t>(WorkPart::kRotations)]);
+  while (memory_.size() < count) memory_.push_back(std::make_unique<Scratch>(num_grown_));
+  for (size_t i = 0; i < count; ++i) {
+    if (!memory_[i]->Reserve(plan.Bytes(WorkPart::kRotations))) return false;
+  }
+  return true;
+}
+
 const RopeTables::Table& RopeTables::Get(const RopeSpec* rope, const BatchView& batch) {
   for (size_t i = 0; i < num_tables_; ++i) {
     if (tables_[i].rope == rope) return tables_[i];
   }
-  if (num_tables_ == tables_.size()) {
-    tables_.emplace_back();
-    memory_.push_back(std::make_unique<Scratch>());
-  }
+  if (num_tables_ == tables_.size()) tables_.emplace_back();
+  if (num_tables_ == memory_.size()) memory_.push_back(std::make_unique<Scratch>(num_grown_));
   const int64_t half = rope->rotary_dim / 2;
   const int64_t num_tokens = batch.num_tokens();
   float* const cos = memory_[num_tables_]->Floats(2 * num_tokens * half);

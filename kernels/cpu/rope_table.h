@@ -23,7 +23,9 @@ class RopeTables final {
     const float* sin = nullptr;
   };
 
-  explicit RopeTables(ThreadTeam* team) : team_(team) {}
+  RopeTables(ThreadTeam* team, GrowthCount* num_grown) : team_(team), num_grown_(num_grown) {}
+
+  bool Reserve(const WorkPlan& plan);
 
   // Forgets the tables of the last step.
   void BeginStep() { num_tables_ = 0; }
@@ -31,9 +33,10 @@ class RopeTables final {
 
  private:
   ThreadTeam* const team_;
+  GrowthCount* const num_grown_;
   size_t num_tables_ = 0;  // of this step; the memory of the others waits
   std::vector<Table> tables_;
-  std::vector<std::unique_ptr<Scratch>> memory_;
+  std::vector<std::unique_ptr<Scratch>> memory_;  // of tables_, and of more that are set aside
 };
 
 }  // namespace tessera::cpu

@@ -27,8 +27,11 @@ class PackedWeight {
   virtual int64_t cols() const = 0;  // K, inputs
   virtual const WeightFormat& format() const = 0;
   virtual size_t bytes() const = 0;
-  // bytes() of memory that Backend::Restore takes; null: it takes none.
-  virtual const char* packed() const { return nullptr; }
+  // Whether Backend::Restore takes what ReadPacked gives.
+  virtual bool restorable() const { return false; }
+  // Copies bytes [offset, offset + count) of bytes() to the host. Any thread. REQUIRES:
+  // restorable().
+  virtual void ReadPacked(size_t offset, size_t count, char* out) const {}
   DType dtype() const { return format().dtype; }
 };
 

@@ -3,7 +3,6 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <cstring>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -18,7 +17,10 @@ namespace {
 class LocalRunner final : public Runner {
  public:
   LocalRunner(RunnerDevice device, const RunnerOptions& options)
-      : device_(std::move(device)), options_(options), rank_([this] { RankLoop(); }) {}
+      : device_(std::move(device)),
+        options_(options),
+        transfer_(NewCopyTransfer(device_.backend.get(), device_.pool)),
+        rank_([this] { RankLoop(); }) {}
 
   ~LocalRunner() override {
     SetState(State::kStopped);
@@ -44,9 +46,7 @@ class LocalRunner final : public Runner {
     SetState(State::kLaunched);
   }
 
-  void WritePage(PageId page, const char* bytes, int64_t num_bytes) override {
-    std::memcpy(device_.pool.Page(page), bytes, static_cast<size_t>(num_bytes));
-  }
+  Transfer* transfer() override { return transfer_.get(); }
 
   int depth() const override { return 1; }
 
@@ -106,6 +106,7 @@ class LocalRunner final : public Runner {
 
   RunnerDevice device_;
   const RunnerOptions options_;
+  const std::unique_ptr<Transfer> transfer_;
   const SteadyClock clock_;
   std::function<void(Completion)> on_done_;
   Launched launched_;

@@ -8,6 +8,7 @@
 
 #include "kernels/base/thread_team.h"
 #include "kernels/device/backend.h"
+#include "kernels/device/comm.h"
 #include "kernels/model/model.h"
 #include "kernels/model/runner.h"
 #include "kernels/step/page_layout.h"
@@ -23,6 +24,7 @@ struct RunnerModel {
 // the last to the first.
 struct RunnerDevice {
   std::unique_ptr<ThreadTeam> team;  // null for backends that use none
+  std::unique_ptr<Comm> comm;        // null: no model is split over ranks
   std::unique_ptr<Backend> backend;
   std::unique_ptr<DeviceBuffer> pool_memory;  // null when the caller owns what `pool` views
   PoolView pool;

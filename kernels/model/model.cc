@@ -1,13 +1,10 @@
 #include "kernels/model/model.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
-#include "kernels/device/footprint.h"
 
 namespace tessera {
 namespace {
@@ -26,14 +23,29 @@ struct ArenaPart {
   int64_t bytes() const { return RoundUp<int64_t>(rows * cols * sizeof(float), kArenaAlign); }
 };
 
-// Residual, qkv, attended, gated, logits.
+// Most log-probabilities of a row that outputs are planned for; a step that wants more gets a
+// larger buffer when it starts.
+constexpr int64_t kMaxPlannedLogprobs = 20;
+
+// Where a step's outputs lie in their buffer.
+struct OutputLayout {
+  int64_t top_offset = 0;
+  int64_t taps_offset = 0;
+  int64_t num_bytes = 0;
+
+  OutputLayout(int64_t num_rows, int64_t num_top, int64_t num_tap_floats) {
+    top_offset = RoundUp<int64_t>(num_rows * int64_t{sizeof(SampledRow)}, kArenaAlign);
+    taps_offset =
+        top_offset + RoundUp<int64_t>(num_top * int64_t{sizeof(TokenLogprob)}, kArenaAlign);
+    num_bytes = taps_offset + num_tap_floats * int64_t{sizeof(float)};
+  }
+};
+
+// Residual, qkv, attended, gated, logits, token rows.
 std::vector<ArenaPart> ArenaParts(const ModelSpec& spec, const ModelLimits& limits) {
   const int64_t rows = limits.max_tokens;
-  return {{rows, spec.hidden},
-          {rows, QkvDim(spec)},
-          {rows, QueryDim(spec)},
-          {rows, spec.intermediate},
-          {kLogitBlock, spec.vocab_size}};
+  return {{rows, spec.hidden},       {rows, QkvDim(spec)},           {rows, QueryDim(spec)},
+          {rows, spec.intermediate}, {kLogitBlock, spec.vocab_size}, {rows, 1}};
 }
 
 }  // namespace
@@ -44,20 +56,26 @@ int64_t Model::ArenaBytes(const ModelSpec& spec, const ModelLimits& limits) {
   return bytes;
 }
 
-int64_t Model::StepBytes(const ModelSpec& spec, const ModelLimits& limits, DType weight_dtype) {
-  const int64_t rows = limits.max_tokens;
-  // In fp32 only normed rows are written anew.
-  int64_t widest = spec.hidden;
+int64_t Model::OutputBytes(const ModelSpec& spec, const ModelLimits& limits) {
+  return OutputLayout(limits.max_tokens, int64_t{limits.max_tokens} * kMaxPlannedLogprobs,
+                      limits.max_tokens * spec.hidden)
+      .num_bytes;
+}
+
+StepShape Model::ShapeOf(const ModelSpec& spec, DType weight_dtype) {
+  StepShape shape;
+  shape.hidden = spec.hidden;
+  shape.widest_input = spec.hidden;
+  // In fp32 only normed rows are written again.
   if (weight_dtype != DType::kF32) {
-    widest = std::max({widest, QueryDim(spec), spec.intermediate});
+    shape.widest_input = std::max({spec.hidden, QueryDim(spec), spec.intermediate});
   }
-  const int64_t hidden_bytes = rows * spec.hidden * DTypeBytes(DType::kF32);
-  int64_t bytes = PreparedBytes(rows, widest) + BufferBytes(hidden_bytes);
-  if (spec.post_norms) bytes += WorkBytes(hidden_bytes);
-  for (const RopeSpec& rope : spec.ropes) {
-    bytes += WorkBytes(rows * rope.rotary_dim * DTypeBytes(DType::kF32));
+  shape.post_norm_cols = spec.post_norms ? spec.hidden : 0;
+  for (const KvGroupSpec& group : spec.kv_groups) {
+    shape.groups.push_back({spec.heads, spec.kv_heads, spec.head_dim, group.window});
   }
-  return bytes;
+  for (const RopeSpec& rope : spec.ropes) shape.rope_dims.push_back(rope.rotary_dim);
+  return shape;
 }
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Create(Backend* backend, ModelSpec spec,
@@ -77,6 +95,7 @@ Model::Model(Backend* backend, ModelSpec spec, ModelWeights weights, const Model
       spec_(std::move(spec)),
       lora_shape_(LoraShapeOf(spec_)),
       weights_(std::move(weights)),
+      shape_(ShapeOf(spec_, weights_.dtype)),
       limits_(limits) {
   MakeRopeTable();
 }
@@ -84,14 +103,18 @@ Model::Model(Backend* backend, ModelSpec spec, ModelWeights weights, const Model
 bool Model::AllocateArena() {
   arena_ = backend_->Allocate(ArenaBytes(spec_, limits_));
   slot_tokens_ = backend_->Allocate(limits_.max_num_seqs * sizeof(TokenId));
-  if (arena_ == nullptr || slot_tokens_ == nullptr) return false;
+  outputs_ = backend_->Allocate(static_cast<size_t>(OutputBytes(spec_, limits_)));
+  if (arena_ == nullptr || slot_tokens_ == nullptr || outputs_ == nullptr) return false;
   char* next = static_cast<char*>(arena_->data());
   const std::vector<ArenaPart> parts = ArenaParts(spec_, limits_);
-  float** const pointers[] = {&residual_, &qkv_, &attended_, &gated_, &logits_};
+  float* token_rows = nullptr;
+  float** const pointers[] = {&residual_, &qkv_, &attended_, &gated_, &logits_, &token_rows};
   for (size_t i = 0; i < parts.size(); ++i) {
     *pointers[i] = reinterpret_cast<float*>(next);
     next += parts[i].bytes();
   }
+  static_assert(sizeof(*token_rows_) == sizeof(float));
+  token_rows_ = reinterpret_cast<int32_t*>(token_rows);
   return true;
 }
 
@@ -121,17 +144,18 @@ void Model::Begin(const BatchView& batch, const KvView& kv, StepResult* result) 
   next_layer_ = 0;
   result->step_id = batch.batch->step_id;
   result->model = batch.batch->model;
-  result->rows.assign(batch.batch->sampler_rows.count, SampledRow());
+  result->rows.clear();
   result->top.clear();
-  result->taps.assign(batch.batch->num_tap_floats, 0.0f);
+  result->taps.clear();
 
-  backend_->Plan(batch_);
+  backend_->BeginStep(batch_, shape_, backend_->Plan(batch_, shape_));
   apply_.batch = batch_;
   apply_.layout = kv_.layout;
   apply_.pool = kv_.pool;
   apply_.slot_tokens = static_cast<TokenId*>(slot_tokens_->data());
   backend_->Apply(apply_);
   if (num_tokens_ == 0) return;
+  PlaceOutputs();
   EmbedArgs embed;
   embed.batch = batch_;
   embed.table = weights_.embed.get();
@@ -149,10 +173,10 @@ void Model::RunLayers(int first, int last) {
   if (num_tokens_ == 0) return;
   while (first < last) {
     const int stop = NextTapped(first, last);
-    backend_->RunLayers(first, stop, [this, first, stop] {
+    backend_->RunLayers(GraphKeyOf(batch_, first, stop), [this, first, stop] {
       for (int layer = first; layer < stop; ++layer) RunLayer(layer);
     });
-    CopyHiddenTaps(stop - 1);
+    TapHidden(stop - 1);
     first = stop;
   }
 }
@@ -202,6 +226,7 @@ void Model::RunLayer(int layer) {
   out.weight = weights.out.get();
   out.bias = weights.out_bias;
   out.epilogue = Epilogue::kResidualAdd;
+  out.all_reduce = true;
   out.post_norm = {weights.post_attention_norm, spec_.norm_eps};
   out.lora = Lora(layer, {LoraTarget::kOut});
   out.out = residual();
@@ -228,7 +253,7 @@ void Model::Attend(int layer) {
   attention.rope = &spec_.ropes[spec.rope];
   attention.layout = &kv_.layout->groups[spec.group];
   attention.pool = kv_.pool;
-  attention.taps = result_->taps.empty() ? nullptr : result_->taps.data();
+  attention.taps = taps_;
   backend_->Attention(attention);
 }
 
@@ -250,35 +275,63 @@ void Model::RunMlp(int layer) {
   down.weight = weights.down.get();
   down.bias = weights.down_bias;
   down.epilogue = Epilogue::kResidualAdd;
+  down.all_reduce = true;
   down.post_norm = {weights.post_mlp_norm, spec_.norm_eps};
   down.lora = Lora(layer, {LoraTarget::kDown});
   down.out = residual();
   backend_->Linear(down);
 }
 
+void Model::PlaceOutputs() {
+  const StepBatch& batch = *batch_.batch;
+  const auto num_rows = static_cast<int64_t>(batch.sampler_rows.count);
+  const OutputLayout layout(num_rows, NumTop(batch_, num_rows), batch.num_tap_floats);
+  if (static_cast<int64_t>(outputs_->size()) < layout.num_bytes) {
+    outputs_.reset();
+    outputs_ = backend_->Allocate(static_cast<size_t>(layout.num_bytes));
+    CHECK(outputs_ != nullptr) << "no memory for " << layout.num_bytes << " bytes of outputs";
+  }
+  char* const base = static_cast<char*>(outputs_->data());
+  rows_ = reinterpret_cast<SampledRow*>(base);
+  top_ = reinterpret_cast<TokenLogprob*>(base + layout.top_offset);
+  taps_ = batch.num_tap_floats == 0 ? nullptr : reinterpret_cast<float*>(base + layout.taps_offset);
+  // Attention adds nothing where a layer sees fewer keys than its tap has room for.
+  if (taps_ != nullptr) {
+    result_->taps.assign(batch.num_tap_floats, 0.0f);
+    backend_->Upload(result_->taps.data(), taps_, result_->taps.size() * sizeof(float));
+  }
+  const SamplerRow* const rows = batch_.data(batch.sampler_rows);
+  host_rows_.clear();
+  for (int64_t r = 0; r < num_rows; ++r) host_rows_.push_back(rows[r].token_row);
+  backend_->Upload(host_rows_.data(), token_rows_, host_rows_.size() * sizeof(int32_t));
+}
+
 void Model::Finish() {
   CHECK_EQ(next_layer_, spec_.num_layers);
   if (num_tokens_ == 0) return;
-  CopyHiddenTaps(spec_.num_layers);
-  const SamplerRow* const rows = batch_.data(batch_.batch->sampler_rows);
-  const int32_t num_rows = static_cast<int32_t>(batch_.batch->sampler_rows.count);
+  TapHidden(spec_.num_layers);
+  const int32_t num_rows = static_cast<int32_t>(host_rows_.size());
   for (int32_t begin = 0; begin < num_rows; begin += kLogitBlock) {
-    const int32_t count = std::min<int32_t>(kLogitBlock, num_rows - begin);
-    int32_t token_rows[kLogitBlock];
-    for (int32_t i = 0; i < count; ++i) token_rows[i] = rows[begin + i].token_row;
     SampleArgs sample;
     sample.batch = batch_;
     sample.row_begin = begin;
-    sample.num_rows = count;
-    sample.logits = ComputeLogits(token_rows, count);
+    sample.num_rows = std::min<int32_t>(kLogitBlock, num_rows - begin);
+    sample.logits = RunLogits(token_rows_ + begin, sample.num_rows);
     sample.slot_tokens = static_cast<TokenId*>(slot_tokens_->data());
-    sample.result = result_;
+    sample.rows = rows_;
+    sample.top = top_;
     backend_->Sample(sample);
+  }
+  result_->rows.resize(host_rows_.size());
+  result_->top.resize(static_cast<size_t>(NumTop(batch_, num_rows)));
+  backend_->Download(rows_, result_->rows.data(), result_->rows.size() * sizeof(SampledRow));
+  backend_->Download(top_, result_->top.data(), result_->top.size() * sizeof(TokenLogprob));
+  if (taps_ != nullptr) {
+    backend_->Download(taps_, result_->taps.data(), result_->taps.size() * sizeof(float));
   }
 }
 
-Tensor Model::ComputeLogits(const int32_t* token_rows, int64_t count) {
-  CHECK_LE(count, kLogitBlock);
+Tensor Model::RunLogits(const int32_t* token_rows, int64_t count) {
   LogitsArgs logits;
   logits.hidden = residual();
   logits.token_rows = token_rows;
@@ -291,6 +344,15 @@ Tensor Model::ComputeLogits(const int32_t* token_rows, int64_t count) {
   return logits.out;
 }
 
+std::vector<float> Model::ComputeLogits(const std::vector<int32_t>& token_rows) {
+  CHECK_LE(static_cast<int64_t>(token_rows.size()), kLogitBlock);
+  backend_->Upload(token_rows.data(), token_rows_, token_rows.size() * sizeof(int32_t));
+  const Tensor out = RunLogits(token_rows_, static_cast<int64_t>(token_rows.size()));
+  std::vector<float> logits(static_cast<size_t>(out.rows * out.cols));
+  backend_->Download(out.data, logits.data(), logits.size() * sizeof(float));
+  return logits;
+}
+
 int Model::NextTapped(int first, int last) const {
   const Tap* const taps = batch_.data(batch_.batch->taps);
   int next = last;
@@ -301,32 +363,15 @@ int Model::NextTapped(int first, int last) const {
   return next;
 }
 
-void Model::CopyHiddenTaps(int layer) {
-  const Tap* const taps = batch_.data(batch_.batch->taps);
-  for (uint32_t i = 0; i < batch_.batch->taps.count; ++i) {
-    const Tap& tap = taps[i];
-    if (tap.kind != TapKind::kHidden || layer < tap.layer_begin || layer >= tap.layer_end) continue;
-    const int32_t first_row = batch_.segments()[tap.segment].token_begin + tap.row_begin;
-    const int64_t skipped = int64_t{layer - tap.layer_begin} * tap.num_rows * spec_.hidden;
-    float* out = result_->taps.data() + tap.out_begin + skipped;
-    for (int32_t row = 0; row < tap.num_rows; ++row, out += spec_.hidden) {
-      const float* const in = residual().f32(first_row + row);
-      if (layer == spec_.num_layers) {
-        NormRow(in, out);
-      } else {
-        std::memcpy(out, in, spec_.hidden * sizeof(float));
-      }
-    }
-  }
-}
-
-// On the host: taps leave the device anyway.
-void Model::NormRow(const float* row, float* out) const {
-  double sum = 0.0;
-  for (int64_t i = 0; i < spec_.hidden; ++i) sum += static_cast<double>(row[i]) * row[i];
-  const float scale =
-      static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(spec_.hidden) + spec_.norm_eps));
-  for (int64_t i = 0; i < spec_.hidden; ++i) out[i] = row[i] * scale * weights_.final_norm[i];
+void Model::TapHidden(int layer) {
+  if (taps_ == nullptr) return;
+  HiddenTapArgs args;
+  args.batch = batch_;
+  args.hidden = residual();
+  args.layer = layer;
+  if (layer == spec_.num_layers) args.norm = {weights_.final_norm, spec_.norm_eps};
+  args.taps = taps_;
+  backend_->TapHidden(args);
 }
 
 }  // namespace tessera

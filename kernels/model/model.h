@@ -44,10 +44,11 @@ class Model final {
 
   // Bytes of a model's arena.
   static int64_t ArenaBytes(const ModelSpec& spec, const ModelLimits& limits);
-  // Bytes that the largest step takes beside the arena, at most: rows that the backend prepares,
-  // rope tables, hidden states on their way out. Attention's partials, which come with long
-  // contexts, are not counted.
-  static int64_t StepBytes(const ModelSpec& spec, const ModelLimits& limits, DType weight_dtype);
+  // Bytes of the buffer that a step's outputs lie in: sampled rows, their log-probabilities and the
+  // hidden rows of an embedding, on the device and again on the host.
+  static int64_t OutputBytes(const ModelSpec& spec, const ModelLimits& limits);
+  // What decides how much working memory a step takes. `weight_dtype` is that of the layers.
+  static StepShape ShapeOf(const ModelSpec& spec, DType weight_dtype);
 
   const ModelSpec& spec() const { return spec_; }
   const ModelWeights& weights() const { return weights_; }
@@ -61,12 +62,12 @@ class Model final {
   void RunLayers(int first, int last);
   void Finish();
 
-  // The residual stream of the step's rows, [tokens, hidden]; in place.
+  // The residual stream of the step's rows, [tokens, hidden]: device memory.
   Tensor residual() const { return Activations(residual_, spec_.hidden); }
 
-  // Logits of these rows of the last step (after Finish, before the next Begin), [count, vocab].
-  // Valid until the next call. REQUIRES: count <= kLogitBlock.
-  Tensor ComputeLogits(const int32_t* token_rows, int64_t count);
+  // Logits of these rows of the last step (after Finish, before the next Begin), [rows, vocab].
+  // REQUIRES: at most kLogitBlock rows.
+  std::vector<float> ComputeLogits(const std::vector<int32_t>& token_rows);
 
  private:
   Model(Backend* backend, ModelSpec spec, ModelWeights weights, const ModelLimits& limits);
@@ -80,15 +81,18 @@ class Model final {
   LoraArgs Lora(int layer, std::initializer_list<LoraTarget> parts) const;
   void Attend(int layer);
   void RunMlp(int layer);
-  // The first layer boundary behind `first` (at most `last`) where a hidden tap wants the residual.
+  // The first layer boundary after `first` (at most `last`) where a hidden tap wants the residual.
   int NextTapped(int first, int last) const;
-  void CopyHiddenTaps(int layer);
-  void NormRow(const float* row, float* out) const;
+  void TapHidden(int layer);
+  // Makes room for the outputs of the current step and places them.
+  void PlaceOutputs();
+  Tensor RunLogits(const int32_t* token_rows, int64_t count);
 
   Backend* const backend_;
   const ModelSpec spec_;
   const LoraShape lora_shape_;
   const ModelWeights weights_;
+  const StepShape shape_;
   const ModelLimits limits_;
 
   std::unique_ptr<DeviceBuffer> arena_;
@@ -97,7 +101,9 @@ class Model final {
   float* attended_ = nullptr;                  // [max_tokens, q]
   float* gated_ = nullptr;                     // [max_tokens, intermediate]
   float* logits_ = nullptr;                    // [kLogitBlock, vocab]
+  int32_t* token_rows_ = nullptr;              // [max_tokens] of the sampler rows
   std::unique_ptr<DeviceBuffer> slot_tokens_;  // [max_num_seqs], lives from step to step
+  std::unique_ptr<DeviceBuffer> outputs_;      // of the current step: rows_, top_, taps_
 
   // Of the current step.
   BatchView batch_;
@@ -105,7 +111,11 @@ class Model final {
   KvView kv_;
   StepResult* result_ = nullptr;
   int next_layer_ = 0;
-  ApplyArgs apply_;  // ropes are made once
+  SampledRow* rows_ = nullptr;      // [sampler rows], device memory
+  TokenLogprob* top_ = nullptr;     // [NumTop], likewise
+  float* taps_ = nullptr;           // [num_tap_floats], likewise; null: none
+  std::vector<int32_t> host_rows_;  // what token_rows_ is uploaded from
+  ApplyArgs apply_;                 // ropes are made once
 };
 
 }  // namespace tessera

@@ -44,7 +44,8 @@ TokenId ProbeToken(int32_t position, int64_t vocab_size) {
 class Probe final {
  public:
   Probe(Backend* backend, Model* model, const PageLayout& layout)
-      : model_(model),
+      : backend_(backend),
+        model_(model),
         layout_(layout),
         pages_per_group_(CeilDiv(kProbeTokens, layout.page_tokens())),
         num_layers_(std::min(kProbeLayers, model->spec().num_layers)) {
@@ -135,11 +136,14 @@ class Probe final {
       for (int32_t token = 0; token < kProbeTokens; ++token) {
         const char* const page = pool_.Page(PageOf(layer.group, token));
         const int64_t key = group.KeyOffset(layer.layer_in_group, head, token % group.page_tokens);
-        rows->append(page + key + offset, static_cast<size_t>(group.token_stride()));
+        std::string row(static_cast<size_t>(group.token_stride()), '\0');
+        backend_->Download(page + key + offset, row.data(), row.size());
+        *rows += row;
       }
     }
   }
 
+  Backend* const backend_;
   Model* const model_;
   PageLayout layout_;  // the model's, with the smallest slabs
   const int32_t pages_per_group_;

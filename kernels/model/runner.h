@@ -8,6 +8,7 @@
 #include <functional>
 
 #include "kernels/base/completion.h"
+#include "kernels/device/transfer.h"
 #include "kernels/step/batch.h"
 #include "kernels/step/step_result.h"
 
@@ -38,9 +39,8 @@ class Runner {
   virtual void Launch(const StepBatch* batch, const BatchArena* arena, LayerRange layers,
                       StepResult* result) = 0;
 
-  // Writes `num_bytes` from the start of the page on. Any thread. REQUIRES: no step that was
-  // launched or will be before this returns uses the page.
-  virtual void WritePage(PageId page, const char* bytes, int64_t num_bytes) = 0;
+  // Moves pages between the device's pool and host memory. Any thread.
+  virtual Transfer* transfer() = 0;
 
   // Launches that may be in flight: 1 on CPU, 2 on CUDA.
   virtual int depth() const = 0;

@@ -10,6 +10,8 @@
 
 #include "kernels/base/log.h"
 #include "kernels/device/backend.h"
+#include "kernels/device/comm.h"
+#include "kernels/device/hidden_taps.h"
 #include "kernels/ref/ref_lora.h"
 #include "kernels/ref/ref_math.h"
 #include "kernels/ref/ref_weight.h"
@@ -44,6 +46,8 @@ const ref::RefWeight& AsRef(const PackedWeight* weight) {
 
 class RefBackend final : public Backend {
  public:
+  explicit RefBackend(Comm* comm) : comm_(comm) {}
+
   std::string name() const override { return "ref"; }
 
   std::unique_ptr<DeviceBuffer> Allocate(size_t bytes) override {
@@ -56,11 +60,23 @@ class RefBackend final : public Backend {
                                      const WeightFormat& format, bool interleave_gate) override {
     return ref::RefWeight::Create(parts, format, interleave_gate);
   }
-  void Plan(const BatchView& batch) override;
+  void Upload(const void* from, void* to_device, size_t bytes) override {
+    std::memcpy(to_device, from, bytes);
+  }
+  void Download(const void* from_device, void* to, size_t bytes) override {
+    std::memcpy(to, from_device, bytes);
+  }
+  // The judge keeps no working memory from step to step.
+  WorkPlan Plan(const BatchView& /*batch*/, const StepShape& /*shape*/) const override {
+    return {};
+  }
+  bool Reserve(const WorkPlan& /*plan*/) override { return true; }
+  void BeginStep(const BatchView& batch, const StepShape& shape, const WorkPlan& plan) override;
   void Apply(const ApplyArgs& args) override { ref::Apply(args); }
   void Embed(const EmbedArgs& args) override;
   void Linear(const LinearArgs& args) override;
   void Attention(const AttentionArgs& args) override { ref::Attention(args); }
+  void TapHidden(const HiddenTapArgs& args) override { WriteHiddenTaps(args); }
   void Logits(const LogitsArgs& args) override;
   void Sample(const SampleArgs& args) override {
     BeginSample(args);
@@ -72,6 +88,7 @@ class RefBackend final : public Backend {
   // normed_ := the normed row, y_ := the weight times it.
   void NormAndMultiply(const float* x, const NormArgs& norm, const ref::RefWeight& weight);
 
+  Comm* const comm_;  // null: one rank
   std::vector<float> normed_;
   std::vector<float> x_;
   std::vector<float> y_;
@@ -79,7 +96,8 @@ class RefBackend final : public Backend {
 };
 
 // Nothing is prepared here; the judge checks the batch instead.
-void RefBackend::Plan(const BatchView& view) {
+void RefBackend::BeginStep(const BatchView& view, const StepShape& /*shape*/,
+                           const WorkPlan& /*plan*/) {
   const StepBatch& batch = *view.batch;
   CHECK_EQ(batch.positions.count, batch.tokens.count);
   CHECK_EQ(batch.write_slots.count, batch.tokens.count * batch.num_groups);
@@ -154,6 +172,7 @@ void RefBackend::Linear(const LinearArgs& args) {
       }
       continue;
     }
+    if (args.all_reduce && comm_ != nullptr) comm_->AllReduceSum(y_.data(), n);
     for (int64_t i = 0; i < n && args.bias != nullptr; ++i) y_[i] += args.bias[i];
     ref::RmsNorm(args.post_norm, y_.data(), n, y_.data());
     for (int64_t i = 0; i < n; ++i) {
@@ -175,6 +194,6 @@ void RefBackend::Logits(const LogitsArgs& args) {
 
 }  // namespace
 
-std::unique_ptr<Backend> NewRefBackend() { return std::make_unique<RefBackend>(); }
+std::unique_ptr<Backend> NewRefBackend(Comm* comm) { return std::make_unique<RefBackend>(comm); }
 
 }  // namespace tessera

@@ -189,17 +189,12 @@ void SampleRow(const SamplerRow& row, const TokenBias* biases, const TokenCount*
 }
 
 void BeginSample(const SampleArgs& args) {
-  const SamplerRow* rows = args.batch.data(args.batch.batch->sampler_rows) + args.row_begin;
-  StepResult& result = *args.result;
-  const size_t row_end = static_cast<size_t>(args.row_begin) + args.num_rows;
-  if (result.rows.size() < row_end) result.rows.resize(row_end);
-  size_t top_end = result.top.size();
-  for (int32_t r = 0; r < args.num_rows; ++r) {
-    const int64_t room = std::min<int64_t>(std::max(rows[r].num_logprobs, 0), args.logits.cols);
-    result.rows[args.row_begin + r].top = {static_cast<int32_t>(top_end), 0};
-    top_end += room;
+  const SamplerRow* rows = args.batch.data(args.batch.batch->sampler_rows);
+  int64_t top_begin = NumTop(args.batch, args.row_begin);
+  for (int32_t r = args.row_begin; r < args.row_begin + args.num_rows; ++r) {
+    args.rows[r].top = {static_cast<int32_t>(top_begin), 0};
+    top_begin += std::max(rows[r].num_logprobs, 0);
   }
-  result.top.resize(top_end);
 }
 
 void SampleRows(const SampleArgs& args, int row_begin, int row_end, SampleScratch* scratch) {
@@ -207,10 +202,10 @@ void SampleRows(const SampleArgs& args, int row_begin, int row_end, SampleScratc
   for (int r = row_begin; r < row_end; ++r) {
     const SamplerRow& row = args.batch.data(batch.sampler_rows)[args.row_begin + r];
     const uint32_t* mask = row.mask < 0 ? nullptr : args.batch.data(batch.masks) + row.mask;
-    SampledRow* out = &args.result->rows[args.row_begin + r];
+    SampledRow* out = &args.rows[args.row_begin + r];
     SampleRow(row, args.batch.data(batch.biases) + row.biases.begin,
               args.batch.data(batch.counts) + row.counts.begin, mask, args.logits.f32(r),
-              args.logits.cols, scratch, out, args.result->top.data() + out->top.begin);
+              args.logits.cols, scratch, out, args.top + out->top.begin);
   }
 }
 
@@ -218,7 +213,7 @@ void EndSample(const SampleArgs& args) {
   const SamplerRow* rows = args.batch.data(args.batch.batch->sampler_rows) + args.row_begin;
   for (int32_t r = 0; r < args.num_rows; ++r) {
     if (rows[r].target >= 0 || rows[r].slot < 0) continue;
-    args.slot_tokens[rows[r].slot] = args.result->rows[args.row_begin + r].token;
+    args.slot_tokens[rows[r].slot] = args.rows[args.row_begin + r].token;
   }
 }
 

@@ -43,7 +43,7 @@ void SampleRow(const SamplerRow& row, const TokenBias* biases, const TokenCount*
                const uint32_t* mask, float* logits, int64_t vocab, SampleScratch* scratch,
                SampledRow* out, TokenLogprob* top);
 
-// Makes room in args.result: rows up to row_begin + num_rows, and each row's part of `top`.
+// Gives each row of the call its part of args.top.
 void BeginSample(const SampleArgs& args);
 
 // Rows [row_begin, row_end) of the call, counted from 0. Calls for disjoint rows may run at once,

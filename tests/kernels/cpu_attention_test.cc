@@ -223,7 +223,7 @@ std::vector<float> RunAlone(Backend* backend, BuiltBatch* built, int s, int row_
   AttentionArgs args = built->Args(0, 0, alone.qkv.data(), alone.out.data());
   args.batch = {&alone.batch, alone.arena.base()};
   args.qkv.rows = args.out.rows = num_rows;
-  backend->Plan(args.batch);
+  BeginStep(backend, args.batch, built->shape());
   backend->Attention(args);
   return alone.out;
 }
@@ -275,6 +275,27 @@ TEST_P(CpuAttentionTest, SharedPrefixesDoNotShow) {
   }
 }
 
+// Fewer partials than the step's plan asks for: tiles are cut and blocks are shared as far as they
+// go.
+TEST_P(CpuAttentionTest, FewPartialsDoNotShow) {
+  ThreadTeam team(3);
+  const auto built = BuildSharingBatch(DType::kBF16, 11);
+  const std::vector<float> expected = RunAttention(New(&team).get(), built.get());
+  const StepShape shape = built->shape();
+  for (const int64_t bytes : {int64_t{0}, int64_t{20000}, int64_t{100000}}) {
+    const auto cpu = New(&team);
+    WorkPlan plan = cpu->Plan(built->view(), shape);
+    ASSERT_GT(plan.Bytes(WorkPart::kPartials), bytes);
+    plan.Set(WorkPart::kPartials, bytes);
+    cpu->BeginStep(built->view(), shape, plan);
+    std::vector<float> qkv = built->qkv;
+    std::vector<float> out(expected.size());
+    cpu->Attention(built->Args(0, 0, qkv.data(), out.data()));
+    ExpectSameBits(out, expected, std::to_string(bytes));
+    EXPECT_EQ(cpu->num_grown(), 0);
+  }
+}
+
 TEST_P(CpuAttentionTest, RunsPagesAndChunksDoNotShow) {
   ThreadTeam team(1);
   const auto cpu = New(&team);
@@ -297,7 +318,7 @@ TEST_P(CpuAttentionTest, LayersOfAStepAreIndependent) {
   attention.segments = {{37, 20}, {300, 1}};
   const auto step = BuildBatch(attention, 8);
   const auto other = New(&team);
-  cpu->Plan(step->view());
+  BeginStep(cpu.get(), step->view(), step->shape());
   for (int group = 0; group < 2; ++group) {
     for (int layer = 0; layer < 2; ++layer) {
       std::vector<float> qkv = step->qkv;

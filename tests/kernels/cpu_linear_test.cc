@@ -284,7 +284,7 @@ TEST(CpuBackendTest, SamplesAsRef) {
     args.num_rows = kRows;
     args.logits = Tensor::F32(logits.data(), kRows, kVocab);
     args.slot_tokens = slots[b].data();
-    args.result = &results[b];
+    PlaceOutputs(args.batch, &results[b], &args);
     backends[b]->Sample(args);
   }
   EXPECT_EQ(slots[0], slots[1]);

@@ -50,8 +50,10 @@ void ExpectAllocatesNothing(DType kv_dtype) {
   const std::vector<int32_t> logit_rows = {0, 5, 7};
   std::vector<float> logits(logit_rows.size() * static_cast<size_t>(qkv_cols));
 
+  StepShape shape = built->shape();
+  shape.post_norm_cols = qkv_cols;
   const auto step = [&] {
-    cpu->Plan(built->view());
+    BeginStep(cpu.get(), built->view(), shape);
     EmbedArgs embed;
     embed.batch = built->view();
     embed.table = packed.get();
@@ -82,6 +84,7 @@ void ExpectAllocatesNothing(DType kv_dtype) {
   EXPECT_GT(before, 0);
   for (int i = 0; i < 5; ++i) step();
   EXPECT_EQ(num_allocations.load(), before) << DTypeName(kv_dtype);
+  EXPECT_EQ(cpu->num_grown(), 0) << "working memory is set aside when a step begins";
 }
 
 TEST(CpuSteadyStateTest, AllocatesNothing) {

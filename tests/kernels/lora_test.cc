@@ -132,7 +132,9 @@ class World {
     }
     const auto packed = backend->Pack(parts, weight_dtype, gated);
     const BatchView view = {&batch, arena.base()};
-    backend->Plan(view);
+    StepShape shape;
+    shape.hidden = shape.widest_input = kind_.cols;
+    BeginStep(backend, view, shape);
     LinearArgs args;
     args.x = Tensor::F32(const_cast<float*>(x.data()), num_rows, kind_.cols);
     args.weight = packed.get();

@@ -538,7 +538,7 @@ class SampleStep {
       args.num_rows = std::min(16, kNumRows - begin);
       args.logits = Tensor::F32(logits.data() + begin * kVocab, args.num_rows, kVocab);
       args.slot_tokens = slot_tokens_.data();
-      args.result = &result;
+      PlaceOutputs(args.batch, &result, &args);
       run_block(args);
     }
     return result;

@@ -89,13 +89,16 @@ TEST_F(SharedPrefixTest, NothingInCommon) {
   EXPECT_TRUE(Find(*BuildBatch(attention, 1)).empty());
 }
 
-// Every block of every tile belongs to one task.
+// Every block of every tile belongs to one task, however few partials may be kept.
 TEST_F(SharedPrefixTest, TasksCoverEachBlockOnce) {
   const auto built = BuildSharingBatch(DType::kBF16, 3);
   const int heads_per_kv = built->attention.heads / built->attention.kv_heads;
-  for (int members : {1, 2, 5}) {
+  constexpr int64_t kPlenty = 1 << 20;
+  for (const auto& [members, max_partials] : std::vector<std::pair<int, int64_t>>{
+           {1, kPlenty}, {2, kPlenty}, {5, kPlenty}, {1, 0}, {5, 0}, {1, 40}, {5, 4000}}) {
     AttentionWork work;
-    work.Build(built->view(), 0, built->layout.groups[0], heads_per_kv, members);
+    work.Build(built->view(), 0, built->layout.groups[0], heads_per_kv, members, max_partials);
+    EXPECT_LE(work.num_partials(), max_partials);
     std::vector<std::map<int, int>> times(work.tiles().size());
     std::vector<int> pieces(work.tiles().size(), 0);
     int num_shared = 0;
@@ -109,7 +112,8 @@ TEST_F(SharedPrefixTest, TasksCoverEachBlockOnce) {
         }
       }
     }
-    EXPECT_GE(num_shared, 8);  // four groups, two kv heads
+    EXPECT_GE(num_shared, max_partials == kPlenty ? 8 : 0);  // four groups, two kv heads
+    EXPECT_LE(num_shared, max_partials == 0 ? 0 : kPlenty);
     for (size_t i = 0; i < work.tiles().size(); ++i) {
       const AttentionTile& tile = work.tiles()[i];
       EXPECT_EQ(static_cast<int>(times[i].size()), tile.num_blocks);

@@ -30,11 +30,8 @@ void FakeAdapterLoader::Copy(AdapterId id, const AdapterImage* image, std::vecto
 
 void FakeAdapterLoader::WritePages(PendingCopy* copy) {
   if (std::exchange(copy->written, true)) return;
-  const int64_t page_bytes = copy->image->layout.page_bytes;
-  for (size_t i = 0; i < copy->pages.size(); ++i) {
-    const char* const bytes = copy->image->pages.data() + static_cast<int64_t>(i) * page_bytes;
-    runner_->WritePage(copy->pages[i], bytes, page_bytes);
-  }
+  runner_->transfer()->ToDevice({copy->pages, copy->image->layout.page_bytes},
+                                copy->image->pages.data(), /*ticket=*/0, [](Completion) {});
 }
 
 void FakeAdapterLoader::FinishRead(absl::StatusOr<AdapterImage> image) {

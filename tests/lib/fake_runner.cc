@@ -28,9 +28,19 @@ FakeRunner::FakeRunner(FakeRunnerOptions options)
       slot_tokens_(options_.models.size(), std::vector<TokenId>(options_.max_num_seqs, -7)),
       memory_(&options_.models, options_.num_slabs) {}
 
-void FakeRunner::WritePage(PageId page, const char* bytes, int64_t num_bytes) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  memory_.WriteBytes(page, bytes, num_bytes);
+void FakeRunner::ToDevice(const PageRun& run, const char* from, uint64_t ticket, Done done) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (size_t i = 0; i < run.pages.size(); ++i) {
+      memory_.WriteBytes(run.pages[i], from + static_cast<int64_t>(i) * run.page_bytes,
+                         run.page_bytes);
+    }
+  }
+  done({ticket, absl::OkStatus()});
+}
+
+void FakeRunner::ToHost(const PageRun&, char*, uint64_t, Done) {
+  CHECK(false) << "pages of a fake runner hold cells, which are no bytes";
 }
 
 void FakeRunner::WriteCell(int32_t model, int32_t group, PageId page, int32_t token,

@@ -35,7 +35,7 @@ struct FakeRunnerOptions {
   };
 };
 
-class FakeRunner final : public Runner {
+class FakeRunner final : public Runner, private Transfer {
  public:
   explicit FakeRunner(FakeRunnerOptions options);
 
@@ -45,7 +45,7 @@ class FakeRunner final : public Runner {
   // Steps are launched whole.
   void Launch(const StepBatch* batch, const BatchArena* arena, LayerRange layers,
               StepResult* result) override;
-  void WritePage(PageId page, const char* bytes, int64_t num_bytes) override;
+  Transfer* transfer() override { return this; }
   // KV that a transfer brings, beside the steps.
   void WriteCell(int32_t model, int32_t group, PageId page, int32_t token, const FakeCell& cell);
   int depth() const override { return options_.depth; }
@@ -55,6 +55,9 @@ class FakeRunner final : public Runner {
   int num_inflight() const;
 
  private:
+  void ToDevice(const PageRun& run, const char* from, uint64_t ticket, Done done) override;
+  void ToHost(const PageRun& run, char* to, uint64_t ticket, Done done) override;
+
   struct Step {
     const StepBatch* batch = nullptr;
     const BatchArena* arena = nullptr;

@@ -249,6 +249,29 @@ void FillPool(BuiltBatch* built, uint64_t seed) {
   }
 }
 
+StepShape BuiltBatch::shape() const {
+  StepShape shape;
+  shape.hidden = out_cols();
+  shape.widest_input = out_cols();
+  for (const GroupLayout& group : layout.groups) {
+    shape.groups.push_back({attention.heads, group.kv_heads, group.head_dim, group.window});
+  }
+  shape.rope_dims = {rope.rotary_dim};
+  return shape;
+}
+
+void BeginStep(Backend* backend, const BatchView& batch, const StepShape& shape) {
+  backend->BeginStep(batch, shape, backend->Plan(batch, shape));
+}
+
+void PlaceOutputs(const BatchView& batch, StepResult* result, SampleArgs* args) {
+  const auto num_rows = static_cast<int64_t>(batch.batch->sampler_rows.count);
+  result->rows.resize(static_cast<size_t>(num_rows));
+  result->top.resize(static_cast<size_t>(NumTop(batch, num_rows)));
+  args->rows = result->rows.data();
+  args->top = result->top.data();
+}
+
 std::vector<float> RunAttention(Backend* backend, BuiltBatch* built, int group, int layer_in_group,
                                 std::vector<float>* taps) {
   std::vector<float> qkv = built->qkv;
@@ -258,8 +281,10 @@ std::vector<float> RunAttention(Backend* backend, BuiltBatch* built, int group, 
     taps->assign(built->batch.num_tap_floats, 0.0f);
     args.taps = taps->data();
   }
-  backend->Plan(args.batch);
+  BeginStep(backend, args.batch, built->shape());
+  const int64_t num_grown = backend->num_grown();
   backend->Attention(args);
+  EXPECT_EQ(backend->num_grown(), num_grown) << "the plan of the step said less than it takes";
   return out;
 }
 

@@ -66,6 +66,7 @@ struct BuiltBatch {
   PoolView pool() {
     return {reinterpret_cast<char*>(pool_words.data()), layout.slab_bytes, num_slabs};
   }
+  StepShape shape() const;
   // `qkv_rows` is overwritten by the op.
   AttentionArgs Args(int group, int layer_in_group, float* qkv_rows, float* out);
 };
@@ -85,8 +86,14 @@ std::unique_ptr<BuiltBatch> BuildSharingBatch(DType kv_dtype, uint64_t seed);
 // Random K and V in all pages but the null page.
 void FillPool(BuiltBatch* built, uint64_t seed);
 
-// Plan and Attention on a copy of built->qkv; returns [T, heads * head_dim]. The pool takes the new
-// K and V. `taps`, when given, is resized to the batch's tap floats.
+// Plan and BeginStep.
+void BeginStep(Backend* backend, const BatchView& batch, const StepShape& shape);
+
+// Makes room for the outputs of the batch's sampler rows and points `args` there.
+void PlaceOutputs(const BatchView& batch, StepResult* result, SampleArgs* args);
+
+// BeginStep and Attention on a copy of built->qkv; returns [T, heads * head_dim]. The pool takes
+// the new K and V. `taps`, when given, is resized to the batch's tap floats.
 std::vector<float> RunAttention(Backend* backend, BuiltBatch* built, int group = 0,
                                 int layer_in_group = 0, std::vector<float>* taps = nullptr);
 

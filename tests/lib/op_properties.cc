@@ -161,7 +161,7 @@ std::vector<float> RunRows(Backend* backend, BuiltBatch* built, int segment, int
   AttentionArgs args = built->Args(group, layer_in_group, qkv.data(), out.data());
   args.batch = {&batch, arena.base()};
   args.qkv.rows = args.out.rows = count;
-  backend->Plan(args.batch);
+  BeginStep(backend, args.batch, built->shape());
   backend->Attention(args);
   return out;
 }

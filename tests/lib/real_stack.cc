@@ -75,12 +75,9 @@ class RealStack::ManualLoader final : public AdapterLoader {
   }
   void Copy(AdapterId id, const AdapterImage* image, std::vector<PageId> pages) override {
     jobs_.push_back([this, id, image, pages = std::move(pages)] {
-      for (size_t i = 0; i < pages.size(); ++i) {
-        const int64_t bytes = image->layout.page_bytes;
-        stack_->core_->runner()->WritePage(
-            pages[i], image->pages.data() + static_cast<int64_t>(i) * bytes, bytes);
-      }
-      stack_->core_->OnAdapterCopied(id);
+      stack_->core_->runner()->transfer()->ToDevice(
+          {pages, image->layout.page_bytes}, image->pages.data(), /*ticket=*/0,
+          [this, id](Completion) { stack_->core_->OnAdapterCopied(id); });
     });
   }
 
@@ -102,6 +99,7 @@ RealStack::RealStack(const RealStackOptions& options) {
   assemble.num_threads = options.num_threads;
   assemble.weight_dtype = options.bf16 ? WeightDtype::kBF16 : WeightDtype::kF32;
   assemble.kv_dtype = options.kv_dtype;
+  assemble.new_backend = options.new_backend;
   assemble.engine = options.engine;
   if (options.model_dirs.size() == 1) assemble.page_tokens = options.page_tokens;
   // Asked for once to learn the slabs' size, then with as many as the test wants.

@@ -2,6 +2,7 @@
 // engine compare.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -22,6 +23,9 @@ struct RealStackOptions {
   int32_t page_tokens = 16;  // of a single model
   bool bf16 = false;         // weights; else fp32
   KvDtype kv_dtype = KvDtype::kAuto;
+  // AssembleOptions::new_backend.
+  std::function<std::unique_ptr<Backend>(const std::string&, ThreadTeam*, std::string*)>
+      new_backend;
   EngineOptions engine;  // models are filled in
 };
 

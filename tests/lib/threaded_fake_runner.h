@@ -22,7 +22,7 @@ class ThreadedFakeRunner final : public Runner {
   }
   void Launch(const StepBatch* batch, const BatchArena* arena, LayerRange layers,
               StepResult* result) override;
-  void WritePage(PageId page, const char* bytes, int64_t num_bytes) override {}
+  Transfer* transfer() override { return nullptr; }  // no adapters
   int depth() const override { return fake_.depth(); }
 
   // Any thread. A held runner ends no step.

@@ -76,7 +76,8 @@ std::vector<std::string> GoldenModels() {
 TinyPool::TinyPool(Backend* backend, int64_t slab_bytes, int64_t num_slabs)
     : memory_(backend->Allocate(slab_bytes * num_slabs)) {
   CHECK(memory_ != nullptr);
-  std::memset(memory_->data(), 0xff, memory_->size());  // NaN in fp32 and bf16
+  const std::string nans(memory_->size(), '\xff');  // in fp32 and bf16
+  backend->Upload(nans.data(), memory_->data(), nans.size());
   view_ = {static_cast<char*>(memory_->data()), slab_bytes, num_slabs};
   low_ = kNullSlabs;
   high_ = num_slabs;
@@ -138,8 +139,9 @@ int TinyModel::AddAdapter(const AdapterImage& image) {
   std::vector<PageId> pages;
   for (int32_t i = 0; i < image.layout.num_pages; ++i) {
     pages.push_back(pool_->Allocate(layout_.slabs_per_page));
-    std::memcpy(pool_->view().Page(pages.back()), image.pages.data() + i * image.layout.page_bytes,
-                static_cast<size_t>(image.layout.page_bytes));
+    backend_->Upload(image.pages.data() + i * image.layout.page_bytes,
+                     pool_->view().Page(pages.back()),
+                     static_cast<size_t>(image.layout.page_bytes));
   }
   adapters_.emplace_back(image.layout, std::move(pages));
   return static_cast<int>(adapters_.size()) - 1;
@@ -269,6 +271,7 @@ std::unique_ptr<TinyStep> TinyModel::Build(const std::vector<TinySegment>& segme
 
 StepResult TinyModel::Run(const TinyStep& step, const std::vector<int>& stops) {
   StepResult result;
+  const int64_t num_grown = backend_->num_grown();
   model_->Begin(step.view(), KvView{pool_->view(), &layout_}, &result);
   int first = 0;
   for (const int stop : stops) {
@@ -277,6 +280,7 @@ StepResult TinyModel::Run(const TinyStep& step, const std::vector<int>& stops) {
   }
   model_->RunLayers(first, spec().num_layers);
   model_->Finish();
+  CHECK_EQ(backend_->num_grown(), num_grown) << "a step took more memory than its plan says";
   return result;
 }
 
@@ -286,10 +290,8 @@ std::vector<float> TinyModel::LastLogits() {
     std::vector<int32_t> rows;
     const int32_t end = std::min<int32_t>(num_step_tokens_, begin + kLogitBlock);
     for (int32_t row = begin; row < end; ++row) rows.push_back(row);
-    const Tensor out = model_->ComputeLogits(rows.data(), static_cast<int64_t>(rows.size()));
-    for (int64_t r = 0; r < out.rows; ++r) {
-      logits.insert(logits.end(), out.f32(r), out.f32(r) + out.cols);
-    }
+    const std::vector<float> block = model_->ComputeLogits(rows);
+    logits.insert(logits.end(), block.begin(), block.end());
   }
   return logits;
 }

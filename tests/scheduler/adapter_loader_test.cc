@@ -18,14 +18,22 @@ using ::testing::HasSubstr;
 using ::testing::Pair;
 
 // Records the pages that it is told to write; runs nothing. One loader thread.
-class RecordingRunner final : public Runner {
+class RecordingRunner final : public Runner, public Transfer {
  public:
   void SetOnDone(std::function<void(Completion)>) override {}
   void Launch(const StepBatch*, const BatchArena*, LayerRange, StepResult*) override {
     ADD_FAILURE() << "no step is asked for";
   }
-  void WritePage(PageId page, const char* bytes, int64_t num_bytes) override {
-    written.emplace_back(page, std::string(bytes, static_cast<size_t>(num_bytes)));
+  Transfer* transfer() override { return this; }
+  void ToDevice(const PageRun& run, const char* from, uint64_t ticket, Done done) override {
+    const auto bytes = static_cast<size_t>(run.page_bytes);
+    for (size_t i = 0; i < run.pages.size(); ++i) {
+      written.emplace_back(run.pages[i], std::string(from + i * bytes, bytes));
+    }
+    done({ticket, absl::OkStatus()});
+  }
+  void ToHost(const PageRun&, char*, uint64_t, Done) override {
+    ADD_FAILURE() << "nothing is read back";
   }
   int depth() const override { return 1; }
 

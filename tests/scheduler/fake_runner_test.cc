@@ -118,7 +118,8 @@ TEST_F(FakeRunnerTest, AStepReadsPagesWhenItCompletes) {
   Build(kOther, 1, {5}, {Op(PageOpKind::kCopy, 1)}, {}, &copy);
   Launch(&copy);
   const std::string bytes(64, 'x');
-  runner_.WritePage(kPage, bytes.data(), static_cast<int64_t>(bytes.size()));
+  runner_.transfer()->ToDevice({{kPage}, static_cast<int64_t>(bytes.size())}, bytes.data(),
+                               /*ticket=*/0, [](Completion) {});
   TokenId token = 0;
   EXPECT_NONFATAL_FAILURE(token = Finish(), "group 0 page 5");
   EXPECT_NE(token, Expected({7, 5}));

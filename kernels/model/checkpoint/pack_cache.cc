@@ -184,10 +184,10 @@ std::unique_ptr<PackedWeight> PackCache::Find(
   }
   weight = pack();
   ++stats_.packed;
-  if (weight == nullptr || weight->packed() == nullptr) return weight;
+  if (weight == nullptr || !weight->restorable()) return weight;
   TensorHashes after_packing(team);
   if (KeyOf(*backend, parts, format, interleave_gate, team, &after_packing) == key) {
-    Write(key, team, weight->packed(), weight->bytes());
+    Write(key, team, *weight);
   }
   return weight;
 }
@@ -257,7 +257,8 @@ bool PackCache::MakeRoom(int64_t bytes) {
   return true;
 }
 
-void PackCache::Write(const std::string& key, ThreadTeam* team, const char* packed, size_t bytes) {
+void PackCache::Write(const std::string& key, ThreadTeam* team, const PackedWeight& weight) {
+  const size_t bytes = weight.bytes();
   const size_t num_pieces = NumPieces(bytes);
   const size_t payload_begin = sizeof(Header) + num_pieces * sizeof(uint64_t);
   if (!MakeRoom(static_cast<int64_t>(payload_begin + bytes))) return;
@@ -272,10 +273,11 @@ void PackCache::Write(const std::string& key, ThreadTeam* team, const char* pack
     std::memcpy(header.key, key.data(), sizeof(header.key));
     header.payload_bytes = bytes;
     written = file.fd >= 0 && ForPieces(bytes, team, [&](size_t piece) {
-                const char* const in = packed + piece * kPieceBytes;
                 const size_t size = PieceSize(piece, bytes);
-                pieces[piece] = XXH3_64bits(in, size);
-                return WriteAll(file.fd, in, size, payload_begin + piece * kPieceBytes);
+                const std::unique_ptr<char[]> in(new char[size]);
+                weight.ReadPacked(piece * kPieceBytes, size, in.get());
+                pieces[piece] = XXH3_64bits(in.get(), size);
+                return WriteAll(file.fd, in.get(), size, payload_begin + piece * kPieceBytes);
               });
     header.checksum = HeaderChecksum(header, pieces);
     written = written && WriteAll(file.fd, &header, sizeof(header), 0) &&

@@ -73,7 +73,7 @@ class PackCache final {
   std::string PathOf(const std::string& key) const;
   // False when there is no such entry, or it cannot be believed.
   bool Read(const std::string& key, ThreadTeam* team, char* packed, size_t bytes);
-  void Write(const std::string& key, ThreadTeam* team, const char* packed, size_t bytes);
+  void Write(const std::string& key, ThreadTeam* team, const PackedWeight& weight);
   // Removes what is in the way of `bytes` more. False when too much would have to go.
   bool MakeRoom(int64_t bytes);
 

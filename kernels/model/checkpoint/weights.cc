@@ -106,10 +106,9 @@ class Loader final {
   }
 
   void LoadVector(const SlotRows& slot, int layer) {
-    float* const begin = next_vector_;
     const int64_t count = NumElements(slot, spec_);
-    next_vector_ += RoundUp(count, kVectorAlign);
-    float* out = begin;
+    std::vector<float> floats(static_cast<size_t>(count));
+    float* out = floats.data();
     for (const WeightRow* row : slot.rows) {
       const StoredTensor& tensor = Read(WeightName(*row, layer));
       ToFloats(tensor, out);
@@ -118,8 +117,11 @@ class Loader final {
     }
     const bool is_norm = absl::EndsWith(slot.rows[0]->pattern, "norm.weight");
     if (is_norm && spec_.norm_plus_one) {
-      for (int64_t i = 0; i < count; ++i) begin[i] += 1.0f;
+      for (float& value : floats) value += 1.0f;
     }
+    float* const begin = next_vector_;
+    next_vector_ += RoundUp(count, kVectorAlign);
+    backend_->Upload(floats.data(), begin, floats.size() * sizeof(float));
     *VectorOf(slot.slot, &weights_.layers[layer]) = begin;
   }
 

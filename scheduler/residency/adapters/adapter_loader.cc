@@ -44,12 +44,9 @@ class ThreadedAdapterLoader final : public AdapterLoader {
 
   void Copy(AdapterId id, const AdapterImage* image, std::vector<PageId> pages) override {
     Push([this, id, image, pages = std::move(pages)] {
-      const int64_t page_bytes = image->layout.page_bytes;
-      for (size_t i = 0; i < pages.size(); ++i) {
-        runner_->WritePage(pages[i], image->pages.data() + static_cast<int64_t>(i) * page_bytes,
-                           page_bytes);
-      }
-      events_.on_copied(id);
+      runner_->transfer()->ToDevice({pages, image->layout.page_bytes}, image->pages.data(),
+                                    static_cast<uint64_t>(id),
+                                    [this, id](Completion) { events_.on_copied(id); });
     });
   }
 

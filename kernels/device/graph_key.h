@@ -1,0 +1,51 @@
+// Which captured graph may run the layers of a step. Two steps with equal keys issue the same ops
+// with the same addresses; they differ only in the contents of the batch arena and in the number of
+// rows, which a graph pads to the key's. Plain values. Free of absl and spdlog (CUDA sources see
+// it).
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/base/types.h"
+#include "kernels/step/batch.h"
+
+namespace tessera {
+
+struct GraphKey {
+  int32_t model = 0;
+  int32_t first_layer = 0;
+  int32_t last_layer = 0;  // exclusive
+  int32_t num_tokens = 0;  // rows of the step, rounded up by GraphBucket
+  int32_t num_segments = 0;
+  bool has_adapters = false;
+  bool has_taps = false;
+
+  friend bool operator==(const GraphKey& a, const GraphKey& b) {
+    return a.model == b.model && a.first_layer == b.first_layer && a.last_layer == b.last_layer &&
+           a.num_tokens == b.num_tokens && a.num_segments == b.num_segments &&
+           a.has_adapters == b.has_adapters && a.has_taps == b.has_taps;
+  }
+};
+
+// Bucket sizes: 1, 2, 4, 8, then multiples of 8 up to 256, then multiples of 256. So padding adds
+// less than 8 rows to a decode step and a bounded number of graphs covers all steps.
+constexpr int32_t GraphBucket(int32_t count) {
+  if (count > 256) return RoundUp(count, 256);
+  if (count > 4) return RoundUp(count, 8);
+  return count > 2 ? 4 : count;
+}
+
+inline GraphKey GraphKeyOf(const BatchView& view, int32_t first_layer, int32_t last_layer) {
+  const StepBatch& batch = *view.batch;
+  GraphKey key;
+  key.model = batch.model;
+  key.first_layer = first_layer;
+  key.last_layer = last_layer;
+  key.num_tokens = GraphBucket(view.num_tokens());
+  key.num_segments = GraphBucket(view.num_segments());
+  key.has_adapters = batch.adapters.count > 0;
+  key.has_taps = batch.num_tap_floats > 0;
+  return key;
+}
+
+}  // namespace tessera
