@@ -68,6 +68,12 @@ class RealStack {
   AdapterRegistry& adapters() { return *adapters_; }
   // Does what the core asked of the adapter loader so far. False: nothing was asked.
   bool RunLoader();
+  KvManager& kv() { return *kv_; }
+  // The request's sequence that is on the device; null: none is.
+  Sequence* Running(int request, int index = 0);
+  // Whole pages of the pool, one after the other in host memory, between two steps.
+  void ReadPages(const std::vector<PageId>& pages, char* to);
+  void WritePages(const std::vector<PageId>& pages, const char* from);
   uint64_t engine_id(int request) const { return static_cast<uint64_t>(request) + 1; }
 
  private:
@@ -75,6 +81,7 @@ class RealStack {
   std::vector<EngineModel> models_;
   std::unique_ptr<AdapterRegistry> adapters_;
   ManualLoader* loader_ = nullptr;  // the core's
+  KvManager* kv_ = nullptr;         // the core's
   std::unique_ptr<EngineStats> stats_;
   std::vector<std::map<int32_t, Generated>> results_;
   std::unique_ptr<EngineCore> core_;
