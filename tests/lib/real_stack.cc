@@ -115,6 +115,7 @@ RealStack::RealStack(const RealStackOptions& options) {
   stats_ = std::make_unique<EngineStats>(models_.size());
   auto loader = std::make_unique<ManualLoader>(this);
   loader_ = loader.get();
+  kv_ = device->kv.get();
   core_ =
       std::make_unique<EngineCore>(device->engine, std::move(device->kv), std::move(device->runner),
                                    std::move(loader), stats_.get(), nullptr);
@@ -125,6 +126,33 @@ RealStack::RealStack(const RealStackOptions& options) {
 RealStack::~RealStack() = default;
 
 bool RealStack::RunLoader() { return loader_->Run(); }
+
+Sequence* RealStack::Running(int request, int index) {
+  for (Sequence* s : core_->scheduler().Running()) {
+    if (s->request->id == engine_id(request) && s->index == index) return s;
+  }
+  return nullptr;
+}
+
+void RealStack::ReadPages(const std::vector<PageId>& pages, char* to) {
+  const int64_t page_bytes = models_[0].layout.page_bytes();
+  bool is_done = false;
+  core_->runner()->transfer()->ToHost({pages, page_bytes}, to, 0, [&](Completion completion) {
+    CHECK(completion.status.ok()) << completion.status;
+    is_done = true;
+  });
+  CHECK(is_done) << "the device copies on its own time";
+}
+
+void RealStack::WritePages(const std::vector<PageId>& pages, const char* from) {
+  const int64_t page_bytes = models_[0].layout.page_bytes();
+  bool is_done = false;
+  core_->runner()->transfer()->ToDevice({pages, page_bytes}, from, 0, [&](Completion completion) {
+    CHECK(completion.status.ok()) << completion.status;
+    is_done = true;
+  });
+  CHECK(is_done) << "the device copies on its own time";
+}
 
 int RealStack::Submit(const Request& request) {
   const int number = static_cast<int>(results_.size());

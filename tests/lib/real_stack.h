@@ -71,6 +71,12 @@ class RealStack {
   // Ends all reads and copies that the core has asked the adapter loader for. Returns false if
   // there were none.
   bool RunLoader();
+  KvManager& kv() { return *kv_; }
+  // The request's sequence that is on the device; null: none is.
+  Sequence* Running(int request, int index = 0);
+  // Whole pages of the pool, one after the other in host memory, between two steps.
+  void ReadPages(const std::vector<PageId>& pages, char* to);
+  void WritePages(const std::vector<PageId>& pages, const char* from);
   uint64_t engine_id(int request) const { return static_cast<uint64_t>(request) + 1; }
 
  private:
@@ -78,6 +84,7 @@ class RealStack {
   std::vector<EngineModel> models_;
   std::unique_ptr<AdapterRegistry> adapters_;
   ManualLoader* loader_ = nullptr;  // owned by the core
+  KvManager* kv_ = nullptr;         // owned by the core
   std::unique_ptr<EngineStats> stats_;
   std::vector<std::map<int32_t, Generated>> results_;
   std::unique_ptr<EngineCore> core_;

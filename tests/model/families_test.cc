@@ -317,6 +317,23 @@ TEST(PageLayout, FollowsTheGroups) {
   EXPECT_EQ(layout.groups[0].page_bytes(), layout.groups[1].page_bytes());
 }
 
+// Five layers with a window and four without: groups of equal size, the last with one layer less.
+TEST(PageLayout, KnowsTheLayersThatPadAGroup) {
+  const auto spec = LoadModelSpec("tests/golden/models/qwen2_padded_group");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  const PageLayout layout = MakePageLayout(*spec, DType::kF32, 16);
+  std::vector<int32_t> num_used(layout.groups.size());
+  for (const LayerSpec& layer : spec->layers) {
+    num_used[layer.group] = std::max(num_used[layer.group], layer.layer_in_group + 1);
+  }
+  int32_t num_padding_layers = 0;
+  for (int32_t g = 0; g < layout.num_groups(); ++g) {
+    EXPECT_EQ(layout.groups[g].num_used_layers(), num_used[g]);
+    num_padding_layers += layout.groups[g].num_padding_layers;
+  }
+  EXPECT_GT(num_padding_layers, 0);
+}
+
 TEST(PageLayout, Int8RowsHoldTheirScales) {
   const PageLayout layout = MakePageLayout(Spec(Llama()), DType::kI8, 16);
   GroupLayout group = layout.groups[0];

@@ -205,6 +205,27 @@ TEST_F(PeftErrorsTest, LayersBeyondTheModelsLastAreRefused) {
   EXPECT_THAT(Error(), HasSubstr(".layers." + std::to_string(last) + "."));
 }
 
+TEST_F(PeftErrorsTest, TheContentHashFollowsTensorsAndResultingScales) {
+  const auto hash_with = [this](const std::string& key, const Json& value) {
+    EXPECT_EQ(ErrorWith(key, value), "");
+    return (*PeftAdapter::Open(spec_, dir_))->ContentHash();
+  };
+  const Sha256Digest hash =
+      (*PeftAdapter::Open(spec_, kAdapters + "qwen2/patterns"))->ContentHash();
+  EXPECT_EQ(hash_with("lora_dropout", 0.5), hash);
+  EXPECT_NE(hash_with("lora_alpha", 9), hash);
+  EXPECT_NE(hash_with("use_rslora", false), hash);
+  EXPECT_NE(hash_with("alpha_pattern", Json::object()), hash);
+  std::fstream file(dir_ + "/adapter_model.safetensors",
+                    std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(-1, std::ios::end);
+  const char last = static_cast<char>(file.get());
+  file.seekp(-1, std::ios::end);
+  file.put(static_cast<char>(last ^ 1));
+  file.close();
+  EXPECT_NE(hash_with("lora_dropout", 0.0), hash);
+}
+
 TEST_F(PeftErrorsTest, FilesThatAreNotThereOrCutAreErrors) {
   std::filesystem::resize_file(dir_ + "/adapter_model.safetensors", 30000);
   EXPECT_THAT(Error(), HasSubstr("adapter_model.safetensors"));
