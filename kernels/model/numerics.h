@@ -4,7 +4,7 @@
 // The text lists the formats of the matrices and of the KV, and ends with a tag: the hash of the KV
 // that the model itself computes for a few fixed tokens in its first layers. Instruction sets,
 // compilers and releases that give other bits there have another tag; those that give the same bits
-// share. Threads, page sizes and the steps in which the tokens are computed do not show.
+// share. The number of threads, the size of pages and the cut into steps do not change it.
 //
 // Called at start, on the thread that loads, before the model has its rank thread.
 #pragma once
