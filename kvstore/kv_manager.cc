@@ -43,7 +43,7 @@ class PagedKvManager final : public KvManager {
   void ReleasePageOps(absl::Span<const PageOp> ops) override { page_ops_.Release(ops); }
   int64_t SlabsFor(int32_t model, int64_t num_tokens, int64_t step_tokens) const override;
   bool Findable(int32_t model, int32_t group, const PageHash& hash) const override;
-  bool WatchPending(int32_t model, const PageHash& hash) override {
+  bool WatchAnnounced(int32_t model, const PageHash& hash) override {
     return index_.Watch(hash, model);
   }
   std::vector<std::pair<PageHash, int32_t>> TakeSettled() override { return index_.TakeSettled(); }
@@ -88,10 +88,10 @@ class PagedKvManager final : public KvManager {
   std::optional<std::vector<PageId>> set_aside_;  // free ones of a fixed split
   // What the const lookups write: memory that is kept for the next one, and counts.
   mutable PageHasher hasher_;
-  mutable std::vector<PageId> found_;            // [pages, groups] what FindPrefix found last
-  mutable std::vector<int64_t> found_in_row_;    // [groups] pages found, without a gap, so far
-  mutable std::vector<int64_t> pending_in_row_;  // [groups] the same, found or announced
-  mutable KvStats stats_;                        // all but evicted_pages: the pool counts them
+  mutable std::vector<PageId> found_;              // [pages, groups] what FindPrefix found last
+  mutable std::vector<int64_t> found_in_row_;      // [groups] pages found, without a gap, so far
+  mutable std::vector<int64_t> announced_in_row_;  // [groups] the same, found or announced
+  mutable KvStats stats_;                          // all but evicted_pages: the pool counts them
 };
 
 int32_t PagedKvManager::AddModel(const PageLayout& layout) {
@@ -139,7 +139,7 @@ KvMatch PagedKvManager::FindPrefix(const Model& model, KvState* state,
   const int64_t max_pages = static_cast<int64_t>(tokens.size() - 1) / page_tokens;
   const int32_t num_groups = model.layout.num_groups();
   found_in_row_.assign(num_groups, 0);
-  pending_in_row_.assign(num_groups, 0);
+  announced_in_row_.assign(num_groups, 0);
 
   bool possible = true;
   for (int64_t i = 0; i < max_pages && possible; ++i) {
@@ -148,20 +148,20 @@ KvMatch PagedKvManager::FindPrefix(const Model& model, KvState* state,
         index_.num_announced(hash, state->model) > 0 ||
         (scratch != nullptr && scratch->announced.contains({hash, state->model}));
     bool hit = true;
-    bool pending = true;
+    bool announced_hit = true;
     for (int32_t g = 0; g < num_groups; ++g) {
       const GroupLayout& group = model.layout.groups[g];
       const PageId page = index_.Find(hash, model.first_owner + g);
       found_.push_back(page);
       found_in_row_[g] = page != kNullPage ? found_in_row_[g] + 1 : 0;
-      pending_in_row_[g] = page != kNullPage || announced ? pending_in_row_[g] + 1 : 0;
+      announced_in_row_[g] = page != kNullPage || announced ? announced_in_row_[g] + 1 : 0;
       const int64_t needed = i + 1 - FirstNeededPage(group, (i + 1) * page_tokens);
       hit = hit && found_in_row_[g] >= needed;
-      pending = pending && pending_in_row_[g] >= needed;
-      if (group.window == 0 && pending_in_row_[g] == 0) possible = false;
+      announced_hit = announced_hit && announced_in_row_[g] >= needed;
+      if (group.window == 0 && announced_in_row_[g] == 0) possible = false;
     }
     if (hit) match.hit_tokens = (i + 1) * page_tokens;
-    if (pending) match.pending_tokens = (i + 1) * page_tokens;
+    if (announced_hit) match.announced_tokens = (i + 1) * page_tokens;
   }
 
   for (int32_t g = 0; g < num_groups; ++g) {
@@ -233,7 +233,7 @@ void PagedKvManager::Admit(KvState* state, absl::Span<const TokenId> tokens) {
   for (int64_t i = hit_pages; i < num_whole; ++i) {
     index_.Announce(HashAt(state, tokens, i), state->model);
   }
-  state->num_pending_pages = num_whole - hit_pages;
+  state->num_announced_pages = num_whole - hit_pages;
 }
 
 std::optional<uint64_t> PagedKvManager::OldestIdleTicks() const {
@@ -322,9 +322,9 @@ void PagedKvManager::Advance(KvState* state, absl::Span<const TokenId> tokens, i
       const bool is_first = index_.Insert(hash, model.first_owner + g, page);
       if (is_first) pool_.Publish(page, hash);
     }
-    if (i >= first_partial || state->num_pending_pages == 0) continue;
+    if (i >= first_partial || state->num_announced_pages == 0) continue;
     index_.Withdraw(state->hashes[i], state->model);
-    --state->num_pending_pages;
+    --state->num_announced_pages;
   }
   state->num_tokens = num_tokens;
 
@@ -348,12 +348,12 @@ void PagedKvManager::Release(KvState* state) {
       if (page != kNullPage) page_ops_.GiveBack(state->model, page);
     }
   }
-  const int64_t first_pending = state->num_tokens / model.layout.page_tokens();
-  for (int64_t i = 0; i < state->num_pending_pages; ++i) {
-    index_.Withdraw(state->hashes[first_pending + i], state->model);
+  const int64_t first_announced = state->num_tokens / model.layout.page_tokens();
+  for (int64_t i = 0; i < state->num_announced_pages; ++i) {
+    index_.Withdraw(state->hashes[first_announced + i], state->model);
   }
   state->groups.clear();
-  state->num_pending_pages = 0;
+  state->num_announced_pages = 0;
   state->num_tokens = 0;
   state->admitted = false;
 }
@@ -454,9 +454,9 @@ void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) cons
     for (const KvGroupState& table : state->groups) {
       for (const PageId page : table.pages) refs[page] += page != kNullPage ? 1 : 0;
     }
-    const int64_t first_pending = state->num_tokens / models_[state->model].layout.page_tokens();
-    for (int64_t i = 0; i < state->num_pending_pages; ++i) {
-      ++announced[{state->hashes[first_pending + i], state->model}];
+    const int64_t first_announced = state->num_tokens / models_[state->model].layout.page_tokens();
+    for (int64_t i = 0; i < state->num_announced_pages; ++i) {
+      ++announced[{state->hashes[first_announced + i], state->model}];
     }
   }
   page_ops_.CountRefs(&refs);
@@ -467,7 +467,7 @@ void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) cons
     num_referenced += int64_t{1} << pool_.page(id).order;
   }
   CHECK_EQ(num_referenced, pool_.referenced_slabs(PageKind::kKv));
-  CHECK_EQ(static_cast<int64_t>(announced.size()), index_.num_pending());
+  CHECK_EQ(static_cast<int64_t>(announced.size()), index_.num_announced_names());
   for (const auto& [key, count] : announced) {
     CHECK_EQ(index_.num_announced(key.first, key.second), count);
   }

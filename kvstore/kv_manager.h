@@ -52,8 +52,8 @@ class KvManager {
                        KvScratch* scratch) const = 0;
 
   // Takes the pages that Match finds: they are not evicted while the state holds them. Afterwards
-  // state->num_tokens is the hit, and the whole pages of `tokens` beyond it are announced as
-  // pending. Takes no page for tokens beyond the hit, see Grow. REQUIRES: !state->admitted.
+  // state->num_tokens is the hit, and the whole pages of `tokens` beyond it are announced.
+  // Takes no page for tokens beyond the hit, see Grow. REQUIRES: !state->admitted.
   virtual void Admit(KvState* state, absl::Span<const TokenId> tokens) = 0;
 
   // Room for tokens [0, num_tokens) in all groups, evicting as needed. On false nothing changed.
@@ -121,7 +121,7 @@ class KvManager {
   virtual bool Findable(int32_t model, int32_t group, const PageHash& hash) const = 0;
   // Asks TakeSettled to name the page once no admitted sequence of the model is computing it any
   // more. False when none is computing it now.
-  virtual bool WatchPending(int32_t model, const PageHash& hash) = 0;
+  virtual bool WatchAnnounced(int32_t model, const PageHash& hash) = 0;
   // The watched pages, with their models, that ceased to be computed since the last call.
   virtual std::vector<std::pair<PageHash, int32_t>> TakeSettled() = 0;
   virtual const PageLayout& layout(int32_t model) const = 0;

@@ -31,8 +31,8 @@ struct KvState {
   int64_t num_tokens = 0;  // tokens whose KV is written: the progress number as the store sees it
   std::vector<PageHash> hashes;      // names of whole pages of known tokens, as far as computed
   std::vector<KvGroupState> groups;  // empty unless admitted
-  // Pages [num_tokens / page_tokens, + num_pending_pages) are announced to others, see KvMatch.
-  int64_t num_pending_pages = 0;
+  // Pages [num_tokens / page_tokens, + num_announced_pages) are announced to others, see KvMatch.
+  int64_t num_announced_pages = 0;
 };
 
 // How much of a sequence's tokens the store has.
@@ -42,7 +42,7 @@ struct KvMatch {
   int64_t hit_tokens = 0;
   // Tokens of the longest prefix once the pages that admitted sequences are computing right now are
   // there too. When it exceeds hit_tokens, waiting may be cheaper than computing them again.
-  int64_t pending_tokens = 0;
+  int64_t announced_tokens = 0;
   // Cached pages that the hit takes out of eviction.
   int64_t evictable_pages = 0;
 };

@@ -35,17 +35,17 @@ class PrefixIndex final {
   std::vector<std::pair<PageHash, int32_t>> TakeSettled() { return std::exchange(settled_, {}); }
 
   int64_t num_pages() const { return static_cast<int64_t>(pages_.size()); }
-  int64_t num_pending() const { return static_cast<int64_t>(pending_.size()); }
+  int64_t num_announced_names() const { return static_cast<int64_t>(announced_.size()); }
 
  private:
   using Key = std::pair<PageHash, int32_t>;
-  struct Pending {
+  struct Announcement {
     int32_t count = 0;
     bool watched = false;
   };
 
   absl::flat_hash_map<Key, PageId> pages_;
-  absl::flat_hash_map<Key, Pending> pending_;
+  absl::flat_hash_map<Key, Announcement> announced_;
   std::vector<Key> settled_;
 };
 

@@ -11,7 +11,7 @@ namespace {
 // target.
 constexpr int64_t kMinChunkTokens = 16;
 // Waiting for a prefix that is being computed pays off from this many tokens on.
-constexpr int64_t kMinPendingGain = 16;
+constexpr int64_t kMinAnnouncedGain = 16;
 // Needs of waiting sequences, in the queue's order, that are brought to the pool ahead of their
 // turn, for each model.
 constexpr int64_t kNeedLookahead = 32;
@@ -284,10 +284,10 @@ bool Planner::TryAdmit(Sequence* s) {
   const PageLayout& layout = kv_.layout(model_);
   const int64_t num_tokens = s->num_tokens();
   const Sequence*& refused = plan_.turns[model_].refused;
-  if (match.pending_tokens >= match.hit_tokens + kMinPendingGain) {
+  if (match.announced_tokens >= match.hit_tokens + kMinAnnouncedGain) {
     if (refused == s) refused = nullptr;
     // Once this page is there, less than the gain is left to wait for.
-    const int64_t page = (match.pending_tokens - kMinPendingGain) / layout.page_tokens();
+    const int64_t page = (match.announced_tokens - kMinAnnouncedGain) / layout.page_tokens();
     last_waits_for_ = s->kv.hashes.at(page);
     plan_.waits.push_back({s, *last_waits_for_});
     return true;

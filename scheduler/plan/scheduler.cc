@@ -184,7 +184,7 @@ void Scheduler::Commit(StepPlan* plan) {
     policy_->OnServed(*entry.sequence, entry.num_tokens());
   }
   for (const StepPlan::Wait& wait : plan->waits) {
-    if (kv_->WatchPending(wait.sequence->request->model, wait.page)) {
+    if (kv_->WatchAnnounced(wait.sequence->request->model, wait.page)) {
       queue_.AwaitPrefix(wait.sequence, wait.page);
     }
   }

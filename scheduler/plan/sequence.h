@@ -59,7 +59,7 @@ struct Sequence {
   int64_t num_computed = 0;  // KV of tokens [0, num_computed) is written
   int64_t room_tokens = 0;   // that its pages reach
   int32_t num_inflight = 0;  // tokens after num_computed that launched steps are computing
-  int32_t num_pending = 0;   // tokens after `tokens` that launched steps will sample
+  int32_t num_pending = 0;   // tokens after `tokens` that launched steps sample
   int32_t num_steps = 0;     // launched steps that compute for it
   int32_t slot = -1;
 

@@ -28,8 +28,8 @@ class KvManagerTest : public ::testing::Test {
   int64_t Hit(const std::vector<TokenId>& tokens, const std::string& salt = "") {
     return kv_->Match(NewState(salt), tokens).hit_tokens;
   }
-  int64_t Pending(const std::vector<TokenId>& tokens) {
-    return kv_->Match(NewState(), tokens).pending_tokens;
+  int64_t Announced(const std::vector<TokenId>& tokens) {
+    return kv_->Match(NewState(), tokens).announced_tokens;
   }
   // Room for tokens [0, num_tokens). On false the state is admitted and holds its hit only.
   bool AdmitAndGrow(KvState* state, const std::vector<TokenId>& tokens, int64_t num_tokens) {

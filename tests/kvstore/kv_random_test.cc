@@ -112,7 +112,7 @@ class RandomEngine {
       kv_->Foresee(&s->state, s->tokens, naive_.Match(s), &scratch);
       foreseen = kv_->Match(&other->state, other->tokens, &scratch);
       const KvMatch before = naive_.Match(other);
-      num_foreseen_ += foreseen.pending_tokens != before.pending_tokens ? 1 : 0;
+      num_foreseen_ += foreseen.announced_tokens != before.announced_tokens ? 1 : 0;
       num_foreseen_ += foreseen.evictable_pages != before.evictable_pages ? 1 : 0;
     }
     naive_.Admit(s);
@@ -125,7 +125,7 @@ class RandomEngine {
 
   static void ExpectEqual(const KvMatch& a, const KvMatch& b) {
     EXPECT_EQ(a.hit_tokens, b.hit_tokens);
-    EXPECT_EQ(a.pending_tokens, b.pending_tokens);
+    EXPECT_EQ(a.announced_tokens, b.announced_tokens);
     EXPECT_EQ(a.evictable_pages, b.evictable_pages);
   }
 

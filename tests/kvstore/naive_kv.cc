@@ -52,28 +52,28 @@ NaiveKv::Hits NaiveKv::FindHits(const NaiveSequence& s) {
   if (!s.state.cacheable || s.tokens.empty()) return hits;
   const int64_t page_tokens = layout(s).page_tokens();
   const int64_t max_pages = static_cast<int64_t>(s.tokens.size() - 1) / page_tokens;
-  std::set<std::pair<int32_t, int32_t>> pending;  // (model, prefix)
+  std::set<std::pair<int32_t, int32_t>> announced;  // (model, prefix)
   for (const NaiveSequence* other : live_) {
     for (int64_t i = other->state.num_tokens / layout(*other).page_tokens();
          i < other->announced_end; ++i) {
-      pending.insert({other->state.model, std::get<2>(KeyOf(*other, 0, i))});
+      announced.insert({other->state.model, std::get<2>(KeyOf(*other, 0, i))});
     }
   }
-  const auto has = [&](int64_t num_pages, bool or_pending) {
+  const auto has = [&](int64_t num_pages, bool or_announced) {
     for (int32_t g = 0; g < layout(s).num_groups(); ++g) {
       const int64_t first = FirstNeeded(layout(s).groups[g], num_pages * page_tokens);
       for (int64_t i = first; i < num_pages; ++i) {
         const Key key = KeyOf(s, g, i);
-        const bool is_pending = pending.count({s.state.model, std::get<2>(key)}) > 0;
-        if (findable_.count(key) == 0 && !(or_pending && is_pending)) return false;
+        const bool is_announced = announced.count({s.state.model, std::get<2>(key)}) > 0;
+        if (findable_.count(key) == 0 && !(or_announced && is_announced)) return false;
       }
     }
     return true;
   };
-  for (int64_t pages = max_pages; pages > 0 && hits.pending_pages == 0; --pages) {
-    if (has(pages, true)) hits.pending_pages = pages;
+  for (int64_t pages = max_pages; pages > 0 && hits.announced_pages == 0; --pages) {
+    if (has(pages, true)) hits.announced_pages = pages;
   }
-  for (int64_t pages = hits.pending_pages; pages > 0 && hits.hit_pages == 0; --pages) {
+  for (int64_t pages = hits.announced_pages; pages > 0 && hits.hit_pages == 0; --pages) {
     if (has(pages, false)) hits.hit_pages = pages;
   }
   for (int32_t g = 0; g < layout(s).num_groups(); ++g) {
@@ -104,7 +104,7 @@ KvMatch NaiveKv::Match(NaiveSequence* s) {
   const Hits hits = FindHits(*s);
   const KvMatch match = kv_->Match(&s->state, s->tokens);
   CHECK_EQ(match.hit_tokens, hits.hit_pages * layout(*s).page_tokens());
-  CHECK_EQ(match.pending_tokens, hits.pending_pages * layout(*s).page_tokens());
+  CHECK_EQ(match.announced_tokens, hits.announced_pages * layout(*s).page_tokens());
   CHECK_EQ(match.evictable_pages, hits.num_evictable);
   CheckInvariants();
   return match;

@@ -71,7 +71,7 @@ class NaiveKv final {
   };
   struct Hits {
     int64_t hit_pages = 0;
-    int64_t pending_pages = 0;
+    int64_t announced_pages = 0;
     int64_t num_evictable = 0;
   };
   struct Copy {

@@ -62,7 +62,7 @@ std::string Describe(const Sequence& s) {
       awaited, " slot ", s.slot, " tokens ", s.tokens.size(), " computed ", s.num_computed, "+",
       s.num_inflight, " steps ", s.num_steps, " pending ", s.num_pending, " paused ", s.paused,
       " holes ", Describe(s.holes), "/", s.holes_launched, " kv ", s.kv.admitted, ",",
-      s.kv.num_tokens, ",", s.kv.num_pending_pages, " preempted ", s.num_preemptions);
+      s.kv.num_tokens, ",", s.kv.num_announced_pages, " preempted ", s.num_preemptions);
   for (const KvGroupState& group : s.kv.groups) {
     absl::StrAppend(&out, " pages ", group.first_live_page, ":", absl::StrJoin(group.pages, ","));
   }
