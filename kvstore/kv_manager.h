@@ -52,7 +52,8 @@ class KvManager {
                        KvScratch* scratch) const = 0;
 
   // Takes the pages that Match finds: they are not evicted while the state holds them. Afterwards
-  // state->num_tokens is the hit, and the whole pages of `tokens` beyond it are announced.
+  // state->num_tokens is the hit, and the whole pages of `tokens` beyond it are announced. A hit
+  // that needs a class bounds state->exact_tokens by its exact part and sets state->kv_class.
   // Takes no page for tokens beyond the hit, see Grow. REQUIRES: !state->admitted.
   virtual void Admit(KvState* state, absl::Span<const TokenId> tokens) = 0;
 
@@ -64,16 +65,26 @@ class KvManager {
   // room was granted; num_tokens does not decrease.
   virtual void Advance(KvState* state, absl::Span<const TokenId> tokens, int64_t num_tokens) = 0;
 
+  // KV of tokens from `from_token` on is approximate from now on (lossy or reused KV, and all that
+  // is computed on it). Bounds state->exact_tokens; withdraws the exact announcements of pages
+  // beyond, and announces them in the class instead. kv_class: an index in state->accepted, or
+  // kNoKvClass, which keeps these pages private. Pages that are written already keep their names.
+  // REQUIRES: admitted; `tokens` are those of Admit or more; if KV of the state is approximate
+  // already, its class.
+  virtual void MarkApproximate(KvState* state, absl::Span<const TokenId> tokens, int64_t from_token,
+                               int32_t kv_class) = 0;
+
   // Gives all pages back, those of the last tokens first, and withdraws announcements. Published
-  // pages stay findable until they are evicted. The state keeps its root and hashes and is as new
-  // otherwise. No-op when not admitted.
+  // pages stay findable until they are evicted. The state keeps its roots and hashes and is as new
+  // otherwise: Admit sets exact_tokens again by what it takes. No-op when not admitted.
   virtual void Release(KvState* state) = 0;
 
   // Tokens [token_begin, token_end), written already, are about to be written again (holes). Their
   // pages that others hold or can find are replaced by private ones, and a copy of what was written
   // is queued in the page ops. On false (not enough pages) nothing changed. Appending never needs
-  // it: room from Grow is private. What is written over published tokens must not be published
-  // under their names: such a sequence has a kv_policy in its root, or is not cacheable.
+  // it: room from Grow is private. KV that depends on what is written over published tokens must
+  // not be published under exact names: call MarkApproximate, unless the root has a kv_policy or
+  // the state is not cacheable.
   virtual bool EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) = 0;
 
   // Pages for an adapter of the model, in the model's page size, all or none, evicting as needed.
@@ -119,6 +130,10 @@ class KvManager {
   }
   // Whether the page of that name could be hit in a group of the model.
   virtual bool Findable(int32_t model, int32_t group, const PageHash& hash) const = 0;
+  // The announced name of a page that is in match.announced_tokens, for WatchAnnounced. `scratch`
+  // may be null. REQUIRES: `match` is what Match answered for the state and the scratch.
+  virtual PageHash AnnouncedName(const KvState& state, const KvMatch& match, int64_t page,
+                                 const KvScratch* scratch) const = 0;
   // Asks TakeSettled to name the page once no admitted sequence of the model is computing it any
   // more. False when none is computing it now.
   virtual bool WatchAnnounced(int32_t model, const PageHash& hash) = 0;

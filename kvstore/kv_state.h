@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -21,18 +22,41 @@ struct KvGroupState {
   int32_t first_live_page = 0;  // the window has left the pages before it: they are kNullPage
 };
 
-// The KV side of a sequence.
+// A quality class or chunk method whose approximate KV a sequence accepts.
+struct KvClass {
+  PageHash root;                 // ApproximateRoot of the sequence's exact root
+  std::vector<PageHash> hashes;  // names of whole pages from page 0 under the root, as computed
+};
+inline constexpr int32_t kNoKvClass = -1;
+inline constexpr int64_t kAllExact = std::numeric_limits<int64_t>::max();
+
+// The KV side of a sequence. What each step asks comes first, in one cache line.
 struct KvState {
   int32_t model = 0;
-  PageHash root;
+  // Index in `accepted` of the class under which pages beyond exact_tokens are announced and
+  // published. kNoKvClass: such pages stay private.
+  int32_t kv_class = kNoKvClass;
   // false: pages are neither looked up, announced nor published (prompt scoring, embeddings)
   bool cacheable = true;
   bool admitted = false;
   int64_t num_tokens = 0;  // tokens whose KV is written: the progress number as the store sees it
-  std::vector<PageHash> hashes;      // names of whole pages of known tokens, as far as computed
-  std::vector<KvGroupState> groups;  // empty unless admitted
+  // KV of tokens before this one is exact, or will be once computed. KV of later tokens is
+  // approximate (lossy or reused) or computed on approximate KV. A page is exact if KV of all its
+  // tokens is.
+  int64_t exact_tokens = kAllExact;
   // Pages [num_tokens / page_tokens, + num_announced_pages) are announced to others, see KvMatch.
   int64_t num_announced_pages = 0;
+  std::vector<KvGroupState> groups;  // empty unless admitted
+
+  PageHash root;                 // of exact KV
+  std::vector<PageHash> hashes;  // exact names of whole pages of known tokens, as far as computed
+  // The classes whose pages a lookup takes beyond the exact hit; the earlier one wins a tie. Empty:
+  // exact KV only. Set before the state is first used.
+  std::vector<KvClass> accepted;
+
+  bool IsExactPage(int64_t page, int64_t page_tokens) const {
+    return (page + 1) * page_tokens <= exact_tokens;
+  }
 };
 
 // How much of a sequence's tokens the store has.
@@ -40,9 +64,15 @@ struct KvMatch {
   // Tokens in whole pages that all groups have. It is never the whole prompt: one token is left to
   // compute.
   int64_t hit_tokens = 0;
+  // The part of the hit that has exact pages in all groups.
+  int64_t exact_tokens = 0;
   // Tokens of the longest prefix once the pages that admitted sequences are computing right now are
   // there too. When it exceeds hit_tokens, waiting may be cheaper than computing them again.
   int64_t announced_tokens = 0;
+  // Indices in KvState::accepted of the classes that the hit and the announced prefix need beyond
+  // exact pages. kNoKvClass: exact pages are enough.
+  int32_t kv_class = kNoKvClass;
+  int32_t announced_class = kNoKvClass;
   // Cached pages that the hit takes out of eviction.
   int64_t evictable_pages = 0;
 };

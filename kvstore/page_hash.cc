@@ -14,9 +14,10 @@ namespace {
 // Integers enter the digest as they lie in memory; names must not depend on the machine.
 static_assert(std::endian::native == std::endian::little);
 
-// Both records begin with a tag of eight bytes, so that a root can never be read as a page.
+// Each record starts with a tag of eight bytes, so that records of two kinds are never equal.
 constexpr std::string_view kRootTag = "TSRroot1";
 constexpr std::string_view kPageTag = "TSRpage1";
+constexpr std::string_view kApproximateTag = "TSRappr1";
 
 }  // namespace
 
@@ -73,10 +74,23 @@ PageHash PageHasher::Page(const PageHash& parent, absl::Span<const TokenId> toke
   return Finish();
 }
 
+PageHash PageHasher::ApproximateRoot(const PageHash& exact_root, std::string_view kv_class) {
+  const uint64_t header[3] = {exact_root.hi, exact_root.lo, kv_class.size()};
+  Begin();
+  Add(kApproximateTag.data(), kApproximateTag.size());
+  Add(header, sizeof(header));
+  Add(kv_class.data(), kv_class.size());
+  return Finish();
+}
+
 PageHash HashRoot(const PrefixRoot& root) { return PageHasher().Root(root); }
 
 PageHash HashPage(const PageHash& parent, absl::Span<const TokenId> tokens) {
   return PageHasher().Page(parent, tokens);
+}
+
+PageHash ApproximateRoot(const PageHash& exact_root, std::string_view kv_class) {
+  return PageHasher().ApproximateRoot(exact_root, kv_class);
 }
 
 std::string PageLayoutKey(const PageLayout& layout) {

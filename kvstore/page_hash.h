@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/types/span.h"
@@ -56,6 +57,7 @@ class PageHasher final {
   PageHash Root(const PrefixRoot& root);
   // The hash of a page that holds `tokens` after the page (or root) `parent`.
   PageHash Page(const PageHash& parent, absl::Span<const TokenId> tokens);
+  PageHash ApproximateRoot(const PageHash& exact_root, std::string_view kv_class);
 
  private:
   struct FreeContext {
@@ -71,6 +73,8 @@ class PageHasher final {
 // For callers that hash once (a request's root); a loop keeps a PageHasher.
 PageHash HashRoot(const PrefixRoot& root);
 PageHash HashPage(const PageHash& parent, absl::Span<const TokenId> tokens);
+// The root of approximate KV: of a quality class or chunk method (any bytes) under `exact_root`.
+PageHash ApproximateRoot(const PageHash& exact_root, std::string_view kv_class);
 
 // Names all that decides where a token's K and V lie in a page.
 std::string PageLayoutKey(const PageLayout& layout);

@@ -106,7 +106,9 @@ TEST(HashPage, AReusedHasherForgetsWhatItHashed) {
 //       [b"secret", b"rev", b"layout", b"adapter", b"", b"salt"], 1))
 //   h = hashlib.sha256(root).digest()[:16]; print(h.hex())
 //   page = b"TSRpage1" + struct.pack("<Q", 4) + h + struct.pack("<4i", 5, 6, 7, 8)
-//   print(hashlib.sha256(page).digest()[:16].hex())'
+//   print(hashlib.sha256(page).digest()[:16].hex())
+//   lossy = b"TSRappr1" + h + struct.pack("<Q", 5) + b"lossy"
+//   print(hashlib.sha256(lossy).digest()[:16].hex())'
 TEST(HashPage, IsTheSha256OfTheStatedRecord) {
   const PageHash root = HashRoot({"secret", "rev", "layout", "adapter", "", "salt"});
   const PageHash page = HashPage(root, Iota(4, 5));
@@ -121,6 +123,20 @@ TEST(HashPage, IsTheSha256OfTheStatedRecord) {
   };
   EXPECT_EQ(hex(root), "b7499ad9c5788a12474c522634ea8e40");
   EXPECT_EQ(hex(page), "849d462740b65458d02c126b268d54f5");
+  EXPECT_EQ(hex(ApproximateRoot(root, "lossy")), "894b428d706c013961b63e5c31b6ba59");
+}
+
+TEST(ApproximateRoot, DependsOnTheExactRootAndTheClass) {
+  const PageHash root = HashRoot({"", "", "", "", "", "a"});
+  const PageHash other = HashRoot({"", "", "", "", "", "b"});
+  const PageHash lossy = ApproximateRoot(root, "lossy");
+  EXPECT_EQ(lossy, ApproximateRoot(root, "lossy"));
+  EXPECT_NE(lossy, root);
+  EXPECT_NE(lossy, ApproximateRoot(other, "lossy"));
+  EXPECT_NE(lossy, ApproximateRoot(root, "loss"));
+  EXPECT_NE(lossy, ApproximateRoot(root, std::string("lossy\0", 6)));
+  EXPECT_NE(lossy, ApproximateRoot(root, ""));
+  EXPECT_NE(ApproximateRoot(root, ""), HashPage(root, {}));
 }
 
 TEST(PageLayoutKey, NamesWhatDecidesWhereBytesLie) {
