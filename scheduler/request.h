@@ -126,6 +126,9 @@ struct Request {
   std::string name;  // what the client calls it, for logs; any bytes, may be empty
   std::string tenant;
   std::string salt;  // part of the prefix root: only requests with an equal salt share pages
+  // Quality classes and chunk methods whose approximate KV the request accepts, the preferred one
+  // first. Empty: exact KV only, and the result depends on the request alone.
+  std::vector<std::string> accepted_kv_classes;
 };
 
 }  // namespace tessera

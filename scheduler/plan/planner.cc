@@ -28,6 +28,12 @@ int64_t HeldSlabs(const KvState& state, const PageLayout& layout) {
   return num_pages * layout.slabs_per_page;
 }
 
+int64_t ReserveSlabs(const SchedulerOptions& options, const KvManager& kv,
+                     int64_t outstanding_slabs) {
+  const auto total = static_cast<double>(kv.usage().total_slabs);
+  return outstanding_slabs + static_cast<int64_t>(options.watermark * total);
+}
+
 Range ScoredTokens(const Sequence& s, int64_t begin, int64_t end) {
   if (s.request->prompt_logprobs < 0 || s.index != 0) return {};
   // After a preemption the prompt is computed again; what was scored is not scored twice.
@@ -223,7 +229,7 @@ bool Planner::ConsiderNeedy(Sequence* s, WaitingQueue::Cursor* cursor) {
   const int64_t num_pages = residency_.PagesToPlace(s->need);
   if (num_pages > 0 && !IsAlone() && !kv_.adapters_apart()) {
     const int64_t num_reserved =
-        CeilDiv<int64_t>(ReserveSlabs(), kv_.layout(model_).slabs_per_page);
+        CeilDiv<int64_t>(NumReservedSlabs(), kv_.layout(model_).slabs_per_page);
     if (num_pages + num_reserved > available_pages_) {
       refused = s;
       return false;
@@ -265,10 +271,16 @@ void Planner::LearnFromCopy(Sequence* s) {
   const bool alike = copy.kv.cacheable && s->kv.cacheable;
   if (!alike || !s->tokens.empty() || !copy.tokens.empty()) last_waits_for_.reset();
   if (!alike || last_waits_for_.has_value()) return;
-  const size_t num_names =
-      std::min<size_t>(copy.kv.hashes.size(), s->num_prompt / kv_.layout(model_).page_tokens());
-  if (s->kv.hashes.size() >= num_names) return;
-  s->kv.hashes.assign(copy.kv.hashes.begin(), copy.kv.hashes.begin() + num_names);
+  const int64_t max_names = s->num_prompt / kv_.layout(model_).page_tokens();
+  const auto learn = [max_names](const std::vector<PageHash>& known, std::vector<PageHash>* names) {
+    const size_t num_names = std::min<size_t>(known.size(), max_names);
+    if (names->size() >= num_names) return;
+    names->assign(known.begin(), known.begin() + num_names);
+  };
+  learn(copy.kv.hashes, &s->kv.hashes);
+  for (size_t i = 0; i < copy.kv.accepted.size(); ++i) {
+    learn(copy.kv.accepted[i].hashes, &s->kv.accepted[i].hashes);
+  }
 }
 
 bool Planner::IsAfterRefused(const Sequence& s) const {
@@ -288,7 +300,7 @@ bool Planner::TryAdmit(Sequence* s) {
     if (refused == s) refused = nullptr;
     // Once this page is there, less than the gain is left to wait for.
     const int64_t page = (match.announced_tokens - kMinAnnouncedGain) / layout.page_tokens();
-    last_waits_for_ = s->kv.hashes.at(page);
+    last_waits_for_ = kv_.AnnouncedName(s->kv, match, page, &scratch_->kv);
     plan_.waits.push_back({s, *last_waits_for_});
     return true;
   }
@@ -300,7 +312,7 @@ bool Planner::TryAdmit(Sequence* s) {
       layout.num_groups();
   const int64_t rest = std::max<int64_t>(0, PromptSlabs(num_tokens) - PromptSlabs(end));
   // With nothing else on the device, whatever fits may start.
-  const int64_t reserve = IsAlone() ? 0 : rest + ReserveSlabs();
+  const int64_t reserve = IsAlone() ? 0 : rest + NumReservedSlabs();
   const int64_t num_idle =
       scratch_->needs.contains(s->need) ? 0 : residency_.IdlePages(s->need, model_);
   const int64_t num_taken = match.evictable_pages + num_new + num_idle;
@@ -458,12 +470,6 @@ void Planner::AddCost(const Sequence& s, int64_t num_tokens, int64_t context_len
 
 int64_t Planner::PromptSlabs(int64_t num_tokens) const {
   return kv_.SlabsFor(model_, num_tokens, state_.options.max_num_batched_tokens);
-}
-
-// What running prompts still need, and the watermark.
-int64_t Planner::ReserveSlabs() const {
-  const auto total = static_cast<double>(kv_.usage().total_slabs);
-  return outstanding_slabs_ + static_cast<int64_t>(state_.options.watermark * total);
 }
 
 }  // namespace tessera

@@ -126,7 +126,7 @@ class RandomRun {
         "slabs ", u.total_slabs, ",", u.free_slabs, ",", u.cached_slabs, ",", u.kv_slabs, ",",
         u.adapter_slabs, ",", u.staging_slabs, " store ", k.evicted_pages, ",", k.hit_tokens, ",",
         k.lookup_tokens, " ticks ", stack_.kv->ticks(), " delay ", scheduler.PredictQueueDelayUs(),
-        " reserve ", scheduler.ReserveSlabs(), " loads ", stack_.loader->is_reading(), ",",
+        " reserve ", scheduler.NumReservedSlabs(), " loads ", stack_.loader->is_reading(), ",",
         stack_.loader->is_copying(), " registry ", stack_.adapters->registry()->revision(), "\n");
     for (const AdapterListing& a : stack_.adapters->registry()->List()) {
       absl::StrAppend(&out, a.name, " ", static_cast<int>(a.residency), " ", a.pinned, " ",
