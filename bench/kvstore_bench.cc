@@ -1,4 +1,4 @@
-// What the KV verbs cost the engine thread, with 1,000 sequences live. Run:
+// Measures what the KV verbs cost the engine thread, with 1,000 live sequences. Run:
 //   build/bin/tessera_kvstore_bench
 #include <benchmark/benchmark.h>
 
@@ -18,7 +18,7 @@ constexpr int64_t kPromptTokens = 512;
 constexpr int64_t kSharedTokens = 256;
 constexpr int64_t kPageTokens = 16;
 
-// `windows`: one group each.
+// A layout with one group per window.
 PageLayout Layout(const std::vector<int32_t>& windows) {
   PageLayout layout;
   for (const int32_t window : windows)
@@ -32,7 +32,7 @@ struct BenchSequence {
   std::vector<TokenId> tokens;
 };
 
-// Prompts whose first half is one of ten.
+// A store and its sequences; the first half of each prompt is one of ten.
 class Store {
  public:
   Store(const std::vector<int32_t>& windows, int64_t num_slabs)
@@ -84,7 +84,7 @@ void BM_HashPage(benchmark::State& bench) {
 }
 BENCHMARK(BM_HashPage)->Arg(16)->Arg(64);
 
-// A prompt whose hashes are known already: every schedule asks that of the head of the queue.
+// Matches a prompt whose hashes are known: each plan does that for the first waiting sequence.
 void BM_Match(benchmark::State& bench) {
   Store store(Windows(bench.range(0)), 400000);
   store.FillAndCompute();
@@ -126,7 +126,7 @@ void BM_AdmitAdvanceRelease(benchmark::State& bench) {
 }
 BENCHMARK(BM_AdmitAdvanceRelease)->Arg(1)->Arg(6)->UseManualTime()->Unit(benchmark::kMicrosecond);
 
-// What decoding costs per sequence and step: Grow by a token and Advance, all 1,000 in turn.
+// The cost of decoding per sequence and step: Grow by a token and Advance, all 1,000 in turn.
 void BM_Decode(benchmark::State& bench) {
   const int64_t num_groups = bench.range(0);
   Store store(Windows(num_groups), 400000);

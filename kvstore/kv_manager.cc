@@ -76,12 +76,13 @@ class PagedKvManager final : public KvManager {
 
   KvMatch FindPrefix(const Model& model, KvState* state, absl::Span<const TokenId> tokens,
                      const KvScratch* scratch) const;
-  // The name under which the state announces and publishes a page, made before; null: none.
+  // The name under which the state announces and publishes a page; null: there is none. REQUIRES:
+  // MakePublicName has made it.
   const PageHash* PublicName(const KvState& state, int64_t page) const;
-  // The same; makes the name. REQUIRES: the page has a name.
+  // Makes that name. REQUIRES: the page is before EndOfPublic.
   const PageHash& MakePublicName(KvState* state, absl::Span<const TokenId> tokens,
                                  int64_t page) const;
-  // Pages [begin, end) of the state whose names others may see.
+  // The first page before `end` that the state keeps private; `end` if it keeps none private.
   int64_t EndOfPublic(const KvState& state, int64_t end) const;
   void Withdraw(const KvState& state, int64_t begin, int64_t end);
   bool HasName(const KvState& state, int64_t page, const PageHash& hash) const;
@@ -93,10 +94,10 @@ class PagedKvManager final : public KvManager {
   PrefixIndex index_;
   PagePool pool_;
   PageOpLedger page_ops_;
-  std::optional<std::vector<PageId>> set_aside_;  // free ones of a fixed split
-  // What the const lookups write: memory that is kept for the next one, and counts.
+  std::optional<std::vector<PageId>> set_aside_;  // adapters' pages of a fixed split that are free
+  // Const lookups change these: memory that the next lookup uses again, and counts.
   mutable PrefixLookup lookup_;
-  mutable KvStats stats_;  // all but evicted_pages: the pool counts them
+  mutable KvStats stats_;  // without evicted_pages, which the pool counts
 };
 
 int32_t PagedKvManager::AddModel(const PageLayout& layout) {
@@ -150,7 +151,7 @@ void PagedKvManager::Foresee(KvState* state, absl::Span<const TokenId> tokens, c
   const Model& model = models_[state->model];
   const int64_t page_tokens = model.layout.page_tokens();
   const int64_t hit_pages = match.hit_tokens / page_tokens;
-  // Nothing has to be looked up again when the hit takes nothing out of eviction.
+  // A hit without evictable pages takes nothing: no page has to be looked up again.
   const int64_t num_looked_up = match.evictable_pages > 0 ? hit_pages : 0;
   for (int32_t g = 0; g < model.layout.num_groups(); ++g) {
     int64_t i = FirstNeededPage(model.layout.groups[g], match.hit_tokens);
@@ -162,7 +163,7 @@ void PagedKvManager::Foresee(KvState* state, absl::Span<const TokenId> tokens, c
   }
   const int64_t num_whole = static_cast<int64_t>(tokens.size()) / page_tokens;
   for (int64_t i = hit_pages; i < num_whole; ++i) {
-    // Beyond a hit that needs a class no page is exact.
+    // If the hit needs a class, no page after the hit is exact.
     const PageHash& name = lookup_.Name(state, match.kv_class, tokens, page_tokens, i);
     scratch->announced.insert({name, state->model});
   }
@@ -412,7 +413,7 @@ bool PagedKvManager::EnsureWritable(KvState* state, int64_t token_begin, int64_t
       PageOp copy;
       copy.kind = PageOpKind::kCopy;
       copy.group = g;
-      copy.src = shared;  // this sequence's reference goes over to the op
+      copy.src = shared;  // the op takes over this sequence's reference
       copy.dst = pool_.Allocate(model.order, PageKind::kKv, model.first_owner + g);
       CHECK_NE(copy.dst, kNullPage);
       copy.num_tokens =
@@ -431,7 +432,7 @@ int64_t PagedKvManager::SlabsFor(int32_t model, int64_t num_tokens, int64_t step
   const int64_t all_pages = CeilDiv(num_tokens, page_tokens);
   int64_t num_pages = 0;
   for (const GroupLayout& group : layout.groups) {
-    // A step's first token sees window - 1 tokens before it; the run of both may begin and end
+    // A step's first token sees window - 1 tokens before it; the run of both may start and end
     // inside a page.
     const int64_t span = group.window - 1 + std::max<int64_t>(1, step_tokens);
     const int64_t live_pages = (span + page_tokens - 2) / page_tokens + 1;
@@ -502,7 +503,7 @@ void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) cons
   }
 }
 
-// Beyond the exact prefix a sequence may hold exact pages as well as those of its class.
+// After its exact prefix, a sequence may hold exact pages and pages of its class.
 bool PagedKvManager::HasName(const KvState& state, int64_t page, const PageHash& hash) const {
   const auto has = [&](const std::vector<PageHash>& hashes) {
     return page < std::ssize(hashes) && hashes[page] == hash;

@@ -19,7 +19,7 @@ namespace tessera {
 // The pages of one sequence in one KV group, in token order.
 struct KvGroupState {
   std::vector<PageId> pages;
-  int32_t first_live_page = 0;  // the window has left the pages before it: they are kNullPage
+  int32_t first_live_page = 0;  // pages before it left the window and are kNullPage
 };
 
 // A quality class or chunk method whose approximate KV a sequence accepts.
@@ -59,30 +59,31 @@ struct KvState {
   }
 };
 
-// How much of a sequence's tokens the store has.
+// How many of a sequence's tokens have KV in the store.
 struct KvMatch {
-  // Tokens in whole pages that all groups have. It is never the whole prompt: one token is left to
-  // compute.
+  // Tokens of the longest prefix of whole pages that all groups have. At least one token of the
+  // prompt stays outside the hit, because a step must compute it.
   int64_t hit_tokens = 0;
   // The part of the hit that has exact pages in all groups.
   int64_t exact_tokens = 0;
-  // Tokens of the longest prefix once the pages that admitted sequences are computing right now are
-  // there too. When it exceeds hit_tokens, waiting may be cheaper than computing them again.
+  // Tokens of the longest prefix that will exist once admitted sequences have computed the pages
+  // that they announce. If it exceeds hit_tokens, waiting may cost less than computing these pages
+  // again.
   int64_t announced_tokens = 0;
   // Indices in KvState::accepted of the classes that the hit and the announced prefix need beyond
   // exact pages. kNoKvClass: exact pages are enough.
   int32_t kv_class = kNoKvClass;
   int32_t announced_class = kNoKvClass;
-  // Cached pages that the hit takes out of eviction.
+  // Unreferenced pages of the hit: Admit takes them out of eviction.
   int64_t evictable_pages = 0;
 };
 
-// What a plan will do to the store when it is committed. It lets the sequences of one plan see each
-// other.
+// The changes that a plan will make to the store when the plan is committed. The sequences of one
+// plan see each other's announcements through it.
 struct KvScratch {
   // Pages that the plan's sequences will announce: name and model.
   absl::flat_hash_set<std::pair<PageHash, int32_t>> announced;
-  // Cached pages that they will take out of eviction.
+  // Cached pages that the plan's sequences will take out of eviction.
   absl::flat_hash_set<PageId> taken;
 
   void Clear() {
@@ -91,7 +92,7 @@ struct KvScratch {
   }
 };
 
-// Slabs by what they are used for; they add up to the pool without the null page.
+// The number of slabs for each use. The sum over all uses is the pool without the null page.
 struct KvUsage {
   int64_t total_slabs = 0;
   int64_t free_slabs = 0;
@@ -101,11 +102,11 @@ struct KvUsage {
   int64_t staging_slabs = 0;
 };
 
-// Counted since the start.
+// Counts since the store was made.
 struct KvStats {
-  int64_t evicted_pages = 0;  // to make room
-  int64_t hit_tokens = 0;     // taken by Admit
-  int64_t lookup_tokens = 0;  // asked for by Admit
+  int64_t evicted_pages = 0;  // pages evicted to make room
+  int64_t hit_tokens = 0;     // tokens of the hits that Admit took
+  int64_t lookup_tokens = 0;  // tokens that Admit looked up
   int64_t num_matches = 0;    // calls of Match
 };
 

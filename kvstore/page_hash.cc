@@ -11,7 +11,7 @@
 namespace tessera {
 namespace {
 
-// Integers enter the digest as they lie in memory; names must not depend on the machine.
+// The digest reads integers as they lie in memory, and names must not depend on the machine.
 static_assert(std::endian::native == std::endian::little);
 
 // Each record starts with a tag of eight bytes, so that records of two kinds are never equal.

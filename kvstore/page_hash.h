@@ -1,7 +1,7 @@
 // Names for page contents. A page is named by a chain of hashes: the root stands for everything
-// that contents depend on besides tokens, each page's hash for its tokens after its parent's. Two
-// pages with one name hold the same bytes, so a name may leave the process (tiers, peers). SHA-256
-// cut to 16 bytes: nobody can craft a prompt that meets another tenant's pages.
+// that contents depend on besides tokens; each page's hash covers its tokens and its parent's hash.
+// Two pages with one name hold the same bytes, so a name may leave the process (tiers, peers).
+// SHA-256 cut to 16 bytes: nobody can craft a prompt that meets another tenant's pages.
 //
 // Plain values; a PageHasher is used by one thread.
 #pragma once

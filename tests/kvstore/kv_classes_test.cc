@@ -1,11 +1,12 @@
-// Approximate KV: which names its pages get, which sequences find them, and where a sequence's KV
-// ceases to be exact.
+// Tests of approximate KV: the names of its pages, the sequences that find them, and the token from
+// which a sequence's KV is not exact.
 #include <gtest/gtest.h>
 
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "kernels/base/log.h"
 #include "tests/kvstore/kv_fixture.h"
 
 namespace tessera {
@@ -215,7 +216,7 @@ TEST_F(KvClassesTest, ApproximateKvInNoClassStaysPrivate) {
   EXPECT_EQ(kv_->usage().cached_slabs, 2);
 }
 
-// What is written keeps its name, and so does what others hold.
+// Pages that are published already keep their exact names.
 TEST_F(KvClassesTest, MarkingWrittenTokensBoundsThePagesAfterThem) {
   Make(16);
   KvState* const state = Accepting({"lossy"});
@@ -292,13 +293,14 @@ TEST_F(KvClassesTest, UncacheableStatesFindNothingAndTellNothing) {
 using KvClassesDeathTest = KvClassesTest;
 
 TEST_F(KvClassesDeathTest, BrokenContractsAreCaught) {
+  ASSERT_TRUE(InitLogging("info"));  // to stderr, where death tests look
   Make(16);
   KvState* const state = Accepting({"a", "b"});
-  EXPECT_DEATH(kv_->MarkApproximate(state, Iota(8), 0, 0), "");
+  EXPECT_DEATH(kv_->MarkApproximate(state, Iota(8), 0, 0), "admitted");
   kv_->Admit(state, Iota(8));
-  EXPECT_DEATH(kv_->MarkApproximate(state, Iota(8), 0, 2), "");
+  EXPECT_DEATH(kv_->MarkApproximate(state, Iota(8), 0, 2), "accepted");
   kv_->MarkApproximate(state, Iota(8), 0, 0);
-  EXPECT_DEATH(kv_->MarkApproximate(state, Iota(8), 0, 1), "");
+  EXPECT_DEATH(kv_->MarkApproximate(state, Iota(8), 0, 1), "kv_class");
 }
 
 }  // namespace

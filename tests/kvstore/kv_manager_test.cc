@@ -392,7 +392,7 @@ TEST_F(KvManagerTest, PagesBehindTheWindowAreGivenUp) {
   EXPECT_EQ(kv_->usage().cached_slabs, 2);  // still findable
   EXPECT_EQ(Hit(Iota(5)), 4);
   ASSERT_TRUE(kv_->Grow(state, 17));
-  kv_->Advance(state, tokens, 17);  // 17 sees 12 and later
+  kv_->Advance(state, tokens, 17);  // the token at 17 sees 12 and later
   EXPECT_EQ(state->groups[1].first_live_page, 3);
   Check();
 }
@@ -434,8 +434,8 @@ TEST_F(KvManagerTest, AHitIsWhatAllGroupsHave) {
   // first).
   KvState* other = Run(Iota(8, 100));  // 4 pages; 3 were free
   EXPECT_EQ(kv_->stats().evicted_pages, 1);
-  EXPECT_EQ(Hit(Iota(17)), 16);  // window page 0 is behind the window
-  EXPECT_EQ(Hit(Iota(5)), 0);    // but not for a short prefix
+  EXPECT_EQ(Hit(Iota(17)), 16);  // this prefix does not need window page 0
+  EXPECT_EQ(Hit(Iota(5)), 0);    // this prefix does
   ASSERT_TRUE(kv_->Grow(other, 12));
   EXPECT_EQ(kv_->stats().evicted_pages, 3);  // window pages 1 and 3
   EXPECT_EQ(Hit(Iota(17)), 0);               // 12 needs window pages 1 and 2, 8 needs 0 and 1

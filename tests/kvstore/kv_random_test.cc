@@ -1,5 +1,5 @@
 // A million random verbs against a naive model of the store (naive_kv.h), which predicts every
-// answer and knows what must lie in every page.
+// answer and knows the contents of every page.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -23,7 +23,7 @@ using testing::NaiveSequence;
 
 constexpr int64_t kMaxTokens = 72;
 
-// Plays an engine that does anything it may, in any order.
+// An engine that calls the verbs in random order, wherever their contracts allow it.
 class RandomEngine {
  public:
   RandomEngine(const std::vector<PageLayout>& models, int64_t num_slabs, int32_t max_slabs_per_page,
@@ -48,13 +48,13 @@ class RandomEngine {
     naive_.CheckContents();
     naive_.DropCached();
     EXPECT_EQ(kv_->usage().free_slabs, kv_->usage().total_slabs);
-    // The test saw what it is for.
+    // The run has covered the cases that the test is for.
     EXPECT_GT(kv_->stats().evicted_pages, num_verbs / 100);
     EXPECT_GT(kv_->stats().hit_tokens, num_verbs / 100);
     EXPECT_GT(num_refused_, num_verbs / 1000);
     EXPECT_GT(num_scribbled_, num_verbs / 1000);
     EXPECT_GT(naive_.num_waited_for(), num_verbs / 10000);
-    // Rare: the short runs of the sanitizers see one.
+    // These cases are rare; the short runs under sanitizers see at least one of each.
     const int64_t num_rare = testing::kWorkDivisor > 1 ? 0 : num_verbs / 10000;
     EXPECT_GT(num_foreseen_, num_rare);
     EXPECT_GT(naive_.num_class_hits(), num_rare);
@@ -89,7 +89,7 @@ class RandomEngine {
     s->state.root = HashRoot({"", "", "", "", "", std::to_string(salt)});
     s->root_prefix = naive_.Root(s->state.model, salt);
     s->state.cacheable = !Chance(10);
-    // None, one of two classes, or both in either order.
+    // The sequence accepts no class, one of two, or both in either order.
     const int64_t num_accepted = Chance(50) ? 0 : 1 + Pick(2);
     const auto first = static_cast<int32_t>(Pick(2));
     for (const int32_t kv_class : {first, 1 - first}) {
@@ -181,7 +181,7 @@ class RandomEngine {
     if (naive_.Scribble(s, begin, begin + Pick(whole - begin + 1))) ++num_scribbled_;
   }
 
-  // From where the sequence stands on, mostly.
+  // Mostly marks tokens that are not written yet.
   void MarkApproximate(NaiveSequence* s) {
     const auto num_accepted = static_cast<int64_t>(s->state.accepted.size());
     const bool is_bound = s->state.exact_tokens != kAllExact;

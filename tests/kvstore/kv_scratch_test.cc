@@ -1,4 +1,4 @@
-// What the sequences of one plan see of each other before it is committed.
+// The sequences of one plan see each other's announcements before the plan is committed.
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -107,7 +107,7 @@ TEST_F(KvScratchTest, PlanningLeavesTheStoreUnchanged) {
   EXPECT_EQ(match.evictable_pages, 2);
 }
 
-// What is foreseen comes true.
+// Admit makes the changes that Foresee predicted.
 TEST_F(KvScratchTest, AdmitDoesWhatWasForeseen) {
   Make(16);
   RunAndRelease(Iota(8));

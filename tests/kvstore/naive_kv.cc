@@ -246,8 +246,8 @@ void NaiveKv::Take(PageId page, int32_t slabs) {
   taken_[page] = slabs;
 }
 
-// Forgets what the store evicted: with pages of one size the least recently released, otherwise
-// what it says, if nobody holds it and the number is right.
+// Forgets the pages that the store evicted. Checks their number and that nobody holds them; with
+// pages of one size, also that they are the least recently released.
 void NaiveKv::CheckEvicted(int64_t num_evicted, int64_t num_expected) {
   if (exact_lru_) CHECK_EQ(num_evicted, num_expected);
   if (num_evicted == 0) return;
@@ -493,7 +493,7 @@ int64_t NaiveKv::ExactContent(const NaiveSequence& s, int32_t group, int64_t pos
   return s.prefixes[position] * kMaxGroups + group;
 }
 
-// What the sequence writes, and after a token that is approximate also what it may hold.
+// The contents that the sequence writes at a position.
 int64_t NaiveKv::Content(const NaiveSequence& s, int32_t group, int64_t position) const {
   if (position < s.exact_tokens) return ExactContent(s, group, position);
   if (s.kv_class == kNoKvClass) return kPrivateContent;
@@ -509,8 +509,8 @@ void NaiveKv::CheckSequence(const NaiveSequence& s, int64_t begin, int64_t end) 
       const PageId page = table.pages[p / shape.page_tokens()];
       const int64_t has = Cell(shape, page, p % shape.page_tokens());
       const int64_t want = s.scribbled.count(p) > 0 ? kScribble : Content(s, g, p);
-      // Beyond the exact prefix exact pages may be taken, and tokens may have been written before
-      // the mark.
+      // After its exact prefix, a sequence may hold exact pages, and tokens that it wrote before it
+      // was marked.
       const bool is_better = p >= s.exact_tokens && has == ExactContent(s, g, p);
       CHECK(has == want || is_better) << "position " << p << ": " << has << ", not " << want;
     }
@@ -524,7 +524,7 @@ void NaiveKv::CheckContents() {
   for (const auto& [key, entry] : findable_) CheckPage(key, entry);
 }
 
-// A page in a class ends with an approximate token; those before may be exact.
+// The last token of a page in a class is approximate; the tokens before it may be exact.
 void NaiveKv::CheckPage(const Key& key, const Entry& entry) {
   const auto& [model, group, last_prefix] = key;
   const PageLayout& shape = kv_->layout(model);
