@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <iterator>
 #include <optional>
 #include <utility>
 
@@ -10,16 +11,10 @@
 #include "kvstore/page_op_ledger.h"
 #include "kvstore/page_pool.h"
 #include "kvstore/prefix_index.h"
+#include "kvstore/prefix_lookup.h"
 
 namespace tessera {
 namespace {
-
-// The first page a group still needs when the next token stands at position num_tokens: it sees
-// positions > num_tokens - window.
-int64_t FirstNeededPage(const GroupLayout& group, int64_t num_tokens) {
-  if (group.window == 0) return 0;
-  return std::max<int64_t>(0, num_tokens - group.window + 1) / group.page_tokens;
-}
 
 class PagedKvManager final : public KvManager {
  public:
@@ -27,7 +22,8 @@ class PagedKvManager final : public KvManager {
       : slab_bytes_(slab_bytes),
         pool_(num_slabs, max_slabs_per_page,
               [this](PageId id, const Page& page) { index_.Erase(page.hash, page.owner, id); }),
-        page_ops_(&pool_) {}
+        page_ops_(&pool_),
+        lookup_(&index_) {}
 
   int32_t AddModel(const PageLayout& layout) override;
   KvMatch Match(KvState* state, absl::Span<const TokenId> tokens,
@@ -37,13 +33,17 @@ class PagedKvManager final : public KvManager {
   void Admit(KvState* state, absl::Span<const TokenId> tokens) override;
   bool Grow(KvState* state, int64_t num_tokens) override;
   void Advance(KvState* state, absl::Span<const TokenId> tokens, int64_t num_tokens) override;
+  void MarkApproximate(KvState* state, absl::Span<const TokenId> tokens, int64_t from_token,
+                       int32_t kv_class) override;
   void Release(KvState* state) override;
   bool EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) override;
   std::vector<PageOp> TakePageOps(int32_t model) override { return page_ops_.Take(model); }
   void ReleasePageOps(absl::Span<const PageOp> ops) override { page_ops_.Release(ops); }
   int64_t SlabsFor(int32_t model, int64_t num_tokens, int64_t step_tokens) const override;
   bool Findable(int32_t model, int32_t group, const PageHash& hash) const override;
-  bool WatchPending(int32_t model, const PageHash& hash) override {
+  PageHash AnnouncedName(const KvState& state, const KvMatch& match, int64_t page,
+                         const KvScratch* scratch) const override;
+  bool WatchAnnounced(int32_t model, const PageHash& hash) override {
     return index_.Watch(hash, model);
   }
   std::vector<std::pair<PageHash, int32_t>> TakeSettled() override { return index_.TakeSettled(); }
@@ -74,9 +74,18 @@ class PagedKvManager final : public KvManager {
     int32_t first_owner = 0;  // Page::owner of group 0
   };
 
-  const PageHash& HashAt(KvState* state, absl::Span<const TokenId> tokens, int64_t page) const;
   KvMatch FindPrefix(const Model& model, KvState* state, absl::Span<const TokenId> tokens,
                      const KvScratch* scratch) const;
+  // The name under which the state announces and publishes a page; null: there is none. REQUIRES:
+  // MakePublicName has made it.
+  const PageHash* PublicName(const KvState& state, int64_t page) const;
+  // Makes that name. REQUIRES: the page is before EndOfPublic.
+  const PageHash& MakePublicName(KvState* state, absl::Span<const TokenId> tokens,
+                                 int64_t page) const;
+  // The first page before `end` that the state keeps private; `end` if it keeps none private.
+  int64_t EndOfPublic(const KvState& state, int64_t end) const;
+  void Withdraw(const KvState& state, int64_t begin, int64_t end);
+  bool HasName(const KvState& state, int64_t page, const PageHash& hash) const;
   void CheckState(const KvState& state) const;
 
   const int64_t slab_bytes_;
@@ -85,13 +94,10 @@ class PagedKvManager final : public KvManager {
   PrefixIndex index_;
   PagePool pool_;
   PageOpLedger page_ops_;
-  std::optional<std::vector<PageId>> set_aside_;  // free ones of a fixed split
-  // What the const lookups write: memory that is kept for the next one, and counts.
-  mutable PageHasher hasher_;
-  mutable std::vector<PageId> found_;            // [pages, groups] what FindPrefix found last
-  mutable std::vector<int64_t> found_in_row_;    // [groups] pages found, without a gap, so far
-  mutable std::vector<int64_t> pending_in_row_;  // [groups] the same, found or announced
-  mutable KvStats stats_;                        // all but evicted_pages: the pool counts them
+  std::optional<std::vector<PageId>> set_aside_;  // adapters' pages of a fixed split that are free
+  // Const lookups change these: memory that the next lookup uses again, and counts.
+  mutable PrefixLookup lookup_;
+  mutable KvStats stats_;  // without evicted_pages, which the pool counts
 };
 
 int32_t PagedKvManager::AddModel(const PageLayout& layout) {
@@ -115,59 +121,16 @@ int32_t PagedKvManager::AddModel(const PageLayout& layout) {
   return static_cast<int32_t>(models_.size()) - 1;
 }
 
-const PageHash& PagedKvManager::HashAt(KvState* state, absl::Span<const TokenId> tokens,
-                                       int64_t page) const {
-  const int64_t page_tokens = models_[state->model].layout.page_tokens();
-  std::vector<PageHash>& hashes = state->hashes;
-  while (static_cast<int64_t>(hashes.size()) <= page) {
-    const PageHash parent = hashes.empty() ? state->root : hashes.back();
-    hashes.push_back(
-        hasher_.Page(parent, tokens.subspan(hashes.size() * page_tokens, page_tokens)));
-  }
-  return hashes[page];
-}
-
-// One pass over the pages: a prefix of i + 1 pages is a hit when in every group the pages that the
-// next token needs, which end with page i, are there.
 KvMatch PagedKvManager::FindPrefix(const Model& model, KvState* state,
                                    absl::Span<const TokenId> tokens,
                                    const KvScratch* scratch) const {
-  KvMatch match;
-  found_.clear();
-  if (!state->cacheable || tokens.empty()) return match;
-  const int64_t page_tokens = model.layout.page_tokens();
-  const int64_t max_pages = static_cast<int64_t>(tokens.size() - 1) / page_tokens;
+  KvMatch match = lookup_.Find({&model.layout, model.first_owner, state, tokens, scratch});
+  const int64_t hit_pages = match.hit_tokens / model.layout.page_tokens();
   const int32_t num_groups = model.layout.num_groups();
-  found_in_row_.assign(num_groups, 0);
-  pending_in_row_.assign(num_groups, 0);
-
-  bool possible = true;
-  for (int64_t i = 0; i < max_pages && possible; ++i) {
-    const PageHash& hash = HashAt(state, tokens, i);
-    const bool announced =
-        index_.num_announced(hash, state->model) > 0 ||
-        (scratch != nullptr && scratch->announced.contains({hash, state->model}));
-    bool hit = true;
-    bool pending = true;
-    for (int32_t g = 0; g < num_groups; ++g) {
-      const GroupLayout& group = model.layout.groups[g];
-      const PageId page = index_.Find(hash, model.first_owner + g);
-      found_.push_back(page);
-      found_in_row_[g] = page != kNullPage ? found_in_row_[g] + 1 : 0;
-      pending_in_row_[g] = page != kNullPage || announced ? pending_in_row_[g] + 1 : 0;
-      const int64_t needed = i + 1 - FirstNeededPage(group, (i + 1) * page_tokens);
-      hit = hit && found_in_row_[g] >= needed;
-      pending = pending && pending_in_row_[g] >= needed;
-      if (group.window == 0 && pending_in_row_[g] == 0) possible = false;
-    }
-    if (hit) match.hit_tokens = (i + 1) * page_tokens;
-    if (pending) match.pending_tokens = (i + 1) * page_tokens;
-  }
-
   for (int32_t g = 0; g < num_groups; ++g) {
     int64_t i = FirstNeededPage(model.layout.groups[g], match.hit_tokens);
-    for (; i < match.hit_tokens / page_tokens; ++i) {
-      const PageId page = found_[i * num_groups + g];
+    for (; i < hit_pages; ++i) {
+      const PageId page = lookup_.found(i, g, num_groups);
       const bool taken = scratch != nullptr && scratch->taken.contains(page);
       match.evictable_pages += pool_.page(page).refs == 0 && !taken ? 1 : 0;
     }
@@ -188,19 +151,21 @@ void PagedKvManager::Foresee(KvState* state, absl::Span<const TokenId> tokens, c
   const Model& model = models_[state->model];
   const int64_t page_tokens = model.layout.page_tokens();
   const int64_t hit_pages = match.hit_tokens / page_tokens;
-  // Nothing has to be looked up again when the hit takes nothing out of eviction.
+  // A hit without evictable pages takes nothing: no page has to be looked up again.
   const int64_t num_looked_up = match.evictable_pages > 0 ? hit_pages : 0;
   for (int32_t g = 0; g < model.layout.num_groups(); ++g) {
     int64_t i = FirstNeededPage(model.layout.groups[g], match.hit_tokens);
     for (; i < num_looked_up; ++i) {
-      const PageId page = index_.Find(state->hashes[i], model.first_owner + g);
+      const PageId page = lookup_.FindPage(*state, match.kv_class, i, model.first_owner + g);
       CHECK_NE(page, kNullPage) << "page " << i << " of the hit is gone";
       if (pool_.page(page).refs == 0) scratch->taken.insert(page);
     }
   }
   const int64_t num_whole = static_cast<int64_t>(tokens.size()) / page_tokens;
   for (int64_t i = hit_pages; i < num_whole; ++i) {
-    scratch->announced.insert({HashAt(state, tokens, i), state->model});
+    // If the hit needs a class, no page after the hit is exact.
+    const PageHash& name = lookup_.Name(state, match.kv_class, tokens, page_tokens, i);
+    scratch->announced.insert({name, state->model});
   }
 }
 
@@ -209,11 +174,14 @@ void PagedKvManager::Admit(KvState* state, absl::Span<const TokenId> tokens) {
   const Model& model = models_[state->model];
   const int64_t page_tokens = model.layout.page_tokens();
   const int32_t num_groups = model.layout.num_groups();
-  const int64_t hit_tokens = FindPrefix(model, state, tokens, nullptr).hit_tokens;
+  const KvMatch match = FindPrefix(model, state, tokens, nullptr);
+  const int64_t hit_tokens = match.hit_tokens;
   const int64_t hit_pages = hit_tokens / page_tokens;
 
   state->admitted = true;
   state->num_tokens = hit_tokens;
+  state->kv_class = match.kv_class;
+  state->exact_tokens = match.kv_class == kNoKvClass ? kAllExact : match.exact_tokens;
   state->groups.resize(num_groups);
   for (int32_t g = 0; g < num_groups; ++g) {
     KvGroupState& table = state->groups[g];
@@ -221,7 +189,7 @@ void PagedKvManager::Admit(KvState* state, absl::Span<const TokenId> tokens) {
     table.first_live_page = static_cast<int32_t>(first);
     table.pages.assign(hit_pages, kNullPage);
     for (int64_t i = first; i < hit_pages; ++i) {
-      table.pages[i] = found_[i * num_groups + g];
+      table.pages[i] = lookup_.found(i, g, num_groups);
       pool_.Ref(table.pages[i]);
     }
   }
@@ -231,9 +199,9 @@ void PagedKvManager::Admit(KvState* state, absl::Span<const TokenId> tokens) {
   stats_.lookup_tokens += static_cast<int64_t>(tokens.size());
   const int64_t num_whole = static_cast<int64_t>(tokens.size()) / page_tokens;
   for (int64_t i = hit_pages; i < num_whole; ++i) {
-    index_.Announce(HashAt(state, tokens, i), state->model);
+    index_.Announce(MakePublicName(state, tokens, i), state->model);
   }
-  state->num_pending_pages = num_whole - hit_pages;
+  state->num_announced_pages = num_whole - hit_pages;
 }
 
 std::optional<uint64_t> PagedKvManager::OldestIdleTicks() const {
@@ -309,22 +277,23 @@ void PagedKvManager::Advance(KvState* state, absl::Span<const TokenId> tokens, i
   const int64_t page_tokens = model.layout.page_tokens();
   const int64_t first_written = state->num_tokens / page_tokens;
   const int64_t first_partial = num_tokens / page_tokens;
+  const int64_t end_public = first_written < first_partial ? EndOfPublic(*state, first_partial) : 0;
   const int64_t end_written = CeilDiv(num_tokens, page_tokens);
   CHECK_LE(end_written, static_cast<int64_t>(state->groups[0].pages.size()));
 
   const int32_t num_groups = model.layout.num_groups();
   for (int64_t i = first_written; i < end_written; ++i) {
+    const PageHash* const name = i < end_public ? &MakePublicName(state, tokens, i) : nullptr;
     for (int32_t g = 0; g < num_groups; ++g) {
       const PageId page = state->groups[g].pages[i];
       CHECK(!pool_.IsShared(page)) << "page " << page << " was written while shared";
-      if (!state->cacheable || i >= first_partial) continue;
-      const PageHash& hash = HashAt(state, tokens, i);
-      const bool is_first = index_.Insert(hash, model.first_owner + g, page);
-      if (is_first) pool_.Publish(page, hash);
+      if (name == nullptr) continue;
+      const bool is_first = index_.Insert(*name, model.first_owner + g, page);
+      if (is_first) pool_.Publish(page, *name);
     }
-    if (i >= first_partial || state->num_pending_pages == 0) continue;
-    index_.Withdraw(state->hashes[i], state->model);
-    --state->num_pending_pages;
+    if (i >= first_partial || state->num_announced_pages == 0) continue;
+    Withdraw(*state, i, i + 1);
+    --state->num_announced_pages;
   }
   state->num_tokens = num_tokens;
 
@@ -338,6 +307,65 @@ void PagedKvManager::Advance(KvState* state, absl::Span<const TokenId> tokens, i
   }
 }
 
+const PageHash* PagedKvManager::PublicName(const KvState& state, int64_t page) const {
+  if (state.IsExactPage(page, models_[state.model].layout.page_tokens())) {
+    return &state.hashes[page];
+  }
+  return state.kv_class == kNoKvClass ? nullptr : &state.accepted[state.kv_class].hashes[page];
+}
+
+const PageHash& PagedKvManager::MakePublicName(KvState* state, absl::Span<const TokenId> tokens,
+                                               int64_t page) const {
+  const int64_t page_tokens = models_[state->model].layout.page_tokens();
+  const bool is_exact = state->IsExactPage(page, page_tokens);
+  CHECK(is_exact || state->kv_class != kNoKvClass) << "page " << page << " has no public name";
+  return lookup_.Name(state, is_exact ? kNoKvClass : state->kv_class, tokens, page_tokens, page);
+}
+
+int64_t PagedKvManager::EndOfPublic(const KvState& state, int64_t end) const {
+  if (!state.cacheable) return 0;
+  if (state.exact_tokens == kAllExact || state.kv_class != kNoKvClass) return end;
+  return std::min(end, state.exact_tokens / models_[state.model].layout.page_tokens());
+}
+
+void PagedKvManager::Withdraw(const KvState& state, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) index_.Withdraw(*PublicName(state, i), state.model);
+}
+
+void PagedKvManager::MarkApproximate(KvState* state, absl::Span<const TokenId> tokens,
+                                     int64_t from_token, int32_t kv_class) {
+  CHECK(state->admitted);
+  CHECK_GE(from_token, 0);
+  CHECK(kv_class >= kNoKvClass && kv_class < std::ssize(state->accepted)) << kv_class;
+  CHECK(state->exact_tokens == kAllExact || state->kv_class == kv_class) << state->kv_class;
+  const int64_t page_tokens = models_[state->model].layout.page_tokens();
+  const int64_t exact_tokens = std::min(state->exact_tokens, from_token);
+  const int64_t first_announced = state->num_tokens / page_tokens;
+  const int64_t end_announced = first_announced + state->num_announced_pages;
+  // Announced pages that cease to be exact.
+  const int64_t first = std::max(first_announced, exact_tokens / page_tokens);
+  const int64_t end = std::min(end_announced, state->exact_tokens / page_tokens);
+
+  Withdraw(*state, first, end);
+  state->exact_tokens = exact_tokens;
+  state->kv_class = kv_class;
+  if (kv_class == kNoKvClass) {
+    state->num_announced_pages = std::min(end_announced, first) - first_announced;
+    return;
+  }
+  for (int64_t i = first; i < end; ++i) {
+    index_.Announce(MakePublicName(state, tokens, i), state->model);
+  }
+}
+
+PageHash PagedKvManager::AnnouncedName(const KvState& state, const KvMatch& match, int64_t page,
+                                       const KvScratch* scratch) const {
+  const PageHash& exact = state.hashes.at(page);
+  if (match.announced_class == kNoKvClass) return exact;
+  if (lookup_.IsAnnounced(exact, state.model, scratch)) return exact;
+  return state.accepted[match.announced_class].hashes.at(page);
+}
+
 void PagedKvManager::Release(KvState* state) {
   if (!state->admitted) return;
   const Model& model = models_[state->model];
@@ -348,13 +376,13 @@ void PagedKvManager::Release(KvState* state) {
       if (page != kNullPage) page_ops_.GiveBack(state->model, page);
     }
   }
-  const int64_t first_pending = state->num_tokens / model.layout.page_tokens();
-  for (int64_t i = 0; i < state->num_pending_pages; ++i) {
-    index_.Withdraw(state->hashes[first_pending + i], state->model);
-  }
+  const int64_t first_announced = state->num_tokens / model.layout.page_tokens();
+  Withdraw(*state, first_announced, first_announced + state->num_announced_pages);
   state->groups.clear();
-  state->num_pending_pages = 0;
+  state->num_announced_pages = 0;
   state->num_tokens = 0;
+  state->exact_tokens = kAllExact;
+  state->kv_class = kNoKvClass;
   state->admitted = false;
 }
 
@@ -385,7 +413,7 @@ bool PagedKvManager::EnsureWritable(KvState* state, int64_t token_begin, int64_t
       PageOp copy;
       copy.kind = PageOpKind::kCopy;
       copy.group = g;
-      copy.src = shared;  // this sequence's reference goes over to the op
+      copy.src = shared;  // the op takes over this sequence's reference
       copy.dst = pool_.Allocate(model.order, PageKind::kKv, model.first_owner + g);
       CHECK_NE(copy.dst, kNullPage);
       copy.num_tokens =
@@ -404,7 +432,7 @@ int64_t PagedKvManager::SlabsFor(int32_t model, int64_t num_tokens, int64_t step
   const int64_t all_pages = CeilDiv(num_tokens, page_tokens);
   int64_t num_pages = 0;
   for (const GroupLayout& group : layout.groups) {
-    // A step's first token sees window - 1 tokens before it; the run of both may begin and end
+    // A step's first token sees window - 1 tokens before it; the run of both may start and end
     // inside a page.
     const int64_t span = group.window - 1 + std::max<int64_t>(1, step_tokens);
     const int64_t live_pages = (span + page_tokens - 2) / page_tokens + 1;
@@ -454,9 +482,11 @@ void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) cons
     for (const KvGroupState& table : state->groups) {
       for (const PageId page : table.pages) refs[page] += page != kNullPage ? 1 : 0;
     }
-    const int64_t first_pending = state->num_tokens / models_[state->model].layout.page_tokens();
-    for (int64_t i = 0; i < state->num_pending_pages; ++i) {
-      ++announced[{state->hashes[first_pending + i], state->model}];
+    const int64_t first_announced = state->num_tokens / models_[state->model].layout.page_tokens();
+    for (int64_t i = 0; i < state->num_announced_pages; ++i) {
+      const PageHash* const name = PublicName(*state, first_announced + i);
+      CHECK(name != nullptr) << "page " << first_announced + i;
+      ++announced[{*name, state->model}];
     }
   }
   page_ops_.CountRefs(&refs);
@@ -467,14 +497,26 @@ void PagedKvManager::CheckInvariants(absl::Span<const KvState* const> live) cons
     num_referenced += int64_t{1} << pool_.page(id).order;
   }
   CHECK_EQ(num_referenced, pool_.referenced_slabs(PageKind::kKv));
-  CHECK_EQ(static_cast<int64_t>(announced.size()), index_.num_pending());
+  CHECK_EQ(static_cast<int64_t>(announced.size()), index_.num_announced_names());
   for (const auto& [key, count] : announced) {
     CHECK_EQ(index_.num_announced(key.first, key.second), count);
   }
 }
 
+// After its exact prefix, a sequence may hold exact pages and pages of its class.
+bool PagedKvManager::HasName(const KvState& state, int64_t page, const PageHash& hash) const {
+  const auto has = [&](const std::vector<PageHash>& hashes) {
+    return page < std::ssize(hashes) && hashes[page] == hash;
+  };
+  if (has(state.hashes)) return true;
+  return !state.IsExactPage(page, models_[state.model].layout.page_tokens()) &&
+         state.kv_class != kNoKvClass && has(state.accepted[state.kv_class].hashes);
+}
+
 void PagedKvManager::CheckState(const KvState& state) const {
   CHECK(state.admitted);
+  CHECK(state.kv_class >= kNoKvClass && state.kv_class < std::ssize(state.accepted));
+  CHECK(state.exact_tokens != kAllExact || state.kv_class == kNoKvClass);
   const Model& model = models_[state.model];
   const int64_t page_tokens = model.layout.page_tokens();
   CHECK_EQ(static_cast<int32_t>(state.groups.size()), model.layout.num_groups());
@@ -495,7 +537,7 @@ void PagedKvManager::CheckState(const KvState& state) const {
       const bool is_whole = i < state.num_tokens / page_tokens;
       CHECK(is_whole || !pool_.IsShared(id)) << "page " << id << " may be written while shared";
       if (!page.published) continue;
-      CHECK(page.hash == state.hashes[i]) << "page " << id;
+      CHECK(HasName(state, i, page.hash)) << "page " << id;
       CHECK_EQ(index_.Find(page.hash, page.owner), id);
     }
     ++owner;

@@ -1,16 +1,16 @@
-// The paged KV store of one device: which pages hold which tokens, what is reusable, what may be
-// evicted. It knows page indices and hashes, never tensors. The scheduler sees six verbs: Match,
-// Admit, Grow, Advance, Release, TakePageOps. A plan asks by the const verbs and writes a KvScratch
-// (kv_state.h); its commit calls the others. The engine returns what TakePageOps handed out by
-// ReleasePageOps.
+// The paged KV store of one device: which pages hold which tokens, which pages can be reused, and
+// which may be evicted. It knows page indices and hashes, never tensors. The scheduler sees six
+// verbs: Match, Admit, Grow, Advance, Release, TakePageOps. A plan asks by the const verbs and
+// writes a KvScratch (kv_state.h); its commit calls the others. The engine returns what TakePageOps
+// handed out by ReleasePageOps.
 //
 // Pages are equal byte ranges of one pool for all models (page_pool.h); a model's layers are split
 // into KV groups with a page table each. Whole pages, written by prefill or by decode, are found
 // again by a chained hash (prefix_index.h) whose root names everything that their contents depend
-// on. A prefix hit is what all groups have; a group with a window needs only the pages that the
-// next token can still see. Pages that nobody references stay until they are evicted, least
-// recently used first; a sequence's last pages are evicted before its first. Tables are
-// append-only: a page whose contents another sequence has published already stays private.
+// on. A prefix hits only if every group has its pages; a group with a window needs only the
+// pages that the next token can still see. Unreferenced pages stay until they are evicted, least
+// recently used first; a sequence's last pages are evicted before its first. Page tables are
+// append-only: if another sequence has published the same contents, a page stays private.
 //
 // Owned by the engine, used on the engine thread only: no locks.
 #pragma once
@@ -38,46 +38,58 @@ class KvManager {
   // before any Admit.
   virtual int32_t AddModel(const PageLayout& layout) = 0;
 
-  // How much of `tokens` is reusable. `state->hashes` is extended as a memo; nothing else changes.
-  // With a scratch, the store is seen as it will be once the plan is committed. REQUIRES:
+  // Answers how many of `tokens` are reusable. Extends the names in the state as a memo; changes
+  // nothing else. With a scratch, answers for the store after the plan is committed. REQUIRES:
   // !state->admitted; `tokens` extends what the state was asked about before.
   virtual KvMatch Match(KvState* state, absl::Span<const TokenId> tokens,
                         const KvScratch* scratch) const = 0;
   KvMatch Match(KvState* state, absl::Span<const TokenId> tokens) const {
     return Match(state, tokens, nullptr);
   }
-  // Enters into the scratch what Admit of the same state and tokens will do. REQUIRES: `match` is
-  // what Match answered for them; neither store nor scratch has changed since.
+  // Adds to the scratch the changes that Admit of the same state and tokens will make. REQUIRES:
+  // `match` is what Match answered for them; neither store nor scratch has changed since.
   virtual void Foresee(KvState* state, absl::Span<const TokenId> tokens, const KvMatch& match,
                        KvScratch* scratch) const = 0;
 
   // Takes the pages that Match finds: they are not evicted while the state holds them. Afterwards
-  // state->num_tokens is the hit, and the whole pages of `tokens` beyond it are announced as
-  // pending. Takes no page for tokens beyond the hit, see Grow. REQUIRES: !state->admitted.
+  // state->num_tokens is the hit, and the whole pages of `tokens` beyond it are announced. A hit
+  // that needs a class bounds state->exact_tokens by its exact part and sets state->kv_class.
+  // Takes no page for tokens beyond the hit, see Grow. REQUIRES: !state->admitted.
   virtual void Admit(KvState* state, absl::Span<const TokenId> tokens) = 0;
 
-  // Room for tokens [0, num_tokens) in all groups, evicting as needed. On false nothing changed.
+  // Makes room for tokens [0, num_tokens) in all groups; evicts as needed. On false nothing
+  // changed.
   virtual bool Grow(KvState* state, int64_t num_tokens) = 0;
 
-  // KV of tokens [0, num_tokens) is written (`tokens` holds at least these). Publishes pages that
-  // became whole, withdraws their announcements, gives back pages that a window has left. REQUIRES:
-  // room was granted; num_tokens does not decrease.
+  // Says that KV of tokens [0, num_tokens) is written (`tokens` holds at least these). Publishes
+  // pages that became whole, withdraws their announcements, gives back pages that left a window.
+  // REQUIRES: room was granted; num_tokens does not decrease.
   virtual void Advance(KvState* state, absl::Span<const TokenId> tokens, int64_t num_tokens) = 0;
 
+  // KV of tokens from `from_token` on is approximate from now on (lossy or reused KV, and all that
+  // is computed on it). Bounds state->exact_tokens; withdraws the exact announcements of pages
+  // beyond, and announces them in the class instead. kv_class: an index in state->accepted, or
+  // kNoKvClass, which keeps these pages private. Pages that are written already keep their names.
+  // REQUIRES: admitted; `tokens` are those of Admit or more; if KV of the state is approximate
+  // already, its class.
+  virtual void MarkApproximate(KvState* state, absl::Span<const TokenId> tokens, int64_t from_token,
+                               int32_t kv_class) = 0;
+
   // Gives all pages back, those of the last tokens first, and withdraws announcements. Published
-  // pages stay findable until they are evicted. The state keeps its root and hashes and is as new
-  // otherwise. No-op when not admitted.
+  // pages stay findable until they are evicted. The state keeps its roots and hashes and is as new
+  // otherwise: Admit sets exact_tokens again by what it takes. No-op when not admitted.
   virtual void Release(KvState* state) = 0;
 
-  // Tokens [token_begin, token_end), written already, are about to be written again (holes). Their
-  // pages that others hold or can find are replaced by private ones, and a copy of what was written
-  // is queued in the page ops. On false (not enough pages) nothing changed. Appending never needs
-  // it: room from Grow is private. What is written over published tokens must not be published
-  // under their names: such a sequence has a kv_policy in its root, or is not cacheable.
+  // Prepares tokens [token_begin, token_end), whose KV is written, to be written again (holes).
+  // Replaces their pages that others hold or can find by private ones, and queues page ops that
+  // copy the written KV. On false (not enough pages) nothing changed. Appending never needs
+  // it: room from Grow is private. KV that depends on what is written over published tokens must
+  // not be published under exact names: call MarkApproximate, unless the root has a kv_policy or
+  // the state is not cacheable.
   virtual bool EnsureWritable(KvState* state, int64_t token_begin, int64_t token_end) = 0;
 
-  // Pages for an adapter of the model, in the model's page size, all or none, evicting as needed.
-  // `adapter` names the owner.
+  // Takes pages for an adapter of the model, in the model's page size, all or none; evicts as
+  // needed. `adapter` names the owner.
   virtual bool AllocateAdapter(int32_t model, int64_t num_pages, int32_t adapter,
                                std::vector<PageId>* pages) = 0;
   virtual void FreeAdapter(absl::Span<const PageId> pages) = 0;
@@ -86,52 +98,56 @@ class KvManager {
   // room for them. REQUIRES: before any adapter and any Admit; one model, or equal pages.
   virtual bool SetAsideForAdapters(int32_t model, int64_t num_pages) = 0;
   virtual bool adapters_apart() const = 0;  // SetAsideForAdapters was called
-  // Pages that AllocateAdapter could take now.
+  // The number of pages that AllocateAdapter could take now.
   virtual int64_t AvailableAdapterPages(int32_t model) const = 0;
 
-  // Pages of the model's size that are free, and those that are free or cached.
+  // The numbers of pages of the model's size that are free, and that are free or cached.
   virtual int64_t FreePages(int32_t model) const = 0;
   virtual int64_t AvailablePages(int32_t model) const = 0;
-  // How long the cached pages that would be evicted first have been idle. Nothing when no page is
-  // cached.
+  // Ticks for which the cached pages that would be evicted first have been idle. Nothing when no
+  // page is cached.
   virtual std::optional<uint64_t> OldestIdleTicks() const = 0;
-  // Frees cached pages, those that have been idle longest, until one more page of the model's size
-  // is free. REQUIRES: AvailablePages > FreePages.
+  // Frees the cached pages that have been idle longest, until one more page of the model's size is
+  // free. REQUIRES: AvailablePages > FreePages.
   virtual void EvictOldest(int32_t model) = 0;
-  // The time that eviction goes by: counts pages taken and given back.
+  // The clock of eviction: counts pages taken and given back.
   virtual uint64_t ticks() const = 0;
 
-  // Page ops that the next step of `model` must run first (copies before writes to shared pages).
-  // They belong to that step's plan. Their sources stay held until ReleasePageOps, and so does a
-  // destination that its sequence gives back meanwhile: no page is handed out that a launched step
-  // still reads or writes. An op that is not taken yet is dropped when its destination is given
-  // back (page_op_ledger.h).
+  // Hands out the page ops that the next step of `model` must run first (copies before writes to
+  // shared pages). They belong to that step's plan. Their sources are held until ReleasePageOps. So
+  // are destinations that their sequences give back meanwhile: no page is handed out that a
+  // launched step still reads or writes. If a sequence gives back the destination of an op that is
+  // not taken yet, the op is dropped (page_op_ledger.h).
   virtual std::vector<PageOp> TakePageOps(int32_t model) = 0;
   // The step that took `ops` has retired. REQUIRES: TakePageOps handed them out; once.
   virtual void ReleasePageOps(absl::Span<const PageOp> ops) = 0;
 
-  // Slabs that a fresh sequence of `num_tokens` tokens of `model` occupies at most, without reuse,
-  // when no step computes more than `step_tokens` of them: groups with a window hold what the
-  // window and a step cover.
+  // The largest number of slabs that a new sequence of `num_tokens` tokens of `model` occupies,
+  // without reuse, if no step computes more than `step_tokens` of them: a group with a window holds
+  // the pages that the window and a step cover.
   virtual int64_t SlabsFor(int32_t model, int64_t num_tokens, int64_t step_tokens) const = 0;
   int64_t SlabsFor(int32_t model, int64_t num_tokens) const {
     return SlabsFor(model, num_tokens, 1);
   }
   // Whether the page of that name could be hit in a group of the model.
   virtual bool Findable(int32_t model, int32_t group, const PageHash& hash) const = 0;
-  // Asks TakeSettled to name the page once no admitted sequence of the model is computing it any
-  // more. False when none is computing it now.
-  virtual bool WatchPending(int32_t model, const PageHash& hash) = 0;
-  // The watched pages, with their models, that ceased to be computed since the last call.
+  // The announced name of a page that is in match.announced_tokens, for WatchAnnounced. `scratch`
+  // may be null. REQUIRES: `match` is what Match answered for the state and the scratch.
+  virtual PageHash AnnouncedName(const KvState& state, const KvMatch& match, int64_t page,
+                                 const KvScratch* scratch) const = 0;
+  // Asks TakeSettled to return the name once no admitted sequence of the model announces it any
+  // more. False when none announces it now.
+  virtual bool WatchAnnounced(int32_t model, const PageHash& hash) = 0;
+  // The watched names, with their models, that ceased to be announced since the last call.
   virtual std::vector<std::pair<PageHash, int32_t>> TakeSettled() = 0;
   virtual const PageLayout& layout(int32_t model) const = 0;
-  // Pages that Release would make free or evictable: nobody else holds them.
+  // The number of pages that only this state holds: Release would make them free or evictable.
   virtual int64_t ExclusivePages(const KvState& state) const = 0;
-  // Pages that Grow takes for tokens [0, num_tokens).
+  // The number of pages that Grow takes for tokens [0, num_tokens).
   int64_t PagesToGrow(const KvState& state, int64_t num_tokens) const;
   virtual KvUsage usage() const = 0;
   virtual KvStats stats() const = 0;
-  // Forgets all unreferenced pages.
+  // Frees all unreferenced pages.
   virtual void DropCached() = 0;
 
   // CHECK-fails unless every count, list and index entry agrees. `live` holds all admitted states.

@@ -10,6 +10,7 @@ namespace {
 constexpr size_t kTagBytes = 8;
 constexpr absl::string_view kPageTag = "TSRpage1";
 constexpr absl::string_view kRunTag = "TSRruns1";
+constexpr absl::string_view kApproximateTag = "TSRappr1";
 
 }  // namespace
 
@@ -61,6 +62,11 @@ PageHash PageHasher::Run(const PageHash& parent, absl::Span<const TokenId> token
 
 PageHash HashPage(const PageHash& parent, absl::Span<const TokenId> tokens) {
   return PageHasher().Page(parent, tokens);
+}
+
+PageHash ApproximateRoot(const PageHash& exact_root, absl::string_view kv_class) {
+  const absl::string_view root(reinterpret_cast<const char*>(&exact_root), sizeof(exact_root));
+  return PageHasher().Record(kApproximateTag, {root, kv_class});
 }
 
 std::vector<PageHash> RunNames(const PageHash& root, absl::Span<const TokenId> tokens) {

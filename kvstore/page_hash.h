@@ -62,6 +62,8 @@ class PageHasher final {
 
 // For callers that hash one page; a loop keeps a PageHasher.
 PageHash HashPage(const PageHash& parent, absl::Span<const TokenId> tokens);
+// The root of approximate KV: of a quality class or chunk method (any bytes) under `exact_root`.
+PageHash ApproximateRoot(const PageHash& exact_root, absl::string_view kv_class);
 
 // The names of the runs that `tokens` fill after `root`: one for each kRunTokens tokens, and one
 // for the shorter end if there is one.

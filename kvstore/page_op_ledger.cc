@@ -55,7 +55,7 @@ void PageOpLedger::GiveBack(int32_t model, PageId page) {
   CHECK(!std::exchange(it->second.given_back, true)) << "page " << page;
 }
 
-// The page may belong to somebody else by the time that the ops would run.
+// Drops the queued ops: when they would run, the page may belong to another sequence.
 void PageOpLedger::DropQueued(int32_t model, PageId destination) {
   std::erase_if(queued_[model], [&](const PageOp& op) {
     if (op.dst != destination) return false;

@@ -1,8 +1,8 @@
-// The page ops of one device from the moment that they are queued to the end of the step that runs
-// them, and the pages that they keep from being handed out meanwhile. An op that is queued or
+// The page ops of one device, from the moment that they are queued to the end of the step that runs
+// them, and the pages that must not be handed out meanwhile. An op that is queued or
 // launched holds a reference to its source. A destination belongs to the sequence that queued the
-// op. When the sequence gives it back, a queued op to it is dropped, and a launched one is waited
-// for: the page is freed when the last step that writes it has retired.
+// op. When the sequence gives the destination back, a queued op to it is dropped. If a launched op
+// writes it, the page is freed when the last step that writes it has retired.
 //
 // An op may have no source (kRopeShift changes its destination in place): `src` is kNullPage then.
 // Owned by KvManager; engine thread only.
@@ -45,9 +45,10 @@ class PageOpLedger final {
  private:
   // A page that launched ops read or write.
   struct LaunchedPage {
-    int32_t num_reads = 0;    // ops; each holds a reference
-    int32_t num_writes = 0;   // ops
-    bool given_back = false;  // by its sequence: its reference ends with the last write
+    int32_t num_reads = 0;   // ops that read the page; each holds a reference
+    int32_t num_writes = 0;  // ops that write the page
+    // Its sequence gave the page back; the sequence's reference ends with the last write.
+    bool given_back = false;
     bool idle() const { return num_reads == 0 && num_writes == 0; }
   };
 

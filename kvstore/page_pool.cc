@@ -91,8 +91,8 @@ void PagePool::Publish(PageId id, const PageHash& hash) {
 void PagePool::DropEvictable() {
   for (int order = 0; order < num_orders_; ++order) {
     Ends& list = reclaimable_[order];
-    // A block of smaller pages has left its list by the time its order is looked at: what remains
-    // are pages.
+    // Smaller orders come first, and evicting their pages takes blocks of them out of larger lists:
+    // each block that is left here is one page.
     while (list.head >= 0) Evict(static_cast<PageId>(list.head << order));
   }
 }
@@ -107,7 +107,7 @@ uint64_t PagePool::oldest_idle_ticks() const {
 }
 
 int64_t PagePool::free_slabs() const {
-  // Blocks of one slab without a referenced one are free or evictable.
+  // A block of one slab that is not referenced is free or evictable.
   return num_available_[0] - evictable_slabs_;
 }
 
@@ -207,8 +207,9 @@ void PagePool::Evict(PageId id) {
 }
 
 bool PagePool::EvictForOrder(int order) {
-  // A page larger than asked for is a victim too. A block of smaller pages is never older than its
-  // parts, so on equal stamps the smaller order wins and no more than needed is evicted.
+  // A page larger than the requested size may be the victim. A block of smaller pages is never
+  // older than its parts: on equal stamps the smaller order wins, so that no more than needed is
+  // evicted.
   int victim_order = -1;
   uint64_t victim_stamp = std::numeric_limits<uint64_t>::max();
   for (int larger = order; larger < num_orders_; ++larger) {
@@ -267,7 +268,7 @@ void PagePool::CheckInvariants() const {
   for (int order = 0; order < num_orders_; ++order) CheckBlocks(order, expected[order]);
 }
 
-// The order of the listed free block that begins at `slab`.
+// The order of the listed free block that starts at `slab`.
 int PagePool::CheckFree(PageId slab) const {
   CHECK(pages_[slab].refs == 0 && !pages_[slab].published) << "slab " << slab;
   for (int order = 0; order < num_orders_ && (slab & ((1 << order) - 1)) == 0; ++order) {
@@ -281,7 +282,7 @@ int PagePool::CheckFree(PageId slab) const {
   return 0;
 }
 
-// Counts and list membership of all blocks of an order, then the lists themselves.
+// Checks the counts and list membership of all blocks of an order, then the lists themselves.
 void PagePool::CheckBlocks(int order, const std::vector<Block>& expected) const {
   const std::vector<Block>& blocks = blocks_[order];
   int64_t num_listed[3] = {0, 0, 0};

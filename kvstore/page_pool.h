@@ -1,14 +1,13 @@
-// The pages of one device: metadata only, the bytes lie elsewhere (PoolView). A page is a power of
-// two of contiguous slabs, aligned to its size, so models of different shapes share one pool. Page
-// ids are first slabs. A page is referenced (refs > 0), evictable (nobody holds it, but it is
-// published and can be found again) or free. A page that is neither held nor published is free at
-// once.
+// The metadata of one device's pages; the bytes lie elsewhere (PoolView). A page is a power of
+// two of contiguous slabs, aligned to its size, so models of different shapes share one pool. A
+// page's id is its first slab. A page is referenced (refs > 0), evictable (unreferenced and
+// published, so it can be found again) or free (unreferenced and not published).
 //
-// Slabs are grouped in regions of the largest page. Inside, a buddy scheme: small pages come from
-// what is already split, so whole regions stay whole; freed buddies merge. When nothing fits,
-// eviction takes the aligned block of the asked size (a page, or a block of smaller pages none of
-// which is held) that has been wholly unreferenced the longest. With equal pages that is plain LRU.
-// Every operation is O(1) but for the number of page sizes, and deterministic.
+// Slabs are grouped in regions of the largest page. A buddy scheme divides a region: small pages
+// come from blocks that are already split, so whole regions stay whole; freed buddies merge. When
+// no free block fits, eviction takes the aligned block of the requested size (a page, or a block of
+// smaller pages none of which is held) that has been wholly unreferenced the longest. With equal
+// pages that is plain LRU. Every operation is deterministic and costs O(number of page sizes).
 //
 // Slabs [0, max_slabs_per_page) are the null page and never handed out. Owned by KvManager; engine
 // thread only.
@@ -28,11 +27,11 @@ enum class PageKind : uint8_t { kFree = 0, kKv, kAdapter, kStaging, kWeights };
 inline constexpr int kNumPageKinds = 5;
 
 struct Page {
-  PageHash hash;      // of the contents; valid when published
-  int32_t refs = 0;   // who holds it now
-  int32_t owner = 0;  // of the kind: a KV group, an adapter
+  PageHash hash;      // name of the contents; valid when published
+  int32_t refs = 0;   // holders: sequences, page ops, adapters
+  int32_t owner = 0;  // the KV group or the adapter that the page belongs to
   PageKind kind = PageKind::kFree;
-  uint8_t order = 0;       // 1 << order slabs
+  uint8_t order = 0;       // the page has 1 << order slabs
   bool published = false;  // can be found by its hash
 };
 static_assert(sizeof(Page) == 32);
@@ -47,7 +46,7 @@ class PagePool final {
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
 
-  // A page of (1 << order) slabs with refs = 1, evicting when it must; kNullPage when there is
+  // Takes a page of (1 << order) slabs with refs = 1; evicts when it must. kNullPage: there is
   // none.
   PageId Allocate(int order, PageKind kind, int32_t owner);
   // How many times Allocate(order) would succeed now: exact, whatever the fragmentation.
@@ -68,7 +67,7 @@ class PagePool final {
   void DropEvictable();
 
   const Page& page(PageId page) const { return pages_[page]; }
-  // Others hold the page or can find it: it must not be written.
+  // Whether others hold the page or can find it: then it must not be written.
   bool IsShared(PageId page) const { return pages_[page].refs > 1 || pages_[page].published; }
   int num_orders() const { return num_orders_; }
   int64_t num_slabs() const { return num_slabs_; }  // without the null page
@@ -87,15 +86,15 @@ class PagePool final {
 
  private:
   enum class List : uint8_t { kNone = 0, kFree, kReclaimable };
-  // An aligned run of (1 << order) slabs. It is in the free list of its order when it is free and
-  // its parent is not; in the reclaimable one when it has evictable slabs and no referenced ones.
+  // An aligned run of (1 << order) slabs. The free list of its order has it if it is free and its
+  // parent is not; the reclaimable list has it if it has evictable slabs and no referenced ones.
   // Blocks that are only a part of one page stay {0, 0}.
   struct Block {
     uint64_t stamp = 0;  // when it became reclaimable
     int32_t prev = -1;
     int32_t next = -1;
-    int16_t referenced = 0;  // slabs
-    int16_t evictable = 0;   // slabs
+    int16_t referenced = 0;  // referenced slabs
+    int16_t evictable = 0;   // evictable slabs
     List list = List::kNone;
   };
   struct Ends {
@@ -121,9 +120,9 @@ class PagePool final {
   int64_t num_slabs_ = 0;
   std::vector<Page> pages_;                 // [slabs]; valid at the first slab of a page
   std::vector<std::vector<Block>> blocks_;  // [orders][slabs >> order]
-  std::vector<Ends> free_;                  // [orders], last freed first
+  std::vector<Ends> free_;                  // [orders] lists of blocks, last freed first
   std::vector<int64_t> num_free_blocks_;    // [orders]
-  std::vector<Ends> reclaimable_;           // [orders], oldest first
+  std::vector<Ends> reclaimable_;           // [orders] lists of blocks, oldest first
   std::vector<int64_t> num_available_;      // [orders] blocks without referenced slabs
   std::array<int64_t, kNumPageKinds> referenced_slabs_{};
   int64_t evictable_slabs_ = 0;

@@ -15,10 +15,10 @@ constexpr int32_t kPageTokensStep = 4;
 constexpr int32_t kUsualPageTokens = 16;
 constexpr int64_t kSlabAlignBytes = 64;
 
-// What a choice costs, in shares of the model's memory. Besides the bytes that a page leaves unused
-// in its slabs: unusual page_tokens must be clearly better; tokens that are no multiple of 8 split
-// vectors; larger pages leave more of a sequence's last page empty; pages of many slabs need whole
-// regions.
+// The cost of a choice, in shares of the model's memory: the bytes that a page leaves unused in its
+// slabs, and penalties. page_tokens other than 16 must be clearly better; tokens that are no
+// multiple of 8 split vectors; larger pages leave more of a sequence's last page empty; pages of
+// many slabs need whole regions.
 struct Fit {
   int32_t page_tokens = 0;
   int32_t slabs_per_page = 0;

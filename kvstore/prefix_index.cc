@@ -21,25 +21,25 @@ void PrefixIndex::Erase(const PageHash& hash, int32_t group, PageId page) {
 }
 
 void PrefixIndex::Announce(const PageHash& hash, int32_t model) {
-  ++pending_[Key(hash, model)].count;
+  ++announced_[Key(hash, model)].count;
 }
 
 void PrefixIndex::Withdraw(const PageHash& hash, int32_t model) {
-  const auto it = pending_.find(Key(hash, model));
-  CHECK(it != pending_.end()) << "model " << model;
+  const auto it = announced_.find(Key(hash, model));
+  CHECK(it != announced_.end()) << "model " << model;
   if (--it->second.count > 0) return;
   if (it->second.watched) settled_.push_back(it->first);
-  pending_.erase(it);
+  announced_.erase(it);
 }
 
 int32_t PrefixIndex::num_announced(const PageHash& hash, int32_t model) const {
-  const auto it = pending_.find(Key(hash, model));
-  return it == pending_.end() ? 0 : it->second.count;
+  const auto it = announced_.find(Key(hash, model));
+  return it == announced_.end() ? 0 : it->second.count;
 }
 
 bool PrefixIndex::Watch(const PageHash& hash, int32_t model) {
-  const auto it = pending_.find(Key(hash, model));
-  if (it == pending_.end()) return false;
+  const auto it = announced_.find(Key(hash, model));
+  if (it == announced_.end()) return false;
   it->second.watched = true;
   return true;
 }

@@ -1,6 +1,6 @@
-// Which page holds the contents of a name, per KV group, and which names are announced: sequences
-// are computing their contents right now. An entry never owns its page: the pool keeps a published
-// page until it is evicted, and the manager erases the entry then.
+// Maps the name of contents to the page that holds them, per KV group, and counts announced names:
+// a name is announced while a sequence is computing its contents. An entry never owns its page. The
+// pool keeps a published page until it is evicted; then the manager erases the entry.
 //
 // Owned by KvManager; engine thread only.
 #pragma once
@@ -18,10 +18,10 @@ namespace tessera {
 class PrefixIndex final {
  public:
   // `group` tells the KV groups of all models apart (Page::owner).
-  PageId Find(const PageHash& hash, int32_t group) const;  // kNullPage: not there
-  // False when another page is there already; it stays.
+  PageId Find(const PageHash& hash, int32_t group) const;  // kNullPage: none
+  // False when the name has a page in the group already; that page stays.
   bool Insert(const PageHash& hash, int32_t group, PageId page);
-  // REQUIRES: the entry is there and names `page`.
+  // REQUIRES: the name has `page` in the group.
   void Erase(const PageHash& hash, int32_t group, PageId page);
 
   // Announcements are counted: several sequences may be computing the same page. `model` keeps
@@ -35,17 +35,17 @@ class PrefixIndex final {
   std::vector<std::pair<PageHash, int32_t>> TakeSettled() { return std::exchange(settled_, {}); }
 
   int64_t num_pages() const { return static_cast<int64_t>(pages_.size()); }
-  int64_t num_pending() const { return static_cast<int64_t>(pending_.size()); }
+  int64_t num_announced_names() const { return static_cast<int64_t>(announced_.size()); }
 
  private:
   using Key = std::pair<PageHash, int32_t>;
-  struct Pending {
+  struct Announcement {
     int32_t count = 0;
     bool watched = false;
   };
 
   absl::flat_hash_map<Key, PageId> pages_;
-  absl::flat_hash_map<Key, Pending> pending_;
+  absl::flat_hash_map<Key, Announcement> announced_;
   std::vector<Key> settled_;
 };
 

@@ -132,6 +132,9 @@ struct Request {
   // Only requests with an equal tenant and an equal salt share pages.
   std::string tenant;
   std::string salt;
+  // Quality classes and chunk methods whose approximate KV the request accepts, the preferred one
+  // first. Empty: exact KV only, and the result depends on the request alone.
+  std::vector<std::string> accepted_kv_classes;
 };
 
 }  // namespace tessera

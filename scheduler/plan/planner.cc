@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kMinChunkTokens = 16;
 // A sequence waits for a prefix that another sequence computes if this saves at least so many
 // tokens.
-constexpr int64_t kMinPendingGain = 16;
+constexpr int64_t kMinAnnouncedGain = 16;
 // A plan brings needs of waiting sequences to the pool, in the queue's order, until so many
 // distinct needs of a model are loading. It brings one need even if so many are loading already.
 constexpr int64_t kNeedLookahead = 32;
@@ -28,6 +28,12 @@ int64_t HeldSlabs(const KvState& state, const PageLayout& layout) {
     num_pages += static_cast<int64_t>(group.pages.size()) - group.first_live_page;
   }
   return num_pages * layout.slabs_per_page;
+}
+
+int64_t ReserveSlabs(const SchedulerOptions& options, const KvManager& kv,
+                     int64_t outstanding_slabs) {
+  const auto total = static_cast<double>(kv.usage().total_slabs);
+  return outstanding_slabs + static_cast<int64_t>(options.watermark * total);
 }
 
 Range ScoredTokens(const Sequence& s, int64_t begin, int64_t end) {
@@ -227,7 +233,7 @@ bool Planner::ConsiderNeedy(Sequence* s, WaitingQueue::Cursor* cursor) {
   const int64_t num_pages = residency_.PagesToPlace(s->need);
   if (num_pages > 0 && !IsAlone() && !kv_.adapters_apart()) {
     const int64_t num_reserved =
-        CeilDiv<int64_t>(ReserveSlabs(), kv_.layout(model_).slabs_per_page);
+        CeilDiv<int64_t>(NumReservedSlabs(), kv_.layout(model_).slabs_per_page);
     if (num_pages + num_reserved > available_pages_) {
       refused = s;
       return false;
@@ -270,10 +276,16 @@ void Planner::LearnFromCopy(Sequence* s) {
   const bool alike = copy.kv.cacheable && s->kv.cacheable;
   if (!alike || !s->tokens.empty() || !copy.tokens.empty()) last_waits_for_.reset();
   if (!alike || last_waits_for_.has_value()) return;
-  const size_t num_names =
-      std::min<size_t>(copy.kv.hashes.size(), s->num_prompt / kv_.layout(model_).page_tokens());
-  if (s->kv.hashes.size() >= num_names) return;
-  s->kv.hashes.assign(copy.kv.hashes.begin(), copy.kv.hashes.begin() + num_names);
+  const int64_t max_names = s->num_prompt / kv_.layout(model_).page_tokens();
+  const auto learn = [max_names](const std::vector<PageHash>& known, std::vector<PageHash>* names) {
+    const size_t num_names = std::min<size_t>(known.size(), max_names);
+    if (names->size() >= num_names) return;
+    names->assign(known.begin(), known.begin() + num_names);
+  };
+  learn(copy.kv.hashes, &s->kv.hashes);
+  for (size_t i = 0; i < copy.kv.accepted.size(); ++i) {
+    learn(copy.kv.accepted[i].hashes, &s->kv.accepted[i].hashes);
+  }
 }
 
 bool Planner::IsAfterRefused(const Sequence& s) const {
@@ -289,11 +301,11 @@ bool Planner::TryAdmit(Sequence* s) {
   const PageLayout& layout = kv_.layout(model_);
   const int64_t num_tokens = s->num_tokens();
   const Sequence*& refused = plan_.turns[model_].refused;
-  if (match.pending_tokens >= match.hit_tokens + kMinPendingGain) {
+  if (match.announced_tokens >= match.hit_tokens + kMinAnnouncedGain) {
     if (refused == s) refused = nullptr;
-    // After this page is published, waiting further would save fewer than kMinPendingGain tokens.
-    const int64_t page = (match.pending_tokens - kMinPendingGain) / layout.page_tokens();
-    last_waits_for_ = s->kv.hashes.at(page);
+    // After this page is published, waiting further would save fewer than kMinAnnouncedGain tokens.
+    const int64_t page = (match.announced_tokens - kMinAnnouncedGain) / layout.page_tokens();
+    last_waits_for_ = kv_.AnnouncedName(s->kv, match, page, &scratch_->kv);
     plan_.waits.push_back({s, *last_waits_for_});
     return true;
   }
@@ -305,7 +317,7 @@ bool Planner::TryAdmit(Sequence* s) {
       layout.num_groups();
   const int64_t rest = std::max<int64_t>(0, PromptSlabs(num_tokens) - PromptSlabs(end));
   // If nothing else runs, the sequence may start when its first chunk fits.
-  const int64_t reserve = IsAlone() ? 0 : rest + ReserveSlabs();
+  const int64_t reserve = IsAlone() ? 0 : rest + NumReservedSlabs();
   const int64_t num_idle =
       scratch_->needs.contains(s->need) ? 0 : residency_.IdlePages(s->need, model_);
   const int64_t num_taken = match.evictable_pages + num_new + num_idle;
@@ -469,12 +481,6 @@ void Planner::AddCost(const Sequence& s, int64_t num_tokens, int64_t context_len
 
 int64_t Planner::PromptSlabs(int64_t num_tokens) const {
   return kv_.SlabsFor(model_, num_tokens, state_.options.max_num_batched_tokens);
-}
-
-// Slabs that running prompts still need, plus the watermark.
-int64_t Planner::ReserveSlabs() const {
-  const auto total = static_cast<double>(kv_.usage().total_slabs);
-  return outstanding_slabs_ + static_cast<int64_t>(state_.options.watermark * total);
 }
 
 }  // namespace tessera

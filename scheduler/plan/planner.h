@@ -35,6 +35,11 @@ struct PlanScratch {
   std::vector<std::pair<QueueKey, Sequence*>> keyed;  // `decodes` with their keys, for sorting
 };
 
+// Slabs that only running sequences may take: `outstanding_slabs`, which their prompts still need,
+// and the watermark.
+int64_t ReserveSlabs(const SchedulerOptions& options, const KvManager& kv,
+                     int64_t outstanding_slabs);
+
 class Planner final {
  public:
   Planner(const SchedulerState& state, const WaitingQueue& queue, const QueuePolicy& policy,
@@ -86,7 +91,7 @@ class Planner final {
   }
   void AddEntry(Sequence* sequence, int64_t first, int64_t num_tokens, bool admits);
   int64_t PromptSlabs(int64_t num_tokens) const;
-  int64_t ReserveSlabs() const;
+  int64_t NumReservedSlabs() const { return ReserveSlabs(state_.options, kv_, outstanding_slabs_); }
   bool IsAlone() const { return num_running_ == 0; }
 
   const SchedulerState& state_;

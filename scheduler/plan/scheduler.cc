@@ -184,7 +184,7 @@ void Scheduler::Commit(StepPlan* plan) {
     policy_->OnServed(*entry.sequence, entry.num_tokens());
   }
   for (const StepPlan::Wait& wait : plan->waits) {
-    if (kv_->WatchPending(wait.sequence->request->model, wait.page)) {
+    if (kv_->WatchAnnounced(wait.sequence->request->model, wait.page)) {
       queue_.AwaitPrefix(wait.sequence, wait.page);
     }
   }
@@ -267,7 +267,7 @@ void Scheduler::Shrink(StepPlan* plan) const {
 void Scheduler::BringNeed(Sequence* s) {
   if (s->place != QueuePlace::kNeedy && s->place != QueuePlace::kReady) return;
   const bool alone = IsAlone();
-  const NeedState state = residency_->Want(s->need, alone ? 0 : ReserveSlabs(), alone);
+  const NeedState state = residency_->Want(s->need, alone ? 0 : NumReservedSlabs(), alone);
   if (state == NeedState::kReady) queue_.WakeNeed(s->need, /*ready=*/true);
   if (state == NeedState::kLoading) queue_.AwaitNeed(s);
   if (state == NeedState::kNoRoom) state_.models[s->request->model].turn.refused = s;
@@ -348,11 +348,6 @@ void Scheduler::Recount(Sequence* s) {
   AddShare(*s, -1);
   s->share = ShareOf(*s);
   AddShare(*s, 1);
-}
-
-int64_t Scheduler::ReserveSlabs() const {
-  const auto total = static_cast<double>(kv_->usage().total_slabs);
-  return state_.outstanding_slabs + static_cast<int64_t>(state_.options.watermark * total);
 }
 
 double Scheduler::PredictPrefillUs(int32_t model, int64_t num_tokens) const {

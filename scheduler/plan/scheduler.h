@@ -82,7 +82,9 @@ class Scheduler {
   std::vector<NeedChange> Wake();
   std::vector<Sequence*> WaitingFor(NeedId need) const { return queue_.WithNeed(need); }
   // The number of slabs that only running sequences may take: the argument of Residency::Want.
-  int64_t ReserveSlabs() const;
+  int64_t NumReservedSlabs() const {
+    return ReserveSlabs(state_.options, *kv_, state_.outstanding_slabs);
+  }
   bool IsAlone() const { return state_.num_running == 0; }
 
   int64_t num_running() const { return state_.num_running; }

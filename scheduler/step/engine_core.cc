@@ -120,6 +120,9 @@ std::unique_ptr<Sequence> EngineCore::NewSequence(const Request& request, int32_
   sequence->kv.model = request.model;
   sequence->kv.root = root;
   sequence->kv.cacheable = !(scores_prompt && index == 0) && !is_alone;
+  for (const std::string& kv_class : request.accepted_kv_classes) {
+    sequence->kv.accepted.push_back({ApproximateRoot(root, kv_class), {}});
+  }
   if (request.kind == RequestKind::kEmbed) {
     sequence->hidden_sum.resize(options_.models[request.model].hidden);
   }
@@ -167,7 +170,7 @@ void EngineCore::OnAdapterCopied(AdapterId id) { adapters_->OnCopied(id); }
 bool EngineCore::Settle() {
   bool has_settled = false;
   for (;;) {
-    operator_loads_.Ask(scheduler_.ReserveSlabs(), scheduler_.IsAlone());
+    operator_loads_.Ask(scheduler_.NumReservedSlabs(), scheduler_.IsAlone());
     const std::vector<NeedChange> changes = scheduler_.Wake();
     if (changes.empty()) return has_settled;
     has_settled = true;

@@ -14,7 +14,7 @@ namespace tessera::testing {
 
 class KvManagerTest : public ::testing::Test {
  protected:
-  // Pages of 4 tokens; num_slabs without the null page.
+  // Makes a store with pages of 4 tokens; num_slabs does not count the null page.
   void Make(int64_t num_slabs, const std::vector<int32_t>& windows = {0}) {
     kv_ = NewKvManager(num_slabs + 1, kSlabBytes, 1);
     model_ = kv_->AddModel(MakeLayout(4, windows));
@@ -28,10 +28,11 @@ class KvManagerTest : public ::testing::Test {
   int64_t Hit(const std::vector<TokenId>& tokens, const std::string& salt = "") {
     return kv_->Match(NewState(salt), tokens).hit_tokens;
   }
-  int64_t Pending(const std::vector<TokenId>& tokens) {
-    return kv_->Match(NewState(), tokens).pending_tokens;
+  int64_t Announced(const std::vector<TokenId>& tokens) {
+    return kv_->Match(NewState(), tokens).announced_tokens;
   }
-  // Room for tokens [0, num_tokens). On false the state is admitted and holds its hit only.
+  // Admits, and makes room for tokens [0, num_tokens). On false the state is admitted and holds its
+  // hit only.
   bool AdmitAndGrow(KvState* state, const std::vector<TokenId>& tokens, int64_t num_tokens) {
     kv_->Admit(state, tokens);
     return kv_->Grow(state, num_tokens);

@@ -160,11 +160,11 @@ TEST_F(KvManagerTest, UncacheableStatesLeaveNoTrace) {
   KvState* state = NewState();
   state->cacheable = false;
   EXPECT_EQ(kv_->Match(state, Iota(24)).hit_tokens, 0);
-  EXPECT_EQ(kv_->Match(state, Iota(24)).pending_tokens, 0);
+  EXPECT_EQ(kv_->Match(state, Iota(24)).announced_tokens, 0);
   ASSERT_TRUE(AdmitAndGrow(state, Iota(24), 24));
   EXPECT_EQ(state->num_tokens, 0);
   Check();
-  EXPECT_EQ(Pending(Iota(24)), 8);
+  EXPECT_EQ(Announced(Iota(24)), 8);
   kv_->Advance(state, Iota(24), 24);
   Check();
   EXPECT_EQ(Hit(Iota(24)), 8);
@@ -181,12 +181,12 @@ TEST_F(KvManagerTest, AdmissionIsAllOrNothing) {
   EXPECT_FALSE(AdmitAndGrow(state, Iota(16), 16));  // 4 pages of 2 groups
   Check();
   EXPECT_EQ(kv_->usage().free_slabs, 7);
-  EXPECT_EQ(Pending(Iota(16)), 12);
+  EXPECT_EQ(Announced(Iota(16)), 12);
   Release(state);
   EXPECT_FALSE(state->admitted);
   EXPECT_TRUE(state->groups.empty());
   EXPECT_EQ(kv_->usage().free_slabs, 7);
-  EXPECT_EQ(Pending(Iota(16)), 0);
+  EXPECT_EQ(Announced(Iota(16)), 0);
   EXPECT_TRUE(AdmitAndGrow(state, Iota(16), 12));
   Check();
   EXPECT_EQ(kv_->usage().free_slabs, 1);
@@ -249,42 +249,42 @@ TEST_F(KvManagerTest, GrowIsAllOrNothing) {
   Check();
 }
 
-TEST_F(KvManagerTest, AnnouncedPagesArePending) {
+TEST_F(KvManagerTest, PagesAreAnnouncedUntilTheyAreWritten) {
   Make(32);
   KvState* first = NewState();
   ASSERT_TRUE(AdmitAndGrow(first, Iota(14), 4));
-  EXPECT_EQ(first->num_pending_pages, 3);  // the last two tokens fill no page
+  EXPECT_EQ(first->num_announced_pages, 3);  // the last two tokens fill no page
   Check();
   KvMatch match = kv_->Match(NewState(), Iota(20));
   EXPECT_EQ(match.hit_tokens, 0);
-  EXPECT_EQ(match.pending_tokens, 12);
-  EXPECT_EQ(Pending(Iota(6)), 4);
+  EXPECT_EQ(match.announced_tokens, 12);
+  EXPECT_EQ(Announced(Iota(6)), 4);
   const std::vector<PageHash> names = first->hashes;
-  for (const PageHash& name : names) EXPECT_TRUE(kv_->WatchPending(model_, name));
-  EXPECT_FALSE(kv_->WatchPending(model_ + 1, names[0]));
+  for (const PageHash& name : names) EXPECT_TRUE(kv_->WatchAnnounced(model_, name));
+  EXPECT_FALSE(kv_->WatchAnnounced(model_ + 1, names[0]));
 
   kv_->Advance(first, Iota(14), 4);
-  EXPECT_FALSE(kv_->WatchPending(model_, names[0]));  // it is there
+  EXPECT_FALSE(kv_->WatchAnnounced(model_, names[0]));  // it is there
   using Names = std::vector<std::pair<PageHash, int32_t>>;
   EXPECT_EQ(kv_->TakeSettled(), Names({{names[0], model_}}));
-  EXPECT_TRUE(kv_->WatchPending(model_, names[1]));
+  EXPECT_TRUE(kv_->WatchAnnounced(model_, names[1]));
   match = kv_->Match(NewState(), Iota(20));
   EXPECT_EQ(match.hit_tokens, 4);
-  EXPECT_EQ(match.pending_tokens, 12);
-  EXPECT_EQ(first->num_pending_pages, 2);
+  EXPECT_EQ(match.announced_tokens, 12);
+  EXPECT_EQ(first->num_announced_pages, 2);
   Check();
 
   KvState* second = NewState();  // does not wait: both announce
   ASSERT_TRUE(AdmitAndGrow(second, Iota(14), 14));
-  EXPECT_EQ(second->num_pending_pages, 2);
+  EXPECT_EQ(second->num_announced_pages, 2);
   Release(first);
-  EXPECT_EQ(Pending(Iota(20)), 12);
-  EXPECT_TRUE(kv_->WatchPending(model_, names[2]));
+  EXPECT_EQ(Announced(Iota(20)), 12);
+  EXPECT_TRUE(kv_->WatchAnnounced(model_, names[2]));
   Release(second);
-  EXPECT_FALSE(kv_->WatchPending(model_, names[2]));
+  EXPECT_FALSE(kv_->WatchAnnounced(model_, names[2]));
   EXPECT_EQ(kv_->TakeSettled().size(), 2u);  // page 1 was watched too; page 2 was given up
   EXPECT_TRUE(kv_->TakeSettled().empty());
-  EXPECT_EQ(Pending(Iota(20)), 4);  // equal to the hit
+  EXPECT_EQ(Announced(Iota(20)), 4);  // equal to the hit
 }
 
 TEST_F(KvManagerTest, DuplicatesStayPrivate) {
@@ -392,7 +392,7 @@ TEST_F(KvManagerTest, PagesBehindTheWindowAreGivenUp) {
   EXPECT_EQ(kv_->usage().cached_slabs, 2);  // still findable
   EXPECT_EQ(Hit(Iota(5)), 4);
   ASSERT_TRUE(kv_->Grow(state, 17));
-  kv_->Advance(state, tokens, 17);  // 17 sees 12 and later
+  kv_->Advance(state, tokens, 17);  // the token at 17 sees 12 and later
   EXPECT_EQ(state->groups[1].first_live_page, 3);
   Check();
 }
@@ -434,8 +434,8 @@ TEST_F(KvManagerTest, AHitIsWhatAllGroupsHave) {
   // first).
   KvState* other = Run(Iota(8, 100));  // 4 pages; 3 were free
   EXPECT_EQ(kv_->stats().evicted_pages, 1);
-  EXPECT_EQ(Hit(Iota(17)), 16);  // window page 0 is behind the window
-  EXPECT_EQ(Hit(Iota(5)), 0);    // but not for a short prefix
+  EXPECT_EQ(Hit(Iota(17)), 16);  // this prefix does not need window page 0
+  EXPECT_EQ(Hit(Iota(5)), 0);    // this prefix does
   ASSERT_TRUE(kv_->Grow(other, 12));
   EXPECT_EQ(kv_->stats().evicted_pages, 3);  // window pages 1 and 3
   EXPECT_EQ(Hit(Iota(17)), 0);               // 12 needs window pages 1 and 2, 8 needs 0 and 1

@@ -36,7 +36,7 @@ TEST_F(KvPageOpsTest, SharedPagesAreCopiedBeforeTheyAreWritten) {
   const std::vector<KvGroupState> before = second->groups;
   ASSERT_EQ(before[1].first_live_page, 2);
   EXPECT_TRUE(kv_->EnsureWritable(second, 7, 7));
-  EXPECT_TRUE(kv_->EnsureWritable(second, 7, 14));  // pages 1, 2 and 3; 1 is behind the window
+  EXPECT_TRUE(kv_->EnsureWritable(second, 7, 14));  // pages 1, 2 and 3; page 1 has left the window
   Check();
   for (size_t g : {0, 1}) {
     EXPECT_EQ(first->groups[g].pages[3], before[g].pages[3]);
@@ -118,7 +118,7 @@ TEST_F(KvPageOpsTest, ADestinationBehindTheWindowIsHeldUntilItsStepHasRetired) {
   const std::vector<PageOp> ops = kv_->TakePageOps(model_);
   ASSERT_EQ(ops.size(), 1u);
   ASSERT_TRUE(kv_->Grow(state, 12));
-  kv_->Advance(state, Iota(12), 12);  // page 1 falls behind the window
+  kv_->Advance(state, Iota(12), 12);  // page 1 leaves the window
   Check();
   EXPECT_EQ(kv_->usage().kv_slabs, 3);
   kv_->ReleasePageOps(ops);
@@ -126,7 +126,7 @@ TEST_F(KvPageOpsTest, ADestinationBehindTheWindowIsHeldUntilItsStepHasRetired) {
   EXPECT_EQ(kv_->usage().kv_slabs, 1);
 }
 
-// Several steps in flight read one page: the last of them to retire lets it go.
+// Several steps in flight read one page: the page is released when the last of them retires.
 TEST_F(KvPageOpsTest, EachStepHoldsWhatItCopies) {
   Make(8);
   KvState* first = Run(Iota(9));
@@ -146,7 +146,7 @@ TEST_F(KvPageOpsTest, EachStepHoldsWhatItCopies) {
   kv_->ReleasePageOps(second_ops);
   Check();
   EXPECT_EQ(kv_->usage().cached_slabs, 1);
-  Release(first);  // after their steps: nothing is waited for
+  Release(first);  // their steps have retired: freed at once
   Release(second);
   EXPECT_EQ(kv_->usage().kv_slabs, 0);
 }
@@ -181,7 +181,7 @@ TEST_F(KvPageOpsTest, ACopyToAPageGivenBackIsNotMade) {
   state = Run(Iota(8));
   ASSERT_TRUE(kv_->EnsureWritable(state, 4, 8));
   ASSERT_TRUE(kv_->Grow(state, 12));
-  kv_->Advance(state, Iota(12), 12);  // page 1 falls behind the window
+  kv_->Advance(state, Iota(12), 12);  // page 1 leaves the window
   EXPECT_TRUE(kv_->TakePageOps(model_).empty());
   Check();
 }

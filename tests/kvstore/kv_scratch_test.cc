@@ -1,4 +1,4 @@
-// What the sequences of one plan see of each other before it is committed.
+// The sequences of one plan see each other's announcements before the plan is committed.
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -28,13 +28,13 @@ class KvScratchTest : public testing::KvManagerTest {
 
 TEST_F(KvScratchTest, SequencesOfOnePlanSeeEachOthersAnnouncements) {
   Make(16);
-  EXPECT_EQ(See(Iota(20)).pending_tokens, 0);
+  EXPECT_EQ(See(Iota(20)).announced_tokens, 0);
   Plan(Iota(14));
   EXPECT_EQ(See(Iota(20)).hit_tokens, 0);
-  EXPECT_EQ(See(Iota(20)).pending_tokens, 12);  // the last two tokens fill no page
-  EXPECT_EQ(See(Iota(20, 1)).pending_tokens, 0);
+  EXPECT_EQ(See(Iota(20)).announced_tokens, 12);  // the last two tokens fill no page
+  EXPECT_EQ(See(Iota(20, 1)).announced_tokens, 0);
   Plan(Iota(20));
-  EXPECT_EQ(See(Iota(40)).pending_tokens, 20);
+  EXPECT_EQ(See(Iota(40)).announced_tokens, 20);
 }
 
 TEST_F(KvScratchTest, AnnouncementsFollowAHit) {
@@ -43,16 +43,16 @@ TEST_F(KvScratchTest, AnnouncementsFollowAHit) {
   Plan(Iota(14));
   EXPECT_EQ(scratch_.announced.size(), 1u);  // page 2; the hit has pages 0 and 1
   EXPECT_EQ(See(Iota(20)).hit_tokens, 8);
-  EXPECT_EQ(See(Iota(20)).pending_tokens, 12);
+  EXPECT_EQ(See(Iota(20)).announced_tokens, 12);
 }
 
 TEST_F(KvScratchTest, ModelsAndSaltsAreApart) {
   Make(16);
   const int32_t other = kv_->AddModel(MakeLayout(4, {0}));
   Plan(Iota(14));
-  EXPECT_EQ(See(NewState("salt"), Iota(20)).pending_tokens, 0);
+  EXPECT_EQ(See(NewState("salt"), Iota(20)).announced_tokens, 0);
   model_ = other;
-  EXPECT_EQ(See(Iota(20)).pending_tokens, 0);
+  EXPECT_EQ(See(Iota(20)).announced_tokens, 0);
 }
 
 TEST_F(KvScratchTest, AnEvictablePageIsCountedOnce) {
@@ -101,13 +101,13 @@ TEST_F(KvScratchTest, PlanningLeavesTheStoreUnchanged) {
   EXPECT_EQ(kv_->usage().free_slabs, before.free_slabs);
   EXPECT_EQ(kv_->usage().cached_slabs, before.cached_slabs);
   EXPECT_EQ(kv_->AvailablePages(model_), 4);
-  EXPECT_FALSE(kv_->WatchPending(model_, state->hashes[2]));
+  EXPECT_FALSE(kv_->WatchAnnounced(model_, state->hashes[2]));
   const KvMatch match = kv_->Match(NewState(), Iota(14));
-  EXPECT_EQ(match.pending_tokens, 8);
+  EXPECT_EQ(match.announced_tokens, 8);
   EXPECT_EQ(match.evictable_pages, 2);
 }
 
-// What is foreseen comes true.
+// Admit makes the changes that Foresee predicted.
 TEST_F(KvScratchTest, AdmitDoesWhatWasForeseen) {
   Make(16);
   RunAndRelease(Iota(8));
@@ -116,9 +116,9 @@ TEST_F(KvScratchTest, AdmitDoesWhatWasForeseen) {
   kv_->Admit(state, Iota(14));
   const KvMatch match = kv_->Match(NewState(), Iota(20));
   EXPECT_EQ(match.hit_tokens, foreseen.hit_tokens);
-  EXPECT_EQ(match.pending_tokens, foreseen.pending_tokens);
+  EXPECT_EQ(match.announced_tokens, foreseen.announced_tokens);
   EXPECT_EQ(match.evictable_pages, foreseen.evictable_pages);
-  EXPECT_EQ(state->num_pending_pages, 1);
+  EXPECT_EQ(state->num_announced_pages, 1);
   Check();
 }
 

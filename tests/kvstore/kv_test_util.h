@@ -1,5 +1,4 @@
-// What the tests of the KV store share: layouts without tensors, and how much random work fits
-// where.
+// Shared by the tests of the KV store: layouts without tensors, and the amount of random work.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +13,14 @@ namespace tessera::testing {
 
 inline constexpr int64_t kSlabBytes = 4096;
 
-// Sanitizers make a verb several times dearer.
+// A verb takes several times longer under a sanitizer.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 inline constexpr int64_t kWorkDivisor = 25;
 #else
 inline constexpr int64_t kWorkDivisor = 1;
 #endif
 
-// A group per window (0: full attention).
+// A layout with one group per window (0: full attention).
 inline PageLayout MakeLayout(int32_t page_tokens, const std::vector<int32_t>& windows,
                              int32_t slabs_per_page = 1) {
   PageLayout layout;
@@ -45,7 +44,7 @@ inline PageHash RootOfSalt(const std::string& salt) {
   return RootOf(identity);
 }
 
-// first, first + 1, ...
+// The tokens first, first + 1, ...
 inline std::vector<TokenId> Iota(int64_t count, TokenId first = 0) {
   std::vector<TokenId> tokens;
   for (int64_t i = 0; i < count; ++i) tokens.push_back(first + static_cast<TokenId>(i));

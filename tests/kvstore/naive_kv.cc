@@ -1,6 +1,8 @@
 #include "tests/kvstore/naive_kv.h"
 
 #include <algorithm>
+#include <iterator>
+#include <optional>
 #include <utility>
 
 #include "kernels/base/log.h"
@@ -10,6 +12,8 @@ namespace {
 
 constexpr int64_t kCellsPerSlab = 8;
 constexpr int64_t kMaxGroups = 8;
+constexpr int64_t kScribble = -1;
+constexpr int64_t kPrivateContent = -2;  // approximate, in no class
 
 }  // namespace
 
@@ -31,8 +35,37 @@ int32_t NaiveKv::Extend(int32_t parent, TokenId token) {
 
 int32_t NaiveKv::Root(int32_t model, int32_t salt) { return Extend(-1 - model, salt); }
 
-NaiveKv::Key NaiveKv::KeyOf(const NaiveSequence& s, int32_t group, int64_t page) const {
-  return {s.state.model, group, s.prefixes[(page + 1) * layout(s).page_tokens() - 1]};
+// No token is negative.
+int32_t NaiveKv::ClassRoot(int32_t exact_root, int32_t kv_class) {
+  return Extend(exact_root, -1 - kv_class);
+}
+
+NaiveKv::Key NaiveKv::KeyOf(const NaiveSequence& s, int32_t group, int64_t page,
+                            int32_t kv_class) const {
+  const auto& prefixes = kv_class == kNoKvClass ? s.prefixes : s.class_prefixes[kv_class];
+  return {s.state.model, group, prefixes[(page + 1) * layout(s).page_tokens() - 1]};
+}
+
+bool NaiveKv::IsExact(const NaiveSequence& s, int64_t page) const {
+  const int64_t page_tokens = layout(s).page_tokens();
+  for (int64_t p = page * page_tokens; p < (page + 1) * page_tokens; ++p) {
+    if (p >= s.exact_tokens) return false;
+  }
+  return true;
+}
+
+std::optional<int32_t> NaiveKv::PublicClass(const NaiveSequence& s, int64_t page) const {
+  if (!s.state.cacheable) return std::nullopt;
+  if (IsExact(s, page)) return kNoKvClass;
+  if (s.kv_class == kNoKvClass) return std::nullopt;
+  return s.kv_class;
+}
+
+NaiveKv::Entry* NaiveKv::FindPage(const NaiveSequence& s, int32_t group, int64_t page,
+                                  int32_t kv_class) {
+  Entry* const exact = Find(KeyOf(s, group, page, kNoKvClass));
+  if (exact != nullptr || kv_class == kNoKvClass) return exact;
+  return Find(KeyOf(s, group, page, kv_class));
 }
 
 NaiveKv::Entry* NaiveKv::Find(const Key& key) {
@@ -47,39 +80,59 @@ int64_t NaiveKv::FirstNeeded(const GroupLayout& group, int64_t num_tokens) {
   return position / group.page_tokens;
 }
 
+NaiveKv::Announced NaiveKv::AllAnnounced() const {
+  Announced announced;
+  for (const NaiveSequence* s : live_) {
+    for (int64_t i = s->state.num_tokens / layout(*s).page_tokens(); i < s->announced_end; ++i) {
+      const std::optional<int32_t> kv_class = PublicClass(*s, i);
+      if (!kv_class.has_value()) continue;
+      announced.insert({s->state.model, std::get<2>(KeyOf(*s, 0, i, *kv_class))});
+    }
+  }
+  return announced;
+}
+
+// Whether every group has the pages that the token after the prefix needs.
+bool NaiveKv::Has(const NaiveSequence& s, int64_t num_pages, int32_t kv_class,
+                  const Announced& announced) {
+  const auto is_announced = [&](int32_t group, int64_t page, int32_t in_class) {
+    return announced.contains({s.state.model, std::get<2>(KeyOf(s, group, page, in_class))});
+  };
+  for (int32_t g = 0; g < layout(s).num_groups(); ++g) {
+    const int64_t first = FirstNeeded(layout(s).groups[g], num_pages * layout(s).page_tokens());
+    for (int64_t i = first; i < num_pages; ++i) {
+      if (FindPage(s, g, i, kv_class) != nullptr) continue;
+      if (!is_announced(g, i, kNoKvClass) && !is_announced(g, i, kv_class)) return false;
+    }
+  }
+  return true;
+}
+
+int64_t NaiveKv::Longest(const NaiveSequence& s, int32_t kv_class, const Announced& announced) {
+  int64_t pages = static_cast<int64_t>(s.tokens.size() - 1) / layout(s).page_tokens();
+  while (!Has(s, pages, kv_class, announced)) --pages;
+  return pages;
+}
+
 NaiveKv::Hits NaiveKv::FindHits(const NaiveSequence& s) {
   Hits hits;
   if (!s.state.cacheable || s.tokens.empty()) return hits;
-  const int64_t page_tokens = layout(s).page_tokens();
-  const int64_t max_pages = static_cast<int64_t>(s.tokens.size() - 1) / page_tokens;
-  std::set<std::pair<int32_t, int32_t>> pending;  // (model, prefix)
-  for (const NaiveSequence* other : live_) {
-    for (int64_t i = other->state.num_tokens / layout(*other).page_tokens();
-         i < other->announced_end; ++i) {
-      pending.insert({other->state.model, std::get<2>(KeyOf(*other, 0, i))});
-    }
-  }
-  const auto has = [&](int64_t num_pages, bool or_pending) {
-    for (int32_t g = 0; g < layout(s).num_groups(); ++g) {
-      const int64_t first = FirstNeeded(layout(s).groups[g], num_pages * page_tokens);
-      for (int64_t i = first; i < num_pages; ++i) {
-        const Key key = KeyOf(s, g, i);
-        const bool is_pending = pending.count({s.state.model, std::get<2>(key)}) > 0;
-        if (findable_.count(key) == 0 && !(or_pending && is_pending)) return false;
-      }
-    }
-    return true;
-  };
-  for (int64_t pages = max_pages; pages > 0 && hits.pending_pages == 0; --pages) {
-    if (has(pages, true)) hits.pending_pages = pages;
-  }
-  for (int64_t pages = hits.pending_pages; pages > 0 && hits.hit_pages == 0; --pages) {
-    if (has(pages, false)) hits.hit_pages = pages;
+  const Announced announced = AllAnnounced();
+  hits.exact_pages = hits.hit_pages = Longest(s, kNoKvClass, {});
+  hits.announced_pages = Longest(s, kNoKvClass, announced);
+  for (int32_t c = 0; c < std::ssize(s.class_prefixes); ++c) {
+    const int64_t hit_pages = Longest(s, c, {});
+    const int64_t announced_pages = Longest(s, c, announced);
+    if (hit_pages > hits.hit_pages) hits.kv_class = c;
+    if (announced_pages > hits.announced_pages) hits.announced_class = c;
+    hits.hit_pages = std::max(hits.hit_pages, hit_pages);
+    hits.announced_pages = std::max(hits.announced_pages, announced_pages);
   }
   for (int32_t g = 0; g < layout(s).num_groups(); ++g) {
-    const int64_t first = FirstNeeded(layout(s).groups[g], hits.hit_pages * page_tokens);
+    const int64_t first =
+        FirstNeeded(layout(s).groups[g], hits.hit_pages * layout(s).page_tokens());
     for (int64_t i = first; i < hits.hit_pages; ++i) {
-      hits.num_evictable += Find(KeyOf(s, g, i))->refs == 0 ? 1 : 0;
+      hits.num_evictable += FindPage(s, g, i, hits.kv_class)->refs == 0 ? 1 : 0;
     }
   }
   return hits;
@@ -104,7 +157,10 @@ KvMatch NaiveKv::Match(NaiveSequence* s) {
   const Hits hits = FindHits(*s);
   const KvMatch match = kv_->Match(&s->state, s->tokens);
   CHECK_EQ(match.hit_tokens, hits.hit_pages * layout(*s).page_tokens());
-  CHECK_EQ(match.pending_tokens, hits.pending_pages * layout(*s).page_tokens());
+  CHECK_EQ(match.exact_tokens, hits.exact_pages * layout(*s).page_tokens());
+  CHECK_EQ(match.announced_tokens, hits.announced_pages * layout(*s).page_tokens());
+  CHECK_EQ(match.kv_class, hits.kv_class);
+  CHECK_EQ(match.announced_class, hits.announced_class);
   CHECK_EQ(match.evictable_pages, hits.num_evictable);
   CheckInvariants();
   return match;
@@ -122,6 +178,12 @@ void NaiveKv::Admit(NaiveSequence* s) {
   CHECK_EQ(s->state.num_tokens, hit_tokens);
   CHECK_EQ(kv_->stats().evicted_pages, evicted_before);
   live_.push_back(s);
+  s->kv_class = hits.kv_class;
+  if (s->kv_class != kNoKvClass) {
+    s->exact_tokens = hits.exact_pages * page_tokens;
+    ++num_class_hits_;
+    num_mixed_hits_ += s->exact_tokens > 0 ? 1 : 0;
+  }
   for (int32_t g = 0; g < layout(*s).num_groups(); ++g) {
     const KvGroupState& table = s->state.groups[g];
     CHECK_EQ(static_cast<int64_t>(table.pages.size()), hits.hit_pages);
@@ -132,7 +194,7 @@ void NaiveKv::Admit(NaiveSequence* s) {
         CHECK_EQ(table.pages[i], kNullPage);
         continue;
       }
-      Entry* entry = Find(KeyOf(*s, g, i));
+      Entry* entry = FindPage(*s, g, i, hits.kv_class);
       CHECK_EQ(table.pages[i], entry->page);
       ++entry->refs;
       taken_[table.pages[i]] = layout(*s).slabs_per_page;
@@ -184,8 +246,8 @@ void NaiveKv::Take(PageId page, int32_t slabs) {
   taken_[page] = slabs;
 }
 
-// Forgets what the store evicted: with pages of one size the least recently released, otherwise
-// what it says, if nobody holds it and the number is right.
+// Forgets the pages that the store evicted. Checks their number and that nobody holds them; with
+// pages of one size, also that they are the least recently released.
 void NaiveKv::CheckEvicted(int64_t num_evicted, int64_t num_expected) {
   if (exact_lru_) CHECK_EQ(num_evicted, num_expected);
   if (num_evicted == 0) return;
@@ -227,11 +289,19 @@ void NaiveKv::Advance(NaiveSequence* s, int64_t num_written, int64_t num_tokens)
   CHECK_EQ(s->state.num_tokens, num_tokens);
 
   for (int64_t i = old_tokens / page_tokens; i < num_tokens / page_tokens; ++i) {
-    for (int32_t g = 0; g < shape.num_groups() && s->state.cacheable; ++g) {
-      const Key key = KeyOf(*s, g, i);
+    for (int32_t g = 0; g < shape.num_groups(); ++g) {
+      const std::optional<int32_t> kv_class = PublicClass(*s, i);
+      if (!kv_class.has_value()) continue;
+      const Key key = KeyOf(*s, g, i, *kv_class);
       const PageId page = before[g].pages[i];
-      const PageHash hash = s->state.hashes[i];
-      const bool is_first = findable_.try_emplace(key, Entry{page, hash, 1, 0}).second;
+      Entry entry{page, {}, 1, 0, -1};
+      if (*kv_class == kNoKvClass) {
+        entry.hash = s->state.hashes[i];
+      } else {
+        entry.hash = s->state.accepted[*kv_class].hashes[i];
+        entry.exact_prefix = std::get<2>(KeyOf(*s, g, i, kNoKvClass));
+      }
+      const bool is_first = findable_.try_emplace(key, entry).second;
       if (is_first) key_of_page_[page] = key;
     }
   }
@@ -244,6 +314,14 @@ void NaiveKv::Advance(NaiveSequence* s, int64_t num_written, int64_t num_tokens)
       if (i < first && before[g].pages[i] != kNullPage) GiveBack(before[g].pages[i]);
     }
   }
+  CheckInvariants();
+}
+
+void NaiveKv::MarkApproximate(NaiveSequence* s, int64_t from_token, int32_t kv_class) {
+  ++num_verbs_;
+  kv_->MarkApproximate(&s->state, s->tokens, from_token, kv_class);
+  s->exact_tokens = std::min(s->exact_tokens, from_token);
+  s->kv_class = kv_class;
   CheckInvariants();
 }
 
@@ -260,6 +338,8 @@ void NaiveKv::Release(NaiveSequence* s) {
     }
   }
   s->announced_end = 0;
+  s->exact_tokens = kAllExact;
+  s->kv_class = kNoKvClass;
   s->scribbled.clear();
   std::erase(live_, s);
   CheckInvariants();
@@ -340,7 +420,7 @@ bool NaiveKv::Scribble(NaiveSequence* s, int64_t begin, int64_t end) {
       const PageId page = s->state.groups[g].pages[p / page_tokens];
       if (page == kNullPage) continue;
       CHECK(key_of_page_.count(page) == 0) << "a findable page is overwritten";
-      Cell(shape, page, p % page_tokens) = -1;
+      Cell(shape, page, p % page_tokens) = kScribble;
     }
   }
   return true;
@@ -409,8 +489,15 @@ int64_t& NaiveKv::Cell(const PageLayout& layout, PageId page, int64_t token) {
   return memory_[(page + token / tokens_per_slab) * kCellsPerSlab + token % tokens_per_slab];
 }
 
-int64_t NaiveKv::Content(const NaiveSequence& s, int32_t group, int64_t position) const {
+int64_t NaiveKv::ExactContent(const NaiveSequence& s, int32_t group, int64_t position) const {
   return s.prefixes[position] * kMaxGroups + group;
+}
+
+// The contents that the sequence writes at a position.
+int64_t NaiveKv::Content(const NaiveSequence& s, int32_t group, int64_t position) const {
+  if (position < s.exact_tokens) return ExactContent(s, group, position);
+  if (s.kv_class == kNoKvClass) return kPrivateContent;
+  return s.class_prefixes[s.kv_class][position] * kMaxGroups + group;
 }
 
 void NaiveKv::CheckSequence(const NaiveSequence& s, int64_t begin, int64_t end) {
@@ -420,8 +507,12 @@ void NaiveKv::CheckSequence(const NaiveSequence& s, int64_t begin, int64_t end) 
     for (int64_t p = std::max<int64_t>(begin, table.first_live_page * shape.page_tokens()); p < end;
          ++p) {
       const PageId page = table.pages[p / shape.page_tokens()];
-      const int64_t want = s.scribbled.count(p) > 0 ? -1 : Content(s, g, p);
-      CHECK_EQ(Cell(shape, page, p % shape.page_tokens()), want) << "position " << p;
+      const int64_t has = Cell(shape, page, p % shape.page_tokens());
+      const int64_t want = s.scribbled.count(p) > 0 ? kScribble : Content(s, g, p);
+      // After its exact prefix, a sequence may hold exact pages, and tokens that it wrote before it
+      // was marked.
+      const bool is_better = p >= s.exact_tokens && has == ExactContent(s, g, p);
+      CHECK(has == want || is_better) << "position " << p << ": " << has << ", not " << want;
     }
   }
 }
@@ -430,15 +521,23 @@ void NaiveKv::CheckContents() {
   while (!copies_.empty()) RunPageOps(copies_[0].model);
   while (!steps_.empty()) RetireStep();
   for (const NaiveSequence* s : live_) CheckSequence(*s, 0, s->state.num_tokens);
-  for (const auto& [key, entry] : findable_) {
-    const auto& [model, group, last_prefix] = key;
-    const PageLayout& shape = kv_->layout(model);
-    CHECK(kv_->Findable(model, group, entry.hash));
-    int32_t prefix = last_prefix;
-    for (int64_t i = shape.page_tokens() - 1; i >= 0; --i) {
-      CHECK_EQ(Cell(shape, entry.page, i), prefix * kMaxGroups + group);
-      prefix = parents_[prefix].first;
-    }
+  for (const auto& [key, entry] : findable_) CheckPage(key, entry);
+}
+
+// The last token of a page in a class is approximate; the tokens before it may be exact.
+void NaiveKv::CheckPage(const Key& key, const Entry& entry) {
+  const auto& [model, group, last_prefix] = key;
+  const PageLayout& shape = kv_->layout(model);
+  CHECK(kv_->Findable(model, group, entry.hash));
+  int32_t prefix = last_prefix;
+  int32_t exact_prefix = entry.exact_prefix;
+  for (int64_t i = shape.page_tokens() - 1; i >= 0; --i) {
+    const int64_t has = Cell(shape, entry.page, i);
+    const bool may_be_exact = exact_prefix >= 0 && i < shape.page_tokens() - 1;
+    CHECK(has == prefix * kMaxGroups + group ||
+          (may_be_exact && has == exact_prefix * kMaxGroups + group));
+    prefix = parents_[prefix].first;
+    if (exact_prefix >= 0) exact_prefix = parents_[exact_prefix].first;
   }
 }
 
@@ -458,7 +557,11 @@ int64_t NaiveKv::CachedSlabs() const {
 
 void NaiveKv::CheckInvariants() const {
   std::vector<const KvState*> states;
-  for (const NaiveSequence* s : live_) states.push_back(&s->state);
+  for (const NaiveSequence* s : live_) {
+    states.push_back(&s->state);
+    CHECK_EQ(s->state.exact_tokens, s->exact_tokens);
+    CHECK_EQ(s->state.kv_class, s->kv_class);
+  }
   kv_->CheckInvariants(states);
   const KvUsage usage = kv_->usage();
   CHECK_EQ(usage.kv_slabs, HeldSlabs());

@@ -83,7 +83,9 @@ TEST(RunNames, AreNoPageNames) {
 //   h = hashlib.sha256(root).digest()[:16]; print(h.hex())
 //   for tag in (b"TSRpage1", b"TSRruns1"):
 //     record = tag + struct.pack("<Q", 4) + h + struct.pack("<4i", 5, 6, 7, 8)
-//     print(hashlib.sha256(record).digest()[:16].hex())'
+//     print(hashlib.sha256(record).digest()[:16].hex())
+//   lossy = b"TSRappr1" + struct.pack("<QQ", 1, 16) + h + struct.pack("<QQ", 2, 5) + b"lossy"
+//   print(hashlib.sha256(lossy).digest()[:16].hex())'
 TEST(HashPage, IsTheSha256OfTheStatedRecord) {
   const PageHash root =
       RootOf({"secret", {"weights", "spec", "numerics"}, "kv", "adapter", "", "tenant", "salt"});
@@ -99,6 +101,20 @@ TEST(HashPage, IsTheSha256OfTheStatedRecord) {
   EXPECT_EQ(hex(root), "5e3c8d18d9a6a81dd643719259c2c6e0");
   EXPECT_EQ(hex(HashPage(root, Iota(4, 5))), "25d860137553d96e3d3eabe4a75e65e4");
   EXPECT_EQ(hex(RunNames(root, Iota(4, 5))[0]), "4e54566f9d3489670c598a59bb7e0fb7");
+  EXPECT_EQ(hex(ApproximateRoot(root, "lossy")), "57d28e92c911b0220a9dc7f882839658");
+}
+
+TEST(ApproximateRoot, DependsOnTheExactRootAndTheClass) {
+  const PageHash root = RootOfSalt("a");
+  const PageHash other = RootOfSalt("b");
+  const PageHash lossy = ApproximateRoot(root, "lossy");
+  EXPECT_EQ(lossy, ApproximateRoot(root, "lossy"));
+  EXPECT_NE(lossy, root);
+  EXPECT_NE(lossy, ApproximateRoot(other, "lossy"));
+  EXPECT_NE(lossy, ApproximateRoot(root, "loss"));
+  EXPECT_NE(lossy, ApproximateRoot(root, std::string("lossy\0", 6)));
+  EXPECT_NE(lossy, ApproximateRoot(root, ""));
+  EXPECT_NE(ApproximateRoot(root, ""), HashPage(root, {}));
 }
 
 }  // namespace

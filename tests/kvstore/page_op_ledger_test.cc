@@ -114,11 +114,11 @@ TEST_F(PageOpLedgerTest, AnOpWithoutASourceHoldsNoPage) {
   EXPECT_EQ(LedgerRefs(page), 0);
   ledger_.Release(ops);
   EXPECT_EQ(num_held(), 1);
-  ledger_.GiveBack(0, page);  // no step writes it any more
+  ledger_.GiveBack(0, page);  // no launched step writes it now
   EXPECT_EQ(num_held(), 0);
 }
 
-// The queued op goes, the launched one is waited for.
+// The queued op is dropped; the page is held until the launched one has retired.
 TEST_F(PageOpLedgerTest, APageMayBeWrittenByAStepAndAwaitAnother) {
   const PageId page = NewPage();
   ledger_.Queue(0, Rotate(page));
@@ -138,7 +138,7 @@ TEST_F(PageOpLedgerDeathTest, BrokenContractsAreCaught) {
   const PageId page = NewPage();
   EXPECT_DEATH(ledger_.Queue(0, Rotate(kNullPage)), "CHECK");
   pool_.Ref(page);
-  EXPECT_DEATH(ledger_.Queue(0, Rotate(page)), "CHECK");  // somebody else reads it
+  EXPECT_DEATH(ledger_.Queue(0, Rotate(page)), "CHECK");  // it is shared
   pool_.Unref(page);
   ledger_.Queue(0, Rotate(page));
   const std::vector<PageOp> ops = ledger_.Take(0);

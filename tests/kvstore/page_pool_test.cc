@@ -77,7 +77,7 @@ TEST_F(PagePoolTest, EvictsTheLeastRecentlyUsed) {
   for (int i : {2, 0, 3, 1}) Unref(pages[i]);
   EXPECT_EQ(pool_->evictable_slabs(), 4);
   EXPECT_EQ(pool_->num_available(0), 4);
-  pool_->Ref(pages[0]);  // touched: goes to the end when it is given back
+  pool_->Ref(pages[0]);  // used again: evicted last after it is given back
   Unref(pages[0]);
   Take();
   Take();
@@ -193,10 +193,10 @@ TEST_F(PagePoolTest, TheAgeOfTheCacheIsThatOfItsOldestPageOfAnySize) {
   const uint64_t age = pool_->oldest_idle_ticks();
   pool_->Ref(large);
   Unref(large);
-  EXPECT_GT(pool_->oldest_idle_ticks(), age);  // the small one's, which has aged
+  EXPECT_GT(pool_->oldest_idle_ticks(), age);  // the age of the small page
   pool_->Ref(small);
   Unref(small);
-  EXPECT_GT(pool_->oldest_idle_ticks(), 0u);  // now the large one's
+  EXPECT_GT(pool_->oldest_idle_ticks(), 0u);  // now the age of the large page
   const uint64_t large_age = pool_->oldest_idle_ticks();
   pool_->Ref(large);
   EXPECT_LT(pool_->oldest_idle_ticks(), large_age);
@@ -234,7 +234,7 @@ TEST_F(PagePoolTest, CountsSlabsByKind) {
   pool_->CheckInvariants();
 }
 
-// The rules of the header once more, by scanning: what is available, who is evicted.
+// A second pool that follows the header's rules by scanning: available pages and victims.
 struct NaivePool {
   struct Held {
     int order = 0;

@@ -63,7 +63,7 @@ std::string Describe(const Sequence& s) {
       awaited, " slot ", s.slot, " tokens ", s.tokens.size(), " computed ", s.num_computed, "+",
       s.num_inflight, " steps ", s.num_steps, " pending ", s.num_pending, " paused ", s.paused,
       " holes ", Describe(s.holes), "/", s.holes_launched, " kv ", s.kv.admitted, ",",
-      s.kv.num_tokens, ",", s.kv.num_pending_pages, " preempted ", s.num_preemptions);
+      s.kv.num_tokens, ",", s.kv.num_announced_pages, " preempted ", s.num_preemptions);
   for (const KvGroupState& group : s.kv.groups) {
     absl::StrAppend(&out, " pages ", group.first_live_page, ":", absl::StrJoin(group.pages, ","));
   }
@@ -127,7 +127,7 @@ class RandomRun {
         "slabs ", u.total_slabs, ",", u.free_slabs, ",", u.cached_slabs, ",", u.kv_slabs, ",",
         u.adapter_slabs, ",", u.staging_slabs, " store ", k.evicted_pages, ",", k.hit_tokens, ",",
         k.lookup_tokens, " ticks ", stack_.kv->ticks(), " delay ", scheduler.PredictQueueDelayUs(),
-        " reserve ", scheduler.ReserveSlabs(), " loads ", stack_.loader->is_reading(), ",",
+        " reserve ", scheduler.NumReservedSlabs(), " loads ", stack_.loader->is_reading(), ",",
         stack_.loader->is_copying(), " registry ", stack_.adapters->registry()->revision(), "\n");
     for (const AdapterListing& a : stack_.adapters->registry()->List()) {
       absl::StrAppend(&out, a.name, " ", static_cast<int>(a.residency), " ", a.pinned, " ",
