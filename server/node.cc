@@ -75,11 +75,12 @@ std::string DescribePlan(const AssembleOptions& options, const MemoryPlan& plan)
                       " tokens is cut to what the KV cache holds; raise --kv-cache-bytes\n");
     }
   }
-  absl::StrAppend(
-      &text, "kv-cache-bytes ", FormatSize(plan.pool_bytes()), " (", plan.num_slabs,
-      " slabs), max-num-seqs ", options.engine.max_num_seqs, ", max-num-batched-tokens ",
-      options.engine.max_num_batched_tokens, ", max-queue ", options.engine.max_queue, ", total ",
-      FormatSize(plan.total_bytes()), " of ", FormatSize(plan.available_bytes), " available");
+  absl::StrAppend(&text, "kv-cache-bytes ", FormatSize(plan.pool_bytes()), " (", plan.num_slabs,
+                  " slabs), max-num-seqs ", options.engine.max_num_seqs,
+                  ", max-num-batched-tokens ", options.engine.max_num_batched_tokens,
+                  ", max-queue ", options.engine.max_queue, ", working memory ",
+                  FormatSize(plan.work.total()), ", total ", FormatSize(plan.total_bytes()), " of ",
+                  FormatSize(plan.available_bytes), " available");
   return text;
 }
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""The checkers: the floors (layering.py), clang-format on every C++ file, clang-tidy on every product source.
+"""The checkers: the floors (layering.py), clang-format on every C++ file, the words of comments, clang-tidy on every product source.
 
 Prints what is wrong and exits non-zero; `main()` returns a list of (name, ok, text) for run_all.py.
 """
 import concurrent.futures
 import os
+import re
 import subprocess
 import sys
 
@@ -23,6 +24,27 @@ def run(command):
     return done.returncode == 0, (done.stdout + done.stderr).strip()
 
 
+# Words that make a comment hard to follow, and what to write instead.
+HABITS = {
+    r"(?<!look-)\bbehind\b": "after",
+    r"\banew\b": "again",
+    r"\blets? go\b": "release",
+    r"\b(?:the|a|its|each)\b[\w' ]{0,20}'s begin\b": "start",
+}
+
+
+def words():
+    errors = []
+    for path in files("*.h", "*.cc", "*.proto"):
+        with open(os.path.join(ROOT, path), encoding="utf-8") as f:
+            for number, line in enumerate(f, 1):
+                comment = re.search(r"(?:^|\s)//\s(.*)", line)
+                for habit, plain in HABITS.items() if comment else ():
+                    if re.search(habit, comment.group(1)):
+                        errors.append(f"{path}:{number}: write \"{plain}\": {comment.group(1)}")
+    return errors
+
+
 def tidy(path):
     ok, text = run(["clang-tidy", "--quiet", "-p", "build", "--extra-arg=-Wno-unknown-warning-option", path])
     lines = [l for l in text.splitlines() if "warnings generated" not in l and "Suppressed" not in l]
@@ -35,6 +57,8 @@ def main():
     results.append(("layering", ok, text))
     ok, text = run(["clang-format", "--dry-run", "-Werror", *files("*.h", "*.cc")])
     results.append(("clang-format", ok, "\n".join(text.splitlines()[:40])))
+    habits = words()
+    results.append(("words", not habits, "\n".join(habits)))
     run(["cmake", "--preset", "release"])  # `make run` may have configured it without tests
     # Generated headers must exist before a source that includes them is read.
     run(["cmake", "--build", "build", "--target", "tessera_proto"])

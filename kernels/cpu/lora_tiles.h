@@ -7,16 +7,16 @@
 
 namespace tessera::cpu::TESSERA_ISA {
 
-// Returns the address of a tile, and in *behind the number of tiles after it in the same page.
-TESSERA_INLINE const char* LoraTile(const LoraTiles& tiles, int32_t tile, int32_t* behind) {
+// Returns the address of a tile, and in *after the number of tiles after it in the same page.
+TESSERA_INLINE const char* LoraTile(const LoraTiles& tiles, int32_t tile, int32_t* after) {
   if (tile < tiles.in_first) {
-    *behind = tiles.in_first - tile - 1;
+    *after = tiles.in_first - tile - 1;
     return tiles.pool + tiles.pages[0] * tiles.slab_bytes + tiles.offset +
            int64_t{tile} * tiles.tile_bytes;
   }
   const uint32_t after_first = static_cast<uint32_t>(tile - tiles.in_first);
   const uint32_t per_page = static_cast<uint32_t>(tiles.per_page);
-  *behind = static_cast<int32_t>(per_page - after_first % per_page - 1);
+  *after = static_cast<int32_t>(per_page - after_first % per_page - 1);
   return tiles.pool + tiles.pages[1 + after_first / per_page] * tiles.slab_bytes +
          int64_t{after_first % per_page} * tiles.tile_bytes;
 }
@@ -115,9 +115,9 @@ static inline void ExpandPart(const LoraPart& part, const float* z, int64_t z_st
   int width = 1;
   for (int p = 0; p < panels; p += width) {
     width = 1;
-    const int64_t behind = panel + p - part.first_panel;
-    if (behind < 0 || behind % part.panel_step != 0) continue;
-    const int32_t tile_index = static_cast<int32_t>(behind / part.panel_step);
+    const int64_t after = panel + p - part.first_panel;
+    if (after < 0 || after % part.panel_step != 0) continue;
+    const int32_t tile_index = static_cast<int32_t>(after / part.panel_step);
     if (tile_index >= part.num_panels) continue;
     int32_t tiles_behind;
     const char* const tile = LoraTile(part.b, tile_index, &tiles_behind);

@@ -27,9 +27,9 @@ class Placer {
       offset_ += num_tiles * tile_bytes;
     } else {
       const int64_t per_page = page_bytes_ / tile_bytes;
-      const int64_t behind = num_tiles - in_first;
-      page_ += static_cast<int32_t>(CeilDiv(behind, per_page));
-      offset_ = (behind - 1) % per_page * tile_bytes + tile_bytes;
+      const int64_t after = num_tiles - in_first;
+      page_ += static_cast<int32_t>(CeilDiv(after, per_page));
+      offset_ = (after - 1) % per_page * tile_bytes + tile_bytes;
     }
     num_bytes_ += num_tiles * tile_bytes;
     return run;

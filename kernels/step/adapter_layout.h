@@ -55,10 +55,9 @@ struct TilePlace {
 inline TilePlace PlaceOfTile(const TileRun& run, int64_t page_bytes, int32_t tile) {
   const int64_t in_first = (page_bytes - run.offset) / run.tile_bytes;
   if (tile < in_first) return {run.page, run.offset + int64_t{tile} * run.tile_bytes};
-  const int64_t behind = tile - in_first;
+  const int64_t after = tile - in_first;
   const int64_t per_page = page_bytes / run.tile_bytes;
-  return {static_cast<int32_t>(run.page + 1 + behind / per_page),
-          behind % per_page * run.tile_bytes};
+  return {static_cast<int32_t>(run.page + 1 + after / per_page), after % per_page * run.tile_bytes};
 }
 
 // The rows (outputs) and columns (inputs) of each target's linear. They are equal in all layers.

@@ -28,9 +28,9 @@ size_t EndOfLeadingSpace(std::string_view text) {
   return end;
 }
 
-bool IsSingleWord(std::string_view before, std::string_view behind) {
+bool IsSingleWord(std::string_view before, std::string_view after) {
   if (!before.empty() && IsUnicodeWord(LastCodePoint(before))) return false;
-  return behind.empty() || !IsUnicodeWord(NextUtf8(behind, 0).code_point);
+  return after.empty() || !IsUnicodeWord(NextUtf8(after, 0).code_point);
 }
 
 }  // namespace
