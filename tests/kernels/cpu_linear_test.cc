@@ -214,6 +214,26 @@ TEST_P(CpuLinearTest, PackedWeightsRoundTrip) {
   }
 }
 
+// Words of 16 rows are packed by vectors, what is left of the rows and of the panels is not.
+TEST_P(CpuLinearTest, WeightsInThePackedTypeKeepTheirBits) {
+  ThreadTeam team(2);
+  const auto cpu = New(&team);
+  for (int64_t cols : {1, 16, 31, 32, 75, 1031}) {
+    std::vector<float> expected = RandomFloats(static_cast<size_t>(36 * cols), 1.0f, 7);
+    RoundToBF16(&expected);
+    std::vector<BF16> bf16;
+    bf16.reserve(expected.size());
+    for (float value : expected) bf16.push_back(FloatToBF16(value));
+    const auto as_f32 = cpu->Pack({{expected.data(), DType::kF32, 36, cols}}, DType::kF32, false);
+    const auto as_bf16 = cpu->Pack(
+        {{bf16.data(), DType::kBF16, 19, cols}, {bf16.data() + 19 * cols, DType::kBF16, 17, cols}},
+        DType::kBF16, false);
+    expected.insert(expected.end(), expected.end() - cols, expected.end());  // the sampled token
+    ExpectSameBits(EmbedAll(cpu.get(), *as_f32, 1.0f), expected, "f32 " + std::to_string(cols));
+    ExpectSameBits(EmbedAll(cpu.get(), *as_bf16, 1.0f), expected, "bf16 " + std::to_string(cols));
+  }
+}
+
 std::vector<float> RunLogits(Backend* backend, DType dtype, const std::vector<int32_t>& rows,
                              float softcap) {
   constexpr int64_t kHidden = 70;
