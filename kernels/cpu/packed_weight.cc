@@ -82,6 +82,17 @@ PanelRow FindRow(const std::vector<WeightView>& parts, bool gated, int64_t panel
   return {};
 }
 
+// Lanes of one part have rows that follow each other.
+void TellObservers(const PanelRows& rows) {
+  for (size_t begin = 0, end = 0; begin < kPanel; begin = end) {
+    const PanelRow& first = rows[begin];
+    end = begin + 1;
+    while (end < kPanel && rows[end].part == first.part) ++end;
+    if (first.part == nullptr || first.part->observer == nullptr) continue;
+    first.part->observer->WillRead(first.row, first.row + static_cast<int64_t>(end - begin));
+  }
+}
+
 // 4 words of 4 rows, from lane `lane` on, become a part of 4 lines.
 void TransposeWords(const std::array<const char*, kPanel>& rows, size_t lane, int64_t offset,
                     char* out) {
@@ -188,6 +199,7 @@ std::unique_ptr<CpuWeight> CpuWeight::Create(const std::vector<WeightView>& part
       for (size_t lane = 0; lane < kPanel; ++lane) {
         rows[lane] = FindRow(parts, gated, panel, static_cast<int>(lane));
       }
+      TellObservers(rows);
       char* const out = panels + panel * weight->panel_bytes_;
       if (format.quantized()) {
         PackQuantizedPanel(rows, weight->quant_, &quantizer, out);

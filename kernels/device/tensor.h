@@ -28,6 +28,16 @@ struct Tensor {
   bool empty() const { return data == nullptr; }
 };
 
+// Whoever packs a weight tells it which rows come next, so that it may use them while they are in
+// the cache.
+class RowObserver {
+ public:
+  virtual ~RowObserver() = default;
+  // The calling thread reads rows [begin, end) next. Several threads may call at once; no row is
+  // named twice.
+  virtual void WillRead(int64_t begin, int64_t end) = 0;
+};
+
 // A read-only view of a weight as it lies in the checkpoint. [rows, cols], row-major; a vector has
 // rows = 1.
 //
@@ -43,6 +53,8 @@ struct WeightView {
   const void* scales = nullptr;     // [rows, groups] of scale_dtype
   DType scale_dtype = DType::kF32;  // kF32, kBF16 or kF16
   const uint8_t* zeros = nullptr;   // [rows, groups]; null: the symmetric zero
+  // Null: none. A backend need not call it, or not for all rows. It outlives the packing.
+  RowObserver* observer = nullptr;
 
   bool quantized() const { return dtype == DType::kI8 || dtype == DType::kI4; }
 };

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -231,6 +232,40 @@ TEST_P(CpuLinearTest, WeightsInThePackedTypeKeepTheirBits) {
     expected.insert(expected.end(), expected.end() - cols, expected.end());  // the sampled token
     ExpectSameBits(EmbedAll(cpu.get(), *as_f32, 1.0f), expected, "f32 " + std::to_string(cols));
     ExpectSameBits(EmbedAll(cpu.get(), *as_bf16, 1.0f), expected, "bf16 " + std::to_string(cols));
+  }
+}
+
+class RowCounter final : public RowObserver {
+ public:
+  explicit RowCounter(int64_t rows) : counts_(static_cast<size_t>(rows)) {}
+  void WillRead(int64_t begin, int64_t end) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (int64_t row = begin; row < end; ++row) ++counts_.at(static_cast<size_t>(row));
+  }
+  const std::vector<int>& counts() const { return counts_; }
+
+ private:
+  std::mutex mutex_;
+  std::vector<int> counts_;
+};
+
+TEST_P(CpuLinearTest, PackTellsObserversOfEachRowOnce) {
+  ThreadTeam team(2);
+  const auto cpu = New(&team);
+  const std::vector<float> data(100 * 8, 0.5f);
+  for (const WeightFormat& format : {WeightFormat(DType::kF32), WeightFormat(DType::kI8)}) {
+    for (const bool gated : {false, true}) {
+      RowCounter first(21);
+      RowCounter last(gated ? 21 : 100);
+      std::vector<WeightView> parts = {{data.data(), DType::kF32, 21, 8}};
+      if (!gated) parts.push_back({data.data(), DType::kF32, 5, 8});  // nobody watches
+      parts.push_back({data.data(), DType::kF32, static_cast<int64_t>(last.counts().size()), 8});
+      parts.front().observer = &first;
+      parts.back().observer = &last;
+      ASSERT_NE(cpu->Pack(parts, format, gated), nullptr);
+      EXPECT_EQ(first.counts(), std::vector<int>(21, 1)) << gated;
+      EXPECT_EQ(last.counts(), std::vector<int>(last.counts().size(), 1)) << gated;
+    }
   }
 }
 
