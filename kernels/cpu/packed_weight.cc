@@ -1,6 +1,9 @@
 #include "kernels/cpu/packed_weight.h"
 
+#include <emmintrin.h>
+
 #include <algorithm>
+#include <array>
 
 #include "kernels/base/log.h"
 #include "kernels/device/footprint.h"
@@ -25,6 +28,7 @@ struct Half {
 // Columns are packed in blocks of this size for all 16 outputs, so that the lines being filled stay
 // in the first-level cache.
 constexpr int64_t kPackColumns = 512;
+constexpr int64_t kWordsBytes = 16;  // what TransposeWords takes of a row
 
 float ToFloat(float value) { return value; }
 float ToFloat(BFloat value) { return BF16ToFloat(value.bits); }
@@ -80,8 +84,60 @@ PanelRow FindRow(const std::vector<WeightView>& parts, bool gated, int64_t panel
   return {};
 }
 
+// Lanes of one part have rows that follow each other.
+void TellObservers(const PanelRows& rows) {
+  for (size_t begin = 0, end = 0; begin < kPanel; begin = end) {
+    const PanelRow& first = rows[begin];
+    end = begin + 1;
+    while (end < kPanel && rows[end].part == first.part) ++end;
+    if (first.part == nullptr || first.part->observer == nullptr) continue;
+    first.part->observer->WillRead(first.row, first.row + static_cast<int64_t>(end - begin));
+  }
+}
+
+// 4 words of 4 rows, from lane `lane` on, become a part of 4 lines.
+void TransposeWords(const std::array<const char*, kPanel>& rows, size_t lane, int64_t offset,
+                    char* out) {
+  const auto load = [&](size_t i) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[lane + i] + offset));
+  };
+  const auto store = [&](int64_t line, __m128i words) {
+    _mm_store_si128(reinterpret_cast<__m128i*>(out + line * kCacheLine), words);
+  };
+  const __m128i low01 = _mm_unpacklo_epi32(load(0), load(1));
+  const __m128i low23 = _mm_unpacklo_epi32(load(2), load(3));
+  const __m128i high01 = _mm_unpackhi_epi32(load(0), load(1));
+  const __m128i high23 = _mm_unpackhi_epi32(load(2), load(3));
+  store(0, _mm_unpacklo_epi64(low01, low23));
+  store(1, _mm_unpackhi_epi64(low01, low23));
+  store(2, _mm_unpacklo_epi64(high01, high23));
+  store(3, _mm_unpackhi_epi64(high01, high23));
+}
+
+// Packs the columns that fill whole lines of the rows, and returns their number. Rows that are
+// stored in the type they are packed as need no arithmetic: words of 4 bytes move.
+int64_t PackWords(const PanelRows& rows, int64_t cols, DType dtype, char* out) {
+  std::array<const char*, kPanel> data;
+  const int64_t row_bytes = cols * DTypeBytes(dtype);
+  for (size_t lane = 0; lane < kPanel; ++lane) {
+    const WeightView* const part = rows[lane].part;
+    if (part == nullptr || part->dtype != dtype) return 0;
+    data[lane] = static_cast<const char*>(part->data) + rows[lane].row * row_bytes;
+  }
+  const int64_t whole_bytes = row_bytes / kCacheLine * kCacheLine;
+  for (int64_t line = 0; line < whole_bytes; line += kCacheLine) {
+    // A line of a row is read in one go: lines of 16 rows may compete for one set of the cache.
+    for (size_t lane = 0; lane < kPanel; lane += 4) {
+      for (int64_t offset = line; offset < line + kCacheLine; offset += kWordsBytes) {
+        TransposeWords(data, lane, offset, out + offset / 4 * kCacheLine + lane * 4);
+      }
+    }
+  }
+  return whole_bytes / DTypeBytes(dtype);
+}
+
 void PackPanel(const PanelRows& rows, int64_t cols, DType dtype, char* out) {
-  for (int64_t begin = 0; begin < cols; begin += kPackColumns) {
+  for (int64_t begin = PackWords(rows, cols, dtype, out); begin < cols; begin += kPackColumns) {
     const int64_t end = std::min(begin + kPackColumns, cols);
     for (size_t lane = 0; lane < kPanel; ++lane) {
       if (rows[lane].part == nullptr) continue;
@@ -145,6 +201,7 @@ std::unique_ptr<CpuWeight> CpuWeight::Create(const std::vector<WeightView>& part
       for (size_t lane = 0; lane < kPanel; ++lane) {
         rows[lane] = FindRow(parts, gated, panel, static_cast<int>(lane));
       }
+      TellObservers(rows);
       char* const out = panels + panel * weight->panel_bytes_;
       if (format.quantized()) {
         PackQuantizedPanel(rows, weight->quant_, &quantizer, out);

@@ -26,15 +26,35 @@ struct Extent {
   bool finite = true;  // all weights are finite
 };
 
-Extent FindExtent(const float* weights, int64_t count) {
-  Extent extent;
-  float probe = 0.0f;  // becomes NaN when a weight is not finite
-  for (int64_t i = 0; i < count; ++i) {
-    extent.min = weights[i] < extent.min ? weights[i] : extent.min;
-    extent.max = weights[i] > extent.max ? weights[i] : extent.max;
-    probe += weights[i] * 0.0f;
+// The extents of every kLanes-th weight. The order of weights changes none of the sums, which are 0
+// or NaN, and no extent; so the compiler may use vectors.
+struct LaneExtents {
+  static constexpr int64_t kLanes = 8;
+
+  void Add(int64_t lane, float weight) {
+    min[lane] = weight < min[lane] ? weight : min[lane];
+    max[lane] = weight > max[lane] ? weight : max[lane];
+    probe[lane] += weight * 0.0f;
   }
-  extent.finite = probe == 0.0f;
+
+  float min[kLanes] = {};
+  float max[kLanes] = {};
+  float probe[kLanes] = {};  // becomes NaN when a weight is not finite
+};
+
+Extent FindExtent(const float* weights, int64_t count) {
+  LaneExtents lanes;
+  const int64_t whole = count / LaneExtents::kLanes * LaneExtents::kLanes;
+  for (int64_t i = 0; i < whole; i += LaneExtents::kLanes) {
+    for (int64_t lane = 0; lane < LaneExtents::kLanes; ++lane) lanes.Add(lane, weights[i + lane]);
+  }
+  for (int64_t i = whole; i < count; ++i) lanes.Add(0, weights[i]);
+  Extent extent;
+  for (int64_t lane = 0; lane < LaneExtents::kLanes; ++lane) {
+    extent.min = std::min(extent.min, lanes.min[lane]);
+    extent.max = std::max(extent.max, lanes.max[lane]);
+    extent.finite = extent.finite && lanes.probe[lane] == 0.0f;
+  }
   return extent;
 }
 

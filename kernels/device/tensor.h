@@ -29,6 +29,16 @@ struct Tensor {
   bool empty() const { return data == nullptr; }
 };
 
+// The code that packs a weight tells the weight's RowObserver which rows it reads next, so that the
+// observer may use these rows while they are in the cache.
+class RowObserver {
+ public:
+  virtual ~RowObserver() = default;
+  // The calling thread reads rows [begin, end) next. Several threads may call at the same time; no
+  // row is named twice.
+  virtual void WillRead(int64_t begin, int64_t end) = 0;
+};
+
 // A read-only view of a weight of a checkpoint: [rows, cols], row-major. A vector has rows = 1.
 //
 // With kI8 or kI4, the checkpoint is quantised (GPTQ, AWQ, compressed-tensors) and its codes are
@@ -43,6 +53,9 @@ struct WeightView {
   const void* scales = nullptr;     // [rows, groups] numbers of scale_dtype
   DType scale_dtype = DType::kF32;  // kF32, kBF16 or kF16
   const uint8_t* zeros = nullptr;   // [rows, groups]; null: all zeros are the symmetric zero
+  // Null: no observer. A backend need not call it, or not for all rows. The observer outlives the
+  // packing.
+  RowObserver* observer = nullptr;
 
   bool quantized() const { return dtype == DType::kI8 || dtype == DType::kI4; }
 };

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -213,6 +214,60 @@ TEST_P(CpuLinearTest, PackedWeightsRoundTrip) {
     EXPECT_EQ(weight->dtype(), dtype);
     EXPECT_GE(weight->bytes(), static_cast<size_t>(34 * kCols * DTypeBytes(dtype)));
     ExpectSameBits(EmbedAll(cpu.get(), *weight, 0.5f), expected, DTypeName(dtype));
+  }
+}
+
+// Words of 16 rows are packed by vectors, what is left of the rows and of the panels is not.
+TEST_P(CpuLinearTest, WeightsInThePackedTypeKeepTheirBits) {
+  ThreadTeam team(2);
+  const auto cpu = New(&team);
+  for (int64_t cols : {1, 16, 31, 32, 75, 1031}) {
+    std::vector<float> expected = RandomFloats(static_cast<size_t>(36 * cols), 1.0f, 7);
+    RoundToBF16(&expected);
+    std::vector<BF16> bf16;
+    bf16.reserve(expected.size());
+    for (float value : expected) bf16.push_back(FloatToBF16(value));
+    const auto as_f32 = cpu->Pack({{expected.data(), DType::kF32, 36, cols}}, DType::kF32, false);
+    const auto as_bf16 = cpu->Pack(
+        {{bf16.data(), DType::kBF16, 19, cols}, {bf16.data() + 19 * cols, DType::kBF16, 17, cols}},
+        DType::kBF16, false);
+    expected.insert(expected.end(), expected.end() - cols, expected.end());  // the sampled token
+    ExpectSameBits(EmbedAll(cpu.get(), *as_f32, 1.0f), expected, "f32 " + std::to_string(cols));
+    ExpectSameBits(EmbedAll(cpu.get(), *as_bf16, 1.0f), expected, "bf16 " + std::to_string(cols));
+  }
+}
+
+class RowCounter final : public RowObserver {
+ public:
+  explicit RowCounter(int64_t rows) : counts_(static_cast<size_t>(rows)) {}
+  void WillRead(int64_t begin, int64_t end) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (int64_t row = begin; row < end; ++row) ++counts_.at(static_cast<size_t>(row));
+  }
+  const std::vector<int>& counts() const { return counts_; }
+
+ private:
+  std::mutex mutex_;
+  std::vector<int> counts_;
+};
+
+TEST_P(CpuLinearTest, PackTellsObserversOfEachRowOnce) {
+  ThreadTeam team(2);
+  const auto cpu = New(&team);
+  const std::vector<float> data(100 * 8, 0.5f);
+  for (const WeightFormat& format : {WeightFormat(DType::kF32), WeightFormat(DType::kI8)}) {
+    for (const bool gated : {false, true}) {
+      RowCounter first(21);
+      RowCounter last(gated ? 21 : 100);
+      std::vector<WeightView> parts = {{data.data(), DType::kF32, 21, 8}};
+      if (!gated) parts.push_back({data.data(), DType::kF32, 5, 8});  // nobody watches
+      parts.push_back({data.data(), DType::kF32, static_cast<int64_t>(last.counts().size()), 8});
+      parts.front().observer = &first;
+      parts.back().observer = &last;
+      ASSERT_NE(cpu->Pack(parts, format, gated), nullptr);
+      EXPECT_EQ(first.counts(), std::vector<int>(21, 1)) << gated;
+      EXPECT_EQ(last.counts(), std::vector<int>(last.counts().size(), 1)) << gated;
+    }
   }
 }
 

@@ -115,6 +115,25 @@ TEST(RowQuantizerTest, TheLargestWeightIsMetExactly) {
   EXPECT_EQ(bytes.codes()[0], 128 + 32);  // 31.75
 }
 
+TEST(RowQuantizerTest, WeightsCountWhereverTheyLie) {
+  constexpr int64_t kCols = 29;
+  for (size_t at = 0; at < kCols; ++at) {
+    std::vector<float> row(kCols, 0.5f);
+    RowQuantizer quantizer(DType::kI8);
+    for (const float weight : {3.0f, -3.0f}) {
+      row[at] = weight;
+      quantizer.Load({row.data(), DType::kF32, 1, kCols}, 0);
+      EXPECT_EQ(quantizer.scales()[0], 3.0f / 127.0f) << at;
+    }
+    for (const float broken :
+         {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+      row[at] = broken;
+      quantizer.Load({row.data(), DType::kF32, 1, kCols}, 0);
+      EXPECT_TRUE(std::isnan(quantizer.scales()[0])) << at;
+    }
+  }
+}
+
 // Every asymmetric grid represents 0 exactly.
 TEST(RowQuantizerTest, AsymmetricGridsHaveZero) {
   for (float low : {-1.0f, 0.5f, 0.0f, -3.0f}) {

@@ -7,6 +7,8 @@
 
 #include <filesystem>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/model/checkpoint/weights.h"
@@ -17,6 +19,8 @@ namespace tessera::testing {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr char kAwqDir[] = "tests/golden/quantized/awq";
 
 TEST(HashContentTest, DependsOnBytesAndNotOnThreads) {
   ThreadTeam one(1);
@@ -46,6 +50,61 @@ TEST(TensorHashesTest, ReadTheBytesOnce) {
   bytes[0] = 'B';
   EXPECT_EQ(hashes.Of(tensor), first);
   EXPECT_NE(TensorHashes(&team).Of(tensor), first);
+}
+
+// 40 rows of 8 bytes: pieces of 16, 16 and 8 rows.
+class WatchedTensorTest : public ::testing::Test {
+ protected:
+  WatchedTensorTest() {
+    tensor_.shape = {40, 8};
+    tensor_.data = bytes_.data();
+    tensor_.num_bytes = static_cast<int64_t>(bytes_.size());
+    hash_ = TensorHashes(&team_).Of(tensor_);
+  }
+
+  ThreadTeam team_{2};
+  std::string bytes_ = std::string(300, 'x') + std::string(20, 'y');
+  StoredTensor tensor_;
+  std::string hash_;
+};
+
+TEST_F(WatchedTensorTest, PiecesThatNobodyReadsAreHashedToo) {
+  using Calls = std::vector<std::pair<int64_t, int64_t>>;
+  for (const Calls& calls : {Calls{}, Calls{{16, 32}}, Calls{{32, 40}, {0, 16}, {16, 32}},
+                             Calls{{0, 11}, {11, 27}, {27, 40}}, Calls{{0, 40}}}) {
+    TensorHashes hashes(&team_);
+    RowObserver* const observer = hashes.Watch(tensor_);
+    ASSERT_NE(observer, nullptr);
+    for (const auto& [begin, end] : calls) observer->WillRead(begin, end);
+    EXPECT_EQ(hashes.Of(tensor_), hash_) << calls.size();
+  }
+}
+
+TEST_F(WatchedTensorTest, PiecesThatWereReadAreNotReadAgain) {
+  TensorHashes hashes(&team_);
+  hashes.Watch(tensor_)->WillRead(16, 32);
+  bytes_[16 * 8] = 'z';
+  EXPECT_EQ(hashes.Of(tensor_), hash_);
+  EXPECT_EQ(hashes.Watch(tensor_), nullptr);  // nothing is left to hash
+}
+
+TEST_F(WatchedTensorTest, EachRowCounts) {
+  for (size_t at = 0; at < bytes_.size(); at += 8) {
+    bytes_[at] ^= 1;
+    TensorHashes hashes(&team_);
+    hashes.Watch(tensor_)->WillRead(0, 40);
+    EXPECT_NE(hashes.Of(tensor_), hash_) << at;
+    bytes_[at] ^= 1;
+  }
+}
+
+TEST_F(WatchedTensorTest, OnlyMatricesAreWatched) {
+  tensor_.shape = {320};
+  EXPECT_EQ(TensorHashes(&team_).Watch(tensor_), nullptr);
+  tensor_.shape = {0, 8};
+  tensor_.num_bytes = 0;
+  EXPECT_EQ(TensorHashes(&team_).Watch(tensor_), nullptr);
+  EXPECT_EQ(TensorHashes(&team_).Of(tensor_).size(), 32u);
 }
 
 class ContentOfWeightsTest : public ::testing::Test {
@@ -108,7 +167,7 @@ TEST_F(ContentOfWeightsTest, NamesAndTypesCount) {
 }
 
 TEST_F(ContentOfWeightsTest, AllPartsOfQuantizedMatricesCount) {
-  Copy("tests/golden/quantized/awq");
+  Copy(kAwqDir);
   const std::string hash = Hash();
   EXPECT_EQ(hash.size(), 32u) << hash;
   for (auto& [name, tensor] : tensors_) {
@@ -130,6 +189,22 @@ TEST_F(ContentOfWeightsTest, FilesFoldersAndWhatNobodyReadsDoNotCount) {
   EXPECT_EQ(Hash(), hash);
 }
 
+// The cpu backend hashes what it packs, ref does not; what is not aligned in the file is copied.
+TEST_F(ContentOfWeightsTest, BackendsAndAlignmentDoNotCount) {
+  if (CpuBackends().empty()) GTEST_SKIP() << "no AVX2 here";
+  const std::string cpu = CpuBackends().front();
+  for (const std::string& model :
+       {GoldenModelDir("qwen2"), GoldenModelDir("llama_fp16"), std::string(kAwqDir)}) {
+    Copy(model);
+    const std::string hash = Hash();
+    EXPECT_EQ(hash.size(), 32u) << hash;
+    for (const size_t padding : {0, 3}) {
+      WriteRawTensors(dir(), tensors_, padding);
+      EXPECT_EQ(HashOf(dir(), {}, cpu), hash) << model << " " << padding;
+    }
+  }
+}
+
 TEST_F(ContentOfWeightsTest, FormatsThreadsAndThePackCacheDoNotCount) {
   if (CpuBackends().empty()) GTEST_SKIP() << "no AVX2 here";
   const std::string hash = Hash();
@@ -139,6 +214,7 @@ TEST_F(ContentOfWeightsTest, FormatsThreadsAndThePackCacheDoNotCount) {
   EXPECT_EQ(HashOf(dir(), options), hash);
   options.dtype = WeightDtype::kI4;
   EXPECT_EQ(HashOf(dir(), options), hash);
+  EXPECT_EQ(HashOf(dir(), options, CpuBackends().front()), hash);
   for (const bool again : {false, true}) {
     auto cache = PackCache::Open({root_ + "/cache"});
     ASSERT_TRUE(cache.ok()) << cache.status();

@@ -13,32 +13,93 @@
 namespace tessera {
 namespace {
 
+constexpr int64_t kTaskBytes = int64_t{1} << 20;  // what one thread hashes at a time
+
 std::string Hex(const XXH128_hash_t& hash) {
   return absl::StrFormat("%016x%016x", hash.high64, hash.low64);
 }
 
+bool IsMatrix(const StoredTensor& tensor) {
+  return tensor.shape.size() == 2 && tensor.num_bytes > 0;
+}
+
+int64_t PieceBytes(const StoredTensor& tensor) {
+  return IsMatrix(tensor) ? tensor.num_bytes / tensor.shape[0] * kHashPieceRows
+                          : static_cast<int64_t>(kHashPieceBytes);
+}
+
 }  // namespace
 
+class TensorHashes::Pieces final : public RowObserver {
+ public:
+  Pieces(const char* data, int64_t bytes, int64_t piece_bytes)
+      : data_(data),
+        bytes_(bytes),
+        piece_bytes_(piece_bytes),
+        hashes_(static_cast<size_t>(CeilDiv(bytes, piece_bytes))),
+        done_(hashes_.size()) {}
+
+  // The thread that reads a piece's first row hashes the whole piece: nobody else does.
+  void WillRead(int64_t begin, int64_t end) override {
+    for (int64_t row = RoundUp(begin, kHashPieceRows); row < end; row += kHashPieceRows) {
+      HashPiece(row / kHashPieceRows);
+    }
+  }
+
+  std::string Finish(ThreadTeam* team) {
+    const int64_t num_pieces = static_cast<int64_t>(hashes_.size());
+    team->ParallelFor(num_pieces, std::max<int64_t>(kTaskBytes / piece_bytes_, 1),
+                      [this](int64_t begin, int64_t end, int /*member*/) {
+                        for (int64_t piece = begin; piece < end; ++piece) {
+                          if (done_[static_cast<size_t>(piece)] == 0) HashPiece(piece);
+                        }
+                      });
+    return Hex(XXH3_128bits(hashes_.data(), hashes_.size() * sizeof(XXH128_hash_t)));
+  }
+
+ private:
+  void HashPiece(int64_t piece) {
+    const int64_t offset = piece * piece_bytes_;
+    const int64_t size = std::min(piece_bytes_, bytes_ - offset);
+    hashes_[static_cast<size_t>(piece)] = XXH3_128bits(data_ + offset, static_cast<size_t>(size));
+    done_[static_cast<size_t>(piece)] = 1;
+  }
+
+  const char* const data_;
+  const int64_t bytes_;
+  const int64_t piece_bytes_;
+  std::vector<XXH128_hash_t> hashes_;
+  std::vector<uint8_t> done_;
+};
+
 std::string HashContent(const char* data, size_t bytes, ThreadTeam* team) {
-  std::vector<XXH128_hash_t> pieces(CeilDiv(bytes, kHashPieceBytes));
-  team->ParallelFor(
-      static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end, int /*member*/) {
-        for (int64_t piece = begin; piece < end; ++piece) {
-          const size_t offset = static_cast<size_t>(piece) * kHashPieceBytes;
-          pieces[piece] = XXH3_128bits(data + offset, std::min(kHashPieceBytes, bytes - offset));
-        }
-      });
-  return Hex(XXH3_128bits(pieces.data(), pieces.size() * sizeof(XXH128_hash_t)));
+  StoredTensor tensor;
+  tensor.data = data;
+  tensor.num_bytes = static_cast<int64_t>(bytes);
+  return TensorHashes(team).Of(tensor);
 }
 
 std::string HashText(absl::string_view text) { return Hex(XXH3_128bits(text.data(), text.size())); }
 
+TensorHashes::TensorHashes(ThreadTeam* team) : team_(team) {}
+TensorHashes::~TensorHashes() = default;
+
 const std::string& TensorHashes::Of(const StoredTensor& tensor) {
-  std::string& hash = hashes_[&tensor];
-  if (hash.empty()) {
-    hash = HashContent(tensor.data, static_cast<size_t>(tensor.num_bytes), team_);
+  Entry& entry = entries_[&tensor];
+  if (!entry.hash.empty()) return entry.hash;
+  if (entry.pieces == nullptr) {
+    entry.pieces = std::make_unique<Pieces>(tensor.data, tensor.num_bytes, PieceBytes(tensor));
   }
-  return hash;
+  entry.hash = entry.pieces->Finish(team_);
+  entry.pieces.reset();
+  return entry.hash;
+}
+
+RowObserver* TensorHashes::Watch(const StoredTensor& tensor) {
+  Entry& entry = entries_[&tensor];
+  if (!entry.hash.empty() || !IsMatrix(tensor)) return nullptr;
+  entry.pieces = std::make_unique<Pieces>(tensor.data, tensor.num_bytes, PieceBytes(tensor));
+  return entry.pieces.get();
 }
 
 std::string HashWeights(const std::map<std::string, const StoredTensor*>& tensors,

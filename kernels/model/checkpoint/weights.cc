@@ -132,7 +132,6 @@ class Loader final {
       ASSIGN_OR_RETURN(StoredMatrix matrix,
                        FindMatrix(spec_, checkpoint_, WeightName(*row, layer),
                                   DimSize(row->rows, spec_), DimSize(row->cols, spec_)));
-      for (const std::string& name : matrix.tensor_names) Read(name);
       stored.push_back(std::move(matrix));
     }
     std::unique_ptr<PackedWeight>* const out =
@@ -146,13 +145,14 @@ class Loader final {
                                            &hashes_);
     if (*out == nullptr) return OutOfMemory(WeightName(*weight.rows[0], layer));
     for (const StoredMatrix& matrix : stored) {
+      for (const std::string& name : matrix.tensor_names) Read(name);
       checkpoint_.Drop(*matrix.weight);
       done_bytes_ += matrix.num_bytes();
     }
     return absl::OkStatus();
   }
 
-  // Hashes the tensor while its bytes are at hand.
+  // Sees to the tensor's hash while its bytes are at hand.
   const StoredTensor& Read(const std::string& name) {
     const StoredTensor& tensor = *checkpoint_.Find(name);
     hashes_.Of(tensor);
@@ -167,6 +167,9 @@ class Loader final {
     for (const StoredMatrix& matrix : stored) {
       unpacked.push_back(Unpack(matrix, team()));
       parts.push_back(unpacked.back().view);
+      // Rows that are packed where they lie in the file are hashed by whoever packs them.
+      const StoredTensor& tensor = *matrix.weight;
+      if (parts.back().data == tensor.data) parts.back().observer = hashes_.Watch(tensor);
     }
     return backend_->Pack(parts, format, interleave_gate);
   }
