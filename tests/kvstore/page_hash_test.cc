@@ -105,8 +105,8 @@ TEST(HashPage, IsTheSha256OfTheStatedRecord) {
 }
 
 TEST(ApproximateRoot, DependsOnTheExactRootAndTheClass) {
-  const PageHash root = RootOfSalt("a");
-  const PageHash other = RootOfSalt("b");
+  const PageHash root = testing::RootOfSalt("a");
+  const PageHash other = testing::RootOfSalt("b");
   const PageHash lossy = ApproximateRoot(root, "lossy");
   EXPECT_EQ(lossy, ApproximateRoot(root, "lossy"));
   EXPECT_NE(lossy, root);
