@@ -7,7 +7,7 @@
 // stronger. So the name tells contents apart that differ by accident; whoever may write a model's
 // folder is trusted.
 //
-// One thread, the one that loads.
+// Only the loading thread calls these functions.
 #pragma once
 
 #include <cstddef>
