@@ -1,6 +1,7 @@
-// The identity of KV: everything that the K and V of a token depend on besides the tokens up to it,
-// and whom they may be shared with. Equal identities and equal tokens mean equal bytes. The hash of
-// an identity is the root of the names in page_hash.h. No other file makes a root.
+// The identity of KV is everything besides tokens that the K and V of a token depend on, and
+// everything that limits who may share them. Equal identities and equal tokens mean equal bytes of
+// KV. The hash of an identity is the root of the names in page_hash.h. Only the functions of this
+// file turn an identity into a root.
 //
 // An identity has two levels, which differ in the adapter only:
 //   inside the process  a request is admitted before its adapter's files are read, so `adapter` is
@@ -10,8 +11,8 @@
 //                       the recipe of a blend (AdapterRegistry::ContentName). A file that was
 //                       touched, copied or registered under another name has the same hash. Run
 //                       names use this level; the hash is known once the adapter has been read.
-// Whatever differs between two engines and does not change bytes is left out: names and folders of
-// models, page_tokens, slabs, other models in the pool, threads.
+// An identity leaves out what may differ between two engines without changing bytes of KV: names
+// and folders of models, page_tokens, slabs, other models in the pool, the number of threads.
 //
 // Plain values; any thread.
 #pragma once
@@ -24,7 +25,7 @@
 
 namespace tessera {
 
-// What KV bytes depend on in a loaded model.
+// The properties of a loaded model that its KV bytes depend on.
 struct ModelIdentity {
   std::string weights;   // hash of the content of all weights
   std::string spec;      // hash of the resulting ModelSpec: rope, eps, windows, ...
@@ -34,22 +35,24 @@ struct ModelIdentity {
 struct Identity {
   std::string deployment_secret;
   ModelIdentity model;
-  std::string kv;         // KvKey()
-  std::string adapter;    // empty: the base model; else see the two levels above
-  std::string kv_policy;  // empty: exact
+  std::string kv;         // the text of KvKey()
+  std::string adapter;    // empty: the base model; otherwise a key or a hash, by level
+  std::string kv_policy;  // empty: the KV is exact
   std::string tenant;
-  std::string salt;  // the request's own
+  std::string salt;  // salt that the request gives
 };
 
-// Names the KV groups in their order: dtype, layers, KV heads, head_dim and window of each group.
-// Leaves out page_tokens, slabs and strides, which only say where bytes lie in an engine's pages.
+// Returns a text with dtype, number of layers, KV heads, head_dim and window of each KV group, in
+// the order of groups. The text leaves out page_tokens, slabs and strides, which only determine the
+// places of bytes in an engine's pages.
 std::string KvKey(const PageLayout& layout);
 
-// The hash of the identity as a tagged, length-prefixed record: no two fields can collide.
+// Returns the hash of the identity as a tagged record of length-prefixed fields, so that different
+// identities never give the same record.
 PageHash RootOf(const Identity& identity);
 
-// A root that only the copies of one request share (bypass_prefix). `number` tells the requests of
-// an engine apart. Such a root never leaves the process.
+// Returns a root that only the n sequences of one request share (for bypass_prefix). Each request
+// of an engine has another `number`. A private root never leaves the process.
 PageHash PrivateRoot(const PageHash& root, uint64_t number);
 
 }  // namespace tessera

@@ -1,8 +1,10 @@
-// The plain data of the KV store: what it keeps for one sequence, what it answers, and the scratch
-// that a plan writes instead of the store.
+// The plain data of the KV store: KvState is the store's data of one sequence, KvMatch is the
+// answer of a lookup, and KvScratch collects the changes that a plan will make. KV is exact if it
+// has the bits that the model computes from the tokens alone. KV is approximate if it is lossy,
+// reused after another prefix, or computed on approximate KV.
 //
-// A KvState is owned by the engine inside its Sequence and changed by KvManager only; a KvScratch
-// is owned by whoever plans. All of them are used on the engine thread only.
+// The engine owns each KvState in a Sequence, and only KvManager changes it. The planner of a step
+// owns the KvScratch. Engine thread only.
 #pragma once
 
 #include <cstdint>
@@ -19,39 +21,41 @@ namespace tessera {
 // The pages of one sequence in one KV group, in token order.
 struct KvGroupState {
   std::vector<PageId> pages;
-  int32_t first_live_page = 0;  // pages before it left the window and are kNullPage
+  int32_t first_live_page = 0;  // earlier pages are outside the window and are kNullPage
 };
 
 // A quality class or chunk method whose approximate KV a sequence accepts.
 struct KvClass {
   PageHash root;                 // ApproximateRoot of the sequence's exact root
-  std::vector<PageHash> hashes;  // names of whole pages from page 0 under the root, as computed
+  std::vector<PageHash> hashes;  // names of whole pages from page 0, as far as computed
 };
 inline constexpr int32_t kNoKvClass = -1;
 inline constexpr int64_t kAllExact = std::numeric_limits<int64_t>::max();
 
-// The KV side of a sequence. What each step asks comes first, in one cache line.
+// The store's data of a sequence. The members that every step reads are first, in one cache line.
 struct KvState {
   int32_t model = 0;
   // Index in `accepted` of the class under which pages beyond exact_tokens are announced and
   // published. kNoKvClass: such pages stay private.
   int32_t kv_class = kNoKvClass;
-  // false: pages are neither looked up, announced nor published (prompt scoring, embeddings)
+  // false: the sequence's pages are neither looked up, announced nor published (prompt scoring,
+  // embeddings).
   bool cacheable = true;
   bool admitted = false;
-  int64_t num_tokens = 0;  // tokens whose KV is written: the progress number as the store sees it
-  // KV of tokens before this one is exact, or will be once computed. KV of later tokens is
-  // approximate (lossy or reused) or computed on approximate KV. A page is exact if KV of all its
-  // tokens is.
+  int64_t num_tokens = 0;  // number of tokens whose KV is written
+  // KV of tokens [0, exact_tokens) is exact, or will be exact when it is computed. KV of later
+  // tokens is approximate. A page is exact if the KV of all its tokens is exact.
   int64_t exact_tokens = kAllExact;
-  // Pages [num_tokens / page_tokens, + num_announced_pages) are announced to others, see KvMatch.
+  // The sequence announces that it will compute num_announced_pages pages, from page num_tokens /
+  // page_tokens on (see KvMatch::announced_tokens).
   int64_t num_announced_pages = 0;
   std::vector<KvGroupState> groups;  // empty unless admitted
 
-  PageHash root;                 // of exact KV
+  PageHash root;                 // root of the names of exact KV
   std::vector<PageHash> hashes;  // exact names of whole pages of known tokens, as far as computed
-  // The classes whose pages a lookup takes beyond the exact hit; the earlier one wins a tie. Empty:
-  // exact KV only. Set before the state is first used.
+  // The classes whose pages a lookup may take after the exact pages. If two classes give equally
+  // long hits, the earlier class is taken. Empty: the sequence accepts exact KV only. The owner
+  // sets the classes before the first call for the state.
   std::vector<KvClass> accepted;
 
   bool IsExactPage(int64_t page, int64_t page_tokens) const {
@@ -64,26 +68,28 @@ struct KvMatch {
   // Tokens of the longest prefix of whole pages that all groups have. At least one token of the
   // prompt stays outside the hit, because a step must compute it.
   int64_t hit_tokens = 0;
-  // The part of the hit that has exact pages in all groups.
+  // Tokens of the longest prefix of the hit whose pages are exact in all groups, that is, not
+  // approximate (KvState::exact_tokens).
   int64_t exact_tokens = 0;
   // Tokens of the longest prefix that will exist once admitted sequences have computed the pages
   // that they announce. If it exceeds hit_tokens, waiting may cost less than computing these pages
   // again.
   int64_t announced_tokens = 0;
-  // Indices in KvState::accepted of the classes that the hit and the announced prefix need beyond
-  // exact pages. kNoKvClass: exact pages are enough.
+  // Indices in KvState::accepted of the classes of the approximate pages in the hit and in the
+  // announced prefix. kNoKvClass: all pages are exact.
   int32_t kv_class = kNoKvClass;
   int32_t announced_class = kNoKvClass;
-  // Unreferenced pages of the hit: Admit takes them out of eviction.
+  // The number of unreferenced pages of the hit. Admit references these pages, so that they cannot
+  // be evicted.
   int64_t evictable_pages = 0;
 };
 
-// The changes that a plan will make to the store when the plan is committed. The sequences of one
-// plan see each other's announcements through it.
+// The changes that a plan will make to the store when the plan is committed. A lookup with the
+// scratch sees the announcements of the plan's earlier sequences.
 struct KvScratch {
-  // Pages that the plan's sequences will announce: name and model.
+  // Names and models of the pages that the plan's sequences will announce.
   absl::flat_hash_set<std::pair<PageHash, int32_t>> announced;
-  // Cached pages that the plan's sequences will take out of eviction.
+  // Cached pages that the plan's sequences will reference, so that they cannot be evicted.
   absl::flat_hash_set<PageId> taken;
 
   void Clear() {

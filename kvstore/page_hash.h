@@ -1,13 +1,14 @@
-// Names for KV contents. A chain of hashes names a page or a run: the root stands for everything
-// that contents depend on besides tokens (identity.h), and each later hash stands for the tokens
-// that follow its parent. Two pages with one name hold the same bytes. SHA-256 cut to 16 bytes:
-// nobody can craft a prompt that meets another tenant's pages.
+// The names of KV contents. The name of a page or of a run (a range of up to kRunTokens tokens) is
+// the last hash of a chain. The root of the chain stands for everything besides tokens that the
+// contents depend on (identity.h), and each later hash stands for its parent and the tokens that
+// follow. Two pages with the same name hold the same bytes. A name is a SHA-256 digest cut to 16
+// bytes, so nobody can craft a prompt whose names equal those of another tenant's pages.
 //
 // Page names chain over pages of the engine's own size and stay in the process. Names that leave
 // the process chain over runs of kRunTokens tokens, whatever the engine's pages hold. Each kind of
-// record has its own tag, so that a root, a page and a run never have one name.
+// record has its own tag, so that a root, a page and a run never have the same name.
 //
-// Plain values; a PageHasher is used by one thread.
+// Plain values; one thread at a time uses a PageHasher.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +22,8 @@
 
 namespace tessera {
 
-// Tokens of a run: the unit in which KV leaves the process and comes back. The last run of a prompt
-// may be shorter.
+// The number of tokens of a run. Runs are the units in which KV leaves and enters the process. The
+// last run of a prompt may be shorter.
 inline constexpr int32_t kRunTokens = 256;
 
 // The first 16 bytes of a SHA-256.
@@ -39,9 +40,9 @@ struct PageHash {
   }
 };
 
-// Computes names with one reused digest context: no allocation per page. About 125 ns for
-// a page of 16 tokens, 235 ns for 64, on a 2.6 GHz EPYC with SHA extensions
-// (bench/kvstore_bench.cc, BM_HashPage).
+// Computes names with one reused digest context, so that it does not allocate for each page. A page
+// of 16 tokens takes about 125 ns, a page of 64 tokens 235 ns, on a 2.6 GHz EPYC with SHA
+// extensions (bench/kvstore_bench.cc, BM_HashPage).
 class PageHasher final {
  public:
   // The hash of a tagged record whose fields are numbered and length-prefixed, so that no two lists
@@ -60,13 +61,14 @@ class PageHasher final {
   Sha256 sha_;
 };
 
-// For callers that hash one page; a loop keeps a PageHasher.
+// PageHasher::Page with a temporary hasher, for callers that hash a single page.
 PageHash HashPage(const PageHash& parent, absl::Span<const TokenId> tokens);
-// The root of approximate KV: of a quality class or chunk method (any bytes) under `exact_root`.
+// The root of approximate KV, derived from the root of the exact KV. `kv_class` names the quality
+// class or chunk method of the approximate KV and may be any bytes.
 PageHash ApproximateRoot(const PageHash& exact_root, absl::string_view kv_class);
 
-// The names of the runs that `tokens` fill after `root`: one for each kRunTokens tokens, and one
-// for the shorter end if there is one.
+// The names, under `root`, of the runs into which `tokens` are divided: one name for each
+// kRunTokens tokens, and one for the shorter last run if there is one.
 std::vector<PageHash> RunNames(const PageHash& root, absl::Span<const TokenId> tokens);
 
 }  // namespace tessera

@@ -81,8 +81,8 @@ struct SequenceTiming {
 // An event of one sequence of a request.
 struct TokenEvent {
   enum class Kind : int32_t {
-    // `tokens` has every prompt token except the first, with its logprob. Sent before any kToken,
-    // for index 0 only.
+    // `tokens` has every prompt token except the first, with its logprob. Only the request's
+    // sequence 0 has this event, before its first kToken.
     kPromptLogprobs,
     kToken,      // `tokens` has one new token
     kEmbedding,  // `embedding` has the result of kEmbed
@@ -103,9 +103,9 @@ struct TokenEvent {
   SequenceTiming timing;
 };
 
-// Receives the events of one request, in order for each index. The last event of each index is its
-// only kFinished. The engine calls Push on the engine thread: Push must not block and must not call
-// the engine synchronously.
+// Receives the events of one request. The events of each of the request's n sequences arrive in
+// order, and the last event of a sequence is its only kFinished. The engine calls Push on the
+// engine thread: Push must not block and must not call the engine synchronously.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;

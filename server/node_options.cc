@@ -50,7 +50,8 @@ AssembleOptions OptionsOf(const v1::Config& config) {
   if (engine.has_max_num_batched_tokens())
     e.max_num_batched_tokens = engine.max_num_batched_tokens();
   // Each running stream needs one token in each step, so max_num_seqs must not exceed
-  // max_num_batched_tokens. The default of the one follows the configured value of the other.
+  // max_num_batched_tokens. If only one of the two options is configured, the default of the other
+  // option is changed to satisfy this bound.
   e.max_num_seqs = std::min(e.max_num_seqs, e.max_num_batched_tokens);
   if (engine.has_max_num_seqs()) e.max_num_seqs = engine.max_num_seqs();
   if (!engine.has_max_num_batched_tokens()) {

@@ -1,6 +1,7 @@
 // The number of compute threads that the process should start: the number of physical cores among
 // the processors that the process may run on, limited by the CPU quota of its control group
-// (cgroup). Pure functions of the files read; any thread may call them.
+// (cgroup). The functions read files of the Linux kernel and change no state; any thread may call
+// them.
 #pragma once
 
 #include <string>

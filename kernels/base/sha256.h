@@ -1,7 +1,8 @@
-// SHA-256 over a sequence of byte ranges (OpenSSL EVP), with one digest context that is reused from
-// message to message. Names that must not be forged or met by accident are made of it.
+// A Sha256 computes the SHA-256 digest of a message that is given as a sequence of byte ranges
+// (OpenSSL EVP). It reuses one digest context for all messages. Names that nobody may forge, and
+// that must not collide by accident, are SHA-256 digests.
 //
-// A Sha256 is used by one thread.
+// The owner of a Sha256 uses it on one thread at a time.
 #pragma once
 
 #include <openssl/evp.h>
@@ -26,11 +27,11 @@ class Sha256 final {
 
   // Appends bytes to the message.
   void Add(const void* bytes, size_t num_bytes);
-  // Appends the field's length (8 bytes, little endian) and the field: no two lists of fields give
-  // one message.
+  // Appends the field's length (8 bytes, little endian) and the field, so that different lists of
+  // fields give different messages.
   void AddField(absl::string_view field);
   void AddNumber(uint64_t number) { Add(&number, sizeof(number)); }
-  // The digest of the message; the next message is empty again.
+  // Returns the digest of the message, and starts a new, empty message.
   Sha256Digest Finish();
 
  private:

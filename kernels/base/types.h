@@ -106,7 +106,8 @@ inline F16 FloatToF16(float value) {
   if (magnitude >= 0x477ff000u) return static_cast<F16>(sign | 0x7c00u);  // 65520 and above
   if (magnitude < 0x33000000u) return static_cast<F16>(sign);             // below 2^-25
   const uint32_t exponent = magnitude >> 23;
-  // Number of significand bits to drop: 13 for a normal result, more for a subnormal result.
+  // The number of significand bits of the fp32 number that fp16 cannot hold: 13 (23 - 10) for a
+  // normal result, more for a subnormal result.
   const uint32_t drop = exponent >= 113 ? 13 : 126 - exponent;
   uint32_t kept = magnitude;
   if (exponent < 113) kept = (magnitude & 0x7fffffu) | 0x800000u;

@@ -1,6 +1,6 @@
-// TileUnit wraps the eight tile registers of AMX. It contains all tile instructions of kernels/cpu.
-// Built for AMX, a TileUnit executes the instructions; built for amxtwin, it executes scalar code
-// with the same semantics, so that the AMX kernels can be tested on any machine.
+// TileUnit wraps the eight tile registers of AMX. This header contains all tile instructions of
+// kernels/cpu. Built for AMX, a TileUnit executes the instructions; built for amxtwin, it executes
+// scalar code with the same semantics, so that the AMX kernels can be tested on any machine.
 //
 // A tile has up to 16 rows of up to 64 bytes. C tiles (0 to 3) hold 16 fp32 or int32 sums per row,
 // A tiles (4, 5) hold token rows, and B tiles (6, 7) hold lines of panels. The thread that creates

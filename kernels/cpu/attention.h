@@ -1,7 +1,8 @@
 // AttentionOp computes attention over paged KV in two fork-joins. The first writes the step's K and
 // V to pages (the calling thread alone if there are few rows), the second computes attention. Once
 // per tile of query rows, a block's keys are transposed, and its V is packed on ISAs with a bf16
-// dot product; all query heads of the KV head use the result. The backend owns the op; rank thread.
+// dot product; all query heads of the KV head use the result. The backend owns the AttentionOp;
+// only the rank thread calls it.
 #pragma once
 
 #include <atomic>
@@ -44,7 +45,8 @@ class AttentionOp final {
   AttentionCall NewCall(const AttentionArgs& args, const RopeTables::Table& rope);
   void Attend(const AttentionCall& call);
 
-  // The taps, defined in attention_taps.cc. They are called only if args.taps is not null.
+  // These functions, defined in attention_taps.cc, write the taps (optional outputs of a step,
+  // TapKind). Run calls these functions only if args.taps is not null.
   void TapValueDeviation(const AttentionArgs& args);
   void TapLogSumExp(const AttentionArgs& args, const float* lse);
   void TapAttentionMass(const AttentionCall& call);
@@ -52,14 +54,14 @@ class AttentionOp final {
   const IsaKernels& kernels_;
   ThreadTeam* const team_;
   RopeTables ropes_;
-  size_t num_works_ = 0;  // entries of works_ that belong to this step; others keep their memory
-  std::vector<std::unique_ptr<CachedWork>> works_;
-  std::vector<std::unique_ptr<TileWorker>> workers_;  // [members]
+  size_t num_works_ = 0;  // number of entries of works_ that this step uses
+  std::vector<std::unique_ptr<CachedWork>> works_;    // kept from step to step for their memory
+  std::vector<std::unique_ptr<TileWorker>> workers_;  // [members of the team]
   Scratch partials_;
   Scratch lse_;
   std::unique_ptr<std::atomic<int32_t>[]> pieces_left_;
   int32_t pieces_left_size_ = 0;
-  std::vector<double> mass_;  // [tiles, tap blocks]
+  std::vector<double> mass_;  // [tiles, tap blocks] attention mass
 };
 
 }  // namespace tessera::cpu

@@ -365,8 +365,8 @@ void TileWorker::AddMass(const AttentionCall& call, const AttentionTile& tile, c
   const int32_t num_rows = NumRows(call, tile);
   const KvStream* const begin = call.work->streams_begin(tile.segment);
   const KvStream* const end = call.work->streams_end(tile.segment);
-  // The first pass computes the log-sum-exp of each stream (as AttendTile does), the second pass
-  // the share of each key in it.
+  // The first pass over the streams (attention_plan.h) computes the log-sum-exp of each stream, as
+  // AttendTile does. The second pass adds the softmax weight of each key to `mass`.
   float* const lse = stream_memory_.Floats((end - begin) * num_rows);
   for (const KvStream* stream = begin; stream != end; ++stream) {
     AttendStream(call, tile, *stream, num_rows);

@@ -38,19 +38,21 @@ class HugeBuffer final : public DeviceBuffer {
   size_t size_;
 };
 
-// Counts how often working memory grew because an op needed more than was set aside.
+// The number of times that working memory grew because an op needed more than was reserved.
 using GrowthCount = std::atomic<int64_t>;
 
-// Working memory that is set aside before a step and stays. Growing loses the contents.
+// Working memory that is reserved before a step and kept for later steps. When a Scratch grows, its
+// contents are lost.
 class Scratch {
  public:
   // `num_grown` outlives the scratch.
   explicit Scratch(GrowthCount* num_grown) : num_grown_(num_grown) {}
 
-  // Sets at least `bytes` aside. False: memory is short.
+  // Reserves at least `bytes` bytes. Returns false if there is not enough memory.
   bool Reserve(int64_t bytes);
-  // Aligned to 64 bytes; null for 0 bytes if none are set aside. Takes more memory, and counts it,
-  // when less is set aside; running out of memory then is fatal.
+  // Returns `bytes` bytes, aligned to 64 bytes; null if `bytes` is 0 and nothing is reserved. If
+  // fewer bytes are reserved, allocates more and increments *num_grown; the process ends if that
+  // fails.
   char* Bytes(size_t bytes);
   int64_t size() const { return buffer_ == nullptr ? 0 : static_cast<int64_t>(buffer_->size()); }
   float* Floats(int64_t count) {

@@ -5,7 +5,9 @@
 namespace tessera::cpu {
 namespace {
 
-constexpr int64_t kStepCols = 4;  // number of consecutive codes of an output in a line
+// Bytes of one output in a cache line of packed codes. A byte holds one int8 code or two int4
+// codes.
+constexpr int64_t kStepCols = 4;
 
 ScaleType ScaleTypeOf(DType dtype) {
   if (dtype == DType::kBF16) return ScaleType::kBF16;

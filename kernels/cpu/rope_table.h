@@ -1,6 +1,6 @@
 // RopeTables holds cos and sin of the rotary embedding's angles for each token row of a step. A
 // table is computed once per step and RopeSpec, and all layers with that RopeSpec use it.
-// AttentionOp owns the tables; rank thread.
+// AttentionOp owns the RopeTables; only the rank thread calls them.
 #pragma once
 
 #include <memory>
@@ -38,9 +38,10 @@ class RopeTables final {
  private:
   ThreadTeam* const team_;
   GrowthCount* const num_grown_;
-  size_t num_tables_ = 0;  // of this step; the memory of the others waits
+  size_t num_tables_ = 0;  // number of entries of tables_ that this step uses
   std::vector<Table> tables_;
-  std::vector<std::unique_ptr<Scratch>> memory_;  // of tables_, and of more that are set aside
+  // The memory of the entries of tables_, and memory that Reserve has reserved for further entries.
+  std::vector<std::unique_ptr<Scratch>> memory_;
 };
 
 }  // namespace tessera::cpu

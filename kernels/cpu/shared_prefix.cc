@@ -115,7 +115,8 @@ class SharedPrefixes::Finder {
     return true;
   }
 
-  // Returns the pieces of the keys at positions [begin, end).
+  // Returns the keys at positions [begin, end) as pieces, which are runs of consecutive tokens in
+  // one page. `pieces` holds the first kMaxPieces of them, `count` is the number of all.
   Pieces PiecesOf(const KvStream& stream, int32_t begin, int32_t end) const {
     Pieces all;
     ForEachPiece(batch_, stream, page_tokens_, begin, end, [&all](const KeyPiece& piece) {

@@ -11,8 +11,8 @@
 namespace tessera::cpu {
 namespace {
 
-// Partials of blocks that several segments share beyond this are not kept: such blocks are then
-// read once for each segment, which gives the same bits.
+// The largest number of bytes for partials of attention blocks that several segments share. Blocks
+// whose partials exceed this number are read once for each segment, which gives the same bits.
 constexpr int64_t kMaxSharedPartialBytes = int64_t{128} << 20;
 
 int64_t FloatBytes(int64_t count) {
@@ -32,7 +32,8 @@ int64_t PartialBytes(const StepShape::Attention& group, const StepBounds& bounds
   return FloatBytes(RoundUp<int64_t>(std::min(all, cut + shared), kPanel) * floats);
 }
 
-// Sums the ranks that one adapter has on each linear of one layer, over the parts of fused linears.
+// Returns the largest rank that one adapter has on a linear of one layer. The rank on a fused
+// linear is the sum of the ranks on its parts.
 int64_t LargestRank(const LoraMatrices* layer) {
   const auto rank = [layer](LoraTarget target) {
     return int64_t{layer[static_cast<int>(target)].rank};
@@ -48,7 +49,8 @@ int64_t PartialFloats(int32_t head_dim) { return 2 + RoundUp<int64_t>(head_dim, 
 
 int64_t MaxCutPartials(int32_t heads_per_kv, int64_t num_blocks, int num_threads) {
   if (num_threads == 1) return 0;
-  // A tile is cut if it costs more than half of a thread's share (AttentionWork::AddTasks).
+  // A tile is cut if its cost is more than half of a thread's share of the cost of all tiles
+  // (AttentionWork::AddTasks).
   return int64_t{2} * num_threads * std::max(kTileRows, heads_per_kv) * num_blocks;
 }
 
@@ -57,7 +59,7 @@ int64_t TileFloats(int32_t heads_per_kv, int32_t head_dim, int64_t rope_half) {
   const int64_t query_rows = std::max<int64_t>(rows, kSharedRows);
   const int64_t dim = RoundUp<int64_t>(head_dim, kPanel);
   const int64_t block_floats = kKeyBlock * dim;
-  const int64_t block_pairs = block_floats / 2;  // of bf16
+  const int64_t block_pairs = block_floats / 2;  // pairs of bf16 numbers
   return (query_rows + 2 * rows) * dim + 4 * RoundUp<int64_t>(rows, kPanel) +
          kMaxAttendRows * (dim + 2 * kScoreStride) + 2 * kPanel +
          2 * RoundUp<int64_t>(rope_half, kPanel) + 2 * block_floats + block_pairs + 2 * kKeyBlock;

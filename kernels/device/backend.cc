@@ -1,4 +1,4 @@
-// Chooses the backend. The only source of this room that knows which backends there are.
+// Creates a backend by its name. Only this source of kernels/device depends on particular backends.
 #include "kernels/device/backend.h"
 
 #include <cstdlib>

@@ -1,5 +1,6 @@
-// What lies in a backend's memory: buffers, and weights in the backend's own layout. Owned by
-// whoever asked the backend for them. Free of absl and spdlog (CUDA sources see it).
+// The objects in a backend's memory: buffers, and weights in the backend's own layout. The caller
+// that creates an object through the backend owns the object. This header includes neither absl nor
+// spdlog, because CUDA sources include it.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +12,7 @@
 
 namespace tessera {
 
-// Device memory, freed with the object.
+// A range of device memory, which the destructor frees.
 class DeviceBuffer {
  public:
   virtual ~DeviceBuffer() = default;
@@ -19,7 +20,8 @@ class DeviceBuffer {
   virtual size_t size() const = 0;
 };
 
-// Made by Backend::Pack, or taken back by Backend::Restore. Immutable; any thread.
+// A weight in the backend's layout, created by Backend::Pack or Backend::Restore. Immutable; any
+// thread.
 class PackedWeight {
  public:
   virtual ~PackedWeight() = default;
@@ -27,7 +29,7 @@ class PackedWeight {
   virtual int64_t cols() const = 0;  // K, inputs
   virtual const WeightFormat& format() const = 0;
   virtual size_t bytes() const = 0;
-  // Whether Backend::Restore takes what ReadPacked gives.
+  // Whether Backend::Restore can create the weight from the bytes of ReadPacked.
   virtual bool restorable() const { return false; }
   // Copies bytes [offset, offset + count) of bytes() to the host. Any thread. REQUIRES:
   // restorable().
@@ -35,6 +37,7 @@ class PackedWeight {
   DType dtype() const { return format().dtype; }
 };
 
-using FillPacked = std::function<bool(char* packed, size_t bytes)>;  // false: it cannot
+// Writes the `bytes` bytes of a packed weight to `packed`. Returns false if it cannot.
+using FillPacked = std::function<bool(char* packed, size_t bytes)>;
 
 }  // namespace tessera

@@ -1,7 +1,8 @@
-// Which captured graph may run the layers of a step. Two steps with equal keys issue the same ops
-// with the same addresses; they differ only in the contents of the batch arena and in the number of
-// rows, which a graph pads to the key's. Plain values. Free of absl and spdlog (CUDA sources see
-// it).
+// The key under which the layers of a step are captured as a graph (CUDA graph) and replayed. Two
+// steps with equal keys issue the same ops with the same addresses. Such steps differ only in the
+// contents of the batch arena and in the number of rows, which a graph pads to the number in the
+// key. Plain values; any thread. This header includes neither absl nor spdlog, because CUDA sources
+// include it.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +15,9 @@ namespace tessera {
 struct GraphKey {
   int32_t model = 0;
   int32_t first_layer = 0;
-  int32_t last_layer = 0;  // exclusive
-  int32_t num_tokens = 0;  // rows of the step, rounded up by GraphBucket
-  int32_t num_segments = 0;
+  int32_t last_layer = 0;    // exclusive
+  int32_t num_tokens = 0;    // rows of the step, rounded up by GraphBucket
+  int32_t num_segments = 0;  // rounded up by GraphBucket
   bool has_adapters = false;
   bool has_taps = false;
 
@@ -27,8 +28,9 @@ struct GraphKey {
   }
 };
 
-// Bucket sizes: 1, 2, 4, 8, then multiples of 8 up to 256, then multiples of 256. So padding adds
-// less than 8 rows to a decode step and a bounded number of graphs covers all steps.
+// Rounds a count up to a bucket: 1, 2, 4, 8, multiples of 8 up to 256, then multiples of 256.
+// Padding therefore adds fewer than 8 rows to a decode step of at most 256 rows, and a bounded
+// number of graphs covers all steps.
 constexpr int32_t GraphBucket(int32_t count) {
   if (count > 256) return RoundUp(count, 256);
   if (count > 4) return RoundUp(count, 8);

@@ -1,5 +1,6 @@
-// Hidden taps for backends whose memory is the host's: rows of the residual stream as outputs of a
-// step. Pure; any thread.
+// Writes the hidden taps of a step, which are copies of rows of the residual stream that the batch
+// asks for (TapKind::kHidden in kernels/step/batch.h). For backends whose device memory is host
+// memory. Uses no state; any thread.
 #pragma once
 
 #include "kernels/device/backend.h"

@@ -1,8 +1,9 @@
-// The size-only pass of a step: what the step takes of a backend's working memory, known before it
-// runs. A WorkPlan is a plain value. Backend::Plan makes one for a batch; PlanWork (backend.h)
-// makes one for the largest step that an engine will build, before there is a backend, so that the
-// plan of memory counts it. A backend sets the memory aside before the step's first op; no op takes
-// more. Free of absl and spdlog (CUDA sources see it).
+// A WorkPlan has the sizes of the working memory that a step takes in a backend, known before the
+// step runs. Backend::Plan computes the WorkPlan of a batch. PlanWork (backend.h) computes the
+// WorkPlan of the largest step that an engine will build, before a backend exists, for the memory
+// plan of a device. A backend reserves the memory before the step's first op, so that no op
+// allocates. Plain values; any thread. This header includes neither absl nor spdlog, because CUDA
+// sources include it.
 #pragma once
 
 #include <algorithm>
@@ -31,34 +32,37 @@ struct StepShape {
   std::vector<int32_t> rope_dims;  // rotary_dim of each RopeSpec
 };
 
-// How large a step is, or may become. Every number is an upper bound, and Backend::Plan is
-// monotonic in each of them.
+// The size of a step. Every number is an upper bound, and the sizes in a WorkPlan never decrease
+// when a number grows.
 struct StepBounds {
   int64_t num_tokens = 0;
   int64_t num_segments = 0;
-  int64_t num_blocks = 0;    // attention blocks of the segment that sees the most
-  int64_t adapter_rank = 0;  // ranks of one adapter on one linear, summed over the fused parts
+  int64_t num_blocks = 0;    // largest number of attention blocks of a segment
+  int64_t adapter_rank = 0;  // LoRA rank of an adapter on one linear, summed over fused parts
+  // Whether the step has a tap (an optional output, kernels/step/batch.h) of log-sum-exps.
   bool taps_log_sum_exp = false;
-  int64_t tapped_streams = 0;  // KV streams of the segment with the most, if it taps attention mass
+  // The largest number of KV streams (kernels/step/attention_plan.h) of a segment if the step has a
+  // tap of attention mass, otherwise 0.
+  int64_t tapped_streams = 0;
 };
 
-// What a part of the working memory holds.
+// The purpose of a part of the working memory.
 enum class WorkPart : int32_t {
   kRows = 0,     // rows of a linear's input, normed, rounded or quantised
   kOutputs,      // rows of a linear's output before its post norm
   kRotations,    // cosines and sines, one part of this size for each rope
-  kAdapterRows,  // normed rows in fp32 that adapters read
-  kAdapterSums,  // A x of each row with an adapter
+  kAdapterRows,  // normed fp32 rows, which adapters read
+  kAdapterSums,  // the product A x of each row that has an adapter
   kPartials,     // attention partials of blocks that are merged later
   kLogSumExps,   // log-sum-exp of each row and head
   kTiles,        // queries, keys and scores of one thread, one part of this size for each thread
-  kTapSums,      // log-sum-exps of one thread's tapped streams, likewise
+  kTapSums,      // log-sum-exps of one thread's tapped streams, one part for each thread
 };
 inline constexpr size_t kNumWorkParts = 9;
 
 struct WorkPlan {
-  std::array<int64_t, kNumWorkParts> bytes{};    // of one part
-  std::array<int32_t, kNumWorkParts> num_parts;  // equal parts of that size
+  std::array<int64_t, kNumWorkParts> bytes{};    // bytes of one part of each WorkPart
+  std::array<int32_t, kNumWorkParts> num_parts;  // number of parts of that size
 
   WorkPlan() { num_parts.fill(1); }
   int64_t Bytes(WorkPart part) const { return bytes[static_cast<size_t>(part)]; }
@@ -66,7 +70,7 @@ struct WorkPlan {
     bytes[static_cast<size_t>(part)] = part_bytes;
     num_parts[static_cast<size_t>(part)] = count;
   }
-  // What is enough for this plan and for `other`.
+  // Grows this plan so that it also covers `other`.
   void Include(const WorkPlan& other) {
     for (size_t i = 0; i < kNumWorkParts; ++i) {
       bytes[i] = std::max(bytes[i], other.bytes[i]);

@@ -51,7 +51,7 @@ class LocalRunner final : public Runner {
   int depth() const override { return 1; }
 
  private:
-  // kIdle is the engine's turn, kLaunched the rank's; who has the turn owns launched_.
+  // In kIdle only the engine's thread accesses launched_, in kLaunched only the rank thread.
   enum class State { kIdle, kLaunched, kStopped };
 
   struct Launched {
@@ -63,7 +63,8 @@ class LocalRunner final : public Runner {
   void SetState(State state) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      // A step that ends while the runner is being destroyed does not undo the stop.
+      // kStopped is final: a step that ends while the runner is being destroyed must not replace
+      // it.
       if (state_.load() != State::kStopped) state_.store(state);
     }
     changed_.notify_all();
@@ -85,7 +86,8 @@ class LocalRunner final : public Runner {
     while (AwaitTurn() == State::kLaunched) {
       const uint64_t step_id = launched_.view.batch->step_id;
       RunLaunched();
-      // The engine may launch again as soon as it is told.
+      // The state is kIdle before on_done_ is called, because the engine may launch the next step
+      // as soon as on_done_ is called.
       SetState(State::kIdle);
       on_done_({step_id, absl::OkStatus()});
     }
@@ -110,11 +112,11 @@ class LocalRunner final : public Runner {
   const SteadyClock clock_;
   std::function<void(Completion)> on_done_;
   Launched launched_;
-  int32_t next_layer_ = 0;  // of the step that was launched in part; 0: of none
+  int32_t next_layer_ = 0;  // next layer of the partly launched step; 0: there is no such step
   std::mutex mutex_;
   std::condition_variable changed_;
   std::atomic<State> state_{State::kIdle};
-  std::thread rank_;  // last: it uses all of the above
+  std::thread rank_;  // declared last, because the thread uses all members above
 };
 
 }  // namespace

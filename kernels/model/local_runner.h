@@ -1,5 +1,6 @@
-// The Runner of one device in this process: a rank thread that owns the backend, the models and the
-// pool's memory, and runs launched steps in order. One launch may be in flight.
+// The Runner of one device in this process. Its rank thread owns the backend, the models and the
+// pool's memory, and runs launched steps in order. At most one launch is in flight. The engine owns
+// the runner and calls it on the engine thread.
 #pragma once
 
 #include <cstdint>
@@ -20,24 +21,25 @@ struct RunnerModel {
   PageLayout layout;
 };
 
-// A device and what it runs; StepBatch::model is an index of `models`. Members are destroyed from
-// the last to the first.
+// A device and its models; StepBatch::model is an index in `models`. Members are destroyed from the
+// last to the first.
 struct RunnerDevice {
-  std::unique_ptr<ThreadTeam> team;  // null for backends that use none
+  std::unique_ptr<ThreadTeam> team;  // null if the backend uses no team
   std::unique_ptr<Comm> comm;        // null: no model is split over ranks
   std::unique_ptr<Backend> backend;
-  std::unique_ptr<DeviceBuffer> pool_memory;  // null when the caller owns what `pool` views
+  std::unique_ptr<DeviceBuffer> pool_memory;  // null: the caller owns the memory of `pool`
   PoolView pool;
   std::vector<RunnerModel> models;
 };
 
 struct RunnerOptions {
-  // How long the rank thread watches for the next step before it sleeps, in microseconds. Longer
-  // than the engine takes between steps saves a wake-up each; it yields its core meanwhile.
+  // Time in microseconds for which the rank thread polls for the next step before it sleeps. A time
+  // longer than the engine's gap between two steps saves one wake-up per step. A polling rank
+  // thread yields its core to other threads.
   int32_t spin_us = 50;
 };
 
-// REQUIRES: device.models is not empty and no other thread uses the device any more.
+// REQUIRES: device.models is not empty, and no other thread uses the device.
 std::unique_ptr<Runner> NewLocalRunner(RunnerDevice device, const RunnerOptions& options);
 
 }  // namespace tessera

@@ -23,11 +23,11 @@ struct ArenaPart {
   int64_t bytes() const { return RoundUp<int64_t>(rows * cols * sizeof(float), kArenaAlign); }
 };
 
-// Most log-probabilities of a row that outputs are planned for; a step that wants more gets a
-// larger buffer when it starts.
+// The number of log-probabilities of a row for which the output buffer is allocated at start. A
+// step that asks for more gets a larger buffer when the step starts.
 constexpr int64_t kMaxPlannedLogprobs = 20;
 
-// Where a step's outputs lie in their buffer.
+// The offsets of a step's outputs in the output buffer.
 struct OutputLayout {
   int64_t top_offset = 0;
   int64_t taps_offset = 0;
@@ -41,7 +41,8 @@ struct OutputLayout {
   }
 };
 
-// Residual, qkv, attended, gated, logits, token rows.
+// Returns the shapes of the buffers in the arena, in this order: residual, qkv, attended, gated,
+// logits, token rows.
 std::vector<ArenaPart> ArenaParts(const ModelSpec& spec, const ModelLimits& limits) {
   const int64_t rows = limits.max_tokens;
   return {{rows, spec.hidden},       {rows, QkvDim(spec)},           {rows, QueryDim(spec)},
@@ -66,7 +67,9 @@ StepShape Model::ShapeOf(const ModelSpec& spec, DType weight_dtype) {
   StepShape shape;
   shape.hidden = spec.hidden;
   shape.widest_input = spec.hidden;
-  // In fp32 only normed rows are written again.
+  // With fp32 weights, a Linear copies its input rows to working memory only if it norms them, and
+  // normed rows have `hidden` columns. With other weights every Linear rounds or quantises its
+  // input rows into working memory.
   if (weight_dtype != DType::kF32) {
     shape.widest_input = std::max({spec.hidden, QueryDim(spec), spec.intermediate});
   }
@@ -125,7 +128,8 @@ void Model::MakeRopeTable() {
   }
   for (const LayerSpec& layer : spec_.layers) {
     std::vector<const RopeSpec*>& ropes = apply_.ropes[layer.group];
-    // Padded layers come last in their group; shifting what nobody reads is harmless.
+    // Padding layers come last in their group and get the rope of the group's last layer.
+    // kRopeShift rotates the rows of padding layers, too, but no layer reads these rows.
     std::fill(ropes.begin() + layer.layer_in_group, ropes.end(), &spec_.ropes[layer.rope]);
   }
 }
@@ -295,7 +299,8 @@ void Model::PlaceOutputs() {
   rows_ = reinterpret_cast<SampledRow*>(base);
   top_ = reinterpret_cast<TokenLogprob*>(base + layout.top_offset);
   taps_ = batch.num_tap_floats == 0 ? nullptr : reinterpret_cast<float*>(base + layout.taps_offset);
-  // Attention adds nothing where a layer sees fewer keys than its tap has room for.
+  // The taps start as zeros, because Attention leaves the end of a tap's row unwritten if the layer
+  // sees fewer keys than the row has room for.
   if (taps_ != nullptr) {
     result_->taps.assign(batch.num_tap_floats, 0.0f);
     backend_->Upload(result_->taps.data(), taps_, result_->taps.size() * sizeof(float));

@@ -1,9 +1,11 @@
-// The one forward. A Model is a spec, packed weights and an arena of activations over a backend; it
-// issues five backend calls a dense layer and knows nothing of prefill, decode or where KV pages
-// come from. A step is run in one or several layer ranges (Begin, RunLayers..., Finish): the
-// residual stream stays in the arena between ranges, so policies may act there.
+// A Model computes the forward pass, by the same code for all model families and backends. A Model
+// has a spec, packed weights and an arena of activations on a backend, and issues five backend
+// calls for each dense layer. Its code does not distinguish prefill from decode, and does not
+// depend on where KV pages come from. A step runs in one or several layer ranges (Begin,
+// RunLayers..., Finish). Between two ranges the residual stream stays in the arena, where a policy
+// may read or change it.
 //
-// Owned by the runner; all calls after Create come from its rank thread.
+// The runner owns a Model; the runner's rank thread makes all calls after Create.
 #pragma once
 
 #include <cstdint>
@@ -21,15 +23,15 @@
 
 namespace tessera {
 
-// Of the linears that adapters may change.
+// Returns the shapes of the linears that adapters may change.
 LoraShape LoraShapeOf(const ModelSpec& spec);
 
 struct ModelLimits {
-  int32_t max_tokens = 2048;   // rows of one step; the arena grows with it
-  int32_t max_num_seqs = 256;  // slots
+  int32_t max_tokens = 2048;   // largest number of rows of a step
+  int32_t max_num_seqs = 256;  // number of slots
 };
 
-// Where a step's keys and values lie.
+// The pages of a step's keys and values.
 struct KvView {
   PoolView pool;
   const PageLayout* layout = nullptr;
@@ -37,36 +39,40 @@ struct KvView {
 
 class Model final {
  public:
-  // `backend` must outlive the model. RESOURCE_EXHAUSTED when the arena does not fit.
+  // `backend` must outlive the model. Returns RESOURCE_EXHAUSTED if there is not enough memory for
+  // the arena.
   static absl::StatusOr<std::unique_ptr<Model>> Create(Backend* backend, ModelSpec spec,
                                                        ModelWeights weights,
                                                        const ModelLimits& limits);
 
-  // Bytes of a model's arena.
+  // The number of bytes of a model's arena.
   static int64_t ArenaBytes(const ModelSpec& spec, const ModelLimits& limits);
-  // Bytes of the buffer that a step's outputs lie in: sampled rows, their log-probabilities and the
-  // hidden rows of an embedding, on the device and again on the host.
+  // The number of bytes of the buffer of a step's outputs: sampled rows, their log-probabilities
+  // and the hidden rows of an embedding. There is one such buffer on the device and one on the
+  // host.
   static int64_t OutputBytes(const ModelSpec& spec, const ModelLimits& limits);
-  // What decides how much working memory a step takes. `weight_dtype` is that of the layers.
+  // Returns the dimensions on which the working memory of a step depends. `weight_dtype` is the
+  // type of the layers' weights.
   static StepShape ShapeOf(const ModelSpec& spec, DType weight_dtype);
 
   const ModelSpec& spec() const { return spec_; }
   const ModelWeights& weights() const { return weights_; }
   const ModelLimits& limits() const { return limits_; }
 
-  // A step: Begin; RunLayers over [0, num_layers) in ascending adjoining ranges; Finish. *result is
-  // overwritten; it and `batch` must stay until Finish has returned. A batch without tokens does
-  // its slot updates and page ops. REQUIRES: at most limits().max_tokens tokens, kv.layout of this
-  // model.
+  // The calls of a step are Begin, then RunLayers for adjoining ascending ranges that cover [0,
+  // num_layers), then Finish. The step overwrites *result; *result and the batch must exist until
+  // Finish has returned. For a batch without tokens, a step executes only the slot updates and page
+  // ops. REQUIRES: the batch has at most limits().max_tokens tokens; kv.layout is the layout of
+  // this model.
   void Begin(const BatchView& batch, const KvView& kv, StepResult* result);
   void RunLayers(int first, int last);
   void Finish();
 
-  // The residual stream of the step's rows, [tokens, hidden]: device memory.
+  // The residual stream of the step's rows, [tokens, hidden], in device memory.
   Tensor residual() const { return Activations(residual_, spec_.hidden); }
 
-  // Logits of these rows of the last step (after Finish, before the next Begin), [rows, vocab].
-  // REQUIRES: at most kLogitBlock rows.
+  // Returns the logits [rows, vocab] of the rows `token_rows` of the last step. REQUIRES: Finish
+  // has returned, and Begin was not called since; there are at most kLogitBlock rows.
   std::vector<float> ComputeLogits(const std::vector<int32_t>& token_rows);
 
  private:
@@ -74,17 +80,20 @@ class Model final {
 
   bool AllocateArena();
   void MakeRopeTable();
-  // Rows of the current step.
+  // Returns `data` as a tensor with a row of `cols` floats for each token of the current step.
   Tensor Activations(float* data, int64_t cols) const;
   void RunLayer(int layer);
-  // Adapters on a linear of the layer whose fused weight has these parts.
+  // Returns the step's adapters on a linear of the layer. `parts` are the parts of the linear's
+  // fused weight.
   LoraArgs Lora(int layer, std::initializer_list<LoraTarget> parts) const;
   void Attend(int layer);
   void RunMlp(int layer);
-  // The first layer boundary after `first` (at most `last`) where a hidden tap wants the residual.
+  // Returns the first layer boundary after `first`, at most `last`, at which a hidden tap copies
+  // the residual stream (TapKind::kHidden).
   int NextTapped(int first, int last) const;
   void TapHidden(int layer);
-  // Makes room for the outputs of the current step and places them.
+  // Sets rows_, top_ and taps_ to their places in outputs_, which grows if necessary, and uploads
+  // token_rows_.
   void PlaceOutputs();
   Tensor RunLogits(const int32_t* token_rows, int64_t count);
 
@@ -101,21 +110,21 @@ class Model final {
   float* attended_ = nullptr;                  // [max_tokens, q]
   float* gated_ = nullptr;                     // [max_tokens, intermediate]
   float* logits_ = nullptr;                    // [kLogitBlock, vocab]
-  int32_t* token_rows_ = nullptr;              // [max_tokens] of the sampler rows
-  std::unique_ptr<DeviceBuffer> slot_tokens_;  // [max_num_seqs], lives from step to step
-  std::unique_ptr<DeviceBuffer> outputs_;      // of the current step: rows_, top_, taps_
+  int32_t* token_rows_ = nullptr;              // [max_tokens] row of each sampler row
+  std::unique_ptr<DeviceBuffer> slot_tokens_;  // [max_num_seqs] last token of each slot
+  std::unique_ptr<DeviceBuffer> outputs_;      // memory of rows_, top_ and taps_
 
-  // Of the current step.
+  // The members below belong to the current step.
   BatchView batch_;
-  int32_t num_tokens_ = 0;  // outlives the batch
+  int32_t num_tokens_ = 0;  // valid after Finish, too, when the batch may be gone
   KvView kv_;
   StepResult* result_ = nullptr;
   int next_layer_ = 0;
   SampledRow* rows_ = nullptr;      // [sampler rows], device memory
-  TokenLogprob* top_ = nullptr;     // [NumTop], likewise
-  float* taps_ = nullptr;           // [num_tap_floats], likewise; null: none
-  std::vector<int32_t> host_rows_;  // what token_rows_ is uploaded from
-  ApplyArgs apply_;                 // ropes are made once
+  TokenLogprob* top_ = nullptr;     // [NumTop], device memory
+  float* taps_ = nullptr;           // [num_tap_floats], device memory; null: no taps
+  std::vector<int32_t> host_rows_;  // host copy of token_rows_
+  ApplyArgs apply_;                 // its `ropes` are set once, by the constructor
 };
 
 }  // namespace tessera

@@ -1,5 +1,6 @@
-// The numbers of a model's forward as one text: two specs with equal keys compute the same bits
-// from the same weights. A part of the name under which KV is shared. Pure function; any thread.
+// The key of a model spec is a text with all fields that affect the model's forward pass: two specs
+// with equal keys compute the same bits from the same weights. The key is a part of the name under
+// which KV is shared. Pure function; any thread.
 #pragma once
 
 #include <string>
@@ -8,9 +9,10 @@
 
 namespace tessera {
 
-// Deterministic and the same on every machine; floats are written as their bits. Contains all
-// fields but those that change no number of the forward: the context's length, end and begin
-// tokens, sampling defaults, and the type that config.json claims for the weights.
+// Returns the key, which is the same on every machine; floats are written as their bits. The key
+// contains all fields of the spec except those that change no number of the forward pass: the
+// context length, the begin and end tokens, the sampling defaults, and the type that config.json
+// states for the weights.
 std::string ModelSpecKey(const ModelSpec& spec);
 
 }  // namespace tessera

@@ -1,12 +1,14 @@
-// How a loaded model represents and computes its numbers, as a text: a part of the name under which
-// KV is shared. Two engines share KV only if their texts are equal.
+// The numerics key of a loaded model is a text that describes how the model represents and computes
+// its numbers. The key is a part of the name under which KV is shared: two engines share KV only if
+// their keys are equal.
 //
-// The text lists the formats of the matrices and of the KV, and ends with a tag: the hash of the KV
-// that the model itself computes for a few fixed tokens in its first layers. Instruction sets,
-// compilers and releases that give other bits there have another tag; those that give the same bits
-// share. The number of threads, the size of pages and the cut into steps do not change it.
+// The key lists the formats of the matrices and of the KV, and ends with a tag: the hash of the KV
+// that the loaded model computes for a few fixed tokens in its first layers. Two instruction sets,
+// compilers or releases have the same tag only if they compute the same bits of this KV. The tag
+// does not depend on the number of threads, the size of pages, or how tokens are divided into
+// steps.
 //
-// Called at start, on the thread that loads, before the model has its rank thread.
+// The loading thread calls these functions at start, before the model has a rank thread.
 #pragma once
 
 #include <string>
@@ -18,17 +20,18 @@
 
 namespace tessera {
 
-// The formats, for example "embed bfloat16; head tied; layers 0-23 bfloat16 bfloat16 bfloat16
-// bfloat16; kv bfloat16". A layer has the formats of qkv, out, gate_up and down; "int4/32a" is int4
-// in groups of 32 with zero points of their own.
+// Returns the formats, for example "embed bfloat16; head tied; layers 0-23 bfloat16 bfloat16
+// bfloat16 bfloat16; kv bfloat16". A layer has the formats of qkv, out, gate_up and down;
+// "int4/32a" is int4 in groups of 32 weights, each group with its own zero point.
 std::string FormatsText(const ModelWeights& weights, const PageLayout& layout);
 
-// The hash, 32 hex digits, of the K and V rows of 16 fixed tokens in the first two layers, in the
-// order [group, layer, K/V, head, token]. RESOURCE_EXHAUSTED when a buffer for their pages does not
-// fit. REQUIRES: `layout` is the model's; no step of the model runs.
+// Returns the tag: the hash, as 32 hex digits, of the K and V rows of 16 fixed tokens in the first
+// two layers, in the order [group, layer, K/V, head, token]. Returns RESOURCE_EXHAUSTED if there is
+// not enough memory for the pages of these tokens. REQUIRES: `layout` is the model's layout; no
+// step of the model runs.
 absl::StatusOr<std::string> NumericsTag(Backend* backend, Model* model, const PageLayout& layout);
 
-// Both.
+// Returns the numerics key: FormatsText, then NumericsTag.
 absl::StatusOr<std::string> NumericsKey(Backend* backend, Model* model, const PageLayout& layout);
 
 }  // namespace tessera

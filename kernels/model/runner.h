@@ -1,7 +1,7 @@
-// Runs steps of all models of one device. A rank thread owns the backend, weights, page memory and
-// activation arenas; the engine launches batches and is told when they are done, so it never waits
-// for a step. An interface so that the engine and the scheduler are tested without tensors
-// (tests/lib/fake_runner.h).
+// A Runner runs the steps of all models of one device. Its rank thread owns the backend, weights,
+// page memory and activation arenas. The engine launches batches and receives a completion for each
+// launch, so the engine never waits for a step. Runner is an interface, so that tests run the
+// engine and the scheduler without tensors (tests/lib/fake_runner.h).
 #pragma once
 
 #include <cstdint>
@@ -24,17 +24,19 @@ struct LayerRange {
 
 class Runner {
  public:
-  // Returns when nothing runs any more; completions may come until then.
+  // The destructor returns when no launch and no transfer runs any more; completions may be
+  // reported until it returns.
   virtual ~Runner() = default;
 
-  // Called from the rank thread, once for each launch and in their order; must not block. Set once,
-  // before the first launch.
+  // Sets the function that the rank thread calls once for each launch, in the order of the
+  // launches. The function must not block. REQUIRES: called once, before the first launch.
   virtual void SetOnDone(std::function<void(Completion)> on_done) = 0;
 
-  // Starts layers of a step; its completion has the batch's step_id as its ticket. `arena` holds
-  // the batch's spans. All of them and *result stay untouched until the step's last layer is done;
-  // then *result is whole. step_us is the sum over the step's ranges. REQUIRES: fewer than depth()
-  // launches are in flight. A step's ranges are not empty, ascend and adjoin, and no other step is
+  // Launches layers of a step. The ticket of the launch's completion is the batch's step_id.
+  // `arena` holds the batch's spans. When the step's last layer is done, *result is complete, and
+  // its step_us is the summed time of the step's ranges. REQUIRES: the caller does not touch
+  // *batch, *arena and *result until the step's last layer is done; fewer than depth() launches are
+  // in flight; the ranges of a step are not empty, ascending and adjoining, and no other step is
   // launched between them.
   virtual void Launch(const StepBatch* batch, const BatchArena* arena, LayerRange layers,
                       StepResult* result) = 0;
@@ -42,7 +44,7 @@ class Runner {
   // Moves pages between the device's pool and host memory. Any thread.
   virtual Transfer* transfer() = 0;
 
-  // Launches that may be in flight: 1 on CPU, 2 on CUDA.
+  // The largest number of launches in flight: 1 on CPU, 2 on CUDA.
   virtual int depth() const = 0;
 };
 

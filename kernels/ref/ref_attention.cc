@@ -1,5 +1,6 @@
 // The reference backend's attention: computes the definition in kernels/step/attention_plan.h for
-// one (row, head) at a time.
+// one (row, head) at a time. That file also defines a stream: KV runs of a segment that follow one
+// another in position.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -45,11 +46,12 @@ Partial Finish(const Partial& stream, float scale) {
   return done;
 }
 
-// The scores and log-sum-exps of one query row and head, which the taps read.
+// The scores and log-sum-exps of one query row and head, from which taps (optional outputs of a
+// step, TapKind) are computed.
 struct RowView {
   std::vector<float> scores;      // [keys of the segment], -infinity where the row sees no key
   std::vector<KvStream> streams;  // the streams of the segment
-  std::vector<float> stream_lse;  // [streams] log-sum-exp before the stream's scale is applied
+  std::vector<float> stream_lse;  // [streams] log-sum-exp, not multiplied by KvStream::scale
   float lse = kNegativeInfinity;
 };
 
@@ -200,9 +202,10 @@ void AppendToPages(const AttentionArgs& args) {
   }
 }
 
-// Computes the deviation of the new values from those in the pages. The new values are rounded as
-// the pages store them, so that computing the same row again gives exactly 0. A row that is not
-// written gives 0. REQUIRES: the new values are not yet in the pages.
+// Computes the deviation of each row's new V from the V that its page holds. The new V is first
+// rounded as StorePageRow rounds it, so the deviation is exactly 0 if the page already holds the
+// same row. A row that the step does not write has the deviation 0. REQUIRES: the new V is not yet
+// in the pages.
 void TapValueDeviation(const AttentionArgs& args, const Tap& tap, float* out) {
   const GroupLayout& layout = *args.layout;
   const int32_t first = args.batch.segments()[tap.segment].token_begin + tap.row_begin;

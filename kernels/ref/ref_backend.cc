@@ -66,7 +66,7 @@ class RefBackend final : public Backend {
   void Download(const void* from_device, void* to, size_t bytes) override {
     std::memcpy(to, from_device, bytes);
   }
-  // The judge keeps no working memory from step to step.
+  // The reference backend keeps no working memory from step to step, so its plan is empty.
   WorkPlan Plan(const BatchView& /*batch*/, const StepShape& /*shape*/) const override {
     return {};
   }
@@ -95,7 +95,7 @@ class RefBackend final : public Backend {
   SampleScratch sample_scratch_;
 };
 
-// Nothing is prepared here; the judge checks the batch instead.
+// The reference backend prepares nothing here; it checks the batch instead.
 void RefBackend::BeginStep(const BatchView& view, const StepShape& /*shape*/,
                            const WorkPlan& /*plan*/) {
   const StepBatch& batch = *view.batch;

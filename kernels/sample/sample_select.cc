@@ -41,9 +41,9 @@ KeptChunk Keep(const LogitRow& row, int64_t chunk, const Cut& kept, LogitRow::Pa
   return {padded->data(), kept.value};
 }
 
-// Reduces the candidates to those among which the best-first prefix of weight `mass` ends. Returns
-// the weight of the better candidates that were removed. The candidates are sorted into buckets by
-// logit, so two passes replace about a dozen passes of CutByMass's halving.
+// Sorts the candidates into buckets by logit, and keeps only the bucket in which the best-first
+// prefix of weight `mass` ends. Returns the summed weight of the removed buckets with larger
+// logits. Two passes replace about a dozen passes of CutByMass's halving.
 double NarrowByMass(double mass, std::vector<Candidate>* candidates) {
   constexpr int kBuckets = 256;
   if (candidates->size() < 2 * kBuckets) return 0.0;

@@ -71,7 +71,8 @@ class LogitRow final {
 // largest logit of the row.
 float ChunkMaxima(const LogitRow& row, std::vector<float>* maxima);
 
-// Returns the lowest id whose logit is `maximum`. REQUIRES: a token has this logit.
+// Returns the lowest id whose logit is `maximum`. REQUIRES: the logit of at least one token is
+// `maximum`.
 TokenId FindMaximum(const LogitRow& row, const std::vector<float>& maxima, float maximum);
 
 // masses := the sum of the weights of the kept tokens of each chunk. Returns the sum of `masses`.

@@ -1,8 +1,8 @@
 // The layout of a LoRA adapter's weights in pages of the KV pool; no other code computes it. An
-// adapter adds scale * B (A x) to a linear (Hu et al., arXiv 2106.09685), with A [rank, in] and
-// B [out, rank]. It may adapt any of a layer's seven linears (its targets), each with any rank. The
-// layout is the unified paging of S-LoRA (arXiv 2311.03285) with byte pages, so no matrix is padded
-// to a largest rank.
+// adapter adds scale * B (A x) to a linear (Hu et al., arXiv 2106.09685), with A [rank, in] and B
+// [out, rank]. An adapter may change any of a layer's seven linears (its targets), each with any
+// rank. The layout is the unified paging of S-LoRA (arXiv 2311.03285) with byte pages, so no matrix
+// is padded to a largest rank.
 //
 // A matrix is a sequence of equal tiles. No tile crosses the end of a page.
 //   A tile: one row of A (one rank): `in` elements, zeros up to a multiple of 16 elements, then the
@@ -32,7 +32,8 @@ inline constexpr int kNumLoraTargets = 7;
 const char* LoraTargetName(LoraTarget target);  // "q_proj", ...
 
 // The places of a sequence of equal tiles. Tile 0 is in the adapter's page `page` at `offset`. The
-// next tiles follow it to the end of the page, and continue from the starts of the following pages.
+// tiles after tile 0 follow without gaps up to the end of the page, and continue at the starts of
+// the following pages.
 struct TileRun {
   int32_t page = 0;        // index in the adapter's list of pages
   int32_t offset = 0;      // bytes from the start of the page
@@ -60,7 +61,7 @@ inline TilePlace PlaceOfTile(const TileRun& run, int64_t page_bytes, int32_t til
   return {static_cast<int32_t>(run.page + 1 + after / per_page), after % per_page * run.tile_bytes};
 }
 
-// The rows (outputs) and columns (inputs) of each target's linear. They are equal in all layers.
+// The rows (outputs) and columns (inputs) of each target's linear, which are equal in all layers.
 struct LoraShape {
   int32_t rows[kNumLoraTargets] = {};
   int32_t cols[kNumLoraTargets] = {};

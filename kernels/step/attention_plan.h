@@ -25,8 +25,9 @@
 //   sum = A.sum * a + B.sum * b                      out = A.out * a + B.out * b
 // If A is empty, the result is a copy of B. A finished stream becomes the row's partial result
 //   max = scale * (max + log(sum))   sum = 1   out = out / sum
-// The row's output is out / sum of the merged streams. Its log-sum-exp (the tap) is max + log(sum).
-// A row without a visible key has an output of zeros and a log-sum-exp of -infinity.
+// The row's output is out / sum of the merged streams. The row's log-sum-exp, which a tap
+// (TapKind::kLogSumExp) returns, is max + log(sum). A row without a visible key has an output of
+// zeros and a log-sum-exp of -infinity.
 //
 // Keys of the step's own tokens are rotated for their own positions. Therefore runs into which the
 // step writes new tokens have pos_delta 0.

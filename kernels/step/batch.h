@@ -99,8 +99,9 @@ enum class TapKind : int32_t {
   kValueDeviation = 3,
 };
 
-// An optional output of a step for rows of one segment and layers [layer_begin, layer_end). It is
-// written to StepResult::taps[out_begin ...] in the shape that TapKind states. Policies read taps.
+// An optional output of a step for rows of one segment and layers [layer_begin, layer_end). The
+// output is written to StepResult::taps[out_begin ...] in the shape that TapKind states. Policies
+// read taps.
 struct Tap {
   TapKind kind = TapKind::kHidden;
   int32_t segment = 0;    // index in StepBatch::segments
@@ -132,9 +133,9 @@ struct PageOp {
   int32_t num_tokens = 0;
   int32_t layer_begin = 0;  // the op changes layers [layer_begin, layer_end) of the group
   int32_t layer_end = 0;
-  int32_t delta = 0;        // positions
+  int32_t delta = 0;        // kRopeShift: number of positions by which the keys are shifted
   int32_t index_begin = 0;  // index of the first list in StepBatch::indices
-  // 0: all layers and heads use the list at index_begin. Else (layer, head) uses the list at
+  // 0: all layers and heads use the list at index_begin. Not 0: (layer, head) uses the list at
   // index_begin + (layer * kv_heads + head) * index_stride.
   int32_t index_stride = 0;
 };

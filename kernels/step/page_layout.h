@@ -35,8 +35,9 @@ struct GroupLayout {
   // The sliding window in tokens: a query at position p attends to keys at positions > p - window.
   // 0: the query attends to all keys at positions <= p.
   int32_t window = 0;
-  // The last layers of num_layers that the model does not have: the last group of a model is padded
-  // to the others' size. Nothing writes their rows.
+  // The number of padding layers, which are the last layers of num_layers: the model does not have
+  // them, but its last group is padded to the size of its other groups. No step writes the rows of
+  // padding layers.
   int32_t num_padding_layers = 0;
 
   static constexpr int64_t kScaleBytes = 4;

@@ -30,7 +30,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const AssembleOptions& opti
   return backend;
 }
 
-// Weights and activations on the runner's backend.
+// Loads the model's weights and allocates its activations, both on the runner's backend.
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const AssembleOptions& options,
                                                  const AssembleModel& source, const ModelSpec& spec,
                                                  PackCache* pack_cache, RunnerDevice* runner) {
@@ -70,7 +70,7 @@ EngineModel MakeEngineModel(const AssembleModel& source, const MemoryPlan::PerMo
   return model;
 }
 
-// The working memory of a step and the page pool.
+// Allocates the working memory of a step and the page pool.
 absl::Status AllocateMemory(const MemoryPlan& plan, RunnerDevice* runner) {
   if (!runner->backend->Reserve(plan.work)) {
     return absl::ResourceExhaustedError(

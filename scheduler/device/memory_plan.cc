@@ -79,12 +79,12 @@ absl::Status PlanLayouts(const AssembleOptions& options, MemoryPlan* plan) {
   return absl::OkStatus();
 }
 
-// The adapter rank of one linear for which the working memory is planned. A step with a larger rank
-// allocates more memory when it starts.
+// The LoRA rank of one adapter on one linear for which the working memory is planned. A step that
+// has an adapter of a larger rank allocates more memory when the step starts.
 constexpr int64_t kPlannedAdapterRank = 192;
 
-// The length of the longest sequence that the model, the options and the planned pool allow. Before
-// the pool is planned, it does not limit the length.
+// The length in tokens of the longest sequence that the model, the options and the pool allow.
+// While the pool is not planned yet, only the model and the options limit the length.
 int64_t LongestSequence(const AssembleOptions& options, const MemoryPlan::PerModel& model) {
   int64_t longest = model.spec.max_positions;
   if (options.max_model_len > 0) longest = std::min(longest, options.max_model_len);

@@ -14,7 +14,8 @@ constexpr int64_t kMinChunkTokens = 16;
 // tokens.
 constexpr int64_t kMinAnnouncedGain = 16;
 // A plan brings needs of waiting sequences to the pool, in the queue's order, until so many
-// distinct needs of a model are loading. It brings one need even if so many are loading already.
+// distinct needs of a model are loading. The plan brings one need even if so many needs are loading
+// already.
 constexpr int64_t kNeedLookahead = 32;
 // The number of waiting sequences in which a plan searches for needs to load. It exceeds
 // kNeedLookahead because many sequences may share a need.
@@ -359,7 +360,8 @@ bool Planner::Take(const Sequence& s, int64_t num_tokens) {
 bool Planner::TakeOrPreempt(Sequence* sequence, int64_t num_tokens) {
   while (!Take(*sequence, num_tokens)) {
     Sequence* const victim = NextVictim();
-    // Without a victim, every other sequence is in flight or planned. Their pages come free later.
+    // Without a victim, every other sequence is in flight or planned. The pages of these sequences
+    // become free later.
     if (victim == nullptr) return false;
     if (victim == sequence && num_running_ == 1) {
       // AvailablePages does not count idle needs in smaller pages; Commit tries to free them.

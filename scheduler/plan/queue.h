@@ -4,9 +4,11 @@
 // therefore a merge of the ends of all parts: a plan looks only at the sequences that it admits and
 // at the ends of each lane, however many sequences wait.
 //
-// A sequence that cannot run yet is in no lane: its need is loading, another sequence computes its
-// prefix, or its reader is slow. The queue does not poll such sequences. It files them in a lane
-// again when the need or the prefix settles, or when the reader continues.
+// A sequence's need is the adapter that must be in the page pool before the sequence may run
+// (residency.h). A sequence that cannot run yet is in no lane: its need is loading, another
+// sequence computes its prefix, or its reader is slow. The queue does not poll such a sequence, but
+// files the sequence in a lane again when the need is loaded or has failed, when the prefix is
+// published or given up, or when the reader continues.
 //
 // Owned by the scheduler; engine thread only.
 #pragma once
@@ -44,8 +46,9 @@ class WaitingQueue final {
   void AwaitNeed(Sequence* sequence);
   // Takes a ready sequence out of the lanes until WakePrefix is called for `page` of its prefix.
   void AwaitPrefix(Sequence* sequence, const PageHash& page);
-  // Files the sequences that have the need, whose state has changed, as ready or as needy. Paused
-  // sequences and sequences that await a prefix stay where they are.
+  // Called when the state of a need has changed. Files the sequences that have the need as ready,
+  // or as needy if `ready` is false (the need is not in the pool). Paused sequences and sequences
+  // that await a prefix stay where they are.
   void WakeNeed(NeedId need, bool ready);
   // Files the sequences that await the page, which is published or given up. `is_ready` tells
   // whether a sequence's need is still in the pool.

@@ -34,12 +34,12 @@ class QueuePolicy {
   virtual ~QueuePolicy() = default;
 
   virtual QueueKey Key(const Sequence& sequence, int64_t now_us) const = 0;
-  // The queue sorts sequences of one model, tenant and lane by arrival, and splits each lane at
-  // SplitUs. REQUIRES: in any range of consecutive sequences on one side of the split, the
-  // sequence with the smallest key is at one of the range's ends, at any time.
+  // The lane number of a sequence. A lane holds the waiting sequences of one model, tenant and lane
+  // number, sorted by arrival. The queue splits a lane in two parts: the sequences that arrived
+  // before SplitUs, and the others. REQUIRES: in any range of consecutive sequences of one part,
+  // the sequence with the smallest key is at one of the range's ends, at any time.
   virtual int32_t Lane(const Sequence& sequence) const { return 0; }
-  // The arrival time that splits each lane: earlier sequences are on one side, all others on the
-  // other side.
+  // The arrival time at which the queue splits each lane.
   virtual int64_t SplitUs(int64_t now_us) const { return std::numeric_limits<int64_t>::min(); }
 
   // Whether the sequence may be admitted now; for quotas. A sequence that may not be admitted

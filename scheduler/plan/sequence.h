@@ -1,7 +1,7 @@
 // A sequence is one of the n answers of a request while the engine computes it. Its progress is one
 // number: the engine computes tokens until num_computed has reached the number of tokens. Prefill,
 // decode, prefix hits and recomputation after preemption are all cases of this rule. Holes are
-// token ranges below num_computed whose KV must be computed again. They are computed before the
+// token ranges below num_computed whose KV must be computed again. Holes are computed before the
 // tokens after num_computed, in ascending order.
 //
 // Owned by the engine core; engine thread only.

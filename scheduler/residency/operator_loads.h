@@ -1,5 +1,7 @@
-// The operators' calls that wait until a need is in the pool (Control.LoadAdapter). Their needs are
-// loaded in the order of the calls, and only into pages that running sequences do not need.
+// OperatorLoads keeps the operators' calls (Control.LoadAdapter) that wait until an adapter is in
+// the page pool. Like a sequence, a call has a need (residency.h): the version of the adapter. The
+// needs of the calls are loaded in the order of the calls, and only into pages that running
+// sequences do not use.
 //
 // Owned by the engine core; engine thread only.
 #pragma once
@@ -20,8 +22,8 @@ class OperatorLoads final {
   explicit OperatorLoads(Residency* residency) : residency_(residency) {}
 
   void Add(NeedId need, AdapterWait wait);
-  // The state of a need changed. Ask will ask for it again; if it failed, its waits are answered
-  // with its error.
+  // Reports that the state of a need has changed. If the need could not be loaded, its waits are
+  // answered with the error; otherwise the next Ask asks Residency for the need again.
   void OnChange(const NeedChange& change);
   // Asks Residency for each need that is not being loaded, drops waits that were given up, and
   // answers the waits whose need is in the pool. The arguments are those of Residency::Want.

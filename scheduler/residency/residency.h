@@ -1,7 +1,9 @@
-// Residency tracks what must be in the page pool before a sequence may run, and which pages are
-// evicted for it. The scheduler knows needs, not adapters. It asks whether a need is ready, asks to
-// load it, and learns from TakeChanges when to ask again. A need is loaded into pages that no step
-// reads yet, and the end of the load is a message in the engine's inbox. No thread polls.
+// A need is what must be in the page pool before a sequence may run; so far every need is a version
+// of an adapter. Residency tracks which needs are in the pool, loads needs, and chooses the pages
+// that are evicted for a need. The scheduler knows needs, not adapters: the scheduler asks whether
+// a need is ready, asks to load a need, and learns from TakeChanges when to ask again. A need is
+// loaded into pages that no step reads yet, and the end of the load is a message in the engine's
+// inbox. No thread polls.
 //
 // Unused pages that may be evicted have owners (page_owner.h). MakeRoom evicts pages of the owner
 // whose pages are worth least. KvManager and PagePool never call Residency.
@@ -23,7 +25,7 @@ namespace tessera {
 
 class AdapterStore;
 
-// A need that a sequence holds while it runs. So far a need is a version of an adapter.
+// The id of a need. A sequence holds its need while the sequence runs.
 using NeedId = AdapterId;
 inline constexpr NeedId kNoNeed = kNoAdapter;
 
@@ -52,13 +54,16 @@ class Residency final {
   int64_t PagesToPlace(NeedId id) const;
   // Starts the next part of loading the need: reading it, or copying it to the pool. The copy
   // leaves `reserve_slabs` for running sequences. `alone`: no sequence runs, so no further pages
-  // will come free. Without room the need then fails, which TakeChanges reports.
+  // will become free. If `alone` is true and the pool has no room for the need, the need fails, and
+  // TakeChanges reports the error.
   NeedState Want(NeedId id, int64_t reserve_slabs, bool alone);
-  // The needs whose state changed since the last call. Their waiting sequences must ask again.
+  // The needs whose state changed since the last call. The sequences that wait for these needs must
+  // ask again.
   std::vector<NeedChange> TakeChanges();
 
-  // A sequence that has the need starts or stops to wait. Idle needs without a waiting sequence are
-  // evicted before the others. No-ops for kNoNeed.
+  // A sequence that has the need starts or stops to wait. Among idle needs (in the pool, but held
+  // by no running sequence), those without a waiting sequence are evicted first. No-ops for
+  // kNoNeed.
   void AddWaiter(NeedId id);
   void DropWaiter(NeedId id);
   // A running sequence starts or stops to hold its need. Acquire REQUIRES: IsReady. No-ops for

@@ -1,7 +1,7 @@
 // The engine without its thread: the caller applies messages to the core and lets it launch steps,
-// one call at a time. The loop in engine.cc does so in production; tests do so with a fake runner
-// and a manual clock (tests/lib/core_driver.h). No call waits for a step: the end of a step is a
-// message in a later round.
+// one call at a time. In production the caller is the loop in engine.cc; in tests the caller is
+// tests/lib/core_driver.h, with a fake runner and a manual clock. No call waits for a step: the end
+// of a step is a message in a later round.
 //
 // Every sequence ends with exactly one kFinished event. A sequence that ends while a launched step
 // still computes for it keeps its pages until that step has retired, and the step's result for it

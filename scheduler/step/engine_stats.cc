@@ -3,7 +3,7 @@
 namespace tessera {
 namespace {
 
-// Bounds of buckets in seconds. They are the bounds of vLLM's metrics, which dashboards expect.
+// Bounds of buckets in seconds. The bounds are those of vLLM's metrics, which dashboards expect.
 std::vector<double> TtftBounds() {
   return {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
           1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};

@@ -1,7 +1,8 @@
-// The roots of requests and probes: the one place where an engine turns a request into an Identity.
-// kvstore/identity.h tells the two levels of an identity apart.
+// RequestRoots computes the roots of the page names and run names of requests and probes
+// (kvstore/page_hash.h). Only this class turns a request into an Identity. kvstore/identity.h
+// explains the two levels of an identity, inside and outside the process.
 //
-// Owned by the engine core; engine thread only.
+// The engine core owns it; engine thread only.
 #pragma once
 
 #include <cstdint>
@@ -24,10 +25,11 @@ class RequestRoots final {
   // The root of the page names of a request's sequences. Each call for a request with bypass_prefix
   // returns another private root.
   PageHash RootOf(const Request& request);
-  // The root of a request that says what the query says.
+  // The root of a request with the same model, adapter, tenant and salt as the query.
   PageHash RootOf(const ProbeQuery& query) const;
-  // The root of the request's run names, which may leave the process. Unset when the request's KV
-  // may not leave (bypass_prefix), or while its adapter has not been read.
+  // The root of the request's run names, which may leave the process. Returns nullopt if the
+  // request's KV may not leave the process (bypass_prefix), or while the request's adapter has not
+  // been read.
   std::optional<PageHash> ExportRootOf(const Request& request) const;
 
  private:
@@ -35,7 +37,7 @@ class RequestRoots final {
                       const std::string& salt) const;
 
   const EngineOptions* const options_;
-  std::vector<Identity> models_;  // each with all fields that no request changes
+  std::vector<Identity> models_;  // [models] with the fields that do not depend on a request
   uint64_t next_private_root_ = 1;
 };
 

@@ -120,8 +120,8 @@ absl::Status PrepareStream(const std::string& bytes, const Scope& scope, Prepare
   ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &request->adapter));
   RETURN_IF_ERROR(ReadAdapters(wire, scope, out->model->index, &request->adapter));
   request->model = out->model->index;
-  // These checks are cheap, so they run before the prompt is tokenised. The number of prompt tokens
-  // is not known yet; 1 stands for it.
+  // The checks below are cheap, so they run before the prompt is tokenised. The number of prompt
+  // tokens is not known yet; 1 stands for it.
   RETURN_IF_ERROR(ReadSampling(wire.sampling(), *out->model, &request->sampling));
   StoppingParams dry_run;
   TextStops dry_stops;

@@ -31,8 +31,8 @@ struct PreparedCall {
   const ServedModel* model = nullptr;
   // The request id that is registered in LiveCalls; empty if none was registered.
   std::string request_id;
-  // One request for Generate and Chat, one request per input for Embed. The responder sets their
-  // id, sink and arrival time.
+  // Generate and Chat have one request, Embed has one request per input. The responder sets the id,
+  // sink and arrival time of each request.
   std::vector<std::unique_ptr<Request>> requests;
   TextStops stops;
   // The complete answer of Tokenize and Detokenize; null for the other methods.

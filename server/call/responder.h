@@ -20,7 +20,7 @@ struct ServingContext;
 
 class Responder final {
  public:
-  // Both outlive the responder.
+  // `context` and `preparer` outlive the responder.
   Responder(ServingContext* context, Preparer* preparer);
   // Joins the thread. REQUIRES: no call is open.
   ~Responder();

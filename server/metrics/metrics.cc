@@ -70,8 +70,9 @@ class CivetMetricsServer final : public MetricsServer {
           return Probe(sources_.live(), kNotLive);
         }) {}
 
-  // Civetweb notices `close` only at its next connection or after two seconds. To end sooner, a
-  // thread makes connections until `close` returns.
+  // Civetweb notices `close` only at its next connection or after two seconds. So that the
+  // destructor takes less than two seconds, a thread connects to the server's own port again and
+  // again until `close` returns.
   ~CivetMetricsServer() override {
     if (server_ == nullptr) return;
     std::atomic<bool> ended{false};

@@ -19,7 +19,7 @@ struct EngineModel;
 struct EngineStats;
 struct ServingContext;
 
-// The objects whose counters are exported. They outlive the metrics server.
+// The objects whose counters are exported; all of these objects outlive the metrics server.
 struct MetricsSources {
   const EngineStats* engine = nullptr;
   const std::vector<EngineModel>* models = nullptr;

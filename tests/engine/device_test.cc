@@ -1,5 +1,5 @@
-// Nothing above the backend touches device memory: whole engines on a device whose memory the host
-// cannot reach give the bits that they give on the CPU.
+// Tests that no code above the backend accesses device memory: whole engines on a FakeDevice, whose
+// memory the host cannot access, give the same bits as on the CPU.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -30,9 +30,9 @@ std::vector<TokenId> Prompt(int count, int seed) {
 
 class DeviceTest : public ::testing::TestWithParam<std::string> {};
 
-// Texts with and without adapters, sampled and greedy, with log-probabilities of prompt and output,
-// an embedding, two copies of a prompt (shared pages are copied before they are written), with
-// too few pages for all of them at once.
+// Runs requests and returns their results: texts with and without adapters, sampled and greedy,
+// with log-probabilities of prompt and output, an embedding, and two copies of a prompt (shared
+// pages are copied before they are written). The pool has too few pages for all requests at once.
 std::vector<Generated> RunAll(const std::string& model, const std::string& backend, bool fake) {
   const std::string dir = "deploy/models/" + model;
   RealStackOptions options;
@@ -88,7 +88,8 @@ TEST_P(DeviceTest, ShippedModelsHaveTheSameBits) {
   }
 }
 
-// Every kind of tap, layer ranges, page ops and slot updates.
+// The results of two steps that have every kind of tap (an optional output of a step, TapKind),
+// several layer ranges, page ops and slot updates.
 struct TapRun {
   StepResult first;
   StepResult second;
@@ -158,7 +159,8 @@ TEST_P(DeviceTest, TapsAndPageOpsHaveTheSameBits) {
 INSTANTIATE_TEST_SUITE_P(Backends, DeviceTest, ::testing::Values("ref", ""),
                          [](const auto& info) { return info.param.empty() ? "cpu" : info.param; });
 
-// Steps of other sizes run under the same keys, and the fake device compares what they issue.
+// Steps of different sizes run under equal graph keys, and FakeDevice compares the ops that these
+// steps issue.
 TEST(FakeDeviceTest, EqualGraphKeysIssueEqualOps) {
   TestBackend inner("ref");
   FakeDevice device(std::move(inner.backend));
@@ -181,7 +183,7 @@ TEST(GraphKeyTest, BucketsAddFewRows) {
 }
 
 TEST(FakeDeviceDeathTest, TheHostCannotTouchItsMemory) {
-  ASSERT_TRUE(InitLogging("error"));  // to stderr, where death tests look
+  ASSERT_TRUE(InitLogging("error"));  // death tests read the log from stderr
   TestBackend inner("ref");
   FakeDevice device(std::move(inner.backend));
   const auto buffer = device.Allocate(64);

@@ -1,5 +1,6 @@
-// The name under which KV leaves the process: which changes of a deployment change the name of a
-// prompt's first run, and which do not. Each row of the table assembles two engines.
+// Tests of the names under which KV leaves the process. Each row of the table assembles two
+// engines, for a deployment and a changed deployment, and states whether the name of a prompt's
+// first run (its first kRunTokens tokens, kvstore/page_hash.h) is the same in both.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -31,11 +32,12 @@ void EditJson(const std::string& path, const std::function<void(nlohmann::json*)
   std::ofstream(path) << json.dump(1);
 }
 
-// One deployment: copies of a model and of its adapters in a folder of their own, and a request.
+// A deployment: a folder with copies of a model and of its adapters, the options of the engine, and
+// a request.
 struct Deployment {
   std::string dir;
   AssembleOptions options;
-  // Adapters to register: name and folder.
+  // Names and folders of the adapters to register.
   std::map<std::string, std::string> adapters;
   std::vector<AdapterUse> uses;
   int32_t max_rank = 0;
@@ -45,7 +47,7 @@ struct Deployment {
   std::string adapter_dir(const std::string& name) const { return dir + "/" + name; }
 };
 
-// A small model with a window in one layer, and its two adapters.
+// Returns a deployment of a small model with sliding windows and two adapters.
 Deployment NewDeployment(const std::string& dir) {
   Deployment d;
   d.dir = dir;
@@ -106,8 +108,8 @@ PageHash FirstRunOf(const Deployment& d) {
 struct Row {
   const char* what;
   bool is_same;
-  std::function<void(Deployment*)> change;          // of the second deployment
-  std::function<void(Deployment*)> both = nullptr;  // before that, of both; null: nothing
+  std::function<void(Deployment*)> change;          // changes the second deployment
+  std::function<void(Deployment*)> both = nullptr;  // changes both first; may be null
 };
 
 void UsePlain(Deployment* d) { d->uses = {{"plain", "", {}}}; }

@@ -1,6 +1,6 @@
-// KV between two engines whose pages hold different numbers of tokens: both export the same bytes
-// for a prompt, and an engine that imports them continues with the bits of the engine that computed
-// them.
+// Tests of the exchange of KV between two engines whose pages hold different numbers of tokens:
+// both engines export the same bytes for a prompt, and an engine that imports the bytes gives the
+// same results as the engine that computed them.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -18,7 +18,8 @@ namespace tessera::testing {
 namespace {
 
 constexpr int64_t kPromptTokens = 90;
-// KV that is exchanged: the prompt's without its last token, which is left to compute.
+// The tokens whose KV is exchanged: the prompt without its last token, which the importing engine
+// must compute.
 constexpr RunPlace kExchanged{0, kPromptTokens - 1};
 
 Request NewRequest() {
@@ -34,7 +35,7 @@ Request NewRequest() {
   return request;
 }
 
-// Host images of a sequence's pages.
+// Copies of a sequence's pages in host memory.
 class Images {
  public:
   Images(RealStack* stack, const Sequence& sequence)
@@ -66,7 +67,7 @@ class Images {
   std::vector<std::vector<char>> bytes_;  // [groups]
 };
 
-// Submits the request and runs its first step; `number` is the request's.
+// Submits the request, sets *number to the request's number, and runs the request's first step.
 Sequence* Start(RealStack* stack, int* number) {
   *number = stack->Submit(NewRequest());
   while (stack->Running(*number) == nullptr || stack->Running(*number)->num_computed == 0) {
@@ -75,8 +76,8 @@ Sequence* Start(RealStack* stack, int* number) {
   return stack->Running(*number);
 }
 
-// Computes the request. The KV of the prompt, and the name of its run, are exported as soon as the
-// KV is there. `name` may be null.
+// Computes the request and returns its output. As soon as the prompt's KV is computed, exports that
+// KV to *run, and sets *name (null: no name) to the hash that names the first run of the prompt.
 Generated Compute(const RealStackOptions& options, std::string* run, PageHash* name) {
   RealStack stack(options);
   int number = 0;
@@ -100,7 +101,8 @@ class KvExchangeTest : public ::testing::TestWithParam<std::string> {
  protected:
   ~KvExchangeTest() override { std::filesystem::remove_all(dir_); }
 
-  // A copy of the model whose windows reach over the prompt: all its pages stay.
+  // Returns the folder of a copy of the model whose windows are longer than the prompt, so that no
+  // page is released.
   std::string ModelWithLongWindows(const std::string& model) const {
     std::filesystem::remove_all(dir_);
     std::filesystem::copy(GoldenModelDir(model), dir_);
@@ -123,7 +125,8 @@ class KvExchangeTest : public ::testing::TestWithParam<std::string> {
     return options;
   }
 
-  // Computes a few tokens of the prompt, takes the rest from `run`, and goes on.
+  // Computes a few tokens of the prompt, imports the KV of the others from `run`, and continues the
+  // request.
   static Generated Continue(RealStackOptions options, const std::string& run) {
     options.engine.max_num_batched_tokens = 6;
     RealStack stack(options);
@@ -163,14 +166,15 @@ TEST_P(KvExchangeTest, PagesOfAnotherSizeGiveTheSameBytesAndTheSameAnswer) {
     EXPECT_TRUE(small_run == large_run) << exchange.model;
     EXPECT_TRUE(SameResults(Continue(Options(exchange, 40), small_run), small)) << exchange.model;
     EXPECT_TRUE(SameResults(Continue(Options(exchange, 8), large_run), small)) << exchange.model;
-    // The answer comes from these bytes: with others it is another one.
+    // Other bytes give another answer, so the answer above depends on the imported bytes.
     std::string other = small_run;
     for (size_t i = 3; i < other.size(); i += 64) other[i] = static_cast<char>(other[i] ^ 1);
     EXPECT_FALSE(SameResults(Continue(Options(exchange, 40), other), small)) << exchange.model;
   }
 }
 
-// Backends may round differently; then their names differ.
+// Backends that round differently have different names of the run. Backends with the same name must
+// export the same bytes.
 TEST(KvExchangeNamesTest, ABackendWithTheSameNameHasTheSameBytes) {
   struct Outcome {
     PageHash name;

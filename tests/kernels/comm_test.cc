@@ -1,4 +1,5 @@
-// Ranks: a Linear whose weight's columns are shared out sums over them before its epilogue.
+// Tests of Comm: if the columns of a weight are split over ranks, Linear sums the products of all
+// ranks before its epilogue.
 #include "kernels/device/comm.h"
 
 #include <gtest/gtest.h>
@@ -19,7 +20,7 @@ namespace {
 
 constexpr int kRanks = 2;
 
-// Ranks are threads of this process.
+// Makes Comms whose ranks are threads of this process.
 class Meeting {
  public:
   class Rank final : public Comm {

@@ -28,8 +28,8 @@ constexpr int kGridStride = 1;
 #endif
 
 // A score is a sum of head_dim products of unit normal numbers, with |score| <= 5 and an error of
-// about 1e-6. Its exponential has that error as a relative error. An output is a weighted mean of
-// values of order 1.
+// about 1e-6. The exponential of the score has that error as a relative error. An output is a
+// weighted mean of values of order 1.
 constexpr double kAbsTolerance = 4e-6;
 constexpr double kRelTolerance = 4e-6;
 

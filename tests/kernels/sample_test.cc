@@ -415,7 +415,7 @@ TEST(Sampler, LogprobsAreOfTheUntouchedModel) {
       EXPECT_EQ(output.top[i].token, order[i]);
       EXPECT_NEAR(output.top[i].logprob, expected[order[i]], 2e-6);
     }
-    // Scoring the same token reports the same log-probabilities and changes no logit.
+    // With row.target, the sampler scores that token with the same original logits.
     input.row.target = vocab / 2;
     const RowOutput scored = Sample(input);
     EXPECT_EQ(scored.token(), vocab / 2);

@@ -84,7 +84,7 @@ TEST_F(KvClassesTest, APageIsExactOnlyIfAllItsTokensAre) {
   EXPECT_EQ(match.exact_tokens, 4);
 }
 
-// Both names of pages 2 and 3 are there; the exact ones are taken.
+// Pages 2 and 3 exist as exact and as approximate pages; the lookup takes the exact pages.
 TEST_F(KvClassesTest, ExactPagesAreTakenFirst) {
   Make(16);
   KvState* const approximate = RunApproximate(Accepting({"lossy"}), Iota(16), 8);
@@ -140,7 +140,9 @@ TEST_F(KvClassesTest, ASequenceHasOneClass) {
   EXPECT_EQ(match.kv_class, 1);
 }
 
-// The group with a window (8 tokens) lacks the exact page 1; that with full attention has it.
+// In both groups (full attention; a window of 8 tokens) the hit takes page 2 as an exact page,
+// computed from its tokens alone, and page 3, which has no exact page, as an approximate page of
+// the class.
 TEST_F(KvClassesTest, EachGroupTakesExactPagesFirst) {
   Make(40, {0, 8});
   KvState* const approximate = RunApproximate(Accepting({"lossy"}), Iota(16), 4);
@@ -170,7 +172,8 @@ TEST_F(KvClassesTest, MarkingMovesAnnouncementsToTheClass) {
   kv_->MarkApproximate(state, Iota(16), 8, 0);
   Check();
   EXPECT_EQ(state->num_announced_pages, 4);
-  // Those that waited for exact pages beyond token 8 are told.
+  // TakeSettled returns the names of the exact pages beyond token 8, so that sequences that wait
+  // for these pages ask again.
   EXPECT_EQ(kv_->TakeSettled(), Names({{state->hashes[2], model_}, {state->hashes[3], model_}}));
   EXPECT_EQ(Announced(Iota(17)), 8);
   KvState* const acceptor = Accepting({"lossy"});

@@ -67,7 +67,8 @@ TEST(RootOf, TextCannotMoveFromOneFieldToTheNext) {
 }
 
 TEST(RootOf, AFieldCannotImitateTheRecord) {
-  // What the digest sees for salt = "a", written into the field before it.
+  // The forged tenant ends with the bytes that the digest receives for the field salt = "a": field
+  // number 9, length 1, content. The tenant is the field before the salt in the record.
   Identity honest;
   honest.salt = "a";
   Identity forged;

@@ -51,7 +51,7 @@ class Images {
   std::vector<std::vector<std::string>> pages_;  // [groups][pages]
 };
 
-// One row at a time, from the comment of kv_run.h.
+// Exports a run one row at a time, in the order that the comment of kv_run.h states.
 std::string NaiveExport(const PageLayout& layout, Images* images, const RunPlace& place) {
   std::string run;
   for (size_t g = 0; g < layout.groups.size(); ++g) {

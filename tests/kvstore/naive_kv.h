@@ -1,9 +1,10 @@
-// The judge of the random test: a second KV store with the same promises, over maps and by brute
-// force, whose names are not hashes. It sees the store only through its interface: it predicts what
-// every verb answers, learns page ids from the page tables, and keeps the contents of every slab.
-// Contents are numbers that stand for (model, root, all tokens up to this one, group), so a page
-// that is reused, evicted or written when it must not be shows as a wrong number. Approximate
-// contents stand for the root of their class instead, so they show where exact ones must be.
+// NaiveKv is the reference of the random test: a second KV store with the contract of KvManager,
+// implemented by maps and brute force, whose names are not hashes. The reference sees the tested
+// store only through its interface: the reference predicts what every verb answers, learns page ids
+// from the page tables, and keeps the contents of every slab. Contents are numbers that stand for
+// (model, root, all tokens up to this one, group), so a page that is reused, evicted or written
+// when it must not be shows as a wrong number. Approximate contents stand for the root of their
+// class instead, so they show where exact ones must be.
 #pragma once
 
 #include <cstdint>

@@ -19,7 +19,7 @@ size_t EndOf(ArenaSpan<T> span) {
   return span.offset + span.count * sizeof(T);
 }
 
-// Bytes of a batch's arena that its spans reach.
+// The number of bytes of a batch's arena up to the end of the last span.
 size_t ArenaBytes(const StepBatch& b) {
   return std::max({EndOf(b.tokens), EndOf(b.positions), EndOf(b.write_places), EndOf(b.segments),
                    EndOf(b.run_ranges), EndOf(b.runs), EndOf(b.pages), EndOf(b.adapters),

@@ -1,11 +1,12 @@
-// A backend whose device memory the host cannot touch: what a GPU's memory is, on the CPU. Every
-// buffer is mapped twice, once without any access (the address that callers see) and once for the
-// backend inside, which runs the ops. A host read or write of device memory ends the process, and
-// so does a host pointer where an op takes device memory. A step's batch is copied when the step
-// begins, as an upload would, and the ops see the copy.
+// FakeDevice is a CPU backend whose device memory the host cannot access, like the memory of a GPU.
+// Every buffer is mapped twice: without access rights at the address that callers see, and with
+// access at the address that the inner backend uses, which runs the ops. A host read or write of
+// device memory ends the process, and so does a host pointer passed to an op as device memory.
+// BeginStep copies the step's batch, like an upload, and the ops read the copy. A test owns the
+// device; Upload and Download may be called on any thread.
 //
-// RunLayers also proves its key: layers that run under equal keys must issue the same ops with the
-// same addresses.
+// RunLayers also checks graph keys: layers that run under equal keys must issue the same ops with
+// the same addresses.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,7 @@ namespace tessera::testing {
 
 class FakeDevice final : public Backend {
  public:
-  // `inner` is a backend whose memory is the host's.
+  // `inner` is a backend whose device memory is host memory.
   explicit FakeDevice(std::unique_ptr<Backend> inner) : inner_(std::move(inner)) {}
 
   std::string name() const override { return inner_->name(); }
@@ -53,14 +54,14 @@ class FakeDevice final : public Backend {
   void Sample(const SampleArgs& args) override;
   void RunLayers(const GraphKey& key, const std::function<void()>& body) override;
 
-  // Calls of RunLayers under a key that an earlier step had.
+  // The number of calls of RunLayers with a key that an earlier call had.
   int64_t num_replays() const { return num_replays_; }
 
  private:
   class Buffer;
 
-  // The address inside for an address that callers see. Null stays null; a host pointer ends the
-  // process.
+  // Returns the inner backend's address for an address that callers see. Null stays null; a host
+  // pointer ends the process.
   template <class T>
   T* Inside(T* device) const {
     return static_cast<T*>(Translate(const_cast<void*>(static_cast<const void*>(device))));
@@ -70,16 +71,16 @@ class FakeDevice final : public Backend {
   NormArgs Inside(const NormArgs& norm) const;
   PoolView Inside(const PoolView& pool) const;
   BatchView Uploaded(const BatchView& batch) const;
-  // Adds an op's addresses to what the current RunLayers issued.
+  // Adds an op's addresses to issued_.
   void Record(const std::vector<const void*>& addresses, int64_t number);
 
   const std::unique_ptr<Backend> inner_;
-  mutable std::mutex mutex_;  // of buffers_: loaders upload while steps run
-  std::map<const char*, std::pair<size_t, char*>> buffers_;  // device address: bytes, inside
-  const char* batch_base_ = nullptr;                         // of the step's batch on the host
+  mutable std::mutex mutex_;  // guards buffers_, because loaders upload while steps run
+  std::map<const char*, std::pair<size_t, char*>> buffers_;  // address: size, inner address
+  const char* batch_base_ = nullptr;                         // the host's arena of the step's batch
   StepBatch batch_;
-  std::vector<char> arena_;  // the uploaded batch
-  uint64_t issued_ = 0;      // hash of the ops of the current RunLayers
+  std::vector<char> arena_;  // the copy of the step's arena
+  uint64_t issued_ = 0;      // hash of the ops that the current RunLayers issued
   std::vector<std::pair<GraphKey, uint64_t>> keys_;
   int64_t num_replays_ = 0;
 };

@@ -24,7 +24,7 @@ struct RealStackOptions {
   int32_t page_tokens = 16;  // tokens of a page, if there is one model
   bool bf16 = false;         // whether weights are bf16; otherwise fp32
   KvDtype kv_dtype = KvDtype::kAuto;
-  // AssembleOptions::new_backend.
+  // Becomes AssembleOptions::new_backend.
   std::function<std::unique_ptr<Backend>(const std::string&, ThreadTeam*, std::string*)>
       new_backend;
   EngineOptions engine;  // RealStack fills in the models
@@ -58,7 +58,8 @@ class RealStack {
   int Submit(const Request& request);
   // Runs one round of the core.
   bool RunOnce() { return driver_->RunOnce(); }
-  // Runs rounds, and the adapter loads that they ask for, until nothing is left to do.
+  // Runs rounds of the core, and the adapter loads that the core asks for, until nothing is left to
+  // do.
   void RunAll();
   const Generated& result(int request, int index = 0) { return results_[request][index]; }
   // Submits a request, runs until nothing is left to do, and returns the output of index 0.
@@ -72,9 +73,10 @@ class RealStack {
   // there were none.
   bool RunLoader();
   KvManager& kv() { return *kv_; }
-  // The request's sequence that is on the device; null: none is.
+  // The request's running sequence `index`; null if that sequence is not running.
   Sequence* Running(int request, int index = 0);
-  // Whole pages of the pool, one after the other in host memory, between two steps.
+  // Copy whole pages of the pool to or from host memory, where the pages are contiguous. REQUIRES:
+  // no step is in flight.
   void ReadPages(const std::vector<PageId>& pages, char* to);
   void WritePages(const std::vector<PageId>& pages, const char* from);
   uint64_t engine_id(int request) const { return static_cast<uint64_t>(request) + 1; }

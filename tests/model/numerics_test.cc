@@ -1,5 +1,6 @@
-// What a loaded model says of its numbers: the tag is the same exactly where the KV has the same
-// bits.
+// Tests of the text that describes a loaded model's numerics (numerics.h). The text ends with a
+// tag, a hash of KV; two models must have the same tag exactly if the KV that they compute has the
+// same bits.
 #include "kernels/model/numerics.h"
 
 #include <gmock/gmock.h>

@@ -212,7 +212,8 @@ TEST_F(BatchBuilderTest, PromptLogprobsScoreTheTokenAfterEachRow) {
   const BatchView view = Build();
   const auto rows = ToVector(view, view.batch->sampler_rows);
   ASSERT_EQ(rows.size(), 4u);
-  // Row 0 of the step is the other sequence's token; row 1 is token 2, row 2 is token 3.
+  // Row 0 of the step is the token of `other`; rows 1 and 2 are the tokens with the indices 2 and 3
+  // of `s`.
   EXPECT_EQ(rows[1].token_row, 2);
   EXPECT_EQ(rows[1].target, 14);
   EXPECT_EQ(rows[1].num_logprobs, 3);

@@ -39,8 +39,8 @@ TEST_F(EngineCopiesTest, EachIndexGetsItsOwnText) {
 }
 
 // A copy that was never admitted takes over page hashes from a copy that has already generated
-// pages. It must take only the hashes of the prompt's pages. A wrong hash would show after the copy
-// is paused and admitted again, because it would hit the other copy's pages.
+// pages. The sequence must take only the hashes of the prompt's pages. A wrong hash would show
+// after the copy is paused and admitted again, because it would hit the other copy's pages.
 TEST_F(EngineCopiesTest, ACopyDoesNotTakeOverNamesOfWhatAnotherGenerated) {
   stack_.options.max_num_seqs = 2;
   Start();

@@ -54,7 +54,8 @@ class EngineQueueTest : public ::testing::Test {
     return nullptr;
   }
   int64_t AdapterSlabs() const { return stack_.kv->usage().adapter_slabs; }
-  // The number of distinct needs that a plan made now would ask for.
+  // The number of distinct needs (adapters that waiting sequences need in the pool) that a plan
+  // made now would ask to load.
   size_t NumWanted() {
     std::set<NeedId> needs;
     for (const Sequence* s : stack_.core->Foresee().wants) needs.insert(s->need);

@@ -93,9 +93,9 @@ TEST_F(EngineWaitsTest, MakingRoomForAnAdapterDoesNotCostItItsImage) {
   EXPECT_EQ(waits[0].reason, FinishReason::kLength);
 }
 
-// The adapter of a request has no room, so the request blocks a small request after it. Then the
-// large request leaves and makes room. A new request of higher priority starts the load of the same
-// adapter; the refused request must not block others from then on.
+// The adapter of a request has no room, so the request blocks a small request after it. After that
+// the large request ends, and its pages become free. A new request of higher priority starts the
+// load of the same adapter; the refused request must not block others from then on.
 TEST_F(EngineWaitsTest, OneThatWasRefusedForItsAdapterBlocksNobodyOnceThatLoads) {
   Start(16, {8});
   RequestOutput large, refused, small, ahead;
@@ -198,7 +198,8 @@ TEST_F(EngineWaitsTest, WithoutASlotAdaptersThatAreWaitedForDoNotPushEachOtherOu
 }
 
 // A sequence stops while the next step already computes for it and its window has released pages.
-// The scheduler's sums stay right.
+// After the sequence has ended, the scheduler's sums of slabs and costs over the remaining
+// sequences must be right.
 TEST_F(EngineWaitsTest, OneThatStopsDuringItsNextStepLeavesTheSumsRight) {
   stack_.models = {FakeModel("mixed", {0, 12}, 4, 96)};
   stack_.depth = 2;

@@ -1,5 +1,5 @@
-// Tests that FakeRunner, which judges the engine's tests, notices wrong page ops and writes into
-// pages that a launched step uses.
+// Tests that FakeRunner, which checks the batches of the engine in other tests, notices wrong page
+// ops and writes into pages that a launched step uses.
 #include "tests/lib/fake_runner.h"
 
 #include <gtest/gtest-spi.h>

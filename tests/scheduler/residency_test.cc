@@ -149,8 +149,8 @@ TEST_F(ResidencyTest, WhatIsWorthMoreLeavesWhenItMust) {
   EXPECT_GE(kv_->FreePages(0), 17);
 }
 
-// Cached pages count as available for `num_required`, so MakeRoom does not free them. It evicts the
-// idle adapter only when free and cached pages are fewer than `num_required`.
+// Cached pages count as available for `num_required`, so MakeRoom does not free them. MakeRoom
+// evicts the idle adapter only when free and cached pages are fewer than `num_required`.
 TEST_F(ResidencyTest, OnlyFreshPagesAreFreed) {
   Start(20, {1}, {4});
   Load(0);

@@ -76,8 +76,9 @@ TEST(NodeOptions, WhatIsNotGivenKeepsItsDefault) {
   EXPECT_EQ(options.early_abort_us, defaults.early_abort_us);
 }
 
-// Each running stream needs one token in each step, so the default of one limit follows the given
-// value of the other.
+// Each running stream needs one token in each step, so max_num_seqs must not exceed
+// max_num_batched_tokens. If only one of these limits is given, the default of the other limit is
+// changed to fit.
 TEST(NodeOptions, StreamsAndTokensOfAStepGoTogether) {
   v1::Config few_tokens;
   few_tokens.mutable_engine()->set_max_num_batched_tokens(100);

@@ -9,7 +9,7 @@
 // stronger. So the name tells contents apart that differ by accident; whoever may write a model's
 // folder is trusted.
 //
-// One thread, the one that loads, but for what Watch() says.
+// Only the loading thread calls these functions; Watch() says which threads call an observer.
 #pragma once
 
 #include <cstddef>

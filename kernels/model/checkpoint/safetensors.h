@@ -71,8 +71,8 @@ class Checkpoint final {
   // Tells the operating system that the tensor's bytes are needed soon, so that it reads ahead.
   void Prefetch(const StoredTensor& tensor) const;
 
-  // Tells the operating system that the tensor's bytes are not needed for now. Their memory pages
-  // stop being resident; a later access reads them from the file again.
+  // Tells the operating system that the tensor's bytes are not needed for now. The memory pages of
+  // the bytes stop being resident; a later access reads the bytes from the file again.
   void Drop(const StoredTensor& tensor) const;
 
  private:

@@ -46,7 +46,8 @@ struct ModelWeights {
   std::unique_ptr<PackedWeight> lm_head;  // null if the model uses embed for its logits
   const float* final_norm = nullptr;
   std::vector<LayerWeights> layers;
-  // Of all tensors that were read (content_hash.h); not of what they were packed as.
+  // Hash of all tensors that were read (content_hash.h). The formats into which the tensors were
+  // packed do not count.
   std::string content_hash;
 
   const PackedWeight* head() const { return lm_head != nullptr ? lm_head.get() : embed.get(); }
@@ -61,8 +62,8 @@ struct WeightOptions {
   ThreadTeam* team = nullptr;
   // Packed weights of earlier loads; null: no cache. Must outlive the load.
   PackCache* pack_cache = nullptr;
-  // Called after each weight with the checkpoint's bytes that are read so far, and their total. May
-  // be empty.
+  // Called after each weight with the number of bytes that have been read and the number of bytes
+  // that the load reads in total. May be empty.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
 };
 

@@ -13,11 +13,11 @@
 namespace tessera {
 
 // Returns tensors of rank `rank` whose product b' a' is nearest to the input's b diag(scales) a.
-// The result's scales are 1. Its ranks are ordered by singular value, largest first; b' and a' each
-// contain the square root of the singular value. Ranks beyond `rows` or `cols` are zeros. The
-// computation is in fp64; the same input gives the same bits for any number of threads and any
-// cache size. Returns INVALID_ARGUMENT when a number is not finite.
-// REQUIRES: 1 <= rank <= tensors.rank.
+// The result's scales are 1. The rank components of the result (columns of b', rows of a') are
+// ordered by singular value, largest first; b' and a' each contain the square root of the singular
+// value. Components beyond `rows` or `cols` are zeros. The computation is in fp64; the same input
+// gives the same bits for any number of threads and any cache size. Returns INVALID_ARGUMENT when a
+// number is not finite. REQUIRES: 1 <= rank <= tensors.rank.
 absl::StatusOr<LoraTensors> TruncateRank(const LoraTensors& tensors, int64_t rows, int64_t cols,
                                          int32_t rank);
 

@@ -1,5 +1,6 @@
-// The threads that read adapters from disk and copy them into the page pool while steps run. They
-// call the functions of AdapterLoaderEvents. Owned by the engine core, which calls the loader.
+// The threads that read adapters from disk and copy them into the page pool while steps run. The
+// threads call the functions of AdapterLoaderEvents. Owned by the engine core, which calls the
+// loader.
 #pragma once
 
 #include <functional>

@@ -117,8 +117,8 @@ class AdapterRegistry final {
   std::string ContentName(AdapterId id) const;
   AdapterHold Hold(AdapterId id) const;
   int32_t model(AdapterId id) const;
-  // The engine's report on a version, whose address does not change. The engine calls
-  // AnnounceChange after writing it.
+  // The engine's report on a version; the address of the report does not change. The engine calls
+  // AnnounceChange after each change of a report.
   AdapterStatus* status(AdapterId id) const;
   void AnnounceChange() { revision_.fetch_add(1, std::memory_order_relaxed); }
 

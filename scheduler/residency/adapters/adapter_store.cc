@@ -155,7 +155,8 @@ void AdapterStore::Pin(AdapterId id) {
   const auto it = entries_.find(id);
   Entry& entry = it == entries_.end() ? BeginRead(id) : it->second;
   entry.pinned = true;
-  // Sequences may wait until the adapter has left the pool. It stays now, so they must ask again.
+  // Sequences may be waiting until the adapter has left the pool. The adapter now stays in the
+  // pool, so these sequences must ask for it again.
   if (std::exchange(entry.unload, false)) changes_.emplace_back(id, absl::OkStatus());
   FileIdle(id, &entry);
   Report(entry);

@@ -59,8 +59,8 @@ class AdapterStore final : public PageOwner {
   Access Want(AdapterId id);
   // The number of pages that Place would take; 0 if the adapter is not in host memory.
   int64_t PagesToPlace(AdapterId id) const;
-  // Allocates pages for an adapter in host memory and starts the copy. Returns false if the pool
-  // has too few pages. REQUIRES: Want returned kInHost.
+  // Allocates pool pages for an adapter that is in host memory, and starts to copy the adapter to
+  // these pages. Returns false if the pool has too few pages. REQUIRES: Want returned kInHost.
   bool Place(AdapterId id);
   // Fails the adapter because the pool can never have room for it. REQUIRES: as Place.
   void FailForRoom(AdapterId id);
@@ -89,7 +89,8 @@ class AdapterStore final : public PageOwner {
   void OnCopied(AdapterId id);
 
   // The adapters that were read, copied, evicted or forgotten since the last call (OK), and those
-  // that failed (another status). Their waiting sequences must ask again, or fail.
+  // that failed (another status). The sequences that wait for these adapters must ask again, or
+  // fail.
   std::vector<std::pair<AdapterId, absl::Status>> TakeChanges();
 
   // A sequence that needs the adapter starts or stops to wait. Idle adapters without a waiting

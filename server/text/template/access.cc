@@ -127,8 +127,8 @@ Value OwnAttribute(const Value& value, absl::string_view name) {
 
 bool IsAbsent(const Value& value) { return value.is_undefined() && value.object() == nullptr; }
 
-// Converts an index, which counts from the end if it is negative. Returns false if it is out of
-// range.
+// Converts an index, which counts from the end if it is negative. Returns false if the index is out
+// of range.
 bool ResolveIndex(int64_t index, int64_t size, int64_t* resolved) {
   *resolved = index < 0 ? index + size : index;
   return *resolved >= 0 && *resolved < size;

@@ -28,8 +28,8 @@ struct ChatTemplateInput {
   std::optional<std::string> tools_json;
   // A JSON array of documents, the variable `documents`; absent: `documents` is undefined.
   std::optional<std::string> documents_json;
-  // A JSON object of further variables such as "enable_thinking". They override all other
-  // variables.
+  // A JSON object of further variables such as "enable_thinking". These variables override all
+  // other variables.
   std::optional<std::string> extra_args_json;
   // The texts of the BOS and EOS tokens; absent: the variable is undefined.
   std::optional<std::string> bos_token;

@@ -22,7 +22,7 @@ class StatementRunner {
 
 class Evaluator final {
  public:
-  // Both must outlive the evaluator.
+  // The arguments must outlive the evaluator.
   Evaluator(RenderState* state, StatementRunner* runner) : state_(*state), runner_(*runner) {}
 
   absl::StatusOr<Value> Eval(const Expr& expr);

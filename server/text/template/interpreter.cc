@@ -196,8 +196,8 @@ class Interpreter final : public StatementRunner {
       loop->scope = state_.scope;
     }
     const absl::Status status = RunIterations(statement, loop);
-    // The `loop` variable may outlive the loop, for example in a namespace. It keeps only its
-    // numbers.
+    // The `loop` variable may outlive the loop, for example in a namespace. The kept loop object
+    // has only its numbers.
     loop->is_finished = true;
     loop->items.clear();
     loop->last_asked = Value();

@@ -11,8 +11,8 @@
 namespace tessera::jinja {
 namespace {
 
-// The largest depth of printed values. It is needed because namespaces may refer to each other,
-// which Value::depth does not count.
+// The largest depth of printed values. Printing needs this limit because namespaces may refer to
+// each other, which Value::depth does not count.
 constexpr int kMaxPrintDepth = kMaxValueDepth + 28;
 
 absl::Status AppendReprAt(Budget& budget, const Value& value, int depth, std::string* out);
