@@ -21,11 +21,11 @@ DType AdapterDtypeOf(AdapterDtype asked, DType weight_dtype) {
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const AssembleOptions& options,
-                                                     ThreadTeam* team) {
+                                                     ThreadTeam* team, Comm* comm) {
   std::string error;
-  std::unique_ptr<Backend> backend =
-      options.new_backend ? options.new_backend(options.backend, team, &error)
-                          : NewBackend(options.backend, team, /*comm=*/nullptr, &error);
+  std::unique_ptr<Backend> backend = options.new_backend
+                                         ? options.new_backend(options.backend, team, &error)
+                                         : NewBackend(options.backend, team, comm, &error);
   if (backend == nullptr) return absl::InvalidArgumentError(error);
   return backend;
 }
@@ -97,7 +97,8 @@ absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan
 
   RunnerDevice runner;
   runner.team = std::make_unique<ThreadTeam>(device.num_threads);
-  ASSIGN_OR_RETURN(runner.backend, MakeBackend(options, runner.team.get()));
+  runner.comm = NewSingleRankComm();
+  ASSIGN_OR_RETURN(runner.backend, MakeBackend(options, runner.team.get(), runner.comm.get()));
   device.backend_name = runner.backend->name();
   std::unique_ptr<PackCache> pack_cache;
   if (!options.pack_cache.dir.empty()) {

@@ -111,6 +111,10 @@ void FakeDevice::Download(const void* from_device, void* to, size_t bytes) {
 }
 
 void FakeDevice::BeginStep(const BatchView& batch, const StepShape& shape, const WorkPlan& plan) {
+  for (size_t i = 0; i < kNumWorkParts && reserved_.total() > 0; ++i) {
+    CHECK_LE(plan.bytes[i] * plan.num_parts[i], reserved_.bytes[i] * reserved_.num_parts[i])
+        << "a step takes more of part " << i << " than was set aside";
+  }
   batch_base_ = batch.base;
   batch_ = *batch.batch;
   arena_.assign(batch.base, batch.base + ArenaBytes(batch_));

@@ -5,8 +5,9 @@
 // BeginStep copies the step's batch, like an upload, and the ops read the copy. A test owns the
 // device; Upload and Download may be called on any thread.
 //
-// RunLayers also checks graph keys: layers that run under equal keys must issue the same ops with
-// the same addresses.
+// BeginStep also checks the plan of memory: once Reserve was called, no step takes more than
+// Reserve has set aside. RunLayers also checks graph keys: layers that run under equal keys must
+// issue the same ops with the same addresses.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +43,10 @@ class FakeDevice final : public Backend {
   WorkPlan Plan(const BatchView& batch, const StepShape& shape) const override {
     return inner_->Plan(batch, shape);
   }
-  bool Reserve(const WorkPlan& plan) override { return inner_->Reserve(plan); }
+  bool Reserve(const WorkPlan& plan) override {
+    reserved_.Include(plan);
+    return inner_->Reserve(plan);
+  }
   void BeginStep(const BatchView& batch, const StepShape& shape, const WorkPlan& plan) override;
   int64_t num_grown() const override { return inner_->num_grown(); }
   void Apply(const ApplyArgs& args) override;
@@ -77,7 +81,8 @@ class FakeDevice final : public Backend {
   const std::unique_ptr<Backend> inner_;
   mutable std::mutex mutex_;  // guards buffers_, because loaders upload while steps run
   std::map<const char*, std::pair<size_t, char*>> buffers_;  // address: size, inner address
-  const char* batch_base_ = nullptr;                         // the host's arena of the step's batch
+  WorkPlan reserved_;                 // the largest plan that Reserve was given
+  const char* batch_base_ = nullptr;  // the host's arena of the step's batch
   StepBatch batch_;
   std::vector<char> arena_;  // the copy of the step's arena
   uint64_t issued_ = 0;      // hash of the ops that the current RunLayers issued
