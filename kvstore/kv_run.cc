@@ -25,6 +25,7 @@ void ForEachPiece(const GroupLayout& group, const std::vector<Image>& pages, con
     const int64_t in_page = token % group.page_tokens;
     const int64_t num_tokens = std::min<int64_t>(group.page_tokens - in_page, end - token);
     const Image page = pages[static_cast<size_t>(token / group.page_tokens)];
+    CHECK(page != nullptr) << "the run's token " << token << " has no page in a group";
     copy(page + head_offset + in_page * group.token_stride(), num_tokens * group.token_stride());
     token += num_tokens;
   }

@@ -26,14 +26,16 @@ struct RunPlace {
 };
 
 // [groups][pages]: copies of pages in host memory, in the order of the block table, with at least
-// GroupLayout::page_bytes() bytes each. The pages of every group hold the same token range.
+// GroupLayout::page_bytes() bytes each. The pages of every group hold the same token range. A
+// page that its group has released, because the group's window has passed it, is null.
 using PageImages = absl::Span<const std::vector<char*>>;
 using ConstPageImages = absl::Span<const std::vector<const char*>>;
 
 // The number of bytes of a run of `count` tokens.
 int64_t RunBytes(const PageLayout& layout, int64_t count);
 
-// Reads the run's rows from the images. REQUIRES: the images of each group reach the run's end.
+// Reads the run's rows from the images. REQUIRES: every group has images of all tokens of the run;
+// a group with a window has them until the window has passed them.
 std::string ExportRun(const PageLayout& layout, ConstPageImages pages, const RunPlace& place);
 
 // Writes the run's rows into the images and leaves all other bytes of the images untouched. Returns

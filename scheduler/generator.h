@@ -25,6 +25,7 @@ struct ProbeQuery {
   std::string salt;
   std::string adapter_key;  // ResolvedAdapter::key
   std::string tenant;
+  std::vector<std::string> accepted_kv_classes;  // as Request::accepted_kv_classes
 };
 
 struct ProbeResult {

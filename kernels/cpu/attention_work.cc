@@ -33,10 +33,18 @@ void AttentionWork::Build(const BatchView& batch, int group, const GroupLayout& 
     stream_begin_.pop_back();
   }
   stream_begin_.push_back(streams_.size());
+  // Sharing leaves partials for cuts, unless there are enough partials for all tiles.
   int32_t most_blocks = 0;
-  for (const AttentionTile& tile : tiles_) most_blocks = std::max(most_blocks, tile.num_blocks);
+  int64_t all_partials = 0;
+  for (const AttentionTile& tile : tiles_) {
+    most_blocks = std::max(most_blocks, tile.num_blocks);
+    all_partials += int64_t{tile.num_blocks} * tile.num_tokens * heads_per_kv;
+  }
   const int64_t for_cuts =
-      std::min(max_partials, MaxCutPartials(heads_per_kv, most_blocks, num_members));
+      all_partials <= max_partials
+          ? 0
+          : std::min(max_partials,
+                     MaxCutPartials(heads_per_kv, layout.head_dim, most_blocks, num_members));
   if (layout.window == 0) {
     ShareBlocks(batch, layout, heads_per_kv, tile_tokens, max_partials - for_cuts);
   }

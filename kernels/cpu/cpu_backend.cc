@@ -40,10 +40,10 @@ class CpuBackend final : public Backend {
     return HugeBuffer::Create(bytes);
   }
   void Upload(const void* from, void* to_device, size_t bytes) override {
-    std::memcpy(to_device, from, bytes);
+    if (bytes > 0) std::memcpy(to_device, from, bytes);
   }
   void Download(const void* from_device, void* to, size_t bytes) override {
-    std::memcpy(to, from_device, bytes);
+    if (bytes > 0) std::memcpy(to, from_device, bytes);
   }
   std::unique_ptr<PackedWeight> Pack(const std::vector<WeightView>& parts,
                                      const WeightFormat& format, bool interleave_gate) override {

@@ -15,6 +15,10 @@ namespace {
 // whose partials exceed this number are read once for each segment, which gives the same bits.
 constexpr int64_t kMaxSharedPartialBytes = int64_t{128} << 20;
 
+// Tiles whose partials exceed this number are not cut, which balances the threads less well and
+// gives the same bits.
+constexpr int64_t kMaxCutPartialBytes = int64_t{256} << 20;
+
 int64_t FloatBytes(int64_t count) {
   return count == 0 ? 0 : BufferBytes(count * static_cast<int64_t>(sizeof(float)));
 }
@@ -22,7 +26,8 @@ int64_t FloatBytes(int64_t count) {
 int64_t PartialBytes(const StepShape::Attention& group, const StepBounds& bounds, int num_threads) {
   const int64_t floats = PartialFloats(group.head_dim);
   const int64_t all = bounds.num_tokens * group.heads * bounds.num_blocks;
-  const int64_t cut = MaxCutPartials(group.heads / group.kv_heads, bounds.num_blocks, num_threads);
+  const int64_t cut =
+      MaxCutPartials(group.heads / group.kv_heads, group.head_dim, bounds.num_blocks, num_threads);
   int64_t shared = 0;
   if (group.window == 0 && bounds.num_segments > 1) {
     shared = std::min(bounds.num_tokens, bounds.num_segments * kMaxSharingTokens) * group.heads *
@@ -47,11 +52,13 @@ int64_t LargestRank(const LoraMatrices* layer) {
 
 int64_t PartialFloats(int32_t head_dim) { return 2 + RoundUp<int64_t>(head_dim, kPanel); }
 
-int64_t MaxCutPartials(int32_t heads_per_kv, int64_t num_blocks, int num_threads) {
+int64_t MaxCutPartials(int32_t heads_per_kv, int32_t head_dim, int64_t num_blocks,
+                       int num_threads) {
   if (num_threads == 1) return 0;
   // A tile is cut if its cost is more than half of a thread's share of the cost of all tiles
   // (AttentionWork::AddTasks).
-  return int64_t{2} * num_threads * std::max(kTileRows, heads_per_kv) * num_blocks;
+  return std::min(int64_t{2} * num_threads * std::max(kTileRows, heads_per_kv) * num_blocks,
+                  kMaxCutPartialBytes / (PartialFloats(head_dim) * int64_t{sizeof(float)}));
 }
 
 int64_t TileFloats(int32_t heads_per_kv, int32_t head_dim, int64_t rope_half) {

@@ -20,7 +20,7 @@ int64_t PartialFloats(int32_t head_dim);
 
 // The largest number of partials that tiles take because they are cut into pieces to balance the
 // load of threads.
-int64_t MaxCutPartials(int32_t heads_per_kv, int64_t num_blocks, int num_threads);
+int64_t MaxCutPartials(int32_t heads_per_kv, int32_t head_dim, int64_t num_blocks, int num_threads);
 
 // The number of floats of one TileWorker's memory. `rope_half` is rotary_dim / 2.
 int64_t TileFloats(int32_t heads_per_kv, int32_t head_dim, int64_t rope_half);

@@ -21,9 +21,8 @@ constexpr int64_t BufferBytes(int64_t bytes) {
   return RoundUp(bytes, bytes >= kLargePageBytes ? kLargePageBytes : kSmallPageBytes);
 }
 
-// The bytes that the system commits to a workspace of which `bytes` are written. The backend
-// reserves one and a half times that size; the system commits a memory page when a byte of it is
-// first written.
+// The bytes that the system commits to a workspace of which `bytes` are written. The system
+// commits a memory page when a byte of it is first written; large workspaces use large pages.
 constexpr int64_t WorkBytes(int64_t bytes) {
   const bool large = bytes + bytes / 2 >= kLargePageBytes;
   return RoundUp(bytes, large ? kLargePageBytes : kSmallPageBytes);

@@ -12,20 +12,24 @@
 
 namespace tessera {
 
+// The device memory that the ops of a model's layers use. Only addresses are compared.
+struct GraphMemory {
+  const void* activations = nullptr;  // different for each model of a backend
+  const void* pool = nullptr;
+  const void* taps = nullptr;
+
+  friend bool operator==(const GraphMemory&, const GraphMemory&) = default;
+};
+
 struct GraphKey {
-  int32_t model = 0;
+  GraphMemory memory;
   int32_t first_layer = 0;
   int32_t last_layer = 0;    // exclusive
   int32_t num_tokens = 0;    // rows of the step, rounded up by GraphBucket
   int32_t num_segments = 0;  // rounded up by GraphBucket
   bool has_adapters = false;
-  bool has_taps = false;
 
-  friend bool operator==(const GraphKey& a, const GraphKey& b) {
-    return a.model == b.model && a.first_layer == b.first_layer && a.last_layer == b.last_layer &&
-           a.num_tokens == b.num_tokens && a.num_segments == b.num_segments &&
-           a.has_adapters == b.has_adapters && a.has_taps == b.has_taps;
-  }
+  friend bool operator==(const GraphKey&, const GraphKey&) = default;
 };
 
 // Rounds a count up to a bucket: 1, 2, 4, 8, multiples of 8 up to 256, then multiples of 256.
@@ -37,16 +41,16 @@ constexpr int32_t GraphBucket(int32_t count) {
   return count > 2 ? 4 : count;
 }
 
-inline GraphKey GraphKeyOf(const BatchView& view, int32_t first_layer, int32_t last_layer) {
+inline GraphKey GraphKeyOf(const BatchView& view, const GraphMemory& memory, int32_t first_layer,
+                           int32_t last_layer) {
   const StepBatch& batch = *view.batch;
   GraphKey key;
-  key.model = batch.model;
+  key.memory = memory;
   key.first_layer = first_layer;
   key.last_layer = last_layer;
   key.num_tokens = GraphBucket(view.num_tokens());
   key.num_segments = GraphBucket(view.num_segments());
   key.has_adapters = batch.adapters.count > 0;
-  key.has_taps = batch.num_tap_floats > 0;
   return key;
 }
 

@@ -27,17 +27,18 @@ struct ArenaPart {
 // step that asks for more gets a larger buffer when the step starts.
 constexpr int64_t kMaxPlannedLogprobs = 20;
 
-// The offsets of a step's outputs in the output buffer.
+// The offsets of a step's outputs in the output buffer. The taps, which the layers write, are
+// first: their address does not depend on the step.
 struct OutputLayout {
+  int64_t rows_offset = 0;
   int64_t top_offset = 0;
-  int64_t taps_offset = 0;
   int64_t num_bytes = 0;
 
   OutputLayout(int64_t num_rows, int64_t num_top, int64_t num_tap_floats) {
-    top_offset = RoundUp<int64_t>(num_rows * int64_t{sizeof(SampledRow)}, kArenaAlign);
-    taps_offset =
-        top_offset + RoundUp<int64_t>(num_top * int64_t{sizeof(TokenLogprob)}, kArenaAlign);
-    num_bytes = taps_offset + num_tap_floats * int64_t{sizeof(float)};
+    rows_offset = RoundUp<int64_t>(num_tap_floats * int64_t{sizeof(float)}, kArenaAlign);
+    top_offset =
+        rows_offset + RoundUp<int64_t>(num_rows * int64_t{sizeof(SampledRow)}, kArenaAlign);
+    num_bytes = top_offset + num_top * int64_t{sizeof(TokenLogprob)};
   }
 };
 
@@ -177,7 +178,8 @@ void Model::RunLayers(int first, int last) {
   if (num_tokens_ == 0) return;
   while (first < last) {
     const int stop = NextTapped(first, last);
-    backend_->RunLayers(GraphKeyOf(batch_, first, stop), [this, first, stop] {
+    const GraphMemory memory = {residual_, kv_.pool.base, taps_};
+    backend_->RunLayers(GraphKeyOf(batch_, memory, first, stop), [this, first, stop] {
       for (int layer = first; layer < stop; ++layer) RunLayer(layer);
     });
     TapHidden(stop - 1);
@@ -289,6 +291,7 @@ void Model::RunMlp(int layer) {
 void Model::PlaceOutputs() {
   const StepBatch& batch = *batch_.batch;
   const auto num_rows = static_cast<int64_t>(batch.sampler_rows.count);
+  CHECK_LE(num_rows, limits_.max_tokens);
   const OutputLayout layout(num_rows, NumTop(batch_, num_rows), batch.num_tap_floats);
   if (static_cast<int64_t>(outputs_->size()) < layout.num_bytes) {
     outputs_.reset();
@@ -296,9 +299,9 @@ void Model::PlaceOutputs() {
     CHECK(outputs_ != nullptr) << "no memory for " << layout.num_bytes << " bytes of outputs";
   }
   char* const base = static_cast<char*>(outputs_->data());
-  rows_ = reinterpret_cast<SampledRow*>(base);
+  rows_ = reinterpret_cast<SampledRow*>(base + layout.rows_offset);
   top_ = reinterpret_cast<TokenLogprob*>(base + layout.top_offset);
-  taps_ = batch.num_tap_floats == 0 ? nullptr : reinterpret_cast<float*>(base + layout.taps_offset);
+  taps_ = batch.num_tap_floats == 0 ? nullptr : reinterpret_cast<float*>(base);
   // The taps start as zeros, because Attention leaves the end of a tap's row unwritten if the layer
   // sees fewer keys than the row has room for.
   if (taps_ != nullptr) {
@@ -351,6 +354,7 @@ Tensor Model::RunLogits(const int32_t* token_rows, int64_t count) {
 
 std::vector<float> Model::ComputeLogits(const std::vector<int32_t>& token_rows) {
   CHECK_LE(static_cast<int64_t>(token_rows.size()), kLogitBlock);
+  CHECK_LE(static_cast<int64_t>(token_rows.size()), limits_.max_tokens);
   backend_->Upload(token_rows.data(), token_rows_, token_rows.size() * sizeof(int32_t));
   const Tensor out = RunLogits(token_rows_, static_cast<int64_t>(token_rows.size()));
   std::vector<float> logits(static_cast<size_t>(out.rows * out.cols));

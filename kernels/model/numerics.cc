@@ -164,7 +164,7 @@ std::string FormatsText(const ModelWeights& weights, const PageLayout& layout) {
     while (end < num_layers && LayerFormats(weights.layers[end]) == formats) ++end;
     absl::StrAppend(&text, " ", begin, "-", end - 1, formats, ";");
   }
-  text += " kv";
+  absl::StrAppend(&text, " attention blocks of ", kAttentionBlock, "; kv");
   for (const GroupLayout& group : layout.groups) {
     absl::StrAppend(&text, " ", DTypeName(group.dtype));
   }

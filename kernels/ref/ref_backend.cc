@@ -61,10 +61,10 @@ class RefBackend final : public Backend {
     return ref::RefWeight::Create(parts, format, interleave_gate);
   }
   void Upload(const void* from, void* to_device, size_t bytes) override {
-    std::memcpy(to_device, from, bytes);
+    if (bytes > 0) std::memcpy(to_device, from, bytes);
   }
   void Download(const void* from_device, void* to, size_t bytes) override {
-    std::memcpy(to, from_device, bytes);
+    if (bytes > 0) std::memcpy(to, from_device, bytes);
   }
   // The reference backend keeps no working memory from step to step, so its plan is empty.
   WorkPlan Plan(const BatchView& /*batch*/, const StepShape& /*shape*/) const override {

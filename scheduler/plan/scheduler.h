@@ -55,7 +55,9 @@ class Scheduler {
   // num_steps == 0.
   void Park(Sequence* sequence);
   // The caller has written KV of the tokens [0, num_computed) to the pages of a running sequence.
-  // The KV of `holes`, and of the sequence's earlier holes, must be computed again.
+  // The KV of `holes`, and of the sequence's earlier holes, must be computed again. Whole pages
+  // before the first hole are published at once: if KV is approximate, the caller has called
+  // KvManager::MarkApproximate before.
   // REQUIRES: no step computes for the sequence; the holes ascend, do not overlap and lie between
   // the old and the new num_computed; the sequence's pages hold num_computed tokens; a token after
   // them is left to compute; the request generates and scores no prompt tokens.

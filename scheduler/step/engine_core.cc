@@ -225,6 +225,9 @@ ProbeResult EngineCore::Probe(const ProbeQuery& query) {
   KvState state;
   state.model = query.model;
   state.root = roots_.RootOf(query);
+  for (const std::string& kv_class : query.accepted_kv_classes) {
+    state.accepted.push_back({ApproximateRoot(state.root, kv_class), {}});
+  }
   ProbeResult result;
   result.matched_tokens = kv_->Match(&state, query.prompt).hit_tokens;
   result.queue_delay_us = scheduler_.PredictQueueDelayUs();

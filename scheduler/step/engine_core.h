@@ -72,7 +72,8 @@ class EngineCore {
   void OnAdapterCopied(AdapterId id);
 
   // The caller has written KV to the pages of a running sequence between steps: the tokens before
-  // `num_computed` have their KV, except the tokens of `holes`.
+  // `num_computed` have their KV, except the tokens of `holes`. Approximate KV is marked before
+  // this call (KvManager::MarkApproximate).
   // REQUIRES: as Scheduler::TakeComputed.
   void TakeComputed(Sequence* sequence, int64_t num_computed, absl::Span<const TokenRange> holes) {
     scheduler_.TakeComputed(sequence, num_computed, holes);

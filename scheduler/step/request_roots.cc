@@ -34,7 +34,8 @@ PageHash RequestRoots::RootOf(const ProbeQuery& query) const {
 }
 
 std::optional<PageHash> RequestRoots::ExportRootOf(const Request& request) const {
-  if (request.bypass_prefix) return std::nullopt;
+  const bool scores = request.kind == RequestKind::kEmbed || request.prompt_logprobs >= 0;
+  if (request.bypass_prefix || scores) return std::nullopt;
   std::string adapter;
   if (request.adapter.id != kNoAdapter) {
     adapter = options_->adapters->ContentName(request.adapter.id);

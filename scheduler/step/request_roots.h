@@ -27,9 +27,10 @@ class RequestRoots final {
   PageHash RootOf(const Request& request);
   // The root of a request with the same model, adapter, tenant and salt as the query.
   PageHash RootOf(const ProbeQuery& query) const;
-  // The root of the request's run names, which may leave the process. Returns nullopt if the
-  // request's KV may not leave the process (bypass_prefix), or while the request's adapter has not
-  // been read.
+  // The root of the request's run names, which may leave the process. The names are those of exact
+  // KV: tokens beyond KvState::exact_tokens have no such name. Returns nullopt if the request's KV
+  // may not leave the process (bypass_prefix, prompt_logprobs, embeddings), or while the request's
+  // adapter has not been read.
   std::optional<PageHash> ExportRootOf(const Request& request) const;
 
  private:

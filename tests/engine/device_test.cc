@@ -170,6 +170,42 @@ TEST(FakeDeviceTest, EqualGraphKeysIssueEqualOps) {
   EXPECT_EQ(device.num_replays(), 2 + 2);
 }
 
+// Taps lie at one address, whatever else a step puts out.
+TEST(FakeDeviceTest, TappedStepsHaveTheirOwnKeys) {
+  TestBackend inner("ref");
+  FakeDevice device(std::move(inner.backend));
+  TinyModel model("deploy/models/tessera-nano", &device);
+  const int first = model.AddSequence(Prompt(20, 1));
+  const int second = model.AddSequence(Prompt(20, 2));
+  Tap tap;
+  tap.kind = TapKind::kLogSumExp;
+  tap.num_rows = 2;
+  tap.layer_end = model.spec().num_layers;
+  tap.out_count = 2 * model.spec().heads * model.spec().num_layers;
+  model.Run(*model.Build({{first, 3, /*sample=*/true}, {second, 3, /*sample=*/true}}, {tap}));
+  model.Run(*model.Build({{first, 3}, {second, 3}}, {tap}));
+  EXPECT_EQ(device.num_replays(), 1);
+  model.Run(*model.Build({{first, 3}, {second, 3}}));
+  EXPECT_EQ(device.num_replays(), 1);
+}
+
+// Both models are probed at start, and each has keys of its own.
+TEST(FakeDeviceTest, TwoModelsShareADevice) {
+  RealStackOptions options;
+  options.model_dirs = {GoldenModelDir("llama2"), GoldenModelDir("llama32")};
+  options.new_backend = NewFakeDevice;
+  RealStack stack(options);
+  for (int32_t model = 0; model < 2; ++model) {
+    Request request;
+    request.model = model;
+    request.prompt = {1, 2, 3, 4, 5, 6, 7};
+    request.sampling.temperature = 0.0f;
+    request.stopping.max_tokens = 4;
+    request.stopping.ignore_eos = true;
+    EXPECT_EQ(stack.Run(request).tokens.size(), 4u);
+  }
+}
+
 TEST(GraphKeyTest, BucketsAddFewRows) {
   int32_t last = 0;
   for (int32_t count = 1; count <= 4096; ++count) {

@@ -193,6 +193,12 @@ TEST(KvExchangeNamesTest, ABackendWithTheSameNameHasTheSameBytes) {
       options.engine.deployment_secret = "secret";
       Outcome outcome;
       Compute(options, &outcome.run, &outcome.name);
+      // Another engine on the same backend has the same name.
+      options.page_tokens = 8;
+      options.num_threads = 2;
+      Outcome again;
+      Compute(options, &again.run, &again.name);
+      EXPECT_TRUE(again.name == outcome.name && again.run == outcome.run) << backend;
       for (const Outcome& other : outcomes) {
         if (other.name != outcome.name) continue;
         EXPECT_TRUE(other.run == outcome.run) << backend;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/cpu/attention_work.h"
+#include "kernels/cpu/work_plan.h"
 #include "tests/lib/op_fixtures.h"
 
 namespace tessera::testing {
@@ -93,9 +94,15 @@ TEST_F(SharedPrefixTest, NothingInCommon) {
 TEST_F(SharedPrefixTest, TasksCoverEachBlockOnce) {
   const auto built = BuildSharingBatch(DType::kBF16, 3);
   const int heads_per_kv = built->attention.heads / built->attention.kv_heads;
-  constexpr int64_t kPlenty = 1 << 20;
-  for (const auto& [members, max_partials] : std::vector<std::pair<int, int64_t>>{
-           {1, kPlenty}, {2, kPlenty}, {5, kPlenty}, {1, 0}, {5, 0}, {1, 40}, {5, 4000}}) {
+  const StepShape shape = built->shape();
+  constexpr int64_t kPlanned = -1;  // what the step's plan sets aside
+  for (const auto& [members, limit] : std::vector<std::pair<int, int64_t>>{
+           {1, kPlanned}, {2, kPlanned}, {5, kPlanned}, {1, 0}, {5, 0}, {1, 40}, {5, 600}}) {
+    const int64_t partial_bytes =
+        cpu::PartialFloats(built->attention.head_dim) * static_cast<int64_t>(sizeof(float));
+    const int64_t planned_bytes = cpu::PlanWork(shape, cpu::BoundsOf(built->view(), shape), members)
+                                      .Bytes(WorkPart::kPartials);
+    const int64_t max_partials = limit == kPlanned ? planned_bytes / partial_bytes : limit;
     AttentionWork work;
     work.Build(built->view(), 0, built->layout.groups[0], heads_per_kv, members, max_partials);
     EXPECT_LE(work.num_partials(), max_partials);
@@ -113,8 +120,11 @@ TEST_F(SharedPrefixTest, TasksCoverEachBlockOnce) {
       }
     }
     // Four groups of sharing segments times two KV heads.
-    EXPECT_GE(num_shared, max_partials == kPlenty ? 8 : 0);
-    EXPECT_LE(num_shared, max_partials == 0 ? 0 : kPlenty);
+    if (limit == kPlanned) {
+      EXPECT_GE(num_shared, 8);
+    } else if (limit == 0) {
+      EXPECT_EQ(num_shared, 0);
+    }
     for (size_t i = 0; i < work.tiles().size(); ++i) {
       const AttentionTile& tile = work.tiles()[i];
       EXPECT_EQ(static_cast<int>(times[i].size()), tile.num_blocks);

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/log.h"
 #include "kvstore/page_hash.h"
 #include "tests/kvstore/kv_test_util.h"
 
@@ -155,7 +156,11 @@ TEST(KvRunTest, BytesOfTheWrongLengthAreRefusedAndNothingIsWritten) {
 TEST(KvRunDeathTest, PagesReachTheEndOfTheRun) {
   const PageLayout layout = MakeLayout(16, {0});
   Images images(layout, 32);
-  EXPECT_DEATH(ExportRun(layout, images.Pointers<const char>(), {1, 32}), "");
+  ASSERT_TRUE(InitLogging("error"));  // to stderr, where death tests look
+  EXPECT_DEATH(ExportRun(layout, images.Pointers<const char>(), {1, 32}), "CHECK failed");
+  std::vector<std::vector<const char*>> released = images.Pointers<const char>();
+  released[0][0] = nullptr;
+  EXPECT_DEATH(ExportRun(layout, released, {1, 20}), "token 1 has no page");
 }
 
 }  // namespace

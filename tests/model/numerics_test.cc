@@ -92,14 +92,14 @@ std::string KvBits(const std::string& backend, const TinyOptions& options) {
   TestBackend device(backend);
   TinyModel model(GoldenModelDir(kModel), device.backend.get(), options);
   std::vector<TokenId> tokens;
-  for (int i = 0; i < 40; ++i) {  // the tokens of the tag
+  for (int i = 0; i < 16; ++i) {  // the tokens of the tag
     tokens.push_back(static_cast<TokenId>((i * 7919 + 17) % model.spec().vocab_size));
   }
   const int sequence = model.AddSequence(tokens);
-  model.Step({{sequence, 40}});
+  model.Step({{sequence, 16}});
   const GroupLayout& group = model.layout().groups[0];
   std::string bits;
-  for (int token = 0; token < 40; ++token) {
+  for (int token = 0; token < 16; ++token) {
     const char* const page = model.pool().Page(model.pages(sequence, 0)[token / group.page_tokens]);
     for (int layer = 0; layer < 2; ++layer) {
       for (int head = 0; head < group.kv_heads; ++head) {

@@ -74,5 +74,18 @@ TEST_F(RequestRootsTest, ARequestThatBypassesPrefixesHasItsOwnRootAndNoNamesOuts
   EXPECT_TRUE(roots_.ExportRootOf(request).has_value());
 }
 
+TEST_F(RequestRootsTest, PrivateAndScoredRequestsHaveNoNamesOutside) {
+  Request request;
+  EXPECT_TRUE(roots_.ExportRootOf(request).has_value());
+  request.prompt_logprobs = 0;
+  EXPECT_FALSE(roots_.ExportRootOf(request).has_value());
+  request.prompt_logprobs = -1;
+  request.kind = RequestKind::kEmbed;
+  EXPECT_FALSE(roots_.ExportRootOf(request).has_value());
+  request.kind = RequestKind::kGenerate;
+  request.bypass_prefix = true;
+  EXPECT_FALSE(roots_.ExportRootOf(request).has_value());
+}
+
 }  // namespace
 }  // namespace tessera::testing

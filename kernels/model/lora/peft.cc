@@ -222,9 +222,20 @@ LoraTensors PeftAdapter::Read(int layer, LoraTarget target, float weight) const 
   return tensors;
 }
 
+namespace {
+
+void AddTensors(const LoraTensors& tensors, Sha256* sha) {
+  for (const std::vector<float>* const floats : {&tensors.a, &tensors.b, &tensors.scales}) {
+    sha->AddField({reinterpret_cast<const char*>(floats->data()), floats->size() * sizeof(float)});
+  }
+}
+
+}  // namespace
+
 absl::StatusOr<AdapterImage> BuildAdapterImage(const ModelSpec& spec,
                                                const std::vector<WeightedAdapter>& adapters,
-                                               DType dtype, int64_t page_bytes, int32_t max_rank) {
+                                               DType dtype, int64_t page_bytes, int32_t max_rank,
+                                               Sha256* nearest) {
   const LoraShape shape = LoraShapeOf(spec);
   std::vector<int32_t> ranks(static_cast<size_t>(spec.num_layers) * kNumLoraTargets, 0);
   for (const WeightedAdapter& of : adapters) {
@@ -247,13 +258,14 @@ absl::StatusOr<AdapterImage> BuildAdapterImage(const ModelSpec& spec,
       if (rank == 0) continue;
       LoraTensors tensors = Concatenate(adapters, layer, target, shape.rows[t]);
       if (rank < tensors.rank) {
-        auto nearest = TruncateRank(tensors, shape.rows[t], shape.cols[t], rank);
-        if (!nearest.ok()) {
+        auto truncated = TruncateRank(tensors, shape.rows[t], shape.cols[t], rank);
+        if (!truncated.ok()) {
           return absl::Status(
-              nearest.status().code(),
-              absl::StrCat(LoraModuleName(layer, target), ": ", nearest.status().message()));
+              truncated.status().code(),
+              absl::StrCat(LoraModuleName(layer, target), ": ", truncated.status().message()));
         }
-        tensors = *std::move(nearest);
+        tensors = *std::move(truncated);
+        if (nearest != nullptr) AddTensors(tensors, nearest);
       }
       PlaceMatrices(image.layout, shape, layer, target, tensors, image.pages.data());
     }

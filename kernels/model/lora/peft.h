@@ -74,10 +74,11 @@ struct AdapterImage {
 // are concatenated. A linear whose ranks add up to more than `max_rank` (0: no bound) gets the
 // nearest matrices of rank `max_rank` instead (blend_svd.h), which are slow to compute. Returns
 // RESOURCE_EXHAUSTED when a row does not fit into a page. REQUIRES: all adapters were opened with
-// `spec`; dtype is kF32, kBF16 or kI8.
+// `spec`; dtype is kF32, kBF16 or kI8. `nearest` (null: none) receives the bytes of all nearest
+// matrices, which depend on the code that computes them and not on the adapters alone.
 absl::StatusOr<AdapterImage> BuildAdapterImage(const ModelSpec& spec,
                                                const std::vector<WeightedAdapter>& adapters,
                                                DType dtype, int64_t page_bytes,
-                                               int32_t max_rank = 0);
+                                               int32_t max_rank = 0, Sha256* nearest = nullptr);
 
 }  // namespace tessera

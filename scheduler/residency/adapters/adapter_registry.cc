@@ -41,13 +41,15 @@ void ListStatus(const AdapterStatus& status, AdapterListing* listing) {
   listing->num_running = status.num_running.load(std::memory_order_relaxed);
 }
 
-// The order of a blend's adapters counts: sums of floats depend on it.
-std::string NameContent(const std::vector<WeightedAdapter>& adapters, DType dtype,
-                        int32_t max_rank) {
+// The order of a blend's adapters counts: sums of floats depend on it. `nearest` is the digest of
+// the matrices that BuildAdapterImage re-compressed.
+std::string NameContent(const std::vector<WeightedAdapter>& adapters, DType dtype, int32_t max_rank,
+                        const Sha256Digest& nearest) {
   Sha256 sha;
   sha.AddField("tessera adapter 1");
   sha.AddField(DTypeName(dtype));
   sha.AddNumber(static_cast<uint64_t>(max_rank));
+  sha.Add(nearest.data(), nearest.size());
   for (const WeightedAdapter& of : adapters) {
     const Sha256Digest hash = of.adapter->ContentHash();
     sha.Add(hash.data(), hash.size());
@@ -386,8 +388,11 @@ absl::StatusOr<AdapterImage> AdapterRegistry::BuildFrom(const Content& content,
     weighted.push_back({adapter.get(), part.weight});
     adapters.push_back(std::move(adapter));
   }
-  *content_name = NameContent(weighted, model.dtype, content.max_rank);
-  return BuildAdapterImage(model.spec, weighted, model.dtype, model.page_bytes, content.max_rank);
+  Sha256 nearest;
+  absl::StatusOr<AdapterImage> image = BuildAdapterImage(
+      model.spec, weighted, model.dtype, model.page_bytes, content.max_rank, &nearest);
+  *content_name = NameContent(weighted, model.dtype, content.max_rank, nearest.Finish());
+  return image;
 }
 
 }  // namespace tessera
