@@ -47,7 +47,7 @@ class ThreadedAdapterLoader final : public AdapterLoader {
     Push([this, id, image, pages = std::move(pages)] {
       runner_->transfer()->ToDevice({pages, image->layout.page_bytes}, image->pages.data(),
                                     static_cast<uint64_t>(id),
-                                    [this, id](Completion) { events_.on_copied(id); });
+                                    [this, id](const Completion&) { events_.on_copied(id); });
     });
   }
 
