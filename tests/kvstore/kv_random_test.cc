@@ -53,9 +53,11 @@ class RandomEngine {
     EXPECT_GT(kv_->stats().hit_tokens, num_verbs / 100);
     EXPECT_GT(num_refused_, num_verbs / 1000);
     EXPECT_GT(num_scribbled_, num_verbs / 1000);
-    EXPECT_GT(naive_.num_waited_for(), num_verbs / 10000);
-    // These cases are rare; the short runs under sanitizers see at least one of each.
-    const int64_t num_rare = testing::kWorkDivisor > 1 ? 0 : num_verbs / 10000;
+    // These cases are rare. The short runs under sanitizers see at least one of each, except that
+    // some of them see no sequence that waits.
+    const bool is_short = testing::kWorkDivisor > 1;
+    const int64_t num_rare = is_short ? 0 : num_verbs / 10000;
+    EXPECT_GT(naive_.num_waited_for(), is_short ? -1 : num_rare);
     EXPECT_GT(num_foreseen_, num_rare);
     EXPECT_GT(naive_.num_class_hits(), num_rare);
     EXPECT_GT(naive_.num_mixed_hits(), num_rare);

@@ -148,7 +148,7 @@ TEST(NumericsKeyTest, NamesTheFormatsAndEndsWithTheTag) {
   const auto key = NumericsKey(device.backend.get(), &model.model(), model.layout());
   ASSERT_TRUE(tag.ok() && key.ok());
   EXPECT_EQ(*key, absl::StrCat("embed int8; head int8; layers 0-2 int4/32 int8 int4/32 int4/32; "
-                               "kv bfloat16; tag ",
+                               "attention blocks of 256; kv bfloat16; tag ",
                                *tag));
 }
 
@@ -174,7 +174,7 @@ TEST(NumericsKeyTest, LayersOfOtherFormatsAreListedApart) {
   layout.groups.resize(2);
   EXPECT_EQ(FormatsText(weights, layout),
             "embed float32; head tied; layers 0-1 bfloat16 bfloat16 bfloat16 bfloat16; 2-2 "
-            "int4/32a int4/32a int4/32a int4/32a; kv float32 float32");
+            "int4/32a int4/32a int4/32a int4/32a; attention blocks of 256; kv float32 float32");
 }
 
 }  // namespace
