@@ -68,15 +68,17 @@ TEST(AdapterLoaderTest, WhatCannotBeReadIsReported) {
   ASSERT_TRUE(registry.Register({{"plain", "", 0, path}}).ok());
   const ResolvedAdapter adapter = registry.Resolve(0, {{"plain", "", {}}}).value();
   RecordingRunner runner;
-  std::promise<absl::Status> read;
+  // The message alone: Debian's abseil is not built with the thread sanitizer, which does not see
+  // that a Status counts its holders.
+  std::promise<std::string> read;
   AdapterLoaderEvents events;
   events.on_read = [&](AdapterId id, const absl::StatusOr<AdapterImage>& image, int64_t) {
     EXPECT_EQ(id, adapter.id);
-    read.set_value(image.status());
+    read.set_value(std::string(image.status().message()));
   };
   const auto loader = NewAdapterLoader(&registry, &runner, 1, events);
   loader->Read(adapter.id);
-  EXPECT_THAT(read.get_future().get().message(), HasSubstr(path));
+  EXPECT_THAT(read.get_future().get(), HasSubstr(path));
 }
 
 }  // namespace
