@@ -55,7 +55,7 @@ class CpuBackend final : public Backend {
     return CpuWeight::Restore(parts, format, interleave_gate, fill);
   }
   WorkPlan Plan(const BatchView& batch, const StepShape& shape) const override {
-    return PlanWork(shape, BoundsOf(batch, shape), team_->num_threads());
+    return PlanWork(shape, BoundsOf(batch), team_->num_threads());
   }
   bool Reserve(const WorkPlan& plan) override {
     return linear_.Reserve(plan) && attention_.Reserve(plan);

@@ -104,14 +104,13 @@ WorkPlan PlanWork(const StepShape& shape, const StepBounds& bounds, int num_thre
   return plan;
 }
 
-StepBounds BoundsOf(const BatchView& view, const StepShape& shape) {
+StepBounds BoundsOf(const BatchView& view) {
   const StepBatch& batch = *view.batch;
   StepBounds bounds;
   bounds.num_tokens = view.num_tokens();
   bounds.num_segments = view.num_segments();
   int64_t most_streams = 0;
-  const auto num_groups = std::min(batch.num_groups, static_cast<int32_t>(shape.groups.size()));
-  for (int32_t group = 0; group < num_groups; ++group) {
+  for (int32_t group = 0; group < batch.num_groups; ++group) {
     for (int32_t s = 0; s < view.num_segments(); ++s) {
       int64_t num_blocks = 0;
       int64_t num_streams = 0;

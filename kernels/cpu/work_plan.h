@@ -12,7 +12,7 @@ namespace tessera::cpu {
 WorkPlan PlanWork(const StepShape& shape, const StepBounds& bounds, int num_threads);
 
 // Returns the size of the step of this batch.
-StepBounds BoundsOf(const BatchView& batch, const StepShape& shape);
+StepBounds BoundsOf(const BatchView& batch);
 
 // The number of floats of one attention partial: maximum, sum and the padded output of head_dim
 // numbers.

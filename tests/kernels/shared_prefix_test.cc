@@ -100,8 +100,8 @@ TEST_F(SharedPrefixTest, TasksCoverEachBlockOnce) {
            {1, kPlanned}, {2, kPlanned}, {5, kPlanned}, {1, 0}, {5, 0}, {1, 40}, {5, 600}}) {
     const int64_t partial_bytes =
         cpu::PartialFloats(built->attention.head_dim) * static_cast<int64_t>(sizeof(float));
-    const int64_t planned_bytes = cpu::PlanWork(shape, cpu::BoundsOf(built->view(), shape), members)
-                                      .Bytes(WorkPart::kPartials);
+    const int64_t planned_bytes =
+        cpu::PlanWork(shape, cpu::BoundsOf(built->view()), members).Bytes(WorkPart::kPartials);
     const int64_t max_partials = limit == kPlanned ? planned_bytes / partial_bytes : limit;
     AttentionWork work;
     work.Build(built->view(), 0, built->layout.groups[0], heads_per_kv, members, max_partials);
