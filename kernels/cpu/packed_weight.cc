@@ -28,7 +28,7 @@ struct Half {
 // Columns are packed in blocks of this size for all 16 outputs, so that the lines being filled stay
 // in the first-level cache.
 constexpr int64_t kPackColumns = 512;
-constexpr int64_t kWordsBytes = 16;  // what TransposeWords takes of a row
+constexpr int64_t kWordsBytes = 16;  // bytes of each row that one TransposeWords reads
 
 float ToFloat(float value) { return value; }
 float ToFloat(BFloat value) { return BF16ToFloat(value.bits); }
@@ -84,7 +84,8 @@ PanelRow FindRow(const std::vector<WeightView>& parts, bool gated, int64_t panel
   return {};
 }
 
-// Lanes of one part have rows that follow each other.
+// Tells the observer of each part which of the part's rows the panel reads next. Adjacent lanes of
+// one part hold consecutive rows.
 void TellObservers(const PanelRows& rows) {
   for (size_t begin = 0, end = 0; begin < kPanel; begin = end) {
     const PanelRow& first = rows[begin];
@@ -95,7 +96,8 @@ void TellObservers(const PanelRows& rows) {
   }
 }
 
-// 4 words of 4 rows, from lane `lane` on, become a part of 4 lines.
+// Transposes 4 words of 4 bytes from each of the 4 rows of lanes [lane, lane + 4): word i of each
+// row goes to line i of `out`.
 void TransposeWords(const std::array<const char*, kPanel>& rows, size_t lane, int64_t offset,
                     char* out) {
   const auto load = [&](size_t i) {
@@ -114,8 +116,9 @@ void TransposeWords(const std::array<const char*, kPanel>& rows, size_t lane, in
   store(3, _mm_unpackhi_epi64(high01, high23));
 }
 
-// Packs the columns that fill whole lines of the rows, and returns their number. Rows that are
-// stored in the type they are packed as need no arithmetic: words of 4 bytes move.
+// Packs the columns that fill whole cache lines of the rows, and returns their number; returns 0 if
+// a row is stored in another type than `dtype`. Rows of that type are moved in words of 4 bytes
+// without arithmetic.
 int64_t PackWords(const PanelRows& rows, int64_t cols, DType dtype, char* out) {
   std::array<const char*, kPanel> data;
   const int64_t row_bytes = cols * DTypeBytes(dtype);
@@ -126,7 +129,8 @@ int64_t PackWords(const PanelRows& rows, int64_t cols, DType dtype, char* out) {
   }
   const int64_t whole_bytes = row_bytes / kCacheLine * kCacheLine;
   for (int64_t line = 0; line < whole_bytes; line += kCacheLine) {
-    // A line of a row is read in one go: lines of 16 rows may compete for one set of the cache.
+    // All words of a row's cache line are read before the next line of that row, because the lines
+    // of 16 rows may compete for one set of the cache.
     for (size_t lane = 0; lane < kPanel; lane += 4) {
       for (int64_t offset = line; offset < line + kCacheLine; offset += kWordsBytes) {
         TransposeWords(data, lane, offset, out + offset / 4 * kCacheLine + lane * 4);

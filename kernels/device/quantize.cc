@@ -26,8 +26,8 @@ struct Extent {
   bool finite = true;  // all weights are finite
 };
 
-// The extents of every kLanes-th weight. The order of weights changes none of the sums, which are 0
-// or NaN, and no extent; so the compiler may use vectors.
+// Lane i has the extent of the weights i, i + kLanes, i + 2 * kLanes, ... The order of the weights
+// changes neither an extent nor a probe (0 or NaN), so the compiler may compute lanes in vectors.
 struct LaneExtents {
   static constexpr int64_t kLanes = 8;
 

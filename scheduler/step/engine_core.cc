@@ -51,6 +51,14 @@ bool Contains(const std::vector<TokenId>& ids, TokenId id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
+std::vector<KvClass> ClassesUnder(const PageHash& exact_root,
+                                  const std::vector<std::string>& names) {
+  std::vector<KvClass> classes;
+  classes.reserve(names.size());
+  for (const std::string& name : names) classes.push_back({ApproximateRoot(exact_root, name), {}});
+  return classes;
+}
+
 }  // namespace
 
 EngineCore::EngineCore(EngineOptions options, std::unique_ptr<KvManager> kv,
@@ -120,9 +128,7 @@ std::unique_ptr<Sequence> EngineCore::NewSequence(const Request& request, int32_
   sequence->kv.model = request.model;
   sequence->kv.root = root;
   sequence->kv.cacheable = !(scores_prompt && index == 0) && !is_alone;
-  for (const std::string& kv_class : request.accepted_kv_classes) {
-    sequence->kv.accepted.push_back({ApproximateRoot(root, kv_class), {}});
-  }
+  sequence->kv.accepted = ClassesUnder(root, request.accepted_kv_classes);
   if (request.kind == RequestKind::kEmbed) {
     sequence->hidden_sum.resize(options_.models[request.model].hidden);
   }
@@ -225,9 +231,7 @@ ProbeResult EngineCore::Probe(const ProbeQuery& query) {
   KvState state;
   state.model = query.model;
   state.root = roots_.RootOf(query);
-  for (const std::string& kv_class : query.accepted_kv_classes) {
-    state.accepted.push_back({ApproximateRoot(state.root, kv_class), {}});
-  }
+  state.accepted = ClassesUnder(state.root, query.accepted_kv_classes);
   ProbeResult result;
   result.matched_tokens = kv_->Match(&state, query.prompt).hit_tokens;
   result.queue_delay_us = scheduler_.PredictQueueDelayUs();

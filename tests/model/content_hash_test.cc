@@ -1,5 +1,5 @@
-// The name of a model's content: each byte that is read counts, how it is stored and loaded does
-// not.
+// The name of a model's content depends on each byte that is read. It does not depend on how the
+// bytes are stored and loaded.
 #include "kernels/model/checkpoint/content_hash.h"
 
 #include <gtest/gtest.h>
@@ -133,7 +133,7 @@ class ContentOfWeightsTest : public ::testing::Test {
     const auto weights = LoadWeights(*spec, **checkpoint, device.backend.get(), options);
     return weights.ok() ? weights->content_hash : std::string(weights.status().message());
   }
-  // Of what tensors_ holds now.
+  // Returns the name of the content of tensors_.
   std::string Hash() {
     WriteRawTensors(dir(), tensors_);
     return HashOf(dir());
@@ -189,7 +189,8 @@ TEST_F(ContentOfWeightsTest, FilesFoldersAndWhatNobodyReadsDoNotCount) {
   EXPECT_EQ(Hash(), hash);
 }
 
-// The cpu backend hashes what it packs, ref does not; what is not aligned in the file is copied.
+// The cpu backends hash rows while they pack them, ref does not. Tensors that are not aligned in
+// the file are copied before they are packed.
 TEST_F(ContentOfWeightsTest, BackendsAndAlignmentDoNotCount) {
   for (const std::string& model :
        {GoldenModelDir("qwen2"), GoldenModelDir("llama_fp16"), std::string(kAwqDir)}) {

@@ -13,7 +13,7 @@
 namespace tessera {
 namespace {
 
-constexpr int64_t kTaskBytes = int64_t{1} << 20;  // what one thread hashes at a time
+constexpr int64_t kTaskBytes = int64_t{1} << 20;  // bytes that one thread hashes at a time
 
 std::string Hex(const XXH128_hash_t& hash) {
   return absl::StrFormat("%016x%016x", hash.high64, hash.low64);
@@ -39,7 +39,8 @@ class TensorHashes::Pieces final : public RowObserver {
         hashes_(static_cast<size_t>(CeilDiv(bytes, piece_bytes))),
         done_(hashes_.size()) {}
 
-  // The thread that reads a piece's first row hashes the whole piece: nobody else does.
+  // The thread that is about to read a piece's first row hashes the whole piece. No other thread
+  // hashes that piece, because no row is named twice.
   void WillRead(int64_t begin, int64_t end) override {
     for (int64_t row = RoundUp(begin, kHashPieceRows); row < end; row += kHashPieceRows) {
       HashPiece(row / kHashPieceRows);

@@ -1,13 +1,13 @@
 // Names for the content of tensors, and of a model's weights: XXH3-128 as 32 lower-case hex digits.
-// A content is hashed in pieces, and its name is the hash of their hashes in order. A piece of a
-// matrix is 16 rows, so that a backend's threads can hash rows while they pack them and have them
-// in the cache. The name depends on neither the backend nor the number of threads.
+// A tensor is hashed in pieces, and its name is the hash of the pieces' hashes in order. A piece of
+// a matrix is 16 rows, so that a backend's threads can hash rows that are in the cache because they
+// pack them. The name depends on neither the backend nor the number of threads.
 //
 // The name of weights covers all tensors that were read, each with its name, type, shape and bytes,
-// in the order of the names: neither files nor folders nor the order of reading count. The list of
-// tensors is hashed by XXH3-128 too, since a stronger hash above it would not make the whole
-// stronger. So the name tells contents apart that differ by accident; whoever may write a model's
-// folder is trusted.
+// in the order of the names. The name does not depend on files, folders or the order of reading.
+// The list of tensors is hashed by XXH3-128 too, because a stronger hash of weaker hashes is not
+// stronger. XXH3 is not cryptographic: the name separates contents that differ by accident, and
+// everyone who may write to a model's folder is trusted.
 //
 // Only the loading thread calls these functions; Watch() says which threads call an observer.
 #pragma once
@@ -25,12 +25,12 @@
 
 namespace tessera {
 
-inline constexpr int64_t kHashPieceRows = 16;               // of a matrix
-inline constexpr size_t kHashPieceBytes = size_t{1} << 20;  // of anything else
+inline constexpr int64_t kHashPieceRows = 16;               // rows of a matrix in a piece
+inline constexpr size_t kHashPieceBytes = size_t{1} << 20;  // bytes of a piece of other data
 
-// The name of bytes that are no matrix.
+// Returns the name of bytes that are not a matrix.
 std::string HashContent(const char* data, size_t bytes, ThreadTeam* team);
-// The plain hash of a short text.
+// Returns the hash of a short text, which is not cut into pieces.
 std::string HashText(absl::string_view text);
 
 // The hashes of tensors during one load. The bytes of a tensor are hashed once.
@@ -46,15 +46,16 @@ class TensorHashes final {
   // `tensor` outlives the object.
   const std::string& Of(const StoredTensor& tensor);
 
-  // Hashes the pieces whose first rows it is told of, on the threads that tell. Null when the
-  // tensor is no matrix or Of() has its hash already. Valid until Of(tensor). REQUIRES: as Of().
+  // Returns an observer that hashes a piece when it is told that the piece's first row is read
+  // next, on the thread that tells it. Returns null if the tensor is not a matrix or its hash is
+  // known. The observer is valid until Of(tensor). REQUIRES: `tensor` outlives the object.
   RowObserver* Watch(const StoredTensor& tensor);
 
  private:
   class Pieces;
   struct Entry {
     std::string hash;                // empty: not known yet
-    std::unique_ptr<Pieces> pieces;  // while somebody watches
+    std::unique_ptr<Pieces> pieces;  // set between Watch() and Of()
   };
 
   ThreadTeam* const team_;

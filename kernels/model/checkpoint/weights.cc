@@ -152,7 +152,7 @@ class Loader final {
     return absl::OkStatus();
   }
 
-  // Sees to the tensor's hash while its bytes are at hand.
+  // Returns the tensor, and hashes its bytes if no observer has hashed them.
   const StoredTensor& Read(const std::string& name) {
     const StoredTensor& tensor = *checkpoint_.Find(name);
     hashes_.Of(tensor);
@@ -167,7 +167,7 @@ class Loader final {
     for (const StoredMatrix& matrix : stored) {
       unpacked.push_back(Unpack(matrix, team()));
       parts.push_back(unpacked.back().view);
-      // Rows that are packed where they lie in the file are hashed by whoever packs them.
+      // A matrix that is packed straight from the mapped file is hashed by the packing threads.
       const StoredTensor& tensor = *matrix.weight;
       if (parts.back().data == tensor.data) parts.back().observer = hashes_.Watch(tensor);
     }
