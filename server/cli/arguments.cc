@@ -9,6 +9,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "kernels/base/nearest_word.h"
+#include "kernels/base/status.h"
 
 namespace tessera::cli {
 namespace {
@@ -18,6 +21,16 @@ const FlagSpec* Find(const std::vector<FlagSpec>& specs, const std::string& name
     if (name == spec.name) return &spec;
   }
   return nullptr;
+}
+
+absl::Status UnknownFlag(const std::string& name, const std::vector<FlagSpec>& specs) {
+  std::vector<std::string> known;
+  known.reserve(specs.size());
+  for (const FlagSpec& spec : specs) known.emplace_back(spec.name);
+  const std::string nearest = NearestWord(name, known);
+  return absl::InvalidArgumentError(absl::StrCat(
+      "unknown flag '", name, "'; ",
+      nearest.empty() ? "see --help" : absl::StrCat("the nearest known flag is ", nearest)));
 }
 
 template <class T>
@@ -67,7 +80,7 @@ absl::StatusOr<Arguments> Arguments::Parse(const std::vector<std::string>& words
     }
     const FlagSpec* spec = Find(specs, name);
     if (spec == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat("unknown flag '", name, "'; see --help"));
+      return UnknownFlag(name, specs);
     }
     if (spec->value == nullptr) {
       if (value) return absl::InvalidArgumentError(absl::StrCat(name, " takes no value"));
@@ -116,13 +129,21 @@ absl::Status Arguments::Read(const std::string& flag, std::optional<double>* val
 
 absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text) {
   std::vector<int32_t> ids;
-  for (const absl::string_view word :
-       absl::StrSplit(text, absl::ByAnyChar(", \t\n"), absl::SkipEmpty())) {
-    int32_t id = 0;
-    if (!absl::SimpleAtoi(word, &id)) {
-      return absl::InvalidArgumentError(absl::StrCat("'", word, "' is no token id"));
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
+    const size_t num_before = ids.size();
+    for (const absl::string_view word :
+         absl::StrSplit(part, absl::ByAnyChar(" \t\r\n"), absl::SkipEmpty())) {
+      int32_t id = 0;
+      if (!absl::SimpleAtoi(word, &id)) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("'", word, "' is no token id; give whole numbers, e.g. 1,15043"));
+      }
+      ids.push_back(id);
     }
-    ids.push_back(id);
+    if (ids.size() == num_before) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("'", text, "' lacks a token id; give whole numbers, e.g. 1,15043"));
+    }
   }
   return ids;
 }
@@ -147,6 +168,19 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
   if (stream) text << stream.rdbuf();
   if (!stream) return absl::NotFoundError(absl::StrCat("cannot read '", path, "'; check the path"));
   return text.str();
+}
+
+absl::StatusOr<std::string> ReadText(const std::string& path) {
+  ASSIGN_OR_RETURN(std::string text, ReadFile(path));
+  absl::string_view trimmed = text;
+  if (absl::ConsumeSuffix(&trimmed, "\n")) absl::ConsumeSuffix(&trimmed, "\r");
+  if (trimmed.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "there is no text ", path == "-" ? "on standard input" : absl::StrCat("in '", path, "'"),
+        "; give some"));
+  }
+  text.resize(trimmed.size());
+  return text;
 }
 
 }  // namespace tessera::cli

@@ -46,12 +46,17 @@ class Arguments final {
   std::map<std::string, std::vector<std::string>> values_;
 };
 
-// Parses token ids that are separated by commas or white space: "1,2,3" or "1 2 3".
+// Parses token ids that are separated by a comma, by white space or by both: "1,2,3" or "1, 2 3".
+// Nothing between two commas is an error.
 absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text);
 
 std::string FlagHelp(const std::vector<FlagSpec>& specs);
 
 // Returns the content of the file at `path`; "-" means standard input.
 absl::StatusOr<std::string> ReadFile(const std::string& path);
+
+// Returns the text of a file (as ReadFile) without its last line break, because editors and `echo`
+// end a text with a line break that belongs to no prompt. An empty text is an error.
+absl::StatusOr<std::string> ReadText(const std::string& path);
 
 }  // namespace tessera::cli

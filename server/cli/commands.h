@@ -11,6 +11,8 @@ namespace tessera::cli {
 
 class Session;
 
+inline constexpr int kAnyNumber = -1;
+
 struct Command {
   const char* name;
   const char* usage;    // the arguments after the name, e.g. "[PROMPT]"
@@ -18,6 +20,7 @@ struct Command {
   std::vector<FlagSpec> flags;
   // Returns the exit status.
   std::function<int(const Arguments& arguments, Session* session)> run;
+  int max_words = kAnyNumber;  // largest number of words after the name; more are a usage error
 };
 
 std::vector<Command> StreamCommands();   // generate, chat

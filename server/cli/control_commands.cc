@@ -46,12 +46,12 @@ void PrintLoad(const Session& session, const v1::GetLoadResponse& load) {
       Mebibytes(load.kv_bytes()), Mebibytes(load.pool_bytes()), 100 * load.kv_cache_usage(),
       Mebibytes(load.cached_bytes()), static_cast<long long>(load.generated_tokens()),
       load.draining() ? ", draining" : "");
-  std::fflush(stdout);
 }
 
 int RunLoad(const Arguments& arguments, Session* session) {
   v1::GetLoadResponse load;
   if (!arguments.Has("--watch")) {
+    if (arguments.Has("--interval-ms")) return UsageError("--interval-ms needs --watch");
     const int status = RunUnary(session, [&](grpc::ClientContext* context) {
       return session->control().GetLoad(context, {}, &load);
     });
@@ -66,9 +66,13 @@ int RunLoad(const Arguments& arguments, Session* session) {
   if (interval_ms) request.set_interval_ms(*interval_ms);
   const auto context = session->NewContext();
   const auto reader = session->control().WatchLoad(context.get(), request);
-  while (reader->Read(&load)) PrintLoad(*session, load);
+  while (reader->Read(&load)) {
+    PrintLoad(*session, load);
+    session->FlushOrCancel();
+  }
   const grpc::Status status = reader->Finish();
   session->EndContext();
+  if (session->output_failed()) return kFailed;
   if (status.ok() || session->interrupted()) return kOk;  // Ctrl-C is the normal end of a watch
   return session->Fail(status);
 }
@@ -165,7 +169,6 @@ void PrintAdapters(const v1::ListAdaptersResponse& list, const Session& session)
                 adapter.model().c_str(), where, adapter.pinned() ? ", pinned" : "", adapter.rank(),
                 Mebibytes(adapter.bytes()), static_cast<long long>(adapter.running()));
   }
-  std::fflush(stdout);
 }
 
 int RunAdapters(const Arguments& arguments, Session* session) {
@@ -183,9 +186,13 @@ int RunAdapters(const Arguments& arguments, Session* session) {
   if (verb == "watch") {
     const auto context = session->NewContext();
     const auto reader = session->control().WatchAdapters(context.get(), {});
-    while (reader->Read(&list)) PrintAdapters(list, *session);
+    while (reader->Read(&list)) {
+      PrintAdapters(list, *session);
+      session->FlushOrCancel();
+    }
     const grpc::Status status = reader->Finish();
     session->EndContext();
+    if (session->output_failed()) return kFailed;
     return status.ok() || session->interrupted() ? kOk : session->Fail(status);
   }
   const auto call = [&](grpc::ClientContext* context) -> grpc::Status {
@@ -232,22 +239,24 @@ int RunAdapters(const Arguments& arguments, Session* session) {
 
 std::vector<Command> ControlCommands() {
   return {
-      {"models", "", "list the served models", {}, RunModels},
+      {"models", "", "list the served models", {}, RunModels, 0},
       {"load",
        "",
        "show how busy the server is",
        {{"--watch", nullptr, "print again at every interval until Ctrl-C"},
         {"--interval-ms", "N", "interval of --watch in ms (1000)"}},
-       RunLoad},
-      {"cancel", "REQUEST_ID", "end a running call", {}, RunCancel},
+       RunLoad,
+       0},
+      {"cancel", "REQUEST_ID", "end a running call", {}, RunCancel, 1},
       {"drain",
        "",
        "refuse new calls, let running ones finish",
        {{"--exit", nullptr, "end the server when the running calls have finished"},
         {"--wait", nullptr, "return when the running calls have finished"}},
-       RunDrain},
-      {"health", "[SERVICE]", "SERVING or NOT_SERVING (exit status 1)", {}, RunHealth},
-      {"capabilities", "", "show the server's features and limits", {}, RunCapabilities},
+       RunDrain,
+       0},
+      {"health", "[SERVICE]", "SERVING or NOT_SERVING (exit status 1)", {}, RunHealth, 1},
+      {"capabilities", "", "show the server's features and limits", {}, RunCapabilities, 0},
       {"adapters",
        "register|load|unload|pin|unpin|list|watch [NAME] [DIR]",
        "LoRA adapters: register a PEFT folder (on the server's disk), load, pin, ...",

@@ -2,16 +2,21 @@
 // timing and errors to stderr. Exit status: 0 success, 1 the call failed or the server did not
 // answer, 2 wrong command line, 130 interrupted by Ctrl-C.
 
+#include <google/protobuf/stubs/logging.h>
+
 #include <cstdio>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/nearest_word.h"
 #include "kernels/base/version.h"
 #include "server/cli/channel.h"
 #include "server/cli/commands.h"
+#include "server/cli/output.h"
 #include "server/cli/session.h"
 
 namespace tessera::cli {
@@ -78,35 +83,81 @@ std::string TakeCommand(std::vector<std::string>* words) {
   return "";
 }
 
-int Main(std::vector<std::string> words) {
-  const std::vector<Command> commands = AllCommands();
-  const std::string name = TakeCommand(&words);
-  std::vector<FlagSpec> flags = GlobalFlags();
-  const Command* command = FindCommand(commands, name);
-  if (command != nullptr) flags.insert(flags.end(), command->flags.begin(), command->flags.end());
-  if (command == nullptr && !name.empty() && name != "help") {
-    return UsageError(absl::StrCat("unknown command '", name, "'; see tessera --help"));
-  }
-  const absl::StatusOr<Arguments> arguments = Arguments::Parse(words, flags);
-  if (!arguments.ok()) return UsageError(arguments.status());
-  if (arguments->Has("--version")) {
-    std::printf("tessera %s\n", kVersion);
+int UnknownCommand(const std::string& name, const std::vector<Command>& commands) {
+  std::vector<std::string> known = {"help", "version"};
+  for (const Command& command : commands) known.emplace_back(command.name);
+  const std::string nearest = NearestWord(name, known);
+  return UsageError(absl::StrCat(
+      "unknown command '", name, "'; ",
+      nearest.empty() ? "see tessera --help" : absl::StrCat("the nearest command is ", nearest)));
+}
+
+// Prints the help of the command that `words` name, or of all commands.
+int Help(const std::vector<std::string>& words, const std::vector<Command>& commands) {
+  if (words.size() > 1) return UsageError("help takes one COMMAND");
+  if (words.empty()) {
+    PrintHelp(commands);
     return kOk;
   }
-  if (command == nullptr || arguments->Has("--help")) {
-    command == nullptr ? PrintHelp(commands) : PrintCommandHelp(*command);
-    return command == nullptr && name.empty() && !arguments->Has("--help") ? kUsage : kOk;
+  const Command* const command = FindCommand(commands, words[0]);
+  if (command == nullptr) return UnknownCommand(words[0], commands);
+  PrintCommandHelp(*command);
+  return kOk;
+}
+
+int RunCommand(const Command& command, const Arguments& arguments) {
+  const auto num_words = static_cast<int>(arguments.positional().size());
+  if (command.max_words != kAnyNumber && num_words > command.max_words) {
+    return UsageError(absl::StrCat("'", arguments.positional().back(),
+                                   "' is one word too many: tessera ", command.name, " ",
+                                   command.usage));
   }
   SessionOptions options;
-  options.server = ServerAddress(*arguments);
-  options.json = arguments->Has("--json");
-  if (const auto timeout = arguments->Text("--timeout");
+  options.server = ServerAddress(arguments);
+  options.json = arguments.Has("--json");
+  if (const auto timeout = arguments.Text("--timeout");
       timeout && (!absl::SimpleAtod(*timeout, &options.deadline_seconds) ||
                   !(options.deadline_seconds > 0 && options.deadline_seconds < 1e9))) {
     return UsageError(absl::StrCat("--timeout is '", *timeout, "'; give seconds above 0"));
   }
   Session session(options);
-  return command->run(*arguments, &session);
+  return command.run(arguments, &session);
+}
+
+int Dispatch(std::vector<std::string> words) {
+  const std::vector<Command> commands = AllCommands();
+  const std::string name = TakeCommand(&words);
+  const bool is_builtin = name.empty() || name == "help" || name == "version";
+  const Command* const command = FindCommand(commands, name);
+  if (command == nullptr && !is_builtin) return UnknownCommand(name, commands);
+  std::vector<FlagSpec> flags = GlobalFlags();
+  if (command != nullptr) flags.insert(flags.end(), command->flags.begin(), command->flags.end());
+  const absl::StatusOr<Arguments> arguments = Arguments::Parse(words, flags);
+  if (!arguments.ok()) return UsageError(arguments.status());
+  if (arguments->Has("--version") || name == "version") {
+    std::printf("tessera %s\n", kVersion);
+    return kOk;
+  }
+  if (name == "help") return Help(arguments->positional(), commands);
+  if (command == nullptr) {
+    PrintHelp(commands);
+    return arguments->Has("--help") ? kOk : kUsage;
+  }
+  if (arguments->Has("--help")) {
+    PrintCommandHelp(*command);
+    return kOk;
+  }
+  return RunCommand(*command, *arguments);
+}
+
+int Main(std::vector<std::string> words) {
+  // Protobuf would log texts that are not UTF-8 to stderr; the server refuses them with a message.
+  google::protobuf::SetLogHandler(nullptr);
+  const int status = Dispatch(std::move(words));
+  const absl::Status written = FlushOutput();
+  if (written.ok() || status != kOk) return status;
+  std::fprintf(stderr, "tessera: %s\n", std::string(written.message()).c_str());
+  return kFailed;
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "server/cli/channel.h"
+#include "server/cli/output.h"
 
 namespace tessera::cli {
 Session::Session(SessionOptions options)
@@ -49,6 +50,16 @@ bool Session::interrupted() const {
   return interrupted_;
 }
 
+void Session::FlushOrCancel() {
+  if (output_failed_) return;
+  const absl::Status written = FlushOutput();
+  if (written.ok()) return;
+  output_failed_ = true;
+  std::fprintf(stderr, "tessera: %s\n", std::string(written.message()).c_str());
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (current_ != nullptr) current_->TryCancel();
+}
+
 int Session::Fail(const grpc::Status& status) const {
   if (interrupted()) {
     std::fprintf(stderr, "tessera: cancelled\n");
@@ -65,7 +76,6 @@ void Session::PrintJson(const google::protobuf::Message& message) {
   std::string text;
   if (!google::protobuf::util::MessageToJsonString(message, &text, options).ok()) return;
   std::printf("%s\n", text.c_str());
-  std::fflush(stdout);
 }
 
 }  // namespace tessera::cli

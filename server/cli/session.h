@@ -43,6 +43,11 @@ class Session final {
   void EndContext();
   bool interrupted() const;
 
+  // Writes the printed part of a stream to standard output. If it cannot be written, prints why,
+  // cancels the current call, and output_failed() is true from then on.
+  void FlushOrCancel();
+  bool output_failed() const { return output_failed_; }
+
   // Prints the failure and its useful details to stderr; returns the exit status.
   int Fail(const grpc::Status& status) const;
   // Prints a message as one line of JSON.
@@ -55,6 +60,7 @@ class Session final {
   mutable std::mutex mutex_;
   grpc::ClientContext* current_ = nullptr;
   bool interrupted_ = false;
+  bool output_failed_ = false;  // main thread only
   Interrupts interrupts_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Inference::Stub> inference_;

@@ -6,7 +6,9 @@
 #include <map>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/status.h"
 #include "server/cli/commands.h"
@@ -33,6 +35,13 @@ const char* ReasonText(v1::FinishReason reason) {
   }
 }
 
+// The rate of the tokens after the first token; empty if there are none.
+std::string RateText(int64_t num_tokens, int64_t decode_us) {
+  if (num_tokens < 2 || decode_us <= 0) return "";
+  const double rate = static_cast<double>(num_tokens - 1) / (static_cast<double>(decode_us) / 1e6);
+  return absl::StrFormat(", %.1f tokens/s", rate);
+}
+
 // Prints the text of a stream as it arrives. With n > 1 several texts arrive interleaved, so each
 // text is printed only when it is finished.
 class StreamPrinter final {
@@ -57,13 +66,11 @@ class StreamPrinter final {
     }
     whole_ += text;
     std::fputs(text.c_str(), stdout);
-    std::fflush(stdout);
   }
 
   void OnFinished(const v1::GenerateResponse& message) {
     if (several_) std::printf("--- %d ---\n%s", message.index(), held_[message.index()].c_str());
     std::fputs("\n", stdout);
-    std::fflush(stdout);
     if (message.finished().reason() == v1::FINISH_REASON_ERROR) {
       failed_ = true;
       std::fprintf(stderr, "tessera: %s\n", message.finished().status().message().c_str());
@@ -71,18 +78,15 @@ class StreamPrinter final {
     if (quiet_) return;
     const v1::Usage& usage = message.usage();
     const v1::Timing& timing = message.timing();
-    const double seconds = static_cast<double>(timing.decode_us()) / 1e6;
-    const double rate =
-        seconds > 0 ? static_cast<double>(usage.completion_tokens() - 1) / seconds : 0.0;
     std::fprintf(
         stderr,
         "[%lld prompt tokens (%lld cached), %lld generated, %s; queue %.1f ms, first token "
-        "%.1f ms, %.1f tokens/s]\n",
+        "%.1f ms%s]\n",
         static_cast<long long>(usage.prompt_tokens()),
         static_cast<long long>(usage.cached_prompt_tokens()),
         static_cast<long long>(usage.completion_tokens()), ReasonText(message.finished().reason()),
         static_cast<double>(timing.queue_us()) / 1e3, static_cast<double>(timing.ttft_us()) / 1e3,
-        rate);
+        RateText(usage.completion_tokens(), timing.decode_us()).c_str());
   }
 
   const bool json_;
@@ -96,9 +100,13 @@ class StreamPrinter final {
 template <class Reader>
 int PrintStream(Session* session, StreamPrinter* printer, Reader reader) {
   v1::GenerateResponse message;
-  while (reader->Read(&message)) printer->Print(message);
+  while (reader->Read(&message)) {
+    printer->Print(message);
+    session->FlushOrCancel();
+  }
   const grpc::Status status = reader->Finish();
   session->EndContext();
+  if (session->output_failed()) return kFailed;
   if (!status.ok()) {
     if (!session->json() && !printer->text().empty()) std::fputs("\n", stdout);
     return session->Fail(status);
@@ -110,19 +118,47 @@ StreamPrinter NewPrinter(const Arguments& arguments, const Session& session, int
   return StreamPrinter(session.json(), arguments.Has("--quiet"), n > 1);
 }
 
-// The prompt text: the positional words of the command line if there are any, else the content of
-// --prompt-file, else standard input.
+// The prompt text: the positional words of the command line (a single "-" is standard input), else
+// the content of --prompt-file, else standard input.
 absl::StatusOr<std::string> TextArgument(const Arguments& arguments) {
-  if (!arguments.positional().empty()) return absl::StrJoin(arguments.positional(), " ");
-  if (const auto file = arguments.Text("--prompt-file")) return ReadFile(*file);
-  if (isatty(STDIN_FILENO)) {
+  const std::vector<std::string>& words = arguments.positional();
+  const auto file = arguments.Text("--prompt-file");
+  if (!words.empty() && file) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", words[0], "' is given beside --prompt-file; give one of them"));
+  }
+  if (file) return ReadText(*file);
+  if (!words.empty() && words != std::vector<std::string>{"-"}) return absl::StrJoin(words, " ");
+  if (words.empty() && isatty(STDIN_FILENO)) {
     return absl::InvalidArgumentError("there is no text; give it as an argument or on stdin");
   }
-  return ReadFile("-");
+  return ReadText("-");
+}
+
+// Flags that would have no effect are errors.
+absl::Status CheckFlags(const Arguments& arguments, const Session& session) {
+  for (const char* flag : {"--logprobs", "--prompt-logprobs"}) {
+    if (arguments.Has(flag) && !session.json()) {
+      return absl::InvalidArgumentError(absl::StrCat(flag, " is printed with --json only; add it"));
+    }
+  }
+  const bool has_ids = arguments.Has("--token-ids");
+  if (has_ids && (!arguments.positional().empty() || arguments.Has("--prompt-file"))) {
+    return absl::InvalidArgumentError("a text is given beside --token-ids; give one of them");
+  }
+  if (arguments.Has("--echo") && (has_ids || session.json())) {
+    return absl::InvalidArgumentError(absl::StrCat("--echo prints no prompt with ",
+                                                   has_ids ? "--token-ids" : "--json",
+                                                   "; leave one of them out"));
+  }
+  return absl::OkStatus();
 }
 
 int RunGenerate(const Arguments& arguments, Session* session) {
   v1::GenerateRequest request;
+  if (const absl::Status status = CheckFlags(arguments, *session); !status.ok()) {
+    return UsageError(status);
+  }
   if (const absl::Status status = ApplyRequestFlags(arguments, &request); !status.ok()) {
     return UsageError(status);
   }
@@ -176,13 +212,18 @@ int SendChat(const Arguments& arguments, Session* session, v1::ChatRequest* requ
   return status;
 }
 
-// Runs a conversation at a terminal. Each line is a message; an empty line or Ctrl-D ends the
-// conversation.
+// Runs a conversation at a terminal. Each line is a message; blank lines are skipped, and Ctrl-D
+// ends the conversation.
 int Converse(const Arguments& arguments, Session* session, v1::ChatRequest* request) {
+  std::fputs("Ctrl-D ends the conversation, Ctrl-C an answer.\n", stderr);
   std::string line;
   for (;;) {
     std::fputs("> ", stderr);
-    if (!std::getline(std::cin, line) || line.empty()) return kOk;
+    if (!std::getline(std::cin, line)) {
+      std::fputs("\n", stderr);
+      return kOk;
+    }
+    if (absl::StripAsciiWhitespace(line).empty()) continue;
     AddMessage("user", line, request);
     std::string answer;
     const int status = SendChat(arguments, session, request, &answer);
@@ -193,6 +234,9 @@ int Converse(const Arguments& arguments, Session* session, v1::ChatRequest* requ
 
 int RunChat(const Arguments& arguments, Session* session) {
   v1::ChatRequest request;
+  if (const absl::Status status = CheckFlags(arguments, *session); !status.ok()) {
+    return UsageError(status);
+  }
   if (const absl::Status status = FillChat(arguments, &request); !status.ok()) {
     return UsageError(status);
   }

@@ -1,19 +1,21 @@
 // The commands embed, tokenize and detokenize.
 #include <cstdio>
+#include <utility>
 
 #include "absl/strings/str_join.h"
+#include "kernels/base/status.h"
 #include "server/cli/commands.h"
 #include "server/cli/session.h"
 
 namespace tessera::cli {
 namespace {
 
-// The texts on the command line, or standard input as one text.
+// The texts on the command line; without any, or with a single "-", standard input as one text.
 absl::StatusOr<std::vector<std::string>> Texts(const Arguments& arguments) {
-  if (!arguments.positional().empty()) return arguments.positional();
-  absl::StatusOr<std::string> text = ReadFile("-");
-  if (!text.ok()) return text.status();
-  return std::vector<std::string>{*std::move(text)};
+  const std::vector<std::string>& words = arguments.positional();
+  if (!words.empty() && words != std::vector<std::string>{"-"}) return words;
+  ASSIGN_OR_RETURN(std::string text, ReadText("-"));
+  return std::vector<std::string>{std::move(text)};
 }
 
 int RunEmbed(const Arguments& arguments, Session* session) {
@@ -45,6 +47,10 @@ int RunTokenize(const Arguments& arguments, Session* session) {
   const std::string text = absl::StrJoin(*texts, " ");
   v1::TokenizeRequest request;
   if (const auto model = arguments.Text("--model")) request.set_model(*model);
+  if (arguments.Has("--chat") && arguments.Has("--no-special")) {
+    return UsageError(
+        "--no-special has no effect on a chat, whose template writes them; leave it out");
+  }
   if (arguments.Has("--chat")) {
     v1::ChatMessage* message = request.mutable_chat()->add_messages();
     message->set_role("user");

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "kernels/base/nearest_word.h"
 #include "kernels/base/status.h"
 #include "server/config/config_rules.h"
 #include "tessera/v1/config.pb.h"
@@ -205,6 +206,19 @@ absl::StatusOr<Message*> ListElement(const std::string& origin, const std::strin
   return reflection.MutableRepeatedMessage(message, &field, index);
 }
 
+// What is wrong at line `line` (from 0) of a YAML text that the library refused with `message`.
+std::string YamlError(const std::string& text, int line, const std::string& message) {
+  const std::vector<absl::string_view> lines = absl::StrSplit(text, '\n');
+  // The library may report the line after the one with the tab.
+  for (int at : {line, line - 1}) {
+    if (at < 0 || at >= static_cast<int>(lines.size())) continue;
+    const absl::string_view indent = lines[at].substr(0, lines[at].find_first_not_of(" \t"));
+    if (!absl::StrContains(indent, '\t')) continue;
+    return absl::StrCat(at + 1, ": the line is indented with a tab; YAML takes spaces only");
+  }
+  return absl::StrCat(line + 1, ": ", message);
+}
+
 }  // namespace
 
 absl::Status MergeYaml(const std::string& file, const std::string& text, v1::Config* config) {
@@ -216,7 +230,7 @@ absl::Status MergeYaml(const std::string& file, const std::string& text, v1::Con
     const YAML::Node root = YAML::Load(text);
     return YamlMerger(file).MergeMap(root, "", config);
   } catch (const YAML::Exception& e) {
-    return absl::InvalidArgumentError(absl::StrCat(file, ":", e.mark.line + 1, ": ", e.msg));
+    return absl::InvalidArgumentError(absl::StrCat(file, ":", YamlError(text, e.mark.line, e.msg)));
   }
 }
 

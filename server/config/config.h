@@ -46,7 +46,4 @@ absl::StatusOr<HostPort> ParseHostPort(absl::string_view text);
 // model, model names are unique, and no value belongs to a later release.
 absl::Status FinishConfig(v1::Config* config);
 
-// The candidate with the smallest edit distance to `word`; empty when no candidate is near.
-std::string NearestWord(absl::string_view word, const std::vector<std::string>& candidates);
-
 }  // namespace tessera

@@ -19,9 +19,6 @@
 namespace tessera {
 namespace {
 
-// NearestWord finds no candidate for a longer word; this bounds the cost of the edit distance.
-constexpr size_t kMaxWordBytes = 128;
-
 absl::Status CheckLater(const char* path, const std::string& value) {
   const ConfigRule* rule = FindConfigRule(path);
   const std::vector<std::string> later = absl::StrSplit(rule->later, '|');
@@ -99,30 +96,6 @@ absl::StatusOr<HostPort> ParseHostPort(absl::string_view text) {
   }
   return absl::InvalidArgumentError(
       absl::StrCat("is '", text, "'; give HOST:PORT, e.g. 127.0.0.1:50051 or [::1]:50051"));
-}
-
-std::string NearestWord(absl::string_view word, const std::vector<std::string>& candidates) {
-  std::string best;
-  if (word.size() > kMaxWordBytes) return best;
-  size_t best_distance = std::max<size_t>(2, word.size() / 2) + 1;
-  for (const std::string& candidate : candidates) {
-    std::vector<size_t> row(candidate.size() + 1);
-    for (size_t j = 0; j < row.size(); ++j) row[j] = j;
-    for (size_t i = 1; i <= word.size(); ++i) {
-      size_t diagonal = row[0];
-      row[0] = i;
-      for (size_t j = 1; j < row.size(); ++j) {
-        const size_t replaced = diagonal + (word[i - 1] == candidate[j - 1] ? 0 : 1);
-        diagonal = row[j];
-        row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
-      }
-    }
-    if (row.back() < best_distance) {
-      best_distance = row.back();
-      best = candidate;
-    }
-  }
-  return best;
 }
 
 absl::Status FinishConfig(v1::Config* config) {

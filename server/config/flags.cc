@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/nearest_word.h"
 #include "kernels/base/status.h"
 #include "server/config/config.h"
 #include "server/config/config_rules.h"

@@ -272,7 +272,7 @@ TEST_P(CpuLinearTest, PackTellsObserversOfEachRowOnce) {
 }
 
 std::vector<float> RunLogits(Backend* backend, DType dtype, const std::vector<int32_t>& rows,
-                             float softcap) {
+                             float softcap, bool with_norm = true) {
   constexpr int64_t kHidden = 70;
   constexpr int64_t kVocab = 1003;
   std::vector<float> hidden = RandomFloats(50 * kHidden, 1.0f, 1);
@@ -284,7 +284,7 @@ std::vector<float> RunLogits(Backend* backend, DType dtype, const std::vector<in
   args.hidden = Tensor::F32(hidden.data(), 50, kHidden);
   args.token_rows = rows.data();
   args.num_rows = static_cast<int64_t>(rows.size());
-  args.final_norm = {norm.data(), 1e-5f};
+  if (with_norm) args.final_norm = {norm.data(), 1e-5f};
   args.weight = weight.get();
   args.softcap = softcap;
   args.out = Tensor::F32(out.data(), args.num_rows, kVocab);
@@ -307,6 +307,21 @@ TEST_P(CpuLinearTest, LogitsMatchRef) {
       ExpectSameBits(RunLogits(cpu.get(), dtype, {rows[3]}, softcap),
                      std::vector<float>(all.begin() + 3 * 1003, all.begin() + 4 * 1003));
     }
+  }
+}
+
+// Without a norm, fp32 rows are used where they are: the gathered rows, not the first rows.
+TEST_P(CpuLinearTest, LogitsWithoutANormGatherTheirRows) {
+  ThreadTeam team(2);
+  const auto cpu = New(&team);
+  const auto ref = NewRefBackend();
+  const std::vector<int32_t> rows = {49, 3, 3, 17, 0};
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const double abs = dtype == DType::kF32 ? 5e-6 : 4e-3;
+    const std::vector<float> all = RunLogits(cpu.get(), dtype, rows, 0.0f, /*with_norm=*/false);
+    ExpectClose(all, RunLogits(ref.get(), dtype, rows, 0.0f, false), abs, 2e-6);
+    ExpectSameBits(RunLogits(cpu.get(), dtype, {rows[3]}, 0.0f, false),
+                   std::vector<float>(all.begin() + 3 * 1003, all.begin() + 4 * 1003));
   }
 }
 

@@ -9,6 +9,7 @@
 #include "kernels/base/thread_team.h"
 #include "kernels/device/backend.h"
 #include "tests/lib/op_fixtures.h"
+#include "tests/lib/op_properties.h"
 
 namespace tessera::testing {
 namespace {
@@ -80,6 +81,20 @@ TEST(CpuPageOpsTest, EqualsRef) {
     }
     EXPECT_NE(pools[0], before);
     EXPECT_EQ(pools[0], pools[1]) << DTypeName(dtype);
+  }
+}
+
+TEST(CpuPageOpsTest, DoesWhatAPageOpSays) {
+  if (CpuIsas().empty()) GTEST_SKIP() << "no AVX2 here";
+  ThreadTeam team(2);
+  const auto cpu = NewCpuBackend("", &team);
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
+    AttentionCase attention;
+    attention.kv_dtype = dtype;
+    attention.layers_per_group = 3;
+    attention.windows = {0, 30};
+    attention.segments = {{100, 20}};
+    ExpectPageOpsWork(cpu.get(), attention, 9);
   }
 }
 

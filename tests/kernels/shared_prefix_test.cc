@@ -84,6 +84,46 @@ TEST_F(SharedPrefixTest, TwoTreesAndABlockThatDiffersInOnePage) {
   ExpectShared(found[1], 0, 1, {1, 3});
 }
 
+// The keys of a block enter a row's result through pos_delta, temperature and scale too.
+TEST_F(SharedPrefixTest, StreamsThatUseTheirKeysInAnotherWayShareNothing) {
+  AttentionCase attention;
+  attention.segments = {{600, 1}, {600, 1}};
+  const auto expect_groups = [&](size_t num_groups, const auto& change) {
+    const auto built = BuildBatch(attention, 1);
+    SharePages(built.get(), 1, 0, 32);
+    change(&built->arena.data(built->batch.runs)[built->view().run_range(0, 1).begin]);
+    EXPECT_EQ(Find(*built).size(), num_groups);
+  };
+  expect_groups(1, [](KvRun*) {});
+  expect_groups(0, [](KvRun* run) { run->scale = 2.0f; });
+  expect_groups(0, [](KvRun* run) { run->temperature = 2.0f; });
+  expect_groups(0, [](KvRun* run) { run->pos_delta = 1; });
+}
+
+// Each segment has a block of 32 runs with 8 tokens, in half of a page each.
+TEST_F(SharedPrefixTest, OtherTokensOfTheSamePagesAreNotShared) {
+  AttentionCase attention;
+  attention.segments = {{600, 1, 32}, {600, 1, 32}};
+  for (const int first : {0, 8}) {  // of segment 1
+    const auto built = BuildBatch(attention, 1);
+    KvRun* const runs = built->arena.data(built->batch.runs);
+    for (const int segment : {0, 1}) {
+      const Range range = built->view().run_range(0, segment);
+      ASSERT_EQ(range.count, 32);
+      for (int i = 0; i < 32; ++i) {
+        KvRun& run = runs[range.begin + i];
+        run = runs[built->view().run_range(0, 0).begin];  // the pages of segment 0
+        run.page_begin += i;
+        run.num_pages = 1;
+        run.first = segment == 1 ? first : 0;
+        run.count = 8;
+        run.pos_begin = 8 * i;
+      }
+    }
+    EXPECT_EQ(Find(*built).size(), first == 0 ? 1u : 0u);
+  }
+}
+
 TEST_F(SharedPrefixTest, NothingInCommon) {
   AttentionCase attention;
   attention.segments = {{600, 1}, {600, 1}, {3, 1}};

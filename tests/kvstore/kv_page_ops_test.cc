@@ -63,6 +63,23 @@ TEST_F(KvPageOpsTest, SharedPagesAreCopiedBeforeTheyAreWritten) {
   EXPECT_EQ(Hit(tokens), 16);  // the originals are still found
 }
 
+TEST_F(KvPageOpsTest, ACopyHasTheLayersOfItsGroup) {
+  kv_ = NewKvManager(17, kSlabBytes, 1);
+  PageLayout layout = MakeLayout(4, {0, 0});
+  layout.groups[1].num_layers = 1;  // pages of the same bytes with half the layers
+  layout.groups[1].kv_heads = 2;
+  model_ = kv_->AddModel(layout);
+  Run(Iota(8));
+  KvState* const second = Run(Iota(9));
+  ASSERT_TRUE(kv_->EnsureWritable(second, 0, 4));
+  const std::vector<PageOp> ops = kv_->TakePageOps(model_);
+  ASSERT_EQ(ops.size(), 2u);
+  EXPECT_EQ(ops[0].group, 0);
+  EXPECT_EQ(ops[0].layer_end, 2);
+  EXPECT_EQ(ops[1].group, 1);
+  EXPECT_EQ(ops[1].layer_end, 1);
+}
+
 TEST_F(KvPageOpsTest, EnsureWritableIsAllOrNothing) {
   Make(5);
   KvState* state = Run(Iota(16));

@@ -152,9 +152,13 @@ void ExpectPageOpsWork(Backend* backend, const AttentionCase& attention, uint64_
       for (const int stride : {0, page_tokens}) {
         op.src = src;
         op.index_stride = stride;
-        check.Run(op, indices, 0.0, [&](int layer, int t, int head, int part) {
-          return source(indices[2 + (layer * kv_heads + head) * stride + t], layer, head, part);
-        });
+        // Lists are counted from layer 0 of the group, wherever the op starts.
+        for (const int layer_begin : {0, num_layers - 1}) {
+          op.layer_begin = layer_begin;
+          check.Run(op, indices, 0.0, [&](int layer, int t, int head, int part) {
+            return source(indices[2 + (layer * kv_heads + head) * stride + t], layer, head, part);
+          });
+        }
       }
     }
   }

@@ -193,6 +193,18 @@ TEST_F(ResidencyTest, IdleNeedsInSmallerPagesAreNotCountedButGiveWay) {
   EXPECT_FALSE(residency_->IsReady(Id(0)));
 }
 
+// Two slabs are free: enough for two pages of the adapter's model, and for one page of model 1.
+TEST_F(ResidencyTest, FreePagesAreCountedInPagesOfTheModelThatNeedsThem) {
+  Start(12, {1, 2}, {4});
+  Load(0);
+  Cache(1, 3);
+  residency_->SetRecomputeUs(1, kPrecious);
+  ASSERT_EQ(kv_->usage().free_slabs, 2);
+  EXPECT_TRUE(MakeRoom(1, 2, 2));
+  EXPECT_FALSE(residency_->IsReady(Id(0))) << "the adapter is worth less than the prefixes";
+  EXPECT_EQ(CachedSlabs(), 6);
+}
+
 TEST_F(ResidencyTest, IdleNeedsInLargerPagesAreCountedInTheSmaller) {
   Start(20, {2, 1}, {3});
   Load(0);

@@ -5,6 +5,7 @@
 """
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -95,6 +96,12 @@ class DaemonTest(unittest.TestCase):
                 file.write(f"models:\n  - path: {MODEL}\nengine:\n  max_num_seq: 3\n")
             self.expect_refused(f"{path}:4: unknown key 'engine.max_num_seq'; the nearest known key is "
                                 "'engine.max_num_seqs'", "--config", path)
+
+    def test_yaml_with_a_tab(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+            file.write("models:\n  - path: /m\nengine:\n\tmax_num_seqs: 3\n")
+            file.flush()
+            self.expect_refused(f"{file.name}:4: the line is indented with a tab", "--config", file.name)
 
     def test_wrong_models(self):
         with tempfile.TemporaryDirectory() as directory:
@@ -330,7 +337,79 @@ class ClientTest(unittest.TestCase):
             done = self.run_client(*words, code=2)
         done = subprocess.run([CLIENT, "--server", "127.0.0.1:1", "health"], capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, 1)
+        self.assertIn("UNAVAILABLE: cannot connect to 127.0.0.1:1: Connection refused", done.stderr)
         self.assertIn("is tesserad running at 127.0.0.1:1?", done.stderr)
+        done = subprocess.run([CLIENT, "--server", "no-such-host.invalid:1", "health"], capture_output=True, text=True,
+                              timeout=60)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("the host name 'no-such-host.invalid' is not known", done.stderr)
+        self.assertNotIn("ARES", done.stderr)
+
+    def test_misspelt_words(self):
+        self.assertIn("the nearest command is generate", self.run_client("genrate", code=2).stderr)
+        self.assertIn("the nearest known flag is --max-tokens", self.run_client("generate", "--max-token", code=2).stderr)
+
+    def test_what_would_be_ignored_is_refused(self):
+        for words in (("generate", "--token-ids", "1,2", "text"), ("generate", "--logprobs", "2", "text"),
+                      ("chat", "--prompt-logprobs", "2", "text"), ("generate", "--stop-ids", "1,,2", "text"),
+                      ("generate", "--stop-ids", "1,", "text"), ("--json", "generate", "--echo", "text"),
+                      ("generate", "--prompt-file", "/dev/null", "text"), ("models", "first"),
+                      ("load", "--interval-ms", "100"), ("tokenize", "--chat", "--no-special", "text")):
+            done = self.run_client(*words, code=2)
+            self.assertTrue(done.stderr.startswith("tessera: "), done.stderr)
+
+    def test_standard_input(self):
+        ids = self.run_client("tokenize", "Once upon").stdout
+        for given in ("Once upon", "Once upon\n", "Once upon\r\n"):
+            self.assertEqual(self.run_client("tokenize", input=given).stdout, ids)
+            self.assertEqual(self.run_client("tokenize", "-", input=given).stdout, ids)
+        self.assertNotEqual(self.run_client("tokenize", input="Once upon\n\n").stdout, ids)
+        for words in (("generate",), ("generate", "-"), ("chat",), ("embed",), ("tokenize",)):
+            self.assertIn("there is no text on standard input", self.run_client(*words, input="\n", code=2).stderr)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
+            file.write("Once upon\n")
+            file.flush()
+            greedy = ("--temperature", "0", "--max-tokens", "4", "--echo")
+            self.assertTrue(self.run_client("generate", *greedy, "--prompt-file", file.name).stdout.startswith("Once upon"))
+            self.assertEqual(self.run_client("generate", *greedy, "--prompt-file", file.name).stdout,
+                             self.run_client("generate", *greedy, "Once upon").stdout)
+
+    def test_conversation(self):
+        """At a terminal, blank lines are no messages and Ctrl-D ends the conversation."""
+        terminal, end = pty.openpty()
+        with subprocess.Popen([CLIENT, "--server", self.server.address, "chat", "--max-tokens", "3", "--ignore-eos"],
+                              stdin=end, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+            os.close(end)
+            os.write(terminal, b"\n  \nHello\n\x04")
+            _, err = running.communicate(timeout=60)
+        os.close(terminal)
+        self.assertEqual(running.returncode, 0)
+        self.assertEqual(err.count(b"3 generated"), 1, err)
+
+    def test_output_that_cannot_be_written(self):
+        for words in (("generate", "--max-tokens", "3", "Once"), ("--json", "models"), ("models",), ("--help",),
+                      ("--json", "generate", "--max-tokens", "3", "Once"), ("load", "--watch")):
+            with open("/dev/full", "w", encoding="utf-8") as full:
+                done = subprocess.run([CLIENT, "--server", self.server.address, *words], stdout=full,
+                                      stderr=subprocess.PIPE, text=True, timeout=60)
+            self.assertEqual(done.returncode, 1, words)
+            self.assertIn("cannot write to standard output: No space left on device", done.stderr)
+
+    def test_a_proxy(self):
+        proxy = {**os.environ, "http_proxy": "http://127.0.0.1:1", "no_proxy": "", "no_grpc_proxy": ""}
+        self.assertEqual(self.run_client("health", env=proxy).stdout, "SERVING\n")  # loopback uses no proxy
+        server = ("--server", "other-host.invalid:50051")
+        done = subprocess.run([CLIENT, *server, "health"], env=proxy, capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("goes through the proxy http://127.0.0.1:1 of $http_proxy", done.stderr)
+        done = subprocess.run([CLIENT, *server, "health"], env={**proxy, "no_proxy": "a.b,.invalid"},
+                              capture_output=True, text=True, timeout=60)
+        self.assertIn("the host name 'other-host.invalid' is not known", done.stderr)
+
+    def test_rate_of_one_token(self):
+        done = self.run_client("generate", "--ignore-eos", "--max-tokens", "1", "Once")
+        self.assertIn("1 generated", done.stderr)
+        self.assertNotIn("tokens/s", done.stderr)
 
     def test_timeout(self):
         done = self.run_client("--timeout", "0.2", *LONG, code=1)
@@ -362,6 +441,9 @@ class ClientTest(unittest.TestCase):
         self.assertIn("generate", self.run_client("--help").stdout)
         for command in ("generate", "chat", "embed", "tokenize", "models", "adapters", "load", "drain", "health"):
             self.assertIn(f"tessera {command}", self.run_client(command, "--help").stdout)
+            self.assertEqual(self.run_client("help", command).stdout, self.run_client(command, "--help").stdout)
+        self.assertEqual(self.run_client("version").stdout, self.run_client("--version").stdout)
+        self.assertIn("the nearest command is chat", self.run_client("help", "chta", code=2).stderr)
 
 
 if __name__ == "__main__":
