@@ -60,11 +60,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   tessera::Write(dir + "/adapter_config.json", input.substr(0, config_end));
   tessera::Write(dir + "/adapter_model.safetensors", file);
   const tessera::ModelSpec spec = tessera::OneLayer();
+  const auto ranks = tessera::PeftAdapter::ReadRanks(spec, dir);
   const auto adapter = tessera::PeftAdapter::Open(spec, dir);
+  CHECK(ranks.ok() || ranks.status() == adapter.status());
   if (!adapter.ok()) {
     CHECK(!adapter.status().message().empty());
     return 0;
   }
+  CHECK(ranks.ok() && *ranks == (*adapter)->ranks());
   CHECK_GT((*adapter)->max_rank(), 0);
   const auto image =
       tessera::BuildAdapterImage(spec, {{adapter->get(), 0.5f}}, tessera::DType::kBF16, 4096);

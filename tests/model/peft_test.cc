@@ -10,6 +10,7 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "tests/lib/shared_data.h"
 #include "tests/lib/tiny_model.h"
@@ -189,9 +190,180 @@ TEST_F(PeftErrorsTest, WhatComputesSomethingElseIsRefusedByName) {
   EXPECT_THAT(ErrorWith("peft_type", "IA3"), HasSubstr("peft_type"));
   EXPECT_THAT(ErrorWith("layer_replication", Json::array({Json::array({0, 2})})),
               HasSubstr("layer_replication"));
-  EXPECT_THAT(ErrorWith("r", 0), HasSubstr("r is 0"));
+  EXPECT_THAT(ErrorWith("r", 0), HasSubstr("r has an unsupported value; must be an integer"));
   EXPECT_THAT(ErrorWith("rank_pattern", {{"(", 3}}), HasSubstr("regular expression"));
   EXPECT_THAT(ErrorWith("rank_pattern", Json::object()), HasSubstr("has rank"));
+}
+
+// Every key of LoraConfig in PEFT 0.21 that changes what a finished adapter computes.
+TEST_F(PeftErrorsTest, EachVariantOfLoraIsRefusedByName) {
+  const std::map<std::string, Json> variants = {
+      {"use_dora", true},
+      {"fan_in_fan_out", true},
+      {"modules_to_save", {"lm_head"}},
+      {"lora_bias", true},
+      {"trainable_token_indices", {3, 4}},
+      {"layer_replication", Json::array({Json::array({0, 2})})},
+      {"target_parameters", {"mlp.experts"}},
+      {"use_qalora", true},
+      {"use_bdlora", {{"nblocks", 2}}},
+      {"kasa_config", {{"beta", 0.1}}},
+      {"alora_invocation_tokens", {5}},
+      {"arrow_config", {{"top_k", 3}}},
+      {"bias", "lora_only"},
+      {"use_variant_of_next_year", true},
+      {"variant_config", {{"x", 1}}},
+      {"variant_list", {1}},
+  };
+  for (const auto& [key, value] : variants) {
+    EXPECT_THAT(ErrorWith(key, value), HasSubstr("adapter_config.json: " + key + " has an"));
+  }
+}
+
+// The other keys of LoraConfig, and unknown keys that switch nothing on.
+TEST_F(PeftErrorsTest, WhatDoesNotChangeTheResultIsIgnored) {
+  const std::map<std::string, Json> harmless = {
+      {"corda_config", {{"corda_method", "kpm"}}},
+      {"ensure_weight_tying", true},
+      {"eva_config", {{"rho", 2.0}}},
+      {"inference_mode", false},
+      {"layers_pattern", "layers"},
+      {"loftq_config", {{"loftq_bits", 4}}},
+      {"lora_ga_config", {{"scale", "unit"}}},
+      {"megatron_config", {{"x", 1}}},
+      {"megatron_core", "other.core"},
+      {"monteclora_config", {{"num_samples", 2}}},
+      {"qalora_group_size", 32},
+      {"runtime_config", {{"ephemeral_gpu_offload", true}}},
+      {"task_type", "SEQ_CLS"},
+      {"velora_config", {{"scale", 2.0}}},
+      {"auto_mapping", {{"base_model_class", "LlamaForCausalLM"}}},
+      {"use_variant_of_next_year", false},
+      {"variant_config", Json::object()},
+      {"variant_list", nullptr},
+      {"group_size_of_a_variant", 16},
+      {"comment", "made by hand"},
+  };
+  for (const auto& [key, value] : harmless) EXPECT_EQ(ErrorWith(key, value), "") << key;
+}
+
+TEST_F(PeftErrorsTest, InitialisationsThatChangeTheBaseWeightsAreRefused) {
+  for (const char* plain : {"gaussian", "Gaussian", "eva", "mica", "orthogonal"}) {
+    EXPECT_EQ(ErrorWith("init_lora_weights", plain), "") << plain;
+  }
+  for (const bool plain : {true, false}) EXPECT_EQ(ErrorWith("init_lora_weights", plain), "");
+  const std::map<std::string, std::string> moved = {
+      {"pissa", "PiSSA"}, {"pissa_niter_16", "PiSSA"}, {"olora", "OLoRA"}, {"OLoRA", "OLoRA"},
+      {"corda", "CorDA"}, {"lora_ga", "LoRA-GA"},      {"loftq", "LoftQ"}};
+  for (const auto& [init, name] : moved) {
+    const std::string error = ErrorWith("init_lora_weights", init);
+    EXPECT_THAT(error, HasSubstr("init_lora_weights has an unsupported value; " + name)) << init;
+    const bool converts = name != "LoftQ";
+    EXPECT_EQ(error.find("path_initial_model_for_weight_conversion=") != std::string::npos,
+              converts);
+  }
+  EXPECT_THAT(ErrorWith("init_lora_weights", "next_year"), HasSubstr("is not known"));
+}
+
+// A client may register any folder, so errors must not tell what its files hold.
+TEST_F(PeftErrorsTest, ErrorsShowNoValuesOfTheConfiguration) {
+  const std::string secret = "hunter2";
+  for (const char* key : {"peft_type", "r", "lora_alpha", "bias", "init_lora_weights", "use_dora",
+                          "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save"}) {
+    const std::string error = ErrorWith(key, secret);
+    EXPECT_THAT(error, HasSubstr(key));
+    EXPECT_EQ(error.find(secret), std::string::npos) << error;
+  }
+  EXPECT_EQ(ErrorWith("rank_pattern", {{"q_proj", secret}}).find(secret), std::string::npos);
+  const std::string error = ErrorWith("r", 31337);
+  EXPECT_NE(error, "");
+  EXPECT_EQ(error.find("31337"), std::string::npos) << error;
+}
+
+TEST_F(PeftErrorsTest, ValuesThatAreNotFiniteAreRefusedWithTheTensorsName) {
+  const std::string file = dir_ + "/adapter_model.safetensors";
+  for (const std::string type : {"F32", "F16", "BF16"}) {
+    const int64_t width = type == "F32" ? 4 : 2;
+    // The two tensors of q_proj in layer 0, all ones.
+    Json header;
+    int64_t end = 0;
+    for (const auto& [name, rows, cols] :
+         {std::tuple<std::string, int64_t, int64_t>("lora_A", 2, spec_.hidden),
+          {"lora_B", spec_.heads * spec_.head_dim, 2}}) {
+      const int64_t begin = end;
+      end += rows * cols * width;
+      header["base_model.model.model.layers.0.self_attn.q_proj." + name + ".weight"] = {
+          {"dtype", type}, {"shape", {rows, cols}}, {"data_offsets", {begin, end}}};
+    }
+    config_ = {{"peft_type", "LORA"}, {"r", 2}, {"lora_alpha", 2}};
+    const auto error_with = [&](uint32_t bits) {
+      std::string data(static_cast<size_t>(end), '\0');
+      const uint32_t low = width == 4 ? bits : bits >> 16;
+      std::memcpy(data.data() + end - width, &low, static_cast<size_t>(width));
+      const std::string text = header.dump();
+      const uint64_t length = text.size();
+      std::ofstream(file, std::ios::binary)
+          << std::string(reinterpret_cast<const char*>(&length), sizeof(length)) << text << data;
+      return Error();
+    };
+    EXPECT_EQ(error_with(0), "") << type;
+    // Quiet NaN, infinity and its negative; F16 has its exponent in other bits.
+    for (const uint32_t bits : {0x7fc00000u, 0x7f800000u, 0xff800000u}) {
+      const uint32_t of_type = type == "F16" ? (bits & 0xfe000000u) | 0x7c000000u : bits;
+      const std::string error = error_with(of_type);
+      EXPECT_THAT(error, HasSubstr(file + ": base_model.model.model.layers.0.self_attn.q_proj."
+                                          "lora_B.weight has NaN or an infinity"))
+          << type;
+    }
+    EXPECT_TRUE(PeftAdapter::ReadRanks(spec_, dir_).ok()) << "the header is whole";
+  }
+}
+
+TEST_F(PeftErrorsTest, TheHeaderAloneTellsTheRanks) {
+  ASSERT_EQ(Error(), "");
+  const auto ranks = PeftAdapter::ReadRanks(spec_, dir_);
+  ASSERT_TRUE(ranks.ok()) << ranks.status();
+  EXPECT_EQ(*ranks, (*PeftAdapter::Open(spec_, dir_))->ranks());
+  const auto error_with = [&](const std::string& key, const Json& value) {
+    const std::string whole = ErrorWith(key, value);
+    const Json old = config_;
+    config_[key] = value;
+    std::ofstream(dir_ + "/adapter_config.json") << config_.dump();
+    const auto header = PeftAdapter::ReadRanks(spec_, dir_);
+    config_ = old;
+    EXPECT_EQ(header.status().message(), whole);
+    return whole;
+  };
+  EXPECT_THAT(error_with("use_dora", true), HasSubstr("use_dora"));
+  EXPECT_THAT(error_with("peft_type", "IA3"), HasSubstr("peft_type"));
+  EXPECT_THAT(error_with("rank_pattern", Json::object()), HasSubstr("has rank"));
+  ASSERT_EQ(Error(), "");
+  for (const int64_t bytes : {30000, 100, 9, 8, 3, 0}) {
+    std::filesystem::resize_file(dir_ + "/adapter_model.safetensors", bytes);
+    const auto cut = PeftAdapter::ReadRanks(spec_, dir_);
+    EXPECT_FALSE(cut.ok()) << bytes;
+    EXPECT_EQ(cut.status(), PeftAdapter::Open(spec_, dir_).status());
+  }
+}
+
+// The files must lie below the roots after all links are resolved.
+TEST_F(PeftErrorsTest, LinksDoNotLeaveTheRoots) {
+  const std::string root = dir_ + "/root";
+  std::filesystem::create_directories(root);
+  for (const char* name : {"/adapter_config.json", "/adapter_model.safetensors"}) {
+    std::filesystem::rename(dir_ + name, root + name);
+  }
+  EXPECT_TRUE(PeftAdapter::ReadRanks(spec_, root, {root}).ok());
+  for (const char* name : {"/adapter_model.safetensors", "/adapter_config.json"}) {
+    std::filesystem::rename(root + name, dir_ + name);
+    std::filesystem::create_symlink(dir_ + name, root + name);
+    EXPECT_TRUE(PeftAdapter::ReadRanks(spec_, root).ok());
+    for (const absl::Status& status : {PeftAdapter::ReadRanks(spec_, root, {root}).status(),
+                                       PeftAdapter::Open(spec_, root, {root}).status()}) {
+      EXPECT_THAT(status.message(), HasSubstr(root + name));
+      EXPECT_THAT(status.message(), HasSubstr("outside"));
+    }
+  }
 }
 
 TEST_F(PeftErrorsTest, AnotherModelsAdapterIsRefusedWithTheTensorsName) {

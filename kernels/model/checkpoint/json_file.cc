@@ -6,6 +6,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
 
@@ -22,6 +23,13 @@ using Json = nlohmann::json;
 std::string Show(const Json& value) {
   std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
   if (text.size() > kMaxShownBytes) text = text.substr(0, kMaxShownBytes) + "...";
+  return text;
+}
+
+// A key in an error message. Control characters are escaped, and long keys are cut.
+std::string ShowKey(absl::string_view key) {
+  std::string text = absl::Utf8SafeCHexEscape(key.substr(0, kMaxShownBytes));
+  if (key.size() > kMaxShownBytes) text += "...";
   return text;
 }
 
@@ -67,7 +75,8 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes)
   return bytes;
 }
 
-absl::StatusOr<JsonFile> JsonFile::Parse(const std::string& name, absl::string_view text) {
+absl::StatusOr<JsonFile> JsonFile::Parse(const std::string& name, absl::string_view text,
+                                         Values values) {
   // Printing and copying a value are recursive, so the nesting depth is bounded here.
   bool too_deep = false;
   const auto check_depth = [&too_deep](int depth, Json::parse_event_t, const Json&) {
@@ -89,7 +98,7 @@ absl::StatusOr<JsonFile> JsonFile::Parse(const std::string& name, absl::string_v
   }
   JsonFile file;
   file.document_ = std::make_shared<const Document>(Document{root, root.get()});
-  file.state_ = std::make_shared<State>(State{name, absl::OkStatus()});
+  file.state_ = std::make_shared<State>(State{name, values, absl::OkStatus()});
   return file;
 }
 
@@ -101,9 +110,11 @@ absl::StatusOr<JsonFile> JsonFile::Open(const std::string& path) {
 void JsonFile::Fail(absl::string_view key, absl::string_view message) const {
   if (!state_->status.ok()) return;
   const Json* value = document_->Find(key);
+  const std::string is = value == nullptr                    ? "is missing"
+                         : state_->values == Values::kHidden ? "has an unsupported value"
+                                                             : absl::StrCat("is ", Show(*value));
   state_->status = absl::InvalidArgumentError(
-      absl::StrCat(state_->name, ": ", path_, key, value == nullptr ? " is missing" : " is ",
-                   value == nullptr ? "" : Show(*value), "; ", message));
+      absl::StrCat(state_->name, ": ", path_, ShowKey(key), " ", is, "; ", message));
 }
 
 bool JsonFile::Has(absl::string_view key) const { return document_->Find(key) != nullptr; }
@@ -125,6 +136,16 @@ bool JsonFile::IsOff(absl::string_view key) const {
 bool JsonFile::IsList(absl::string_view key) const {
   const Json* const value = document_->Find(key);
   return value != nullptr && value->is_array();
+}
+
+bool JsonFile::IsString(absl::string_view key) const {
+  const Json* const value = document_->Find(key);
+  return value != nullptr && value->is_string();
+}
+
+bool JsonFile::IsNumber(absl::string_view key) const {
+  const Json* const value = document_->Find(key);
+  return value != nullptr && value->is_number();
 }
 
 int64_t JsonFile::Int(absl::string_view key, int64_t min, int64_t max,

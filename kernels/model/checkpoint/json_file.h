@@ -25,14 +25,20 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes)
 
 class JsonFile final {
  public:
+  // Whether errors show the values of the file. They are hidden in a file that a client of the
+  // server named, because the file may be one that the client must not read.
+  enum class Values { kShown, kHidden };
+
   // Errors call the text `name`, which is usually its path.
-  static absl::StatusOr<JsonFile> Parse(const std::string& name, absl::string_view text);
+  static absl::StatusOr<JsonFile> Parse(const std::string& name, absl::string_view text,
+                                        Values values = Values::kShown);
   static absl::StatusOr<JsonFile> Open(const std::string& path);
 
   // The first error of this object, of its copies and of the objects that Object() and Empty() made
   // from it.
   const absl::Status& status() const { return state_->status; }
-  // Records the error "FILE: KEY is VALUE; MESSAGE".
+  // Records the error "FILE: KEY is VALUE; MESSAGE", or "FILE: KEY has an unsupported value;
+  // MESSAGE" if values are hidden.
   void Fail(absl::string_view key, absl::string_view message) const;
 
   // Whether the key is present and its value is not null.
@@ -42,6 +48,8 @@ class JsonFile final {
   // Whether the value is absent, null, false, 0, "" or an empty list or object.
   bool IsOff(absl::string_view key) const;
   bool IsList(absl::string_view key) const;
+  bool IsString(absl::string_view key) const;
+  bool IsNumber(absl::string_view key) const;
   // An integer in [min, max]. An absent or null value gives the fallback; without a fallback it is
   // an error.
   int64_t Int(absl::string_view key, int64_t min, int64_t max,
@@ -65,6 +73,7 @@ class JsonFile final {
   struct Document;  // holds the parsed JSON
   struct State {
     std::string name;
+    Values values = Values::kShown;
     absl::Status status;
   };
 

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -172,8 +171,9 @@ std::optional<uint64_t> ShapeBytes(const std::vector<uint64_t>& shape, uint64_t 
   return bytes <= limit ? std::optional<uint64_t>(bytes) : std::nullopt;
 }
 
+// `data` has the bytes behind the header; it is null if only the header was read.
 absl::StatusOr<StoredTensor> CheckEntry(const std::string& file, const HeaderHandler::Entry& entry,
-                                        absl::string_view data) {
+                                        const char* data, uint64_t data_bytes) {
   if (!entry.has_dtype || !entry.has_shape || !entry.has_offsets) {
     return Error(file, entry.name, "must have dtype, shape and data_offsets");
   }
@@ -189,12 +189,12 @@ absl::StatusOr<StoredTensor> CheckEntry(const std::string& file, const HeaderHan
   }
   const uint64_t begin = entry.offsets[0];
   const uint64_t end = entry.offsets[1];
-  if (end > data.size()) {
+  if (end > data_bytes) {
     return Error(file, entry.name,
-                 absl::StrCat("ends at data byte ", end, " but the file has only ", data.size(),
+                 absl::StrCat("ends at data byte ", end, " but the file has only ", data_bytes,
                               "; the file is truncated or its header lies"));
   }
-  const std::optional<uint64_t> bytes = ShapeBytes(entry.shape, type->bytes, data.size());
+  const std::optional<uint64_t> bytes = ShapeBytes(entry.shape, type->bytes, data_bytes);
   if (bytes != end - begin) {
     return Error(file, entry.name,
                  absl::StrCat("has data_offsets of ", end - begin, " bytes, which is not what ",
@@ -208,7 +208,7 @@ absl::StatusOr<StoredTensor> CheckEntry(const std::string& file, const HeaderHan
     if (size > INT64_MAX) return Error(file, entry.name, "has an absurd shape");
     tensor.shape.push_back(static_cast<int64_t>(size));
   }
-  tensor.data = data.data() + begin;
+  if (data != nullptr) tensor.data = data + begin;
   tensor.num_bytes = static_cast<int64_t>(end - begin);
   tensor.file = file;
   return tensor;
@@ -240,26 +240,33 @@ std::string StoredTensor::ShapeString() const {
   return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
 }
 
-absl::StatusOr<StoredTensors> ParseSafetensors(const std::string& file, absl::string_view bytes) {
-  if (bytes.size() < kLengthBytes) {
+namespace {
+
+// The number of bytes of the JSON header. `start` has the first bytes of a file of `file_bytes`.
+absl::StatusOr<uint64_t> HeaderBytes(const std::string& file, absl::string_view start,
+                                     uint64_t file_bytes) {
+  if (file_bytes < kLengthBytes) {
     return Error(file, "", "is too short for a safetensors file");
   }
   uint64_t header_bytes = 0;
   for (size_t i = 0; i < kLengthBytes; ++i) {
-    header_bytes |= static_cast<uint64_t>(static_cast<unsigned char>(bytes[i])) << (8 * i);
+    header_bytes |= static_cast<uint64_t>(static_cast<unsigned char>(start[i])) << (8 * i);
   }
   if (header_bytes > static_cast<uint64_t>(kMaxSafetensorsHeaderBytes)) {
     return Error(file, "",
                  absl::StrCat("states a header of ", header_bytes, " bytes; at most ",
                               kMaxSafetensorsHeaderBytes, " are allowed"));
   }
-  if (header_bytes > bytes.size() - kLengthBytes) {
+  if (header_bytes > file_bytes - kLengthBytes) {
     return Error(file, "",
                  absl::StrCat("states a header of ", header_bytes, " bytes but has only ",
-                              bytes.size() - kLengthBytes, "; the file is truncated"));
+                              file_bytes - kLengthBytes, "; the file is truncated"));
   }
-  const absl::string_view header = bytes.substr(kLengthBytes, header_bytes);
-  const absl::string_view data = bytes.substr(kLengthBytes + header_bytes);
+  return header_bytes;
+}
+
+absl::StatusOr<StoredTensors> ParseHeader(const std::string& file, absl::string_view header,
+                                          const char* data, uint64_t data_bytes) {
   HeaderHandler handler;
   if (header.empty() || header[0] != '{') {
     return Error(file, "", "has a header that is not a JSON object");
@@ -269,11 +276,31 @@ absl::StatusOr<StoredTensors> ParseSafetensors(const std::string& file, absl::st
   }
   StoredTensors tensors;
   for (const HeaderHandler::Entry& entry : handler.entries()) {
-    ASSIGN_OR_RETURN(StoredTensor tensor, CheckEntry(file, entry, data));
+    ASSIGN_OR_RETURN(StoredTensor tensor, CheckEntry(file, entry, data, data_bytes));
     tensors.emplace(entry.name, std::move(tensor));
   }
-  RETURN_IF_ERROR(CheckCoverage(file, &handler.entries(), data.size()));
+  RETURN_IF_ERROR(CheckCoverage(file, &handler.entries(), data_bytes));
   return tensors;
+}
+
+}  // namespace
+
+absl::StatusOr<StoredTensors> ParseSafetensors(const std::string& file, absl::string_view bytes) {
+  ASSIGN_OR_RETURN(const uint64_t header_bytes, HeaderBytes(file, bytes, bytes.size()));
+  const absl::string_view data = bytes.substr(kLengthBytes + header_bytes);
+  return ParseHeader(file, bytes.substr(kLengthBytes, header_bytes), data.data(), data.size());
+}
+
+absl::StatusOr<StoredTensors> ReadSafetensorsHeader(const std::string& path,
+                                                    const ForeignFileOptions& options) {
+  ASSIGN_OR_RETURN(const ForeignFile file, ForeignFile::Open(path, options));
+  const auto file_bytes = static_cast<uint64_t>(file.size());
+  std::string start(std::min<uint64_t>(kLengthBytes, file_bytes), '\0');
+  RETURN_IF_ERROR(file.ReadAt(0, static_cast<int64_t>(start.size()), start.data()));
+  ASSIGN_OR_RETURN(const uint64_t header_bytes, HeaderBytes(path, start, file_bytes));
+  std::string header(header_bytes, '\0');
+  RETURN_IF_ERROR(file.ReadAt(kLengthBytes, static_cast<int64_t>(header_bytes), header.data()));
+  return ParseHeader(path, header, nullptr, file_bytes - kLengthBytes - header_bytes);
 }
 
 absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& path) {
@@ -310,13 +337,6 @@ absl::Status Checkpoint::Add(const std::string& path) {
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenFile(const std::string& path) {
   std::unique_ptr<Checkpoint> checkpoint(new Checkpoint());
   RETURN_IF_ERROR(checkpoint->Add(path));
-  return checkpoint;
-}
-
-absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::ReadIntoMemory(const std::string& path) {
-  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint());
-  ASSIGN_OR_RETURN(checkpoint->bytes_, ReadFile(path, std::numeric_limits<int64_t>::max()));
-  ASSIGN_OR_RETURN(checkpoint->tensors_, ParseSafetensors(path, checkpoint->bytes_));
   return checkpoint;
 }
 

@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "kernels/base/foreign_file.h"
 #include "kernels/base/types.h"
 
 namespace tessera {
@@ -37,6 +38,10 @@ inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
 // Checks the bytes of a whole file and lists its tensors. Errors name `file` and the tensor.
 absl::StatusOr<StoredTensors> ParseSafetensors(const std::string& file, absl::string_view bytes);
 
+// Reads the header of a file and checks it as ParseSafetensors does. The tensors have no data.
+absl::StatusOr<StoredTensors> ReadSafetensorsHeader(const std::string& path,
+                                                    const ForeignFileOptions& options);
+
 // A file mapped for reading.
 class MappedFile final {
  public:
@@ -58,9 +63,6 @@ class Checkpoint final {
  public:
   // Maps one file.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenFile(const std::string& path);
-  // Reads one file into memory. A process that truncates the file meanwhile causes an error here,
-  // and not a fault when the tensors are read.
-  static absl::StatusOr<std::unique_ptr<Checkpoint>> ReadIntoMemory(const std::string& path);
   // Maps `dir`/model.safetensors, or the shards that `dir`/model.safetensors.index.json lists.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenDir(const std::string& dir);
 
@@ -80,7 +82,6 @@ class Checkpoint final {
   absl::Status Add(const std::string& path);
 
   std::vector<std::unique_ptr<MappedFile>> files_;
-  std::string bytes_;  // content of the file that ReadIntoMemory read
   StoredTensors tensors_;
 };
 

@@ -5,9 +5,12 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "kernels/base/finite.h"
+#include "kernels/base/foreign_file.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "kernels/model/lora/blend_svd.h"
@@ -17,6 +20,8 @@
 namespace tessera {
 namespace {
 
+constexpr int64_t kMaxTensorsBytes = int64_t{16} << 30;
+constexpr size_t kMaxShownName = 200;
 constexpr absl::string_view kPrefix = "base_model.model.";
 constexpr const char* kBlocks[kNumLoraTargets] = {
     "self_attn", "self_attn", "self_attn", "self_attn", "mlp", "mlp", "mlp"};
@@ -47,6 +52,19 @@ std::optional<TensorName> ParseName(absl::string_view name, int num_layers) {
     if (absl::EndsWith(module, absl::StrCat(".", name.substr(dot + 1)))) return parsed;
   }
   return std::nullopt;
+}
+
+// A tensor's name in an error message. Control characters are escaped, and long names are cut.
+std::string ShowName(absl::string_view name) {
+  std::string text = absl::Utf8SafeCHexEscape(name.substr(0, kMaxShownName));
+  if (name.size() > kMaxShownName) text += "...";
+  return text;
+}
+
+std::string ConfigFile(const std::string& dir) { return absl::StrCat(dir, "/adapter_config.json"); }
+
+std::string TensorsFile(const std::string& dir) {
+  return absl::StrCat(dir, "/adapter_model.safetensors");
 }
 
 std::vector<float> ReadFloats(const StoredTensor& tensor) {
@@ -97,21 +115,48 @@ std::string LoraModuleName(int layer, LoraTarget target) {
                       LoraTargetName(target));
 }
 
-absl::StatusOr<std::unique_ptr<PeftAdapter>> PeftAdapter::Open(const ModelSpec& spec,
-                                                               const std::string& dir) {
-  const std::string config_path = absl::StrCat(dir, "/adapter_config.json");
-  const std::string file = absl::StrCat(dir, "/adapter_model.safetensors");
-  ASSIGN_OR_RETURN(const PeftConfig config, PeftConfig::Open(config_path));
+absl::StatusOr<std::unique_ptr<PeftAdapter>> PeftAdapter::Open(
+    const ModelSpec& spec, const std::string& dir, const std::vector<std::string>& roots) {
+  const std::string file = TensorsFile(dir);
+  ASSIGN_OR_RETURN(const PeftConfig config, PeftConfig::Open(ConfigFile(dir), roots));
   std::unique_ptr<PeftAdapter> adapter(new PeftAdapter());
-  ASSIGN_OR_RETURN(adapter->checkpoint_, Checkpoint::ReadIntoMemory(file));
-  RETURN_IF_ERROR(adapter->TakeTensors(spec, file));
-  RETURN_IF_ERROR(adapter->CheckShapes(spec, file));
-  adapter->ranks_.resize(adapter->matrices_.size(), 0);
+  ASSIGN_OR_RETURN(adapter->bytes_, ReadForeignFile(file, {kMaxTensorsBytes, roots}));
+  ASSIGN_OR_RETURN(adapter->tensors_, ParseSafetensors(file, adapter->bytes_));
+  RETURN_IF_ERROR(adapter->Take(spec, dir, config, adapter->tensors_));
+  for (const auto& [name, tensor] : adapter->tensors_) {
+    const int64_t count = tensor.num_bytes / DTypeBytes(*tensor.dtype);
+    if (AllFinite(tensor.data, count, *tensor.dtype)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ": ", name,
+                     " has NaN or an infinity; the adapter is damaged, download it again or train "
+                     "it again"));
+  }
+  return adapter;
+}
+
+absl::StatusOr<std::vector<int32_t>> PeftAdapter::ReadRanks(const ModelSpec& spec,
+                                                            const std::string& dir,
+                                                            const std::vector<std::string>& roots) {
+  ASSIGN_OR_RETURN(const PeftConfig config, PeftConfig::Open(ConfigFile(dir), roots));
+  ASSIGN_OR_RETURN(const StoredTensors tensors,
+                   ReadSafetensorsHeader(TensorsFile(dir), {kMaxTensorsBytes, roots}));
+  PeftAdapter adapter;
+  RETURN_IF_ERROR(adapter.Take(spec, dir, config, tensors));
+  return std::move(adapter.ranks_);
+}
+
+absl::Status PeftAdapter::Take(const ModelSpec& spec, const std::string& dir,
+                               const PeftConfig& config, const StoredTensors& tensors) {
+  const std::string config_path = ConfigFile(dir);
+  const std::string file = TensorsFile(dir);
+  RETURN_IF_ERROR(TakeTensors(spec, file, tensors));
+  RETURN_IF_ERROR(CheckShapes(spec, file));
+  ranks_.resize(matrices_.size(), 0);
   for (int layer = 0; layer < spec.num_layers; ++layer) {
     for (int t = 0; t < kNumLoraTargets; ++t) {
       const LoraTarget target = static_cast<LoraTarget>(t);
       const std::string module = LoraModuleName(layer, target);
-      Matrices& matrices = adapter->matrices_[adapter->Index(layer, target)];
+      Matrices& matrices = matrices_[Index(layer, target)];
       if (matrices.a == nullptr) {
         if (!config.Expects(LoraTargetName(target))) continue;
         return absl::InvalidArgumentError(
@@ -121,23 +166,26 @@ absl::StatusOr<std::unique_ptr<PeftAdapter>> PeftAdapter::Open(const ModelSpec& 
       const int32_t rank = static_cast<int32_t>(matrices.a->shape[0]);
       if (rank != config.RankOf(module)) {
         return absl::InvalidArgumentError(
-            absl::StrCat(file, ": ", kPrefix, module, ".lora_A.weight has rank ", rank, "; ",
-                         config_path, " says ", config.RankOf(module)));
+            absl::StrCat(file, ": ", kPrefix, module, ".lora_A.weight has rank ", rank,
+                         ", and r or rank_pattern in ", config_path,
+                         " gives it another one; both files must be of one adapter"));
       }
       matrices.scale = config.ScaleOf(module, rank);
-      adapter->ranks_[adapter->Index(layer, target)] = rank;
+      ranks_[Index(layer, target)] = rank;
     }
   }
-  return adapter;
+  return absl::OkStatus();
 }
 
-absl::Status PeftAdapter::TakeTensors(const ModelSpec& spec, const std::string& file) {
+absl::Status PeftAdapter::TakeTensors(const ModelSpec& spec, const std::string& file,
+                                      const StoredTensors& tensors) {
   matrices_.resize(static_cast<size_t>(spec.num_layers) * kNumLoraTargets);
-  for (const auto& [name, tensor] : checkpoint_->tensors()) {
+  for (const auto& [name, tensor] : tensors) {
     const std::optional<TensorName> parsed = ParseName(name, spec.num_layers);
     if (!parsed.has_value()) {
       return absl::InvalidArgumentError(absl::StrCat(
-          file, ": ", name, " is no LoRA tensor of this model, which has ", spec.num_layers,
+          file, ": ", ShowName(name), " is no LoRA tensor of this model, which has ",
+          spec.num_layers,
           " layers; adapters may change q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and "
           "down_proj of ",
           kPrefix, "model.layers.N"));
@@ -232,6 +280,14 @@ void AddTensors(const LoraTensors& tensors, Sha256* sha) {
 
 }  // namespace
 
+absl::StatusOr<AdapterLayout> PlanImage(const ModelSpec& spec, const std::vector<int32_t>& ranks,
+                                        DType dtype, int64_t page_bytes) {
+  AdapterLayout layout = PlanAdapter(LoraShapeOf(spec), ranks, dtype, page_bytes);
+  if (layout.num_pages > 0) return layout;
+  return absl::ResourceExhaustedError(
+      absl::StrCat("a row of the adapter is larger than a page of ", page_bytes, " bytes"));
+}
+
 absl::StatusOr<AdapterImage> BuildAdapterImage(const ModelSpec& spec,
                                                const std::vector<WeightedAdapter>& adapters,
                                                DType dtype, int64_t page_bytes, int32_t max_rank,
@@ -245,11 +301,7 @@ absl::StatusOr<AdapterImage> BuildAdapterImage(const ModelSpec& spec,
     for (int32_t& rank : ranks) rank = std::min(rank, max_rank);
   }
   AdapterImage image;
-  image.layout = PlanAdapter(shape, ranks, dtype, page_bytes);
-  if (image.layout.num_pages == 0) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("a row of the adapter is larger than a page of ", page_bytes, " bytes"));
-  }
+  ASSIGN_OR_RETURN(image.layout, PlanImage(spec, ranks, dtype, page_bytes));
   image.pages.resize(static_cast<size_t>(image.layout.num_pages * page_bytes));
   for (int layer = 0; layer < spec.num_layers; ++layer) {
     for (int t = 0; t < kNumLoraTargets; ++t) {

@@ -2,7 +2,8 @@
 // Hugging Face Hub holds them. Adapters may have any rank, rank and alpha patterns, rank-stabilised
 // scaling, and may change any subset of a layer's seven linears. Open refuses by name every setting
 // under which the adapter computes something else (DoRA, modules_to_save, biases, fan_in_fan_out,
-// ...). Open checks all tensors against the model; an error names the file and the key or tensor.
+// ...). Open checks all tensors against the model and refuses values that are not finite; an error
+// names the file and the key or tensor.
 // Immutable after Open; any thread.
 #pragma once
 
@@ -21,10 +22,18 @@ namespace tessera {
 
 inline constexpr int32_t kMaxLoraRank = 4096;
 
+class PeftConfig;
+
 class PeftAdapter final {
  public:
-  static absl::StatusOr<std::unique_ptr<PeftAdapter>> Open(const ModelSpec& spec,
-                                                           const std::string& dir);
+  // The files must lie below one of `roots` (kernels/base/foreign_file.h; empty: anywhere).
+  static absl::StatusOr<std::unique_ptr<PeftAdapter>> Open(
+      const ModelSpec& spec, const std::string& dir, const std::vector<std::string>& roots = {});
+  // Checks the configuration and the header of the tensors as Open does, without reading the
+  // tensors, and returns what ranks() would be.
+  static absl::StatusOr<std::vector<int32_t>> ReadRanks(const ModelSpec& spec,
+                                                        const std::string& dir,
+                                                        const std::vector<std::string>& roots = {});
 
   // [layers, kNumLoraTargets]; 0: the adapter does not change this linear.
   const std::vector<int32_t>& ranks() const { return ranks_; }
@@ -47,10 +56,15 @@ class PeftAdapter final {
   size_t Index(int layer, LoraTarget target) const {
     return static_cast<size_t>(layer) * kNumLoraTargets + static_cast<size_t>(target);
   }
-  absl::Status TakeTensors(const ModelSpec& spec, const std::string& file);
+  // Takes the matrices out of `tensors`, and their ranks and scales out of the configuration.
+  absl::Status Take(const ModelSpec& spec, const std::string& dir, const PeftConfig& config,
+                    const StoredTensors& tensors);
+  absl::Status TakeTensors(const ModelSpec& spec, const std::string& file,
+                           const StoredTensors& tensors);
   absl::Status CheckShapes(const ModelSpec& spec, const std::string& file) const;
 
-  std::unique_ptr<Checkpoint> checkpoint_;
+  std::string bytes_;  // content of adapter_model.safetensors
+  StoredTensors tensors_;
   std::vector<Matrices> matrices_;  // [layers, kNumLoraTargets]
   std::vector<int32_t> ranks_;
 };
@@ -70,10 +84,15 @@ struct AdapterImage {
   std::vector<char> pages;  // [num_pages, page_bytes]
 };
 
+// Plans the places of an adapter with these ranks [layers, kNumLoraTargets] in pages. Returns
+// RESOURCE_EXHAUSTED when a row does not fit into a page.
+absl::StatusOr<AdapterLayout> PlanImage(const ModelSpec& spec, const std::vector<int32_t>& ranks,
+                                        DType dtype, int64_t page_bytes);
+
 // Builds the image of the adapters' weighted sum. The sum is exact: the rank rows of all adapters
 // are concatenated. A linear whose ranks add up to more than `max_rank` (0: no bound) gets the
-// nearest matrices of rank `max_rank` instead (blend_svd.h), which are slow to compute. Returns
-// RESOURCE_EXHAUSTED when a row does not fit into a page. REQUIRES: all adapters were opened with
+// nearest matrices of rank `max_rank` instead (blend_svd.h), which are slow to compute. Errors are
+// those of PlanImage and of TruncateRank. REQUIRES: all adapters were opened with
 // `spec`; dtype is kF32, kBF16 or kI8. `nearest` (null: none) receives the bytes of all nearest
 // matrices, which depend on the code that computes them and not on the adapters alone.
 absl::StatusOr<AdapterImage> BuildAdapterImage(const ModelSpec& spec,

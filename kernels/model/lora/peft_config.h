@@ -16,8 +16,11 @@ namespace tessera {
 
 class PeftConfig final {
  public:
-  // Refuses a file whose settings ask for anything but plain LoRA on linears.
-  static absl::StatusOr<PeftConfig> Open(const std::string& path);
+  // Refuses a file whose settings ask for anything but plain LoRA on linears, or have an unknown
+  // key that may do so. Errors name keys and show no values, because a client may name any folder.
+  // The file must lie below one of `roots` (ForeignFileOptions).
+  static absl::StatusOr<PeftConfig> Open(const std::string& path,
+                                         const std::vector<std::string>& roots);
   PeftConfig(PeftConfig&&) noexcept;
   ~PeftConfig();
 
