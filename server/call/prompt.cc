@@ -59,8 +59,9 @@ absl::StatusOr<TokenIds> EncodeParts(const v1::Parts& parts, const ServedModel& 
     const v1::Part& part = parts.parts(i);
     const std::string field = absl::StrCat("parts[", i, "]");
     if (part.document_id().size() > static_cast<size_t>(kMaxNameBytes)) {
-      return FieldError(absl::StrCat(field, ".document_id"),
-                        absl::StrCat("is longer than ", kMaxNameBytes, " bytes"));
+      return FieldError(
+          absl::StrCat(field, ".document_id"),
+          absl::StrCat("has ", part.document_id().size(), " bytes; give at most ", kMaxNameBytes));
     }
     absl::StatusOr<TokenIds> ids;
     switch (part.content_case()) {

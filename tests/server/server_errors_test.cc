@@ -86,7 +86,7 @@ TEST_F(ErrorsTest, Sampling) {
     ExpectRefused(with([&](auto* s) { s->set_frequency_penalty(bad); }),
                   "sampling.frequency_penalty");
   }
-  ExpectRefused(with([](auto* s) { s->set_top_k(-1); }), "sampling.top_k", "at least 0");
+  ExpectRefused(with([](auto* s) { s->set_top_k(-2); }), "sampling.top_k", "at least -1");
   for (const int bad : {0, -1, 129, 100'000, std::numeric_limits<int>::max()}) {
     ExpectRefused(with([&](auto* s) { s->set_n(bad); }), "sampling.n", "from 1 to 128");
   }
@@ -109,10 +109,12 @@ TEST_F(ErrorsTest, Stopping) {
   for (const int64_t bad : {int64_t{0}, int64_t{-5}, std::numeric_limits<int64_t>::min()}) {
     ExpectRefused(with([&](auto* s) { s->set_max_tokens(bad); }), "stopping.max_tokens",
                   "at least 1");
-    ExpectRefused(with([&](auto* s) { s->set_time_limit_ms(bad); }), "stopping.time_limit_ms");
   }
-  ExpectRefused(with([](auto* s) { s->set_time_limit_ms(std::numeric_limits<int64_t>::max()); }),
-                "stopping.time_limit_ms");
+  for (const int64_t bad :
+       {int64_t{0}, int64_t{-5}, kMaxTimeLimitMs + 1, std::numeric_limits<int64_t>::max()}) {
+    ExpectRefused(with([&](auto* s) { s->set_time_limit_ms(bad); }), "stopping.time_limit_ms",
+                  absl::StrCat("is ", bad, "; give a whole number from 1 to 31536000000"));
+  }
   ExpectRefused(with([](auto* s) { s->set_min_tokens(-1); }), "stopping.min_tokens");
   ExpectRefused(with([](auto* s) { s->set_min_tokens(5); }), "stopping.min_tokens",
                 "more than max_tokens (4)");
@@ -174,7 +176,7 @@ TEST_F(ErrorsTest, Prompts) {
   ExpectRefused(request, "parts[1]", "is empty");
   request.mutable_parts()->mutable_parts(1)->set_text("b");
   request.mutable_parts()->mutable_parts(1)->set_document_id(std::string(257, 'd'));
-  ExpectRefused(request, "parts[1].document_id");
+  ExpectRefused(request, "parts[1].document_id", "has 257 bytes; give at most 256");
 }
 
 TEST_F(ErrorsTest, PromptThatFillsTheContext) {
