@@ -184,11 +184,28 @@ TEST_F(ErrorsTest, PromptThatFillsTheContext) {
   // with one token less is served (see MaxTokensBeyondTheContext).
   ExpectReason(Generate(TextRequest(std::string(kFakeContext - 1, 'x'))).status,
                grpc::StatusCode::INVALID_ARGUMENT, "PROMPT_TOO_LONG",
-               "has 4096 tokens and fills the context of model 'bytes'");
+               "has 4096 tokens; the context of model 'bytes' has 4096 for prompt and output");
   v1::GenerateRequest request;
   for (int i = 0; i < 5000; ++i) request.mutable_token_ids()->add_ids(1);
   ExpectReason(Generate(request).status, grpc::StatusCode::INVALID_ARGUMENT, "PROMPT_TOO_LONG",
                "shorten it to at most 4095");
+  // A prompt that is only scored needs room for its one output token too.
+  v1::GenerateRequest scored = TextRequest(std::string(kFakeContext - 1, 'x'), 1);
+  scored.mutable_output()->set_prompt_logprobs(0);
+  ExpectReason(Generate(scored).status, grpc::StatusCode::INVALID_ARGUMENT, "PROMPT_TOO_LONG",
+               "shorten it to at most 4095");
+}
+
+TEST_F(ErrorsTest, AnEmbeddingOfMoreThanTheContext) {
+  v1::EmbedRequest request;
+  request.add_inputs()->set_text("x");
+  v1::TokenIds* ids = request.add_inputs()->mutable_token_ids();
+  for (int64_t i = 0; i <= kFakeContext; ++i) ids->add_ids(1);
+  v1::EmbedResponse response;
+  ExpectReason(stub_->Embed(NewContext().get(), request, &response),
+               grpc::StatusCode::INVALID_ARGUMENT, "PROMPT_TOO_LONG",
+               "inputs[1] has 4097 tokens; the context of model 'bytes' has 4096; shorten it to at "
+               "most 4096");
 }
 
 TEST_F(ErrorsTest, TenMegabytePrompts) {

@@ -250,6 +250,18 @@ TEST_F(StreamTest, ChatUsesTheTemplateAndAddsNoSpecialTokens) {
   EXPECT_EQ(Chat(request).Text(), "[user]hi<tools:2><7>");
 }
 
+// An embedding generates nothing, so it needs no room for an output token.
+TEST_F(StreamTest, AnEmbeddingTakesTheWholeContext) {
+  v1::EmbedRequest request;
+  v1::TokenIds* ids = request.add_inputs()->mutable_token_ids();
+  for (int64_t i = 0; i < kFakeContext; ++i) ids->add_ids(1);
+  v1::EmbedResponse response;
+  const grpc::Status status = stub_->Embed(NewContext().get(), request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.embeddings_size(), 1);
+  EXPECT_EQ(response.usage().prompt_tokens(), kFakeContext);
+}
+
 TEST_F(StreamTest, EmbedTokenizeDetokenize) {
   v1::EmbedRequest embed;
   embed.add_inputs()->set_text("a");
