@@ -76,7 +76,8 @@ bool StreamOutput::OnEvent(TokenEvent event) {
   if (indices_[static_cast<size_t>(event.index)]->finished) return false;
   switch (event.kind) {
     case TokenEvent::Kind::kPromptLogprobs:
-      buffer_.AddPromptScores(NewMessage(event.index), std::move(event.tokens));
+      buffer_.AddPromptScores(NewMessage(event.index), std::move(event.tokens),
+                              options_.model->tokenizer.get());
       return false;
     case TokenEvent::Kind::kToken:
       return OnTokens(event);
@@ -117,7 +118,9 @@ bool StreamOutput::OnTokens(const TokenEvent& event) {
   for (size_t i = 0; i < event.tokens.size() && !stopped; ++i) {
     const OutputToken& token = event.tokens[i];
     output->add_token_ids(token.token);
-    if (options_.has_logprobs) CopyScore(token, output->add_logprobs());
+    if (options_.has_logprobs) {
+      CopyScore(token, *options_.model->tokenizer, output->add_logprobs());
+    }
     ++index.num_tokens;
     const bool is_end = event.ends_with_stop && i + 1 == event.tokens.size();
     if (is_end && !options_.stops.include_stop) continue;

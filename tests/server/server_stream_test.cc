@@ -148,6 +148,32 @@ TEST_F(StreamTest, Logprobs) {
   EXPECT_EQ(num_scores, 3);
 }
 
+// A score has the bytes of its token, which may be a part of a code point.
+TEST_F(StreamTest, LogprobsHaveTheBytesOfTheTokens) {
+  v1::GenerateRequest request;
+  for (const int id : {0xC3, 0xA9, int{kFakeBos}, 299}) request.mutable_token_ids()->add_ids(id);
+  request.mutable_stopping()->set_max_tokens(4);
+  request.mutable_output()->set_logprobs(2);
+  request.mutable_output()->set_prompt_logprobs(1);
+  const StreamResult result = Generate(request);
+  result.ExpectWellFormed();
+  std::vector<std::string> prompt, output;
+  for (const v1::GenerateResponse& message : result.messages) {
+    for (const v1::TokenLogprob& score : message.prompt().logprobs()) {
+      prompt.push_back(score.token());
+      ASSERT_EQ(score.top_size(), 1);
+      EXPECT_EQ(score.top(0).token(), std::string(1, '\0'));
+    }
+    for (const v1::TokenLogprob& score : message.output().logprobs()) {
+      output.push_back(score.token());
+      ASSERT_EQ(score.top_size(), 2);
+      EXPECT_EQ(score.top(1).token(), "\x01");
+    }
+  }
+  EXPECT_EQ(prompt, (std::vector<std::string>{"\xA9", "<s>", ""}));
+  EXPECT_EQ(output, (std::vector<std::string>{"\xC3", "\xA9", "<s>", ""}));
+}
+
 TEST_F(StreamTest, LongPromptScoresComeInSeveralMessages) {
   v1::GenerateRequest request = TextRequest(std::string(3000, 'x'), 1);
   request.mutable_output()->set_prompt_logprobs(100);
