@@ -125,7 +125,9 @@ struct Request {
   int64_t arrival_us = 0;        // time by the engine's clock; 0: Submit sets it
   std::shared_ptr<TokenSink> sink;
   ResolvedAdapter adapter;      // an adapter of `model`; id kNoAdapter: the base model
-  std::vector<TokenId> prompt;  // 1 <= size < EngineModel::max_model_len, ids in the vocabulary
+  // Ids in the vocabulary. 1 <= size < EngineModel::max_model_len; for kEmbed, which needs no room
+  // for an output token, 1 <= size <= max_model_len.
+  std::vector<TokenId> prompt;
   SamplingParams sampling;
   StoppingParams stopping;
   std::string name;  // the client's name of the request, for logs; any bytes, may be empty

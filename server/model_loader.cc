@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
+#include "server/call/params.h"
 #include "server/text/template/chat_template.h"
 #include "server/text/template/chat_template_source.h"
 #include "server/text/tokenizer/tokenizer.h"
@@ -14,7 +15,9 @@ namespace {
 
 constexpr size_t kRevisionDigits = 16;
 
-SamplingParams Defaults(const GenerationDefaults& generation) {
+// Returns the sampling defaults of the model in `dir`, whose ranges are those of a request.
+absl::StatusOr<SamplingParams> Defaults(const std::string& dir,
+                                        const GenerationDefaults& generation) {
   SamplingParams params;
   if (!generation.present) return params;
   if (generation.do_sample && generation.temperature) params.temperature = *generation.temperature;
@@ -23,6 +26,10 @@ SamplingParams Defaults(const GenerationDefaults& generation) {
   if (generation.top_p) params.top_p = *generation.top_p;
   if (generation.min_p) params.min_p = *generation.min_p;
   if (generation.repetition_penalty) params.repetition_penalty = *generation.repetition_penalty;
+  if (const absl::Status status = ValidateSampling("", &params); !status.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(dir, "/generation_config.json: ", status.message()));
+  }
   return params;
 }
 
@@ -66,7 +73,7 @@ absl::StatusOr<ServedModel> LoadServedModel(const AssembleModel& source, int32_t
   model.kv_dtype = DTypeName(plan.kv_dtype);
   model.max_prompt_bytes =
       max_prompt_bytes > 0 ? max_prompt_bytes : DefaultMaxPromptBytes(plan.max_model_len);
-  model.defaults = Defaults(plan.spec.generation);
+  ASSIGN_OR_RETURN(model.defaults, Defaults(source.dir, plan.spec.generation));
 
   ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, LoadTokenizer(source.dir));
   if (tokenizer->vocab_size() > plan.spec.vocab_size) {

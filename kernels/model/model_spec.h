@@ -30,7 +30,8 @@ struct LayerSpec {
   int32_t rope = 0;  // index in ModelSpec::ropes
 };
 
-// Default sampling parameters from generation_config.json; unset where the file has no value.
+// Default sampling parameters from generation_config.json; unset where the file has no value. The
+// server checks their ranges, which are those of a request.
 struct GenerationDefaults {
   bool present = false;  // the model has a generation_config.json
   bool do_sample = false;

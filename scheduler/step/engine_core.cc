@@ -94,7 +94,9 @@ void EngineCore::Submit(std::unique_ptr<Request> request) {
   const Request& r = *state.request;
   CHECK(!r.prompt.empty());
   CHECK(r.adapter.id == kNoAdapter || adapters_ != nullptr);
-  CHECK_LT(static_cast<int64_t>(r.prompt.size()), options_.models[r.model].max_model_len);
+  const int64_t num_output = r.kind == RequestKind::kEmbed ? 0 : 1;
+  CHECK_LE(static_cast<int64_t>(r.prompt.size()) + num_output,
+           options_.models[r.model].max_model_len);
 
   const PageHash root = roots_.RootOf(r);
   const int32_t tenant = EnterTenant(r.tenant);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <random>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +10,7 @@
 #include "server/call/errors.h"
 #include "server/call/limits.h"
 #include "server/call/served_model.h"
+#include "server/text/tokenizer/tokenizer.h"
 #include "tessera/v1/inference.pb.h"
 
 namespace tessera {
@@ -27,9 +29,13 @@ absl::Status CheckReal(absl::string_view field, float value, float low, float hi
 
 absl::Status CheckWhole(absl::string_view field, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
-  const std::string range = high >= INT32_MAX ? absl::StrCat("of at least ", low)
-                                              : absl::StrCat("from ", low, " to ", high);
-  return FieldError(field, absl::StrCat("is ", value, "; give a whole number ", range));
+  return FieldError(field,
+                    absl::StrCat("is ", value, "; give a whole number from ", low, " to ", high));
+}
+
+absl::Status CheckAtLeast(absl::string_view field, int64_t value, int64_t low) {
+  if (value >= low) return absl::OkStatus();
+  return FieldError(field, absl::StrCat("is ", value, "; give a whole number of at least ", low));
 }
 
 absl::Status CheckCount(absl::string_view field, int64_t count, int64_t limit) {
@@ -42,6 +48,19 @@ uint64_t DrawSeed() {
   return (static_cast<uint64_t>(device()) << 32) | device();
 }
 
+// Makes stop ids of the stop strings that are special tokens. An id that the client also gave as a
+// stop id is not listed in stops->special, so that it is reported as an id.
+void AddSpecialStops(const Tokenizer& tokenizer, StoppingParams* stopping, TextStops* stops) {
+  for (const std::string& stop : stops->strings) {
+    const std::optional<TokenId> id = tokenizer.TokenToId(stop);
+    if (!id.has_value() || !tokenizer.IsSpecial(*id)) continue;
+    const std::vector<TokenId>& ids = stopping->stop_ids;
+    if (std::find(ids.begin(), ids.end(), *id) != ids.end()) continue;
+    stopping->stop_ids.push_back(*id);
+    stops->special.emplace_back(*id, stop);
+  }
+}
+
 }  // namespace
 
 absl::Status CheckTokenIds(absl::string_view field, const int32_t* ids, int64_t count,
@@ -52,6 +71,22 @@ absl::Status CheckTokenIds(absl::string_view field, const int32_t* ids, int64_t 
                       absl::StrCat("has the id ", ids[i], " at place ", i, "; model '", model.name,
                                    "' knows ids from 0 to ", model.vocab_size - 1));
   }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateSampling(absl::string_view prefix, SamplingParams* sampling) {
+  const auto name = [prefix](const char* field) { return absl::StrCat(prefix, field); };
+  const SamplingParams& s = *sampling;
+  RETURN_IF_ERROR(CheckReal(name("temperature"), s.temperature, 0, 100));
+  RETURN_IF_ERROR(CheckAtLeast(name("top_k"), s.top_k, -1));
+  RETURN_IF_ERROR(CheckReal(name("top_p"), s.top_p, 0, 1, LowerBound::kOpen));
+  RETURN_IF_ERROR(CheckReal(name("min_p"), s.min_p, 0, 1));
+  RETURN_IF_ERROR(
+      CheckReal(name("repetition_penalty"), s.repetition_penalty, 0, 100, LowerBound::kOpen));
+  RETURN_IF_ERROR(CheckReal(name("presence_penalty"), s.presence_penalty, -2, 2));
+  RETURN_IF_ERROR(CheckReal(name("frequency_penalty"), s.frequency_penalty, -2, 2));
+  RETURN_IF_ERROR(CheckWhole(name("n"), s.n, 1, kMaxN));
+  sampling->top_k = std::max(sampling->top_k, 0);
   return absl::OkStatus();
 }
 
@@ -68,15 +103,7 @@ absl::Status ReadSampling(const v1::SamplingParams& wire, const ServedModel& mod
   if (wire.has_frequency_penalty()) out.frequency_penalty = wire.frequency_penalty();
   out.n = wire.has_n() ? wire.n() : 1;
   out.seed = wire.has_seed() ? wire.seed() : DrawSeed();
-  RETURN_IF_ERROR(CheckReal("sampling.temperature", out.temperature, 0, 100));
-  RETURN_IF_ERROR(CheckWhole("sampling.top_k", out.top_k, 0, INT32_MAX));
-  RETURN_IF_ERROR(CheckReal("sampling.top_p", out.top_p, 0, 1, LowerBound::kOpen));
-  RETURN_IF_ERROR(CheckReal("sampling.min_p", out.min_p, 0, 1));
-  RETURN_IF_ERROR(
-      CheckReal("sampling.repetition_penalty", out.repetition_penalty, 0, 100, LowerBound::kOpen));
-  RETURN_IF_ERROR(CheckReal("sampling.presence_penalty", out.presence_penalty, -2, 2));
-  RETURN_IF_ERROR(CheckReal("sampling.frequency_penalty", out.frequency_penalty, -2, 2));
-  RETURN_IF_ERROR(CheckWhole("sampling.n", out.n, 1, kMaxN));
+  RETURN_IF_ERROR(ValidateSampling("sampling.", &out));
   RETURN_IF_ERROR(CheckCount("sampling.logit_bias", wire.logit_bias_size(), kMaxLogitBias));
   for (const auto& [id, bias] : wire.logit_bias()) {
     RETURN_IF_ERROR(CheckTokenIds("sampling.logit_bias", &id, 1, model));
@@ -92,12 +119,13 @@ absl::Status ReadSampling(const v1::SamplingParams& wire, const ServedModel& mod
 
 absl::Status ReadStopping(const v1::StoppingParams& wire, const ServedModel& model,
                           int64_t prompt_tokens, StoppingParams* stopping, TextStops* stops) {
+  *stops = {};
   const int64_t room = model.max_model_len - prompt_tokens;
   if (wire.has_max_tokens()) {
-    RETURN_IF_ERROR(CheckWhole("stopping.max_tokens", wire.max_tokens(), 1, INT64_MAX));
+    RETURN_IF_ERROR(CheckAtLeast("stopping.max_tokens", wire.max_tokens(), 1));
   }
   stopping->max_tokens = wire.has_max_tokens() ? std::min(wire.max_tokens(), room) : room;
-  RETURN_IF_ERROR(CheckWhole("stopping.min_tokens", wire.min_tokens(), 0, INT64_MAX));
+  RETURN_IF_ERROR(CheckAtLeast("stopping.min_tokens", wire.min_tokens(), 0));
   if (wire.has_max_tokens() && wire.min_tokens() > wire.max_tokens()) {
     return FieldError("stopping.min_tokens",
                       absl::StrCat("is ", wire.min_tokens(), ", more than max_tokens (",
@@ -126,6 +154,7 @@ absl::Status ReadStopping(const v1::StoppingParams& wire, const ServedModel& mod
   }
   stops->include_stop = wire.include_stop();
   stops->min_tokens = stopping->min_tokens;
+  AddSpecialStops(*model.tokenizer, stopping, stops);
   return absl::OkStatus();
 }
 

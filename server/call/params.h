@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -23,16 +24,25 @@ struct ServedModel;
 // them.
 struct TextStops {
   std::vector<std::string> strings;
+  // The stop strings that are the text of a special token. The engine has their ids as stop ids,
+  // because the text may leave special tokens out.
+  std::vector<std::pair<TokenId, std::string>> special;
   bool include_stop = false;
   // Stop strings are ignored in the first `min_tokens` output tokens.
   int64_t min_tokens = 0;
 };
 
+// Checks that the numbers of *sampling are in the ranges that SamplingParams in inference.proto
+// states, and replaces a top_k of -1 (off) by 0. Errors call a field `prefix` and its name. For the
+// parameters of a request and for the defaults of a model.
+absl::Status ValidateSampling(absl::string_view prefix, SamplingParams* sampling);
+
 // A field that the request leaves out gets the model's default; a missing seed is drawn at random.
 absl::Status ReadSampling(const v1::SamplingParams& wire, const ServedModel& model,
                           SamplingParams* sampling);
 
-// Cuts max_tokens to the tokens that the prompt leaves free in the context.
+// Cuts max_tokens to the tokens that the prompt leaves free in the context. The result replaces
+// *stopping and *stops.
 // REQUIRES: prompt_tokens < model.max_model_len.
 absl::Status ReadStopping(const v1::StoppingParams& wire, const ServedModel& model,
                           int64_t prompt_tokens, StoppingParams* stopping, TextStops* stops);

@@ -11,20 +11,23 @@
 
 namespace tessera {
 
+class Tokenizer;
+
 namespace v1 {
 class PromptScores;
 class TokenLogprob;
 }  // namespace v1
 
-// The approximate size of one score on the wire.
+// The approximate size of one score on the wire. It includes the bytes of the tokens.
 int64_t ScoreBytes(const v1::TokenLogprob& score);
-int64_t ScoreBytes(const OutputToken& token);
+int64_t ScoreBytes(const OutputToken& token, const Tokenizer& tokenizer);
 
-void CopyScore(const OutputToken& token, v1::TokenLogprob* score);
+void CopyScore(const OutputToken& token, const Tokenizer& tokenizer, v1::TokenLogprob* score);
 
 class PendingScores final {
  public:
-  explicit PendingScores(std::vector<OutputToken> tokens);
+  // REQUIRES: *tokenizer outlives the object.
+  PendingScores(std::vector<OutputToken> tokens, const Tokenizer* tokenizer);
 
   // Moves the next scores into `message`, about `max_bytes` of them.
   void TakeInto(int64_t max_bytes, v1::PromptScores* message);
@@ -35,6 +38,7 @@ class PendingScores final {
 
  private:
   std::vector<OutputToken> tokens_;
+  const Tokenizer* tokenizer_;
   size_t begin_ = 0;
   int64_t bytes_ = 0;
 };

@@ -133,6 +133,8 @@ absl::Status PrepareStream(const std::string& bytes, const Scope& scope, Prepare
   RETURN_IF_ERROR(
       ReadStopping(wire.stopping(), *out->model, prompt_tokens, &request->stopping, &out->stops));
   RETURN_IF_ERROR(ReadOutputOptions(wire.output(), prompt_tokens, request.get()));
+  out->skip_special_tokens =
+      !wire.output().has_skip_special_tokens() || wire.output().skip_special_tokens();
   request->bypass_prefix = wire.cache().bypass_prefix();
   request->salt = wire.cache().salt();
   request->priority = ReadPriority(wire.priority());

@@ -35,6 +35,7 @@ struct PreparedCall {
   // sink and arrival time of each request.
   std::vector<std::unique_ptr<Request>> requests;
   TextStops stops;
+  bool skip_special_tokens = true;  // the output text has no special tokens
   // The complete answer of Tokenize and Detokenize; null for the other methods.
   std::unique_ptr<google::protobuf::Message> reply;
 

@@ -32,19 +32,25 @@ absl::StatusOr<TokenIds> TakeIds(absl::string_view field, const v1::TokenIds& id
   return TokenIds(ids.ids().begin(), ids.ids().end());
 }
 
-absl::StatusOr<TokenIds> FitsContext(TokenIds ids, const ServedModel& model,
-                                     absl::string_view what = "the prompt") {
+// Returns an error unless there are 1 to `limit` ids. The errors call them `what`.
+absl::StatusOr<TokenIds> WithinLimit(TokenIds ids, int64_t limit, absl::string_view what,
+                                     const ServedModel& model) {
   const auto count = static_cast<int64_t>(ids.size());
-  if (count > 0 && count < model.max_model_len) return ids;
+  if (count > 0 && count <= limit) return ids;
   if (count == 0) {
     return MakeError(absl::StatusCode::kInvalidArgument, "EMPTY_PROMPT",
                      absl::StrCat(what, " has no tokens; give some text or token ids"));
   }
-  return MakeError(absl::StatusCode::kInvalidArgument, "PROMPT_TOO_LONG",
-                   absl::StrCat(what, " has ", count, " tokens and fills the context of model '",
-                                model.name, "' (", model.max_model_len,
-                                " tokens of prompt and output); shorten it to at most ",
-                                model.max_model_len - 1));
+  return MakeError(
+      absl::StatusCode::kInvalidArgument, "PROMPT_TOO_LONG",
+      absl::StrCat(what, " has ", count, " tokens; the context of model '", model.name, "' has ",
+                   model.max_model_len, limit < model.max_model_len ? " for prompt and output" : "",
+                   "; shorten it to at most ", limit));
+}
+
+// Returns an error unless the prompt leaves room for one output token in the context.
+absl::StatusOr<TokenIds> FitsContext(TokenIds ids, const ServedModel& model) {
+  return WithinLimit(std::move(ids), model.max_model_len - 1, "the prompt", model);
 }
 
 absl::StatusOr<TokenIds> EncodeParts(const v1::Parts& parts, const ServedModel& model) {
@@ -59,8 +65,9 @@ absl::StatusOr<TokenIds> EncodeParts(const v1::Parts& parts, const ServedModel& 
     const v1::Part& part = parts.parts(i);
     const std::string field = absl::StrCat("parts[", i, "]");
     if (part.document_id().size() > static_cast<size_t>(kMaxNameBytes)) {
-      return FieldError(absl::StrCat(field, ".document_id"),
-                        absl::StrCat("is longer than ", kMaxNameBytes, " bytes"));
+      return FieldError(
+          absl::StrCat(field, ".document_id"),
+          absl::StrCat("has ", part.document_id().size(), " bytes; give at most ", kMaxNameBytes));
     }
     absl::StatusOr<TokenIds> ids;
     switch (part.content_case()) {
@@ -220,7 +227,7 @@ absl::StatusOr<TokenIds> ReadPrompt(const v1::EmbedInput& input, absl::string_vi
       break;
   }
   RETURN_IF_ERROR(ids.status());
-  return FitsContext(*std::move(ids), model, field);
+  return WithinLimit(*std::move(ids), model.max_model_len, field, model);
 }
 
 }  // namespace tessera

@@ -22,13 +22,14 @@ class GenerateRequest;
 
 struct ServedModel;
 
-// All three return a prompt with fewer than model.max_model_len tokens, so that at least one output
+// These two return a prompt with fewer than model.max_model_len tokens, so that at least one output
 // token fits in the context.
 absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::GenerateRequest& request,
                                                 const ServedModel& model);
 absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::ChatRequest& request,
                                                 const ServedModel& model);
-// Error messages start with `field`, e.g. "inputs[3]".
+// Returns at most model.max_model_len tokens, because an embedding generates nothing. Error
+// messages start with `field`, e.g. "inputs[3]".
 absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::EmbedInput& input,
                                                 absl::string_view field, const ServedModel& model);
 

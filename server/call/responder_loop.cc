@@ -143,6 +143,7 @@ absl::Status ResponderLoop::Submit(Call* call, PreparedCall prepared) {
     options.n = prepared.requests.front()->sampling.n;
     options.has_logprobs = prepared.requests.front()->logprobs >= 0;
     options.stops = std::move(prepared.stops);
+    options.skip_special_tokens = prepared.skip_special_tokens;
     options.prompt_tail = PromptTail(prepared.requests.front()->prompt);
     call->stream = std::make_unique<StreamOutput>(std::move(options));
   }

@@ -1,6 +1,5 @@
 #include "server/call/stream_output.h"
 
-#include <optional>
 #include <utility>
 
 #include "server/call/pending_scores.h"
@@ -33,9 +32,10 @@ v1::FinishReason WireReason(FinishReason reason) {
 }  // namespace
 
 struct StreamOutput::Index {
-  Index(const Tokenizer* tokenizer, const std::vector<TokenId>& prompt_tail, const StopSet* stops,
-        bool include_stop)
-      : detokenizer(tokenizer, prompt_tail), matcher(stops, include_stop) {}
+  Index(const StreamOptions& options, const StopSet* stops)
+      : detokenizer(options.model->tokenizer.get(), options.prompt_tail,
+                    options.skip_special_tokens),
+        matcher(stops, options.stops.include_stop) {}
 
   IncrementalDetokenizer detokenizer;
   StopMatcher matcher;
@@ -50,9 +50,7 @@ StreamOutput::StreamOutput(StreamOptions options)
       num_unfinished_(options_.n),
       buffer_(options_.n) {
   for (int32_t i = 0; i < options_.n; ++i) {
-    indices_.push_back(std::make_unique<Index>(options_.model->tokenizer.get(),
-                                               options_.prompt_tail, &stop_set_,
-                                               options_.stops.include_stop));
+    indices_.push_back(std::make_unique<Index>(options_, &stop_set_));
   }
 }
 
@@ -76,7 +74,8 @@ bool StreamOutput::OnEvent(TokenEvent event) {
   if (indices_[static_cast<size_t>(event.index)]->finished) return false;
   switch (event.kind) {
     case TokenEvent::Kind::kPromptLogprobs:
-      buffer_.AddPromptScores(NewMessage(event.index), std::move(event.tokens));
+      buffer_.AddPromptScores(NewMessage(event.index), std::move(event.tokens),
+                              options_.model->tokenizer.get());
       return false;
     case TokenEvent::Kind::kToken:
       return OnTokens(event);
@@ -117,7 +116,9 @@ bool StreamOutput::OnTokens(const TokenEvent& event) {
   for (size_t i = 0; i < event.tokens.size() && !stopped; ++i) {
     const OutputToken& token = event.tokens[i];
     output->add_token_ids(token.token);
-    if (options_.has_logprobs) CopyScore(token, output->add_logprobs());
+    if (options_.has_logprobs) {
+      CopyScore(token, *options_.model->tokenizer, output->add_logprobs());
+    }
     ++index.num_tokens;
     const bool is_end = event.ends_with_stop && i + 1 == event.tokens.size();
     if (is_end && !options_.stops.include_stop) continue;
@@ -127,14 +128,30 @@ bool StreamOutput::OnTokens(const TokenEvent& event) {
   return stopped;
 }
 
+const std::string* StreamOutput::SpecialStop(std::optional<TokenId> id) const {
+  for (const auto& [special, text] : options_.stops.special) {
+    if (id == special) return &text;
+  }
+  return nullptr;
+}
+
+std::string StreamOutput::RestOfText(const TokenEvent& finished, Index* index) const {
+  // The held text cannot complete a stop string: AppendTokenText checked it after every token.
+  std::string rest = index->matcher.Flush() + index->detokenizer.Flush();
+  if (!options_.stops.include_stop || !options_.skip_special_tokens) return rest;
+  // The detokenizer left the token out, but the client asked for the stop string.
+  const std::string* const stop =
+      SpecialStop(finished.matched_eos ? finished.matched_eos : finished.matched_stop);
+  if (stop != nullptr) rest += *stop;
+  return rest;
+}
+
 void StreamOutput::OnFinished(const TokenEvent& event) {
   Index& index = *indices_[static_cast<size_t>(event.index)];
   index.finished = true;
   --num_unfinished_;
   if (!index.stop) {
-    // The held text cannot complete a stop string: AppendTokenText checked it after every token.
-    std::string rest = index.matcher.Flush() + index.detokenizer.Flush();
-    if (!rest.empty()) {
+    if (std::string rest = RestOfText(event, &index); !rest.empty()) {
       v1::GenerateResponse message = NewMessage(event.index);
       message.mutable_output()->set_token_offset(index.num_tokens);
       message.mutable_output()->set_text(std::move(rest));
@@ -149,6 +166,8 @@ void StreamOutput::OnFinished(const TokenEvent& event) {
     finished->set_stop_text(stop_set_.stop(*index.stop));
   } else if (event.matched_eos) {
     finished->set_eos_token_id(*event.matched_eos);
+  } else if (const std::string* stop = SpecialStop(event.matched_stop); stop != nullptr) {
+    finished->set_stop_text(*stop);
   } else if (event.matched_stop) {
     finished->set_stop_token_id(*event.matched_stop);
   }

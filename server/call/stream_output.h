@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,7 @@ struct StreamOptions {
   const ServedModel* model = nullptr;
   int32_t n = 1;
   bool has_logprobs = false;
+  bool skip_special_tokens = true;  // leaves special tokens out of the text
   // The last tokens of the prompt. The detokenizer needs them to decide whether the output starts
   // with a space.
   std::vector<TokenId> prompt_tail;
@@ -52,6 +54,10 @@ class StreamOutput final {
   // Appends the text that is final with this token to *out. Returns true when a stop string is
   // complete.
   bool AppendTokenText(TokenId token, Index* index, std::string* out) const;
+  // Returns the stop string that is the text of this special token; null if there is none.
+  const std::string* SpecialStop(std::optional<TokenId> id) const;
+  // The text that is left when an index ends without a stop string in its text.
+  std::string RestOfText(const TokenEvent& finished, Index* index) const;
   v1::GenerateResponse NewMessage(int32_t index) const;
 
   const StreamOptions options_;

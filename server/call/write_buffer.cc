@@ -57,10 +57,11 @@ void WriteBuffer::Add(v1::GenerateResponse message) {
   last = entries_.back()->message.has_output() ? entries_.back().get() : nullptr;
 }
 
-void WriteBuffer::AddPromptScores(v1::GenerateResponse message, std::vector<OutputToken> scores) {
+void WriteBuffer::AddPromptScores(v1::GenerateResponse message, std::vector<OutputToken> scores,
+                                  const Tokenizer* tokenizer) {
   message.mutable_prompt();
   Add(std::move(message));
-  bytes_ += entries_.back()->scores.emplace(std::move(scores)).bytes();
+  bytes_ += entries_.back()->scores.emplace(std::move(scores), tokenizer).bytes();
 }
 
 v1::GenerateResponse WriteBuffer::Take() {

@@ -13,6 +13,8 @@
 
 namespace tessera {
 
+class Tokenizer;
+
 namespace v1 {
 class GenerateResponse;
 }
@@ -24,8 +26,9 @@ class WriteBuffer final {
 
   void Add(v1::GenerateResponse message);
   // Adds prompt scores, which Take returns as one or more copies of `message`, each with a part of
-  // the scores.
-  void AddPromptScores(v1::GenerateResponse message, std::vector<OutputToken> scores);
+  // the scores. REQUIRES: *tokenizer outlives the buffer.
+  void AddPromptScores(v1::GenerateResponse message, std::vector<OutputToken> scores,
+                       const Tokenizer* tokenizer);
   // Removes and returns the oldest message. REQUIRES: !empty().
   v1::GenerateResponse Take();
 

@@ -16,10 +16,11 @@ namespace {
 void CheckRequest(const tessera::Request& request) {
   using tessera::testing::kFakeContext;
   const auto prompt = static_cast<int64_t>(request.prompt.size());
-  CHECK(prompt >= 1 && prompt < kFakeContext);
+  const bool embeds = request.kind == tessera::RequestKind::kEmbed;
+  CHECK(prompt >= 1 && prompt + (embeds ? 0 : 1) <= kFakeContext);
   for (const tessera::TokenId id : request.prompt) CHECK(id >= 0 && id < 300);
   CHECK(request.stopping.max_tokens >= 1);
-  CHECK(request.stopping.max_tokens <= kFakeContext - prompt);
+  CHECK(embeds || request.stopping.max_tokens <= kFakeContext - prompt);
   CHECK(request.stopping.min_tokens <= request.stopping.max_tokens);
   CHECK(request.sampling.n >= 1 && request.sampling.n <= tessera::kMaxN);
   CHECK(request.sampling.temperature >= 0);

@@ -166,7 +166,19 @@ TEST(Families, EosAndGenerationDefaults) {
   EXPECT_FALSE(silent.generation.do_sample);
   EXPECT_FALSE(silent.generation.temperature.has_value());
   EXPECT_FALSE(Spec(Llama()).generation.present);
-  EXPECT_EQ(Spec(Llama(), R"({"top_k":-1})").generation.top_k, 0);
+  EXPECT_EQ(Spec(Llama(), R"({"top_k":-1})").generation.top_k, -1);
+}
+
+// Published files write integers with a point and -1 for a token that the model does not have.
+TEST(Families, IntegersWithAPointAndAbsentTokens) {
+  EXPECT_EQ(Spec(With(Llama(), {{"num_hidden_layers", 4.0}})).num_layers, 4);
+  EXPECT_EQ(Spec(Llama(), R"({"top_k":50.0})").generation.top_k, 50);
+  EXPECT_THAT(Spec(With(Llama(), {{"eos_token_id", 2.0}})).eos_ids, ElementsAre(2));
+  const ModelSpec none = Spec(With(Llama(), {{"eos_token_id", -1}, {"bos_token_id", -1}}));
+  EXPECT_TRUE(none.eos_ids.empty());
+  EXPECT_FALSE(none.bos_id.has_value());
+  EXPECT_THAT(Spec(With(Llama(), {{"eos_token_id", {-1, 3}}})).eos_ids, ElementsAre(3));
+  EXPECT_TRUE(Spec(With(Llama(), {{"eos_token_id", 2}}), R"({"eos_token_id":-1})").eos_ids.empty());
 }
 
 // The goldens are Hugging Face's frequencies. Powers may differ by a unit in the last place.
@@ -399,9 +411,9 @@ std::vector<BadConfig> BadConfigs() {
       {"eos_beyond_the_vocabulary",
        Llama(),
        {{"eos_token_id", 100}},
-       {"eos_token_id is 100", "0 to 99"}},
+       {"eos_token_id is 100", "-1 to 99"}},
       {"eos_is_a_string", Llama(), {{"eos_token_id", "2"}}, {"eos_token_id is \"2\""}},
-      {"bos_is_negative", Llama(), {{"bos_token_id", -1}}, {"bos_token_id is -1"}},
+      {"bos_is_negative", Llama(), {{"bos_token_id", -2}}, {"bos_token_id is -2"}},
       {"window_is_zero", Mistral(), {{"sliding_window", 0}}, {"sliding_window is 0"}},
       {"window_is_a_string", Mistral(), {{"sliding_window", "8"}}, {"sliding_window is \"8\""}},
       {"window_layers_negative",
@@ -526,14 +538,13 @@ TEST(BadConfig, LongValuesAreCut) {
 
 TEST(BadGenerationConfig, IsRefusedByName) {
   const std::vector<std::pair<const char*, const char*>> table = {
-      {R"({"temperature":-1})", "temperature is -1"},
       {R"({"temperature":"hot"})", "temperature is \"hot\""},
-      {R"({"top_p":1.5})", "top_p is 1.5"},
+      {R"({"top_p":1e300})", "top_p is 1e+300"},
       {R"({"top_k":2.5})", "top_k is 2.5"},
-      {R"({"min_p":2})", "min_p is 2"},
-      {R"({"repetition_penalty":0})", "repetition_penalty is 0"},
+      {R"({"top_k":4294967296.0})", "top_k is 4294967296.0"},
       {R"({"do_sample":"yes"})", "do_sample is \"yes\""},
       {R"({"eos_token_id":[1,1000]})", "eos_token_id is [1,1000]"},
+      {R"({"eos_token_id":-2})", "eos_token_id is -2"},
       {R"({"eos_token_id":[[1]]})", "eos_token_id is [[1]]"},
       {"[", "not valid JSON"},
   };

@@ -111,6 +111,27 @@ TEST(EngineCoreTest, EmbedsTheNormalisedMean) {
   EXPECT_TRUE(out[0].tokens.empty());
 }
 
+// An embedding generates nothing, so its prompt may fill the context and the pool.
+TEST(EngineCoreTest, EmbedsAPromptThatFillsTheContextAndThePool) {
+  constexpr int kContext = 64;
+  Stack stack;
+  stack.models = {testing::FakeModel("a", {0}, 4, kContext)};
+  stack.options.max_num_seqs = 4;
+  stack.options.max_num_batched_tokens = 10;
+  stack.num_slabs = kContext / 4 + 1;
+  stack.Start();
+  RequestOutput full, next;
+  auto request = stack.NewRequest(testing::FakePrompt(3, kContext), 1, &full);
+  request->kind = RequestKind::kEmbed;
+  stack.core->Submit(std::move(request));
+  stack.core->Submit(stack.NewRequest(testing::FakePrompt(5, 8), 2, &next));
+  stack.RunAll();
+  EXPECT_EQ(full[0].reason, FinishReason::kStop) << full[0].status;
+  EXPECT_EQ(full[0].embedding.size(), 4u);
+  EXPECT_EQ(full[0].usage.prompt_tokens, kContext);
+  EXPECT_EQ(next[0].tokens.size(), 2u);
+}
+
 TEST(EngineCoreTest, CopyZeroIsTheRequestWithNOne) {
   Stack stack;
   stack.models = {testing::FakeModel("a", {0, 8}, 4, 64)};

@@ -33,8 +33,11 @@ std::string ByLibrary(Form form, const std::string& text) {
   const utf8proc_ssize_t size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
                                              static_cast<utf8proc_ssize_t>(text.size()), &raw,
                                              static_cast<utf8proc_option_t>(options));
-  EXPECT_GE(size, 0);
   const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owned(raw, &std::free);
+  if (size < 0) {
+    ADD_FAILURE() << utf8proc_errmsg(size) << ": " << text;
+    return "";
+  }
   return std::string(reinterpret_cast<const char*>(raw), static_cast<size_t>(size));
 }
 

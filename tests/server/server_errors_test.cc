@@ -86,7 +86,7 @@ TEST_F(ErrorsTest, Sampling) {
     ExpectRefused(with([&](auto* s) { s->set_frequency_penalty(bad); }),
                   "sampling.frequency_penalty");
   }
-  ExpectRefused(with([](auto* s) { s->set_top_k(-1); }), "sampling.top_k", "at least 0");
+  ExpectRefused(with([](auto* s) { s->set_top_k(-2); }), "sampling.top_k", "at least -1");
   for (const int bad : {0, -1, 129, 100'000, std::numeric_limits<int>::max()}) {
     ExpectRefused(with([&](auto* s) { s->set_n(bad); }), "sampling.n", "from 1 to 128");
   }
@@ -109,10 +109,12 @@ TEST_F(ErrorsTest, Stopping) {
   for (const int64_t bad : {int64_t{0}, int64_t{-5}, std::numeric_limits<int64_t>::min()}) {
     ExpectRefused(with([&](auto* s) { s->set_max_tokens(bad); }), "stopping.max_tokens",
                   "at least 1");
-    ExpectRefused(with([&](auto* s) { s->set_time_limit_ms(bad); }), "stopping.time_limit_ms");
   }
-  ExpectRefused(with([](auto* s) { s->set_time_limit_ms(std::numeric_limits<int64_t>::max()); }),
-                "stopping.time_limit_ms");
+  for (const int64_t bad :
+       {int64_t{0}, int64_t{-5}, kMaxTimeLimitMs + 1, std::numeric_limits<int64_t>::max()}) {
+    ExpectRefused(with([&](auto* s) { s->set_time_limit_ms(bad); }), "stopping.time_limit_ms",
+                  absl::StrCat("is ", bad, "; give a whole number from 1 to 31536000000"));
+  }
   ExpectRefused(with([](auto* s) { s->set_min_tokens(-1); }), "stopping.min_tokens");
   ExpectRefused(with([](auto* s) { s->set_min_tokens(5); }), "stopping.min_tokens",
                 "more than max_tokens (4)");
@@ -174,7 +176,7 @@ TEST_F(ErrorsTest, Prompts) {
   ExpectRefused(request, "parts[1]", "is empty");
   request.mutable_parts()->mutable_parts(1)->set_text("b");
   request.mutable_parts()->mutable_parts(1)->set_document_id(std::string(257, 'd'));
-  ExpectRefused(request, "parts[1].document_id");
+  ExpectRefused(request, "parts[1].document_id", "has 257 bytes; give at most 256");
 }
 
 TEST_F(ErrorsTest, PromptThatFillsTheContext) {
@@ -182,11 +184,28 @@ TEST_F(ErrorsTest, PromptThatFillsTheContext) {
   // with one token less is served (see MaxTokensBeyondTheContext).
   ExpectReason(Generate(TextRequest(std::string(kFakeContext - 1, 'x'))).status,
                grpc::StatusCode::INVALID_ARGUMENT, "PROMPT_TOO_LONG",
-               "has 4096 tokens and fills the context of model 'bytes'");
+               "has 4096 tokens; the context of model 'bytes' has 4096 for prompt and output");
   v1::GenerateRequest request;
   for (int i = 0; i < 5000; ++i) request.mutable_token_ids()->add_ids(1);
   ExpectReason(Generate(request).status, grpc::StatusCode::INVALID_ARGUMENT, "PROMPT_TOO_LONG",
                "shorten it to at most 4095");
+  // A prompt that is only scored needs room for its one output token too.
+  v1::GenerateRequest scored = TextRequest(std::string(kFakeContext - 1, 'x'), 1);
+  scored.mutable_output()->set_prompt_logprobs(0);
+  ExpectReason(Generate(scored).status, grpc::StatusCode::INVALID_ARGUMENT, "PROMPT_TOO_LONG",
+               "shorten it to at most 4095");
+}
+
+TEST_F(ErrorsTest, AnEmbeddingOfMoreThanTheContext) {
+  v1::EmbedRequest request;
+  request.add_inputs()->set_text("x");
+  v1::TokenIds* ids = request.add_inputs()->mutable_token_ids();
+  for (int64_t i = 0; i <= kFakeContext; ++i) ids->add_ids(1);
+  v1::EmbedResponse response;
+  ExpectReason(stub_->Embed(NewContext().get(), request, &response),
+               grpc::StatusCode::INVALID_ARGUMENT, "PROMPT_TOO_LONG",
+               "inputs[1] has 4097 tokens; the context of model 'bytes' has 4096; shorten it to at "
+               "most 4096");
 }
 
 TEST_F(ErrorsTest, TenMegabytePrompts) {

@@ -480,6 +480,42 @@ TEST_F(NodeTest, InputsThatNeverFitTheQueueAreRefusedForGood) {
 
 // The limit on open calls follows the size of the queue, so that it never refuses a call that the
 // queue would accept.
+// The context is what the page pool holds, and an embedding may fill all of it.
+TEST_F(NodeTest, AnEmbeddingFillsTheContextAndThePool) {
+  Start([](v1::Config* config) { config->mutable_engine()->set_kv_cache_bytes(1 << 20); });
+  grpc::ClientContext models_context;
+  v1::ListModelsResponse models;
+  ASSERT_TRUE(control_->ListModels(&models_context, {}, &models).ok());
+  const int64_t context_length = models.models(0).max_model_len();
+  ASSERT_LT(context_length, 4096);
+  v1::EmbedRequest request;
+  v1::TokenIds* ids = request.add_inputs()->mutable_token_ids();
+  for (int64_t i = 0; i < context_length; ++i) ids->add_ids(static_cast<int32_t>(100 + i % 800));
+  grpc::ClientContext context;
+  v1::EmbedResponse response;
+  const grpc::Status status = stub_->Embed(&context, request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.usage().prompt_tokens(), context_length);
+  EXPECT_GT(response.embeddings(0).values_size(), 0);
+  ExpectIdle();
+}
+
+TEST_F(NodeTest, AStopStringThatIsASpecialTokenEndsGeneration) {
+  Start();
+  v1::GenerateRequest request = Request("Once upon a time", 5);
+  request.mutable_stopping()->add_stop("<|im_start|>");
+  (*request.mutable_sampling()->mutable_logit_bias())[1] = 1000;  // the id of <|im_start|>
+  const Outcome outcome = StreamClient(stub_.get(), request).Wait();
+  EXPECT_EQ(outcome.num_tokens, 1);
+  EXPECT_EQ(outcome.reason, v1::FINISH_REASON_STOP);
+  EXPECT_EQ(outcome.text, "");
+  // The id is not sampled in the first min_tokens tokens, even if the bias demands it.
+  request.mutable_stopping()->set_min_tokens(3);
+  const Outcome later = StreamClient(stub_.get(), request).Wait();
+  EXPECT_EQ(later.num_tokens, 4);
+  EXPECT_EQ(later.reason, v1::FINISH_REASON_STOP);
+}
+
 TEST_F(NodeTest, ALongQueueMayBeFull) {
 #if defined(__SANITIZE_ADDRESS__)
   GTEST_SKIP() << "thousands of streams";

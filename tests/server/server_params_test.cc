@@ -8,14 +8,13 @@
 #include "server/call/limits.h"
 #include "server/call/served_model.h"
 #include "tessera/v1/inference.pb.h"
+#include "tests/server/fake_models.h"
 
 namespace tessera {
 namespace {
 
 ServedModel ModelOf(int64_t context) {
-  ServedModel model;
-  model.name = "m";
-  model.vocab_size = 100;
+  ServedModel model = testing::FakeModels().front();
   model.max_model_len = context;
   return model;
 }
@@ -38,6 +37,40 @@ TEST(Params, PromptScoresAreBoundedInAll) {
   wire.set_prompt_logprobs(0);
   EXPECT_TRUE(ReadOutputOptions(wire, kMaxPromptScores, &request).ok());
   EXPECT_FALSE(ReadOutputOptions(wire, kMaxPromptScores + 1, &request).ok());
+}
+
+TEST(Params, StopStringsThatAreSpecialTokensAreStopIds) {
+  const ServedModel model = ModelOf(/*context=*/100);
+  v1::StoppingParams wire;
+  for (const char* stop : {"<s>", "</s>", "<s>x", "a"}) wire.add_stop(stop);
+  wire.add_stop_token_ids(testing::kFakeEos);
+  StoppingParams stopping;
+  TextStops stops;
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    ASSERT_TRUE(ReadStopping(wire, model, /*prompt_tokens=*/1, &stopping, &stops).ok());
+    EXPECT_EQ(stopping.stop_ids, (std::vector<TokenId>{testing::kFakeEos, testing::kFakeBos}));
+    // The client gave the other token as an id, which stays an id.
+    ASSERT_EQ(stops.special.size(), 1u);
+    EXPECT_EQ(stops.special[0], std::make_pair(testing::kFakeBos, std::string("<s>")));
+    EXPECT_EQ(stops.strings.size(), 4u);
+  }
+}
+
+TEST(Params, TopKOfMinusOneIsOff) {
+  ServedModel model = ModelOf(/*context=*/100);
+  model.defaults.top_k = 7;
+  v1::SamplingParams wire;
+  SamplingParams sampling;
+  ASSERT_TRUE(ReadSampling(wire, model, &sampling).ok());
+  EXPECT_EQ(sampling.top_k, 7);
+  for (const int off : {0, -1}) {
+    wire.set_top_k(off);
+    ASSERT_TRUE(ReadSampling(wire, model, &sampling).ok());
+    EXPECT_EQ(sampling.top_k, 0);
+  }
+  wire.set_top_k(-2);
+  EXPECT_TRUE(absl::StrContains(ReadSampling(wire, model, &sampling).message(),
+                                "sampling.top_k is -2; give a whole number of at least -1"));
 }
 
 TEST(Params, TokensAreCutToTheContext) {

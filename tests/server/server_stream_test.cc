@@ -19,8 +19,14 @@ TEST_F(StreamTest, EchoesTheWholeTextInOrder) {
   EXPECT_EQ(result.Ids(), (std::vector<int>{256, 97, 98, 99, 256, 97, 98, 99, 256}));
   const v1::GenerateResponse* end = result.FinishedOf();
   EXPECT_EQ(end->finished().reason(), v1::FINISH_REASON_LENGTH);
+  // Each time of the engine is in its own field: the fake generator gives four different ones.
   EXPECT_EQ(end->timing().queue_us(), 1);
+  EXPECT_EQ(end->timing().prefill_us(), 2);
+  EXPECT_EQ(end->timing().decode_us(), 3);
   EXPECT_EQ(end->timing().ttft_us(), 4);
+  EXPECT_EQ(end->usage().prompt_tokens(), 4);
+  EXPECT_EQ(end->usage().cached_prompt_tokens(), 0);
+  EXPECT_EQ(end->usage().completion_tokens(), 9);
 }
 
 TEST_F(StreamTest, DeltasAreValidUtf8) {
@@ -118,6 +124,82 @@ TEST_F(StreamTest, StopStringsWaitForMinTokens) {
   EXPECT_EQ(Generate(request).Text(), "a");
 }
 
+// The text leaves special tokens out, so their stop strings are found by id.
+TEST_F(StreamTest, AStopStringThatIsASpecialTokenIsAStopId) {
+  v1::GenerateRequest request;
+  for (const int id : {97, 98, int{kFakeBos}, 99}) request.mutable_token_ids()->add_ids(id);
+  request.mutable_stopping()->set_max_tokens(8);
+  request.mutable_stopping()->add_stop("<s>");
+  const auto expect_stop = [&](const std::string& text, int64_t num_tokens) {
+    const StreamResult result = Generate(request);
+    result.ExpectWellFormed();
+    EXPECT_EQ(result.Text(), text);
+    const v1::GenerateResponse* end = result.FinishedOf();
+    EXPECT_EQ(end->finished().reason(), v1::FINISH_REASON_STOP);
+    EXPECT_EQ(end->finished().stop_text(), "<s>");
+    EXPECT_EQ(end->usage().completion_tokens(), num_tokens);
+  };
+  for (const bool skips : {true, false}) {
+    request.mutable_output()->set_skip_special_tokens(skips);
+    request.mutable_stopping()->set_include_stop(false);
+    expect_stop("ab", 3);
+    request.mutable_stopping()->set_include_stop(true);
+    expect_stop("ab<s>", 3);
+  }
+  request.clear_output();
+  expect_stop("ab<s>", 3);
+  // The engine does not sample a stop id within min_tokens. The fake generator repeats the prompt
+  // and ignores the id.
+  request.mutable_stopping()->set_min_tokens(3);
+  expect_stop("abcab<s>", 7);
+  // As an id of the client, the token is reported by its id and has no text.
+  request.mutable_stopping()->set_min_tokens(0);
+  request.mutable_stopping()->add_stop_token_ids(kFakeBos);
+  const StreamResult by_id = Generate(request);
+  EXPECT_EQ(by_id.Text(), "ab");
+  EXPECT_EQ(by_id.FinishedOf()->finished().stop_token_id(), kFakeBos);
+}
+
+// End-of-sequence comes first, but include_stop keeps the stop string in the text.
+TEST_F(StreamTest, AStopStringThatIsTheEndOfSequence) {
+  v1::GenerateRequest request = TextRequest("ab</s>c", 20);
+  request.mutable_stopping()->add_stop("</s>");
+  request.mutable_stopping()->set_include_stop(true);
+  const StreamResult result = Generate(request);
+  EXPECT_EQ(result.Text(), "ab</s>");
+  EXPECT_EQ(result.FinishedOf()->finished().eos_token_id(), kFakeEos);
+  request.mutable_stopping()->set_ignore_eos(true);
+  EXPECT_EQ(Generate(request).FinishedOf()->finished().stop_text(), "</s>");
+}
+
+// Stop strings are looked for in the text that the client receives.
+TEST_F(StreamTest, StopStringsWithSpecialTokensAndMoreText) {
+  v1::GenerateRequest request;
+  for (const int id : {97, 98, int{kFakeBos}, 99}) request.mutable_token_ids()->add_ids(id);
+  request.mutable_stopping()->set_max_tokens(8);
+  request.mutable_stopping()->add_stop("b<s>c");
+  EXPECT_EQ(Generate(request).Text(), "abcabc");
+  request.mutable_output()->set_skip_special_tokens(false);
+  StreamResult result = Generate(request);
+  result.ExpectWellFormed();
+  EXPECT_EQ(result.Text(), "a");
+  EXPECT_EQ(result.FinishedOf()->finished().stop_text(), "b<s>c");
+  request.mutable_stopping()->clear_stop();
+  EXPECT_EQ(Generate(request).Text(), "ab<s>cab<s>c");
+  // A stop string may go across a token that the text leaves out.
+  request.clear_output();
+  request.mutable_stopping()->add_stop("bc");
+  EXPECT_EQ(Generate(request).Text(), "a");
+  // The string of a special token that is spelt by ordinary tokens is text.
+  request = TextRequest("x", 100);
+  request.clear_text();
+  for (const char c : std::string("x<s>y")) request.mutable_token_ids()->add_ids(c);
+  request.mutable_stopping()->add_stop("<s>");
+  result = Generate(request);
+  EXPECT_EQ(result.Text(), "x");
+  EXPECT_EQ(result.FinishedOf()->finished().stop_text(), "<s>");
+}
+
 TEST_F(StreamTest, HeldBackTextComesAtTheEnd) {
   v1::GenerateRequest request = TextRequest("abc", 4);
   request.mutable_stopping()->add_stop("bcd");
@@ -146,6 +228,32 @@ TEST_F(StreamTest, Logprobs) {
     }
   }
   EXPECT_EQ(num_scores, 3);
+}
+
+// A score has the bytes of its token, which may be a part of a code point.
+TEST_F(StreamTest, LogprobsHaveTheBytesOfTheTokens) {
+  v1::GenerateRequest request;
+  for (const int id : {0xC3, 0xA9, int{kFakeBos}, 299}) request.mutable_token_ids()->add_ids(id);
+  request.mutable_stopping()->set_max_tokens(4);
+  request.mutable_output()->set_logprobs(2);
+  request.mutable_output()->set_prompt_logprobs(1);
+  const StreamResult result = Generate(request);
+  result.ExpectWellFormed();
+  std::vector<std::string> prompt, output;
+  for (const v1::GenerateResponse& message : result.messages) {
+    for (const v1::TokenLogprob& score : message.prompt().logprobs()) {
+      prompt.push_back(score.token());
+      ASSERT_EQ(score.top_size(), 1);
+      EXPECT_EQ(score.top(0).token(), std::string(1, '\0'));
+    }
+    for (const v1::TokenLogprob& score : message.output().logprobs()) {
+      output.push_back(score.token());
+      ASSERT_EQ(score.top_size(), 2);
+      EXPECT_EQ(score.top(1).token(), "\x01");
+    }
+  }
+  EXPECT_EQ(prompt, (std::vector<std::string>{"\xA9", "<s>", ""}));
+  EXPECT_EQ(output, (std::vector<std::string>{"\xC3", "\xA9", "<s>", ""}));
 }
 
 TEST_F(StreamTest, LongPromptScoresComeInSeveralMessages) {
@@ -248,6 +356,18 @@ TEST_F(StreamTest, ChatUsesTheTemplateAndAddsNoSpecialTokens) {
   request.set_template_args_json("{\"extra\": 7}");
   request.mutable_stopping()->set_max_tokens(21);
   EXPECT_EQ(Chat(request).Text(), "[user]hi<tools:2><7>");
+}
+
+// An embedding generates nothing, so it needs no room for an output token.
+TEST_F(StreamTest, AnEmbeddingTakesTheWholeContext) {
+  v1::EmbedRequest request;
+  v1::TokenIds* ids = request.add_inputs()->mutable_token_ids();
+  for (int64_t i = 0; i < kFakeContext; ++i) ids->add_ids(1);
+  v1::EmbedResponse response;
+  const grpc::Status status = stub_->Embed(NewContext().get(), request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.embeddings_size(), 1);
+  EXPECT_EQ(response.usage().prompt_tokens(), kFakeContext);
 }
 
 TEST_F(StreamTest, EmbedTokenizeDetokenize) {

@@ -184,6 +184,35 @@ TEST(JsonTokenizer, ConfigurationRulesSpecialTokens) {
   EXPECT_EQ(LoadTokenizer(folder.path()).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(LoadTokenizer, AddedTokensFile) {
+  TempFolder folder;
+  folder.Write("tokenizer.json", TinyDocument().dump());
+  folder.Write("added_tokens.json", R"({"<x>": 9, "<y>": 8})");
+  folder.Write("special_tokens_map.json", R"({"pad_token": "<y>"})");
+  const auto load = [&folder] {
+    auto loaded = LoadTokenizer(folder.path());
+    EXPECT_TRUE(loaded.ok()) << loaded.status();
+    return *std::move(loaded);
+  };
+  auto t = load();
+  EXPECT_EQ(t->Encode("a<x>ab<y>", false), (Ids{0, 9, 3, 8}));
+  EXPECT_FALSE(t->IsSpecial(9));
+  EXPECT_TRUE(t->IsSpecial(8));
+  // The newer description of the added tokens has precedence, even if it is empty.
+  folder.Write("tokenizer_config.json", R"({"added_tokens_decoder": {}})");
+  t = load();
+  EXPECT_EQ(t->TokenToId("<x>"), std::nullopt);
+  folder.Write("tokenizer_config.json", "{}");
+  for (const auto& [text, says] : {std::pair("[]", "is not a JSON object"),
+                                   std::pair(R"({"<x>": "9"})", "added_tokens.json: '<x>'"),
+                                   std::pair("{", "added_tokens.json")}) {
+    folder.Write("added_tokens.json", text);
+    const absl::Status status = LoadTokenizer(folder.path()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_NE(std::string(status.message()).find(says), std::string::npos) << status;
+  }
+}
+
 TEST(LoadTokenizer, FallsBackToTheModelAndNamesWhatIsWrong) {
   TempFolder folder;
   EXPECT_EQ(LoadTokenizer(folder.path()).status().code(), absl::StatusCode::kNotFound);
@@ -376,6 +405,31 @@ TEST(SpmTokenizer, EncodesAsSentencePiece) {
     for (const auto& [index, ids] : rows.items()) {
       const std::string text = texts[std::stoul(index)];
       EXPECT_EQ((*tokenizer)->Encode(text, false), ids.get<Ids>()) << folder << ": " << text;
+    }
+  }
+}
+
+// Compares with the ids of transformers' LlamaTokenizer; tokenizer_llama.py generates them.
+TEST(SpmTokenizer, EncodesAddedTokensAndPrefixesAsLlamaTokenizer) {
+  REQUIRE_SHARED_DATA(shared);
+  const json goldens = json::parse(ReadFile("tests/server/tokenizer_llama.json"));
+  ASSERT_EQ(goldens["rows"].size(), 4u);
+  for (const json& row : goldens["rows"]) {
+    TempFolder folder;
+    const std::string model = row["model"];
+    folder.Write("tokenizer.model", ReadFile(shared + "/" + model + "/tokenizer.model"));
+    folder.Write("added_tokens.json", row["added_tokens"].dump());
+    folder.Write("tokenizer_config.json", row["config"].dump());
+    const auto tokenizer = LoadTokenizer(folder.path());
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    for (size_t i = 0; i < goldens["texts"].size(); ++i) {
+      const std::string text = goldens["texts"][i];
+      EXPECT_EQ((*tokenizer)->Encode(text, true), row["ids"][i].get<Ids>())
+          << row["config"] << " of " << model << ": '" << text << "'";
+    }
+    for (const auto& [content, id] : row["added_tokens"].items()) {
+      EXPECT_EQ((*tokenizer)->Decode(Ids{id}, false), content);
+      EXPECT_EQ((*tokenizer)->IsSpecial(id), content == "<|im_start|>");
     }
   }
 }

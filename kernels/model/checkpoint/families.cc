@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -24,6 +25,7 @@ constexpr int64_t kMaxVocab = 4 << 20;
 constexpr int64_t kMaxPositions = 16 << 20;
 constexpr double kMaxTheta = 1e15;
 constexpr double kMaxRopeFactor = 1e6;
+constexpr int64_t kNoToken = -1;  // how published files write that the model has no such token
 constexpr char kFull[] = "full_attention";
 constexpr char kSliding[] = "sliding_attention";
 
@@ -252,26 +254,25 @@ void ReadLayers(const JsonFile& config, const Family& family, ModelSpec* spec) {
 void ReadEos(const JsonFile& file, ModelSpec* spec) {
   if (!file.Has("eos_token_id")) return;
   spec->eos_ids.clear();
-  for (const int64_t id : file.IntOrList("eos_token_id", 0, spec->vocab_size - 1)) {
-    spec->eos_ids.push_back(static_cast<TokenId>(id));
+  for (const int64_t id : file.IntOrList("eos_token_id", kNoToken, spec->vocab_size - 1)) {
+    if (id != kNoToken) spec->eos_ids.push_back(static_cast<TokenId>(id));
   }
 }
 
 absl::Status ReadGeneration(const JsonFile& file, ModelSpec* spec) {
   GenerationDefaults& defaults = spec->generation;
-  const auto read = [&file](const char* key, double min, double max, std::optional<float>* out) {
-    if (file.Has(key)) *out = static_cast<float>(file.Number(key, min, max));
+  constexpr double kMaxFloat = std::numeric_limits<float>::max();
+  const auto read = [&file](const char* key, std::optional<float>* out) {
+    if (file.Has(key)) *out = static_cast<float>(file.Number(key, -kMaxFloat, kMaxFloat));
   };
   defaults.present = true;
   defaults.do_sample = file.Bool("do_sample", false);
-  read("temperature", 0.0, 1e3, &defaults.temperature);
-  read("top_p", 0.0, 1.0, &defaults.top_p);
-  read("min_p", 0.0, 1.0, &defaults.min_p);
-  read("repetition_penalty", 1e-3, 1e3, &defaults.repetition_penalty);
+  read("temperature", &defaults.temperature);
+  read("top_p", &defaults.top_p);
+  read("min_p", &defaults.min_p);
+  read("repetition_penalty", &defaults.repetition_penalty);
   if (file.Has("top_k")) {
-    // Published files use both -1 and 0 to turn top_k off.
-    const int64_t top_k = file.Int("top_k", -1, INT32_MAX);
-    defaults.top_k = static_cast<int32_t>(std::max<int64_t>(top_k, 0));
+    defaults.top_k = static_cast<int32_t>(file.Int("top_k", INT32_MIN, INT32_MAX));
   }
   ReadEos(file, spec);
   return file.status();
@@ -296,7 +297,8 @@ absl::StatusOr<ModelSpec> ParseModelSpec(const std::string& config_name,
   ReadLayers(config, *family, &spec);
   ReadEos(config, &spec);
   if (config.Has("bos_token_id")) {
-    spec.bos_id = static_cast<TokenId>(config.Int("bos_token_id", 0, spec.vocab_size - 1));
+    const int64_t id = config.Int("bos_token_id", kNoToken, spec.vocab_size - 1);
+    if (id != kNoToken) spec.bos_id = static_cast<TokenId>(id);
   }
   RETURN_IF_ERROR(config.status());
   if (generation_json.empty()) return spec;

@@ -33,7 +33,14 @@ std::string ShowKey(absl::string_view key) {
   return text;
 }
 
+// JSON has one type of number, so 50.0 is the integer 50.
 bool InRange(const Json& value, int64_t min, int64_t max) {
+  if (value.is_number_float()) {
+    constexpr double kMaxExact = 9007199254740992.0;  // 2^53; larger floats skip integers
+    const double number = value.get<double>();
+    return std::abs(number) <= kMaxExact && std::trunc(number) == number &&
+           number >= static_cast<double>(min) && number <= static_cast<double>(max);
+  }
   if (value.is_number_unsigned()) {
     return max >= 0 && value.get<uint64_t>() <= static_cast<uint64_t>(max) &&
            (min <= 0 || value.get<uint64_t>() >= static_cast<uint64_t>(min));

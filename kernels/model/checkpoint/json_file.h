@@ -50,8 +50,8 @@ class JsonFile final {
   bool IsList(absl::string_view key) const;
   bool IsString(absl::string_view key) const;
   bool IsNumber(absl::string_view key) const;
-  // An integer in [min, max]. An absent or null value gives the fallback; without a fallback it is
-  // an error.
+  // An integer in [min, max]; a number without a fraction, such as 50.0, is one. An absent or null
+  // value gives the fallback; without a fallback it is an error.
   int64_t Int(absl::string_view key, int64_t min, int64_t max,
               std::optional<int64_t> fallback = std::nullopt) const;
   double Number(absl::string_view key, double min, double max,

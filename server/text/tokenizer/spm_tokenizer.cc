@@ -1,5 +1,6 @@
 #include "server/text/tokenizer/spm_tokenizer.h"
 
+#include <algorithm>
 #include <charconv>
 #include <string>
 #include <utility>
@@ -18,8 +19,12 @@ class SpmTokenizer final : public Tokenizer {
  public:
   struct Pipeline {
     std::unique_ptr<const BpeModel> bpe;
-    bool add_dummy_prefix = false;
+    bool legacy = true;       // see TokenizerConfig
+    bool add_prefix = false;  // to each text; to the whole text only if `legacy` is false
     bool remove_extra_whitespaces = false;
+    // The named special tokens. Without `legacy`, a text that begins with one of them has no
+    // prefix.
+    std::vector<TokenId> named;
     bool cut_at_metaspace = false;  // see BpeModel::SplitsBefore
   };
 
@@ -29,11 +34,17 @@ class SpmTokenizer final : public Tokenizer {
  private:
   void EncodeText(std::string_view text, bool at_origin, std::vector<TokenId>* ids) const override {
     WordList list;
-    list.text = Escaped(text);
+    list.text = pipeline_.legacy ? Escaped(text) : EscapedOnce(text, at_origin);
     if (list.text.empty()) return;
     list.words.push_back({0, list.text.size()});
     if (pipeline_.cut_at_metaspace) CutBefore(kMetaspace, &list);
     pipeline_.bpe->EncodeWords(list, ids);
+  }
+
+  void EncodeOrigin(TokenId first, std::vector<TokenId>* ids) const override {
+    const std::vector<TokenId>& named = pipeline_.named;
+    if (pipeline_.legacy || std::find(named.begin(), named.end(), first) != named.end()) return;
+    EncodeText("", /*at_origin=*/true, ids);
   }
 
   // Returns the text with the dummy prefix if the model has one, and with U+2581 in place of
@@ -44,7 +55,7 @@ class SpmTokenizer final : public Tokenizer {
     if (squeeze && text.find_first_not_of(' ') == std::string_view::npos) return "";
     std::string out;
     out.reserve(text.size() + text.size() / 2);
-    if (pipeline_.add_dummy_prefix) out += kMetaspace;
+    if (pipeline_.add_prefix) out += kMetaspace;
     bool after_space = squeeze;
     for (const char c : text) {
       if (c != ' ') {
@@ -53,6 +64,30 @@ class SpmTokenizer final : public Tokenizer {
         out += kMetaspace;
       }
       after_space = squeeze && c == ' ';
+    }
+    while (squeeze && out.ends_with(kMetaspace)) out.resize(out.size() - kMetaspace.size());
+    return out;
+  }
+
+  // The same without `legacy`, as LlamaTokenizer of transformers does it: only the start of the
+  // whole text has a prefix, which is no space of the text. U+2581 in the text is a space. Spaces
+  // at the start of the text are kept, even if the model removes extra white space.
+  std::string EscapedOnce(std::string_view text, bool at_origin) const {
+    const bool squeeze = pipeline_.remove_extra_whitespaces;
+    std::string out;
+    out.reserve(text.size() + text.size() / 2);
+    if (pipeline_.add_prefix && at_origin) out += kMetaspace;
+    bool after_space = false;
+    for (size_t at = 0; at < text.size();) {
+      const bool is_metaspace = text.substr(at, kMetaspace.size()) == kMetaspace;
+      const bool is_space = is_metaspace || text[at] == ' ';
+      if (!is_space) {
+        out += text[at];
+      } else if (!after_space) {
+        out += kMetaspace;
+      }
+      after_space = squeeze && is_space;
+      at += is_metaspace ? kMetaspace.size() : 1;
     }
     while (squeeze && out.ends_with(kMetaspace)) out.resize(out.size() - kMetaspace.size());
     return out;
@@ -143,6 +178,22 @@ std::optional<TokenId> NamedOr(const TokenTable& table, const std::optional<std:
   return fallback;
 }
 
+// The special tokens that have a name: bos, eos, unk, pad, ..., and the additional special tokens.
+std::vector<TokenId> NamedTokens(const SpmProto& proto, const TokenizerConfig& config,
+                                 const TokenTable& table) {
+  std::vector<TokenId> named;
+  for (TokenId id = 0; id < proto.size(); ++id) {
+    if (proto.piece_types[static_cast<size_t>(id)] == SpmProto::kUnknown) named.push_back(id);
+  }
+  for (const std::string& piece : {proto.bos_piece, proto.eos_piece}) {
+    if (const int id = proto.ControlId(piece); id >= 0) named.push_back(id);
+  }
+  for (const AddedToken& token : config.special_tokens) {
+    if (const std::optional<TokenId> id = table.Find(token.content)) named.push_back(*id);
+  }
+  return named;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> NewSpmTokenizer(std::string_view serialized,
@@ -161,14 +212,17 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> NewSpmTokenizer(std::string_view seri
       MergeAddedTokens(config.special_tokens, /*ignore_conflicts=*/true, table.get(), &tokens));
   DecodeRules rules;
   rules.bytes = DecodeRules::Bytes::kByRuns;
-  if (proto->add_dummy_prefix) {
+  const bool add_prefix = config.legacy ? proto->add_dummy_prefix : config.add_prefix_space;
+  if (add_prefix) {
     rules.strip = " ";
     rules.strip_begin = 1;
   }
   table->set_rules(std::move(rules));
 
   SpmTokenizer::Pipeline pipeline;
-  pipeline.add_dummy_prefix = proto->add_dummy_prefix;
+  pipeline.legacy = config.legacy;
+  pipeline.add_prefix = add_prefix;
+  pipeline.named = NamedTokens(*proto, config, *table);
   pipeline.remove_extra_whitespaces = proto->remove_extra_whitespaces;
   ASSIGN_OR_RETURN(pipeline.bpe, NewBpe(*proto, *table));
   pipeline.cut_at_metaspace = pipeline.bpe->SplitsBefore(kMetaspace);

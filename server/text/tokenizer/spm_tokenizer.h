@@ -1,7 +1,8 @@
-// Makes a Tokenizer from SentencePiece's tokenizer.model, equivalent to Hugging Face's conversion.
-// Added and special tokens are cut out of the text first. Each part between them is encoded by
-// itself, with the model's dummy prefix. Characters that are not in the vocabulary become byte
-// tokens. Called at load time; the tokenizer is immutable; any thread.
+// Makes a Tokenizer from SentencePiece's tokenizer.model, with the ids of transformers'
+// LlamaTokenizer. Added and special tokens are cut out of the text first. Each part between them is
+// encoded by itself, with the model's dummy prefix (with `legacy`; see TokenizerConfig). Characters
+// that are not in the vocabulary become byte tokens. Called at load time; the tokenizer is
+// immutable; any thread.
 #pragma once
 
 #include <memory>

@@ -47,6 +47,7 @@ std::vector<TokenId> Tokenizer::Encode(std::string_view text, bool add_special) 
   if (add_special) ids = prefix_;
   for (const AddedTokenSplitter::Part& part : raw_splitter_.Split(text)) {
     if (part.id >= 0) {
+      if (part.begin == 0) EncodeOrigin(part.id, &ids);
       ids.push_back(part.id);
     } else {
       EncodeText(text.substr(part.begin, part.end - part.begin), part.begin == 0, &ids);

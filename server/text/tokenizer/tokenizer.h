@@ -77,6 +77,9 @@ class Tokenizer {
   // at the start of the whole text. REQUIRES: `text` is valid UTF-8 and not empty.
   virtual void EncodeText(std::string_view text, bool at_origin,
                           std::vector<TokenId>* ids) const = 0;
+  // Appends what the tokenizer puts at the start of a text that begins with the added token
+  // `first`.
+  virtual void EncodeOrigin(TokenId first, std::vector<TokenId>* ids) const {}
 
   const std::unique_ptr<const TokenTable> table_;
   const AddedTokenSplitter raw_splitter_;
@@ -87,8 +90,8 @@ class Tokenizer {
 };
 
 // Loads the tokenizer of a Hugging Face model folder: tokenizer.json if it exists and is supported,
-// else tokenizer.model. Special tokens also come from tokenizer_config.json and
-// special_tokens_map.json.
+// else tokenizer.model. Added and special tokens also come from tokenizer_config.json,
+// special_tokens_map.json and added_tokens.json.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& model_dir);
 
 // These load one implementation only; its file must exist.

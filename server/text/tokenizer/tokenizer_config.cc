@@ -57,6 +57,11 @@ absl::Status ReadNamedTokens(const Json& json, const std::string& file, Tokenize
   return absl::OkStatus();
 }
 
+void SortById(std::vector<AddedToken>* tokens) {
+  std::sort(tokens->begin(), tokens->end(),
+            [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
+}
+
 absl::Status ReadAddedTokensDecoder(const Json& json, const std::string& file,
                                     TokenizerConfig* config) {
   const Json* decoder = FindMember(json, "added_tokens_decoder");
@@ -73,8 +78,7 @@ absl::Status ReadAddedTokensDecoder(const Json& json, const std::string& file,
     token.id = id;
     if (!token.content.empty()) config->added_tokens.push_back(std::move(token));
   }
-  std::sort(config->added_tokens.begin(), config->added_tokens.end(),
-            [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
+  SortById(&config->added_tokens);
   return absl::OkStatus();
 }
 
@@ -83,6 +87,24 @@ absl::StatusOr<Json> ReadOptionalJson(const std::string& path) {
   if (absl::IsNotFound(bytes.status())) return Json(Json::Object());
   if (!bytes.ok()) return bytes.status();
   return ParseJson(*bytes, path);
+}
+
+// Reads added_tokens.json, an object of token ids by content. Only the named special tokens, which
+// must be read before, are special.
+absl::Status ReadAddedTokensFile(const std::string& path, TokenizerConfig* config) {
+  ASSIGN_OR_RETURN(const Json json, ReadOptionalJson(path));
+  for (const auto& [content, id] : json.object()) {
+    std::string where = path;
+    where.append(": '").append(content).append("'");
+    AddedToken token;
+    ASSIGN_OR_RETURN(token.id, AsInt(id, where));
+    token.content = content;
+    token.special = Contains(config->special_tokens, content);
+    token.normalized = !token.special;
+    if (!content.empty()) config->added_tokens.push_back(std::move(token));
+  }
+  SortById(&config->added_tokens);
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -108,11 +130,17 @@ absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const std::string& model_dir
   if (FindMember(json, "add_eos_token") != nullptr) {
     ASSIGN_OR_RETURN(config.add_eos_token, BoolOr(json, "add_eos_token", false, path));
   }
+  ASSIGN_OR_RETURN(config.legacy, BoolOr(json, "legacy", true, path));
+  ASSIGN_OR_RETURN(config.add_prefix_space, BoolOr(json, "add_prefix_space", true, path));
   RETURN_IF_ERROR(ReadAddedTokensDecoder(json, path, &config));
   RETURN_IF_ERROR(ReadNamedTokens(json, path, &config));
   const std::string map_path = model_dir + "/special_tokens_map.json";
   ASSIGN_OR_RETURN(const Json map, ReadOptionalJson(map_path));
   RETURN_IF_ERROR(ReadNamedTokens(map, map_path, &config));
+  // The older file of the added tokens. transformers reads it if the newer key is absent.
+  if (FindMember(json, "added_tokens_decoder") == nullptr) {
+    RETURN_IF_ERROR(ReadAddedTokensFile(model_dir + "/added_tokens.json", &config));
+  }
   return config;
 }
 
@@ -128,7 +156,8 @@ absl::Status MergeAddedTokens(const std::vector<AddedToken>& more, bool ignore_c
     } else if (absl::Status added = table->Add(token.id, token.content, /*in_model=*/false);
                !added.ok()) {
       if (!ignore_conflicts) return added;
-      TLOG_WARN("tokenizer_config.json: {}; the entry is left out", std::string(added.message()));
+      TLOG_WARN("added tokens of the tokenizer: {}; the entry is left out",
+                std::string(added.message()));
       continue;
     }
     const auto same = std::find_if(tokens->begin(), tokens->end(),

@@ -1,5 +1,5 @@
-// Reads special tokens and their options from tokenizer_config.json and special_tokens_map.json.
-// Called at load time; any thread.
+// Reads special tokens and their options from tokenizer_config.json, special_tokens_map.json and
+// added_tokens.json. Called at load time; any thread.
 #pragma once
 
 #include <optional>
@@ -18,7 +18,12 @@ struct TokenizerConfig {
   std::optional<bool> add_eos_token;
   std::optional<std::string> bos_token;
   std::optional<std::string> eos_token;
-  // The entries of added_tokens_decoder, sorted by id.
+  // Whether each text between added tokens gets SentencePiece's dummy prefix. If false, only the
+  // start of the whole text gets a prefix, if add_prefix_space is true. For tokenizer.model only.
+  bool legacy = true;
+  bool add_prefix_space = true;
+  // The entries of added_tokens_decoder, or of added_tokens.json if there is no
+  // added_tokens_decoder, sorted by id.
   std::vector<AddedToken> added_tokens;
   // The named special tokens: bos, eos, unk, pad, ..., and the additional special tokens.
   std::vector<AddedToken> special_tokens;
