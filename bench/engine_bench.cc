@@ -12,6 +12,7 @@
 //
 // The requests use the first ADAPTERS adapters below --adapters, in the order of their names; 0
 // selects the base model.
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <iostream>
@@ -43,6 +44,7 @@ constexpr char kUsage[] =
 
 constexpr int32_t kMaxSeqs = 64;
 constexpr int32_t kStepTokens = 512;
+constexpr int64_t kLongestContext = 8192;
 constexpr int64_t kMaxProbes = 100'000;  // probes per second
 
 using Flags = std::map<std::string, std::string>;
@@ -112,7 +114,8 @@ absl::StatusOr<AssembleOptions> ReadOptions(const Flags& flags) {
   options.engine.max_num_seqs = kMaxSeqs;
   options.engine.max_num_batched_tokens = kStepTokens;
   options.engine.target_step_us = 0;
-  options.max_model_len = 8192;
+  ASSIGN_OR_RETURN(const ModelSpec spec, LoadModelSpec(options.models[0].dir));
+  options.max_model_len = std::min(kLongestContext, spec.max_positions);
   return options;
 }
 

@@ -30,34 +30,27 @@ std::string CoreOf(int processor, const CoreFiles& files) {
   return core.empty() ? cpu : core;
 }
 
-// Returns the CPU quota of a control group in processors. The group's file cpu.max holds "QUOTA
-// PERIOD" in microseconds. The quota is infinite if QUOTA is "max" or the file does not exist.
-double QuotaOf(const std::string& group) {
-  std::ifstream file(group + "/cpu.max");
-  double quota_us = 0.0;
-  double period_us = 0.0;
-  const bool set = file >> quota_us >> period_us && quota_us > 0.0 && period_us > 0.0;
-  return set ? quota_us / period_us : INFINITY;
+// Returns a quota in processors; it is infinite if one of the numbers is not a positive number.
+double Processors(std::istream& quota_us, std::istream& period_us) {
+  double quota = 0.0;
+  double period = 0.0;
+  const bool set = quota_us >> quota && period_us >> period && quota > 0.0 && period > 0.0;
+  return set ? quota / period : INFINITY;
 }
 
-// Returns the path of the process's control group below the cgroup root, from the line "0::/path".
-// The path is empty for the root group. Inside a container, the container's group is the root.
-std::string OwnCgroup(const CoreFiles& files) {
-  std::ifstream file(files.own_cgroup);
-  for (std::string line; std::getline(file, line);) {
-    if (line.rfind("0::/", 0) == 0 && line.size() > 4) return line.substr(3);
+// Returns the smallest CPU quota of the process's control groups, of both versions. The file
+// cpu.max of version 2 holds "QUOTA PERIOD" in microseconds; QUOTA may be "max". Version 1 has a
+// file for each number, and its quota may be -1.
+double Quota(const CgroupFiles& files) {
+  double quota = INFINITY;
+  for (const std::string& folder : CgroupFolders(files)) {
+    std::ifstream both(folder + "/cpu.max");
+    quota = std::min(quota, Processors(both, both));
   }
-  return "";
-}
-
-// Returns the smallest quota of the process's control group and its ancestors, because a group's
-// quota also limits all groups below it.
-double Quota(const CoreFiles& files) {
-  std::string path = OwnCgroup(files);
-  double quota = QuotaOf(files.cgroup_root);
-  while (!path.empty()) {
-    quota = std::min(quota, QuotaOf(files.cgroup_root + path));
-    path.resize(path.rfind('/'));
+  for (const std::string& folder : CgroupV1Folders(files, "cpu")) {
+    std::ifstream quota_us(folder + "/cpu.cfs_quota_us");
+    std::ifstream period_us(folder + "/cpu.cfs_period_us");
+    quota = std::min(quota, Processors(quota_us, period_us));
   }
   return quota;
 }
@@ -84,7 +77,7 @@ std::vector<int> OwnProcessors() {
 int NumCores(const std::vector<int>& processors, const CoreFiles& files) {
   std::set<std::string> cores;
   for (const int processor : processors) cores.insert(CoreOf(processor, files));
-  const double quota = std::ceil(Quota(files));
+  const double quota = std::ceil(Quota(files.cgroup));
   const double count = std::min(static_cast<double>(cores.size()), quota);
   return std::max(1, static_cast<int>(count));
 }

@@ -7,14 +7,14 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/cgroup.h"
+
 namespace tessera {
 
 // The paths at which the Linux kernel describes processors and control groups. Tests replace them.
 struct CoreFiles {
   std::string cpus = "/sys/devices/system/cpu";  // folder with cpu0/topology, cpu1/topology, ...
-  // Root of the cgroup v2 tree. A group with a CPU quota has the file cpu.max.
-  std::string cgroup_root = "/sys/fs/cgroup";
-  std::string own_cgroup = "/proc/self/cgroup";  // file that names the process's own cgroup
+  CgroupFiles cgroup;
 };
 
 // Returns the number of distinct physical cores of the given logical processors, at most the CPU

@@ -5,7 +5,6 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
 #include "kernels/model/checkpoint/content_hash.h"
-#include "kernels/model/local_runner.h"
 #include "kernels/model/model.h"
 #include "kernels/model/model_spec_key.h"
 #include "kernels/model/numerics.h"
@@ -89,42 +88,56 @@ absl::Status AllocateMemory(const MemoryPlan& plan, RunnerDevice* runner) {
 
 }  // namespace
 
-absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan& plan) {
+absl::StatusOr<DeviceParts> PrepareDevice(const AssembleOptions& options, const MemoryPlan& plan) {
+  DeviceParts parts;
+  RunnerDevice& runner = parts.runner;
+  runner.team = std::make_unique<ThreadTeam>(plan.num_threads);
+  runner.comm = NewSingleRankComm();
+  ASSIGN_OR_RETURN(runner.backend, MakeBackend(options, runner.team.get(), runner.comm.get()));
+  if (!options.pack_cache.dir.empty()) {
+    ASSIGN_OR_RETURN(parts.pack_cache, PackCache::Open(options.pack_cache));
+  }
+  std::vector<AdapterRegistry::Model> models;
+  for (size_t i = 0; i < plan.models.size(); ++i) {
+    const MemoryPlan::PerModel& m = plan.models[i];
+    models.push_back({options.models[i].name, m.spec, m.layout.page_bytes(),
+                      AdapterDtypeOf(options.adapter_dtype, m.weight_dtype)});
+  }
+  parts.adapters = std::make_unique<AdapterRegistry>(std::move(models));
+  return parts;
+}
+
+absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan& plan,
+                                DeviceParts parts) {
+  RunnerDevice& runner = parts.runner;
   Device device;
   device.num_threads = plan.num_threads;
   device.engine = options.engine;
   device.kv = NewKvManager(plan.num_slabs, plan.slab_bytes, plan.max_slabs_per_page);
-
-  RunnerDevice runner;
-  runner.team = std::make_unique<ThreadTeam>(device.num_threads);
-  runner.comm = NewSingleRankComm();
-  ASSIGN_OR_RETURN(runner.backend, MakeBackend(options, runner.team.get(), runner.comm.get()));
   device.backend_name = runner.backend->name();
-  std::unique_ptr<PackCache> pack_cache;
-  if (!options.pack_cache.dir.empty()) {
-    ASSIGN_OR_RETURN(pack_cache, PackCache::Open(options.pack_cache));
-  }
-  std::vector<AdapterRegistry::Model> adapter_models;
   for (size_t i = 0; i < plan.models.size(); ++i) {
     const MemoryPlan::PerModel& m = plan.models[i];
     const AssembleModel& source = options.models[i];
     RunnerModel runner_model{nullptr, m.layout};
     ASSIGN_OR_RETURN(runner_model.model,
-                     LoadModel(options, source, m.spec, pack_cache.get(), &runner));
+                     LoadModel(options, source, m.spec, parts.pack_cache.get(), &runner));
     ASSIGN_OR_RETURN(ModelIdentity identity,
                      IdentityOf(runner.backend.get(), runner_model.model.get(), m.layout));
     runner.models.push_back(std::move(runner_model));
     device.engine.models.push_back(MakeEngineModel(source, m, std::move(identity)));
     device.kv->AddModel(m.layout);
-    adapter_models.push_back({source.name, m.spec, m.layout.page_bytes(),
-                              AdapterDtypeOf(options.adapter_dtype, m.weight_dtype)});
   }
-  if (pack_cache != nullptr) device.pack_cache = pack_cache->stats();
-  device.adapters = std::make_unique<AdapterRegistry>(std::move(adapter_models));
+  if (parts.pack_cache != nullptr) device.pack_cache = parts.pack_cache->stats();
+  device.adapters = std::move(parts.adapters);
   device.engine.adapters = device.adapters.get();
   RETURN_IF_ERROR(AllocateMemory(plan, &runner));
   device.runner = NewLocalRunner(std::move(runner), RunnerOptions{});
   return device;
+}
+
+absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan& plan) {
+  ASSIGN_OR_RETURN(DeviceParts parts, PrepareDevice(options, plan));
+  return Assemble(options, plan, std::move(parts));
 }
 
 }  // namespace tessera

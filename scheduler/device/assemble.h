@@ -1,6 +1,8 @@
 // Creates the parts of a device: backend, weights, page pool, KV manager and runner, and the engine
 // options that fit them. The daemon, the benchmarks and the engine tests all start with these
-// functions. The caller owns the parts and calls the functions on one thread, at start.
+// functions. PrepareDevice makes the parts that take little time, so that a check without weights
+// finds their errors too; Assemble adds the weights and the pool. The caller owns the parts and
+// calls the functions on one thread, at start.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/model/checkpoint/pack_cache.h"
+#include "kernels/model/local_runner.h"
 #include "kernels/model/runner.h"
 #include "kvstore/kv_manager.h"
 #include "scheduler/device/memory_plan.h"
@@ -27,7 +30,20 @@ struct Device {
   PackCacheStats pack_cache;
 };
 
-// Loads the weights and allocates the page pool, as planned.
+// The parts of a device that need no weights.
+struct DeviceParts {
+  RunnerDevice runner;                        // threads, ranks and backend
+  std::unique_ptr<PackCache> pack_cache;      // null: there is none
+  std::unique_ptr<AdapterRegistry> adapters;  // without adapters
+};
+
+absl::StatusOr<DeviceParts> PrepareDevice(const AssembleOptions& options, const MemoryPlan& plan);
+
+// Loads the weights and allocates the page pool, as planned. REQUIRES: `parts` was made for the
+// same options and plan.
+absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan& plan,
+                                DeviceParts parts);
+// The same with new parts.
 absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan& plan);
 
 }  // namespace tessera

@@ -3,13 +3,14 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/cores.h"
 #include "kernels/base/log.h"
+#include "kernels/base/memory.h"
 #include "kernels/base/status.h"
 #include "kernels/device/footprint.h"
-#include "kernels/model/memory.h"
 #include "kvstore/kv_manager.h"
 #include "kvstore/pool_plan.h"
 
@@ -47,6 +48,13 @@ int64_t LongestThatFits(const MemoryPlan::PerModel& model, const MemoryPlan& pla
     (SlabsFor(model, plan, middle, step_tokens) <= num_slabs ? low : high) = middle;
   }
   return low;
+}
+
+// The smallest pool, in bytes, that holds a sequence of `num_tokens` of the model.
+int64_t PoolBytesFor(const MemoryPlan::PerModel& model, const MemoryPlan& plan, int64_t num_tokens,
+                     int64_t step_tokens) {
+  return RoundUp<int64_t>(SlabsFor(model, plan, num_tokens, step_tokens), plan.max_slabs_per_page) *
+         plan.slab_bytes;
 }
 
 // The hidden states that a step returns for embeddings are in one array of floats, whose indices
@@ -104,40 +112,70 @@ void PlanWorkingMemory(const AssembleOptions& options, MemoryPlan* plan) {
   }
 }
 
+// Checks that a given max_model_len is within the longest context of the models.
+absl::Status CheckMaxModelLen(const AssembleOptions& options, const MemoryPlan& plan) {
+  const auto longest = std::max_element(
+      plan.models.begin(), plan.models.end(),
+      [](const auto& a, const auto& b) { return a.spec.max_positions < b.spec.max_positions; });
+  const int64_t context = longest->spec.max_positions;
+  if (options.max_model_len <= context) return absl::OkStatus();
+  const auto index = static_cast<size_t>(longest - plan.models.begin());
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--max-model-len is ", options.max_model_len, ", but the context of model ",
+      options.models[index].name, " is ", context,
+      " tokens (max_position_embeddings in config.json): lower --max-model-len to at most ",
+      context));
+}
+
+// Sets the size of the pool. A computed size holds a sequence of a given max_model_len.
 absl::Status PlanPoolSize(const AssembleOptions& options, MemoryPlan* plan) {
   const int64_t step_tokens = options.engine.max_num_batched_tokens;
   int64_t fixed_bytes = plan->work.total();
-  int64_t wanted_slabs = 0;
+  int64_t longest_bytes = 0;  // of a pool that holds one sequence of any model
   for (const MemoryPlan::PerModel& m : plan->models) {
     fixed_bytes += m.weight_bytes + m.arena_bytes;
-    wanted_slabs =
-        std::max(wanted_slabs, SlabsFor(m, *plan, LongestSequence(options, m), step_tokens));
+    longest_bytes =
+        std::max(longest_bytes, PoolBytesFor(m, *plan, LongestSequence(options, m), step_tokens));
   }
-  wanted_slabs *= options.engine.max_num_seqs;
   const int64_t left = std::max<int64_t>(0, plan->available_bytes - fixed_bytes);
   int64_t pool_bytes = options.kv_cache_bytes;
-  if (pool_bytes == 0) pool_bytes = std::min(wanted_slabs * plan->slab_bytes, left / kPoolShare);
+  if (pool_bytes == 0) {
+    pool_bytes = std::min(longest_bytes * options.engine.max_num_seqs, left / kPoolShare);
+    if (options.max_model_len > 0) pool_bytes = std::max(pool_bytes, longest_bytes);
+  }
   // The pool has the slabs of the null page in addition.
   plan->num_slabs = pool_bytes / plan->slab_bytes + plan->max_slabs_per_page;
   plan->num_slabs = plan->num_slabs / plan->max_slabs_per_page * plan->max_slabs_per_page;
-  if (plan->total_bytes() > plan->available_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "not enough memory: weights and buffers take ", fixed_bytes >> 20, " MiB and the KV cache ",
-        plan->pool_bytes() >> 20, " MiB, but only ", plan->available_bytes >> 20,
-        " MiB are available; lower --kv-cache-bytes or --max-num-batched-tokens, use "
-        "--dtype bfloat16, int8 or int4, or serve fewer models"));
-  }
+  if (plan->total_bytes() <= plan->available_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "not enough memory: weights and buffers take ", fixed_bytes >> 20, " MiB and the KV cache ",
+      plan->pool_bytes() >> 20, " MiB, but only ", plan->available_bytes >> 20,
+      " MiB are available (", plan->available_bound,
+      "); lower --kv-cache-bytes, --max-model-len or --max-num-batched-tokens, use --dtype "
+      "bfloat16, int8 or int4, or serve fewer models"));
+}
+
+// Sets each model's longest sequence: a given max_model_len, or what the pool holds.
+absl::Status PlanLengths(const AssembleOptions& options, MemoryPlan* plan) {
+  const int64_t step_tokens = options.engine.max_num_batched_tokens;
   const int64_t usable_slabs = plan->num_slabs - plan->max_slabs_per_page;
   for (size_t i = 0; i < plan->models.size(); ++i) {
     MemoryPlan::PerModel& m = plan->models[i];
-    m.max_model_len =
-        LongestThatFits(m, *plan, usable_slabs, LongestSequence(options, m), step_tokens);
+    const std::string& name = options.models[i].name;
+    const int64_t wanted = LongestSequence(options, m);
+    m.max_model_len = LongestThatFits(m, *plan, usable_slabs, wanted, step_tokens);
     if (m.max_model_len < 2) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the KV cache of ", plan->pool_bytes(), " bytes holds no sequence of model ",
+                       name, ": raise --kv-cache-bytes to at least ",
+                       PoolBytesFor(m, *plan, 2 * m.layout.page_tokens(), step_tokens)));
+    }
+    if (options.max_model_len > 0 && m.max_model_len < wanted) {
       return absl::ResourceExhaustedError(absl::StrCat(
-          "the KV cache of ", plan->pool_bytes(), " bytes holds no sequence of model ",
-          options.models[i].name, ": raise --kv-cache-bytes to at least ",
-          (SlabsFor(m, *plan, 2 * m.layout.page_tokens(), step_tokens) + plan->max_slabs_per_page) *
-              plan->slab_bytes));
+          "a sequence of ", wanted, " tokens of model ", name, " needs a KV cache of ",
+          PoolBytesFor(m, *plan, wanted, step_tokens), " bytes, but --kv-cache-bytes ",
+          options.kv_cache_bytes, " holds ", m.max_model_len,
+          " tokens: raise --kv-cache-bytes, or lower --max-model-len to ", m.max_model_len));
     }
   }
   return absl::OkStatus();
@@ -160,7 +198,9 @@ absl::StatusOr<MemoryPlan> PlanMemory(const AssembleOptions& options) {
   MemoryPlan plan;
   plan.num_threads = options.num_threads > 0 ? options.num_threads : NumUsableCores();
   if (options.backend == "ref") plan.num_threads = 1;
-  plan.available_bytes = AvailableMemoryBytes();
+  AvailableMemory available = FindAvailableMemory();
+  plan.available_bytes = available.bytes;
+  plan.available_bound = std::move(available.bound);
   for (const AssembleModel& model : options.models) {
     MemoryPlan::PerModel m;
     ASSIGN_OR_RETURN(m.spec, LoadModelSpec(model.dir));
@@ -177,9 +217,11 @@ absl::StatusOr<MemoryPlan> PlanMemory(const AssembleOptions& options) {
                     2 * BufferBytes(Model::OutputBytes(m.spec, limits));
     plan.models.push_back(std::move(m));
   }
+  RETURN_IF_ERROR(CheckMaxModelLen(options, plan));
   RETURN_IF_ERROR(PlanLayouts(options, &plan));
   PlanWorkingMemory(options, &plan);
   RETURN_IF_ERROR(PlanPoolSize(options, &plan));
+  RETURN_IF_ERROR(PlanLengths(options, &plan));
   PlanWorkingMemory(options, &plan);  // again, for the longest sequences that the pool holds
   return plan;
 }

@@ -54,10 +54,13 @@ struct AssembleOptions {
   KvDtype kv_dtype = KvDtype::kAuto;
   AdapterDtype adapter_dtype = AdapterDtype::kAuto;
   // The bytes of the page pool. 0: the bytes that max_num_seqs sequences of max_model_len need, but
-  // at most a quarter of the memory that weights and buffers leave available.
+  // at most a quarter of the memory that weights and buffers leave available, and at least the
+  // bytes that one sequence needs if max_model_len is given.
   int64_t kv_cache_bytes = 0;
-  // The largest number of tokens of a sequence, prompt and output. 0: the model's context length.
-  // The plan reduces this number to the longest sequence that the pool holds.
+  // The largest number of tokens of a sequence, prompt and output, for every model; a model with a
+  // shorter context keeps its context. The plan fails if the pool cannot hold such a sequence. 0:
+  // each model's context length, which the plan reduces to the longest sequence that the pool
+  // holds.
   int64_t max_model_len = 0;
   // The number of tokens of a page. 0: PlanPool chooses it for each model. REQUIRES: 0 unless there
   // is one model.
@@ -91,6 +94,7 @@ struct MemoryPlan {
   int64_t slab_bytes = 0;
   int32_t max_slabs_per_page = 1;
   int64_t available_bytes = 0;  // available memory at the time of planning
+  std::string available_bound;  // what bounds available_bytes, for messages
 
   int64_t pool_bytes() const { return num_slabs * slab_bytes; }
   int64_t total_bytes() const;

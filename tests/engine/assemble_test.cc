@@ -10,7 +10,9 @@
 #include <fstream>
 #include <string>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/memory.h"
 #include "tests/lib/real_stack.h"
 #include "tests/lib/tiny_model.h"
 
@@ -45,6 +47,57 @@ TEST(AssembleTest, TheContextIsCutToWhatThePoolHolds) {
   const auto plan = PlanMemory(options);
   ASSERT_TRUE(plan.ok()) << plan.status();
   EXPECT_EQ(plan->models[0].max_model_len, 3 * plan->models[0].layout.page_tokens());
+}
+
+// A given length is kept or refused with the bytes that it needs; it is never cut.
+TEST(AssembleTest, AGivenLengthThatThePoolDoesNotHoldIsRefused) {
+  AssembleOptions options = Options("llama32");
+  const auto whole = PlanMemory(options);
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  const int64_t context = whole->models[0].spec.max_positions;
+  options.max_model_len = context;
+  options.kv_cache_bytes = 3 * whole->slab_bytes;
+  const absl::Status refused = PlanMemory(options).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_NE(refused.message().find(absl::StrCat("--kv-cache-bytes ", options.kv_cache_bytes)),
+            std::string::npos)
+      << refused;
+  const int64_t fits = 3 * whole->models[0].layout.page_tokens();
+  EXPECT_NE(refused.message().find(absl::StrCat("lower --max-model-len to ", fits)),
+            std::string::npos)
+      << refused;
+  int64_t needed = 0;
+  const size_t at = refused.message().find("needs a KV cache of ");
+  ASSERT_NE(at, std::string::npos) << refused;
+  ASSERT_TRUE(absl::SimpleAtoi(std::string(refused.message().substr(
+                                   at + 20, refused.message().find(" bytes", at) - at - 20)),
+                               &needed));
+  options.kv_cache_bytes = needed - 1;
+  EXPECT_FALSE(PlanMemory(options).ok());
+  options.kv_cache_bytes = needed;
+  const auto kept = PlanMemory(options);
+  ASSERT_TRUE(kept.ok()) << kept.status();
+  EXPECT_EQ(kept->models[0].max_model_len, context);
+  options.kv_cache_bytes = 3 * whole->slab_bytes;
+  options.max_model_len = fits;
+  const auto lowered = PlanMemory(options);
+  ASSERT_TRUE(lowered.ok()) << lowered.status();
+  EXPECT_EQ(lowered->models[0].max_model_len, fits);
+}
+
+TEST(AssembleTest, AGivenLengthAboveTheContextIsRefused) {
+  AssembleOptions options = Options("llama32");
+  const int64_t context = LoadModelSpec(options.models[0].dir)->max_positions;
+  options.max_model_len = context + 1;
+  const absl::Status refused = PlanMemory(options).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << refused;
+  EXPECT_NE(refused.message().find(absl::StrCat("lower --max-model-len to at most ", context)),
+            std::string::npos)
+      << refused;
+  options.max_model_len = context;
+  const auto plan = PlanMemory(options);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->models[0].max_model_len, context);
 }
 
 // A token's int8 row takes one byte for each number and four bytes for the scale.
@@ -83,6 +136,9 @@ TEST(AssembleTest, MoreThanTheMachineHasIsRefusedBeforeItIsAllocated) {
   const auto plan = PlanMemory(options);
   EXPECT_EQ(plan.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_NE(plan.status().message().find("lower --kv-cache-bytes"), std::string::npos)
+      << plan.status();
+  EXPECT_NE(plan.status().message().find("MiB are available (" + FindAvailableMemory().bound + ")"),
+            std::string::npos)
       << plan.status();
 }
 

@@ -16,7 +16,7 @@ class CoresTest : public ::testing::Test {
   CoresTest() {
     std::string name = (std::filesystem::temp_directory_path() / "tessera_cores_XXXXXX").string();
     root_ = mkdtemp(name.data());
-    files_ = {root_ + "/cpu", root_ + "/cgroup", root_ + "/own"};
+    files_ = {root_ + "/cpu", {root_ + "/cgroup", root_ + "/own"}};
   }
   ~CoresTest() override { std::filesystem::remove_all(root_); }
 
@@ -84,6 +84,17 @@ TEST_F(CoresTest, TheTightestGroupOnThePathBinds) {
   EXPECT_EQ(NumCores(kEight, files_), 2);
   Write("cgroup/box/cpu.max", "max 100000");
   EXPECT_EQ(NumCores(kEight, files_), 5);
+}
+
+TEST_F(CoresTest, QuotasOfVersionOneCount) {
+  Write("own", "3:cpu,cpuacct:/box/task\n4:memory:/elsewhere\n0::/");
+  Write("cgroup/cpu/box/cpu.cfs_quota_us", "300000");
+  Write("cgroup/cpu/box/cpu.cfs_period_us", "100000");
+  Write("cgroup/cpu/box/task/cpu.cfs_quota_us", "-1");
+  Write("cgroup/cpu/box/task/cpu.cfs_period_us", "100000");
+  Write("cgroup/cpu/elsewhere/cpu.cfs_quota_us", "100000");
+  Write("cgroup/cpu/elsewhere/cpu.cfs_period_us", "100000");
+  EXPECT_EQ(NumCores(kEight, files_), 3);
 }
 
 TEST_F(CoresTest, ThisProcessHasSomeAndNoMoreThanItsMask) {

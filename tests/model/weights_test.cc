@@ -9,7 +9,6 @@
 #include <cstring>
 #include <filesystem>
 
-#include "kernels/model/memory.h"
 #include "tests/lib/raw_checkpoint.h"
 #include "tests/lib/tiny_model.h"
 
@@ -248,8 +247,6 @@ TEST_F(WeightsTest, MixedTypesAreFloat32) {
   ASSERT_TRUE(mixed.ok()) << mixed.status();
   EXPECT_EQ(mixed->dtype, DType::kF32);
 }
-
-TEST(AvailableMemory, IsPlausible) { EXPECT_GT(AvailableMemoryBytes(), int64_t{1} << 20); }
 
 TEST(ModelCreate, SaysWhatTheArenaTakes) {
   const auto spec = LoadModelSpec(GoldenModelDir("llama2"));
