@@ -22,7 +22,7 @@ class RawLogprobs {
  public:
   RawLogprobs() = default;
   RawLogprobs(const LogitRow& row, SampleScratch* scratch) {
-    maximum_ = sampling::ChunkMaxima(row, &scratch->maxima);
+    maximum_ = sampling::ChunkMaxima(row, &scratch->maxima, &scratch->odd_chunks);
     if (!std::isfinite(maximum_)) return;
     log_sum_ = std::log(
         sampling::ChunkMasses(row, scratch->maxima, {maximum_, 1.0f}, {}, &scratch->masses));
@@ -109,6 +109,23 @@ float LogitBefore(const std::vector<TokenLogprob>& before, TokenId token, const 
   return logits[token];
 }
 
+// Returns whether all logits were finite before penalties and biases. REQUIRES:
+// scratch->odd_chunks is that of `row`, scratch->before holds the logits that were changed.
+bool WasFinite(const LogitRow& row, const SampleScratch& scratch) {
+  const auto is_finite = [](const TokenLogprob& saved) { return std::isfinite(saved.logprob); };
+  if (!std::all_of(scratch.before.begin(), scratch.before.end(), is_finite)) return false;
+  const float* const logits = row.logits();
+  for (const int64_t chunk : scratch.odd_chunks) {
+    const TokenId begin = LogitRow::FirstToken(chunk);
+    const int64_t end = std::min<int64_t>(begin + sampling::kChunk, row.vocab());
+    for (TokenId token = begin; token < end; ++token) {
+      if (std::isfinite(logits[token])) continue;
+      if (!std::isfinite(LogitBefore(scratch.before, token, logits))) return false;
+    }
+  }
+  return true;
+}
+
 // Returns the cut that keeps exactly the tokens that top_k and top_p allow. REQUIRES:
 // scratch->maxima holds the chunk maxima of `logits`.
 Cut CutByRank(const SamplerRow& row, const LogitRow& logits, const Softmax& softmax,
@@ -148,7 +165,7 @@ TokenId SampleByTemperature(const SamplerRow& row, const LogitRow& logits, float
 
 TokenId ChooseToken(const SamplerRow& row, const uint32_t* mask, const LogitRow& logits,
                     SampleScratch* scratch) {
-  const float maximum = sampling::ChunkMaxima(logits, &scratch->maxima);
+  const float maximum = sampling::ChunkMaxima(logits, &scratch->maxima, &scratch->odd_chunks);
   if (maximum == -kInfinity) {
     for (int64_t token = 0; token < logits.vocab(); ++token) {
       if (Allowed(mask, token)) return static_cast<TokenId>(token);
@@ -172,7 +189,11 @@ void SampleRow(const SamplerRow& row, const TokenBias* biases, const TokenCount*
   out->top.count = 0;
   const LogitRow view(logits, vocab, scratch->passes);
   RawLogprobs logprobs;
-  if (score || row.num_logprobs >= 0) logprobs = RawLogprobs(view, scratch);
+  const bool looks_first = score || row.num_logprobs >= 0 || mask != nullptr;
+  if (looks_first) {
+    logprobs = RawLogprobs(view, scratch);
+    out->is_finite = scratch->odd_chunks.empty();
+  }
   if (row.num_logprobs > 0) {
     const int32_t count = static_cast<int32_t>(std::min<int64_t>(row.num_logprobs, vocab));
     out->top.count = WriteTop(logprobs, view, count, scratch, top);
@@ -181,14 +202,12 @@ void SampleRow(const SamplerRow& row, const TokenBias* biases, const TokenCount*
     out->logprob = row.target < vocab ? logprobs.Of(logits[row.target]) : -kInfinity;
     return;
   }
-  scratch->before.clear();
-  if (row.num_logprobs >= 0) {
-    SaveLogits(row, biases, counts, logits, vocab, &scratch->before);
-  }
+  SaveLogits(row, biases, counts, logits, vocab, &scratch->before);
   ApplyPenalties(row, counts, vocab, logits);
   ApplyBiases(row, biases, vocab, logits);
   if (mask != nullptr) ApplyMask(mask, vocab, logits);
   out->token = ChooseToken(row, mask, view, scratch);
+  if (!looks_first) out->is_finite = WasFinite(view, *scratch);
   if (row.num_logprobs >= 0) {
     out->logprob = logprobs.Of(LogitBefore(scratch->before, out->token, logits));
   }

@@ -14,7 +14,8 @@
 // Of tokens with equal logits the lower id is always better. A NaN logit counts as -infinity. If
 // all logits are -infinity, the result is the lowest id that the mask allows, or 0 if the mask
 // allows none. The result is a pure function of the row: it does not depend on the number of
-// threads, the other rows of the batch or the instruction set.
+// threads, the other rows of the batch or the instruction set. SampledRow::is_finite tells whether
+// all original logits are finite; penalties, biases and the mask do not matter for it.
 //
 // A backend calls BeginSample, then SampleRows for disjoint ranges on any threads, then EndSample.
 // This header includes neither absl nor spdlog.
@@ -35,9 +36,10 @@ namespace tessera {
 struct SampleScratch {
   // The functions to compute with: a backend sets the table of its instruction set.
   const sampling::Passes* passes = &sampling::plain::kPasses;
-  std::vector<float> maxima;       // [chunks] largest logit of each chunk
-  std::vector<float> maxima_copy;  // [chunks] copy of `maxima` that is reordered
-  std::vector<double> masses;      // [chunks] sum of the weights of each chunk's kept tokens
+  std::vector<float> maxima;        // [chunks] largest logit of each chunk
+  std::vector<float> maxima_copy;   // [chunks] copy of `maxima` that is reordered
+  std::vector<int64_t> odd_chunks;  // chunks with a logit that is NaN or infinite
+  std::vector<double> masses;       // [chunks] sum of the weights of each chunk's kept tokens
   std::vector<sampling::Candidate> candidates;
   // Original logits (in TokenLogprob::logprob) of the tokens that have a penalty or a bias.
   std::vector<TokenLogprob> before;

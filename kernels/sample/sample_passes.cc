@@ -34,16 +34,25 @@ inline float ExpNegative(float x) {
   return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, p) + exponent);
 }
 
-float Maximum(const float* logits) {
+// The bits of the absolute value of a float, as integers, ascend with the absolute value. Those of
+// infinity are kInfinityBits, and those of NaN are larger.
+float Maximum(const float* logits, bool* is_finite) {
+  constexpr int32_t kAbsoluteBits = 0x7fffffff;
+  constexpr int32_t kInfinityBits = 0x7f800000;
   float lanes[kLanes];
+  int32_t largest[kLanes] = {};  // bits of the largest absolute value
   for (float& lane : lanes) lane = -INFINITY;
   for (int i = 0; i < kChunk; i += kLanes) {
     for (int j = 0; j < kLanes; ++j) {
       lanes[j] = logits[i + j] > lanes[j] ? logits[i + j] : lanes[j];
+      const int32_t bits = __builtin_bit_cast(int32_t, logits[i + j]) & kAbsoluteBits;
+      largest[j] = bits > largest[j] ? bits : largest[j];
     }
   }
   float maximum = lanes[0];
   for (const float lane : lanes) maximum = lane > maximum ? lane : maximum;
+  *is_finite = true;
+  for (const int32_t bits : largest) *is_finite = *is_finite && bits < kInfinityBits;
   return maximum;
 }
 

@@ -23,8 +23,9 @@ struct Softmax {
 
 // The functions of one instruction set. All arrays have kChunk elements.
 struct Passes {
-  // Returns the largest logit, or -infinity if all logits are NaN.
-  float (*maximum)(const float* logits) = nullptr;
+  // Returns the largest logit, or -infinity if all logits are NaN. *is_finite := whether no logit
+  // is NaN or infinite.
+  float (*maximum)(const float* logits, bool* is_finite) = nullptr;
   // weights[i] := the weight of logits[i], or 0 if logits[i] < lowest. REQUIRES: (lowest -
   // softmax.maximum) * softmax.inverse_temperature >= kLeastExponent.
   void (*weights)(const float* logits, const Softmax& softmax, float lowest,

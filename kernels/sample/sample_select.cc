@@ -93,13 +93,24 @@ const float* LogitRow::Chunk(int64_t chunk, Padded* padded) const {
   return padded->data();
 }
 
-float ChunkMaxima(const LogitRow& row, std::vector<float>* maxima) {
+float ChunkMaxima(const LogitRow& row, std::vector<float>* maxima,
+                  std::vector<int64_t>* odd_chunks) {
   maxima->resize(row.num_chunks());
+  odd_chunks->clear();
   LogitRow::Padded padded;
   float maximum = -kInfinity;
   for (int64_t chunk = 0; chunk < row.num_chunks(); ++chunk) {
-    (*maxima)[chunk] = row.passes().maximum(row.Chunk(chunk, &padded));
+    bool is_finite = true;
+    (*maxima)[chunk] = row.passes().maximum(row.Chunk(chunk, &padded), &is_finite);
     maximum = std::max(maximum, (*maxima)[chunk]);
+    if (!is_finite) odd_chunks->push_back(chunk);
+  }
+  // The padding of the last chunk is infinite.
+  const auto is_finite = [](float logit) { return std::isfinite(logit); };
+  const int64_t last = row.num_chunks() - 1;
+  if (!odd_chunks->empty() && odd_chunks->back() == last &&
+      std::all_of(row.logits() + last * kChunk, row.logits() + row.vocab(), is_finite)) {
+    odd_chunks->pop_back();
   }
   return maximum;
 }

@@ -67,9 +67,10 @@ class LogitRow final {
   const Passes* passes_;
 };
 
-// maxima := the largest logit of each chunk, or -infinity if all its logits are NaN. Returns the
-// largest logit of the row.
-float ChunkMaxima(const LogitRow& row, std::vector<float>* maxima);
+// maxima := the largest logit of each chunk, or -infinity if all its logits are NaN. `odd_chunks`
+// := the chunks with a logit that is NaN or infinite. Returns the largest logit of the row.
+float ChunkMaxima(const LogitRow& row, std::vector<float>* maxima,
+                  std::vector<int64_t>* odd_chunks);
 
 // Returns the lowest id whose logit is `maximum`. REQUIRES: the logit of at least one token is
 // `maximum`.

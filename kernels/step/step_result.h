@@ -21,6 +21,8 @@ struct SampledRow {
   TokenId token = 0;
   float logprob = 0.0f;  // logprob of `token`; 0 unless num_logprobs >= 0
   Range top;  // range in StepResult::top: the num_logprobs most probable tokens, best first
+  // Whether no logit of the row is NaN or infinite. If false, the other members have no meaning.
+  bool is_finite = true;
 };
 
 // Entries of StepResult::top that sampler rows [0, num_rows) of a batch want: row r's follow those

@@ -219,9 +219,10 @@ TEST(Sampler, NucleiEqualThoseOfAFullSort) {
   const auto expect_equal = [](const std::vector<float>& logits, const std::string& what) {
     const sampling::LogitRow row(logits.data(), kVocab, &sampling::plain::kPasses);
     std::vector<float> maxima;
+    std::vector<int64_t> odd_chunks;
     std::vector<double> masses;
     std::vector<sampling::Candidate> candidates;
-    const sampling::Softmax softmax{sampling::ChunkMaxima(row, &maxima), 1.25f};
+    const sampling::Softmax softmax{sampling::ChunkMaxima(row, &maxima, &odd_chunks), 1.25f};
     const double total = sampling::ChunkMasses(row, maxima, softmax, {}, &masses);
     for (double top_p : {0.0, 0.02, 0.4, 0.9, 0.95, 0.999, 0.9999999}) {
       const sampling::Cut expected = NaiveNucleus(row, softmax, top_p, total);
@@ -255,7 +256,8 @@ TEST(Sampler, InstructionSetsGiveTheSameBits) {
     logits[seed] = kNaN;
     logits[100 + seed] = -kInfinity;
     logits[200] = logits[201];
-    const sampling::Softmax softmax{sampling::plain::kPasses.maximum(logits.data()),
+    bool is_finite = true;
+    const sampling::Softmax softmax{sampling::plain::kPasses.maximum(logits.data(), &is_finite),
                                     0.5f + static_cast<float>(seed)};
     const float lowest = std::max(seed % 2 == 0 ? -2.0f : -10.0f, sampling::LeastLogit(softmax));
     const auto all_of = [&](const sampling::Passes& passes) {
@@ -263,8 +265,19 @@ TEST(Sampler, InstructionSetsGiveTheSameBits) {
       passes.weights(logits.data(), softmax, lowest, weights.data());
       std::vector<uint8_t> marks(sampling::kChunk);
       passes.mark(logits.data(), lowest, 1.5f, marks.data());
-      return std::tuple(passes.maximum(logits.data()), weights,
-                        passes.mass(logits.data(), softmax, lowest), marks);
+      bool finite_by_pass = true;
+      const float maximum = passes.maximum(logits.data(), &finite_by_pass);
+      EXPECT_FALSE(finite_by_pass);
+      std::vector<float> finite = logits;
+      for (float& logit : finite) logit = std::isfinite(logit) ? logit : 1.0f;
+      passes.maximum(finite.data(), &finite_by_pass);
+      EXPECT_TRUE(finite_by_pass);
+      for (const float odd : {kNaN, -kNaN, kInfinity, -kInfinity}) {
+        finite[7 * seed] = odd;
+        passes.maximum(finite.data(), &finite_by_pass);
+        EXPECT_FALSE(finite_by_pass) << odd;
+      }
+      return std::tuple(maximum, weights, passes.mass(logits.data(), softmax, lowest), marks);
     };
     const auto expected = all_of(sampling::plain::kPasses);
     for (const cpu::IsaKernels* kernels : cpu::SupportedKernels()) {
@@ -480,6 +493,41 @@ TEST(Sampler, RowsWithoutNumbersGiveADefinedToken) {
       }
     }
   }
+}
+
+// Each value is put alone into rows whose last chunk is full or not, at the ends of chunks. The row
+// is told from a row whose tokens a caller has banned.
+TEST(Sampler, RowsWithAValueThatIsNotFiniteAreReported) {
+  for (const int vocab : {512, 700}) {
+    for (uint64_t seed = 0; seed < 8; ++seed) {
+      RowInput input = RandomRow(vocab, seed);
+      input.row.num_logprobs = seed % 2 == 0 ? -1 : 2;
+      input.row.target = seed % 4 == 3 ? 5 : -1;
+      input.biases.push_back({9, -kInfinity});
+      input.biases.push_back({vocab - 1, -kInfinity});
+      EXPECT_TRUE(Sample(input).sampled.is_finite) << seed;
+      for (const int token : {0, 9, 255, 256, 511, vocab - 1}) {
+        for (const float odd : {kNaN, kInfinity, -kInfinity}) {
+          RowInput bad = input;
+          bad.logits[token] = odd;
+          EXPECT_FALSE(Sample(bad).sampled.is_finite) << seed << " " << token << " " << odd;
+          bad.mask.assign(CeilDiv(vocab, 32), 1u << 3);
+          EXPECT_FALSE(Sample(bad).sampled.is_finite) << seed << " " << token << " " << odd;
+        }
+      }
+      input.mask.assign(CeilDiv(vocab, 32), 1u << 3);
+      EXPECT_TRUE(Sample(input).sampled.is_finite) << seed;
+    }
+  }
+}
+
+TEST(Sampler, ARowWhoseTokensAreAllBannedIsFinite) {
+  RowInput input;
+  input.row.temperature = 0.0f;
+  input.logits.assign(300, 1.0f);
+  for (TokenId token = 0; token < 300; ++token) input.biases.push_back({token, -kInfinity});
+  EXPECT_TRUE(Sample(input).sampled.is_finite);
+  EXPECT_EQ(Sample(input).token(), 0);
 }
 
 TEST(Sampler, OddArgumentsAreHarmless) {
