@@ -45,12 +45,14 @@ ALLOWED = {
     "server/cli": ["kernels/base", *WIRE],
     "server/config": ["kernels/base", *WIRE],
     "server/call": ["kernels/base", "kernels/step", "scheduler", "scheduler/residency/adapters", *TEXT, *WIRE],
-    "server/grpc": ["kernels/base", "scheduler", "scheduler/residency/adapters", "server/call", "server/config", *TEXT,
-                    *WIRE],
-    "server/metrics": ["kernels/base", "scheduler", "scheduler/residency/adapters", "scheduler/step", "server/call", "server/config", *WIRE],
+    "server/door": ["kernels/base", "server/config"],
+    "server/grpc": ["kernels/base", "scheduler", "scheduler/residency/adapters", "server/call", "server/config",
+                    "server/door", *TEXT, *WIRE],
+    "server/metrics": ["kernels/base", "scheduler", "scheduler/residency/adapters", "scheduler/step", "server/call", "server/config",
+                       "server/door", *WIRE],
     "server": BELOW_SCHEDULER + RESIDENCY + [
         "scheduler", "scheduler/plan", "scheduler/step", "scheduler/device", "server/call", "server/config",
-        "server/grpc", "server/metrics", *TEXT, *WIRE],
+        "server/door", "server/grpc", "server/metrics", *TEXT, *WIRE],
     "bench/serve": ["kernels/base", "server/cli", *WIRE],
 }
 ROOMS = sorted(ALLOWED, key=len, reverse=True)

@@ -64,11 +64,13 @@ struct ServingContext {
   std::string device;
   int64_t stream_buffer_bytes = 1 << 20;
   int64_t max_open_calls = 4096;  // a call above this limit is refused before it is read
+  bool control_enabled = true;    // the Control service answers loopback peers
   int64_t max_prompt_bytes = 0;   // the configured limit; 0: derived from each model's context
 
   LiveCalls live;
   ServerStats stats;
   std::atomic<bool> draining{false};
+  std::atomic<bool> port_answers{true};     // the last checks of the gRPC port succeeded
   std::atomic<bool> exit_requested{false};  // set by Control.Drain
   std::atomic<uint64_t> next_call{1};
   std::atomic<uint64_t> next_engine_id{1};

@@ -11,7 +11,6 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "kernels/base/status.h"
 #include "scheduler/residency/adapters/adapter_registry.h"
 #include "server/call/errors.h"
@@ -20,6 +19,7 @@
 #include "server/call/responder_pool.h"
 #include "server/call/serving.h"
 #include "server/call/wire_check.h"
+#include "server/door/peer.h"
 #include "server/grpc/adapter_control.h"
 #include "server/grpc/byte_buffers.h"
 #include "server/grpc/control_answers.h"
@@ -39,7 +39,7 @@ constexpr int64_t kMaxIntervalMs = 3'600'000;
 constexpr int64_t kMaxRegistrationBytes = 16 * kMaxControlBytes;
 
 absl::Status CheckPeer(const CallbackServerContext& context) {
-  if (IsLoopbackPeer(context.peer())) return absl::OkStatus();
+  if (IsLoopbackPeer(ClientOf(context.peer()))) return absl::OkStatus();
   return MakeError(absl::StatusCode::kPermissionDenied, "CONTROL_IS_LOCAL",
                    "Control answers on loopback only; call it on the server's machine");
 }
@@ -358,9 +358,7 @@ class ControlService final : public RawBase {
 }  // namespace
 
 bool IsLoopbackPeer(absl::string_view peer) {
-  if (absl::StartsWith(peer, "unix:") || absl::StartsWith(peer, "ipv4:127.")) return true;
-  const std::string plain = absl::StrReplaceAll(peer, {{"%5B", "["}, {"%5D", "]"}});
-  return absl::StartsWith(plain, "ipv6:[::1]:") || absl::StartsWith(plain, "ipv6:[::ffff:127.");
+  return absl::StartsWith(peer, "ipv4:127.") || absl::StartsWith(peer, "ipv6:[::1]:");
 }
 
 std::unique_ptr<grpc::Service> NewControlService(ServingContext* context, ResponderPool* pool,

@@ -22,8 +22,9 @@ struct ServingContext;
 std::unique_ptr<grpc::Service> NewControlService(ServingContext* context, ResponderPool* pool,
                                                  std::function<void()> begin_drain);
 
-// Returns true if gRPC's peer name is an address of this machine: "ipv4:127.0.0.1:9",
-// "ipv6:%5B::1%5D:9", "unix:".
+// Returns true if a client's address, as ClientOf returns it, is a loopback address of this
+// machine: "ipv4:127.0.0.1:9" or "ipv6:[::1]:9". A proxy on this machine connects from such an
+// address too, whoever its clients are.
 bool IsLoopbackPeer(absl::string_view peer);
 
 }  // namespace tessera

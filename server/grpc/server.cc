@@ -5,6 +5,7 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/service_type.h>
+#include <grpcpp/resource_quota.h>
 
 #include <atomic>
 #include <chrono>
@@ -18,7 +19,7 @@
 #include "server/call/responder_pool.h"
 #include "server/call/serving.h"
 #include "server/config/config.h"
-#include "server/config/net.h"
+#include "server/door/port_watch.h"
 #include "server/grpc/control_service.h"
 #include "server/grpc/inference_service.h"
 
@@ -33,11 +34,23 @@ void LogFromGrpc(gpr_log_func_args* args) {
   TLOG_DEBUG("grpc {}:{}: {}", args->file, args->line, args->message);
 }
 
+// gRPC's memory for reading from all connections. The door bounds requests that have arrived in
+// part, and the preparers bound large requests that wait; this quota is for what both overlook.
+constexpr int64_t kMinQuotaBytes = int64_t{256} << 20;
+// How long a new connection may take until its first SETTINGS frame.
+constexpr int kHandshakeTimeoutMs = 20'000;
+// How long clients may read their last bytes after gRPC has ended.
+constexpr int64_t kLastBytesUs = 1'000'000;
+
 void SetConnectionOptions(const ServerOptions& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
   builder->SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
-  // Without SO_REUSEPORT, binding a port that another process uses is an error.
-  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.door.guard.max_streams);
+  builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
+  grpc::ResourceQuota quota("tessera");
+  quota.Resize(static_cast<size_t>(kMinQuotaBytes + options.preparer_bytes +
+                                   options.door.max_incoming_bytes));
+  builder->SetResourceQuota(quota);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, options.keepalive_seconds * 1000);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
   // Clients may ping every 10 s, with or without calls.
@@ -66,23 +79,31 @@ class GrpcServer final : public Server {
     }
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    DoorOptions door_options = options.door;
+    door_options.listen = *address;
+    ASSIGN_OR_RETURN(
+        door_, OpenDoor(door_options, context_->clock,
+                        options.door_stats != nullptr ? options.door_stats : &unread_door_stats_));
     grpc::ServerBuilder builder;
-    int port = 0;
-    builder.AddListeningPort(FormatHostPort(*address), grpc::InsecureServerCredentials(), &port);
+    using Connections = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
+    connections_ = builder.experimental().AddExternalConnectionAcceptor(
+        Connections::FROM_FD, grpc::InsecureServerCredentials());
     SetConnectionOptions(options, &builder);
     builder.RegisterService(inference_.get());
     builder.RegisterService(control_.get());
     server_ = builder.BuildAndStart();
-    if (server_ == nullptr || port == 0) {
-      return ListenError("--listen", *address);
-    }
-    address->port = port;
-    address_ = FormatHostPort(*address);
+    if (server_ == nullptr) return absl::InternalError("gRPC cannot start; see --log-level debug");
     PublishHealth();
+    door_->Start([this](int fd) {
+      grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+      connection.fd = fd;
+      connections_->HandleNewConnection(&connection);
+    });
+    StartPortWatch(options);
     return absl::OkStatus();
   }
 
-  const std::string& address() const override { return address_; }
+  const std::string& address() const override { return door_->address(); }
 
   void SetHealthy(bool healthy) override {
     if (healthy_.exchange(healthy) != healthy) PublishHealth();
@@ -99,15 +120,32 @@ class GrpcServer final : public Server {
   void Shutdown(int64_t grace_us) override {
     if (server_ == nullptr) return;
     BeginDrain();
+    port_watch_.reset();
+    // gRPC takes no connections while it shuts down, so the port is closed first.
+    door_->StopAccepting();
     server_->Shutdown(std::chrono::system_clock::now() + std::chrono::microseconds(grace_us));
+    door_->Stop(kLastBytesUs);
     server_.reset();
   }
 
  private:
+  void StartPortWatch(const ServerOptions& options) {
+    PortWatchOptions watch;
+    watch.address = door_->local_address();
+    watch.interval_us = options.port_check_us;
+    watch.announce = [this](const PeerAddress& probe) { door_->ExpectProbe(probe); };
+    watch.report = [this](bool answers) {
+      context_->port_answers.store(answers);
+      PublishHealth();
+    };
+    port_watch_ = WatchPort(std::move(watch));
+  }
+
   void PublishHealth() {
     // The lock orders concurrent callers, so that the published status is the latest state.
     std::lock_guard<std::mutex> lock(health_mutex_);
-    const bool serving = healthy_.load() && !context_->draining.load();
+    const bool serving =
+        healthy_.load() && context_->port_answers.load() && !context_->draining.load();
     grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
     health->SetServingStatus("", serving);
     health->SetServingStatus(kServiceName, serving);
@@ -117,10 +155,13 @@ class GrpcServer final : public Server {
   ResponderPool pool_;
   const std::unique_ptr<grpc::Service> inference_;
   const std::unique_ptr<grpc::Service> control_;
-  std::string address_;
+  DoorStats unread_door_stats_;
   std::atomic<bool> healthy_{true};
   std::mutex health_mutex_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> connections_;
+  std::unique_ptr<Door> door_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<PortWatch> port_watch_;
 };
 
 }  // namespace

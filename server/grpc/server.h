@@ -1,8 +1,8 @@
 // The gRPC server: services, health, reflection, connection settings, and the responders that
-// handle the calls. Owned by the node (or a test). Any thread may call the methods, except
-// Shutdown, which the owner calls. Shutdown order: BeginDrain (health becomes NOT_SERVING, new
-// calls are refused); wait until num_open_calls() is 0 or call CancelAll; Shutdown; stop the
-// generator.
+// handle the calls. The connections come from the door. Owned by the node (or a test). Any thread
+// may call the methods, except Shutdown, which the owner calls. Shutdown order: BeginDrain (health
+// becomes NOT_SERVING, new calls are refused); wait until num_open_calls() is 0 or call CancelAll;
+// Shutdown; stop the generator.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "server/door/door.h"
 
 namespace tessera {
 
@@ -21,6 +22,11 @@ struct ServerOptions {
   int32_t max_connection_age_seconds = 0;  // 0: connections have no maximum age
   int32_t keepalive_seconds = 60;
   int64_t preparer_bytes = 256 << 20;  // largest total size of large requests in preparation
+  DoorOptions door;                    // the limits of connections; `listen` is ignored
+  DoorStats* door_stats = nullptr;     // outlives the server; null: nobody reads the counters
+  // Interval of the checks that the port answers. After three failed checks the health status is
+  // NOT_SERVING until a check succeeds.
+  int64_t port_check_us = 5'000'000;
 };
 
 class Server {

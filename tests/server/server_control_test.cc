@@ -424,12 +424,11 @@ TEST_F(ControlTest, RepliesThatNoMessageCarriesAreErrors) {
 }
 
 TEST_F(ControlTest, LoopbackPeers) {
-  for (const char* local : {"ipv4:127.0.0.1:5", "ipv4:127.9.9.9:5", "ipv6:%5B::1%5D:5",
-                            "ipv6:[::1]:5", "ipv6:[::ffff:127.0.0.1]:5", "unix:/tmp/x", "unix:"}) {
+  for (const char* local : {"ipv4:127.0.0.1:5", "ipv4:127.9.9.9:5", "ipv6:[::1]:5"}) {
     EXPECT_TRUE(IsLoopbackPeer(local)) << local;
   }
-  for (const char* remote : {"ipv4:10.0.0.1:5", "ipv4:1.127.0.0:5", "ipv6:%5B2001:db8::1%5D:5",
-                             "ipv6:[::ffff:10.0.0.1]:5", "", "127.0.0.1:5"}) {
+  for (const char* remote : {"ipv4:10.0.0.1:5", "ipv4:1.127.0.0:5", "ipv6:[2001:db8::1]:5",
+                             "ipv6:[::1:2]:5", "", "127.0.0.1:5", "unix:/tmp/x", "unix:"}) {
     EXPECT_FALSE(IsLoopbackPeer(remote)) << remote;
   }
 }

@@ -1,0 +1,426 @@
+#include "server/door/door.h"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/log.h"
+#include "kernels/base/status.h"
+#include "server/config/net.h"
+#include "server/door/connection_table.h"
+#include "server/door/descriptors.h"
+#include "server/door/listener.h"
+
+namespace tessera {
+namespace {
+
+constexpr int64_t kTickUs = 1'000'000;  // interval of the checks of slow clients
+constexpr int64_t kRetryUs = 50'000;    // pause of accepting after the system refused a socket
+constexpr int64_t kLogIntervalUs = 10'000'000;
+constexpr int kMaxEvents = 256;
+constexpr int kMaxAccepts = 64;  // connections that are accepted between two rounds of moving bytes
+
+// Epoll reports a number: a connection's number times two, plus which side. Connections are
+// numbered from kFirstId, so that lower numbers are the door's own descriptors.
+constexpr uint64_t kFirstId = 1024;
+constexpr uint64_t kWakeKey = 0;
+constexpr uint64_t kListenKey = 1;
+uint64_t ClientKey(uint64_t id) { return 2 * id; }
+uint64_t ServerKey(uint64_t id) { return 2 * id + 1; }
+
+// Writes one line for each reason in ten seconds at most, with the number of connections since the
+// last line.
+class CloseLog final {
+ public:
+  void Add(CloseReason reason, const std::string& peer, int64_t now_us) {
+    Line& line = lines_[static_cast<size_t>(reason)];
+    ++line.count;
+    if (line.last_us != 0 && now_us - line.last_us < kLogIntervalUs) return;
+    TLOG_WARN("{} {} connections, the last from {}: {}", IsRefusal(reason) ? "refused" : "closed",
+              line.count, peer, CloseReasonText(reason));
+    line = {0, now_us};
+  }
+
+ private:
+  struct Line {
+    int64_t count = 0;
+    int64_t last_us = 0;
+  };
+  std::array<Line, kNumCloseReasons> lines_;
+};
+
+std::string DrawScope() {
+  std::random_device random;
+  return absl::StrFormat("%08x%08x", random(), random());
+}
+
+bool NoDescriptors(int error) { return error == EMFILE || error == ENFILE; }
+
+class EpollDoor final : public Door {
+ public:
+  EpollDoor(const DoorOptions& options, Listener listener, const Clock* clock, DoorStats* stats)
+      : options_(options),
+        listener_(std::move(listener)),
+        clock_(clock),
+        stats_(stats),
+        scope_(DrawScope()) {
+    HostPort bound = options.listen;
+    bound.port = listener_.port();
+    address_ = FormatHostPort(bound);
+    const absl::StatusOr<HostPort> numeric = ResolveHost(bound);
+    local_ = numeric.ok() ? *numeric : bound;
+    if (local_.host == "0.0.0.0") local_.host = "127.0.0.1";
+    if (local_.host == "::") local_.host = "::1";
+  }
+  ~EpollDoor() override {
+    Stop(0);
+    for (const int fd : {epoll_, wake_, spare_}) {
+      if (fd >= 0) close(fd);
+    }
+  }
+
+  absl::Status Open() {
+    epoll_ = epoll_create1(EPOLL_CLOEXEC);
+    wake_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    spare_ = OpenSpare();
+    if (epoll_ < 0 || wake_ < 0 || spare_ < 0) return TooFewDescriptors();
+    const int64_t limit = RaiseDescriptorLimit();
+    const int64_t fits = ConnectionsWithin(limit, NumOpenDescriptors());
+    if (fits < 1) return TooFewDescriptors();
+    max_connections_ =
+        options_.max_connections > 0 ? std::min<int64_t>(options_.max_connections, fits) : fits;
+    max_per_address_ = options_.max_connections_per_address > 0
+                           ? options_.max_connections_per_address
+                           : std::max<int64_t>(1, max_connections_ / 2);
+    if (max_connections_ < options_.max_connections) {
+      TLOG_WARN("limits.max_connections is {}, but {} descriptors permit {}; raise ulimit -n",
+                options_.max_connections, limit, max_connections_);
+    }
+    Watch(wake_, EPOLLIN, kWakeKey);
+    for (const int fd : listener_.fds()) Watch(fd, EPOLLIN, kListenKey);
+    return absl::OkStatus();
+  }
+
+  const std::string& address() const override { return address_; }
+  const HostPort& local_address() const override { return local_; }
+
+  void Start(Deliver deliver) override {
+    deliver_ = std::move(deliver);
+    thread_ = std::thread([this] { Run(); });
+  }
+
+  void ExpectProbe(const PeerAddress& probe) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    probe_ = probe;
+  }
+
+  void StopAccepting() override {
+    std::unique_lock<std::mutex> lock(mutex_);
+    stop_accepting_ = true;
+    if (!thread_.joinable()) return listener_.Close();
+    Wake();
+    changed_.wait(lock, [this] { return port_closed_; });
+  }
+
+  void Stop(int64_t grace_us) override {
+    StopAccepting();
+    if (!thread_.joinable()) return;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      end_us_ = clock_->NowUs() + grace_us;
+    }
+    Wake();
+    thread_.join();
+  }
+
+ private:
+  using Entry = ConnectionTable::Entry;
+
+  static int OpenSpare() { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
+  static absl::Status TooFewDescriptors() {
+    return absl::ResourceExhaustedError(
+        "--listen: the limit of descriptors leaves none for connections; raise ulimit -n");
+  }
+
+  void Wake() const {
+    const uint64_t one = 1;
+    (void)!write(wake_, &one, sizeof(one));
+  }
+
+  void Watch(int fd, uint32_t events, uint64_t key) const {
+    epoll_event event = {};
+    event.events = events;
+    event.data.u64 = key;
+    if (epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) != 0) {
+      CHECK(false) << "epoll_ctl: " << std::strerror(errno);
+    }
+  }
+
+  // Changes the events that epoll reports. A socket without events is removed, because epoll
+  // reports a hang-up for each socket that it has.
+  void Rewatch(int fd, uint32_t wanted, uint64_t key, uint32_t* registered) const {
+    if (fd < 0 || wanted == *registered) return;
+    epoll_event event = {};
+    event.events = wanted;
+    event.data.u64 = key;
+    const int change = *registered == 0 ? EPOLL_CTL_ADD
+                       : wanted == 0    ? EPOLL_CTL_DEL
+                                        : EPOLL_CTL_MOD;
+    if (epoll_ctl(epoll_, change, fd, &event) != 0) {
+      CHECK(false) << "epoll_ctl: " << std::strerror(errno);
+    }
+    *registered = wanted;
+  }
+
+  void Run() {
+    std::array<epoll_event, kMaxEvents> events;
+    while (!Ended()) {
+      const int count = epoll_wait(epoll_, events.data(), kMaxEvents, TimeoutMs());
+      now_us_ = clock_->NowUs();
+      for (int i = 0; i < count; ++i) OnEvent(events[static_cast<size_t>(i)]);
+      OnTime();
+    }
+    while (!table_.all().empty()) Remove(table_.all().begin()->first);
+    listener_.Close();
+  }
+
+  // Follows the requests of other threads. Returns true if the thread must end.
+  bool Ended() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (stop_accepting_ && !port_closed_) {
+      listener_.Close();
+      port_closed_ = true;
+      changed_.notify_all();
+    }
+    ending_ = end_us_.has_value();
+    return ending_ && (table_.all().empty() || clock_->NowUs() >= *end_us_);
+  }
+
+  int TimeoutMs() const {
+    if (retry_us_ != 0 || ending_) return static_cast<int>(kRetryUs / 1000);
+    return table_.all().empty() ? -1 : static_cast<int>(kTickUs / 1000);
+  }
+
+  void OnEvent(const epoll_event& event) {
+    const uint64_t key = event.data.u64;
+    if (key == kListenKey) return Accept();
+    if (key == kWakeKey) {
+      uint64_t ignored = 0;
+      (void)!read(wake_, &ignored, sizeof(ignored));
+      return;
+    }
+    const uint64_t id = key / 2;
+    Entry* const entry = table_.Find(id);
+    if (entry == nullptr) return;  // an earlier event has closed the connection
+    Connection& connection = *entry->connection;
+    const Connection::Result result =
+        key == ClientKey(id) ? connection.OnClient(event.events, scratch_.data(), now_us_)
+                             : connection.OnServer(event.events, scratch_.data(), now_us_);
+    AfterStep(id, entry, result);
+  }
+
+  void AfterStep(uint64_t id, Entry* entry, Connection::Result result) {
+    Connection& connection = *entry->connection;
+    if (result == Connection::Result::kGuarded) return End(id, connection.close_reason());
+    if (result == Connection::Result::kGone) return Remove(id);
+    if (connection.server_fd() < 0) entry->server_events = 0;
+    Rewatch(connection.client_fd(), connection.client_events(), ClientKey(id),
+            &entry->client_events);
+    Rewatch(connection.server_fd(), connection.server_events(), ServerKey(id),
+            &entry->server_events);
+    table_.Update(id, entry);
+    if (table_.incoming_bytes() > options_.max_incoming_bytes) {
+      End(table_.LargestIncoming(), CloseReason::kIncomingBytes);
+    }
+  }
+
+  void Accept() {
+    for (int i = 0; i < kMaxAccepts; ++i) {
+      bool accepted = false;
+      for (const int listening : listener_.fds()) accepted |= AcceptFrom(listening);
+      if (!accepted) return;
+    }
+  }
+
+  // Accepts one connection. Returns false if there is none, or if the system has no room for one.
+  bool AcceptFrom(int listening) {
+    sockaddr_storage address = {};
+    socklen_t size = sizeof(address);
+    const int fd = accept4(listening, reinterpret_cast<sockaddr*>(&address), &size,
+                           SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+      Admit(fd, PeerFrom(address));
+      return true;
+    }
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return false;
+    if (NoDescriptors(errno)) return RefuseWithSpare(listening);
+    if (errno == ENOBUFS || errno == ENOMEM) {
+      PauseAccepting();
+      return false;
+    }
+    return true;  // the client gave up, or its network failed
+  }
+
+  // Without a free descriptor, the spare one is used to accept a connection and to close it, so
+  // that clients do not wait for a server that cannot accept them.
+  bool RefuseWithSpare(int listening) {
+    if (spare_ >= 0) close(spare_);
+    sockaddr_storage address = {};
+    socklen_t size = sizeof(address);
+    const int fd = accept4(listening, reinterpret_cast<sockaddr*>(&address), &size, SOCK_CLOEXEC);
+    if (fd >= 0) {
+      Count(CloseReason::kNoDescriptors, PeerFrom(address));
+      close(fd);
+    }
+    spare_ = OpenSpare();
+    if (fd >= 0 && spare_ >= 0) return true;
+    PauseAccepting();
+    return false;
+  }
+
+  void PauseAccepting() {
+    if (retry_us_ == 0) {
+      for (const int fd : listener_.fds()) epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr);
+    }
+    retry_us_ = now_us_ + kRetryUs;
+  }
+
+  bool TakeProbe(const PeerAddress& peer) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!probe_ || !(*probe_ == peer)) return false;
+    probe_.reset();
+    return true;
+  }
+
+  CloseReason MakeRoom(const PeerAddress& peer) {
+    if (table_.SizeOf(peer.network) >= max_per_address_) return CloseReason::kTooManyOfAddress;
+    if (table_.size() < max_connections_) return CloseReason::kNone;
+    const uint64_t idle = table_.OldestIdle();
+    if (idle == 0) return CloseReason::kTooManyConnections;
+    End(idle, CloseReason::kIdle);
+    return CloseReason::kNone;
+  }
+
+  void Admit(int fd, const PeerAddress& peer) {
+    const bool is_probe = TakeProbe(peer);
+    CloseReason reason = is_probe ? CloseReason::kNone : MakeRoom(peer);
+    absl::StatusOr<SocketPair> pair;
+    if (reason == CloseReason::kNone) {
+      pair = MakeNamedPair(scope_, next_id_, peer);
+      if (!pair.ok()) reason = CloseReason::kNoDescriptors;
+    }
+    if (reason != CloseReason::kNone) {
+      Count(reason, peer);
+      close(fd);
+      return;
+    }
+    const int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    const uint64_t id = next_id_++;
+    Entry* const entry = table_.Add(
+        id, std::make_unique<Connection>(fd, pair->door, peer, options_.guard, now_us_), is_probe);
+    if (!is_probe) {
+      stats_->accepted.Add();
+      stats_->open.Add(1);
+    }
+    Rewatch(fd, EPOLLIN, ClientKey(id), &entry->client_events);
+    Rewatch(pair->door, EPOLLIN, ServerKey(id), &entry->server_events);
+    deliver_(pair->server);
+  }
+
+  void Count(CloseReason reason, const PeerAddress& peer) {
+    stats_->closed[static_cast<size_t>(reason)].Add();
+    log_.Add(reason, FormatPeer(peer), now_us_);
+  }
+
+  // Closes a connection for a reason that the client is told.
+  void End(uint64_t id, CloseReason reason) {
+    Entry* const entry = table_.Find(id);
+    Count(reason, entry->connection->peer());
+    entry->connection->SendGoAway(reason);
+    Remove(id);
+  }
+
+  void Remove(uint64_t id) {
+    if (!table_.Find(id)->is_probe) stats_->open.Add(-1);
+    table_.Remove(id);  // closing the sockets removes them from epoll
+  }
+
+  void OnTime() {
+    if (retry_us_ != 0 && now_us_ >= retry_us_) {
+      retry_us_ = 0;
+      for (const int fd : listener_.fds()) Watch(fd, EPOLLIN, kListenKey);
+    }
+    if (now_us_ - last_tick_us_ < kTickUs) return;
+    last_tick_us_ = now_us_;
+    std::vector<uint64_t> ids;
+    ids.reserve(table_.all().size());
+    for (const auto& [id, unused] : table_.all()) ids.push_back(id);
+    for (const uint64_t id : ids) {
+      Entry* const entry = table_.Find(id);
+      if (entry != nullptr) AfterStep(id, entry, entry->connection->OnTime(now_us_));
+    }
+  }
+
+  const DoorOptions options_;
+  Listener listener_;
+  const Clock* const clock_;
+  DoorStats* const stats_;
+  const std::string scope_;
+  std::string address_;
+  HostPort local_;
+  int64_t max_connections_ = 0;
+  int64_t max_per_address_ = 0;
+  int epoll_ = -1;
+  int wake_ = -1;
+  int spare_ = -1;  // a descriptor to close when there is no other
+  Deliver deliver_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<PeerAddress> probe_;  // guarded by mutex_
+  bool stop_accepting_ = false;       // guarded by mutex_
+  bool port_closed_ = false;          // guarded by mutex_
+  std::optional<int64_t> end_us_;     // guarded by mutex_
+
+  // Used by the thread only.
+  ConnectionTable table_;
+  CloseLog log_;
+  uint64_t next_id_ = kFirstId;
+  int64_t now_us_ = 0;
+  int64_t last_tick_us_ = 0;
+  bool ending_ = false;   // the value of end_us_ is set
+  int64_t retry_us_ = 0;  // not 0: accepting is paused until then
+  std::array<char, kChunkBytes> scratch_;
+  std::thread thread_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Door>> OpenDoor(const DoorOptions& options, const Clock* clock,
+                                               DoorStats* stats) {
+  ASSIGN_OR_RETURN(Listener listener, Listener::Open("--listen", options.listen));
+  auto door = std::make_unique<EpollDoor>(options, std::move(listener), clock, stats);
+  RETURN_IF_ERROR(door->Open());
+  return door;
+}
+
+}  // namespace tessera

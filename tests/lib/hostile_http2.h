@@ -1,0 +1,63 @@
+// A raw HTTP/2 client for tests of attacks: it sends any bytes and frames, valid or not, and keeps
+// no rules. It reads and drops what the server sends, so that the server never waits for it,
+// unless the test says otherwise. Used on the test's thread; several clients may run at once.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "server/config/config.h"
+#include "server/door/frame_reader.h"
+
+namespace tessera::testing {
+
+// The bytes of one frame.
+std::string Frame(FrameType type, uint8_t flags, uint32_t stream, absl::string_view payload = "");
+// The preface of a client and an empty SETTINGS frame.
+std::string Http2Hello();
+// The header block of a call of a gRPC method such as "/tessera.v1.Inference/Generate".
+std::string CallHeaders(const std::string& method);
+// A gRPC message: its prefix, which may promise more bytes than follow, and its bytes.
+std::string GrpcMessage(uint32_t promised_bytes, absl::string_view bytes);
+
+class HostileHttp2 final {
+ public:
+  // Connects to HOST:PORT. Aborts the test if that fails.
+  explicit HostileHttp2(const std::string& address);
+  ~HostileHttp2();
+  HostileHttp2(const HostileHttp2&) = delete;
+  HostileHttp2& operator=(const HostileHttp2&) = delete;
+
+  // Sends all bytes. Returns false if the server has closed the connection. Waits for ten seconds
+  // at most for a server that takes nothing.
+  bool Send(absl::string_view bytes);
+  // Sends what the server takes at once; returns the number of bytes, -1 if the connection is
+  // closed.
+  int64_t SendSome(absl::string_view bytes);
+  // Reads until `bytes` bytes have arrived, the connection is closed or the time is over. Returns
+  // what arrived.
+  std::string Read(size_t bytes, int64_t timeout_ms = 10'000);
+  // Reads and drops bytes until the server closes the connection. Returns false if it does not.
+  bool WaitClosed(int64_t timeout_ms = 10'000);
+  // Sends no more (FIN), but still reads.
+  void HalfClose();
+  // Ends the connection with a TCP reset.
+  void Reset();
+
+  int fd() const { return fd_; }
+  // The frames and the last GOAWAY that arrived in Send and WaitClosed.
+  int64_t num_frames() const { return num_frames_; }
+  const std::string& go_away() const { return go_away_; }
+
+ private:
+  bool Drain();
+  void Parse(absl::string_view bytes);
+
+  int fd_ = -1;
+  FrameReader reader_;
+  int64_t num_frames_ = 0;
+  std::string go_away_;
+};
+
+}  // namespace tessera::testing

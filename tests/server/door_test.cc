@@ -1,0 +1,452 @@
+// Tests of the door with plain sockets: the test plays the clients and, in the place of gRPC, the
+// server at the other end of the socket pairs.
+#include "server/door/door.h"
+
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "server/door/descriptors.h"
+#include "server/door/port_watch.h"
+#include "tests/lib/hostile_http2.h"
+
+namespace tessera::testing {
+namespace {
+
+void WaitFor(const char* what, const std::function<bool()>& condition) {
+  for (int i = 0; i < 20'000; ++i) {
+    if (condition()) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  ADD_FAILURE() << "waited in vain: " << what;
+}
+
+// The server's end of a connection.
+class ServerEnd {
+ public:
+  explicit ServerEnd(int fd) : fd_(fd) {}
+  ~ServerEnd() { Close(); }
+  ServerEnd(const ServerEnd&) = delete;
+  ServerEnd& operator=(const ServerEnd&) = delete;
+
+  void Close() {
+    if (fd_ >= 0) close(fd_);
+    fd_ = -1;
+  }
+  // Reads until `bytes` bytes have arrived or the client has ended.
+  std::string Read(size_t bytes) const {
+    std::string result;
+    std::string piece(1 << 16, '\0');
+    while (result.size() < bytes) {
+      pollfd readable = {fd_, POLLIN, 0};
+      if (poll(&readable, 1, 20'000) <= 0) break;
+      const size_t wanted = std::min(piece.size(), bytes - result.size());
+      const ssize_t received = recv(fd_, piece.data(), wanted, 0);
+      if (received <= 0) break;
+      result.append(piece, 0, static_cast<size_t>(received));
+    }
+    return result;
+  }
+  int64_t SendSome(absl::string_view bytes) const {
+    const ssize_t sent = send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    return sent < 0 && errno == EAGAIN ? 0 : sent;
+  }
+  // The name that gRPC would report.
+  std::string PeerName() const {
+    sockaddr_un address = {};
+    socklen_t size = sizeof(address);
+    EXPECT_EQ(getpeername(fd_, reinterpret_cast<sockaddr*>(&address), &size), 0);
+    const size_t length = size - offsetof(sockaddr_un, sun_path) - 1;
+    return absl::StrCat("unix-abstract:", absl::string_view(address.sun_path + 1, length));
+  }
+
+ private:
+  int fd_;
+};
+
+class DoorTest : public ::testing::Test {
+ protected:
+  void Start(DoorOptions options = {}, const std::string& host = "127.0.0.1") {
+    options.listen = {host, 0};
+    auto door = OpenDoor(options, &clock_, &stats_);
+    ASSERT_TRUE(door.ok()) << door.status();
+    door_ = *std::move(door);
+    door_->Start([this](int fd) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      delivered_.push_back(std::make_unique<ServerEnd>(fd));
+    });
+  }
+  std::unique_ptr<HostileHttp2> Connect() const {
+    return std::make_unique<HostileHttp2>(door_->address());
+  }
+  std::unique_ptr<ServerEnd> Next() {
+    std::unique_ptr<ServerEnd> end;
+    WaitFor("a connection", [this, &end] {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (delivered_.empty()) return false;
+      end = std::move(delivered_.front());
+      delivered_.erase(delivered_.begin());
+      return true;
+    });
+    return end;
+  }
+  int64_t Closed(CloseReason reason) const {
+    return stats_.closed[static_cast<size_t>(reason)].value();
+  }
+  // Opens a connection with one open call.
+  std::pair<std::unique_ptr<HostileHttp2>, std::unique_ptr<ServerEnd>> ConnectBusy() {
+    auto client = Connect();
+    auto server = Next();
+    const std::string call = Http2Hello() + Frame(FrameType::kHeaders, 0x5, 1, "block");
+    EXPECT_TRUE(client->Send(call));
+    EXPECT_EQ(server->Read(call.size()), call);
+    return {std::move(client), std::move(server)};
+  }
+
+  SteadyClock clock_;
+  DoorStats stats_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<ServerEnd>> delivered_;
+  std::unique_ptr<Door> door_;
+};
+
+std::string Data(uint32_t stream, size_t bytes) {
+  return Frame(FrameType::kData, 0, stream, std::string(bytes, 'd'));
+}
+
+TEST_F(DoorTest, BytesPassUnchangedBothWays) {
+  Start();
+  auto [client, server] = ConnectBusy();
+  std::string sent;
+  for (size_t i = 0; i < 40; ++i) sent += Data(1, 1000 * i);
+  ASSERT_TRUE(client->Send(sent));
+  EXPECT_EQ(server->Read(sent.size()), sent);
+  ASSERT_EQ(server->SendSome(sent.substr(0, 20'000)), 20'000);
+  EXPECT_EQ(client->Read(20'000), sent.substr(0, 20'000));
+  EXPECT_EQ(stats_.open.value(), 1);
+  EXPECT_EQ(stats_.accepted.value(), 1);
+}
+
+TEST_F(DoorTest, TheServerSeesTheClientsAddress) {
+  Start();
+  std::set<std::string> names;
+  for (int i = 0; i < 3; ++i) {
+    const auto client = Connect();
+    sockaddr_storage address = {};
+    socklen_t size = sizeof(address);
+    ASSERT_EQ(getsockname(client->fd(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+    const std::string name = Next()->PeerName();
+    EXPECT_EQ(ClientOf(name), absl::StrCat("ipv4:127.0.0.1:", PeerFrom(address).port)) << name;
+    EXPECT_TRUE(names.insert(name).second) << name;
+  }
+}
+
+TEST_F(DoorTest, IPv6AndLocalhost) {
+  Start({}, "::1");
+  auto client = Connect();
+  EXPECT_TRUE(absl::StartsWith(ClientOf(Next()->PeerName()), "ipv6:[::1]:"));
+  Start({}, "localhost");
+  EXPECT_TRUE(absl::StartsWith(door_->address(), "localhost:")) << door_->address();
+  client = Connect();
+  EXPECT_NE(Next(), nullptr);
+}
+
+TEST_F(DoorTest, AnAddressInUseIsAnError) {
+  Start();
+  DoorOptions options;
+  options.listen = *ParseHostPort(door_->address());
+  const auto second = OpenDoor(options, &clock_, &stats_);
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.status().message(),
+            absl::StrCat("--listen ", door_->address(),
+                         ": Address already in use; give another address, or port 0 for a free "
+                         "one"));
+}
+
+TEST_F(DoorTest, AServerThatDoesNotReadStopsTheClient) {
+  Start();
+  auto [client, server] = ConnectBusy();
+  const std::string data = Data(1, 16'000);
+  std::string sent;
+  std::string rest;
+  // The client sends until nothing moves for a while; then little is kept on the way.
+  int idle_rounds = 0;
+  while (idle_rounds < 200 && sent.size() < (30 << 20)) {
+    if (rest.empty()) rest = data;
+    const int64_t count = client->SendSome(rest);
+    ASSERT_GE(count, 0);
+    sent += rest.substr(0, static_cast<size_t>(count));
+    rest.erase(0, static_cast<size_t>(count));
+    idle_rounds = count > 0 ? 0 : idle_rounds + 1;
+    if (count == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_LT(sent.size(), 16 << 20);  // the rest are the buffers of TCP
+  EXPECT_EQ(server->Read(sent.size()), sent);
+}
+
+TEST_F(DoorTest, AClientThatDoesNotReadStopsTheServer) {
+  Start();
+  auto [client, server] = ConnectBusy();
+  const std::string data = Data(1, 16'000);
+  std::string sent;
+  std::string rest;
+  int idle_rounds = 0;
+  while (idle_rounds < 200 && sent.size() < (30 << 20)) {
+    if (rest.empty()) rest = data;
+    const int64_t count = server->SendSome(rest);
+    ASSERT_GE(count, 0);
+    sent += rest.substr(0, static_cast<size_t>(count));
+    rest.erase(0, static_cast<size_t>(count));
+    idle_rounds = count > 0 ? 0 : idle_rounds + 1;
+    if (count == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_LT(sent.size(), 16 << 20);
+  // What the server sent before it ends reaches the client, in order, and then the end.
+  server->Close();
+  EXPECT_EQ(client->Read(sent.size()), sent);
+  EXPECT_TRUE(client->WaitClosed());
+  client.reset();
+  WaitFor("the end", [this] { return stats_.open.value() == 0; });
+}
+
+TEST_F(DoorTest, AClientThatSendsNoMoreStillReads) {
+  Start();
+  auto [client, server] = ConnectBusy();
+  client->HalfClose();
+  EXPECT_EQ(server->Read(1), "");  // the end
+  const std::string answer = Data(1, 100);
+  ASSERT_EQ(server->SendSome(answer), static_cast<int64_t>(answer.size()));
+  EXPECT_EQ(client->Read(answer.size()), answer);
+  server->Close();
+  EXPECT_TRUE(client->WaitClosed());
+  WaitFor("the end", [this] { return stats_.open.value() == 0; });
+}
+
+TEST_F(DoorTest, AResetReachesTheServer) {
+  Start();
+  auto [client, server] = ConnectBusy();
+  client->Reset();
+  EXPECT_EQ(server->Read(1), "");
+  WaitFor("the end", [this] { return stats_.open.value() == 0; });
+}
+
+TEST_F(DoorTest, AServerThatEndsClosesTheClient) {
+  Start();
+  auto [client, server] = ConnectBusy();
+  server.reset();
+  EXPECT_TRUE(client->WaitClosed());
+}
+
+TEST_F(DoorTest, AClientThatPassesABoundIsToldAndClosed) {
+  DoorOptions options;
+  options.guard.max_streams = 1;
+  Start(options);
+  auto [client, server] = ConnectBusy();
+  ASSERT_TRUE(client->Send(Frame(FrameType::kHeaders, 0x5, 3, "block")));
+  EXPECT_EQ(server->Read(1), "");  // the frame that passes the bound never arrives
+  EXPECT_TRUE(client->WaitClosed());
+  EXPECT_TRUE(absl::StrContains(client->go_away(), "max_streams_per_connection"))
+      << client->go_away();
+  EXPECT_EQ(Closed(CloseReason::kStreams), 1);
+}
+
+TEST_F(DoorTest, TheOldestIdleConnectionMakesRoom) {
+  DoorOptions options;
+  options.max_connections = 2;
+  options.max_connections_per_address = 100;
+  Start(options);
+  auto [busy, busy_server] = ConnectBusy();
+  const auto idle = Connect();
+  const auto idle_server = Next();
+  const auto third = Connect();
+  const auto third_server = Next();
+  EXPECT_TRUE(idle->WaitClosed());
+  EXPECT_EQ(Closed(CloseReason::kIdle), 1);
+  EXPECT_EQ(stats_.open.value(), 2);
+  // Both are busy: the next one is refused.
+  const std::string call = Http2Hello() + Frame(FrameType::kHeaders, 0x5, 1, "block");
+  ASSERT_TRUE(third->Send(call));
+  ASSERT_EQ(third_server->Read(call.size()), call);
+  EXPECT_TRUE(Connect()->WaitClosed());
+  EXPECT_EQ(Closed(CloseReason::kTooManyConnections), 1);
+  // A call that ends makes its connection idle again.
+  const std::string end = Frame(FrameType::kHeaders, 0x5, 1, "trailers");
+  ASSERT_EQ(third_server->SendSome(end), static_cast<int64_t>(end.size()));
+  EXPECT_EQ(third->Read(end.size()), end);
+  const auto fourth = Connect();
+  EXPECT_NE(Next(), nullptr);
+  EXPECT_TRUE(third->WaitClosed());
+}
+
+TEST_F(DoorTest, AnAddressHasItsOwnLimitAndProbesHaveNone) {
+  DoorOptions options;
+  options.max_connections_per_address = 1;
+  Start(options);
+  const auto first = Connect();
+  const auto first_server = Next();
+  EXPECT_TRUE(Connect()->WaitClosed());
+  EXPECT_EQ(Closed(CloseReason::kTooManyOfAddress), 1);
+  // The watch of the port comes from the same address. The server answers it with SETTINGS.
+  PortWatchOptions watch_options;
+  watch_options.address = door_->local_address();
+  watch_options.interval_us = 10'000;
+  watch_options.announce = [this](const PeerAddress& probe) { door_->ExpectProbe(probe); };
+  watch_options.report = [](bool) { ADD_FAILURE() << "the port answers all the time"; };
+  const auto watch = WatchPort(std::move(watch_options));
+  for (int i = 0; i < 5; ++i) {
+    const auto probe = Next();
+    ASSERT_NE(probe, nullptr);
+    EXPECT_EQ(probe->Read(33), Http2Hello());
+    ASSERT_EQ(probe->SendSome(Frame(FrameType::kSettings, 0, 0)), 9);
+    EXPECT_EQ(probe->Read(1), "");
+  }
+  EXPECT_EQ(stats_.open.value(), 1);
+  EXPECT_EQ(Closed(CloseReason::kTooManyOfAddress), 1);
+  const auto last = Next();  // the check that may be running
+  last->SendSome(Frame(FrameType::kSettings, 0, 0));
+}
+
+TEST_F(DoorTest, UnfinishedRequestsOfAllConnectionsAreBounded) {
+  DoorOptions options;
+  options.max_incoming_bytes = 1 << 20;
+  Start(options);
+  auto [small, small_server] = ConnectBusy();
+  auto large = Connect();
+  const auto large_server = Next();
+  ASSERT_TRUE(large->Send(Http2Hello() + Frame(FrameType::kHeaders, 0x4, 1, "block")));
+  std::thread reader([&large_server] { large_server->Read(4 << 20); });
+  while (large->Send(Data(1, 16'000))) {
+  }
+  reader.join();
+  EXPECT_EQ(Closed(CloseReason::kIncomingBytes), 1);
+  const std::string more = Data(1, 10);
+  ASSERT_TRUE(small->Send(more));
+  EXPECT_EQ(small_server->Read(more.size()), more);
+}
+
+// Without free descriptors, clients are refused at once, and accepted again when there are some.
+TEST_F(DoorTest, NoDescriptorsRefuseClientsAndEnd) {
+  Start();
+  auto [client, server] = ConnectBusy();
+  rlimit before = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  // The sockets of the clients exist before the limit is lowered; they connect afterwards.
+  std::vector<int> sockets;
+  for (int i = 0; i < 8; ++i) sockets.push_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  int lowest_free = dup(0);
+  close(lowest_free);
+  rlimit low = before;
+  low.rlim_cur = static_cast<rlim_t>(lowest_free);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  sockaddr_storage address = {};
+  socklen_t size = sizeof(address);
+  ASSERT_EQ(getpeername(client->fd(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+  for (const int fd : sockets) {
+    ASSERT_EQ(connect(fd, reinterpret_cast<const sockaddr*>(&address), size), 0);
+  }
+  for (const int fd : sockets) {
+    pollfd closed = {fd, POLLIN, 0};
+    EXPECT_EQ(poll(&closed, 1, 10'000), 1) << "a client waits for ever";
+  }
+  EXPECT_EQ(Closed(CloseReason::kNoDescriptors), 8);
+  const std::string more = Data(1, 10);  // connections that exist go on
+  EXPECT_TRUE(client->Send(more));
+  EXPECT_EQ(server->Read(more.size()), more);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  for (const int fd : sockets) close(fd);
+  const auto next = Connect();
+  EXPECT_NE(Next(), nullptr);
+}
+
+TEST_F(DoorTest, StopClosesThePortAndThenTheConnections) {
+  Start();
+  auto [client, server] = ConnectBusy();
+  const std::string address = door_->address();
+  door_->StopAccepting();
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_storage peer = {};
+  socklen_t size = sizeof(peer);
+  ASSERT_EQ(getpeername(client->fd(), reinterpret_cast<sockaddr*>(&peer), &size), 0);
+  EXPECT_NE(connect(fd, reinterpret_cast<const sockaddr*>(&peer), size), 0);
+  close(fd);
+  const std::string more = Data(1, 10);
+  ASSERT_TRUE(client->Send(more));
+  EXPECT_EQ(server->Read(more.size()), more);
+  door_->Stop(0);
+  EXPECT_TRUE(client->WaitClosed());
+  EXPECT_EQ(server->Read(1), "");
+  EXPECT_EQ(stats_.open.value(), 0);
+}
+
+TEST(DescriptorsTest, AReserveIsKept) {
+  EXPECT_EQ(ConnectionsWithin(64, 24), 8);
+  EXPECT_EQ(ConnectionsWithin(1024, 24), 290);
+  EXPECT_EQ(ConnectionsWithin(1 << 20, 24), 16'384);
+  EXPECT_EQ(ConnectionsWithin(32, 30), 0);
+  EXPECT_GE(NumOpenDescriptors(), 3);
+}
+
+TEST(PeerTest, Addresses) {
+  EXPECT_EQ(ClientOf("unix-abstract:tessera/a/7/ipv4/10.0.0.1/5"), "ipv4:10.0.0.1:5");
+  EXPECT_EQ(ClientOf("unix-abstract:tessera/a/7/ipv6/2001:db8::1/5"), "ipv6:[2001:db8::1]:5");
+  for (const char* other : {"unix:/tessera/a/7/ipv4/127.0.0.1/5", "ipv4:127.0.0.1:5", "",
+                            "unix:", "unix-abstract:other/a/7/ipv4/127.0.0.1/5",
+                            "unix-abstract:tessera/a/7/ipv4/127.0.0.1"}) {
+    EXPECT_EQ(ClientOf(other), "") << other;
+  }
+}
+
+// A port that accepts connections and never answers, as a server that hangs.
+TEST(PortWatchTest, NoticesAPortThatDoesNotAnswer) {
+  SteadyClock clock;
+  DoorStats stats;
+  DoorOptions options;
+  options.listen = {"127.0.0.1", 0};
+  auto door = OpenDoor(options, &clock, &stats);
+  ASSERT_TRUE(door.ok()) << door.status();
+  std::atomic<int> changes{0};
+  std::atomic<bool> answers{true};
+  PortWatchOptions watch_options;
+  watch_options.address = (*door)->local_address();
+  watch_options.interval_us = 1'000;
+  watch_options.timeout_us = 50'000;
+  watch_options.announce = [](const PeerAddress&) {};
+  watch_options.report = [&](bool now) {
+    ++changes;
+    answers.store(now);
+  };
+  const auto watch = WatchPort(std::move(watch_options));
+  WaitFor("a report", [&] { return !answers.load(); });
+  EXPECT_EQ(changes.load(), 1);
+  std::mutex mutex;
+  std::vector<std::unique_ptr<ServerEnd>> ends;
+  (*door)->Start([&](int fd) {
+    std::lock_guard<std::mutex> lock(mutex);
+    ends.push_back(std::make_unique<ServerEnd>(fd));
+    ends.back()->SendSome(Frame(FrameType::kSettings, 0, 0));
+  });
+  WaitFor("a report", [&] { return answers.load(); });
+  EXPECT_EQ(changes.load(), 2);
+  (*door)->Stop(0);
+}
+
+}  // namespace
+}  // namespace tessera::testing
