@@ -104,7 +104,7 @@ absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan
   if (!options.pack_cache.dir.empty()) {
     ASSIGN_OR_RETURN(pack_cache, PackCache::Open(options.pack_cache));
   }
-  std::vector<AdapterRegistry::Model> adapter_models;
+  std::vector<AdapterModel> adapter_models;
   for (size_t i = 0; i < plan.models.size(); ++i) {
     const MemoryPlan::PerModel& m = plan.models[i];
     const AssembleModel& source = options.models[i];
