@@ -125,7 +125,7 @@ absl::StatusOr<std::vector<ResolvedAdapter>> ReadAdapters(const Flags& flags,
   std::vector<ResolvedAdapter> adapters;
   if (flags.count("--adapters") == 0) return adapters;
   ASSIGN_OR_RETURN(const std::vector<AdapterSource> sources,
-                   AdapterRegistry::FindSources(flags.at("--adapters"), 0));
+                   FindAdapters(flags.at("--adapters"), 0));
   RETURN_IF_ERROR(registry->Register(sources));
   for (const AdapterSource& source : sources) {
     ASSIGN_OR_RETURN(ResolvedAdapter adapter, registry->Resolve(0, {{source.name, "", {}}}));

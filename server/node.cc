@@ -93,6 +93,17 @@ void LogLines(const std::string& text) {
   }
 }
 
+// One entry of `adapters.paths`, [MODEL=]DIR. A '=' after the first '/' belongs to DIR.
+struct AdapterPath {
+  std::string model;  // empty: the default model
+  std::string dir;
+};
+AdapterPath ReadAdapterPath(const std::string& text) {
+  const size_t equals = text.find('=');
+  if (equals == std::string::npos || equals > text.find('/')) return {"", text};
+  return {text.substr(0, equals), text.substr(equals + 1)};
+}
+
 class RunningNode final : public Node {
  public:
   ~RunningNode() override { Shutdown(); }
@@ -179,20 +190,18 @@ class RunningNode final : public Node {
  private:
   bool Live() const { return engine_->live(stale_us_); }
 
-  // Registers the adapters of `adapters.paths`. Each path is [MODEL=]DIR; a '=' after the first '/'
-  // belongs to DIR.
+  // Registers the adapters of `adapters.paths`.
   absl::Status RegisterAtStart(const v1::AdaptersConfig& config) const {
     if (config.paths().empty()) return absl::OkStatus();
     v1::RegisterAdaptersRequest request;
     for (const std::string& text : config.paths()) {
-      const size_t equals = text.find('=');
-      const bool named = equals != std::string::npos && equals < text.find('/');
+      const AdapterPath path = ReadAdapterPath(text);
       v1::AdapterSource* const source = request.add_adapters();
-      if (named) source->set_model(text.substr(0, equals));
-      source->set_path(named ? text.substr(equals + 1) : text);
+      source->set_model(path.model);
+      source->set_path(path.dir);
     }
     v1::RegisterAdaptersResponse response;
-    RETURN_IF_ERROR(RegisterAdapters(context_, request, &response));
+    RETURN_IF_ERROR(RegisterAdapters(context_, /*roots=*/{}, request, &response));
     TLOG_INFO("{} adapters registered", response.registered());
     return absl::OkStatus();
   }
@@ -201,11 +210,18 @@ class RunningNode final : public Node {
     context_.generator = engine_.get();
     context_.models = registry_.get();
     context_.adapters = adapters_.get();
-    context_.adapter_verbs = {[this](AdapterId id, bool pin, AdapterWait wait) {
-                                engine_->LoadAdapter(id, pin, std::move(wait));
-                              },
-                              [this](AdapterId id) { engine_->UnpinAdapter(id); },
-                              [this](AdapterId id) { engine_->UnloadAdapter(id); }};
+    context_.adapter_verbs = {
+        [this](AdapterId id, bool pin, AdapterWait wait) {
+          engine_->LoadAdapter(id, pin, std::move(wait));
+        },
+        [this](AdapterId id) { engine_->UnpinAdapter(id); },
+        [this](AdapterId id, bool unpin) { engine_->UnloadAdapter(id, unpin); }};
+    context_.adapter_roots = {config.adapters().roots().begin(), config.adapters().roots().end()};
+    if (context_.adapter_roots.empty()) {
+      for (const std::string& text : config.adapters().paths()) {
+        context_.adapter_roots.push_back(ReadAdapterPath(text).dir);
+      }
+    }
     RETURN_IF_ERROR(RegisterAtStart(config.adapters()));
     context_.clock = &clock_;
     context_.load = [this] { return Load(); };

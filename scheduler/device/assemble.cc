@@ -97,7 +97,7 @@ absl::StatusOr<DeviceParts> PrepareDevice(const AssembleOptions& options, const 
   if (!options.pack_cache.dir.empty()) {
     ASSIGN_OR_RETURN(parts.pack_cache, PackCache::Open(options.pack_cache));
   }
-  std::vector<AdapterRegistry::Model> models;
+  std::vector<AdapterModel> models;
   for (size_t i = 0; i < plan.models.size(); ++i) {
     const MemoryPlan::PerModel& m = plan.models[i];
     models.push_back({options.models[i].name, m.spec, m.layout.page_bytes(),

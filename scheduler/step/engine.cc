@@ -59,6 +59,7 @@ struct UnpinAdapterMessage {
 };
 struct UnloadAdapterMessage {
   AdapterId id;
+  bool unpin;
 };
 // A Completion reports the end of a step.
 using Message =
@@ -127,7 +128,9 @@ class ThreadedEngine final : public Engine {
     }
   }
   void UnpinAdapter(AdapterId id) override { inbox_.Send(UnpinAdapterMessage{id}); }
-  void UnloadAdapter(AdapterId id) override { inbox_.Send(UnloadAdapterMessage{id}); }
+  void UnloadAdapter(AdapterId id, bool unpin) override {
+    inbox_.Send(UnloadAdapterMessage{id, unpin});
+  }
   int64_t QueueDelayUs() const override {
     return static_cast<int64_t>(stats_.queue_delay_us.value());
   }
@@ -219,7 +222,7 @@ class ThreadedEngine final : public Engine {
   void Apply(AdapterCopiedMessage m) { core_.OnAdapterCopied(m.id); }
   void Apply(LoadAdapterMessage m) { core_.LoadAdapter(m.id, m.pin, std::move(m.wait)); }
   void Apply(UnpinAdapterMessage m) { core_.UnpinAdapter(m.id); }
-  void Apply(UnloadAdapterMessage m) { core_.UnloadAdapter(m.id); }
+  void Apply(UnloadAdapterMessage m) { core_.UnloadAdapter(m.id, m.unpin); }
 
   const EngineOptions options_;
   const Clock* const clock_;

@@ -30,8 +30,9 @@ class Engine : public Generator {
   // stays. Calls wait.done when the adapter is in the pool or cannot be loaded.
   virtual void LoadAdapter(AdapterId id, bool pin, AdapterWait wait) = 0;
   virtual void UnpinAdapter(AdapterId id) = 0;
-  // Removes an adapter from the pool as soon as no sequence uses it.
-  virtual void UnloadAdapter(AdapterId id) = 0;
+  // Removes an adapter from the pool as soon as no sequence uses it. Does nothing to a pinned
+  // adapter, unless `unpin` or the adapter is retired (adapter_status.h).
+  virtual void UnloadAdapter(AdapterId id, bool unpin) = 0;
   // Ends all requests that were submitted before, with `reason` as in Cancel. Later requests are
   // accepted.
   virtual void CancelAll(CancelReason reason) = 0;

@@ -167,7 +167,7 @@ void EngineCore::LoadAdapter(AdapterId id, bool pin, AdapterWait wait) {
 
 void EngineCore::UnpinAdapter(AdapterId id) { adapters_->Unpin(id); }
 
-void EngineCore::UnloadAdapter(AdapterId id) { adapters_->Unload(id); }
+void EngineCore::UnloadAdapter(AdapterId id, bool unpin) { adapters_->Unload(id, unpin); }
 
 void EngineCore::OnAdapterRead(AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us) {
   adapters_->OnRead(id, std::move(image), read_us);

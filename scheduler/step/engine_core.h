@@ -66,7 +66,7 @@ class EngineCore {
   ProbeResult Probe(const ProbeQuery& query);
   void LoadAdapter(AdapterId id, bool pin, AdapterWait wait);
   void UnpinAdapter(AdapterId id);
-  void UnloadAdapter(AdapterId id);
+  void UnloadAdapter(AdapterId id, bool unpin);
   // Reports of the adapter loader.
   void OnAdapterRead(AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us);
   void OnAdapterCopied(AdapterId id);

@@ -10,6 +10,7 @@ absl::Status AdapterError(const absl::Status& status) {
   const char* const reason = absl::IsNotFound(status)            ? "ADAPTER_NOT_FOUND"
                              : absl::IsAlreadyExists(status)     ? "ADAPTER_NAME_IN_USE"
                              : absl::IsResourceExhausted(status) ? "TOO_MANY_ADAPTERS"
+                             : absl::IsPermissionDenied(status)  ? "OUTSIDE_ADAPTER_ROOTS"
                                                                  : "INVALID_ADAPTER";
   return MakeError(status.code(), reason, status.message());
 }

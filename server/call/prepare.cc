@@ -70,22 +70,22 @@ absl::Status CheckCache(const v1::CacheOptions& cache) {
 }
 
 // Finds the model of this name. A request may also give an adapter's name as its model: then the
-// result is the adapter's base model, and *adapter is set.
+// result is the adapter's base model, and *uses gets the adapter.
 absl::StatusOr<const ServedModel*> FindModel(const Scope& scope, const std::string& name,
-                                             ResolvedAdapter* adapter) {
+                                             std::vector<AdapterUse>* uses) {
   absl::StatusOr<const ServedModel*> found = scope.models->Find(name);
   if (found.ok()) return found;
   const std::optional<int32_t> model = scope.adapters->ModelOf(name);
   if (!model.has_value()) return found;
-  ASSIGN_OR_RETURN(*adapter, ResolveAdapters(scope.adapters, *model, {{name, "", {}}}));
+  uses->push_back({name, "", {}});
   return &scope.models->models()[static_cast<size_t>(*model)];
 }
 
-// Reads the `adapters` field of Generate or Chat into *adapter. FindModel has already set *adapter
-// if the request's model name is an adapter.
+// Reads the `adapters` field of Generate or Chat into *uses. FindModel has already added one if the
+// request's model name is an adapter. The caller resolves the uses after all other checks of the
+// request, because that registers a blend.
 template <class Wire>
-absl::Status ReadAdapters(const Wire& wire, const Scope& scope, int32_t model,
-                          ResolvedAdapter* adapter) {
+absl::Status ReadAdapters(const Wire& wire, std::vector<AdapterUse>* uses) {
   if (wire.has_blend_rank() && wire.adapters().empty()) {
     return FieldError("blend_rank",
                       "is given without adapters; name what to blend in adapters, or leave it out");
@@ -95,17 +95,14 @@ absl::Status ReadAdapters(const Wire& wire, const Scope& scope, int32_t model,
                       absl::StrCat("is ", wire.blend_rank(), "; give 1 to ", kMaxBlendRank));
   }
   if (wire.adapters().empty()) return absl::OkStatus();
-  if (adapter->id != kNoAdapter) {
+  if (!uses->empty()) {
     return FieldError("adapters", absl::StrCat("are given beside the model '", wire.model(),
                                                "', which is an adapter; give one or the other"));
   }
-  std::vector<AdapterUse> uses;
   for (const v1::AdapterRef& ref : wire.adapters()) {
-    AdapterUse& use = uses.emplace_back(AdapterUse{ref.name(), ref.revision(), {}});
+    AdapterUse& use = uses->emplace_back(AdapterUse{ref.name(), ref.revision(), {}});
     if (ref.has_weight()) use.weight = ref.weight();
   }
-  ASSIGN_OR_RETURN(*adapter, ResolveAdapters(scope.adapters, model, uses,
-                                             static_cast<int32_t>(wire.blend_rank())));
   return absl::OkStatus();
 }
 
@@ -117,8 +114,9 @@ absl::Status PrepareStream(const std::string& bytes, const Scope& scope, Prepare
   RETURN_IF_ERROR(RegisterName(wire.request_id(), scope, out));
   auto request = std::make_unique<Request>();
   request->name = out->request_id;
-  ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &request->adapter));
-  RETURN_IF_ERROR(ReadAdapters(wire, scope, out->model->index, &request->adapter));
+  std::vector<AdapterUse> uses;
+  ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &uses));
+  RETURN_IF_ERROR(ReadAdapters(wire, &uses));
   request->model = out->model->index;
   // The checks below are cheap, so they run before the prompt is tokenised. The number of prompt
   // tokens is not known yet; 1 stands for it.
@@ -138,6 +136,8 @@ absl::Status PrepareStream(const std::string& bytes, const Scope& scope, Prepare
   request->bypass_prefix = wire.cache().bypass_prefix();
   request->salt = wire.cache().salt();
   request->priority = ReadPriority(wire.priority());
+  ASSIGN_OR_RETURN(request->adapter, ResolveAdapters(scope.adapters, out->model->index, uses,
+                                                     static_cast<int32_t>(wire.blend_rank())));
   out->requests.push_back(std::move(request));
   return absl::OkStatus();
 }
@@ -156,14 +156,13 @@ absl::Status PrepareEmbed(const std::string& bytes, const Scope& scope, Prepared
   v1::EmbedRequest wire;
   RETURN_IF_ERROR(ParseStrict(bytes, &wire));
   RETURN_IF_ERROR(RegisterName(wire.request_id(), scope, out));
-  ResolvedAdapter adapter;
-  ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &adapter));
+  std::vector<AdapterUse> uses;
+  ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &uses));
   RETURN_IF_ERROR(CheckNumInputs(wire.inputs_size(), *out->model));
   for (int i = 0; i < wire.inputs_size(); ++i) {
     auto request = std::make_unique<Request>();
     request->name = out->request_id;
     request->model = out->model->index;
-    request->adapter = adapter;
     request->kind = RequestKind::kEmbed;
     ASSIGN_OR_RETURN(request->prompt,
                      ReadPrompt(wire.inputs(i), absl::StrCat("inputs[", i, "]"), *out->model));
@@ -171,14 +170,17 @@ absl::Status PrepareEmbed(const std::string& bytes, const Scope& scope, Prepared
     request->priority = ReadPriority(wire.priority());
     out->requests.push_back(std::move(request));
   }
+  ASSIGN_OR_RETURN(const ResolvedAdapter adapter,
+                   ResolveAdapters(scope.adapters, out->model->index, uses));
+  for (const std::unique_ptr<Request>& request : out->requests) request->adapter = adapter;
   return absl::OkStatus();
 }
 
 absl::Status PrepareTokenize(const std::string& bytes, const Scope& scope, PreparedCall* out) {
   v1::TokenizeRequest wire;
   RETURN_IF_ERROR(ParseStrict(bytes, &wire));
-  ResolvedAdapter adapter;  // unused: an adapter has the tokenizer of its base model
-  ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &adapter));
+  std::vector<AdapterUse> unused;  // an adapter has the tokenizer of its base model
+  ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &unused));
   auto reply = std::make_unique<v1::TokenizeResponse>();
   bool add_special = !wire.has_add_special_tokens() || wire.add_special_tokens();
   switch (wire.input_case()) {
@@ -225,8 +227,8 @@ absl::StatusOr<std::string> DecodeBounded(const google::protobuf::RepeatedField<
 absl::Status PrepareDetokenize(const std::string& bytes, const Scope& scope, PreparedCall* out) {
   v1::DetokenizeRequest wire;
   RETURN_IF_ERROR(ParseStrict(bytes, &wire));
-  ResolvedAdapter adapter;  // unused: an adapter has the tokenizer of its base model
-  ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &adapter));
+  std::vector<AdapterUse> unused;  // an adapter has the tokenizer of its base model
+  ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &unused));
   if (wire.token_ids_size() > kMaxDetokenizeIds) {
     return FieldError("token_ids", absl::StrCat("has ", wire.token_ids_size(),
                                                 " ids; give at most ", kMaxDetokenizeIds));

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "kernels/base/clock.h"
 #include "kernels/base/stats.h"
@@ -50,7 +51,7 @@ struct ServerStats {
 struct AdapterVerbs {
   std::function<void(AdapterId id, bool pin, AdapterWait wait)> load;
   std::function<void(AdapterId id)> unpin;
-  std::function<void(AdapterId id)> unload;
+  std::function<void(AdapterId id, bool unpin)> unload;
 };
 
 struct ServingContext {
@@ -58,6 +59,8 @@ struct ServingContext {
   const ModelRegistry* models = nullptr;
   AdapterRegistry* adapters = nullptr;
   AdapterVerbs adapter_verbs;
+  // The folders below which RegisterAdapters may read; empty: any folder.
+  std::vector<std::string> adapter_roots;
   const Clock* clock = nullptr;  // the same clock as the generator's
   std::function<LoadSnapshot()> load;
   std::string version;

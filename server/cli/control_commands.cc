@@ -5,7 +5,9 @@
 
 #include <grpcpp/channel.h>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "server/cli/commands.h"
 #include "server/cli/session.h"
@@ -159,80 +161,105 @@ int RunCapabilities(const Arguments& arguments, Session* session) {
   return kOk;
 }
 
+std::string DescribeFiles(const v1::AdapterInfo& adapter) {
+  if (adapter.files_error().empty()) return "";
+  const bool missing = adapter.files() == v1::ADAPTER_FILES_MISSING;
+  return absl::StrCat(missing ? ", FILES MISSING: " : ", FILES INVALID: ", adapter.files_error());
+}
+
 void PrintAdapters(const v1::ListAdaptersResponse& list, const Session& session) {
   if (session.json()) return Session::PrintJson(list);
   for (const v1::AdapterInfo& adapter : list.adapters()) {
     const char* const where = adapter.residency() == v1::ADAPTER_RESIDENCY_POOL   ? "pool"
                               : adapter.residency() == v1::ADAPTER_RESIDENCY_HOST ? "host"
                                                                                   : "disk";
-    std::printf("%s: model %s, %s%s, rank %d, %.2f MiB, %lld running\n", adapter.name().c_str(),
+    std::printf("%s: model %s, %s%s, rank %d, %.2f MiB, %lld running%s\n", adapter.name().c_str(),
                 adapter.model().c_str(), where, adapter.pinned() ? ", pinned" : "", adapter.rank(),
-                Mebibytes(adapter.bytes()), static_cast<long long>(adapter.running()));
+                Mebibytes(adapter.bytes()), static_cast<long long>(adapter.running()),
+                DescribeFiles(adapter).c_str());
   }
 }
 
+int WatchAdapters(Session* session) {
+  v1::ListAdaptersResponse list;
+  const auto context = session->NewContext();
+  const auto reader = session->control().WatchAdapters(context.get(), {});
+  while (reader->Read(&list)) {
+    PrintAdapters(list, *session);
+    session->FlushOrCancel();
+  }
+  const grpc::Status status = reader->Finish();
+  session->EndContext();
+  if (session->output_failed()) return kFailed;
+  return status.ok() || session->interrupted() ? kOk : session->Fail(status);
+}
+
+// Calls the method of a verb that changes an adapter. REQUIRES: the verb has its words.
+grpc::Status ChangeAdapter(const Arguments& arguments, v1::Control::Stub* control,
+                           grpc::ClientContext* context) {
+  const std::vector<std::string>& words = arguments.positional();
+  const std::string& verb = words[0];
+  if (verb == "register") {
+    v1::RegisterAdaptersRequest request;
+    v1::RegisterAdaptersResponse response;
+    v1::AdapterSource* source = request.add_adapters();
+    if (words.size() == 3) source->set_name(words[1]);
+    source->set_path(words.back());
+    if (const auto model = arguments.Text("--model")) source->set_model(*model);
+    return control->RegisterAdapters(context, request, &response);
+  }
+  if (verb == "unregister") {
+    v1::UnregisterAdapterRequest request;
+    v1::UnregisterAdapterResponse response;
+    request.set_name(words[1]);
+    return control->UnregisterAdapter(context, request, &response);
+  }
+  if (verb == "load") {
+    v1::LoadAdapterRequest request;
+    v1::LoadAdapterResponse response;
+    request.set_name(words[1]);
+    return control->LoadAdapter(context, request, &response);
+  }
+  if (verb == "unload") {
+    v1::UnloadAdapterRequest request;
+    v1::UnloadAdapterResponse response;
+    request.set_name(words[1]);
+    request.set_unpin(arguments.Has("--unpin"));
+    return control->UnloadAdapter(context, request, &response);
+  }
+  v1::PinAdapterRequest request;
+  v1::PinAdapterResponse response;
+  request.set_name(words[1]);
+  request.set_pinned(verb == "pin");
+  return control->PinAdapter(context, request, &response);
+}
+
 int RunAdapters(const Arguments& arguments, Session* session) {
+  constexpr absl::string_view kNamed[] = {"unregister", "load", "unload", "pin", "unpin"};
   const std::vector<std::string>& words = arguments.positional();
   const std::string verb = words.empty() ? "" : words[0];
-  const std::string name = words.size() > 1 ? words[1] : "";
-  const bool needs_name = verb == "load" || verb == "unload" || verb == "pin" || verb == "unpin";
-  if (needs_name && name.empty()) {
+  if (arguments.Has("--unpin") && verb != "unload") return UsageError("--unpin needs unload");
+  if (arguments.Has("--model") && verb != "register") return UsageError("--model needs register");
+  if (verb == "watch") return WatchAdapters(session);
+  if (verb == "list") {
+    v1::ListAdaptersResponse list;
+    const int status = RunUnary(session, [&](grpc::ClientContext* context) {
+      return session->control().ListAdapters(context, {}, &list);
+    });
+    if (status == kOk) PrintAdapters(list, *session);
+    return status;
+  }
+  if (verb == "register") {
+    if (words.size() != 2 && words.size() != 3) return UsageError("adapters register [NAME] DIR");
+  } else if (!absl::c_linear_search(kNamed, verb)) {
+    return UsageError(
+        "adapters needs a verb: register, unregister, load, unload, pin, unpin, list or watch");
+  } else if (words.size() != 2 || words[1].empty()) {
     return UsageError(absl::StrCat("adapters ", verb, " needs a NAME"));
   }
-  if (verb == "register" && words.size() != 2 && words.size() != 3) {
-    return UsageError("adapters register [NAME] DIR");
-  }
-  v1::ListAdaptersResponse list;
-  if (verb == "watch") {
-    const auto context = session->NewContext();
-    const auto reader = session->control().WatchAdapters(context.get(), {});
-    while (reader->Read(&list)) {
-      PrintAdapters(list, *session);
-      session->FlushOrCancel();
-    }
-    const grpc::Status status = reader->Finish();
-    session->EndContext();
-    if (session->output_failed()) return kFailed;
-    return status.ok() || session->interrupted() ? kOk : session->Fail(status);
-  }
-  const auto call = [&](grpc::ClientContext* context) -> grpc::Status {
-    v1::Control::Stub& control = session->control();
-    if (verb == "register") {
-      v1::RegisterAdaptersRequest request;
-      v1::RegisterAdaptersResponse response;
-      v1::AdapterSource* source = request.add_adapters();
-      if (words.size() == 3) source->set_name(name);
-      source->set_path(words.back());
-      if (const auto model = arguments.Text("--model")) source->set_model(*model);
-      return control.RegisterAdapters(context, request, &response);
-    }
-    if (verb == "load") {
-      v1::LoadAdapterRequest request;
-      v1::LoadAdapterResponse response;
-      request.set_name(name);
-      return control.LoadAdapter(context, request, &response);
-    }
-    if (verb == "unload") {
-      v1::UnloadAdapterRequest request;
-      v1::UnloadAdapterResponse response;
-      request.set_name(name);
-      return control.UnloadAdapter(context, request, &response);
-    }
-    if (verb == "pin" || verb == "unpin") {
-      v1::PinAdapterRequest request;
-      v1::PinAdapterResponse response;
-      request.set_name(name);
-      request.set_pinned(verb == "pin");
-      return control.PinAdapter(context, request, &response);
-    }
-    return control.ListAdapters(context, {}, &list);
-  };
-  if (!needs_name && verb != "register" && verb != "list") {
-    return UsageError("adapters needs a verb: register, load, unload, pin, unpin, list or watch");
-  }
-  const int status = RunUnary(session, call);
-  if (status == kOk && verb == "list") PrintAdapters(list, *session);
-  return status;
+  return RunUnary(session, [&](grpc::ClientContext* context) {
+    return ChangeAdapter(arguments, &session->control(), context);
+  });
 }
 
 }  // namespace
@@ -258,9 +285,10 @@ std::vector<Command> ControlCommands() {
       {"health", "[SERVICE]", "SERVING or NOT_SERVING (exit status 1)", {}, RunHealth, 1},
       {"capabilities", "", "show the server's features and limits", {}, RunCapabilities, 0},
       {"adapters",
-       "register|load|unload|pin|unpin|list|watch [NAME] [DIR]",
+       "register|unregister|load|unload|pin|unpin|list|watch [NAME] [DIR]",
        "LoRA adapters: register a PEFT folder (on the server's disk), load, pin, ...",
-       {{"--model", "NAME", "base model of the registered adapters"}},
+       {{"--model", "NAME", "base model of the registered adapters"},
+        {"--unpin", nullptr, "unload an adapter although it is pinned"}},
        RunAdapters},
   };
 }

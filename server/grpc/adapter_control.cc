@@ -5,12 +5,13 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
+#include "scheduler/residency/adapters/adapter_name.h"
 #include "scheduler/residency/adapters/adapter_registry.h"
 #include "server/call/adapters.h"
 #include "server/call/errors.h"
-#include "server/call/limits.h"
 #include "server/call/served_model.h"
 #include "server/call/serving.h"
 #include "server/text/tokenizer/utf8.h"
@@ -30,9 +31,28 @@ v1::AdapterResidency ResidencyOf(AdapterResidency residency) {
   }
 }
 
+v1::AdapterFiles FilesOf(AdapterFilesState files) {
+  switch (files) {
+    case AdapterFilesState::kMissing:
+      return v1::ADAPTER_FILES_MISSING;
+    case AdapterFilesState::kInvalid:
+      return v1::ADAPTER_FILES_INVALID;
+    default:
+      return v1::ADAPTER_FILES_PRESENT;
+  }
+}
+
+// The versions in use of a registered adapter, or the blends of this recipe.
+absl::StatusOr<std::vector<ResolvedAdapter>> FindVersions(const ServingContext& context,
+                                                          const std::string& name) {
+  absl::StatusOr<std::vector<ResolvedAdapter>> versions = context.adapters->VersionsOf(name);
+  if (!versions.ok()) return AdapterError(versions.status());
+  return versions;
+}
+
 }  // namespace
 
-absl::Status RegisterAdapters(const ServingContext& context,
+absl::Status RegisterAdapters(const ServingContext& context, const std::vector<std::string>& roots,
                               const v1::RegisterAdaptersRequest& request,
                               v1::RegisterAdaptersResponse* response) {
   std::vector<AdapterSource> sources;
@@ -42,13 +62,11 @@ absl::Status RegisterAdapters(const ServingContext& context,
     if (wire.path().empty()) {
       return FieldError(field + ".path", "is empty; name a folder on the server's disk");
     }
-    if (wire.name().size() > static_cast<size_t>(kMaxNameBytes)) {
-      return FieldError(field + ".name", absl::StrCat("has ", wire.name().size(),
-                                                      " bytes; give at most ", kMaxNameBytes));
-    }
+    const std::string wrong = wire.name().empty() ? "" : WrongWithAdapterName(wire.name());
+    if (!wrong.empty()) return FieldError(field + ".name", wrong);
     ASSIGN_OR_RETURN(const ServedModel* const model, context.models->Find(wire.model()));
     absl::StatusOr<std::vector<AdapterSource>> sources_at =
-        AdapterRegistry::FindSources(wire.path(), model->index);
+        FindAdapters(wire.path(), model->index, roots);
     if (!sources_at.ok()) return AdapterError(sources_at.status());
     std::vector<AdapterSource>& found = *sources_at;
     if (!wire.name().empty()) {
@@ -61,16 +79,44 @@ absl::Status RegisterAdapters(const ServingContext& context,
       found[0].name = wire.name();
     }
     for (AdapterSource& source : found) {
-      if (!IsValidUtf8(source.name)) {
-        return FieldError(field + ".path", absl::StrCat("holds the folder ", source.path,
-                                                        ", whose name is not UTF-8; rename it"));
-      }
       source.revision = wire.revision();
       sources.push_back(std::move(source));
+    }
+    if (sources.size() > kMaxAdaptersAtOnce) {
+      return FieldError("adapters", absl::StrCat("name more than ", kMaxAdaptersAtOnce,
+                                                 " adapters; register them by several calls"));
     }
   }
   RETURN_IF_ERROR(AdapterError(context.adapters->Register(sources)));
   response->set_registered(static_cast<int64_t>(sources.size()));
+  return absl::OkStatus();
+}
+
+absl::Status UnregisterAdapter(const ServingContext& context, const std::string& name) {
+  const auto versions = context.adapters->Unregister(name);
+  if (!versions.ok()) return AdapterError(versions.status());
+  for (const ResolvedAdapter& version : *versions) {
+    context.adapter_verbs.unload(version.id, /*unpin=*/true);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status UnloadAdapter(const ServingContext& context, const std::string& name, bool unpin) {
+  ASSIGN_OR_RETURN(const std::vector<ResolvedAdapter> versions, FindVersions(context, name));
+  for (const ResolvedAdapter& version : versions) {
+    if (unpin || !context.adapters->status(version.id)->pinned.load()) continue;
+    return MakeError(absl::StatusCode::kFailedPrecondition, "ADAPTER_PINNED",
+                     absl::StrCat("adapter ", name,
+                                  " is pinned; unpin it first (Control.PinAdapter with pinned "
+                                  "false), or set unpin"));
+  }
+  for (const ResolvedAdapter& version : versions) context.adapter_verbs.unload(version.id, unpin);
+  return absl::OkStatus();
+}
+
+absl::Status UnpinAdapter(const ServingContext& context, const std::string& name) {
+  ASSIGN_OR_RETURN(const std::vector<ResolvedAdapter> versions, FindVersions(context, name));
+  for (const ResolvedAdapter& version : versions) context.adapter_verbs.unpin(version.id);
   return absl::OkStatus();
 }
 
@@ -97,6 +143,10 @@ void FillAdapters(const ServingContext& context, v1::ListAdaptersResponse* respo
     info->set_residency(ResidencyOf(listing.residency));
     info->set_rank(listing.rank);
     info->set_running(listing.num_running);
+    if (!listing.is_blend) info->set_files(FilesOf(listing.files));
+    info->set_files_error(BoundedMessage(IsValidUtf8(listing.files_error)
+                                             ? listing.files_error
+                                             : absl::CHexEscape(listing.files_error)));
     if (listing.last_use_us > 0) {
       info->set_idle_ms(std::max<int64_t>(0, now_us - listing.last_use_us) / 1000);
     }

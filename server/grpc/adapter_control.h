@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -19,9 +20,16 @@ class RegisterAdaptersResponse;
 
 struct ServingContext;
 
-absl::Status RegisterAdapters(const ServingContext& context,
+// Registers adapters whose files lie below one of `roots` (empty: anywhere).
+absl::Status RegisterAdapters(const ServingContext& context, const std::vector<std::string>& roots,
                               const v1::RegisterAdaptersRequest& request,
                               v1::RegisterAdaptersResponse* response);
+// Removes an adapter and has its memory freed when no request uses it.
+absl::Status UnregisterAdapter(const ServingContext& context, const std::string& name);
+// Has the memory of an adapter or a blend freed when no running request uses it.
+// FAILED_PRECONDITION: it is pinned, and `unpin` is false.
+absl::Status UnloadAdapter(const ServingContext& context, const std::string& name, bool unpin);
+absl::Status UnpinAdapter(const ServingContext& context, const std::string& name);
 // Finds the current version of a registered adapter by its name, or a blend in memory by its
 // recipe.
 absl::StatusOr<ResolvedAdapter> FindAdapter(const ServingContext& context, const std::string& name);

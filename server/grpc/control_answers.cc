@@ -39,9 +39,9 @@ void FillCapabilities(const ServingContext& context, v1::GetCapabilitiesResponse
         v1::ListModelsRequest::descriptor(), v1::GetLoadRequest::descriptor(),
         v1::WatchLoadRequest::descriptor(), v1::CancelRequest::descriptor(),
         v1::DrainRequest::descriptor(), v1::RegisterAdaptersRequest::descriptor(),
-        v1::LoadAdapterRequest::descriptor(), v1::UnloadAdapterRequest::descriptor(),
-        v1::PinAdapterRequest::descriptor(), v1::ListAdaptersRequest::descriptor(),
-        v1::WatchAdaptersRequest::descriptor()}) {
+        v1::UnregisterAdapterRequest::descriptor(), v1::LoadAdapterRequest::descriptor(),
+        v1::UnloadAdapterRequest::descriptor(), v1::PinAdapterRequest::descriptor(),
+        v1::ListAdaptersRequest::descriptor(), v1::WatchAdaptersRequest::descriptor()}) {
     AddFields(*request, &names);
   }
   for (const std::string& name : names) response->add_request_fields(name);

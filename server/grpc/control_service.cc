@@ -152,12 +152,13 @@ using RawBase = Control::WithRawCallbackMethod_GetCapabilities<
     Control::WithRawCallbackMethod_ListModels<Control::WithRawCallbackMethod_GetLoad<
         Control::WithRawCallbackMethod_WatchLoad<Control::WithRawCallbackMethod_Cancel<
             Control::WithRawCallbackMethod_Drain<Control::WithRawCallbackMethod_RegisterAdapters<
-                Control::WithRawCallbackMethod_LoadAdapter<
-                    Control::WithRawCallbackMethod_UnloadAdapter<
-                        Control::WithRawCallbackMethod_PinAdapter<
-                            Control::WithRawCallbackMethod_ListAdapters<
-                                Control::WithRawCallbackMethod_WatchAdapters<
-                                    Control::Service>>>>>>>>>>>>;
+                Control::WithRawCallbackMethod_UnregisterAdapter<
+                    Control::WithRawCallbackMethod_LoadAdapter<
+                        Control::WithRawCallbackMethod_UnloadAdapter<
+                            Control::WithRawCallbackMethod_PinAdapter<
+                                Control::WithRawCallbackMethod_ListAdapters<
+                                    Control::WithRawCallbackMethod_WatchAdapters<
+                                        Control::Service>>>>>>>>>>>>>;
 
 class ControlService final : public RawBase {
  public:
@@ -251,7 +252,8 @@ class ControlService final : public RawBase {
     grpc::ServerUnaryReactor* const reactor = call->DefaultReactor();
     const auto answer = [this, reactor, in = std::move(in), response] {
       v1::RegisterAdaptersResponse out;
-      const absl::Status status = tessera::RegisterAdapters(*context_, in, &out);
+      const absl::Status status =
+          tessera::RegisterAdapters(*context_, context_->adapter_roots, in, &out);
       reactor->Finish(ToGrpcStatus(status.ok() ? Serialize(out, response) : status));
     };
     if (!registrations_.Submit(bytes, answer).has_value()) {
@@ -265,27 +267,44 @@ class ControlService final : public RawBase {
   grpc::ServerUnaryReactor* LoadAdapter(CallbackServerContext* call, const ByteBuffer* request,
                                         ByteBuffer* response) override {
     v1::LoadAdapterRequest in;
-    const absl::StatusOr<ResolvedAdapter> adapter = ReadAdapter(*call, request, &in);
-    if (!adapter.ok()) return Answer(call, adapter.status(), v1::LoadAdapterResponse(), response);
-    return AnswerWhenLoaded(*adapter, /*pin=*/false, response);
+    absl::Status status = Read(*call, request, &in);
+    if (status.ok()) {
+      const absl::StatusOr<ResolvedAdapter> adapter = FindAdapter(*context_, in.name());
+      if (adapter.ok()) return AnswerWhenLoaded(*adapter, /*pin=*/false, response);
+      status = adapter.status();
+    }
+    return Answer(call, status, v1::LoadAdapterResponse(), response);
+  }
+
+  grpc::ServerUnaryReactor* UnregisterAdapter(CallbackServerContext* call,
+                                              const ByteBuffer* request,
+                                              ByteBuffer* response) override {
+    v1::UnregisterAdapterRequest in;
+    absl::Status status = Read(*call, request, &in);
+    if (status.ok()) status = tessera::UnregisterAdapter(*context_, in.name());
+    return Answer(call, status, v1::UnregisterAdapterResponse(), response);
   }
 
   grpc::ServerUnaryReactor* UnloadAdapter(CallbackServerContext* call, const ByteBuffer* request,
                                           ByteBuffer* response) override {
     v1::UnloadAdapterRequest in;
-    const absl::StatusOr<ResolvedAdapter> adapter = ReadAdapter(*call, request, &in);
-    if (adapter.ok()) context_->adapter_verbs.unload(adapter->id);
-    return Answer(call, adapter.status(), v1::UnloadAdapterResponse(), response);
+    absl::Status status = Read(*call, request, &in);
+    if (status.ok()) status = tessera::UnloadAdapter(*context_, in.name(), in.unpin());
+    return Answer(call, status, v1::UnloadAdapterResponse(), response);
   }
 
   grpc::ServerUnaryReactor* PinAdapter(CallbackServerContext* call, const ByteBuffer* request,
                                        ByteBuffer* response) override {
     v1::PinAdapterRequest in;
-    const absl::StatusOr<ResolvedAdapter> adapter = ReadAdapter(*call, request, &in);
-    const bool pin = !in.has_pinned() || in.pinned();
-    if (adapter.ok() && pin) return AnswerWhenLoaded(*adapter, pin, response);
-    if (adapter.ok()) context_->adapter_verbs.unpin(adapter->id);
-    return Answer(call, adapter.status(), v1::PinAdapterResponse(), response);
+    absl::Status status = Read(*call, request, &in);
+    if (status.ok() && (!in.has_pinned() || in.pinned())) {
+      const absl::StatusOr<ResolvedAdapter> adapter = FindAdapter(*context_, in.name());
+      if (adapter.ok()) return AnswerWhenLoaded(*adapter, /*pin=*/true, response);
+      status = adapter.status();
+    } else if (status.ok()) {
+      status = UnpinAdapter(*context_, in.name());
+    }
+    return Answer(call, status, v1::PinAdapterResponse(), response);
   }
 
   grpc::ServerUnaryReactor* ListAdapters(CallbackServerContext* call, const ByteBuffer* request,
@@ -321,13 +340,6 @@ class ControlService final : public RawBase {
     grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
     reactor->Finish(ToGrpcStatus(status.ok() ? Serialize(message, response) : status));
     return reactor;
-  }
-  // Parses a request that names an adapter and finds that adapter.
-  template <class Request>
-  absl::StatusOr<ResolvedAdapter> ReadAdapter(const CallbackServerContext& call,
-                                              const ByteBuffer* request, Request* message) const {
-    RETURN_IF_ERROR(Read(call, request, message));
-    return FindAdapter(*context_, message->name());
   }
   // Answers LoadAdapter or PinAdapter when the adapter is in the pool. The response of either
   // method is an empty message, so LoadAdapterResponse serves both.

@@ -218,6 +218,60 @@ TEST_P(AdaptersTest, ChangedFilesAreANewVersion) {
   EXPECT_TRUE(SameResults(second, stack->Run(request)));
 }
 
+// Requests that come after the files are gone or half-written get the adapter in memory.
+TEST_P(AdaptersTest, WhatIsInMemoryServesWithoutItsFiles) {
+  const auto stack = Start(Options());
+  const std::string path = Copy("plain");
+  ASSERT_TRUE(stack->adapters().Register({{"mine", "", 0, path}}).ok());
+  Request request = NewRequest(stack.get(), 0, 3);
+  request.bypass_prefix = true;
+  request.adapter = *stack->adapters().Resolve(0, {{"mine", "", {}}});
+  const Generated want = stack->Run(request);
+  EXPECT_EQ(want.reason, FinishReason::kLength);
+  const std::vector<std::function<void()>> damages = {
+      [&] { std::filesystem::resize_file(path + "/adapter_model.safetensors", 100); },
+      [&] { std::filesystem::remove_all(path); }};
+  for (const auto& damage : damages) {
+    damage();
+    stack->adapters().CheckFilesNow();
+    EXPECT_NE(stack->adapters().List()[2].files, AdapterFilesState::kPresent);
+    const auto still = stack->adapters().Resolve(0, {{"mine", "", {}}});
+    ASSERT_TRUE(still.ok()) << still.status();
+    request.adapter = *still;
+    EXPECT_TRUE(SameResults(want, stack->Run(request)));
+  }
+  EXPECT_EQ(stack->stats().adapter_loads.value(), 1);
+}
+
+// Running and waiting requests of an adapter finish after it was unregistered and its folder was
+// deleted; then its pages are free, although it was pinned.
+TEST_P(AdaptersTest, WhatIsUnregisteredLeavesWhenItsRequestsHaveFinished) {
+  RealStackOptions options = Options();
+  options.engine.max_num_seqs = 1;
+  const auto stack = Start(options);
+  const std::string path = Copy("plain");
+  ASSERT_TRUE(stack->adapters().Register({{"mine", "", 0, path}}).ok());
+  Request request = NewRequest(stack.get(), 0, 3);
+  request.stopping.max_tokens = 8;
+  request.adapter = *stack->adapters().Resolve(0, {{"mine", "", {}}});
+  stack->core().LoadAdapter(request.adapter.id, /*pin=*/true, {[](const absl::Status&) {}, {}});
+  stack->RunAll();
+  const int running = stack->Submit(request);
+  const int waiting = stack->Submit(request);
+  stack->RunOnce();
+  const auto retired = stack->adapters().Unregister("mine");
+  ASSERT_TRUE(retired.ok());
+  for (const ResolvedAdapter& version : *retired) {
+    stack->core().UnloadAdapter(version.id, /*unpin=*/true);
+  }
+  std::filesystem::remove_all(path);
+  stack->RunAll();
+  EXPECT_EQ(stack->result(running).reason, FinishReason::kLength);
+  EXPECT_EQ(stack->result(waiting).reason, FinishReason::kLength);
+  EXPECT_EQ(stack->stats().adapter_loads.value(), 1);
+  EXPECT_EQ(stack->stats().slabs_adapter.value(), 0);
+}
+
 // A file that is truncated, removed or replaced before its load fails only its adapter's requests.
 TEST_P(AdaptersTest, AFailedLoadFailsOnlyWhatNeedsIt) {
   const std::string path = Copy("plain");
@@ -342,7 +396,7 @@ TEST_P(AdaptersTest, OperatorsLoadPinAndUnload) {
   request.stopping.max_tokens = 6;
   const int number = stack->Submit(request);
   stack->RunOnce();
-  stack->core().UnloadAdapter(plain);
+  stack->core().UnloadAdapter(plain, /*unpin=*/true);
   EXPECT_EQ(listing().residency, AdapterResidency::kPool);
   stack->RunAll();
   EXPECT_EQ(stack->result(number).reason, FinishReason::kLength);
@@ -388,7 +442,7 @@ TEST_P(AdaptersTest, APinTakesBackAnUnload) {
     stack->RunLoader();
   }
   const AdapterId plain = stack->adapters().Resolve(0, Recipe(1))->id;
-  stack->core().UnloadAdapter(plain);
+  stack->core().UnloadAdapter(plain, /*unpin=*/true);
   stack->core().LoadAdapter(plain, true, {[](const absl::Status&) {}, {}, {}});
   stack->RunAll();
   EXPECT_EQ(stack->result(number).reason, FinishReason::kLength);
@@ -405,7 +459,7 @@ TEST_P(AdaptersTest, AnUnloadDuringAReadComesAfterIt) {
   stack->core().LoadAdapter(plain, false, {[](const absl::Status&) {}, [&] { return gone; }, {}});
   stack->RunOnce();
   gone = true;
-  stack->core().UnloadAdapter(plain);
+  stack->core().UnloadAdapter(plain, /*unpin=*/true);
   EXPECT_TRUE(stack->RunLoader());
   stack->RunAll();
   EXPECT_EQ(stack->stats().adapter_loads.value(), 1);
@@ -451,7 +505,7 @@ TEST_P(AdaptersTest, BlendsAreListedWhileInMemory) {
   EXPECT_EQ(list[2].residency, AdapterResidency::kPool);
   EXPECT_GT(list[2].rank, 3);
   EXPECT_GT(list[2].bytes, 0);
-  stack->core().UnloadAdapter(stack->adapters().FindBlend(list[2].name).id);
+  stack->core().UnloadAdapter(stack->adapters().FindBlend(list[2].name).id, /*unpin=*/true);
   EXPECT_EQ(stack->adapters().List().size(), 2);
 }
 
@@ -478,7 +532,7 @@ TEST_P(AdaptersTest, BlendsLiveAsLongAsTheyAreInMemory) {
   request.prompt.assign(40, 7);
   stack->Run(request);
   const AdapterId id = std::exchange(request.adapter, {}).id;
-  stack->core().UnloadAdapter(id);
+  stack->core().UnloadAdapter(id, /*unpin=*/true);
   EXPECT_EQ(stack->adapters().FindBlend(last.name).id, kNoAdapter);
   request.adapter = *stack->adapters().Resolve(0, Recipe(29));
   EXPECT_NE(request.adapter.id, id);
@@ -560,7 +614,7 @@ TEST_P(AdaptersRandomTest, VerbsDoNotShow) {
         }
         break;
       case 3:
-        if (id != kNoAdapter) stack->core().UnloadAdapter(id);
+        if (id != kNoAdapter) stack->core().UnloadAdapter(id, /*unpin=*/true);
         break;
       case 4:
         if (id != kNoAdapter) {

@@ -44,8 +44,7 @@ std::vector<Generated> RunAll(const std::string& model, const std::string& backe
   options.engine.max_num_batched_tokens = 96;
   if (fake) options.new_backend = NewFakeDevice;
   RealStack stack(options);
-  EXPECT_TRUE(
-      stack.adapters().Register(AdapterRegistry::FindSources(dir + "/adapters", 0).value()).ok());
+  EXPECT_TRUE(stack.adapters().Register(FindAdapters(dir + "/adapters", 0).value()).ok());
   std::vector<int> numbers;
   for (int i = 0; i < 8; ++i) {
     Request request;

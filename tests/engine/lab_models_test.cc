@@ -35,7 +35,7 @@ class LabModelsTest : public ::testing::TestWithParam<std::string> {
     options.num_slabs = 2048;
     options.engine.max_num_seqs = 16;
     RealStack stack(options);
-    const auto sources = AdapterRegistry::FindSources(dir + "/adapters", 0);
+    const auto sources = FindAdapters(dir + "/adapters", 0);
     ASSERT_TRUE(sources.ok()) << sources.status();
     EXPECT_EQ(sources->size(), 8u);
     ASSERT_TRUE(stack.adapters().Register(*sources).ok());

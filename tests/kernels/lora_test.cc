@@ -234,10 +234,10 @@ class World {
   uint64_t seed_ = 100;
 };
 
-// The batch has decode rows, prefill chunks, segments that share an adapter, and segments without
-// an adapter.
-const std::vector<SegmentRows> kMixed = {{1, 0}, {1, 0},  {1, -1}, {7, 1}, {1, 2},
-                                         {1, 3}, {2, -1}, {30, 4}, {5, 0}};
+// The batch has decode rows, prefill chunks, segments that share an adapter, side by side or with
+// rows of no adapter between them, and segments without an adapter.
+const std::vector<SegmentRows> kMixed = {{1, 0}, {1, 0}, {1, -1}, {2, 0},  {7, 1},
+                                         {1, 2}, {1, 3}, {2, -1}, {30, 4}, {5, 0}};
 const std::vector<int> kRanks = {8, 13, 1, 0, 64};
 
 std::vector<float> InputOf(const LinearKind& kind, int rows) {

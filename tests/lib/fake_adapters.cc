@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kernels/base/log.h"
+#include "tests/lib/any_files.h"
 
 namespace tessera::testing {
 namespace {
@@ -53,7 +54,7 @@ FakeAdapters::FakeAdapters(const EngineModel& model, const std::vector<int32_t>&
     : model_(model),
       num_pages_(num_pages),
       dir_(NewFolder()),
-      registry_({{model.name, {}, model.layout.page_bytes(), DType::kF32}}) {
+      registry_({{model.name, {}, model.layout.page_bytes(), DType::kF32}}, AnyFiles()) {
   for (size_t i = 0; i < num_pages_.size(); ++i) {
     const std::string name = "adapter" + std::to_string(i);
     const std::string path = dir_ + "/" + name;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/base/log.h"
+#include "tests/lib/any_files.h"
 
 namespace tessera::testing {
 namespace {
@@ -60,7 +61,7 @@ TEST(AdapterLoaderTest, PagesAreWrittenBeforeTheyAreCalledCopied) {
 }
 
 TEST(AdapterLoaderTest, WhatCannotBeReadIsReported) {
-  AdapterRegistryOptions options;
+  AdapterRegistryOptions options = AnyFiles();
   options.check_interval_us = 0;
   options.identity = [](const std::string&) { return std::string("files"); };
   AdapterRegistry registry({{"model", {}}}, options);

@@ -13,10 +13,25 @@
 #include <set>
 #include <thread>
 
+#include "absl/algorithm/container.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "scheduler/residency/adapters/adapter_name.h"
+#include "tests/lib/any_files.h"
+#include "tests/lib/log_capture.h"
+
 namespace tessera::testing {
 namespace {
 
 using ::testing::HasSubstr;
+
+// The number of lines of the log that begin with `start`.
+int NumLines(const LogCapture& log, absl::string_view start) {
+  const std::vector<std::string> lines = absl::StrSplit(log.text(), '\n');
+  return static_cast<int>(absl::c_count_if(
+      lines, [&](const std::string& line) { return absl::StartsWith(line, start); }));
+}
 
 class AdapterRegistryTest : public ::testing::Test {
  protected:
@@ -28,7 +43,7 @@ class AdapterRegistryTest : public ::testing::Test {
   void TearDown() override { std::filesystem::remove_all(dir_); }
 
   static AdapterRegistryOptions Options() {
-    AdapterRegistryOptions options;
+    AdapterRegistryOptions options = AnyFiles();
     options.check_interval_us = 0;
     return options;
   }
@@ -187,9 +202,9 @@ TEST_F(AdapterRegistryTest, TheLatestOfARegisteredAdapterStays) {
   EXPECT_EQ(registry_.num_versions(), 0);
 }
 
-TEST_F(AdapterRegistryTest, TooManyVersionsInUseAreRefused) {
+TEST_F(AdapterRegistryTest, TooManyBlendsInUseAreRefused) {
   AdapterRegistryOptions options = Options();
-  options.max_versions = 3;
+  options.max_blends = 3;
   AdapterRegistry registry({{"model", {}}}, options);
   RegisterBoth(&registry);
   std::vector<ResolvedAdapter> held;
@@ -200,6 +215,7 @@ TEST_F(AdapterRegistryTest, TooManyVersionsInUseAreRefused) {
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(refused.message(), HasSubstr("Control.UnloadAdapter"));
   EXPECT_EQ(registry.Resolve(0, {{"red", "", 4.0f}})->id, held[2].id);
+  EXPECT_TRUE(registry.Resolve(0, {{"red", "", {}}}).ok()) << "a registered adapter is no blend";
   held.pop_back();
   EXPECT_TRUE(registry.Resolve(0, {{"red", "", 5.0f}}).ok());
 }
@@ -243,17 +259,238 @@ TEST_F(AdapterRegistryTest, FilesThatArePutBackAreTheirOldVersion) {
   EXPECT_EQ(registry_.List()[0].rank, 1);
 }
 
-TEST_F(AdapterRegistryTest, AMissingFileIsNamedUntilItIsThere) {
+TEST_F(AdapterRegistryTest, WhatIsInMemoryServesWhenItsFilesAreGone) {
+  const std::vector<AdapterUse> red = {{"red", "", {}}};
+  const std::vector<AdapterUse> half = {{"red", "", 0.5f}};
+  const ResolvedAdapter plain = Get(red);
+  const ResolvedAdapter blend = Get(half);
+  Move(plain, AdapterResidency::kPool);
+  Move(blend, AdapterResidency::kHost);
+  const LogCapture log;
+  const int64_t revision = registry_.revision();
+  std::filesystem::rename(dir_ + "/red", dir_ + "/moved");
+  for (int i = 0; i < 3; ++i) registry_.CheckFilesNow();
+  EXPECT_EQ(Get(red).id, plain.id);
+  EXPECT_EQ(Get(half).id, blend.id);
+  EXPECT_GT(registry_.revision(), revision) << "who watches the list gets it";
+  AdapterListing listing = registry_.List()[0];
+  EXPECT_EQ(listing.residency, AdapterResidency::kPool);
+  EXPECT_EQ(listing.files, AdapterFilesState::kMissing);
+  EXPECT_THAT(listing.files_error, HasSubstr(dir_ + "/red/adapter_config.json: no such file"));
+  EXPECT_EQ(registry_.List()[1].files, AdapterFilesState::kPresent);
+  EXPECT_EQ(NumLines(log, "[warning] adapter red: "), 1);
+  // What is not in memory cannot be read any more.
+  const absl::Status fresh = registry_.Resolve(0, {{"red", "", 0.25f}}).status();
+  EXPECT_EQ(fresh.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(fresh.message(), HasSubstr("adapter red: " + dir_ + "/red/adapter_config.json"));
+  Move(plain, AdapterResidency::kDisk);
+  EXPECT_EQ(registry_.Resolve(0, red).status().code(), absl::StatusCode::kNotFound);
+
+  std::filesystem::rename(dir_ + "/moved", dir_ + "/red");
+  registry_.CheckFilesNow();
+  EXPECT_EQ(Get(red).id, plain.id);
+  EXPECT_EQ(Get(half).id, blend.id);
+  EXPECT_EQ(registry_.List()[0].files, AdapterFilesState::kPresent);
+  EXPECT_EQ(registry_.List()[0].files_error, "");
+}
+
+TEST_F(AdapterRegistryTest, HalfWrittenFilesDoNotReplaceWhatIsInMemory) {
+  std::set<std::string> read_whole;
+  AdapterRegistryOptions options = Options();
+  options.inspect = [&](const AdapterModel&, const AdapterSource& source,
+                        bool whole) -> absl::StatusOr<AdapterFacts> {
+    if (whole) read_whole.insert(source.name);
+    if (std::filesystem::file_size(source.path + "/adapter_model.safetensors") < 4) {
+      return absl::InvalidArgumentError("the file is truncated");
+    }
+    return AdapterFacts{8, 128};
+  };
+  for (const char* name : {"red", "blue"}) Write(name, "whole");
+  AdapterRegistry registry({{"model", {}}}, options);
+  RegisterBoth(&registry);
+  const std::vector<AdapterUse> red = {{"red", "", {}}};
+  const ResolvedAdapter older = registry.Resolve(0, red).value();
+  registry.status(older.id)->residency = AdapterResidency::kPool;
+  const LogCapture log;
+  for (const char* bytes : {"1", "12"}) {
+    for (const char* name : {"red", "blue"}) Write(name, bytes);
+    registry.CheckFilesNow();
+    EXPECT_EQ(registry.Resolve(0, red)->id, older.id);
+    EXPECT_EQ(registry.List()[0].files, AdapterFilesState::kInvalid);
+    EXPECT_EQ(registry.List()[0].files_error, "the file is truncated");
+  }
+  EXPECT_EQ(NumLines(log, "[warning] adapter red: the file is truncated"), 1);
+  const absl::Status absent = registry.Resolve(0, {{"blue", "", {}}}).status();
+  EXPECT_EQ(absent.code(), absl::StatusCode::kInvalidArgument) << "it is not in memory";
+  EXPECT_EQ(absent.message(), "adapter blue: the file is truncated");
+  for (const char* name : {"red", "blue"}) Write(name, "other bytes");
+  registry.CheckFilesNow();
+  EXPECT_NE(registry.Resolve(0, red)->id, older.id);
+  EXPECT_TRUE(registry.Resolve(0, {{"blue", "", {}}}).ok());
+  EXPECT_EQ(registry.List()[0].files, AdapterFilesState::kPresent);
+  EXPECT_EQ(read_whole, std::set<std::string>({"red"})) << "the other one is read when it is used";
+}
+
+TEST_F(AdapterRegistryTest, FilesAreCheckedWhenTheyAreRegistered) {
+  AdapterRegistryOptions options = Options();
+  options.inspect = [](const AdapterModel& model, const AdapterSource& source,
+                       bool whole) -> absl::StatusOr<AdapterFacts> {
+    EXPECT_EQ(model.name, "model");
+    EXPECT_FALSE(whole) << "the tensors are read when the adapter is loaded";
+    if (source.name == "blue") return absl::InvalidArgumentError("is no LoRA");
+    return AdapterFacts{8, 4096};
+  };
+  AdapterRegistry registry({{"model", {}}}, options);
+  const AdapterSource red = {"red", "", 0, dir_ + "/red"};
+  const absl::Status refused = registry.Register({red, {"blue", "", 0, dir_ + "/blue"}});
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(refused.message(), "adapter blue: is no LoRA");
+  EXPECT_TRUE(registry.List().empty()) << "all or none";
+  ASSERT_TRUE(registry.Register({red}).ok());
+  EXPECT_EQ(registry.List()[0].rank, 8) << "known before the first load";
+  EXPECT_EQ(registry.List()[0].bytes, 4096);
+
   const std::string file = dir_ + "/red/adapter_model.safetensors";
   std::filesystem::remove(file);
-  RegisterBoth(&registry_);
-  const absl::Status missing = registry_.Resolve(0, {{"red", "", {}}}).status();
+  const absl::Status missing = registry.Register({red});
   EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(missing.message(), HasSubstr(file + ": no such file; an adapter is a folder with"));
-  EXPECT_TRUE(registry_.Resolve(0, {{"blue", "", {}}}).ok());
-  Write("red", "1");
+}
+
+TEST_F(AdapterRegistryTest, TooManyAdaptersAreRefused) {
+  AdapterRegistryOptions options = Options();
+  options.max_adapters = 2;
+  AdapterRegistry registry({{"model", {}}}, options);
+  RegisterBoth(&registry);
+  RegisterBoth(&registry);
+  const AdapterSource third = {"third", "", 0, dir_ + "/red"};
+  const absl::Status refused = registry.Register({third});
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(refused.message(), HasSubstr("Control.UnregisterAdapter"));
+  ASSERT_TRUE(registry.Unregister("red").ok());
+  EXPECT_TRUE(registry.Register({third}).ok());
+}
+
+TEST_F(AdapterRegistryTest, NamesAndRevisionsHaveAGrammar) {
+  const std::string path = dir_ + "/red";
+  for (const std::string& name :
+       std::vector<std::string>{"zorvan-1", "a b", "org/name:v1.2", "Größe", "日本", "adapter (1)",
+                                "_x", "(x)", "7", std::string(kMaxAdapterNameBytes, 'x')}) {
+    EXPECT_EQ(WrongWithAdapterName(name), "") << name;
+    EXPECT_TRUE(registry_.Register({{name, name, 0, path}}).ok()) << name;
+  }
+  const size_t num_listed = registry_.List().size();
+  for (const std::string& name :
+       std::vector<std::string>{"z*0.5+k*0.5", "z*0.5", "a+b", "a\nb", "a\n", "a\tb", "a=b", "a@v",
+                                "a,b", "-a", " a", "a ", ".x", "/x", std::string("a\0b", 3), "\xff",
+                                "a\xe2\x80\xae"
+                                "b",
+                                "a\xe2\x80\x8b", std::string(kMaxAdapterNameBytes + 1, 'x')}) {
+    EXPECT_THAT(WrongWithAdapterName(name), HasSubstr("give 1 to 255 bytes of letters")) << name;
+    const absl::Status refused = registry_.Register({{name, "", 0, path}});
+    EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << name;
+    EXPECT_THAT(refused.message(), HasSubstr("adapter at " + path)) << name;
+    EXPECT_EQ(refused.message().find('\n'), absl::string_view::npos);
+    EXPECT_THAT(registry_.Register({{"fine", name, 0, path}}).message(),
+                HasSubstr("the revision of the adapter fine"));
+  }
+  EXPECT_FALSE(registry_.Register({{"", "", 0, path}}).ok());
+  EXPECT_EQ(registry_.List().size(), num_listed);
+}
+
+TEST_F(AdapterRegistryTest, WhatIsUnregisteredServesOnlyWhoHoldsIt) {
+  const ResolvedAdapter red = Get({{"red", "", {}}});
+  const ResolvedAdapter blend = Get({{"blue", "", 0.5f}, {"red", "", 0.5f}});
+  const ResolvedAdapter blue = Get({{"blue", "", {}}});
+  const auto retired = registry_.Unregister("red");
+  ASSERT_TRUE(retired.ok()) << retired.status();
+  std::set<AdapterId> ids;
+  for (const ResolvedAdapter& each : *retired) ids.insert(each.id);
+  EXPECT_EQ(ids, std::set<AdapterId>({red.id, blend.id}));
+  EXPECT_TRUE(registry_.status(red.id)->retired);
+  EXPECT_TRUE(registry_.status(blend.id)->retired);
+  EXPECT_FALSE(registry_.status(blue.id)->retired);
+  for (const char* name : {"red", "blue*0.5+red*0.5"}) {
+    EXPECT_EQ(registry_.Unregister(name).status().code(), absl::StatusCode::kNotFound) << name;
+  }
+  EXPECT_EQ(registry_.Resolve(0, {{"red", "", {}}}).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_FALSE(registry_.Resolve(0, {{"blue", "", 0.5f}, {"red", "", 0.5f}}).ok());
+  EXPECT_EQ(registry_.ModelOf("red"), std::nullopt);
+  ASSERT_EQ(registry_.List().size(), 1);
+  EXPECT_EQ(registry_.List()[0].name, "blue");
   registry_.CheckFilesNow();
-  EXPECT_TRUE(registry_.Resolve(0, {{"red", "", {}}}).ok());
+  // The same files under the same name are the same version, which stays in memory again.
+  RegisterBoth(&registry_);
+  EXPECT_EQ(Get({{"red", "", {}}}).id, red.id);
+  EXPECT_FALSE(registry_.status(red.id)->retired);
+  EXPECT_TRUE(registry_.status(blend.id)->retired) << "nobody has asked for it again";
+}
+
+TEST_F(AdapterRegistryTest, AllVersionsOfANameAreFound) {
+  const auto ids = [&](const std::string& name) {
+    std::set<AdapterId> ids;
+    const std::vector<ResolvedAdapter> versions = registry_.VersionsOf(name).value();
+    for (const ResolvedAdapter& each : versions) ids.insert(each.id);
+    return ids;
+  };
+  EXPECT_TRUE(ids("red").empty()) << "it was never asked for";
+  const AdapterId older = Get({{"red", "", {}}}).id;
+  const AdapterHold pinned = registry_.Hold(older);
+  Write("red", "other bytes");
+  registry_.CheckFilesNow();
+  const AdapterId newer = Get({{"red", "", {}}}).id;
+  const ResolvedAdapter blend = Scaled(0.5f);
+  EXPECT_EQ(ids("red"), std::set<AdapterId>({older, newer}));
+  EXPECT_EQ(ids("red*0.5"), std::set<AdapterId>({blend.id}));
+  EXPECT_TRUE(ids("blue").empty());
+  for (const char* name : {"", "green", "red*1"}) {
+    EXPECT_EQ(registry_.VersionsOf(name).status().code(), absl::StatusCode::kNotFound) << name;
+  }
+}
+
+TEST_F(AdapterRegistryTest, WeightsAreBounded) {
+  EXPECT_TRUE(registry_.Resolve(0, {{"red", "", -1e6f}}).ok());
+  for (const float weight : {1.1e6f, -1.1e6f, std::nanf(""), HUGE_VALF}) {
+    const absl::Status refused = registry_.Resolve(0, {{"red", "", weight}}).status();
+    EXPECT_THAT(refused.message(), HasSubstr("give a number from -1e+06 to 1e+06")) << weight;
+  }
+}
+
+// The folders that a client may name end at the roots, also through links and parent folders.
+TEST_F(AdapterRegistryTest, RootsBoundWhatIsFound) {
+  std::filesystem::create_directories(dir_ + "/outside");
+  std::filesystem::rename(dir_ + "/blue", dir_ + "/outside/blue");
+  std::filesystem::create_directories(dir_ + "/roots");
+  std::filesystem::rename(dir_ + "/red", dir_ + "/roots/red");
+  std::filesystem::create_directory_symlink(dir_ + "/outside/blue", dir_ + "/roots/link");
+  const std::vector<std::string> roots = {dir_ + "/nowhere", dir_ + "/roots/"};
+  const auto code = [&](const std::string& path) {
+    return FindAdapters(path, 0, roots).status().code();
+  };
+  for (const char* path : {"/roots", "/roots/", "/roots/red", "/outside/../roots/red/."}) {
+    const auto found = FindAdapters(dir_ + path, 0, roots);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(found->back().name, "red");
+    EXPECT_EQ(found->back().roots, roots);
+  }
+  for (const char* path : {"", "/outside", "/outside/blue", "/roots/link", "/roots/../outside",
+                           "/rootsX", "/outside/none"}) {
+    EXPECT_EQ(code(dir_ + path), absl::StatusCode::kPermissionDenied) << path;
+  }
+  EXPECT_EQ(code(dir_ + "/roots/none"), absl::StatusCode::kNotFound);
+  EXPECT_EQ(code(dir_ + std::string("/roots/red\0x", 12)), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(FindAdapters(dir_, 0, roots).status().message(), HasSubstr("adapters.roots"));
+  EXPECT_TRUE(FindAdapters(dir_ + "/outside", 0).ok()) << "without roots, anywhere";
+}
+
+TEST_F(AdapterRegistryTest, ARelativePathIsSaidToBeTheServers) {
+  const std::string where =
+      absl::StrCat("the server's working directory, ", std::filesystem::current_path().string());
+  EXPECT_THAT(FindAdapters("no/such/folder", 0).status().message(), HasSubstr(where));
+  EXPECT_THAT(FindAdapters("tests/scheduler", 0).status().message(), HasSubstr(where));
+  EXPECT_THAT(FindAdapters("tests/scheduler", 0, {dir_}).status().message(), HasSubstr(where));
+  EXPECT_EQ(FindAdapters(dir_ + "/none", 0).status().message().find("working"),
+            absl::string_view::npos);
 }
 
 // Only Register and the registry's own thread access the disk; Resolve, FindBlend and List do not.
@@ -262,7 +499,7 @@ TEST_F(AdapterRegistryTest, RequestsDoNotAskTheDisk) {
   std::condition_variable looked;
   int num_looks = 0;
   std::set<std::thread::id> threads;
-  AdapterRegistryOptions options;
+  AdapterRegistryOptions options = AnyFiles();
   options.check_interval_us = 100;
   options.identity = [&](const std::string& path) {
     {

@@ -67,7 +67,7 @@ TEST_F(EngineWaitsTest, AnAdapterThatIsPinnedAfterAllIsThereForWhoeverAwaitedIts
   stack_.FinishLoads();
   stack_.Round();
   ASSERT_EQ(stack_.core->scheduler().num_running(), 1);
-  stack_.core->UnloadAdapter(stack_.adapters->id(0));
+  stack_.core->UnloadAdapter(stack_.adapters->id(0), /*unpin=*/true);
   SubmitWithAdapter(0, FakePrompt(2, 9), 3, &waits);
   stack_.Round();
   Load(0, /*pin=*/true);

@@ -24,6 +24,12 @@ class ResidencyTest : public ::testing::Test {
   // Starts models whose pages have `slabs_per_page[m]` slabs. Adapters belong to the first model.
   void Start(int64_t num_slabs, const std::vector<int32_t>& slabs_per_page,
              const std::vector<int32_t>& adapter_pages, int64_t host_bytes = kHostBytes) {
+    AdapterStoreOptions options;
+    options.host_bytes = host_bytes;
+    Start(num_slabs, slabs_per_page, adapter_pages, options);
+  }
+  void Start(int64_t num_slabs, const std::vector<int32_t>& slabs_per_page,
+             const std::vector<int32_t>& adapter_pages, const AdapterStoreOptions& options) {
     const int32_t largest = *std::max_element(slabs_per_page.begin(), slabs_per_page.end());
     FakeRunnerOptions runner;
     for (const int32_t slabs : slabs_per_page) {
@@ -43,12 +49,14 @@ class ResidencyTest : public ::testing::Test {
     };
     events.on_copied = [this](AdapterId id) { store_->OnCopied(id); };
     loader_ = std::make_unique<FakeAdapterLoader>(runner_.get(), std::move(events));
-    store_ = std::make_unique<AdapterStore>(AdapterStoreOptions{host_bytes}, adapters_->registry(),
-                                            kv_.get(), loader_.get(), &clock_);
+    store_ = std::make_unique<AdapterStore>(options, adapters_->registry(), kv_.get(),
+                                            loader_.get(), &clock_);
     residency_ = std::make_unique<Residency>(kv_.get(), store_.get(), runner.models.size());
   }
 
   NeedId Id(size_t adapter) const { return adapters_->id(adapter); }
+  AdapterStatus& Status(size_t adapter) { return *adapters_->registry()->status(Id(adapter)); }
+  AdapterResidency Residence(size_t adapter) { return Status(adapter).residency; }
   NeedState Want(size_t adapter, int64_t reserve_slabs = 0, bool alone = false) {
     const NeedState state = residency_->Want(Id(adapter), reserve_slabs, alone);
     store_->CheckInvariants();
@@ -136,6 +144,25 @@ TEST_F(ResidencyTest, TheAdapterThatIsWorthLeastLeavesFirst) {
   residency_->SetRecomputeUs(0, kPrecious);
   EXPECT_TRUE(MakeRoom(0, 6, 6));
   EXPECT_TRUE(residency_->IsReady(Id(0))) << "it was used often";
+  EXPECT_FALSE(residency_->IsReady(Id(1)));
+}
+
+// The adapter that was used last leaves first, because the other one was used more often.
+TEST_F(ResidencyTest, OfTwoIdleAdaptersTheLessUsedLeavesFirst) {
+  Start(20, {1}, {4, 4});
+  Load(0);
+  Load(1);
+  for (int i = 0; i < 50; ++i) {
+    residency_->Acquire(Id(0));
+    residency_->Release(Id(0));
+  }
+  Cache(0, 1);
+  residency_->Acquire(Id(1));
+  residency_->Release(Id(1));
+  Cache(0, 8);
+  residency_->SetRecomputeUs(0, kPrecious);
+  EXPECT_TRUE(MakeRoom(0, 6, 6));
+  EXPECT_TRUE(residency_->IsReady(Id(0)));
   EXPECT_FALSE(residency_->IsReady(Id(1)));
 }
 
@@ -311,7 +338,7 @@ TEST_F(ResidencyTest, WhatIsUnloadedWhileItRunsIsNotReadyAndLeavesAfterwards) {
   Start(20, {1}, {4});
   Load(0);
   residency_->Acquire(Id(0));
-  store_->Unload(Id(0));
+  store_->Unload(Id(0), /*unpin=*/false);
   EXPECT_FALSE(residency_->IsReady(Id(0)));
   EXPECT_EQ(Want(0), NeedState::kLoading);
   EXPECT_TRUE(residency_->TakeChanges().empty());
@@ -320,6 +347,120 @@ TEST_F(ResidencyTest, WhatIsUnloadedWhileItRunsIsNotReadyAndLeavesAfterwards) {
   EXPECT_EQ(kv_->usage().adapter_slabs, 0);
   EXPECT_EQ(Want(0), NeedState::kLoading);
   EXPECT_TRUE(loader_->is_reading());
+}
+
+TEST_F(ResidencyTest, WhatIsUnloadedWhileItIsReadIsGoneAfterTheRead) {
+  Start(20, {1}, {4});
+  EXPECT_EQ(Want(0), NeedState::kLoading);
+  store_->Unload(Id(0), /*unpin=*/false);
+  FinishRead();
+  store_->CheckInvariants();
+  EXPECT_EQ(Residence(0), AdapterResidency::kDisk);
+  EXPECT_EQ(Want(0), NeedState::kLoading);
+  EXPECT_TRUE(loader_->is_reading()) << "no image was kept";
+}
+
+TEST_F(ResidencyTest, WhatIsPinnedWhileItIsUnloadedStays) {
+  Start(20, {1}, {4});
+  Load(0);
+  residency_->Acquire(Id(0));
+  store_->Unload(Id(0), /*unpin=*/false);
+  EXPECT_FALSE(residency_->IsReady(Id(0)));
+  store_->Pin(Id(0));
+  EXPECT_TRUE(residency_->IsReady(Id(0)));
+  EXPECT_FALSE(ChangedIds().empty()) << "whoever waits for it asks again";
+  residency_->Release(Id(0));
+  EXPECT_TRUE(residency_->IsReady(Id(0)));
+  EXPECT_EQ(kv_->usage().adapter_slabs, 4);
+}
+
+TEST_F(ResidencyTest, APinnedAdapterIsUnloadedOnlyWithItsPin) {
+  Start(20, {1}, {4});
+  Load(0);
+  store_->Pin(Id(0));
+  store_->Unload(Id(0), /*unpin=*/false);
+  EXPECT_TRUE(residency_->IsReady(Id(0)));
+  EXPECT_TRUE(Status(0).pinned);
+  store_->Unload(Id(0), /*unpin=*/true);
+  EXPECT_FALSE(residency_->IsReady(Id(0)));
+  EXPECT_FALSE(Status(0).pinned);
+  EXPECT_EQ(kv_->usage().adapter_slabs, 0);
+}
+
+// The pool has no room for the pinned adapter, and its image is larger than the bound of host
+// memory.
+TEST_F(ResidencyTest, ImagesOfPinnedAdaptersStayInHostMemory) {
+  Start(6, {1}, {4, 4, 4}, /*host_bytes=*/1);
+  Load(0);
+  residency_->Acquire(Id(0));
+  store_->Pin(Id(1));
+  FinishRead();
+  EXPECT_EQ(Want(1), NeedState::kNoRoom);
+  EXPECT_EQ(Want(2), NeedState::kLoading);
+  FinishRead();  // makes room in host memory
+  store_->CheckInvariants();
+  EXPECT_EQ(Residence(1), AdapterResidency::kHost);
+  EXPECT_FALSE(loader_->is_reading());
+  residency_->Release(Id(0));
+  EXPECT_EQ(Want(1), NeedState::kLoading);
+  EXPECT_TRUE(loader_->is_copying()) << "it was kept, so it is not read again";
+  loader_->FinishCopy();
+  store_->Unpin(Id(1));
+}
+
+TEST_F(ResidencyTest, TheNumberOfImagesInHostMemoryIsBounded) {
+  AdapterStoreOptions options;
+  options.max_host_images = 2;
+  Start(40, {1}, {1, 1, 1, 1}, options);
+  for (size_t i = 0; i < 4; ++i) Load(i);
+  EXPECT_TRUE(MakeRoom(0, 40, 40)) << "all leave the pool";
+  int num_in_host = 0;
+  for (size_t i = 0; i < 4; ++i) num_in_host += Residence(i) == AdapterResidency::kHost ? 1 : 0;
+  EXPECT_EQ(num_in_host, 2);
+}
+
+// A retired adapter stays for the sequences that use it or wait for it, also when one of them is
+// preempted, and leaves when there is none, pinned or not.
+TEST_F(ResidencyTest, ARetiredAdapterLeavesAfterItsLastSequence) {
+  Start(20, {1}, {4, 4});
+  Load(0);
+  store_->Pin(Id(0));
+  residency_->AddWaiter(Id(0));
+  residency_->Acquire(Id(0));
+  Status(0).retired = true;
+  store_->Unload(Id(0), /*unpin=*/true);
+  EXPECT_TRUE(ChangedIds().empty());
+  EXPECT_TRUE(residency_->IsReady(Id(0)));
+  EXPECT_FALSE(Status(0).pinned);
+  residency_->Release(Id(0));
+  EXPECT_TRUE(ChangedIds().empty());
+  EXPECT_TRUE(residency_->IsReady(Id(0))) << "another sequence waits for it";
+  residency_->DropWaiter(Id(0));
+  residency_->Acquire(Id(0));
+  EXPECT_TRUE(ChangedIds().empty());
+  residency_->Release(Id(0));
+  residency_->AddWaiter(Id(0));
+  EXPECT_TRUE(ChangedIds().empty()) << "the running sequence was preempted";
+  EXPECT_TRUE(residency_->IsReady(Id(0)));
+  residency_->DropWaiter(Id(0));
+  EXPECT_FALSE(ChangedIds().empty());
+  EXPECT_FALSE(residency_->IsReady(Id(0)));
+  EXPECT_EQ(kv_->usage().adapter_slabs, 0);
+  EXPECT_EQ(Residence(0), AdapterResidency::kDisk) << "no image is kept in host memory";
+}
+
+TEST_F(ResidencyTest, ARetiredAdapterThatIsBeingReadLeavesIfNobodyWaits) {
+  Start(20, {1}, {4});
+  residency_->AddWaiter(Id(0));
+  EXPECT_EQ(Want(0), NeedState::kLoading);
+  Status(0).retired = true;
+  store_->Unload(Id(0), /*unpin=*/true);
+  residency_->TakeChanges();
+  residency_->DropWaiter(Id(0));
+  residency_->TakeChanges();
+  FinishRead();
+  store_->CheckInvariants();
+  EXPECT_EQ(Residence(0), AdapterResidency::kDisk);
 }
 
 // Calls OperatorLoads in the way the engine core does.

@@ -296,7 +296,7 @@ class ClientTest(unittest.TestCase):
 
     def test_adapters(self):
         self.run_client("adapters", "register", os.path.join(MODEL, "adapters"))
-        self.assertIn("keltish-2: model first, disk", self.run_client("adapters", "list").stdout)
+        self.assertIn("keltish-2: model first, disk, rank 8", self.run_client("adapters", "list").stdout)
         self.run_client("adapters", "load", "keltish-2")
         self.assertIn("keltish-2: model first, pool, rank 8", self.run_client("adapters", "list").stdout)
         with open(os.path.join(ROOT, "tests", "golden", "lab_adapters.json")) as f:
@@ -319,13 +319,21 @@ class ClientTest(unittest.TestCase):
         self.assertIn("blend_rank", self.run_client("generate", "--blend-rank", "4", "Once", code=1).stderr)
         self.run_client("adapters", "pin", "zorvan-1")
         self.assertIn("zorvan-1: model first, pool, pinned", self.run_client("adapters", "list").stdout)
-        self.run_client("adapters", "unpin", "zorvan-1")
+        done = self.run_client("adapters", "unload", "zorvan-1", code=1)
+        self.assertIn("FAILED_PRECONDITION: adapter zorvan-1 is pinned", done.stderr)
+        self.run_client("adapters", "unload", "--unpin", "zorvan-1")
         self.run_client("adapters", "unload", "keltish-2")
         self.assertIn("keltish-2: model first, disk", self.run_client("adapters", "list").stdout)
         done = self.run_client("generate", "--adapter", "nobody", "hi", code=1)
         self.assertIn('NOT_FOUND: no adapter is called "nobody"', done.stderr)
         self.assertIn("NOT_FOUND", self.run_client("adapters", "load", "nobody", code=1).stderr)
         self.run_client("adapters", "register", "x", "/nowhere", code=1)
+        relative = self.run_client("adapters", "register", "no/such/folder", code=1)
+        self.assertIn("a relative path starts in the server's working directory", relative.stderr)
+        self.run_client("adapters", "unregister", "keltish-2")
+        self.assertNotIn("keltish-2", self.run_client("adapters", "list").stdout)
+        self.run_client("generate", "--adapter", "keltish-2", "hi", code=1)
+        self.run_client("adapters", "unregister", "keltish-2", code=1)
 
     def test_errors(self):
         done = self.run_client("generate", "--model", "missing", "hi", code=1)

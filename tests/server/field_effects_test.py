@@ -595,7 +595,16 @@ class FieldEffectsTest(unittest.TestCase):
         self.register(name="named")
         self.assertEqual(self.adapter("named").model, "first")
 
-    test_AdapterSource__path = test_RegisterAdaptersRequest__adapters = test_AdapterSource__name
+    test_RegisterAdaptersRequest__adapters = test_AdapterSource__name
+
+    def test_AdapterSource__path(self):
+        # The folders of --adapters are the roots, unless adapters.roots names others.
+        outside = control.AdapterSource(path=os.path.join(MODEL, "adapters", "..", "adapters", "..", ".."), name="outside")
+        with self.assertRaises(grpc.RpcError) as refused:
+            self.control.RegisterAdapters(control.RegisterAdaptersRequest(adapters=[outside]))
+        self.assertEqual(refused.exception.code(), grpc.StatusCode.PERMISSION_DENIED)
+        self.register(name="inside")
+        self.assertIsNotNone(self.adapter("inside"))
 
     def test_AdapterSource__model(self):
         self.register(name="elsewhere", model="templated")
@@ -627,6 +636,22 @@ class FieldEffectsTest(unittest.TestCase):
             self.assertLess(time.time(), deadline)
 
     test_PinAdapterRequest__name = test_PinAdapterRequest__pinned
+
+    def test_UnloadAdapterRequest__unpin(self):
+        self.register(name="pinned-too")
+        self.control.PinAdapter(control.PinAdapterRequest(name="pinned-too"))
+        with self.assertRaises(grpc.RpcError) as refused:
+            self.control.UnloadAdapter(control.UnloadAdapterRequest(name="pinned-too"))
+        self.assertEqual(refused.exception.code(), grpc.StatusCode.FAILED_PRECONDITION)
+        self.control.UnloadAdapter(control.UnloadAdapterRequest(name="pinned-too", unpin=True))
+        deadline = time.time() + 60
+        while self.adapter("pinned-too").loaded:
+            self.assertLess(time.time(), deadline)
+
+    def test_UnregisterAdapterRequest__name(self):
+        self.register(name="leaving")
+        self.control.UnregisterAdapter(control.UnregisterAdapterRequest(name="leaving"))
+        self.assertIsNone(self.adapter("leaving"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 #include <grpcpp/impl/client_unary_call.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <filesystem>
@@ -200,7 +201,7 @@ TEST_F(ControlTest, Adapters) {
   v1::UnloadAdapterRequest unload;
   v1::UnloadAdapterResponse unloaded;
   unload.set_name("green");
-  EXPECT_TRUE(control_->UnloadAdapter(NewContext().get(), unload, &unloaded).ok());
+  EXPECT_TRUE(control_->UnloadAdapter(NewContext().get(), unload, &unloaded).ok()) << "not loaded";
   // A blend is listed while it is in memory; its name is its recipe.
   const ResolvedAdapter in_pool =
       adapters_->Resolve(0, {{"red", "", 0.6f}, {"blue", "", 0.4f}}).value();
@@ -219,7 +220,7 @@ TEST_F(ControlTest, Adapters) {
   status = control_->UnloadAdapter(NewContext().get(), unload, &unloaded);
   EXPECT_EQ(FactsOf(status).reason, "ADAPTER_NOT_FOUND");
   const std::vector<std::pair<AdapterId, std::string>> want = {
-      {0, "load"}, {0, "pin"}, {0, "unpin"}, {1, "unload"}, {blend, "unload"}};
+      {0, "load"}, {0, "pin"}, {0, "unpin"}, {blend, "unload"}};
   EXPECT_EQ(adapter_verbs_, want);
 
   // A load that finds no room ends at the client's deadline. Its wait is then gone, and a later
@@ -232,7 +233,7 @@ TEST_F(ControlTest, Adapters) {
   const AdapterWait held = held_load_.get_future().get();
   WaitFor("the wait to be gone", [&] { return held.gone(); });
   held.done(absl::OkStatus());
-  EXPECT_EQ(adapters_->num_versions(), 3);  // red, green, the blend
+  EXPECT_EQ(adapters_->num_versions(), 2);  // red, the blend
 
   request.mutable_adapters(0)->set_path(dir + "/nowhere");
   status = control_->RegisterAdapters(NewContext().get(), request, &registered);
@@ -243,6 +244,152 @@ TEST_F(ControlTest, Adapters) {
   status = control_->RegisterAdapters(NewContext().get(), request, &registered);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::ALREADY_EXISTS);
   std::filesystem::remove_all(dir);
+}
+
+// Adapters below a folder that the test deletes. Registers one, "red".
+class AdapterControlTest : public ControlTest {
+ protected:
+  void SetUp() override {
+    ControlTest::SetUp();
+    dir_ = ::testing::TempDir() + "/control_adapters_" + std::to_string(getpid());
+    MakeAdapter("/red");
+    ASSERT_TRUE(Register(dir_ + "/red").ok());
+    id_ = adapters_->Resolve(0, {{"red", "", {}}})->id;
+  }
+  void TearDown() override {
+    ControlTest::TearDown();
+    std::filesystem::remove_all(dir_);
+  }
+
+  void MakeAdapter(const std::string& path) const {
+    std::filesystem::create_directories(dir_ + path);
+    std::ofstream(dir_ + path + "/adapter_config.json") << "{}";
+    std::ofstream(dir_ + path + "/adapter_model.safetensors") << "bytes";
+  }
+  grpc::Status Register(const std::string& path, const std::string& name = "") {
+    v1::RegisterAdaptersRequest request;
+    v1::RegisterAdaptersResponse response;
+    request.add_adapters()->set_path(path);
+    request.mutable_adapters(0)->set_name(name);
+    return control_->RegisterAdapters(NewContext().get(), request, &response);
+  }
+  grpc::Status Unload(const std::string& name, bool unpin) {
+    v1::UnloadAdapterRequest request;
+    v1::UnloadAdapterResponse response;
+    request.set_name(name);
+    request.set_unpin(unpin);
+    return control_->UnloadAdapter(NewContext().get(), request, &response);
+  }
+  grpc::Status Unregister(const std::string& name) {
+    v1::UnregisterAdapterRequest request;
+    v1::UnregisterAdapterResponse response;
+    request.set_name(name);
+    return control_->UnregisterAdapter(NewContext().get(), request, &response);
+  }
+  v1::ListAdaptersResponse List() {
+    v1::ListAdaptersResponse list;
+    EXPECT_TRUE(control_->ListAdapters(NewContext().get(), {}, &list).ok());
+    return list;
+  }
+
+  using Verbs = std::vector<std::pair<AdapterId, std::string>>;
+  std::string dir_;
+  AdapterId id_ = kNoAdapter;
+};
+
+TEST_F(AdapterControlTest, APinnedAdapterIsUnloadedOnlyIfAskedTo) {
+  adapters_->status(id_)->pinned = true;
+  const grpc::Status refused = Unload("red", false);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(FactsOf(refused).reason, "ADAPTER_PINNED");
+  EXPECT_TRUE(adapter_verbs_.empty());
+  EXPECT_TRUE(Unload("red", true).ok());
+  EXPECT_EQ(adapter_verbs_, Verbs({{id_, "unpin, unload"}}));
+  adapters_->status(id_)->pinned = false;
+  EXPECT_TRUE(Unload("red", false).ok());
+  EXPECT_EQ(adapter_verbs_.back().second, "unload");
+}
+
+// The files change while the adapter is pinned: the pin is on the old version.
+TEST_F(AdapterControlTest, UnpinAndUnloadReachAllVersions) {
+  const AdapterHold in_pool = adapters_->Hold(id_);
+  std::ofstream(dir_ + "/red/adapter_model.safetensors") << "other bytes";
+  adapters_->CheckFilesNow();
+  const AdapterId newer = adapters_->Resolve(0, {{"red", "", {}}})->id;
+  ASSERT_NE(newer, id_);
+  v1::PinAdapterRequest pin;
+  v1::PinAdapterResponse pinned;
+  pin.set_name("red");
+  pin.set_pinned(false);
+  EXPECT_TRUE(control_->PinAdapter(NewContext().get(), pin, &pinned).ok());
+  EXPECT_TRUE(Unload("red", false).ok());
+  std::sort(adapter_verbs_.begin(), adapter_verbs_.end());
+  EXPECT_EQ(adapter_verbs_,
+            Verbs({{id_, "unload"}, {id_, "unpin"}, {newer, "unload"}, {newer, "unpin"}}));
+}
+
+TEST_F(AdapterControlTest, AnUnregisteredAdapterIsNotFound) {
+  const ResolvedAdapter blend = adapters_->Resolve(0, {{"red", "", 0.5f}}).value();
+  ASSERT_TRUE(Unregister("red").ok());
+  std::sort(adapter_verbs_.begin(), adapter_verbs_.end());
+  EXPECT_EQ(adapter_verbs_, Verbs({{id_, "unpin, unload"}, {blend.id, "unpin, unload"}}));
+  EXPECT_EQ(List().adapters_size(), 0);
+  const grpc::Status again = Unregister("red");
+  EXPECT_EQ(again.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(FactsOf(again).reason, "ADAPTER_NOT_FOUND");
+  v1::GenerateRequest request = TextRequest("abc");
+  request.add_adapters()->set_name("red");
+  EXPECT_EQ(Generate(request).status.error_code(), grpc::StatusCode::NOT_FOUND);
+  request.mutable_adapters(0)->set_weight(0.5f);
+  EXPECT_EQ(Generate(request).status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_TRUE(Register(dir_ + "/red").ok());
+  EXPECT_EQ(Generate(request).status.error_code(), grpc::StatusCode::OK);
+}
+
+TEST_F(AdapterControlTest, TheListSaysWhatIsWrongWithFiles) {
+  EXPECT_EQ(List().adapters(0).files(), v1::ADAPTER_FILES_PRESENT);
+  EXPECT_EQ(List().adapters(0).rank(), kAnyFacts.rank) << "known before the first load";
+  EXPECT_EQ(List().adapters(0).bytes(), kAnyFacts.bytes);
+  adapters_->status(id_)->residency = AdapterResidency::kPool;
+  std::filesystem::rename(dir_ + "/red", dir_ + "/moved");
+  adapters_->CheckFilesNow();
+  EXPECT_TRUE(List().adapters(0).loaded());
+  EXPECT_EQ(List().adapters(0).files(), v1::ADAPTER_FILES_MISSING);
+  EXPECT_NE(List().adapters(0).files_error().find("/red/adapter_config.json"), std::string::npos);
+  v1::GenerateRequest request = TextRequest("abc");
+  request.add_adapters()->set_name("red");
+  EXPECT_EQ(Generate(request).status.error_code(), grpc::StatusCode::OK) << "it is in memory";
+  adapters_->status(id_)->residency = AdapterResidency::kDisk;
+  EXPECT_EQ(Generate(request).status.error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(AdapterControlTest, RegistrationsReadBelowTheRootsOnly) {
+  MakeAdapter("/in/blue");
+  MakeAdapter("/out/green");
+  context_->adapter_roots = {dir_ + "/in"};
+  EXPECT_TRUE(Register(dir_ + "/in").ok());
+  EXPECT_TRUE(Register(dir_ + "/in/blue").ok());
+  for (const char* path : {"/out/green", "/in/../out/green", "/out/none", ""}) {
+    const grpc::Status refused = Register(dir_ + path);
+    EXPECT_EQ(refused.error_code(), grpc::StatusCode::PERMISSION_DENIED) << path;
+    EXPECT_EQ(FactsOf(refused).reason, "OUTSIDE_ADAPTER_ROOTS");
+  }
+  const grpc::Status nul = Register(dir_ + std::string("/in/blue\0", 9));
+  EXPECT_EQ(nul.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << nul.error_message();
+}
+
+TEST_F(AdapterControlTest, NamesThatWouldBreakTheListAreRefused) {
+  for (const char* name : {"z*0.5+k*0.5", "a\nb", "a=b", " a", "-a"}) {
+    const grpc::Status refused = Register(dir_ + "/red", name);
+    EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << name;
+    EXPECT_EQ(FactsOf(refused).bad_field, "adapters[0].name") << name;
+    MakeAdapter(std::string("/bad/") + name);
+    const grpc::Status found = Register(dir_ + "/bad");
+    EXPECT_EQ(found.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << name;
+    EXPECT_NE(found.error_message().find("renaming the folder"), std::string::npos);
+    std::filesystem::remove_all(dir_ + "/bad");
+  }
+  EXPECT_EQ(List().adapters_size(), 1);
 }
 
 // A call that waits for an adapter holds its version, even a blend that no other call uses.

@@ -81,7 +81,7 @@ void ServerTest::Start(FakeGeneratorOptions fake, ServerOptions options) {
   context_ = std::make_unique<ServingContext>();
   context_->generator = generator_.get();
   context_->models = registry_.get();
-  std::vector<AdapterRegistry::Model> adapter_models;
+  std::vector<AdapterModel> adapter_models;
   for (const ServedModel& model : registry_->models()) adapter_models.push_back({model.name, {}});
   adapters_ = std::make_unique<AdapterRegistry>(std::move(adapter_models), adapter_options_);
   adapter_verbs_.clear();
@@ -92,7 +92,9 @@ void ServerTest::Start(FakeGeneratorOptions fake, ServerOptions options) {
                                held_load_.set_value(std::move(wait));
                              },
                              [this](AdapterId id) { adapter_verbs_.emplace_back(id, "unpin"); },
-                             [this](AdapterId id) { adapter_verbs_.emplace_back(id, "unload"); }};
+                             [this](AdapterId id, bool unpin) {
+                               adapter_verbs_.emplace_back(id, unpin ? "unpin, unload" : "unload");
+                             }};
   context_->clock = &clock_;
   context_->version = "test";
   context_->device = "none";

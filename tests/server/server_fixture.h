@@ -18,6 +18,7 @@
 #include "server/grpc/server.h"
 #include "tessera/v1/control.grpc.pb.h"
 #include "tessera/v1/inference.grpc.pb.h"
+#include "tests/lib/any_files.h"
 #include "tests/server/fake_generator.h"
 #include "tests/server/fake_models.h"
 
@@ -54,7 +55,7 @@ class ServerTest : public ::testing::Test {
 
   std::unique_ptr<FakeGenerator> generator_;
   std::unique_ptr<ModelRegistry> registry_;
-  AdapterRegistryOptions adapter_options_;
+  AdapterRegistryOptions adapter_options_ = AnyFiles();
   std::unique_ptr<AdapterRegistry> adapters_;  // registry whose models have empty specs
   // The adapter operations that Control asked for, in order.
   std::vector<std::pair<AdapterId, std::string>> adapter_verbs_;

@@ -1,10 +1,13 @@
 // Tests of the preparation of requests, without sockets: total counts are bounded, decoded text is
 // bounded while it grows, and errors name the field.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
@@ -14,10 +17,25 @@
 #include "server/call/prepare.h"
 #include "server/call/wire_check.h"
 #include "tessera/v1/inference.pb.h"
+#include "tests/lib/any_files.h"
 #include "tests/server/fake_models.h"
 
 namespace tessera::testing {
 namespace {
+
+template <class Wire>
+Wire WithAdapters(const std::vector<std::string>& names) {
+  Wire wire;
+  for (const std::string& name : names) wire.add_adapters()->set_name(name);
+  return wire;
+}
+
+int64_t ResidentBytes() {
+  int64_t pages = 0;
+  std::ifstream statm("/proc/self/statm");
+  statm >> pages >> pages;
+  return pages * sysconf(_SC_PAGESIZE);
+}
 
 class PrepareTest : public ::testing::Test {
  protected:
@@ -45,7 +63,7 @@ class PrepareTest : public ::testing::Test {
   }
 
   ModelRegistry registry_;
-  AdapterRegistry adapters_{{}};
+  AdapterRegistry adapters_{{{"model", {}}}, AnyFiles()};
   LiveCalls live_;
 };
 
@@ -121,6 +139,69 @@ TEST_F(PrepareTest, EmbedPassesOnItsAdapterAndPriority) {
   std::filesystem::remove_all(dir);
 }
 
+// A request is refused before the blend that it names is registered, whatever is wrong with it.
+TEST_F(PrepareTest, RefusedRequestsRegisterNoBlend) {
+  const std::string dir = MakeTempDir("refused_blend");
+  std::ofstream(dir + "/adapter_config.json") << "{}";
+  std::ofstream(dir + "/adapter_model.safetensors") << "";
+  ASSERT_TRUE(adapters_.Register({{"red", "", 0, dir}}).ok());
+  const auto with = [](const std::function<void(v1::GenerateRequest*)>& change) {
+    v1::GenerateRequest request;
+    request.set_text("abc");
+    v1::AdapterRef* const ref = request.add_adapters();
+    ref->set_name("red");
+    ref->set_weight(0.5f);
+    change(&request);
+    return request.SerializeAsString();
+  };
+  const std::vector<std::function<void(v1::GenerateRequest*)>> mistakes = {
+      [](auto* r) { r->mutable_sampling()->set_temperature(-1.0f); },
+      [](auto* r) { r->mutable_stopping()->add_stop(""); },
+      [](auto* r) { r->mutable_cache()->set_salt(std::string(10'000, 's')); },
+      [](auto* r) { r->mutable_output()->set_logprobs(1'000'000); },
+      [](auto* r) { r->clear_prompt(); },
+      [](auto* r) { r->mutable_token_ids()->add_ids(-1); },
+      [](auto* r) { r->set_text(std::string(100'000, 'x')); },
+      [](auto* r) { r->set_blend_rank(0); },
+  };
+  for (size_t i = 0; i < mistakes.size(); ++i) {
+    const PreparedCall refused = Run(Method::kGenerate, with(mistakes[i]));
+    EXPECT_FALSE(refused.status.ok()) << i;
+  }
+  const PreparedCall taken = Run(Method::kGenerate, with([](auto*) {}));
+  ASSERT_TRUE(taken.status.ok()) << taken.status;
+  EXPECT_EQ(taken.requests[0]->adapter.id, 0) << "ids count what was registered since the start";
+  std::filesystem::remove_all(dir);
+}
+
+// Requests that are refused after their preparation, by a full queue, drop their blends.
+TEST_F(PrepareTest, FreshBlendsLeaveNothingWhenTheirRequestsAreRefused) {
+  const std::string dir = MakeTempDir("fresh_blends");
+  std::ofstream(dir + "/adapter_config.json") << "{}";
+  std::ofstream(dir + "/adapter_model.safetensors") << "";
+  ASSERT_TRUE(adapters_.Register({{"red", "", 0, dir}}).ok());
+  auto request = WithAdapters<v1::GenerateRequest>({"red", "red"});
+  request.set_text("abc");
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  constexpr int kNumRequests = 10'000;
+#else
+  constexpr int kNumRequests = 30'000;
+  const int64_t before = ResidentBytes();
+#endif
+  for (int i = 0; i < kNumRequests; ++i) {
+    request.mutable_adapters(0)->set_weight(static_cast<float>(i) / 1000.0f);
+    const PreparedCall call = Run(Method::kGenerate, request.SerializeAsString());
+    ASSERT_TRUE(call.status.ok()) << call.status;
+    ASSERT_EQ(call.requests[0]->adapter.id, i);
+    live_.Unregister(call.request_id, 1);
+  }
+  EXPECT_EQ(adapters_.num_versions(), 0);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  EXPECT_LT(ResidentBytes() - before, 64 << 20);
+#endif
+  std::filesystem::remove_all(dir);
+}
+
 TEST_F(PrepareTest, TheEngineLearnsWhatTheClientCallsItsRequests) {
   v1::GenerateRequest generate;
   generate.set_text("hello");
@@ -159,13 +240,6 @@ TEST_F(PrepareTest, DetokenizedTextIsBounded) {
   EXPECT_TRUE(Run(Method::kDetokenize, Ids(fit, kFakeLong)).status.ok());
   ExpectBlames(Run(Method::kDetokenize, Ids(fit + 1, kFakeLong)).status, "token_ids",
                absl::StrCat("send at most the first ", fit, " of them"));
-}
-
-template <class Wire>
-Wire WithAdapters(const std::vector<std::string>& names) {
-  Wire wire;
-  for (const std::string& name : names) wire.add_adapters()->set_name(name);
-  return wire;
 }
 
 TEST_F(PrepareTest, BlendRankIsChecked) {

@@ -171,7 +171,7 @@ std::optional<uint64_t> ShapeBytes(const std::vector<uint64_t>& shape, uint64_t 
   return bytes <= limit ? std::optional<uint64_t>(bytes) : std::nullopt;
 }
 
-// `data` has the bytes behind the header; it is null if only the header was read.
+// `data` has the bytes after the header; it is null if only the header was read.
 absl::StatusOr<StoredTensor> CheckEntry(const std::string& file, const HeaderHandler::Entry& entry,
                                         const char* data, uint64_t data_bytes) {
   if (!entry.has_dtype || !entry.has_shape || !entry.has_offsets) {

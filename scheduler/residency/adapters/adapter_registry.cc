@@ -4,20 +4,21 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
-#include <filesystem>
-#include <system_error>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
 #include "kernels/base/sha256.h"
 #include "kernels/base/status.h"
+#include "scheduler/residency/adapters/adapter_name.h"
 
 namespace tessera {
 namespace {
 
 constexpr size_t kMaxBlend = 16;
+constexpr float kMaxWeight = 1e6f;
 // The number of adapters whose files are examined per interval. This takes some milliseconds of a
 // thread of low priority.
 constexpr size_t kCheckedInOneGo = 1000;
@@ -59,126 +60,185 @@ std::string NameContent(const std::vector<WeightedAdapter>& adapters, DType dtyp
   return absl::BytesToHexString({reinterpret_cast<const char*>(digest.data()), digest.size()});
 }
 
+absl::Status UnknownAdapter(const std::string& name) {
+  return absl::NotFoundError(absl::StrCat("no adapter is called \"", name,
+                                          "\"; register it first (Control.RegisterAdapters)"));
+}
+
+AdapterFilesState StateOf(const absl::Status& files) {
+  if (files.ok()) return AdapterFilesState::kPresent;
+  return absl::IsNotFound(files) ? AdapterFilesState::kMissing : AdapterFilesState::kInvalid;
+}
+
 bool IsInMemory(const AdapterStatus& status) {
   return status.residency.load(std::memory_order_relaxed) != AdapterResidency::kDisk;
 }
 
 }  // namespace
 
-absl::StatusOr<std::vector<AdapterSource>> AdapterRegistry::FindSources(const std::string& path,
-                                                                        int32_t model) {
-  const std::filesystem::path folder = std::filesystem::path(path).lexically_normal();
-  std::vector<AdapterSource> sources;
-  const auto add = [&](const std::filesystem::path& of) {
-    const std::string name = of.has_filename() ? of.filename() : of.parent_path().filename();
-    sources.push_back({name, "", model, of.string()});
-  };
-  if (IsAdapterFolder(folder.string())) {
-    add(folder);
-    return sources;
-  }
-  std::error_code error;
-  std::filesystem::directory_iterator it(folder, error);
-  const std::filesystem::directory_iterator end;
-  for (; !error && it != end; it.increment(error)) {
-    if (IsAdapterFolder(it->path().string())) add(it->path());
-  }
-  if (error) {
-    return absl::NotFoundError(
-        absl::StrCat(path, ": ", error.message(), "; name a folder on the server's disk"));
-  }
-  if (sources.empty()) {
-    return absl::NotFoundError(
-        absl::StrCat(path, ": neither an adapter (adapter_config.json) nor a folder of adapters"));
-  }
-  std::sort(sources.begin(), sources.end(),
-            [](const AdapterSource& a, const AdapterSource& b) { return a.name < b.name; });
-  return sources;
-}
-
-absl::Status AdapterRegistry::Register(const std::vector<AdapterSource>& sources) {
+absl::Status AdapterRegistry::CheckNames(const std::vector<AdapterSource>& sources) const {
   for (const AdapterSource& source : sources) {
-    if (source.name.empty()) {
+    if (const std::string wrong = WrongWithAdapterName(source.name); !wrong.empty()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("the adapter at ", source.path, " has no name; give it one"));
+          absl::StrCat("the name of the adapter at ", absl::Utf8SafeCHexEscape(source.path), " ",
+                       wrong, ", by a name of its own or by renaming the folder"));
     }
-    for (const Model& model : models_) {
+    const std::string wrong = source.revision.empty() ? "" : WrongWithAdapterName(source.revision);
+    if (!wrong.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the revision of the adapter ", source.name, " ", wrong));
+    }
+    for (const AdapterModel& model : models_) {
       if (model.name != source.name) continue;
       return absl::AlreadyExistsError(absl::StrCat("a model is called ", source.name,
                                                    ": give the adapter at ", source.path,
                                                    " another name"));
     }
-    if (!IsAdapterFolder(source.path)) {
-      return absl::NotFoundError(absl::StrCat("adapter ", source.name, ": ", source.path,
-                                              " holds no adapter_config.json; name a folder in "
-                                              "PEFT's layout on the server's disk"));
-    }
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<AdapterRegistry::Entry> AdapterRegistry::NewEntry(
+    const AdapterSource& source) const {
+  const auto refuse = [&](const absl::Status& status) {
+    return absl::Status(status.code(),
+                        absl::StrCat("adapter ", source.name, ": ", status.message()));
+  };
+  CHECK_LT(static_cast<size_t>(source.model), models_.size());
+  Entry entry;
+  entry.source = source;
+  absl::StatusOr<std::string> identity = options_.identity(source.path);
+  if (!identity.ok()) return refuse(identity.status());
+  const AdapterModel& model = models_[static_cast<size_t>(source.model)];
+  const absl::StatusOr<AdapterFacts> facts = options_.inspect(model, source, /*whole=*/false);
+  if (!facts.ok()) return refuse(facts.status());
+  entry.identity = *std::move(identity);
+  entry.seen = entry.identity;
+  entry.facts = *facts;
+  return entry;
+}
+
+absl::Status AdapterRegistry::Register(const std::vector<AdapterSource>& sources) {
+  RETURN_IF_ERROR(CheckNames(sources));
   const std::lock_guard<std::mutex> files_lock(files_mutex_);
-  std::vector<absl::StatusOr<std::string>> identities;
-  identities.reserve(sources.size());
-  for (const AdapterSource& source : sources) identities.push_back(options_.identity(source.path));
+  std::vector<Entry> entries;
+  entries.reserve(sources.size());
+  for (const AdapterSource& source : sources) {
+    ASSIGN_OR_RETURN(Entry entry, NewEntry(source));
+    entries.push_back(std::move(entry));
+  }
   const std::lock_guard<std::mutex> lock(mutex_);
-  for (size_t i = 0; i < sources.size(); ++i) {
-    const auto [it, is_new] = by_name_.try_emplace(sources[i].name, entries_.size());
-    Entry entry{sources[i], std::move(identities[i])};
-    if (is_new) {
-      entries_.push_back(std::move(entry));
-    } else {
-      entries_[it->second] = std::move(entry);
-    }
+  const auto num_new = absl::c_count_if(
+      entries, [this](const Entry& entry) { return !by_name_.contains(entry.source.name); });
+  if (entries_.size() + static_cast<size_t>(num_new) > options_.max_adapters) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        entries_.size(), " adapters are registered, and ", options_.max_adapters,
+        " can be; unregister some (Control.UnregisterAdapter) or register fewer at once"));
+  }
+  for (Entry& entry : entries) {
+    const auto [it, is_new] = by_name_.try_emplace(entry.source.name, next_entry_);
+    next_entry_ += is_new ? 1 : 0;
+    entries_[it->second] = std::move(entry);
   }
   if (watch_ == nullptr && options_.check_interval_us > 0 && !entries_.empty()) {
     watch_ = std::make_unique<FileWatch>(options_.check_interval_us, [this] { CheckNextFiles(); });
   }
   ForgetUnheld();
-  revision_.fetch_add(1, std::memory_order_relaxed);
+  AnnounceChange();
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::vector<ResolvedAdapter>> AdapterRegistry::Unregister(const std::string& name) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto it = by_name_.find(name);
+  if (it == by_name_.end()) return UnknownAdapter(name);
+  std::vector<ResolvedAdapter> retired;
+  for (const auto& [id, version] : versions_) {
+    const std::vector<Part>& parts = version->content.parts;
+    if (absl::c_none_of(parts, [&](const Part& part) { return part.name == name; })) continue;
+    version->status.retired.store(true, std::memory_order_relaxed);
+    retired.push_back(Resolved(version.get()));
+  }
+  entries_.erase(it->second);
+  by_name_.erase(it);
+  ForgetUnheld();
+  AnnounceChange();
+  return retired;
+}
+
 void AdapterRegistry::CheckFilesNow() {
-  size_t num_entries;
+  std::vector<std::string> names;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    num_entries = entries_.size();
+    for (const auto& [id, entry] : entries_) names.push_back(entry.source.name);
   }
-  for (size_t entry = 0; entry < num_entries; ++entry) CheckFiles(entry);
+  for (const std::string& name : names) CheckFiles(name);
 }
 
 void AdapterRegistry::CheckNextFiles() {
-  size_t num_entries;
+  std::vector<std::string> names;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    num_entries = entries_.size();
+    auto it = entries_.lower_bound(next_check_);
+    while (names.size() < std::min(entries_.size(), kCheckedInOneGo)) {
+      if (it == entries_.end()) it = entries_.begin();
+      names.push_back(it->second.source.name);
+      next_check_ = it->first + 1;
+      ++it;
+    }
   }
-  for (size_t i = 0; i < std::min(num_entries, kCheckedInOneGo); ++i) {
-    CheckFiles(next_check_++ % num_entries);
-  }
+  for (const std::string& name : names) CheckFiles(name);
 }
 
 // Accesses the disk without holding mutex_, so that a slow disk does not delay requests.
-void AdapterRegistry::CheckFiles(size_t entry) {
+void AdapterRegistry::CheckFiles(const std::string& name) {
   const std::lock_guard<std::mutex> files_lock(files_mutex_);
-  std::string path;
+  AdapterSource source;
+  std::string seen;
+  bool in_memory = false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    path = entries_[entry].source.path;
+    const Entry* const entry = FindEntry(name);
+    if (entry == nullptr) return;
+    source = entry->source;
+    seen = entry->seen;
+    in_memory = entry->latest != nullptr && IsInMemory(entry->latest->status);
   }
-  absl::StatusOr<std::string> identity = options_.identity(path);
+  const absl::StatusOr<std::string> identity = options_.identity(source.path);
+  const std::string now = identity.ok() ? *identity : "";
+  if (now == seen) return;
+  // New files are read whole before they replace a version in memory.
+  const auto inspect = [&]() -> absl::StatusOr<AdapterFacts> {
+    RETURN_IF_ERROR(identity.status());
+    return options_.inspect(models_[static_cast<size_t>(source.model)], source, in_memory);
+  };
+  const absl::StatusOr<AdapterFacts> facts = inspect();
   const std::lock_guard<std::mutex> lock(mutex_);
-  Entry& of = entries_[entry];
-  if (of.identity == identity) return;
-  TLOG_INFO("adapter {}: its files changed", of.source.name);
-  of.identity = std::move(identity);
+  Entry* const entry = FindEntry(name);
+  if (entry == nullptr) return;  // unregistered meanwhile
+  entry->seen = now;
+  if (facts.ok()) {
+    TLOG_INFO("adapter {}: its files changed", name);
+    entry->identity = now;
+    entry->facts = *facts;
+  } else if (entry->files.ok()) {
+    TLOG_WARN("adapter {}: {}; requests get the version in memory while it stays there", name,
+              std::string(facts.status().message()));
+  }
+  entry->files = facts.status();
+  AnnounceChange();
 }
 
-absl::StatusOr<size_t> AdapterRegistry::FindEntry(int32_t model, const AdapterUse& use) const {
+AdapterRegistry::Entry* AdapterRegistry::FindEntry(const std::string& name) {
+  const auto it = by_name_.find(name);
+  return it == by_name_.end() ? nullptr : &entries_.at(it->second);
+}
+
+absl::StatusOr<AdapterRegistry::EntryId> AdapterRegistry::FindEntry(int32_t model,
+                                                                    const AdapterUse& use) const {
   const auto it = by_name_.find(use.name);
-  if (it == by_name_.end()) {
-    return absl::NotFoundError(absl::StrCat("no adapter is called \"", use.name,
-                                            "\"; register it first (Control.RegisterAdapters)"));
-  }
-  const AdapterSource& source = entries_[it->second].source;
+  if (it == by_name_.end()) return UnknownAdapter(use.name);
+  const AdapterSource& source = entries_.at(it->second).source;
   if (!use.revision.empty() && use.revision != source.revision) {
     return absl::NotFoundError(absl::StrCat("adapter ", use.name, " is of revision \"",
                                             source.revision, "\", not \"", use.revision, "\""));
@@ -199,15 +259,23 @@ absl::StatusOr<AdapterRegistry::Content> AdapterRegistry::ContentOf(
   content.key = absl::StrCat(model, "|", max_rank, "|");
   for (const AdapterUse& use : uses) {
     Part part;
-    ASSIGN_OR_RETURN(part.entry, FindEntry(model, use));
+    ASSIGN_OR_RETURN(const EntryId id, FindEntry(model, use));
     part.weight = use.weight.value_or(1.0f);
-    if (!std::isfinite(part.weight)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("adapters: the weight of ", use.name, " is not finite"));
+    if (!(std::abs(part.weight) <= kMaxWeight)) {
+      return absl::InvalidArgumentError(absl::StrCat("adapters: the weight of ", use.name, " is ",
+                                                     part.weight, "; give a number from -",
+                                                     kMaxWeight, " to ", kMaxWeight));
     }
-    const AdapterSource& source = entries_[part.entry].source;
+    const Entry& entry = entries_.at(id);
+    const AdapterSource& source = entry.source;
+    part.name = source.name;
     part.path = source.path;
-    ASSIGN_OR_RETURN(part.identity, entries_[part.entry].identity);
+    part.roots = source.roots;
+    part.identity = entry.identity;
+    if (content.files.ok() && !entry.files.ok()) {
+      content.files = absl::Status(
+          entry.files.code(), absl::StrCat("adapter ", source.name, ": ", entry.files.message()));
+    }
     for (const std::string& field : {source.name, source.revision, source.path, part.identity}) {
       absl::StrAppend(&content.key, field.size(), ":", field);
     }
@@ -225,20 +293,30 @@ absl::StatusOr<AdapterRegistry::Content> AdapterRegistry::ContentOf(
 
 absl::StatusOr<AdapterRegistry::Version*> AdapterRegistry::FindOrAdd(Content content) {
   const auto it = by_key_.find(content.key);
-  if (it != by_key_.end()) return it->second;
-  if (static_cast<int64_t>(versions_.size()) >= options_.max_versions) {
+  if (it != by_key_.end() && (content.files.ok() || IsInMemory(it->second->status))) {
+    // A retired version is of adapters that were registered again.
+    it->second->status.retired.store(false, std::memory_order_relaxed);
+    return it->second;
+  }
+  RETURN_IF_ERROR(content.files);
+  const bool is_blend = !content.recipe.empty();
+  if (is_blend && static_cast<int64_t>(blends_.size()) >= options_.max_blends) {
     return absl::ResourceExhaustedError(absl::StrCat(
-        versions_.size(),
-        " versions and blends of adapters are in use at once, and more cannot be; send the request "
-        "again when others have ended, or unload blends (Control.UnloadAdapter)"));
+        blends_.size(),
+        " blends of adapters are in use or in memory, and more cannot be; send the request again "
+        "when others have ended, or unload blends (Control.UnloadAdapter)"));
   }
   const AdapterId id = next_id_++;
   auto fresh = std::make_unique<Version>(id, std::move(content), &unheld_);
   Version* const version = fresh.get();
   by_key_.emplace(version->content.key, version);
-  if (!version->content.recipe.empty()) blends_.emplace(id, version);
+  if (is_blend) blends_.emplace(id, version);
   versions_.emplace(id, std::move(fresh));
   return version;
+}
+
+ResolvedAdapter AdapterRegistry::Resolved(Version* version) {
+  return {version->id, version->content.key, AdapterHold(version)};
 }
 
 absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
@@ -253,11 +331,11 @@ absl::StatusOr<ResolvedAdapter> AdapterRegistry::Resolve(int32_t model,
   ForgetUnheld();
   ASSIGN_OR_RETURN(Content content, ContentOf(model, uses, max_rank));
   ASSIGN_OR_RETURN(Version* const version, FindOrAdd(std::move(content)));
-  ResolvedAdapter resolved{version->id, version->content.key, AdapterHold(version)};
+  ResolvedAdapter resolved = Resolved(version);
   if (version->content.recipe.empty()) {
-    Entry& entry = entries_[version->content.parts[0].entry];
-    entry.latest = version;
-    entry.hold = resolved.hold;
+    Entry* const entry = FindEntry(uses[0].name);
+    entry->latest = version;
+    entry->hold = resolved.hold;
   }
   return resolved;
 }
@@ -282,25 +360,48 @@ std::optional<int32_t> AdapterRegistry::ModelOf(const std::string& name) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto it = by_name_.find(name);
   if (it == by_name_.end()) return std::nullopt;
-  return entries_[it->second].source.model;
+  return entries_.at(it->second).source.model;
+}
+
+absl::StatusOr<std::vector<ResolvedAdapter>> AdapterRegistry::VersionsOf(const std::string& name) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ForgetUnheld();
+  const auto it = by_name_.find(name);
+  std::vector<ResolvedAdapter> found;
+  for (const auto& [id, version] : versions_) {
+    const Content& content = version->content;
+    const bool is_it = it == by_name_.end()
+                           ? content.recipe == name
+                           : content.recipe.empty() && content.parts[0].name == name;
+    if (is_it && !name.empty()) found.push_back(Resolved(version.get()));
+  }
+  if (it == by_name_.end() && found.empty()) return UnknownAdapter(name);
+  return found;
 }
 
 std::vector<AdapterListing> AdapterRegistry::List() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::vector<AdapterListing> listings;
   listings.reserve(entries_.size());
-  for (const Entry& entry : entries_) {
+  for (const auto& [id, entry] : entries_) {
     AdapterListing& listing = listings.emplace_back();
     listing.name = entry.source.name;
     listing.revision = entry.source.revision;
     listing.model = entry.source.model;
     if (entry.latest != nullptr) ListStatus(entry.latest->status, &listing);
+    if (listing.rank == 0) {  // not loaded yet
+      listing.rank = entry.facts.rank;
+      listing.bytes = entry.facts.bytes;
+    }
+    listing.files = StateOf(entry.files);
+    listing.files_error = std::string(entry.files.message());
   }
   for (const auto& [id, blend] : blends_) {
     if (!IsInMemory(blend->status)) continue;
     AdapterListing& listing = listings.emplace_back();
     listing.name = blend->content.recipe;
     listing.model = blend->content.model;
+    listing.is_blend = true;
     ListStatus(blend->status, &listing);
   }
   return listings;
@@ -317,7 +418,7 @@ ResolvedAdapter AdapterRegistry::FindBlend(const std::string& recipe) {
     if (IsInMemory(found->status)) break;
   }
   if (found == nullptr) return {};
-  return {found->id, found->content.key, AdapterHold(found)};
+  return Resolved(found);
 }
 
 int64_t AdapterRegistry::num_versions() {
@@ -368,17 +469,17 @@ absl::StatusOr<AdapterImage> AdapterRegistry::Build(AdapterId id) {
     return image;
   }
   // A client that sends the request again gets the current files.
-  for (const Part& part : built->content.parts) CheckFiles(part.entry);
+  for (const Part& part : built->content.parts) CheckFiles(part.name);
   return image;
 }
 
 absl::StatusOr<AdapterImage> AdapterRegistry::BuildFrom(const Content& content,
                                                         std::string* content_name) const {
-  const Model& model = models_[static_cast<size_t>(content.model)];
+  const AdapterModel& model = models_[static_cast<size_t>(content.model)];
   std::vector<std::unique_ptr<PeftAdapter>> adapters;
   std::vector<WeightedAdapter> weighted;
   for (const Part& part : content.parts) {
-    ASSIGN_OR_RETURN(auto adapter, PeftAdapter::Open(model.spec, part.path));
+    ASSIGN_OR_RETURN(auto adapter, PeftAdapter::Open(model.spec, part.path, part.roots));
     ASSIGN_OR_RETURN(const std::string identity, options_.identity(part.path));
     if (identity != part.identity) {
       return absl::FailedPreconditionError(absl::StrCat(

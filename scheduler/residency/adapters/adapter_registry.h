@@ -7,10 +7,12 @@
 // version without a hold is forgotten. If it is requested again, it gets a new id and the same key,
 // so its cached prefixes are found.
 //
-// Files are read when an adapter is loaded. The state of an adapter's files is examined when it is
-// registered, and then regularly on the registry's own thread (1,000 adapters a second, in turn).
-// Before that, requests get the old version of changed files, unless the adapter is registered
-// again. Build examines the files too, so that a version is never loaded from other files.
+// The headers of an adapter's files are checked when it is registered, and the files are read when
+// the adapter is loaded. The registry's own thread examines the files regularly (1,000 adapters a
+// second, in turn). Before that, requests get the old version of changed files, unless the adapter
+// is registered again. Build examines the files too, so that a version is never loaded from other
+// files. If the files vanish or the new ones cannot be loaded, requests get the version in memory
+// as long as it stays there, and the list says what is wrong.
 //
 // Owned by Device (assemble.h); thread-safe. The server registers and resolves, the loader builds,
 // the engine reports states. Resolve, FindBlend and List never access the disk.
@@ -40,13 +42,6 @@
 
 namespace tessera {
 
-struct AdapterSource {
-  std::string name;
-  std::string revision;  // the operator's name of this content; may be empty
-  int32_t model = 0;
-  std::string path;  // a folder in PEFT's layout
-};
-
 // One entry of a request's adapters.
 struct AdapterUse {
   std::string name;
@@ -58,46 +53,53 @@ struct AdapterRegistryOptions {
   // Time after which the registry's thread examines the files of the next 1,000 adapters. A smaller
   // value finds changed files sooner. 0: only CheckFilesNow examines files.
   int64_t check_interval_us = 1'000'000;
-  // The largest number of versions that may be held at once.
-  int64_t max_versions = int64_t{1} << 20;
+  // The largest number of registered adapters. Each takes about a kilobyte.
+  size_t max_adapters = size_t{1} << 18;
+  // The largest number of blends that may be held at once: by requests, and by the store for those
+  // in memory. Each takes about a kilobyte of the registry. A registered adapter has one version,
+  // and an old one for each time that its files changed while requests used it.
+  int64_t max_blends = int64_t{1} << 16;
   // Returns a string that changes when the files at `path` change. Only tests replace it.
   std::function<absl::StatusOr<std::string>(const std::string& path)> identity =
       IdentityOfAdapterFiles;
+  // See InspectAdapter. Only tests replace it.
+  std::function<absl::StatusOr<AdapterFacts>(const AdapterModel& model, const AdapterSource& source,
+                                             bool whole)>
+      inspect = InspectAdapter;
 };
 
 class AdapterRegistry final {
  public:
-  struct Model {
-    std::string name;
-    ModelSpec spec;
-    int64_t page_bytes = 0;
-    DType dtype = DType::kBF16;  // dtype of adapters in the pool
-  };
-
-  explicit AdapterRegistry(std::vector<Model> models, AdapterRegistryOptions options = {})
+  explicit AdapterRegistry(std::vector<AdapterModel> models, AdapterRegistryOptions options = {})
       : models_(std::move(models)), options_(std::move(options)) {}
   // REQUIRES: no version has a hold outside the registry.
   ~AdapterRegistry();
 
-  // Registers all sources, or none on an error, whose message names the adapter. Replaces adapters
-  // that have the same names: later requests get the new files. Accesses the disk.
+  // Registers all sources, or none on an error, whose message names the adapter: a name that is a
+  // model's or breaks the grammar (adapter_name.h), a missing file, a configuration or a header
+  // that does not fit the model. RESOURCE_EXHAUSTED: too many adapters. Replaces adapters that have
+  // the same names: later requests get the new files. Accesses the disk.
   absl::Status Register(const std::vector<AdapterSource>& sources);
-  // The adapter folders directly in `path`, or `path` itself if it is an adapter folder. Each
-  // adapter has the name of its folder. Accesses the disk.
-  static absl::StatusOr<std::vector<AdapterSource>> FindSources(const std::string& path,
-                                                                int32_t model);
+  // Removes an adapter: later requests for it and for its blends are refused. Returns the versions
+  // that used it, which are now retired (adapter_status.h); the caller unloads them, and sequences
+  // that hold one finish with it. NOT_FOUND: no adapter has this name.
+  absl::StatusOr<std::vector<ResolvedAdapter>> Unregister(const std::string& name);
 
   // Examines the files of all registered adapters on disk. Files that changed before the call are
   // new versions after it.
   void CheckFilesNow();
 
   // The current version of `uses`, re-compressed to at most `max_rank` (0: exact). NOT_FOUND names
-  // an unknown adapter or a missing file. INVALID_ARGUMENT: the adapter is for another model.
-  // RESOURCE_EXHAUSTED: too many versions are held.
+  // an unknown adapter or a missing file. INVALID_ARGUMENT: the adapter is for another model, or
+  // its files cannot be loaded. RESOURCE_EXHAUSTED: too many blends are held. Check all else of a
+  // request first, because this call registers a new blend.
   absl::StatusOr<ResolvedAdapter> Resolve(int32_t model, absl::Span<const AdapterUse> uses,
                                           int32_t max_rank = 0);
   // The model of a registered adapter.
   std::optional<int32_t> ModelOf(const std::string& name) const;
+  // All versions of a registered adapter that are held, or else all blends of that recipe.
+  // NOT_FOUND if there is no adapter and no blend of that name.
+  absl::StatusOr<std::vector<ResolvedAdapter>> VersionsOf(const std::string& name);
 
   // The registered adapters, then the blends in memory. The name of a blend is its recipe: its
   // adapters, their weights and the requested rank, as in "zorvan-1*0.6+keltish-1@v2*0.4:r8".
@@ -123,10 +125,12 @@ class AdapterRegistry final {
   void AnnounceChange() { revision_.fetch_add(1, std::memory_order_relaxed); }
 
  private:
+  using EntryId = int64_t;
   struct Part {
-    size_t entry = 0;  // index in entries_
+    std::string name;
     std::string path;
-    std::string identity;  // state of the files at `path`
+    std::vector<std::string> roots;  // AdapterSource::roots
+    std::string identity;            // state of the files at `path`
     float weight = 1.0f;
   };
   // The immutable definition of a version.
@@ -136,6 +140,7 @@ class AdapterRegistry final {
     std::vector<Part> parts;
     std::string key;
     std::string recipe;  // empty: the version is a registered adapter, not a blend
+    absl::Status files;  // an error: only a version in memory may be used
   };
   struct Version final : Holdable {
     Version(AdapterId id, Content content, UnheldList* unheld)
@@ -147,29 +152,38 @@ class AdapterRegistry final {
   };
   struct Entry {
     AdapterSource source;
-    absl::StatusOr<std::string> identity;  // state of its files when they were last examined
-    Version* latest = nullptr;             // the last resolved version that is not a blend
-    AdapterHold hold = AdapterHold();      // hold of `latest`
+    std::string identity;  // state of the last files that could be loaded
+    AdapterFacts facts;    // of these files
+    std::string seen;      // state of the files when they were last examined; empty: missing
+    // Why the files that were last examined cannot be loaded. OK: they are those of `identity`.
+    absl::Status files;
+    Version* latest = nullptr;         // the last resolved version that is not a blend
+    AdapterHold hold = AdapterHold();  // hold of `latest`
   };
 
   absl::StatusOr<AdapterImage> BuildFrom(const Content& content, std::string* content_name) const;
-  void CheckFiles(size_t entry);
+  absl::Status CheckNames(const std::vector<AdapterSource>& sources) const;
+  absl::StatusOr<Entry> NewEntry(const AdapterSource& source) const;
+  void CheckFiles(const std::string& name);
   void CheckNextFiles();
   // REQUIRES for the functions below: the caller holds mutex_.
-  absl::StatusOr<size_t> FindEntry(int32_t model, const AdapterUse& use) const;
+  Entry* FindEntry(const std::string& name);
+  absl::StatusOr<EntryId> FindEntry(int32_t model, const AdapterUse& use) const;
   absl::StatusOr<Content> ContentOf(int32_t model, absl::Span<const AdapterUse> uses,
                                     int32_t max_rank) const;
   absl::StatusOr<Version*> FindOrAdd(Content content);
+  static ResolvedAdapter Resolved(Version* version);
   void ForgetUnheld();
   Version* version(AdapterId id) const;
 
-  const std::vector<Model> models_;
+  const std::vector<AdapterModel> models_;
   const AdapterRegistryOptions options_;
   std::mutex files_mutex_;  // taken before mutex_, and held while files are examined on disk
   mutable std::mutex mutex_;
-  std::vector<Entry> entries_;                        // in the order of registration
-  absl::flat_hash_map<std::string, size_t> by_name_;  // index in entries_, by adapter name
-  size_t next_check_ = 0;                             // index in entries_; used by watch_ only
+  std::map<EntryId, Entry> entries_;  // in the order of registration
+  EntryId next_entry_ = 0;            // an id is never reused
+  absl::flat_hash_map<std::string, EntryId> by_name_;
+  EntryId next_check_ = 0;  // the first entry that may be examined next; of watch_ only
   UnheldList unheld_;
   AdapterId next_id_ = 0;
   absl::flat_hash_map<AdapterId, std::unique_ptr<Version>> versions_;

@@ -124,6 +124,7 @@ void AdapterStore::Fail(AdapterId id, absl::Status status) {
 }
 
 std::vector<std::pair<AdapterId, absl::Status>> AdapterStore::TakeChanges() {
+  UnloadRetired();
   return std::exchange(changes_, {});
 }
 
@@ -142,7 +143,18 @@ void AdapterStore::Release(AdapterId id) {
   CountRunning(&entry, -1);
   entry.last_use_ticks = kv_->ticks();
   FileIdle(id, &entry);
+  if (IsRetired(entry)) retired_.push_back(id);
   if (entry.num_running == 0 && entry.unload) Evict(id);
+}
+
+// Runs after a round of messages: a sequence that was preempted meanwhile waits for its adapter
+// again, and a sequence that was admitted has acquired it.
+void AdapterStore::UnloadRetired() {
+  for (const AdapterId id : std::exchange(retired_, {})) {
+    const auto it = entries_.find(id);
+    if (it == entries_.end() || !IsRetired(it->second)) continue;
+    if (it->second.num_running == 0 && !awaited_.contains(id)) MarkUnload(id);
+  }
 }
 
 void AdapterStore::CountRunning(Entry* entry, int32_t change) {
@@ -171,16 +183,32 @@ void AdapterStore::Unpin(AdapterId id) {
   TrimHost(kNoAdapter);
 }
 
-void AdapterStore::Unload(AdapterId id) {
+void AdapterStore::Unload(AdapterId id, bool unpin) {
   const auto it = entries_.find(id);
   if (it == entries_.end()) return;
   Entry& entry = it->second;
+  if (IsRetired(entry)) {
+    entry.pinned = false;
+    FileIdle(id, &entry);
+    Report(entry);
+    retired_.push_back(id);
+  } else if (unpin || !entry.pinned) {
+    MarkUnload(id);
+  }
+}
+
+void AdapterStore::MarkUnload(AdapterId id) {
+  Entry& entry = entries_.at(id);
   entry.pinned = false;
   entry.unload = true;
   FileIdle(id, &entry);
   Report(entry);
   const bool settled = entry.state == State::kHost || entry.state == State::kPool;
   if (settled && entry.num_running == 0) Evict(id);
+}
+
+bool AdapterStore::IsRetired(const Entry& entry) {
+  return entry.status->retired.load(std::memory_order_relaxed);
 }
 
 // Removes an adapter from the pool. Its image stays in host memory if the bound allows it and the
@@ -202,7 +230,12 @@ void AdapterStore::Evict(AdapterId id) {
     return;
   }
   Report(entry);
-  if (host_bytes_ > options_.host_bytes) Forget(id);
+  if (IsHostFull()) Forget(id);
+}
+
+bool AdapterStore::IsHostFull() const {
+  return host_bytes_ > options_.host_bytes ||
+         static_cast<int64_t>(host_order_.size()) > options_.max_host_images;
 }
 
 void AdapterStore::Forget(AdapterId id) {
@@ -225,8 +258,7 @@ void AdapterStore::DropImage(Entry* entry) {
 }
 
 void AdapterStore::TrimHost(AdapterId keep) {
-  for (auto it = host_order_.begin();
-       it != host_order_.end() && host_bytes_ > options_.host_bytes;) {
+  for (auto it = host_order_.begin(); it != host_order_.end() && IsHostFull();) {
     const AdapterId id = *it++;
     Entry& entry = entries_.at(id);
     if (id == keep || entry.pinned || entry.state == State::kCopying) continue;
@@ -260,7 +292,10 @@ void AdapterStore::FileIdle(AdapterId id, Entry* entry) {
 
 void AdapterStore::DropWaiter(AdapterId id) {
   const auto it = awaited_.find(id);
-  if (--it->second == 0) awaited_.erase(it);
+  if (--it->second > 0) return;
+  awaited_.erase(it);
+  const auto entry = entries_.find(id);
+  if (entry != entries_.end() && IsRetired(entry->second)) retired_.push_back(id);
 }
 
 AdapterId AdapterStore::Cheapest(double* worth) const {

@@ -42,6 +42,8 @@ struct AdapterStoreOptions {
   // The largest number of bytes of adapter images in host memory, except the images that are pinned
   // or being copied. With a larger value, more evicted adapters need no reading from disk.
   int64_t host_bytes = int64_t{1} << 30;
+  // The largest number of these images. It bounds the memory of the records of many small blends.
+  int64_t max_host_images = 32'768;
 };
 
 class AdapterStore final : public PageOwner {
@@ -79,10 +81,12 @@ class AdapterStore final : public PageOwner {
   const std::vector<PageId>& pages(AdapterId id) const { return entries_.at(id).pages; }
 
   // Calls of operators. A pinned adapter is loaded and not evicted. An adapter is unloaded after
-  // the running sequences that use it have released it.
+  // the running sequences that use it have released it; a retired adapter (adapter_status.h) also
+  // waits for the sequences that wait for it. Unload does nothing to a pinned adapter, unless
+  // `unpin` or the adapter is retired.
   void Pin(AdapterId id);
   void Unpin(AdapterId id);
-  void Unload(AdapterId id);
+  void Unload(AdapterId id, bool unpin);
 
   // Reports of the loader.
   void OnRead(AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us);
@@ -150,6 +154,10 @@ class AdapterStore final : public PageOwner {
   // images of `keep`, of pinned adapters and of adapters that are being copied.
   void TrimHost(AdapterId keep);
   void Forget(AdapterId id);
+  void UnloadRetired();
+  void MarkUnload(AdapterId id);
+  static bool IsRetired(const Entry& entry);
+  bool IsHostFull() const;
   void Report(const Entry& entry);
   void CountRunning(Entry* entry, int32_t change);
   // Adds an adapter to idle_ if it is idle, and removes it if it is not.
@@ -170,6 +178,7 @@ class AdapterStore final : public PageOwner {
   std::vector<AdapterId> idle_;      // idle adapters, in no order
   std::vector<int64_t> idle_pages_;  // [models]: pages of idle adapters, of each model's own size
   std::vector<std::pair<AdapterId, absl::Status>> changes_;
+  std::vector<AdapterId> retired_;  // retired adapters that a sequence has stopped to use or await
   int64_t num_reading_ = 0;
   int64_t num_copying_ = 0;
   int64_t num_loads_ = 0;
