@@ -182,7 +182,7 @@ absl::Status PrepareTokenize(const std::string& bytes, const Scope& scope, Prepa
   std::vector<AdapterUse> unused;  // an adapter has the tokenizer of its base model
   ASSIGN_OR_RETURN(out->model, FindModel(scope, wire.model(), &unused));
   auto reply = std::make_unique<v1::TokenizeResponse>();
-  bool add_special = !wire.has_add_special_tokens() || wire.add_special_tokens();
+  const bool add_special = !wire.has_add_special_tokens() || wire.add_special_tokens();
   switch (wire.input_case()) {
     case v1::TokenizeRequest::kText:
       RETURN_IF_ERROR(CheckTextSize("text", static_cast<int64_t>(wire.text().size()), *out->model));
@@ -193,9 +193,11 @@ absl::Status PrepareTokenize(const std::string& bytes, const Scope& scope, Prepa
         return FieldError("add_special_tokens",
                           "is true with a chat, whose template writes them itself; leave it out");
       }
-      add_special = false;
-      ASSIGN_OR_RETURN(*reply->mutable_text(), RenderChat(wire.chat(), *out->model));
-      break;
+      ASSIGN_OR_RETURN(RenderedChat chat, RenderChat(wire.chat(), *out->model));
+      reply->set_text(std::move(chat.text));
+      reply->mutable_token_ids()->Assign(chat.ids.begin(), chat.ids.end());
+      out->reply = std::move(reply);
+      return absl::OkStatus();
     }
     case v1::TokenizeRequest::INPUT_NOT_SET:
       return MakeError(absl::StatusCode::kInvalidArgument, "NO_INPUT",

@@ -1,5 +1,8 @@
 #include "server/call/prompt.h"
 
+#include <algorithm>
+#include <functional>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -7,10 +10,12 @@
 #include "server/call/errors.h"
 #include "server/call/limits.h"
 #include "server/call/params.h"
+#include "server/call/plain_content.h"
 #include "server/call/served_model.h"
 #include "server/text/template/chat_template.h"
 #include "server/text/template/json_text.h"
 #include "server/text/tokenizer/tokenizer.h"
+#include "server/text/tokenizer/utf8.h"
 #include "tessera/v1/inference.pb.h"
 
 namespace tessera {
@@ -140,23 +145,94 @@ absl::Status CheckJson(const v1::ChatPrompt& chat) {
   return absl::OkStatus();
 }
 
-}  // namespace
+// What is applied to the strings that the client sends before the template sees them: `content` to
+// the content and the reasoning of messages (null: nothing), then `all` to every string.
+struct TextMaps {
+  std::function<std::string(std::string_view)> content;
+  std::function<std::string(std::string_view)> all;
 
-absl::Status CheckTextSize(absl::string_view field, int64_t bytes, const ServedModel& model) {
-  if (bytes <= model.max_prompt_bytes) return absl::OkStatus();
-  return FieldError(
-      field, absl::StrCat("has ", bytes, " bytes of text; model '", model.name, "' takes at most ",
-                          model.max_prompt_bytes, " (its context is ", model.max_model_len,
-                          " tokens); shorten it"));
+  void MapMessages(std::vector<ChatMessage>* messages) const {
+    if (content == nullptr) return;
+    for (ChatMessage& message : *messages) {
+      if (message.content) message.content = content(*message.content);
+      message.reasoning_content = content(message.reasoning_content);
+    }
+  }
+  void MapInput(ChatTemplateInput* input) const {
+    input->messages_json = MapJsonStrings(input->messages_json, all);
+    for (std::optional<std::string>* json : {&input->tools_json, &input->extra_args_json}) {
+      if (json->has_value()) *json = MapJsonStrings(**json, all);
+    }
+  }
+  std::string MapContent(std::string_view text) const {
+    return all(content == nullptr ? text : content(text));
+  }
+};
+
+// Marks the end of the message that the output continues. The space shows whether the template
+// trims the message, as in transformers. The letter is Tangut, which chats do not have.
+constexpr std::string_view kEndMark = "\U00018000 ";
+
+absl::Status CheckContinues(const v1::ChatPrompt& chat) {
+  if (!chat.continue_final_message()) return absl::OkStatus();
+  if (chat.add_generation_prompt()) {
+    return FieldError("continue_final_message",
+                      "is true with add_generation_prompt, which starts another message; give one "
+                      "of them");
+  }
+  if (!chat.messages().rbegin()->has_content()) {
+    return FieldError("continue_final_message",
+                      "is true, but the last message has no content; give it content to continue");
+  }
+  return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& chat, const ServedModel& model) {
+std::string_view TrimmedEnd(std::string_view text) {
+  while (!text.empty() && IsUnicodeSpace(LastCodePoint(text))) {
+    size_t begin = text.size() - 1;
+    while ((static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80) --begin;
+    text = text.substr(0, begin);
+  }
+  return text;
+}
+
+std::string_view Trimmed(std::string_view text) {
+  size_t begin = 0;
+  while (begin < text.size()) {
+    const Utf8Unit unit = NextUtf8(text, begin);
+    if (!IsUnicodeSpace(unit.code_point)) break;
+    begin += unit.length;
+  }
+  return TrimmedEnd(text.substr(begin));
+}
+
+// Cuts a rendering where the content of its last message ends, without white space at the end if
+// the template trimmed the content.
+absl::StatusOr<std::string> CutAtEndMark(std::string_view content, std::string text) {
+  const size_t mark = text.rfind(Trimmed(kEndMark));
+  if (mark == std::string::npos || text.find(Trimmed(content)) == std::string::npos) {
+    return FieldError(
+        "continue_final_message",
+        "is true, but the chat template does not write the content of the last message "
+        "as it is; change that message, or leave this field out");
+  }
+  const bool is_trimmed = text.compare(mark, kEndMark.size(), kEndMark) != 0;
+  text.resize(mark);
+  if (is_trimmed) text.resize(TrimmedEnd(text).size());
+  return text;
+}
+
+absl::StatusOr<std::string> Render(const v1::ChatPrompt& chat, const ServedModel& model,
+                                   const TextMaps* maps) {
   if (model.chat_template == nullptr) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "NO_CHAT_TEMPLATE",
                      absl::StrCat("model '", model.name,
                                   "' has no chat template; send the whole prompt to Generate"));
   }
-  ASSIGN_OR_RETURN(const std::vector<ChatMessage> messages, ReadMessages(chat, model));
+  ASSIGN_OR_RETURN(std::vector<ChatMessage> messages, ReadMessages(chat, model));
+  RETURN_IF_ERROR(CheckContinues(chat));
+  if (maps != nullptr) maps->MapMessages(&messages);
+  if (chat.continue_final_message()) *messages.back().content += kEndMark;
   ChatTemplateInput input;
   absl::StatusOr<std::string> json = MessagesToJson(messages);
   if (!json.ok()) return FieldError("messages", json.status().message());
@@ -164,7 +240,9 @@ absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& chat, const ServedM
   RETURN_IF_ERROR(CheckJson(chat));
   if (chat.has_tools_json()) input.tools_json = chat.tools_json();
   if (chat.has_template_args_json()) input.extra_args_json = chat.template_args_json();
-  input.add_generation_prompt = !chat.has_add_generation_prompt() || chat.add_generation_prompt();
+  if (maps != nullptr) maps->MapInput(&input);
+  input.add_generation_prompt = chat.has_add_generation_prompt() ? chat.add_generation_prompt()
+                                                                 : !chat.continue_final_message();
   input.bos_token = model.bos_token;
   input.eos_token = model.eos_token;
   const bool has_own = chat.has_tools_json() && model.tool_template != nullptr;
@@ -175,8 +253,62 @@ absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& chat, const ServedM
                      absl::StrCat("the chat template of model '", model.name,
                                   "' refuses the request: ", text.status().message()));
   }
-  RETURN_IF_ERROR(CheckTextSize("messages", static_cast<int64_t>(text->size()), model));
-  return text;
+  if (!chat.continue_final_message()) return text;
+  const std::string& content = chat.messages().rbegin()->content();
+  return CutAtEndMark(maps == nullptr ? content : maps->MapContent(content), *std::move(text));
+}
+
+// Renders with the strings of special tokens hidden in what the client sends. The special tokens
+// must be those of a rendering of blanked text, so that all of them are the template's own.
+absl::StatusOr<RenderedChat> RenderPlain(const v1::ChatPrompt& chat, const ServedModel& model) {
+  const Tokenizer& tokenizer = *model.tokenizer;
+  if (tokenizer.normalizes_special()) {
+    return FieldError("plain_content",
+                      absl::StrCat("is not available for model '", model.name,
+                                   "', whose tokenizer finds special tokens in normalized text; "
+                                   "leave it out, and check the content yourself"));
+  }
+  PlainContent plain(&tokenizer);
+  const TextMaps hide = {nullptr, [&](std::string_view text) { return plain.Hide(text); }};
+  const TextMaps blank = {PlainContent::BlankAll,
+                          [&](std::string_view text) { return plain.BlankMarks(text); }};
+  ASSIGN_OR_RETURN(const std::string hidden, Render(chat, model, &hide));
+  if (plain.overflowed()) {
+    return FieldError("plain_content", absl::StrCat("the messages have more than ",
+                                                    uint32_t{PlainContent::kMaxHidden},
+                                                    " different strings to hide; send fewer"));
+  }
+  ASSIGN_OR_RETURN(const std::string blanked, Render(chat, model, &blank));
+  const auto same_id = [](const auto& a, const auto& b) { return a.id == b.id; };
+  const auto found = tokenizer.FindSpecial(hidden);
+  const auto own = tokenizer.FindSpecial(blanked);
+  if (!std::equal(found.begin(), found.end(), own.begin(), own.end(), same_id)) {
+    return FieldError("plain_content",
+                      "the chat template joins text of the messages to the string of a special "
+                      "token; change the messages");
+  }
+  const auto restore = [&plain](std::string_view text) { return plain.Restore(text); };
+  std::string text = plain.Restore(hidden);
+  RETURN_IF_ERROR(CheckTextSize("messages", static_cast<int64_t>(text.size()), model));
+  return RenderedChat{std::move(text), tokenizer.EncodeRestored(hidden, restore)};
+}
+
+}  // namespace
+
+absl::Status CheckTextSize(absl::string_view field, int64_t bytes, const ServedModel& model) {
+  if (bytes <= model.max_prompt_bytes) return absl::OkStatus();
+  return FieldError(
+      field, absl::StrCat("has ", bytes, " bytes of text; model '", model.name, "' takes at most ",
+                          model.max_prompt_bytes, " (its context is ", model.max_model_len,
+                          " tokens); shorten it"));
+}
+
+absl::StatusOr<RenderedChat> RenderChat(const v1::ChatPrompt& chat, const ServedModel& model) {
+  if (chat.plain_content()) return RenderPlain(chat, model);
+  ASSIGN_OR_RETURN(std::string text, Render(chat, model, /*maps=*/nullptr));
+  RETURN_IF_ERROR(CheckTextSize("messages", static_cast<int64_t>(text.size()), model));
+  std::vector<TokenId> ids = model.tokenizer->Encode(text, /*add_special=*/false);
+  return RenderedChat{std::move(text), std::move(ids)};
 }
 
 absl::StatusOr<TokenIds> ReadPrompt(const v1::GenerateRequest& request, const ServedModel& model) {
@@ -208,8 +340,10 @@ absl::StatusOr<TokenIds> ReadPrompt(const v1::ChatRequest& request, const Served
   if (request.has_add_generation_prompt()) {
     chat.set_add_generation_prompt(request.add_generation_prompt());
   }
-  ASSIGN_OR_RETURN(const std::string text, RenderChat(chat, model));
-  return FitsContext(model.tokenizer->Encode(text, /*add_special=*/false), model);
+  chat.set_continue_final_message(request.continue_final_message());
+  chat.set_plain_content(request.plain_content());
+  ASSIGN_OR_RETURN(RenderedChat rendered, RenderChat(chat, model));
+  return FitsContext(std::move(rendered.ids), model);
 }
 
 absl::StatusOr<TokenIds> ReadPrompt(const v1::EmbedInput& input, absl::string_view field,

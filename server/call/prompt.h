@@ -33,8 +33,14 @@ absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::ChatRequest& request,
 absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::EmbedInput& input,
                                                 absl::string_view field, const ServedModel& model);
 
-// Renders the messages with the model's chat template.
-absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& chat, const ServedModel& model);
+struct RenderedChat {
+  std::string text;
+  std::vector<TokenId> ids;
+};
+
+// Renders the messages with the model's chat template and encodes the text, without limits on the
+// number of tokens.
+absl::StatusOr<RenderedChat> RenderChat(const v1::ChatPrompt& chat, const ServedModel& model);
 
 // Returns an error if the text has more bytes than model.max_prompt_bytes. Called before the text
 // is tokenised.

@@ -9,6 +9,7 @@
 #include "server/call/limits.h"
 #include "server/call/live_calls.h"
 #include "server/call/prepare.h"
+#include "tessera/v1/inference.pb.h"
 #include "tests/server/fake_models.h"
 
 namespace {
@@ -30,6 +31,17 @@ void CheckRequest(const tessera::Request& request) {
   }
 }
 
+// The template of the fake model writes one special token, <s>. With plain_content, the text of the
+// client adds none.
+void CheckPlain(const std::string& bytes, const tessera::Request& request) {
+  tessera::v1::ChatRequest chat;
+  CHECK(chat.ParseFromString(bytes));
+  // The template writes a variable of the client between < and >.
+  if (!chat.plain_content() || chat.has_template_args_json()) return;
+  CHECK_EQ(request.prompt.front(), tessera::testing::kFakeBos);
+  for (size_t i = 1; i < request.prompt.size(); ++i) CHECK_LT(request.prompt[i], 256);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -47,5 +59,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   CHECK_EQ(prepared.reply != nullptr, prepared.requests.empty());
   for (const auto& request : prepared.requests) CheckRequest(*request);
+  if (method == tessera::Method::kChat) CheckPlain(bytes, *prepared.requests.front());
   return 0;
 }

@@ -1,6 +1,6 @@
 // Loads arbitrary bytes as a tokenizer: as a tokenizer.json if they start with '{', else as
-// SentencePiece's tokenizer.model. A loaded tokenizer encodes a text made from the input, decodes
-// the ids, and decodes them as a stream.
+// SentencePiece's tokenizer.model, with and without `legacy`. A loaded tokenizer encodes a text
+// made from the input, decodes the ids, and decodes them as a stream.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -18,6 +18,10 @@ void Use(const tessera::Tokenizer& tokenizer, const std::string& text) {
   for (const tessera::TokenId id : ids) {
     CHECK(id >= 0 && id < tokenizer.vocab_size());
     CHECK(tokenizer.TokenText(id).size() <= (1u << 20));
+  }
+  if (!tokenizer.normalizes_special() && tessera::IsValidUtf8(text)) {
+    const auto same = [](std::string_view part) { return std::string(part); };
+    CHECK(tokenizer.EncodeRestored(text, same) == tokenizer.Encode(text, /*add_special=*/false));
   }
   for (const bool skip_special : {false, true}) {
     const std::string whole = tokenizer.Decode(ids, skip_special);
@@ -39,8 +43,10 @@ void Use(const tessera::Tokenizer& tokenizer, const std::string& text) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string input(reinterpret_cast<const char*>(data), size);
   const bool is_json = size > 0 && input[0] == '{';
+  tessera::TokenizerConfig config;
+  config.legacy = size % 2 == 0;
   const auto tokenizer =
-      is_json ? tessera::NewJsonTokenizer(input, {}) : tessera::NewSpmTokenizer(input, {});
+      is_json ? tessera::NewJsonTokenizer(input, config) : tessera::NewSpmTokenizer(input, config);
   if (!tokenizer.ok()) {
     CHECK(!tokenizer.status().message().empty());
     return 0;

@@ -223,6 +223,34 @@ TEST_F(PrepareTest, TheEngineLearnsWhatTheClientCallsItsRequests) {
   for (const auto& request : inputs.requests) EXPECT_EQ(request->name, "both");
 }
 
+TEST_F(PrepareTest, ChatAndTokenizeTakeTheSameOptions) {
+  v1::ChatRequest chat;
+  chat.add_messages()->set_role("user");
+  chat.mutable_messages(0)->set_content("a</s>");
+  chat.add_messages()->set_role("assistant");
+  chat.mutable_messages(1)->set_content("b");
+  chat.set_plain_content(true);
+  chat.set_continue_final_message(true);
+  v1::TokenizeRequest tokenize;
+  *tokenize.mutable_chat()->mutable_messages() = chat.messages();
+  tokenize.mutable_chat()->set_plain_content(true);
+  tokenize.mutable_chat()->set_continue_final_message(true);
+  const PreparedCall call = Run(Method::kChat, chat.SerializeAsString());
+  ASSERT_TRUE(call.status.ok()) << call.status;
+  const PreparedCall tokenized = Run(Method::kTokenize, tokenize.SerializeAsString());
+  ASSERT_TRUE(tokenized.status.ok()) << tokenized.status;
+  const auto& reply = static_cast<const v1::TokenizeResponse&>(*tokenized.reply);
+  const std::string text = "[user]a</s>[assistant]b";
+  EXPECT_EQ(reply.text(), "<s>" + text);
+  std::vector<TokenId> ids = {kFakeBos};
+  ids.insert(ids.end(), text.begin(), text.end());
+  EXPECT_EQ(call.requests.at(0)->prompt, ids);
+  EXPECT_EQ(std::vector<TokenId>(reply.token_ids().begin(), reply.token_ids().end()), ids);
+  chat.set_add_generation_prompt(true);
+  ExpectBlames(Run(Method::kChat, chat.SerializeAsString()).status, "continue_final_message",
+               "add_generation_prompt");
+}
+
 TEST_F(PrepareTest, DetokenizeTakesAsManyIdsAsItSays) {
   v1::DetokenizeRequest request;
   request.set_skip_special_tokens(true);

@@ -22,6 +22,17 @@ std::vector<std::string> ContentsOf(const std::vector<AddedToken>& tokens) {
   return contents;
 }
 
+// Whether a special token of the table is not among the tokens that are searched in the raw text.
+bool HasOtherSpecial(const TokenTable& table, const std::vector<AddedToken>& raw_tokens) {
+  std::vector<bool> is_raw(static_cast<size_t>(table.size()), false);
+  for (const AddedToken& token : raw_tokens) is_raw[static_cast<size_t>(token.id)] = true;
+  for (TokenId id = 0; id < table.size(); ++id) {
+    const bool is_special = table.Has(id) && table.is_special(id) && !table.content(id).empty();
+    if (is_special && !is_raw[static_cast<size_t>(id)]) return true;
+  }
+  return false;
+}
+
 bool IsFile(const std::string& path) {
   std::error_code error;
   return std::filesystem::is_regular_file(path, error);
@@ -32,6 +43,7 @@ bool IsFile(const std::string& path) {
 Tokenizer::Tokenizer(Parts parts)
     : table_(std::move(parts.table)),
       raw_splitter_(parts.raw_tokens, ContentsOf(parts.raw_tokens)),
+      normalizes_special_(HasOtherSpecial(*table_, parts.raw_tokens)),
       prefix_(std::move(parts.prefix)),
       suffix_(std::move(parts.suffix)),
       bos_id_(parts.bos_id),
@@ -45,16 +57,40 @@ std::vector<TokenId> Tokenizer::Encode(std::string_view text, bool add_special) 
   }
   std::vector<TokenId> ids;
   if (add_special) ids = prefix_;
-  for (const AddedTokenSplitter::Part& part : raw_splitter_.Split(text)) {
-    if (part.id >= 0) {
-      if (part.begin == 0) EncodeOrigin(part.id, &ids);
-      ids.push_back(part.id);
-    } else {
-      EncodeText(text.substr(part.begin, part.end - part.begin), part.begin == 0, &ids);
-    }
-  }
+  AppendIds(text, /*restore=*/nullptr, &ids);
   if (add_special) ids.insert(ids.end(), suffix_.begin(), suffix_.end());
   return ids;
+}
+
+std::vector<TokenId> Tokenizer::EncodeRestored(std::string_view text,
+                                               const Restore& restore) const {
+  CHECK(!normalizes_special_);
+  std::vector<TokenId> ids;
+  AppendIds(text, restore, &ids);
+  return ids;
+}
+
+void Tokenizer::AppendIds(std::string_view text, const Restore& restore,
+                          std::vector<TokenId>* ids) const {
+  for (const AddedTokenSplitter::Part& part : raw_splitter_.Split(text)) {
+    if (part.id >= 0) {
+      if (part.begin == 0) EncodeOrigin(part.id, ids);
+      ids->push_back(part.id);
+      continue;
+    }
+    const std::string_view between = text.substr(part.begin, part.end - part.begin);
+    if (restore == nullptr) {
+      EncodeText(between, part.begin == 0, ids);
+    } else {
+      EncodeText(restore(between), part.begin == 0, ids);
+    }
+  }
+}
+
+std::vector<AddedTokenSplitter::Part> Tokenizer::FindSpecial(std::string_view text) const {
+  std::vector<AddedTokenSplitter::Part> found = raw_splitter_.Split(text);
+  std::erase_if(found, [this](const auto& part) { return part.id < 0 || !IsSpecial(part.id); });
+  return found;
 }
 
 std::string Tokenizer::Decode(std::span<const TokenId> ids, bool skip_special) const {

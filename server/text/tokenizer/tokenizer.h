@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -50,6 +51,18 @@ class Tokenizer {
   // so callers should refuse it before (ValidateUtf8).
   std::vector<TokenId> Encode(std::string_view text, bool add_special) const;
 
+  // Returns the text that a part of a text with placeholders stands for.
+  using Restore = std::function<std::string(std::string_view)>;
+  // Encodes a text with placeholders, without special tokens around it. Added tokens are searched
+  // in the text as it is; `restore` then gives the text of each part between them. So the text of a
+  // placeholder never becomes a special token. REQUIRES: !normalizes_special().
+  std::vector<TokenId> EncodeRestored(std::string_view text, const Restore& restore) const;
+
+  // The special tokens that Encode finds in the text, in order.
+  std::vector<AddedTokenSplitter::Part> FindSpecial(std::string_view text) const;
+  // Whether Encode also searches special tokens in normalized text, where FindSpecial does not.
+  bool normalizes_special() const { return normalizes_special_; }
+
   // Decodes ids with the result of Hugging Face's `decode` without clean-up of spaces. An unknown
   // id adds no text.
   std::string Decode(std::span<const TokenId> ids, bool skip_special) const;
@@ -73,6 +86,8 @@ class Tokenizer {
   explicit Tokenizer(Parts parts);
 
  private:
+  // Appends the ids of a text, which is valid UTF-8. A null `restore` leaves the text as it is.
+  void AppendIds(std::string_view text, const Restore& restore, std::vector<TokenId>* ids) const;
   // Encodes a part of a text that contains no raw added tokens. `at_origin` is true if the part is
   // at the start of the whole text. REQUIRES: `text` is valid UTF-8 and not empty.
   virtual void EncodeText(std::string_view text, bool at_origin,
@@ -83,6 +98,7 @@ class Tokenizer {
 
   const std::unique_ptr<const TokenTable> table_;
   const AddedTokenSplitter raw_splitter_;
+  const bool normalizes_special_;
   const std::vector<TokenId> prefix_;
   const std::vector<TokenId> suffix_;
   const std::optional<TokenId> bos_id_;
