@@ -1,5 +1,7 @@
 #include "server/call/prompt.h"
 
+#include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -8,7 +10,7 @@
 #include "server/call/limits.h"
 #include "server/call/params.h"
 #include "server/call/served_model.h"
-#include "server/text/template/chat_template.h"
+#include "server/text/template/chat_templates.h"
 #include "server/text/template/json_text.h"
 #include "server/text/tokenizer/tokenizer.h"
 #include "tessera/v1/inference.pb.h"
@@ -103,34 +105,38 @@ absl::StatusOr<std::vector<ChatMessage>> ReadMessages(const v1::ChatPrompt& chat
     ChatMessage& message = messages.emplace_back();
     message.role = wire.role();
     if (wire.has_content()) message.content = wire.content();
-    message.name = wire.name();
-    message.tool_calls_json = wire.tool_calls_json();
-    message.tool_call_id = wire.tool_call_id();
-    message.reasoning_content = wire.reasoning_content();
+    if (wire.has_name()) message.name = wire.name();
+    if (wire.has_tool_calls_json()) message.tool_calls_json = wire.tool_calls_json();
+    message.parse_tool_arguments = wire.parse_tool_arguments();
+    if (wire.has_tool_call_id()) message.tool_call_id = wire.tool_call_id();
+    if (wire.has_reasoning_content()) message.reasoning_content = wire.reasoning_content();
   }
   return messages;
 }
 
-// Checks the JSON fields before the template runs, so that a JSON error names its field and is not
-// reported as CHAT_TEMPLATE_REFUSED.
-absl::Status CheckJson(const v1::ChatPrompt& chat) {
-  if (chat.has_tools_json()) {
-    const auto tools = jinja::ParseJson("the text", chat.tools_json());
-    if (!tools.ok() || !tools->is_list_like()) {
-      return FieldError("tools_json", absl::StrCat("must be a JSON array of tool definitions; ",
-                                                   tools.ok() ? "it is something else"
-                                                              : tools.status().message()));
-    }
+// ReadTools and ReadTemplateArgs check their fields before the template runs, so that a JSON error
+// names its field and is not reported as CHAT_TEMPLATE_REFUSED.
+
+// Returns nullopt if the request has no tools: the field is absent, null or an empty list.
+absl::StatusOr<std::optional<std::string>> ReadTools(const v1::ChatPrompt& chat) {
+  if (!chat.has_tools_json()) return std::optional<std::string>();
+  const auto tools = jinja::ParseJson("the text", chat.tools_json());
+  if (tools.ok() && !tools->Truthy() && (tools->is_none() || tools->is_list_like())) {
+    return std::optional<std::string>();
   }
-  if (chat.has_template_args_json()) {
-    const auto args = jinja::ParseJson("the text", chat.template_args_json());
-    if (!args.ok() || !args->is_dict()) {
-      return FieldError("template_args_json",
-                        absl::StrCat("must be a JSON object; ",
-                                     args.ok() ? "it is something else" : args.status().message()));
-    }
-  }
-  return absl::OkStatus();
+  if (tools.ok() && tools->is_list_like()) return std::optional<std::string>(chat.tools_json());
+  return FieldError("tools_json",
+                    absl::StrCat("must be a JSON array of tool definitions; ",
+                                 tools.ok() ? "it is something else" : tools.status().message()));
+}
+
+absl::StatusOr<std::optional<std::string>> ReadTemplateArgs(const v1::ChatPrompt& chat) {
+  if (!chat.has_template_args_json()) return std::optional<std::string>();
+  const auto args = jinja::ParseJson("the text", chat.template_args_json());
+  if (args.ok() && args->is_dict()) return std::optional<std::string>(chat.template_args_json());
+  return FieldError("template_args_json",
+                    absl::StrCat("must be a JSON object; ",
+                                 args.ok() ? "it is something else" : args.status().message()));
 }
 
 }  // namespace
@@ -143,26 +149,31 @@ absl::Status CheckTextSize(absl::string_view field, int64_t bytes, const ServedM
                           " tokens); shorten it"));
 }
 
-absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& chat, const ServedModel& model) {
-  if (model.chat_template == nullptr) {
+absl::StatusOr<std::string> RenderChat(const v1::ChatPrompt& chat, const ServedModel& model,
+                                       absl::Duration render_time) {
+  ASSIGN_OR_RETURN(const std::optional<std::string> tools, ReadTools(chat));
+  const absl::StatusOr<const ChatTemplate*> chosen =
+      model.chat_templates->Choose(/*has_tools=*/tools.has_value());
+  if (!chosen.ok()) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "NO_CHAT_TEMPLATE",
-                     absl::StrCat("model '", model.name,
-                                  "' has no chat template; send the whole prompt to Generate"));
+                     absl::StrCat("model '", model.name, "' ", chosen.status().message(),
+                                  "; send the whole prompt to Generate"));
   }
   ASSIGN_OR_RETURN(const std::vector<ChatMessage> messages, ReadMessages(chat, model));
   ChatTemplateInput input;
   absl::StatusOr<std::string> json = MessagesToJson(messages);
   if (!json.ok()) return FieldError("messages", json.status().message());
   input.messages_json = *std::move(json);
-  RETURN_IF_ERROR(CheckJson(chat));
-  if (chat.has_tools_json()) input.tools_json = chat.tools_json();
-  if (chat.has_template_args_json()) input.extra_args_json = chat.template_args_json();
+  input.tools_json = tools;
+  ASSIGN_OR_RETURN(input.extra_args_json, ReadTemplateArgs(chat));
   input.add_generation_prompt = !chat.has_add_generation_prompt() || chat.add_generation_prompt();
-  input.bos_token = model.bos_token;
-  input.eos_token = model.eos_token;
-  const bool has_own = chat.has_tools_json() && model.tool_template != nullptr;
-  const ChatTemplate& chosen = has_own ? *model.tool_template : *model.chat_template;
-  absl::StatusOr<std::string> text = chosen.Render(input);
+  input.special_tokens = model.special_tokens;
+  jinja::RenderLimits limits;
+  limits.max_time = std::min(render_time, model.template_time);
+  absl::StatusOr<std::string> text = (*chosen)->Render(input, limits);
+  if (absl::IsDeadlineExceeded(text.status()) && render_time < model.template_time) {
+    return text.status();
+  }
   if (!text.ok()) {
     return MakeError(absl::StatusCode::kInvalidArgument, "CHAT_TEMPLATE_REFUSED",
                      absl::StrCat("the chat template of model '", model.name,
@@ -193,7 +204,8 @@ absl::StatusOr<TokenIds> ReadPrompt(const v1::GenerateRequest& request, const Se
   return FitsContext(*std::move(ids), model);
 }
 
-absl::StatusOr<TokenIds> ReadPrompt(const v1::ChatRequest& request, const ServedModel& model) {
+absl::StatusOr<TokenIds> ReadPrompt(const v1::ChatRequest& request, const ServedModel& model,
+                                    absl::Duration render_time) {
   v1::ChatPrompt chat;
   *chat.mutable_messages() = request.messages();
   if (request.has_tools_json()) chat.set_tools_json(request.tools_json());
@@ -201,7 +213,7 @@ absl::StatusOr<TokenIds> ReadPrompt(const v1::ChatRequest& request, const Served
   if (request.has_add_generation_prompt()) {
     chat.set_add_generation_prompt(request.add_generation_prompt());
   }
-  ASSIGN_OR_RETURN(const std::string text, RenderChat(chat, model));
+  ASSIGN_OR_RETURN(const std::string text, RenderChat(chat, model, render_time));
   return FitsContext(model.tokenizer->Encode(text, /*add_special=*/false), model);
 }
 

@@ -57,6 +57,30 @@ absl::Status ReadNamedTokens(const Json& json, const std::string& file, Tokenize
   return absl::OkStatus();
 }
 
+// Adds the text of a token under its name, unless the name is known or `value` is no token.
+void AddTokenName(const std::string& name, const Json& value, TokenizerConfig* config) {
+  const Json* text = value.is_object() ? FindMember(value, "content") : &value;
+  if (text == nullptr || !text->is_string()) return;
+  for (const auto& [known, content] : config->named_tokens) {
+    if (known == name) return;
+  }
+  config->named_tokens.emplace_back(name, text->string());
+}
+
+// Reads the names of tokens: members such as "pad_token", and the members of the mapping
+// "extra_special_tokens". A name from an earlier file is kept.
+void ReadTokenNames(const Json& json, TokenizerConfig* config) {
+  if (!json.is_object()) return;
+  for (const JsonMember& member : json.object()) {
+    if (std::string_view(member.key).ends_with("_token")) {
+      AddTokenName(member.key, member.value, config);
+    }
+  }
+  const Json* extra = FindMember(json, "extra_special_tokens");
+  if (extra == nullptr || !extra->is_object()) return;
+  for (const JsonMember& member : extra->object()) AddTokenName(member.key, member.value, config);
+}
+
 absl::Status ReadAddedTokensDecoder(const Json& json, const std::string& file,
                                     TokenizerConfig* config) {
   const Json* decoder = FindMember(json, "added_tokens_decoder");
@@ -110,9 +134,11 @@ absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const std::string& model_dir
   }
   RETURN_IF_ERROR(ReadAddedTokensDecoder(json, path, &config));
   RETURN_IF_ERROR(ReadNamedTokens(json, path, &config));
+  ReadTokenNames(json, &config);
   const std::string map_path = model_dir + "/special_tokens_map.json";
   ASSIGN_OR_RETURN(const Json map, ReadOptionalJson(map_path));
   RETURN_IF_ERROR(ReadNamedTokens(map, map_path, &config));
+  ReadTokenNames(map, &config);
   return config;
 }
 

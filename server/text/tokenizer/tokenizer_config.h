@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -18,6 +19,9 @@ struct TokenizerConfig {
   std::optional<bool> add_eos_token;
   std::optional<std::string> bos_token;
   std::optional<std::string> eos_token;
+  // The texts of the tokens with names like "pad_token" or "image_token", by these names, as in
+  // Hugging Face's special_tokens_map.
+  std::vector<std::pair<std::string, std::string>> named_tokens;
   // The entries of added_tokens_decoder, sorted by id.
   std::vector<AddedToken> added_tokens;
   // The named special tokens: bos, eos, unk, pad, ..., and the additional special tokens.
