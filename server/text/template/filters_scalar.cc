@@ -200,8 +200,8 @@ constexpr NamedFunction kScalarFilters[] = {
 NativeFunction FindScalarFilter(absl::string_view name) { return FindNamed(kScalarFilters, name); }
 
 NativeFunction FindFilter(absl::string_view name) {
-  for (const auto find :
-       {FindTextFilter, FindSequenceFilter, FindSelectionFilter, FindScalarFilter}) {
+  for (const auto find : {FindTextFilter, FindSequenceFilter, FindSelectionFilter, FindScalarFilter,
+                          FindHtmlFilter, FindLayoutFilter}) {
     const NativeFunction found = find(name);
     if (found != nullptr) return found;
   }
