@@ -1,13 +1,13 @@
 #include "server/model_loader.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "server/call/params.h"
-#include "server/text/template/chat_template.h"
-#include "server/text/template/chat_template_source.h"
+#include "server/text/template/chat_templates.h"
 #include "server/text/tokenizer/tokenizer.h"
 
 namespace tessera {
@@ -33,9 +33,18 @@ absl::StatusOr<SamplingParams> Defaults(const std::string& dir,
   return params;
 }
 
-std::optional<std::string> TextOf(const Tokenizer& tokenizer, std::optional<TokenId> id) {
-  if (!id) return std::nullopt;
-  return std::string(tokenizer.TokenText(*id));
+// The named tokens of the tokenizer's files. A tokenizer.model may have BOS and EOS tokens that no
+// file names.
+SpecialTokens SpecialTokensOf(const Tokenizer& tokenizer) {
+  SpecialTokens tokens = tokenizer.named_tokens();
+  const auto add = [&](const char* name, std::optional<TokenId> id) {
+    const bool is_known = std::any_of(tokens.begin(), tokens.end(),
+                                      [&](const auto& token) { return token.first == name; });
+    if (id && !is_known) tokens.emplace_back(name, tokenizer.TokenText(*id));
+  };
+  add("bos_token", tokenizer.bos_id());
+  add("eos_token", tokenizer.eos_id());
+  return tokens;
 }
 
 int64_t CountParameters(const ModelSpec& spec) {
@@ -44,15 +53,6 @@ int64_t CountParameters(const ModelSpec& spec) {
   const int64_t layer = spec.hidden * (2 * q + 2 * kv + 3 * spec.intermediate + 2);
   const int64_t embeddings = spec.vocab_size * spec.hidden * (spec.tied_embeddings ? 1 : 2);
   return spec.num_layers * layer + embeddings + spec.hidden;
-}
-
-absl::Status LoadTemplates(const std::string& dir, ServedModel* model) {
-  ASSIGN_OR_RETURN(const std::optional<ChatTemplateSource> source, LoadChatTemplateSource(dir));
-  if (!source) return absl::OkStatus();
-  ASSIGN_OR_RETURN(model->chat_template, ChatTemplate::Parse(source->text));
-  if (!source->tool_use) return absl::OkStatus();
-  ASSIGN_OR_RETURN(model->tool_template, ChatTemplate::Parse(*source->tool_use));
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -84,15 +84,12 @@ absl::StatusOr<ServedModel> LoadServedModel(const AssembleModel& source, int32_t
   }
   model.eos_ids = plan.spec.eos_ids;
   if (model.eos_ids.empty() && tokenizer->eos_id()) model.eos_ids.push_back(*tokenizer->eos_id());
-  model.bos_token = TextOf(*tokenizer, tokenizer->bos_id());
-  model.eos_token = TextOf(*tokenizer, tokenizer->eos_id());
+  model.special_tokens = SpecialTokensOf(*tokenizer);
   model.tokenizer = std::move(tokenizer);
   // A model whose template cannot be used still serves Generate, Embed and Tokenize.
-  if (const absl::Status status = LoadTemplates(source.dir, &model); !status.ok()) {
-    model.chat_template = nullptr;
-    model.tool_template = nullptr;
-    TLOG_WARN("{}: Chat is off for this model: its chat template cannot be used: {}", source.dir,
-              std::string(status.message()));
+  model.chat_templates = std::make_shared<ChatTemplates>(ChatTemplates::Load(source.dir));
+  for (const std::string& fault : model.chat_templates->Faults()) {
+    TLOG_WARN("model '{}' {}: chats that need this template are refused", model.name, fault);
   }
   return model;
 }

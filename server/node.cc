@@ -120,6 +120,9 @@ class RunningNode final : public Node {
       ASSIGN_OR_RETURN(ServedModel model,
                        LoadServedModel(options.models[i], static_cast<int32_t>(i), plan.models[i],
                                        static_cast<int64_t>(config.limits().max_prompt_bytes())));
+      if (config.limits().has_template_time_ms()) {
+        model.template_time = absl::Milliseconds(config.limits().template_time_ms());
+      }
       models.push_back(std::move(model));
     }
     for (ServedModel& model : models) {

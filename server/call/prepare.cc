@@ -26,6 +26,7 @@ struct Scope {
   const ModelRegistry* models = nullptr;
   AdapterRegistry* adapters = nullptr;
   LiveCalls* live = nullptr;
+  PrepareOptions options;
 };
 
 std::string DrawRequestId() {
@@ -35,6 +36,10 @@ std::string DrawRequestId() {
 }
 
 absl::Status RegisterName(const std::string& wanted, const Scope& scope, PreparedCall* out) {
+  if (!scope.options.request_id.empty()) {
+    out->request_id = scope.options.request_id;
+    return absl::OkStatus();
+  }
   if (wanted.size() > static_cast<size_t>(kMaxRequestIdBytes)) {
     return FieldError("request_id", absl::StrCat("has ", wanted.size(), " bytes; give at most ",
                                                  kMaxRequestIdBytes));
@@ -106,6 +111,16 @@ absl::Status ReadAdapters(const Wire& wire, std::vector<AdapterUse>* uses) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::vector<TokenId>> PromptOf(const v1::GenerateRequest& wire,
+                                              const ServedModel& model, const PrepareOptions&) {
+  return ReadPrompt(wire, model);
+}
+
+absl::StatusOr<std::vector<TokenId>> PromptOf(const v1::ChatRequest& wire, const ServedModel& model,
+                                              const PrepareOptions& options) {
+  return ReadPrompt(wire, model, options.render_time);
+}
+
 // Prepares Generate and Chat, which differ only in the form of the prompt.
 template <class Wire>
 absl::Status PrepareStream(const std::string& bytes, const Scope& scope, PreparedCall* out) {
@@ -126,7 +141,7 @@ absl::Status PrepareStream(const std::string& bytes, const Scope& scope, Prepare
   RETURN_IF_ERROR(ReadStopping(wire.stopping(), *out->model, 1, &dry_run, &dry_stops));
   RETURN_IF_ERROR(CheckCache(wire.cache()));
   RETURN_IF_ERROR(ReadOutputOptions(wire.output(), 1, request.get()));
-  ASSIGN_OR_RETURN(request->prompt, ReadPrompt(wire, *out->model));
+  ASSIGN_OR_RETURN(request->prompt, PromptOf(wire, *out->model, scope.options));
   const auto prompt_tokens = static_cast<int64_t>(request->prompt.size());
   RETURN_IF_ERROR(
       ReadStopping(wire.stopping(), *out->model, prompt_tokens, &request->stopping, &out->stops));
@@ -193,7 +208,8 @@ absl::Status PrepareTokenize(const std::string& bytes, const Scope& scope, Prepa
         return FieldError("add_special_tokens",
                           "is true with a chat, whose template writes them itself; leave it out");
       }
-      ASSIGN_OR_RETURN(RenderedChat chat, RenderChat(wire.chat(), *out->model));
+      ASSIGN_OR_RETURN(RenderedChat chat,
+                       RenderChat(wire.chat(), *out->model, scope.options.render_time));
       reply->set_text(std::move(chat.text));
       reply->mutable_token_ids()->Assign(chat.ids.begin(), chat.ids.end());
       out->reply = std::move(reply);
@@ -269,9 +285,12 @@ PreparedCall::PreparedCall(PreparedCall&&) noexcept = default;
 PreparedCall& PreparedCall::operator=(PreparedCall&&) noexcept = default;
 
 PreparedCall Prepare(Method method, const std::string& bytes, uint64_t call,
-                     const ModelRegistry& models, AdapterRegistry* adapters, LiveCalls* live) {
+                     const ModelRegistry& models, AdapterRegistry* adapters, LiveCalls* live,
+                     const PrepareOptions& options) {
   PreparedCall prepared;
-  prepared.status = PrepareInto(method, bytes, Scope{call, &models, adapters, live}, &prepared);
+  prepared.status =
+      PrepareInto(method, bytes, Scope{call, &models, adapters, live, options}, &prepared);
+  prepared.needs_time = absl::IsDeadlineExceeded(prepared.status);
   return prepared;
 }
 

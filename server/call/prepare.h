@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "scheduler/request.h"
 #include "server/call/params.h"
 
@@ -25,9 +26,20 @@ struct ServedModel;
 
 enum class Method : int { kGenerate, kChat, kEmbed, kTokenize, kDetokenize };
 
+struct PrepareOptions {
+  // The processor time for the rendering of a chat, if it is shorter than the model's
+  // template_time. After this time, the result is `needs_time`.
+  absl::Duration render_time = absl::InfiniteDuration();
+  // The request id that an earlier Prepare of the same call registered; empty: none.
+  std::string request_id;
+};
+
 struct PreparedCall {
-  // When the status is not OK, only `status` and `request_id` are valid.
+  // When the status is not OK, only `status`, `request_id` and `needs_time` are valid.
   absl::Status status;
+  // The rendering took longer than PrepareOptions::render_time, and the status is an error. The
+  // call should be prepared again with more time.
+  bool needs_time = false;
   const ServedModel* model = nullptr;
   // The request id that is registered in LiveCalls; empty if none was registered.
   std::string request_id;
@@ -47,6 +59,7 @@ struct PreparedCall {
 
 // Registers the request id for `call` in `live` before the rest of the request is validated.
 PreparedCall Prepare(Method method, const std::string& bytes, uint64_t call,
-                     const ModelRegistry& models, AdapterRegistry* adapters, LiveCalls* live);
+                     const ModelRegistry& models, AdapterRegistry* adapters, LiveCalls* live,
+                     const PrepareOptions& options = {});
 
 }  // namespace tessera

@@ -1,5 +1,7 @@
 #include "server/call/preparer.h"
 
+#include <sys/resource.h>
+
 #include <utility>
 
 #include "kernels/base/clock.h"
@@ -11,8 +13,12 @@ constexpr int64_t kTurnUsPerByte = 10;
 
 }  // namespace
 
-Preparer::Preparer(int64_t max_bytes, const Clock* clock)
-    : max_bytes_(max_bytes), clock_(clock), thread_([this] { Run(); }) {}
+Preparer::Preparer(int64_t max_bytes, const Clock* clock, PreparerOptions options)
+    : max_bytes_(max_bytes), clock_(clock) {
+  for (int32_t i = 0; i < options.num_threads; ++i) {
+    threads_.emplace_back([this, gives_way = options.gives_way] { Run(gives_way); });
+  }
+}
 
 Preparer::~Preparer() {
   {
@@ -20,7 +26,7 @@ Preparer::~Preparer() {
     closed_ = true;
   }
   changed_.notify_all();
-  thread_.join();
+  for (std::thread& thread : threads_) thread.join();
 }
 
 std::optional<Preparer::Ticket> Preparer::Submit(int64_t bytes, std::function<void()> job) {
@@ -49,7 +55,8 @@ bool Preparer::Cancel(const Ticket& ticket) {
   return true;
 }
 
-void Preparer::Run() {
+void Preparer::Run(bool gives_way) {
+  if (gives_way) setpriority(PRIO_PROCESS, 0, 10);  // Linux: the priority of this thread only
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
     changed_.wait(lock, [this] { return closed_ || !waiting_.empty(); });

@@ -1,8 +1,8 @@
-// One thread that prepares large requests, so that their tokenisation does not delay the other
-// streams of a responder. The total size of its jobs is bounded in bytes. Jobs are sorted by their
-// time of submission plus 10 ms for each KiB (tokenising a KiB takes far less): small requests
-// overtake large ones, and a large request still waits for a bounded time only. The methods are
-// thread-safe.
+// A lane of requests that are not prepared on their responder's thread, so that they do not delay
+// the other streams of the responder. The total size of the lane's jobs is bounded in bytes. Jobs
+// are sorted by their time of submission plus 10 ms for each KiB (tokenising a KiB takes far less):
+// small requests overtake large ones, and a large request still waits for a bounded time only. The
+// methods are thread-safe.
 #pragma once
 
 #include <condition_variable>
@@ -13,16 +13,25 @@
 #include <optional>
 #include <thread>
 #include <utility>
+#include <vector>
 
 namespace tessera {
 
 class Clock;
 
+struct PreparerOptions {
+  // One is enough for long jobs, which are limited by the cores anyway. With two, a short job does
+  // not wait for one that is not.
+  int32_t num_threads = 1;
+  // Whether the threads have a low priority, for jobs that may take the time of the engine's cores.
+  bool gives_way = false;
+};
+
 class Preparer final {
  public:
   // `clock` outlives the preparer.
-  Preparer(int64_t max_bytes, const Clock* clock);
-  // Finishes the running job and drops the waiting jobs.
+  Preparer(int64_t max_bytes, const Clock* clock, PreparerOptions options = {});
+  // Finishes the running jobs and drops the waiting jobs.
   ~Preparer();
   Preparer(const Preparer&) = delete;
   Preparer& operator=(const Preparer&) = delete;
@@ -42,17 +51,17 @@ class Preparer final {
     std::function<void()> run;
   };
 
-  void Run();
+  void Run(bool gives_way);
 
   const int64_t max_bytes_;
   const Clock* const clock_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::map<Ticket, Job> waiting_;
-  int64_t bytes_ = 0;  // total size of the waiting jobs and the running job
+  int64_t bytes_ = 0;  // total size of the waiting jobs and the running jobs
   uint64_t next_job_ = 0;
   bool closed_ = false;
-  std::thread thread_;
+  std::vector<std::thread> threads_;
 };
 
 }  // namespace tessera

@@ -12,7 +12,7 @@
 #include "server/call/params.h"
 #include "server/call/plain_content.h"
 #include "server/call/served_model.h"
-#include "server/text/template/chat_template.h"
+#include "server/text/template/chat_templates.h"
 #include "server/text/template/json_text.h"
 #include "server/text/tokenizer/tokenizer.h"
 #include "server/text/tokenizer/utf8.h"
@@ -115,34 +115,38 @@ absl::StatusOr<std::vector<ChatMessage>> ReadMessages(const v1::ChatPrompt& chat
     ChatMessage& message = messages.emplace_back();
     message.role = wire.role();
     if (wire.has_content()) message.content = wire.content();
-    message.name = wire.name();
-    message.tool_calls_json = wire.tool_calls_json();
-    message.tool_call_id = wire.tool_call_id();
-    message.reasoning_content = wire.reasoning_content();
+    if (wire.has_name()) message.name = wire.name();
+    if (wire.has_tool_calls_json()) message.tool_calls_json = wire.tool_calls_json();
+    message.parse_tool_arguments = wire.parse_tool_arguments();
+    if (wire.has_tool_call_id()) message.tool_call_id = wire.tool_call_id();
+    if (wire.has_reasoning_content()) message.reasoning_content = wire.reasoning_content();
   }
   return messages;
 }
 
-// Checks the JSON fields before the template runs, so that a JSON error names its field and is not
-// reported as CHAT_TEMPLATE_REFUSED.
-absl::Status CheckJson(const v1::ChatPrompt& chat) {
-  if (chat.has_tools_json()) {
-    const auto tools = jinja::ParseJson("the text", chat.tools_json());
-    if (!tools.ok() || !tools->is_list_like()) {
-      return FieldError("tools_json", absl::StrCat("must be a JSON array of tool definitions; ",
-                                                   tools.ok() ? "it is something else"
-                                                              : tools.status().message()));
-    }
+// ReadTools and ReadTemplateArgs check their fields before the template runs, so that a JSON error
+// names its field and is not reported as CHAT_TEMPLATE_REFUSED.
+
+// Returns nullopt if the request has no tools: the field is absent, null or an empty list.
+absl::StatusOr<std::optional<std::string>> ReadTools(const v1::ChatPrompt& chat) {
+  if (!chat.has_tools_json()) return std::optional<std::string>();
+  const auto tools = jinja::ParseJson("the text", chat.tools_json());
+  if (tools.ok() && !tools->Truthy() && (tools->is_none() || tools->is_list_like())) {
+    return std::optional<std::string>();
   }
-  if (chat.has_template_args_json()) {
-    const auto args = jinja::ParseJson("the text", chat.template_args_json());
-    if (!args.ok() || !args->is_dict()) {
-      return FieldError("template_args_json",
-                        absl::StrCat("must be a JSON object; ",
-                                     args.ok() ? "it is something else" : args.status().message()));
-    }
-  }
-  return absl::OkStatus();
+  if (tools.ok() && tools->is_list_like()) return std::optional<std::string>(chat.tools_json());
+  return FieldError("tools_json",
+                    absl::StrCat("must be a JSON array of tool definitions; ",
+                                 tools.ok() ? "it is something else" : tools.status().message()));
+}
+
+absl::StatusOr<std::optional<std::string>> ReadTemplateArgs(const v1::ChatPrompt& chat) {
+  if (!chat.has_template_args_json()) return std::optional<std::string>();
+  const auto args = jinja::ParseJson("the text", chat.template_args_json());
+  if (args.ok() && args->is_dict()) return std::optional<std::string>(chat.template_args_json());
+  return FieldError("template_args_json",
+                    absl::StrCat("must be a JSON object; ",
+                                 args.ok() ? "it is something else" : args.status().message()));
 }
 
 // What is applied to the strings that the client sends before the template sees them: `content` to
@@ -223,11 +227,14 @@ absl::StatusOr<std::string> CutAtEndMark(std::string_view content, std::string t
 }
 
 absl::StatusOr<std::string> Render(const v1::ChatPrompt& chat, const ServedModel& model,
-                                   const TextMaps* maps) {
-  if (model.chat_template == nullptr) {
+                                   absl::Duration render_time, const TextMaps* maps) {
+  ASSIGN_OR_RETURN(const std::optional<std::string> tools, ReadTools(chat));
+  const absl::StatusOr<const ChatTemplate*> chosen =
+      model.chat_templates->Choose(/*has_tools=*/tools.has_value());
+  if (!chosen.ok()) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "NO_CHAT_TEMPLATE",
-                     absl::StrCat("model '", model.name,
-                                  "' has no chat template; send the whole prompt to Generate"));
+                     absl::StrCat("model '", model.name, "' ", chosen.status().message(),
+                                  "; send the whole prompt to Generate"));
   }
   ASSIGN_OR_RETURN(std::vector<ChatMessage> messages, ReadMessages(chat, model));
   RETURN_IF_ERROR(CheckContinues(chat));
@@ -237,17 +244,18 @@ absl::StatusOr<std::string> Render(const v1::ChatPrompt& chat, const ServedModel
   absl::StatusOr<std::string> json = MessagesToJson(messages);
   if (!json.ok()) return FieldError("messages", json.status().message());
   input.messages_json = *std::move(json);
-  RETURN_IF_ERROR(CheckJson(chat));
-  if (chat.has_tools_json()) input.tools_json = chat.tools_json();
-  if (chat.has_template_args_json()) input.extra_args_json = chat.template_args_json();
+  input.tools_json = tools;
+  ASSIGN_OR_RETURN(input.extra_args_json, ReadTemplateArgs(chat));
   if (maps != nullptr) maps->MapInput(&input);
   input.add_generation_prompt = chat.has_add_generation_prompt() ? chat.add_generation_prompt()
                                                                  : !chat.continue_final_message();
-  input.bos_token = model.bos_token;
-  input.eos_token = model.eos_token;
-  const bool has_own = chat.has_tools_json() && model.tool_template != nullptr;
-  const ChatTemplate& chosen = has_own ? *model.tool_template : *model.chat_template;
-  absl::StatusOr<std::string> text = chosen.Render(input);
+  input.special_tokens = model.special_tokens;
+  jinja::RenderLimits limits;
+  limits.max_time = std::min(render_time, model.template_time);
+  absl::StatusOr<std::string> text = (*chosen)->Render(input, limits);
+  if (absl::IsDeadlineExceeded(text.status()) && render_time < model.template_time) {
+    return text.status();
+  }
   if (!text.ok()) {
     return MakeError(absl::StatusCode::kInvalidArgument, "CHAT_TEMPLATE_REFUSED",
                      absl::StrCat("the chat template of model '", model.name,
@@ -260,7 +268,8 @@ absl::StatusOr<std::string> Render(const v1::ChatPrompt& chat, const ServedModel
 
 // Renders with the strings of special tokens hidden in what the client sends. The special tokens
 // must be those of a rendering of blanked text, so that all of them are the template's own.
-absl::StatusOr<RenderedChat> RenderPlain(const v1::ChatPrompt& chat, const ServedModel& model) {
+absl::StatusOr<RenderedChat> RenderPlain(const v1::ChatPrompt& chat, const ServedModel& model,
+                                         absl::Duration render_time) {
   const Tokenizer& tokenizer = *model.tokenizer;
   if (tokenizer.normalizes_special()) {
     return FieldError("plain_content",
@@ -272,13 +281,13 @@ absl::StatusOr<RenderedChat> RenderPlain(const v1::ChatPrompt& chat, const Serve
   const TextMaps hide = {nullptr, [&](std::string_view text) { return plain.Hide(text); }};
   const TextMaps blank = {PlainContent::BlankAll,
                           [&](std::string_view text) { return plain.BlankMarks(text); }};
-  ASSIGN_OR_RETURN(const std::string hidden, Render(chat, model, &hide));
+  ASSIGN_OR_RETURN(const std::string hidden, Render(chat, model, render_time, &hide));
   if (plain.overflowed()) {
     return FieldError("plain_content", absl::StrCat("the messages have more than ",
                                                     uint32_t{PlainContent::kMaxHidden},
                                                     " different strings to hide; send fewer"));
   }
-  ASSIGN_OR_RETURN(const std::string blanked, Render(chat, model, &blank));
+  ASSIGN_OR_RETURN(const std::string blanked, Render(chat, model, render_time, &blank));
   const auto same_id = [](const auto& a, const auto& b) { return a.id == b.id; };
   const auto found = tokenizer.FindSpecial(hidden);
   const auto own = tokenizer.FindSpecial(blanked);
@@ -303,9 +312,10 @@ absl::Status CheckTextSize(absl::string_view field, int64_t bytes, const ServedM
                           " tokens); shorten it"));
 }
 
-absl::StatusOr<RenderedChat> RenderChat(const v1::ChatPrompt& chat, const ServedModel& model) {
-  if (chat.plain_content()) return RenderPlain(chat, model);
-  ASSIGN_OR_RETURN(std::string text, Render(chat, model, /*maps=*/nullptr));
+absl::StatusOr<RenderedChat> RenderChat(const v1::ChatPrompt& chat, const ServedModel& model,
+                                        absl::Duration render_time) {
+  if (chat.plain_content()) return RenderPlain(chat, model, render_time);
+  ASSIGN_OR_RETURN(std::string text, Render(chat, model, render_time, /*maps=*/nullptr));
   RETURN_IF_ERROR(CheckTextSize("messages", static_cast<int64_t>(text.size()), model));
   std::vector<TokenId> ids = model.tokenizer->Encode(text, /*add_special=*/false);
   return RenderedChat{std::move(text), std::move(ids)};
@@ -332,7 +342,8 @@ absl::StatusOr<TokenIds> ReadPrompt(const v1::GenerateRequest& request, const Se
   return FitsContext(*std::move(ids), model);
 }
 
-absl::StatusOr<TokenIds> ReadPrompt(const v1::ChatRequest& request, const ServedModel& model) {
+absl::StatusOr<TokenIds> ReadPrompt(const v1::ChatRequest& request, const ServedModel& model,
+                                    absl::Duration render_time) {
   v1::ChatPrompt chat;
   *chat.mutable_messages() = request.messages();
   if (request.has_tools_json()) chat.set_tools_json(request.tools_json());
@@ -342,7 +353,7 @@ absl::StatusOr<TokenIds> ReadPrompt(const v1::ChatRequest& request, const Served
   }
   chat.set_continue_final_message(request.continue_final_message());
   chat.set_plain_content(request.plain_content());
-  ASSIGN_OR_RETURN(RenderedChat rendered, RenderChat(chat, model));
+  ASSIGN_OR_RETURN(RenderedChat rendered, RenderChat(chat, model, render_time));
   return FitsContext(std::move(rendered.ids), model);
 }
 

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "kernels/base/types.h"
 
 namespace tessera {
@@ -26,8 +27,9 @@ struct ServedModel;
 // token fits in the context.
 absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::GenerateRequest& request,
                                                 const ServedModel& model);
-absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::ChatRequest& request,
-                                                const ServedModel& model);
+absl::StatusOr<std::vector<TokenId>> ReadPrompt(
+    const v1::ChatRequest& request, const ServedModel& model,
+    absl::Duration render_time = absl::InfiniteDuration());
 // Returns at most model.max_model_len tokens, because an embedding generates nothing. Error
 // messages start with `field`, e.g. "inputs[3]".
 absl::StatusOr<std::vector<TokenId>> ReadPrompt(const v1::EmbedInput& input,
@@ -39,8 +41,11 @@ struct RenderedChat {
 };
 
 // Renders the messages with the model's chat template and encodes the text, without limits on the
-// number of tokens.
-absl::StatusOr<RenderedChat> RenderChat(const v1::ChatPrompt& chat, const ServedModel& model);
+// number of tokens. If a rendering takes more processor time than `render_time`, which is shorter
+// than model.template_time, the error is DEADLINE_EXCEEDED; if it takes more than
+// model.template_time, the template refuses the request.
+absl::StatusOr<RenderedChat> RenderChat(const v1::ChatPrompt& chat, const ServedModel& model,
+                                        absl::Duration render_time = absl::InfiniteDuration());
 
 // Returns an error if the text has more bytes than model.max_prompt_bytes. Called before the text
 // is tokenised.

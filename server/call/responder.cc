@@ -9,8 +9,8 @@
 
 namespace tessera {
 
-Responder::Responder(ServingContext* context, Preparer* preparer)
-    : loop_(std::make_shared<ResponderLoop>(context, preparer)),
+Responder::Responder(ServingContext* context, PrepareLanes* lanes)
+    : loop_(std::make_shared<ResponderLoop>(context, lanes)),
       thread_([loop = loop_] { loop->Run(); }) {}
 
 Responder::~Responder() {

@@ -1,8 +1,8 @@
 // A responder: one thread that owns the state of the calls pinned to it. The responder parses and
-// tokenises a request, submits it to the engine, detokenises its output and writes the messages.
-// gRPC's threads and the engine only send messages to the responder's inbox. A call ends when all
-// its indices are finished and written, by an error before acceptance, or when its client
-// disconnects or cancels.
+// tokenises a request (or leaves this to a lane, see prepare_lanes.h), submits it to the engine,
+// detokenises its output and writes the messages. gRPC's threads and the engine only send messages
+// to the responder's inbox. A call ends when all its indices are finished and written, by an error
+// before acceptance, or when its client disconnects or cancels.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +14,14 @@
 namespace tessera {
 
 class CallPort;
-class Preparer;
+class PrepareLanes;
 class ResponderLoop;
 struct ServingContext;
 
 class Responder final {
  public:
-  // `context` and `preparer` outlive the responder.
-  Responder(ServingContext* context, Preparer* preparer);
+  // `context` and `lanes` outlive the responder.
+  Responder(ServingContext* context, PrepareLanes* lanes);
   // Joins the thread. REQUIRES: no call is open.
   ~Responder();
   Responder(const Responder&) = delete;

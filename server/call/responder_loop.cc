@@ -16,9 +16,6 @@
 namespace tessera {
 namespace {
 
-// The responder's thread prepares requests of at most this size; the preparer takes larger ones.
-constexpr size_t kInlineBytes = 16 << 10;
-
 class EventSink final : public TokenSink {
  public:
   EventSink(std::shared_ptr<ResponderLoop::Inbox> inbox, uint64_t call, int32_t input)
@@ -54,8 +51,8 @@ absl::Status ShuttingDown() {
 
 }  // namespace
 
-ResponderLoop::ResponderLoop(ServingContext* context, Preparer* preparer)
-    : context_(context), preparer_(preparer), inbox_(std::make_shared<Inbox>()) {}
+ResponderLoop::ResponderLoop(ServingContext* context, PrepareLanes* lanes)
+    : context_(context), lanes_(lanes), inbox_(std::make_shared<Inbox>()) {}
 
 ResponderLoop::~ResponderLoop() = default;
 
@@ -93,28 +90,42 @@ void ResponderLoop::Handle(OpenMessage message) {
   call->arrival_us = context_->clock->NowUs();
   if (const absl::Status status = MayOpen(); !status.ok()) return Finish(call, status);
 
-  std::string bytes = call->port->TakeRequest();
+  auto bytes = std::make_shared<const std::string>(call->port->TakeRequest());
   call->preparing = true;
-  if (bytes.size() <= kInlineBytes) {
-    return Handle(
-        PreparedMessage{call->id, Prepare(call->method, bytes, call->id, *context_->models,
-                                          context_->adapters, &context_->live)});
+  const bool may_render = call->method == Method::kChat || call->method == Method::kTokenize;
+  if (Preparer* lane = lanes_->LaneOf(may_render, bytes->size())) {
+    PrepareOptions options;
+    options.render_time = PrepareLanes::QuickTime(bytes->size());
+    return PrepareIn(lane, call, std::move(bytes), options);
   }
-  const auto size = static_cast<int64_t>(bytes.size());
+  Handle(PreparedMessage{call->id,
+                         Prepare(call->method, *bytes, call->id, *context_->models,
+                                 context_->adapters, &context_->live),
+                         nullptr});
+}
+
+void ResponderLoop::PrepareIn(Preparer* lane, Call* call, std::shared_ptr<const std::string> bytes,
+                              const PrepareOptions& options) {
+  auto size = static_cast<int64_t>(bytes->size());
+  if (lane == lanes_->slow()) size = std::max(size, PrepareLanes::kSlowBytes);
   // The job holds a reference to the loop, because the job may outlive the responder.
   auto job = [self = shared_from_this(), method = call->method, id = call->id,
-              bytes = std::make_shared<std::string>(std::move(bytes))] {
+              bytes = std::move(bytes), options] {
     PreparedCall prepared = Prepare(method, *bytes, id, *self->context_->models,
-                                    self->context_->adapters, &self->context_->live);
-    self->inbox_->Send(PreparedMessage{id, std::move(prepared)});
+                                    self->context_->adapters, &self->context_->live, options);
+    const bool again = prepared.needs_time;
+    self->inbox_->Send(PreparedMessage{id, std::move(prepared), again ? bytes : nullptr});
   };
-  if (const auto ticket = preparer_->Submit(size, std::move(job))) {
+  call->preparing = true;
+  if (const auto ticket = lane->Submit(size, std::move(job))) {
+    call->lane = lane;
     call->ticket = *ticket;
     return;
   }
   call->preparing = false;
   Finish(call, WithRetry(MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_LARGE_REQUESTS",
-                                   "too many large requests are being read; try again later"),
+                                   "too many large or slow requests are being read; try again "
+                                   "later"),
                          1'000'000));
 }
 
@@ -124,6 +135,11 @@ void ResponderLoop::Handle(PreparedMessage message) {
   call->preparing = false;
   call->request_id = std::move(message.prepared.request_id);
   if (call->port == nullptr) return Close(call, absl::StatusCode::kCancelled);
+  if (message.prepared.needs_time) {
+    PrepareOptions options;
+    options.request_id = call->request_id;
+    return PrepareIn(lanes_->slow(), call, std::move(message.bytes), options);
+  }
   if (!message.prepared.status.ok()) return Finish(call, message.prepared.status);
   if (message.prepared.reply != nullptr) return Reply(call, *message.prepared.reply);
   if (const absl::Status status = Submit(call, std::move(message.prepared)); !status.ok()) {
@@ -254,7 +270,7 @@ void ResponderLoop::CancelEngine(const Call& call, CancelReason reason) {
 
 void ResponderLoop::Finish(Call* call, const absl::Status& status) {
   CallPort* port = std::exchange(call->port, nullptr);
-  if (call->preparing && preparer_->Cancel(call->ticket)) call->preparing = false;
+  if (call->preparing && call->lane->Cancel(call->ticket)) call->preparing = false;
   if (!call->preparing) Close(call, status.code());
   port->Finish(status);
 }

@@ -1,5 +1,5 @@
-// The messages of a responder and the loop that handles them. The Responder and the preparer's jobs
-// own the loop; Run and the handlers run on the responder's thread. See responder.h.
+// The messages of a responder and the loop that handles them. The Responder and the jobs of the
+// lanes own the loop; Run and the handlers run on the responder's thread. See responder.h.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 #include "scheduler/generator.h"
 #include "scheduler/request.h"
 #include "server/call/prepare.h"
-#include "server/call/preparer.h"
+#include "server/call/prepare_lanes.h"
 
 namespace tessera {
 
@@ -30,6 +30,7 @@ struct OpenMessage {
 struct PreparedMessage {
   uint64_t call = 0;
   PreparedCall prepared;
+  std::shared_ptr<const std::string> bytes;  // the request, if `prepared` needs more time
 };
 struct WriteDoneMessage {
   uint64_t call = 0;
@@ -52,7 +53,7 @@ using ResponderMessage = std::variant<OpenMessage, PreparedMessage, WriteDoneMes
 
 class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
  public:
-  ResponderLoop(ServingContext* context, Preparer* preparer);
+  ResponderLoop(ServingContext* context, PrepareLanes* lanes);
   ~ResponderLoop();
 
   using Inbox = Mailbox<ResponderMessage>;
@@ -62,7 +63,7 @@ class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
 
  private:
   // A call is in one of four states: in preparation (no engine ids yet); generating; writing its
-  // last messages; ended (`port` is null) while the preparer's thread still runs its job.
+  // last messages; ended (`port` is null) while a lane's thread still runs its job.
   struct Call {
     uint64_t id = 0;
     Method method = Method::kGenerate;
@@ -73,7 +74,8 @@ class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
     std::unique_ptr<StreamOutput> stream;
     std::unique_ptr<EmbedOutput> embed;
     bool preparing = false;
-    Preparer::Ticket ticket;  // valid while the preparer has the call's job
+    Preparer* lane = nullptr;  // has the call's job under `ticket`; null: none has had one
+    Preparer::Ticket ticket;
     bool write_in_flight = false;
     bool gone = false;
     bool paused = false;
@@ -89,20 +91,23 @@ class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
 
   Call* Find(uint64_t id);
   absl::Status MayOpen() const;
+  // Prepares the call in a lane. The lane's thread answers with a PreparedMessage.
+  void PrepareIn(Preparer* lane, Call* call, std::shared_ptr<const std::string> bytes,
+                 const PrepareOptions& options);
   absl::Status Submit(Call* call, PreparedCall prepared);
   // Starts the next write if none is in flight. Ends the call when its output is finished and
   // written.
   void Pump(Call* call);
   void Throttle(Call* call);
   void CancelEngine(const Call& call, CancelReason reason);
-  // Ends the call with `status`. Deletes *call, unless the preparer's thread is running its job:
+  // Ends the call with `status`. Deletes *call, unless a lane's thread is running its job:
   // then the job's PreparedMessage deletes it.
   void Finish(Call* call, const absl::Status& status);
   void Reply(Call* call, const google::protobuf::Message& message);
   void Close(Call* call, absl::StatusCode code);
 
   ServingContext* const context_;
-  Preparer* const preparer_;
+  PrepareLanes* const lanes_;
   const std::shared_ptr<Inbox> inbox_;  // shared: engine sinks may outlive the responder
   absl::flat_hash_map<uint64_t, std::unique_ptr<Call>> calls_;
 };

@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "server/call/preparer.h"
+#include "server/call/prepare_lanes.h"
 #include "server/call/responder.h"
 #include "server/call/serving.h"
 
@@ -15,9 +15,9 @@ namespace tessera {
 class ResponderPool final {
  public:
   ResponderPool(int32_t num_threads, int64_t preparer_bytes, ServingContext* context)
-      : preparer_(preparer_bytes, context->clock) {
+      : lanes_(preparer_bytes, context->clock) {
     for (int32_t i = 0; i < num_threads; ++i) {
-      responders_.push_back(std::make_unique<Responder>(context, &preparer_));
+      responders_.push_back(std::make_unique<Responder>(context, &lanes_));
     }
   }
 
@@ -27,7 +27,7 @@ class ResponderPool final {
   }
 
  private:
-  Preparer preparer_;  // outlives the responders
+  PrepareLanes lanes_;  // outlive the responders
   std::vector<std::unique_ptr<Responder>> responders_;
 };
 

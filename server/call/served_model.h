@@ -5,19 +5,20 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "kernels/base/types.h"
 #include "scheduler/request.h"
 #include "server/call/limits.h"
 
 namespace tessera {
 
-class ChatTemplate;
+class ChatTemplates;
 class Tokenizer;
 
 struct ServedModel {
@@ -38,13 +39,12 @@ struct ServedModel {
   // Sampling defaults from generation_config.json; `seed` and `n` are not used.
   SamplingParams defaults;
   std::vector<TokenId> eos_ids;
-  std::shared_ptr<const Tokenizer> tokenizer;         // never null
-  std::shared_ptr<const ChatTemplate> chat_template;  // null: the model has none
-  // The template for chats with tools; null: chat_template serves them too.
-  std::shared_ptr<const ChatTemplate> tool_template;
-  // The texts of the BOS and EOS tokens, for the chat templates.
-  std::optional<std::string> bos_token;
-  std::optional<std::string> eos_token;
+  std::shared_ptr<const Tokenizer> tokenizer;           // never null
+  std::shared_ptr<const ChatTemplates> chat_templates;  // never null
+  // The processor time that the rendering of one chat may take.
+  absl::Duration template_time = absl::Milliseconds(250);
+  // The texts of the special tokens by their names, for the chat templates.
+  std::vector<std::pair<std::string, std::string>> special_tokens;
 };
 
 // The default of ServedModel::max_prompt_bytes: 64 bytes per token of context, at least 64 KiB.

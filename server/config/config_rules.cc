@@ -30,6 +30,7 @@ constexpr ConfigRule kRules[] = {
     {"server.stale_seconds", 1, 86'400, nullptr, nullptr},
     {"limits.max_prompt_bytes", 1, 1 << 26, nullptr, nullptr},
     {"limits.stream_buffer_bytes", 1 << 10, 1 << 26, nullptr, nullptr},
+    {"limits.template_time_ms", 1, 60'000, nullptr, nullptr},
     {"adapters.dtype", 0, 0, "auto|float32|bfloat16|int8", nullptr},
     {"adapters.host_bytes", 0, kNoBound, nullptr, nullptr},
     {"log.level", 0, 0, "trace|debug|info|warn|error", nullptr},

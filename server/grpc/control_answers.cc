@@ -10,6 +10,7 @@
 #include "server/call/limits.h"
 #include "server/call/served_model.h"
 #include "server/call/serving.h"
+#include "server/text/template/chat_templates.h"
 #include "tessera/v1/control.pb.h"
 #include "tessera/v1/inference.pb.h"
 
@@ -78,7 +79,7 @@ void FillModels(const ServingContext& context, v1::ListModelsResponse* response)
     info->set_dtype(model.dtype);
     info->set_kv_cache_dtype(model.kv_dtype);
     info->set_hidden_size(model.hidden);
-    info->set_has_chat_template(model.chat_template != nullptr);
+    info->set_has_chat_template(model.chat_templates->CanRender());
   }
 }
 

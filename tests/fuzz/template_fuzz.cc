@@ -14,10 +14,9 @@ const tessera::ChatTemplateInput& Conversation() {
         R"([{"role": "system", "content": "Be brief."},
             {"role": "user", "content": "Gr\u00fc\u00dfe \ud83d\ude00\n there ", "name": "x"},
             {"role": "assistant", "content": null, "tool_calls": [{"id": "1", "function":
-             {"name": "f", "arguments": {"a": [1, 2.5, null, true], "b": {}}}}]}])";
+             {"name": "f", "arguments": {"a": [1, 2.5, null, true], "b": {}, "c": 18446744073709551616}}}]}])";
     made->tools_json = R"([{"type": "function", "function": {"name": "f", "parameters": {}}}])";
-    made->bos_token = "<s>";
-    made->eos_token = "</s>";
+    made->special_tokens = {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
     made->now = absl::UnixEpoch();
     return made;
   }();
@@ -34,6 +33,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   limits.max_output_bytes = size_t{1} << 20;
   limits.max_built_bytes = size_t{16} << 20;
   limits.max_work = int64_t{1} << 25;
+  limits.max_time = absl::InfiniteDuration();  // the same result on every machine
   (void)(*parsed)->Render(Conversation(), limits);
   return 0;
 }

@@ -652,6 +652,98 @@ messages[0].tool_calls is not defined
 messages[0]['tool_calls'] is undefined
 messages | length - 1
 messages[(messages | length) - 1].role
+'the quick brown fox jumps over the lazy dog' | wordwrap(10)
+'the quick brown fox' | wordwrap(3)
+'a\n\nb c d e f\nghi jkl' | wordwrap(4)
+'aaaaaaaaaaaa bbb' | wordwrap(5)
+'aaaaaaaaaaaa bbb' | wordwrap(5, false)
+'well-known self-made-man a-b ab-cd x--y end' | wordwrap(6)
+'well-known self-made-man' | wordwrap(6, break_on_hyphens=false)
+'Look, goof-ball -- use the -b option! or--else "quoted"--yes' | wordwrap(8)
+'----aaaa--bbbb-cccc' | wordwrap(7)
+'  lead  and   many    spaces  ' | wordwrap(9)
+'a b c d' | wordwrap(3, wrapstring='|')
+'a b\nc d' | wordwrap(1, true, '<br>')
+'Größe 日本語 日本 é日é-ñandú x' | wordwrap(5)
+'\u3000 a\u3000b \t c' | wordwrap(4)
+'1-2 3-a aa-1b a_-_b ½½-½½' | wordwrap(3)
+'abcd   efgh' | wordwrap(4)
+'abc ' | wordwrap(3)
+'' | wordwrap(5)
+'' | wordwrap(0)
+'<b>a</b>  &lt;x&gt;\n <i class="q">y</i>' | striptags
+'a <!-- c <b> --> d <!----> e <!--> f <!---> g' | striptags
+'a<!<!-- x -->-- y -->b' | striptags
+'a < b and c > d, x < y' | striptags
+'a <!-- no end <b>' | striptags
+'&amp;&lt;&gt;&quot;&#39;&#x41;&#65;&#128;&#0;&#xD800;&#1114112;&#11;&#99999999999999999999;' | striptags
+'&copy &copyx &notit; &notin; &noSuch; &; & &#; &#x; &Acirc;&bne;&NotEqualTilde;&amp' | striptags
+'&aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; &CounterClockwiseContourIntegral;&CounterClockwiseContourIntegralx' | striptags
+5 | striptags
+('<b>' | e) | striptags
+zzz | striptags
+{'class': 'my list', 'id': none, 'n': 5, 'x': zzz, 'q': '<"&'} | xmlattr
+{'a': 1} | xmlattr(false)
+{'a': 1, 'b': true} | xmlattr(autospace=false)
+{'a': '<b>' | safe} | xmlattr
+{} | xmlattr
+'see http://example.com/a?b=c&d, (www.x.org) <https://y.io> or mail@site.com.' | urlize
+'http://example.com/a(b) (http://example.com/a) foo.com foo.bar bar-baz.net x.org/y#z' | urlize
+'http://1.2.3.4:80/x http://[::1]/ http://[1:2:3::]:8/ https://localhost:5000 HTTP://A.DE ftp://x.com' | urlize
+'http://a_b.co%20.x www.1.2 www.é.fr xn--a.com http://xn--ab.xn--cd a..com .com b.com:123456 b.com:x' | urlize
+'mailto:a@b.co mailto:a.b @a@b.co a@b@c.co a:b@c.de x@y.z- www.a@b.co é@ü.de a@-b.co' | urlize
+'http://example.com/long/path/that/is/long' | urlize(15)
+'http://example.com' | urlize(nofollow=true, target='_blank')
+'http://example.com' | urlize(rel='zz aa noopener', target='a"b')
+'tel:123 ftp://x git+ssh://y tel:' | urlize(extra_schemes=['tel:', 'ftp://'])
+'&lt;http://example.com&gt; ((http://a.com/x(y)z)) http://a.com,.' | urlize
+('<b> http://a.com' | e) | urlize
+'  http://a.com \t\n www.b.com\n' | urlize
+'' | urlize
+d | pprint
+{'b': 1, 'a': [2, 1], 'c': {'z': 1, 'y': 2}} | pprint
+{'name': 'x' * 30, 'other': ['y' * 30, 'z' * 30, {'k': 'v' * 40}], 'a': none} | pprint
+range(40) | list | pprint
+(1, 'a' * 79) | pprint
+('a' * 79,) | pprint
+('lorem ipsum dolor sit amet ' * 8) | pprint
+['lorem ipsum dolor sit amet ' * 8, 'short'] | pprint
+{'k': 'lorem ipsum dolor\nsit amet ' * 8} | pprint
+('line one\n' * 12) | pprint
+('x' * 100) | pprint
+['x' * 100] | pprint
+['é日' * 20, "it's " * 20] | pprint
+{1: 'a', 'b': 2, none: 3, (1, 2): 4, 2.5: 5} | pprint
+[[], {}, (), 'a' * 80] | pprint
+[[[['deep ' * 10, 'deeper ' * 10]]]] | pprint
+users | pprint
+5 | pprint
+none | pprint
+'' | pprint
+'abc' | pprint
+('<b>' | safe) | pprint
+zzz | pprint
+[7] | random
+{'a': 1} | items | list | random
+'x' | random
+[] | random is defined
+zzz | random is defined
+range(4, 5) | random
+'ŉ ﬁ ﬄ ß ǰ ΐ և' | upper
+'ŉ ﬁ ﬄ ß ǰ ǆ' | title
+'ŉ ﬁx' | capitalize
+'ßa'.title() ~ 'ﬂoor'.capitalize() ~ 'ǆ'.title()
+'ΑΣ ΣΑΣ Σ ΑΣΑ' | lower
+'ΑΣ. ΑΣ.Α Α.Σ ΑΣ’ Σ’Σ A\u0301Σ\u0301 日Σ ªΣ ʰΣ' | lower
+'ΑΣ'.title() ~ 'ΑΣ'.capitalize() ~ 'ΑΣ ΣΣ'.swapcase() ~ 'ας'.swapcase()
+'İstanbul I' | lower
+'ªº ⅷ ⓐ'.islower()
+'Ⅷ Ⓐ'.isupper()
+'ª'.isupper()
+'ⅷⓐ' | upper
+'Ⅷ Ⓐ' | lower
+'Aª ⅷ'.istitle()
+'ŉß'.swapcase()
 """.strip("\n").split("\n")
 
 # Expressions whose templates must fail.
@@ -747,6 +839,20 @@ xs * xs
 (1, 2) + [3]
 s.startswith(1)
 2.5 | round(1, 'weird')
+'abc' | wordwrap(0)
+5 | wordwrap
+zzz | wordwrap
+{'a b': 1} | xmlattr
+{'a=': 1} | xmlattr
+[1] | xmlattr
+zzz | xmlattr
+'x' | urlize(extra_schemes=['tel'])
+'x' | urlize(extra_schemes=[':'])
+'x' | urlize(target='a', nope=1)
+5 | random
+d | random
+d.items() | random
+xs | pprint(1, 2)
 """.strip("\n").split("\n")
 
 # Whole templates; each may have its own variables.

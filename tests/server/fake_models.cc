@@ -6,8 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/log.h"
-#include "server/text/template/chat_template.h"
-#include "server/text/template/chat_template_source.h"
+#include "server/text/template/chat_templates.h"
 #include "server/text/tokenizer/tokenizer.h"
 #include "server/text/tokenizer/utf8.h"
 
@@ -93,12 +92,19 @@ std::string MakeTempDir(const std::string& name) {
   return dir;
 }
 
+std::shared_ptr<const ChatTemplates> TemplatesOf(const std::string& source) {
+  const std::string dir = MakeTempDir("template");
+  std::ofstream(dir + "/chat_template.jinja") << source;
+  auto templates = std::make_shared<const ChatTemplates>(ChatTemplates::Load(dir));
+  std::filesystem::remove_all(dir);
+  return templates;
+}
+
 std::vector<ServedModel> FakeModels() {
   std::vector<ServedModel> models;
   for (const char* name : {"bytes", "plain"}) {
     const std::string dir = MakeTempDir(name);
-    const bool with_chat = models.empty();
-    WriteByteTokenizer(dir, with_chat);
+    WriteByteTokenizer(dir, /*with_chat_template=*/models.empty());
     ServedModel& model = models.emplace_back();
     model.name = name;
     model.index = static_cast<int32_t>(models.size()) - 1;
@@ -108,18 +114,11 @@ std::vector<ServedModel> FakeModels() {
     model.hidden = 8;
     model.max_prompt_bytes = DefaultMaxPromptBytes(kFakeContext);
     model.eos_ids = {kFakeEos};
-    model.bos_token = "<s>";
-    model.eos_token = "</s>";
     auto tokenizer = LoadTokenizer(dir);
     CHECK(tokenizer.ok()) << tokenizer.status();
     model.tokenizer = *std::move(tokenizer);
-    if (with_chat) {
-      const auto source = LoadChatTemplateSource(dir);
-      CHECK(source.ok() && source->has_value());
-      auto parsed = ChatTemplate::Parse((*source)->text);
-      CHECK(parsed.ok()) << parsed.status();
-      model.chat_template = *std::move(parsed);
-    }
+    model.special_tokens = model.tokenizer->named_tokens();
+    model.chat_templates = std::make_shared<ChatTemplates>(ChatTemplates::Load(dir));
     std::filesystem::remove_all(dir);
   }
   return models;

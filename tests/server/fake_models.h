@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -24,5 +25,11 @@ std::string MakeTempDir(const std::string& name);
 
 // Returns two models: "bytes" (the default, with a chat template) and "plain" (without a template).
 std::vector<ServedModel> FakeModels();
+
+// Returns chat templates with one template, the default.
+std::shared_ptr<const ChatTemplates> TemplatesOf(const std::string& source);
+// A template that would run for hours.
+inline constexpr char kEndlessTemplate[] =
+    "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}";
 
 }  // namespace tessera::testing

@@ -10,7 +10,6 @@
 #include "absl/strings/match.h"
 #include "server/call/plain_content.h"
 #include "server/call/prompt.h"
-#include "server/text/template/chat_template.h"
 #include "server/text/tokenizer/tokenizer.h"
 #include "tessera/v1/inference.pb.h"
 #include "tests/lib/shared_data.h"
@@ -21,16 +20,10 @@ namespace {
 
 using Ids = std::vector<TokenId>;
 
-std::unique_ptr<ChatTemplate> Parsed(const std::string& source) {
-  auto parsed = ChatTemplate::Parse(source);
-  EXPECT_TRUE(parsed.ok()) << parsed.status();
-  return *std::move(parsed);
-}
-
 // A model with the byte tokenizer, whose special tokens are <s> and </s>, and this template.
 ServedModel ByteModel(const std::string& source) {
   ServedModel model = FakeModels().front();
-  model.chat_template = Parsed(source);
+  model.chat_templates = TemplatesOf(source);
   return model;
 }
 
@@ -217,8 +210,10 @@ ServedModel RealModel(const std::string& shared, const std::string& name) {
   EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
   model.tokenizer = *std::move(tokenizer);
   model.vocab_size = model.tokenizer->vocab_size();
-  model.bos_token = name == "llama3" ? "<|begin_of_text|>" : "<s>";
-  model.eos_token = name == "llama3" ? "<|eot_id|>" : name == "tinyllama" ? "</s>" : "<|im_end|>";
+  model.special_tokens = {{"bos_token", name == "llama3" ? "<|begin_of_text|>" : "<s>"},
+                          {"eos_token", name == "llama3"      ? "<|eot_id|>"
+                                        : name == "tinyllama" ? "</s>"
+                                                              : "<|im_end|>"}};
   return model;
 }
 
@@ -234,7 +229,7 @@ TEST(PlainContent, EncodesAsTokenizersWithoutSpecialTokens) {
   };
   for (const auto& [name, text, ids] : rows) {
     ServedModel model = RealModel(shared, name);
-    model.chat_template = Parsed("{{ messages[0].content }}");
+    model.chat_templates = TemplatesOf("{{ messages[0].content }}");
     v1::ChatPrompt chat = ChatOf({text});
     chat.set_plain_content(true);
     const auto plain = RenderChat(chat, model);
@@ -264,7 +259,7 @@ TEST(PlainContent, NoMessageEndsAnotherInTemplatesOfModels) {
     SCOPED_TRACE(file);
     if (loaded != name) model = RealModel(shared, name);
     loaded = name;
-    model.chat_template = Parsed(ReadFile(shared + "/chat_templates/" + file));
+    model.chat_templates = TemplatesOf(ReadFile(shared + "/chat_templates/" + file));
     v1::ChatPrompt chat = ChatOf({attack, "fine", attack});
     const auto harmless = RenderChat(ChatOf({"ok", "fine", "ok"}), model);
     ASSERT_TRUE(harmless.ok()) << harmless.status();
@@ -292,7 +287,7 @@ TEST(PlainContent, NoMessageEndsAnotherInTemplatesOfModels) {
 TEST(PlainContent, IsRefusedIfSpecialTokensAreNormalized) {
   REQUIRE_SHARED_DATA(shared);
   ServedModel model = RealModel(shared, "gpt2");
-  model.chat_template = Parsed("{{ messages[0].content }}");
+  model.chat_templates = TemplatesOf("{{ messages[0].content }}");
   v1::ChatPrompt chat = ChatOf({"x"});
   EXPECT_TRUE(RenderChat(chat, model).ok());
   chat.set_plain_content(true);

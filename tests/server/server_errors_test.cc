@@ -264,7 +264,7 @@ TEST_F(ErrorsTest, Chats) {
     ExpectReason(status, grpc::StatusCode::INVALID_ARGUMENT, "INVALID_FIELD", part);
     EXPECT_EQ(FactsOf(status).bad_field, field);
   };
-  for (const char* bad : {"{not json", "{}", "7", ""}) {
+  for (const char* bad : {"{not json", "{}", "7", "", "0"}) {
     chat.set_tools_json(bad);
     expect_blames("tools_json", "must be a JSON array");
   }

@@ -478,6 +478,28 @@ TEST_F(NodeTest, InputsThatNeverFitTheQueueAreRefusedForGood) {
   ExpectIdle();
 }
 
+TEST_F(NodeTest, TheTimeOfChatTemplatesIsConfigured) {
+  v1::TokenizeRequest request;
+  for (int i = 0; i < 1500; ++i) {
+    v1::ChatMessage* message = request.mutable_chat()->add_messages();
+    message->set_role("user");
+    message->set_content("a");
+  }
+  const auto tokenize = [&] {
+    grpc::ClientContext context;
+    v1::TokenizeResponse response;
+    return stub_->Tokenize(&context, request, &response);
+  };
+  Start();
+  EXPECT_TRUE(tokenize().ok());
+  Stop();
+  Start([](v1::Config* config) { config->mutable_limits()->set_template_time_ms(1); });
+  const grpc::Status refused = tokenize();
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_NE(refused.error_message().find("more than 1 ms of processor time"), std::string::npos)
+      << refused.error_message();
+}
+
 // The limit on open calls follows the size of the queue, so that it never refuses a call that the
 // queue would accept.
 // The context is what the page pool holds, and an embedding may fill all of it.

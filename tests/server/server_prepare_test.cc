@@ -114,6 +114,70 @@ TEST_F(PrepareTest, PartsShareTheBoundOnText) {
   ExpectBlames(run(11, 10).status, "parts", "has 110 bytes of text");
 }
 
+TEST_F(PrepareTest, ASlowRenderingIsStoppedAndKeepsItsRequestId) {
+  std::vector<ServedModel> models = FakeModels();
+  models[0].chat_templates = TemplatesOf(kEndlessTemplate);
+  models[0].template_time = absl::Milliseconds(30);
+  const ModelRegistry registry(std::move(models));
+  v1::ChatRequest chat;
+  chat.set_request_id("mine");
+  chat.add_messages()->set_role("user");
+  PrepareOptions options;
+  options.render_time = absl::Milliseconds(1);
+  const PreparedCall first =
+      Prepare(Method::kChat, chat.SerializeAsString(), 1, registry, &adapters_, &live_, options);
+  EXPECT_TRUE(first.needs_time);
+  EXPECT_FALSE(first.status.ok());
+  EXPECT_EQ(first.request_id, "mine");
+  EXPECT_EQ(live_.Find("mine"), std::optional<uint64_t>(1));
+  // The second attempt has the model's time.
+  PrepareOptions patient;
+  patient.request_id = first.request_id;
+  const PreparedCall second =
+      Prepare(Method::kChat, chat.SerializeAsString(), 1, registry, &adapters_, &live_, patient);
+  EXPECT_FALSE(second.needs_time);
+  EXPECT_EQ(second.status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(second.status.message().find("more than 30 ms of processor time"), std::string::npos)
+      << second.status;
+  EXPECT_EQ(second.request_id, "mine");
+}
+
+TEST_F(PrepareTest, ErrorsOfTheChatTemplateSayWhatIsWrong) {
+  std::vector<ServedModel> models = FakeModels();
+  models[0].chat_templates = TemplatesOf("a\n{% if %}");
+  const ModelRegistry registry(std::move(models));
+  v1::ChatRequest chat;
+  chat.add_messages()->set_role("user");
+  const absl::Status status =
+      Prepare(Method::kChat, chat.SerializeAsString(), 1, registry, &adapters_, &live_).status;
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(status.message().rfind("model 'bytes' has a chat template 'default' that cannot be "
+                                   "used: chat template: line 2: ",
+                                   0),
+            0u)
+      << status;
+}
+
+TEST_F(PrepareTest, ToolArgumentsAreParsedOnRequest) {
+  std::vector<ServedModel> models = FakeModels();
+  models[0].chat_templates =
+      TemplatesOf("{{ messages[0].tool_calls[0].function.arguments | tojson }}");
+  const ModelRegistry registry(std::move(models));
+  v1::TokenizeRequest request;
+  v1::ChatMessage* message = request.mutable_chat()->add_messages();
+  message->set_role("assistant");
+  message->set_tool_calls_json(R"([{"function": {"name": "f", "arguments": "{\"a\": 1}"}}])");
+  const auto text = [&] {
+    const PreparedCall call =
+        Prepare(Method::kTokenize, request.SerializeAsString(), 1, registry, &adapters_, &live_);
+    EXPECT_TRUE(call.status.ok()) << call.status;
+    return static_cast<const v1::TokenizeResponse&>(*call.reply).text();
+  };
+  EXPECT_EQ(text(), R"("{\"a\": 1}")");
+  message->set_parse_tool_arguments(true);
+  EXPECT_EQ(text(), R"({"a": 1})");
+}
+
 TEST_F(PrepareTest, EmbedPassesOnItsAdapterAndPriority) {
   const std::string dir = MakeTempDir("embed_adapter");
   std::ofstream(dir + "/adapter_config.json") << "{}";

@@ -128,9 +128,16 @@ int64_t RetryDelayUs(const absl::Status& status) {
   return retry.retry_delay().seconds() * 1'000'000 + retry.retry_delay().nanos() / 1000;
 }
 
+// The chats of the model "plain" would run for hours.
+std::vector<ServedModel> ModelsWithEndlessChat() {
+  std::vector<ServedModel> models = FakeModels();
+  models[1].chat_templates = TemplatesOf(kEndlessTemplate);
+  return models;
+}
+
 class ResponderTest : public ::testing::Test {
  protected:
-  ResponderTest() : registry_(FakeModels()) {}
+  ResponderTest() : registry_(ModelsWithEndlessChat()) {}
   ~ResponderTest() override {
     EXPECT_EQ(context_.live.num_open(), 0);
     pool_.reset();
@@ -154,6 +161,18 @@ class ResponderTest : public ::testing::Test {
     auto port =
         std::make_unique<FakePort>(&context_, pool_.get(), request.SerializeAsString(), slow);
     port->Open(Method::kGenerate);
+    return port;
+  }
+
+  std::unique_ptr<FakePort> Chat(const std::string& model, const std::string& text) {
+    v1::ChatRequest request;
+    request.set_model(model);
+    request.add_messages()->set_role("user");
+    request.mutable_messages(0)->set_content(text);
+    request.mutable_stopping()->set_max_tokens(4);
+    auto port =
+        std::make_unique<FakePort>(&context_, pool_.get(), request.SerializeAsString(), false);
+    port->Open(Method::kChat);
     return port;
   }
 
@@ -276,6 +295,46 @@ TEST_F(ResponderTest, OrdinaryRequestsDoNotWaitForHugeOnes) {
     WaitFor("the huge ones", [&] { return port->ended(); });
     EXPECT_EQ(port->status().code(), absl::StatusCode::kInvalidArgument) << port->status();
   }
+}
+
+// A rendering may take 10 ms with others and 250 ms in the lane of slow renderings.
+TEST_F(ResponderTest, OrdinaryCallsDoNotWaitForSlowTemplates) {
+  Start({});
+  std::vector<std::unique_ptr<FakePort>> slow;
+  for (int i = 0; i < 8; ++i) slow.push_back(Chat("plain", "hi"));
+  for (int i = 0; i < 2; ++i) slow.push_back(Chat("plain", std::string(20'000, 'x')));
+  std::vector<std::unique_ptr<FakePort>> ordinary;
+  ordinary.push_back(Chat("bytes", "hi"));
+  ordinary.push_back(Chat("bytes", "there"));
+  ordinary.push_back(Call("abc", 4));
+  for (const auto& port : ordinary) {
+    WaitFor("the ordinary ones", [&] { return port->ended(); });
+    EXPECT_TRUE(port->status().ok()) << port->status();
+  }
+  const auto large = Call(std::string(20'000, 'y'), 4);
+  WaitFor("the large one", [&] { return large->ended(); });
+  const auto num_ended =
+      std::count_if(slow.begin(), slow.end(), [](const auto& port) { return port->ended(); });
+  EXPECT_LT(num_ended, 8);
+  for (const auto& port : slow) {
+    WaitFor("the slow ones", [&] { return port->ended(); });
+    EXPECT_EQ(port->status().code(), absl::StatusCode::kInvalidArgument) << port->status();
+    EXPECT_NE(port->status().message().find("more than 250 ms"), std::string::npos);
+  }
+}
+
+TEST_F(ResponderTest, SlowChatsLeaveTheirLaneWhenTheyAreGone) {
+  Start({});
+  std::vector<std::unique_ptr<FakePort>> gone;
+  for (int i = 0; i < 200; ++i) gone.push_back(Chat("plain", "hi"));
+  for (const auto& port : gone) port->Gone();
+  // The lane holds 64 calls. The others are refused, or were gone before they came to it.
+  for (const auto& port : gone) {
+    WaitFor("the end", [&] { return port->ended(); });
+  }
+  const auto next = Chat("plain", "hi");
+  WaitFor("the end of the next one", [&] { return next->ended(); });
+  EXPECT_EQ(next->status().code(), absl::StatusCode::kInvalidArgument) << next->status();
 }
 
 TEST_F(ResponderTest, CallsThatAreOverLeaveTheLane) {

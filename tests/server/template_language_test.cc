@@ -57,5 +57,22 @@ TEST(TemplateLanguage, RendersAsJinja2) {
   }
 }
 
+TEST(TemplateLanguage, RandomIsDeterminedByTheTime) {
+  const std::string source = "{% for i in range(40) %}{{ range(10) | random }}{% endfor %}";
+  const auto at = [&](int64_t second) {
+    ChatTemplateInput input;
+    input.messages_json = "[]";
+    input.now = absl::FromUnixSeconds(second);
+    return RenderSource(source, input).value_or("an error");
+  };
+  const std::string text = at(1);
+  EXPECT_EQ(text.size(), 40u);
+  EXPECT_EQ(at(1), text);
+  EXPECT_NE(at(2), text);
+  for (const char digit : std::string("0123456789")) {
+    EXPECT_NE((at(1) + at(2) + at(3) + at(4)).find(digit), std::string::npos) << digit;
+  }
+}
+
 }  // namespace
 }  // namespace tessera

@@ -1,10 +1,13 @@
 // Tests of hostile templates and conversations: each rendering ends soon, with an error that names
 // the line and the reason.
+#include <time.h>
+
 #include <chrono>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/text/template/chat_template.h"
@@ -25,6 +28,7 @@ jinja::RenderLimits SmallLimits() {
   limits.max_output_bytes = size_t{4} << 20;
   limits.max_built_bytes = size_t{64} << 20;
   limits.max_work = int64_t{1} << 27;
+  limits.max_time = absl::InfiniteDuration();
   return limits;
 }
 
@@ -104,6 +108,45 @@ TEST(TemplateLimits, LongLoopsEnd) {
               HasSubstr("Range too big"));
 }
 
+absl::Duration ThreadTime() {
+  timespec now = {};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return absl::DurationFromTimespec(now);
+}
+
+TEST(TemplateLimits, ProcessorTimeIsBounded) {
+  const std::string loops = "{% for a in range(100000) %}{% for b in range(100000) %}";
+  const std::string end = "{% endfor %}{% endfor %}";
+  for (const char* body :
+       {"", "{{ b * 2 }}", "{% set c = d[k] %}", "{% set c = k in d %}", "{% set c = {k: 1} %}",
+        "{% set c = dict([[k, 1]]) %}", "{% set c = d.get(k) %}", "{% set c = d == e %}",
+        "{% set c = [k, k]|unique|list %}", "{% set c = ns.x %}"}) {
+    const std::string source =
+        absl::StrCat("{% set ns = namespace(d) %}{% set k = 'k' * 30000000 %}{% set e = dict(d) %}",
+                     loops, body, end);
+    std::string extra = "{\"d\": {";
+    for (int i = 0; i < 20; ++i) absl::StrAppend(&extra, i == 0 ? "" : ",", "\"", i, "\": ", i);
+    jinja::RenderLimits limits;
+    EXPECT_EQ(limits.max_time, absl::Milliseconds(250));
+    limits.max_time = absl::Milliseconds(50);
+    const absl::Duration begin = ThreadTime();
+    const absl::Status status = RenderSource(source, extra + "}}", limits).status();
+    EXPECT_LT(ThreadTime() - begin, absl::Seconds(2)) << body;
+    EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << body << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("more than 50 ms of processor time"));
+  }
+}
+
+TEST(TemplateLimits, TheTimeIsTheCallers) {
+  jinja::RenderLimits limits = SmallLimits();
+  limits.max_time = absl::ZeroDuration();
+  const std::string source = "{% for i in range(10000) %}{% endfor %}";
+  EXPECT_EQ(RenderSource(source, "{}", limits).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  limits.max_time = absl::Minutes(5);
+  EXPECT_EQ(RenderSource(source, "{}", limits).value_or("an error"), "");
+}
+
 TEST(TemplateLimits, BigTextsEnd) {
   const std::string grow = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(100) %}";
   EXPECT_THAT(ErrorOf(grow + "{% set ns.x = ns.x ~ ns.x %}{% endfor %}"),
@@ -161,6 +204,7 @@ TEST(TemplateLimits, DeepArgumentsOfToolCallsStayText) {
     const std::string quoted = absl::StrReplaceAll(arguments, {{"\"", "\\\""}});
     message.tool_calls_json =
         absl::StrCat(R"([{"function": {"name": "f", "arguments": ")", quoted, "\"}}]");
+    message.parse_tool_arguments = true;
     const absl::StatusOr<std::string> messages = MessagesToJson({message});
     if (!messages.ok()) return std::string(messages.status().message());
     ChatTemplateInput input;
@@ -213,11 +257,34 @@ TEST(TemplateLimits, IntegersDoNotWrap) {
         "-5000000000000000000 * 2"}) {
     EXPECT_THAT(ErrorOf(absl::StrCat("{{ ", use, " }}")), HasSubstr("exceeds 64 bits")) << use;
   }
-  EXPECT_THAT(ErrorOf("{{ x }}", R"({"x": 18446744073709551615})"), HasSubstr("64 bits"));
-  EXPECT_THAT(ErrorOf("{{ x }}", R"({"x": 99999999999999999999999})"), HasSubstr("64 bits"));
   EXPECT_EQ(*RenderSource("{{ (-9223372036854775807 - 1) % -1 }}{{ 0 ** 9223372036854775807 }}"
                           "{{ (-1) ** 9223372036854775807 }}"),
             "00-1");
+}
+
+TEST(TemplateLimits, IntegersBeyond64BitsAreNotComputedWith) {
+  const std::string extra = R"({"x": 18446744073709551615, "y": -99999999999999999999999})";
+  for (const char* use : {"x + 1", "1.0 * x", "-x", "x % 2", "range(x)", "'%x' % x",
+                          "y | round(-1)", "'{:,}'.format(x)", "'a' * x"}) {
+    EXPECT_THAT(ErrorOf(absl::StrCat("{{ ", use, " }}"), extra), HasSubstr("64 bits")) << use;
+  }
+  EXPECT_EQ(
+      *RenderSource("{{ x }} {{ [y] }} {{ x|string }} {{ {x: y}|tojson }} {{ '%d' % x }} "
+                    "{{ '{:>22d}'.format(x) }} {{ x|int }} {{ +x }} {{ y|abs }} {{ x|round }}",
+                    extra),
+      "18446744073709551615 [-99999999999999999999999] 18446744073709551615 "
+      "{\"18446744073709551615\": -99999999999999999999999} 18446744073709551615 "
+      "  18446744073709551615 18446744073709551615 18446744073709551615 "
+      "99999999999999999999999 18446744073709551615");
+  EXPECT_EQ(*RenderSource("{{ x is integer }}{{ x is number }}{{ x is float }}{{ x is string }}"
+                          "{{ x > 5 }}{{ y < x }}{{ x < y }}{{ x == x }}{{ x == y }}{{ x == 7 }}"
+                          "{{ x in [x] }}{{ 1e30 > x }}{{ 'a' if x }}{{ y > y }}{{ x|float }}",
+                          extra),
+            "TrueTrueFalseFalseTrueTrueFalseTrueFalseFalseTrueTrueaFalse1.8446744073709552e+19");
+  const std::string longest(308, '7');
+  EXPECT_EQ(*RenderSource("{{ x }}", absl::StrCat("{\"x\": ", longest, "}")), longest);
+  EXPECT_THAT(ErrorOf("{{ x }}", absl::StrCat("{\"x\": ", longest, "77}")),
+              HasSubstr("a number beyond 1.8e308"));
 }
 
 TEST(TemplateLimits, ErrorsNameTheLine) {

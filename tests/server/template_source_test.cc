@@ -5,10 +5,12 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/text/template/chat_template.h"
 #include "server/text/template/chat_template_source.h"
+#include "server/text/template/chat_templates.h"
 
 namespace tessera {
 namespace {
@@ -28,29 +30,40 @@ class ModelDir : public ::testing::Test {
   void Write(const std::string& name, const std::string& text) {
     std::ofstream(dir_ / name, std::ios::binary) << text;
   }
-  absl::StatusOr<std::optional<ChatTemplateSource>> Load() {
-    return LoadChatTemplateSource(dir_.string());
+  // The names and texts of all templates.
+  std::string Sources() {
+    const absl::StatusOr<ChatTemplateSources> sources = LoadChatTemplateSources(dir_.string());
+    if (!sources.ok()) return "error: " + std::string(sources.status().message());
+    return absl::StrJoin(*sources, " ", absl::PairFormatter("="));
   }
-  std::string LoadedText() {
-    const auto source = Load();
-    if (!source.ok()) return "error: " + std::string(source.status().message());
-    return source->has_value() ? (*source)->text : "nothing";
+  // The text that the chosen template renders, or the error.
+  std::string Chosen(bool has_tools) {
+    const ChatTemplates templates = ChatTemplates::Load(dir_.string());
+    const absl::StatusOr<const ChatTemplate*> chosen = templates.Choose(has_tools);
+    if (!chosen.ok()) return "error: " + std::string(chosen.status().message());
+    ChatTemplateInput input;
+    input.messages_json = "[]";
+    return (*chosen)->Render(input).value_or("not rendered");
   }
 
   std::filesystem::path dir_;
 };
 
 TEST_F(ModelDir, WithoutTemplate) {
-  EXPECT_EQ(LoadedText(), "nothing");
+  EXPECT_EQ(Sources(), "");
   Write("tokenizer_config.json", R"({"bos_token": "<s>"})");
-  EXPECT_EQ(LoadedText(), "nothing");
+  EXPECT_EQ(Sources(), "");
   Write("tokenizer_config.json", R"({"chat_template": null})");
-  EXPECT_EQ(LoadedText(), "nothing");
+  EXPECT_EQ(Sources(), "");
+  EXPECT_EQ(Chosen(false), "error: has no chat template");
+  EXPECT_TRUE(ChatTemplates::Load(dir_.string()).Faults().empty());
+  EXPECT_FALSE(ChatTemplates::Load(dir_.string()).CanRender());
 }
 
 TEST_F(ModelDir, OfTokenizerConfig) {
   Write("tokenizer_config.json", R"({"chat_template": "a{{ 1 }}\n"})");
-  EXPECT_EQ(LoadedText(), "a{{ 1 }}\n");
+  EXPECT_EQ(Sources(), "default=a{{ 1 }}\n");
+  EXPECT_EQ(Chosen(true), "a1");
 }
 
 TEST_F(ModelDir, NamedTemplates) {
@@ -58,32 +71,60 @@ TEST_F(ModelDir, NamedTemplates) {
       "tokenizer_config.json",
       R"({"chat_template": [{"name": "rag", "template": "r"}, {"name": "tool_use", "template": "t"},
             {"name": "default", "template": "d"}]})");
-  const auto source = Load();
-  ASSERT_TRUE(source.ok() && source->has_value());
-  EXPECT_EQ((*source)->text, "d");
-  EXPECT_EQ((*source)->tool_use, "t");
-  Write("tokenizer_config.json", R"({"chat_template": [{"name": "rag", "template": "r"}]})");
-  EXPECT_THAT(LoadedText(), HasSubstr("no entry named 'default'"));
+  EXPECT_EQ(Sources(), "default=d rag=r tool_use=t");
+  EXPECT_EQ(Chosen(false), "d");
+  EXPECT_EQ(Chosen(true), "t");
+  Write("tokenizer_config.json", R"({"chat_template": [{"name": "rag", "template": "r"},
+            {"name": "tool_use", "template": "t"}]})");
+  const char* const no_default =
+      "has no chat template named 'default'; its templates are 'rag', 'tool_use'";
+  EXPECT_EQ(Chosen(false), absl::StrCat("error: ", no_default));
+  EXPECT_EQ(Chosen(true), "t");
+  const ChatTemplates templates = ChatTemplates::Load(dir_.string());
+  EXPECT_THAT(templates.Faults(), ::testing::ElementsAre(no_default));
+  EXPECT_TRUE(templates.CanRender());
   Write("tokenizer_config.json", R"({"chat_template": [{"name": "rag"}]})");
-  EXPECT_THAT(LoadedText(), HasSubstr("needs a name and a template"));
+  EXPECT_THAT(Sources(), HasSubstr("needs a name and a template"));
 }
 
 TEST_F(ModelDir, FilesOfTheirOwnComeFirst) {
   Write("tokenizer_config.json", R"({"chat_template": "config"})");
   Write("chat_template.json", R"({"chat_template": "json"})");
-  EXPECT_EQ(LoadedText(), "json");
+  EXPECT_EQ(Sources(), "default=json");
+  std::filesystem::create_directories(dir_ / "additional_chat_templates");
+  EXPECT_EQ(Sources(), "default=json");
+  Write("additional_chat_templates/tool_use.jinja", "tools");
+  Write("additional_chat_templates/notes.txt", "no template");
+  EXPECT_EQ(Sources(), "tool_use=tools");
   Write("chat_template.jinja", "jinja");
-  EXPECT_EQ(LoadedText(), "jinja");
+  EXPECT_EQ(Sources(), "default=jinja tool_use=tools");
+  EXPECT_EQ(Chosen(false), "jinja");
+  EXPECT_EQ(Chosen(true), "tools");
 }
 
 TEST_F(ModelDir, BrokenFilesAreNamed) {
   Write("tokenizer_config.json", "{");
-  EXPECT_THAT(LoadedText(), HasSubstr("tokenizer_config.json: not a JSON object"));
+  EXPECT_THAT(Sources(), HasSubstr("tokenizer_config.json: not a JSON object"));
+  EXPECT_THAT(Chosen(false), HasSubstr("has a chat template that cannot be read: "));
+  EXPECT_THAT(ChatTemplates::Load(dir_.string()).Faults(),
+              ::testing::ElementsAre(HasSubstr("not a JSON object")));
   Write("tokenizer_config.json", R"({"chat_template": 5})");
-  EXPECT_THAT(LoadedText(), HasSubstr("must be a string or a list"));
+  EXPECT_THAT(Sources(), HasSubstr("must be a string or a list"));
 }
 
-TEST(MessagesToJson, LeavesOutWhatIsEmpty) {
+TEST_F(ModelDir, ATemplateThatIsWrongIsNamedWithItsLine) {
+  Write("chat_template.jinja", "fine");
+  std::filesystem::create_directories(dir_ / "additional_chat_templates");
+  Write("additional_chat_templates/tool_use.jinja", "a\n\n{% if %}");
+  EXPECT_EQ(Chosen(false), "fine");
+  const std::string fault = "has a chat template 'tool_use' that cannot be used: ";
+  EXPECT_THAT(Chosen(true), ::testing::StartsWith("error: " + fault + "chat template: line 3: "));
+  const ChatTemplates templates = ChatTemplates::Load(dir_.string());
+  EXPECT_THAT(templates.Faults(), ::testing::ElementsAre(::testing::StartsWith(fault)));
+  EXPECT_TRUE(templates.CanRender());
+}
+
+TEST(MessagesToJson, LeavesOutWhatIsAbsent) {
   ChatMessage user;
   user.role = "user";
   user.content = "H\"i\n";
@@ -99,12 +140,68 @@ TEST(MessagesToJson, LeavesOutWhatIsEmpty) {
   tool.name = "f";
   const absl::StatusOr<std::string> json = MessagesToJson({user, call, tool});
   ASSERT_TRUE(json.ok()) << json.status();
-  EXPECT_EQ(*json,
-            R"([{"role":"user","content":"H\"i\n"},)"
-            R"({"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function",)"
-            R"("function":{"name":"f","arguments":{"b":1,"a":2}}},)"
-            R"({"function":{"name":"g","arguments":"not json"}}]},)"
-            R"({"role":"tool","content":"42","name":"f","tool_call_id":"1"}])");
+  EXPECT_EQ(*json, R"([{"role":"user","content":"H\"i\n"},{"role":"assistant","tool_calls":)" +
+                       *call.tool_calls_json +
+                       R"(},{"role":"tool","content":"42","name":"f","tool_call_id":"1"}])");
+}
+
+TEST(MessagesToJson, KeepsWhatIsEmpty) {
+  ChatMessage message;
+  message.role = "assistant";
+  message.content = "";
+  message.name = "";
+  message.tool_call_id = "";
+  message.reasoning_content = "";
+  message.tool_calls_json = "[]";
+  EXPECT_EQ(MessagesToJson({message}).value_or("an error"),
+            R"([{"thinking":"","role":"assistant","content":"","name":"","tool_call_id":"",)"
+            R"("reasoning_content":"","tool_calls":[]}])");
+  for (const char* nothing : {"", "null", " null "}) {
+    ChatMessage user;
+    user.role = "user";
+    user.tool_calls_json = nothing;
+    EXPECT_EQ(MessagesToJson({user}).value_or("an error"), R"([{"role":"user"}])") << nothing;
+  }
+}
+
+// Renders one assistant's message that has these tool calls.
+std::string RenderCalls(const std::string& source, const std::string& calls, bool parses) {
+  ChatMessage message;
+  message.role = "assistant";
+  message.tool_calls_json = calls;
+  message.parse_tool_arguments = parses;
+  const absl::StatusOr<std::string> messages = MessagesToJson({message});
+  if (!messages.ok()) return "error: " + std::string(messages.status().message());
+  ChatTemplateInput input;
+  input.messages_json = *messages;
+  const absl::StatusOr<std::string> text = (*ChatTemplate::Parse(source))->Render(input);
+  return text.ok() ? *text : "error: " + std::string(text.status().message());
+}
+
+TEST(MessagesToJson, ArgumentsKeepTheirForm) {
+  const std::string text = R"([{"function": {"name": "f", "arguments": "{\"b\": 1, \"a\": 2}"}}])";
+  const std::string object = R"([{"function": {"name": "f", "arguments": {"b": 1, "a": 2}}}])";
+  const std::string append = "{{ 'x' + messages[0].tool_calls[0].function.arguments }}";
+  const std::string dump = "{{ messages[0].tool_calls[0].function.arguments | tojson }}";
+  EXPECT_EQ(RenderCalls(append, text, false), R"(x{"b": 1, "a": 2})");
+  EXPECT_EQ(RenderCalls(dump, text, false), R"("{\"b\": 1, \"a\": 2}")");
+  EXPECT_EQ(RenderCalls(dump, text, true), R"({"b": 1, "a": 2})");
+  EXPECT_EQ(RenderCalls(dump, object, false), R"({"b": 1, "a": 2})");
+  EXPECT_EQ(RenderCalls(dump, object, true), R"({"b": 1, "a": 2})");
+  EXPECT_EQ(RenderCalls(append, R"([{"function": {"arguments": "no"}}, 7, {"function": 8}])", true),
+            "xno");
+}
+
+TEST(MessagesToJson, IntegersKeepAllTheirDigits) {
+  const std::string calls =
+      R"([{"function": {"arguments": {"a": 18446744073709551615, "b": -98765432109876543210987}}}])";
+  const std::string dump = "{{ messages[0].tool_calls[0].function.arguments | tojson }}";
+  const std::string target = R"({"a": 18446744073709551615, "b": -98765432109876543210987})";
+  EXPECT_EQ(RenderCalls(dump, calls, false), target);
+  EXPECT_EQ(RenderCalls(dump, calls, true), target);
+  const std::string text =
+      R"([{"function": {"arguments": "{\"a\": 18446744073709551615, \"b\": -98765432109876543210987}"}}])";
+  EXPECT_EQ(RenderCalls(dump, text, true), target);
 }
 
 TEST(MessagesToJson, NamesTheWrongMessage) {
@@ -134,9 +231,8 @@ TEST(ChatTemplate, GivesTheDocumentedVariables) {
   ASSERT_TRUE(parsed.ok());
   ChatTemplateInput input;
   input.messages_json = R"([{"role": "user", "content": "Hi"}])";
-  EXPECT_EQ(*(*parsed)->Render(input), "HiFalseFalseTrueFalse");
-  input.bos_token = "<s>";
-  input.eos_token = "</s>";
+  EXPECT_EQ(*(*parsed)->Render(input), "HiTrueTrueTrueFalse");
+  input.special_tokens = {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
   input.tools_json = "[]";
   input.documents_json = "null";
   input.add_generation_prompt = false;
@@ -144,6 +240,16 @@ TEST(ChatTemplate, GivesTheDocumentedVariables) {
   EXPECT_EQ(*(*parsed)->Render(input), "<s>Hi</s>TrueTrueFalseTrue");
   input.extra_args_json = R"({"bos_token": "<x>"})";
   EXPECT_EQ(*(*parsed)->Render(input), "<x>Hi</s>TrueTrueFalseFalse");
+}
+
+TEST(ChatTemplate, ToolsAndDocumentsAreNoneByDefault) {
+  ChatTemplateInput input;
+  input.messages_json = "[]";
+  input.special_tokens = {{"unk_token", "<u>"}, {"image_token", "<i>"}};
+  const std::string source =
+      "{{ tools is none }}{{ documents is none }}{{ unk_token is defined }}"
+      "{{ image_token }}{{ pad_token is defined }}";
+  EXPECT_EQ(*(*ChatTemplate::Parse(source))->Render(input), "TrueTrueTrue<i>False");
 }
 
 TEST(ChatTemplate, ClockIsTheCallers) {

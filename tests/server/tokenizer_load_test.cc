@@ -180,6 +180,17 @@ TEST(JsonTokenizer, ConfigurationRulesSpecialTokens) {
   EXPECT_EQ(t->bos_id(), std::optional<TokenId>(5));
   EXPECT_EQ(t->eos_id(), std::optional<TokenId>(6));  // tokenizer_config.json has precedence
 
+  // Names of tokens are any members that end in _token, and those of extra_special_tokens.
+  folder.Write("special_tokens_map.json", R"({"bos_token": "<s>", "eos_token": {"content": "x"}})");
+  t = load(R"({"eos_token": "</s>", "add_bos_token": true, "pad_token": null, "image_token": "<i>",
+               "unk_token": {"content": "<u>"}, "extra_special_tokens": {"voice": "<v>"}})");
+  EXPECT_EQ(t->named_tokens(),
+            (std::vector<std::pair<std::string, std::string>>{{"eos_token", "</s>"},
+                                                              {"image_token", "<i>"},
+                                                              {"unk_token", "<u>"},
+                                                              {"voice", "<v>"},
+                                                              {"bos_token", "<s>"}}));
+
   folder.Write("tokenizer_config.json", R"({"bos_token": 7})");
   EXPECT_EQ(LoadTokenizer(folder.path()).status().code(), absl::StatusCode::kInvalidArgument);
 }

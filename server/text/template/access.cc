@@ -138,6 +138,7 @@ bool ResolveIndex(int64_t index, int64_t size, int64_t* resolved) {
 absl::StatusOr<Value> Element(Budget& budget, const Value& value, const Value& key) {
   if (value.is_dict()) {
     if (!IsHashable(key)) return Value();
+    RETURN_IF_ERROR(SpendOnKey(budget, key));
     const Value* found = value.dict().Find(key);
     return found == nullptr ? Value() : *found;
   }

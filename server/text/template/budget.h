@@ -1,7 +1,7 @@
 // The limits of time and memory of one rendering. Templates and the text that they render are not
 // trusted, so every operation that can run long or build large values charges the budget first. A
-// hostile template then ends with a RESOURCE_EXHAUSTED error instead of blocking a thread or
-// exhausting the memory. A budget belongs to one rendering and one thread.
+// hostile template then ends with a RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED error instead of
+// blocking a thread or exhausting the memory. A budget belongs to one rendering and one thread.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "server/text/template/value.h"
 
 namespace tessera::jinja {
@@ -25,8 +26,11 @@ struct RenderLimits {
   // Give a few times max_output_bytes.
   size_t max_built_bytes = size_t{1} << 30;
   // Units of work: an evaluated node costs kStepCost, a scanned or copied byte costs 1. The default
-  // is a few seconds on one core.
+  // is a few seconds on one core; max_time usually ends a rendering before.
   int64_t max_work = int64_t{1} << 31;
+  // The processor time of the rendering's thread. The templates of real models take a few
+  // milliseconds even for long chats, so raise it only for a template that needs more.
+  absl::Duration max_time = absl::Milliseconds(250);
   // The depth of nested evaluations, including recursive macros. A level takes up to 2 KiB of
   // stack.
   int max_depth = 400;
@@ -41,19 +45,15 @@ class Budget final {
  public:
   static constexpr int64_t kStepCost = 32;
 
-  explicit Budget(const RenderLimits& limits)
-      : limits_(limits), built_left_(limits.max_built_bytes), work_left_(limits.max_work) {}
+  // The time of max_time starts here. `seed` determines the numbers of Random.
+  explicit Budget(const RenderLimits& limits, uint64_t seed = 0);
 
   const RenderLimits& limits() const { return limits_; }
 
   // Charges work in proportion to `cost` bytes. Called before the work.
   absl::Status Spend(size_t cost) {
-    if (cost > static_cast<size_t>(work_left_)) {
-      work_left_ = 0;
-      return absl::ResourceExhaustedError(
-          "the template works too long; it loops too often or over too much text");
-    }
-    work_left_ -= static_cast<int64_t>(cost);
+    if (cost > slice_left_) return StartSlice(cost);
+    slice_left_ -= cost;
     return absl::OkStatus();
   }
 
@@ -67,11 +67,25 @@ class Budget final {
     return Spend(bytes);
   }
 
+  // Draws a number below `bound`, for the filter `random`. REQUIRES: bound > 0.
+  uint64_t Random(uint64_t bound);
+
  private:
+  // Charges work that the current slice does not cover, checks the time and starts a new slice.
+  // DEADLINE_EXCEEDED if the time is over.
+  absl::Status StartSlice(size_t cost);
+
   const RenderLimits limits_;
   size_t built_left_;
-  int64_t work_left_;
+  // Work is taken from `work_left_` in slices, so that the clock is read once in a slice.
+  size_t work_left_;
+  size_t slice_left_ = 0;
+  const absl::Duration end_;  // in the processor time of the thread
+  uint64_t random_state_;
 };
+
+// Charges a search or an insertion of the key in a dict.
+absl::Status SpendOnKey(Budget& budget, const Value& key);
 
 // These charge the budget and build a value. A list, tuple or dict that nests too deep is an error.
 absl::StatusOr<Value> MakeString(Budget& budget, std::string text);

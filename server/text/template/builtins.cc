@@ -60,6 +60,7 @@ absl::StatusOr<Value> MakeDictionary(Budget& budget, const Value& self, const Ca
       ASSIGN_OR_RETURN(std::vector<Value> parts, Iterate(budget, pair));
       if (parts.size() != 2) return Error("dictionary update sequence elements must be pairs");
       if (!IsHashable(parts[0])) return Error("unhashable type: '", parts[0].TypeName(), "'");
+      RETURN_IF_ERROR(SpendOnKey(budget, parts[0]));
       dict->Set(std::move(parts[0]), std::move(parts[1]));
     }
   }

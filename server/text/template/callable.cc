@@ -8,6 +8,7 @@ absl::StatusOr<int64_t> BoundArgs::GetInt(size_t index, int64_t fallback) const 
   if (!Has(index)) return fallback;
   const Value& value = *slots_[index];
   if (value.is_integral()) return value.integer();
+  if (value.Is(Kind::kBigInt)) return Error(function_, ": an integer exceeds 64 bits");
   if (value.is_undefined()) return Error(value.undefined_reason());
   return Error(function_, ": argument '", names_[index], "' must be an integer, not '",
                value.TypeName(), "'");

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/status.h"
 #include "server/text/template/builtins.h"
 #include "server/text/template/interpreter.h"
@@ -20,26 +21,27 @@ struct ParsedTemplate {
 
 namespace {
 
-using nlohmann::ordered_json;
-
 absl::Status WithContext(absl::string_view context, const absl::Status& status) {
   return absl::Status(status.code(),
                       absl::StrCat(context, ": ", absl::string_view(status.message())));
 }
 
+// Sets a variable from its JSON text; the variable is none without a text.
 absl::Status SetJson(absl::string_view name, const std::optional<std::string>& text,
                      jinja::Scope* scope) {
-  if (!text.has_value()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(jinja::Value value, jinja::ParseJson(name, *text));
+  jinja::Value value = jinja::Value::None();
+  if (text.has_value()) {
+    ASSIGN_OR_RETURN(value, jinja::ParseJson(name, *text));
+  }
   scope->Set(name, std::move(value));
   return absl::OkStatus();
 }
 
-absl::Status SetText(absl::string_view name, const std::optional<std::string>& text,
-                     jinja::Scope* scope) {
-  if (!text.has_value()) return absl::OkStatus();
-  if (!jinja::IsValidUtf8(*text)) return jinja::Error(name, " is not valid UTF-8");
-  scope->Set(name, jinja::Value::String(*text));
+absl::Status SetSpecialTokens(const SpecialTokens& tokens, jinja::Scope* scope) {
+  for (const auto& [name, text] : tokens) {
+    if (!jinja::IsValidUtf8(text)) return jinja::Error(name, " is not valid UTF-8");
+    scope->Set(name, jinja::Value::String(text));
+  }
   return absl::OkStatus();
 }
 
@@ -47,8 +49,7 @@ absl::Status SetVariables(const ChatTemplateInput& input, jinja::Scope* scope) {
   RETURN_IF_ERROR(SetJson("messages", input.messages_json, scope));
   RETURN_IF_ERROR(SetJson("tools", input.tools_json, scope));
   RETURN_IF_ERROR(SetJson("documents", input.documents_json, scope));
-  RETURN_IF_ERROR(SetText("bos_token", input.bos_token, scope));
-  RETURN_IF_ERROR(SetText("eos_token", input.eos_token, scope));
+  RETURN_IF_ERROR(SetSpecialTokens(input.special_tokens, scope));
   scope->Set("add_generation_prompt", jinja::Value::Bool(input.add_generation_prompt));
   if (!input.extra_args_json.has_value()) return absl::OkStatus();
   ASSIGN_OR_RETURN(const jinja::Value extra,
@@ -58,50 +59,62 @@ absl::Status SetVariables(const ChatTemplateInput& input, jinja::Scope* scope) {
   return absl::OkStatus();
 }
 
-// Parses JSON without exceptions. The result is discarded (is_discarded) if the text is not JSON.
-ordered_json ParseQuietly(absl::string_view text) {
-  return ordered_json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+// A copy of the mapping with another value for a key. REQUIRES: `mapping` is a dict.
+jinja::Value With(const jinja::Value& mapping, absl::string_view name, jinja::Value value) {
+  auto copy = std::make_shared<jinja::Dict>(mapping.dict());
+  copy->Set(jinja::Value::String(std::string(name)), std::move(value));
+  return jinja::Value::FromDict(std::move(copy));
 }
 
-// Replaces arguments that are a string with a JSON object by that object. The string stays as it is
-// if the template values cannot represent the object (nested too deep, integers beyond 64 bits).
-void UnpackArguments(ordered_json* call) {
-  if (!call->is_object() || !call->contains("function")) return;
-  ordered_json& function = (*call)["function"];
-  if (!function.is_object() || !function.contains("arguments")) return;
-  ordered_json& arguments = function["arguments"];
-  if (!arguments.is_string()) return;
-  const std::string& text = arguments.get_ref<const std::string&>();
-  // ParseJson checks the nesting before the recursive code below runs.
-  if (!jinja::ParseJson("arguments", text).ok()) return;
-  ordered_json parsed = ParseQuietly(text);
-  if (parsed.is_object()) arguments = std::move(parsed);
+// Returns the tool call with its arguments as an object, if the arguments are the text of one.
+jinja::Value WithParsedArguments(const jinja::Value& call) {
+  const jinja::Value* function = call.is_dict() ? call.dict().Find("function") : nullptr;
+  if (function == nullptr || !function->is_dict()) return call;
+  const jinja::Value* arguments = function->dict().Find("arguments");
+  if (arguments == nullptr || !arguments->is_string()) return call;
+  absl::StatusOr<jinja::Value> parsed = jinja::ParseJson("arguments", arguments->text());
+  if (!parsed.ok() || !parsed->is_dict()) return call;
+  return With(call, "function", With(*function, "arguments", *std::move(parsed)));
 }
 
-absl::StatusOr<ordered_json> MessageToJson(const ChatMessage& message) {
-  for (const std::string* text :
-       {&message.role, &message.name, &message.tool_call_id, &message.reasoning_content}) {
-    if (!jinja::IsValidUtf8(*text)) return jinja::Error("it is not valid UTF-8");
-  }
+// Returns the message's tool calls as JSON text; nullopt if the message has none.
+absl::StatusOr<std::optional<std::string>> ToolCalls(const ChatMessage& message) {
+  const std::string text = message.tool_calls_json.value_or("");
+  if (text.empty()) return std::optional<std::string>();
+  ASSIGN_OR_RETURN(const jinja::Value calls, jinja::ParseJson("tool_calls_json", text));
+  if (calls.is_none()) return std::optional<std::string>();
+  if (!calls.Is(jinja::Kind::kList)) return jinja::Error("tool_calls_json: must be a JSON array");
+  if (!message.parse_tool_arguments) return std::optional<std::string>(text);
+  std::vector<jinja::Value> parsed;
+  for (const jinja::Value& call : calls.items()) parsed.push_back(WithParsedArguments(call));
+  jinja::Budget budget{jinja::RenderLimits()};
+  ASSIGN_OR_RETURN(const jinja::Value list, jinja::MakeList(budget, std::move(parsed)));
+  ASSIGN_OR_RETURN(std::string json, jinja::ToJson(budget, list, jinja::JsonStyle()));
+  return std::optional<std::string>(std::move(json));
+}
+
+absl::StatusOr<std::string> MessageToJson(const ChatMessage& message) {
   if (message.role.empty())
     return jinja::Error("role is empty; give system, user, assistant or tool");
-  ordered_json json = {{"role", message.role}};
-  json["content"] = nullptr;
-  if (message.content.has_value()) {
-    if (!jinja::IsValidUtf8(*message.content)) return jinja::Error("content is not valid UTF-8");
-    json["content"] = *message.content;
+  const auto if_given = [](const std::optional<std::string>& text) {
+    return text.has_value() ? &*text : nullptr;
+  };
+  const std::pair<absl::string_view, const std::string*> texts[] = {
+      {"thinking", if_given(message.reasoning_content)},
+      {"role", &message.role},
+      {"content", if_given(message.content)},
+      {"name", if_given(message.name)},
+      {"tool_call_id", if_given(message.tool_call_id)},
+      {"reasoning_content", if_given(message.reasoning_content)}};
+  std::vector<std::string> members;
+  for (const auto& [name, text] : texts) {
+    if (text == nullptr) continue;
+    if (!jinja::IsValidUtf8(*text)) return jinja::Error(name, " is not valid UTF-8");
+    members.push_back(absl::StrCat("\"", name, "\":", nlohmann::json(*text).dump()));
   }
-  if (!message.name.empty()) json["name"] = message.name;
-  if (!message.tool_call_id.empty()) json["tool_call_id"] = message.tool_call_id;
-  if (!message.reasoning_content.empty()) json["reasoning_content"] = message.reasoning_content;
-  if (message.tool_calls_json.empty()) return json;
-  // ParseJson checks the nesting before the recursive code below runs.
-  RETURN_IF_ERROR(jinja::ParseJson("tool_calls_json", message.tool_calls_json).status());
-  ordered_json calls = ParseQuietly(message.tool_calls_json);
-  if (!calls.is_array()) return jinja::Error("tool_calls_json: must be a JSON array");
-  for (ordered_json& call : calls) UnpackArguments(&call);
-  json["tool_calls"] = std::move(calls);
-  return json;
+  ASSIGN_OR_RETURN(const std::optional<std::string> calls, ToolCalls(message));
+  if (calls.has_value()) members.push_back(absl::StrCat("\"tool_calls\":", *calls));
+  return absl::StrCat("{", absl::StrJoin(members, ","), "}");
 }
 
 }  // namespace
@@ -121,9 +134,10 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Parse(absl::string_v
 
 absl::StatusOr<std::string> ChatTemplate::Render(const ChatTemplateInput& input,
                                                  const jinja::RenderLimits& limits) const {
-  jinja::RenderState state(limits);
+  const absl::Time now = input.now.value_or(absl::Now());
+  jinja::RenderState state(limits, static_cast<uint64_t>(absl::ToUnixNanos(now)));
   const std::shared_ptr<jinja::Scope> globals = jinja::NewScope(nullptr);
-  jinja::AddBuiltins(input.now.value_or(absl::Now()), globals.get());
+  jinja::AddBuiltins(now, globals.get());
   const std::shared_ptr<jinja::Scope> variables = jinja::NewScope(globals);
   RETURN_IF_ERROR(SetVariables(input, variables.get()));
   state.scope = jinja::NewScope(variables);
@@ -133,13 +147,13 @@ absl::StatusOr<std::string> ChatTemplate::Render(const ChatTemplateInput& input,
 }
 
 absl::StatusOr<std::string> MessagesToJson(const std::vector<ChatMessage>& messages) {
-  ordered_json list = ordered_json::array();
+  std::vector<std::string> list;
   for (size_t i = 0; i < messages.size(); ++i) {
-    absl::StatusOr<ordered_json> message = MessageToJson(messages[i]);
+    absl::StatusOr<std::string> message = MessageToJson(messages[i]);
     if (!message.ok()) return WithContext(absl::StrCat("message ", i), message.status());
     list.push_back(*std::move(message));
   }
-  return list.dump();
+  return absl::StrCat("[", absl::StrJoin(list, ","), "]");
 }
 
 }  // namespace tessera

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -20,23 +21,27 @@ namespace jinja {
 struct ParsedTemplate;
 }  // namespace jinja
 
+// The texts of the special tokens by their names, such as {"bos_token", "<s>"}.
+using SpecialTokens = std::vector<std::pair<std::string, std::string>>;
+
+// The variables of a template, as Hugging Face's apply_chat_template passes them.
 struct ChatTemplateInput {
   // A JSON array of messages {"role": ..., "content": ..., ...}. A message may have any other
   // members that the template reads.
   std::string messages_json;
-  // A JSON array of function definitions, the variable `tools`; absent: `tools` is undefined.
+  // A JSON array of function definitions, the variable `tools`; absent: `tools` is none.
   std::optional<std::string> tools_json;
-  // A JSON array of documents, the variable `documents`; absent: `documents` is undefined.
+  // A JSON array of documents, the variable `documents`; absent: `documents` is none.
   std::optional<std::string> documents_json;
   // A JSON object of further variables such as "enable_thinking". These variables override all
   // other variables.
   std::optional<std::string> extra_args_json;
-  // The texts of the BOS and EOS tokens; absent: the variable is undefined.
-  std::optional<std::string> bos_token;
-  std::optional<std::string> eos_token;
+  // Each token is a variable. A name that is not in the list is undefined.
+  SpecialTokens special_tokens;
   // Whether the prompt ends with the start of an assistant's message.
   bool add_generation_prompt = true;
-  // The time that strftime_now formats; absent: the time of the call.
+  // The time that strftime_now formats and that seeds the filter `random`; absent: the time of the
+  // call.
   std::optional<absl::Time> now;
 };
 
@@ -53,22 +58,24 @@ class ChatTemplate final {
   const std::unique_ptr<jinja::ParsedTemplate> parsed_;
 };
 
-// One message of a conversation, for callers whose messages are not JSON.
+// One message of a conversation, for callers whose messages are not JSON. The template sees no
+// member for an absent field.
 struct ChatMessage {
-  std::string role;
-  // Absent: the content is null, as in a message that only calls tools.
+  std::string role;  // not empty
   std::optional<std::string> content;
-  std::string name;
-  // A JSON array of {"id", "type", "function": {"name", "arguments"}}; empty: no tool calls.
-  // Templates expect `arguments` as an object, so a string that contains a JSON object is parsed to
-  // that object.
-  std::string tool_calls_json;
-  std::string tool_call_id;
-  std::string reasoning_content;
+  std::optional<std::string> name;
+  // A JSON array of {"id", "type", "function": {"name", "arguments"}}. Absent, empty or "null": the
+  // message has no member `tool_calls`.
+  std::optional<std::string> tool_calls_json;
+  // Replaces `arguments` that are a string with the text of a JSON object by that object. By
+  // default the template sees the arguments in the form in which they are given.
+  bool parse_tool_arguments = false;
+  std::optional<std::string> tool_call_id;
+  // The template also sees this text as the member `thinking`.
+  std::optional<std::string> reasoning_content;
 };
 
-// Converts the messages to a JSON array without their empty fields. An error names the wrong
-// message.
+// Converts the messages to a JSON array. An error names the wrong message.
 absl::StatusOr<std::string> MessagesToJson(const std::vector<ChatMessage>& messages);
 
 }  // namespace tessera

@@ -93,6 +93,7 @@ absl::StatusOr<Value> Evaluator::EvalDict(const ItemsExpr& expr) {
     ASSIGN_OR_RETURN(Value key, Eval(*expr.items[i]));
     if (!IsHashable(key)) return Error("unhashable type: '", key.TypeName(), "'");
     ASSIGN_OR_RETURN(Value value, Eval(*expr.items[i + 1]));
+    RETURN_IF_ERROR(SpendOnKey(state_.budget, key));
     dict->Set(std::move(key), std::move(value));
   }
   return MakeDict(state_.budget, std::move(dict));

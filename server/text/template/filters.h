@@ -17,6 +17,8 @@ NativeFunction FindTest(absl::string_view name);
 // The parts of the table of filters, by the kind of values they handle. Each function returns null
 // if its part has no filter of this name.
 NativeFunction FindTextFilter(absl::string_view name);
+NativeFunction FindHtmlFilter(absl::string_view name);
+NativeFunction FindLayoutFilter(absl::string_view name);
 NativeFunction FindSequenceFilter(absl::string_view name);
 NativeFunction FindSelectionFilter(absl::string_view name);
 NativeFunction FindScalarFilter(absl::string_view name);

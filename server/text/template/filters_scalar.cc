@@ -7,6 +7,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/strip.h"
 #include "kernels/base/status.h"
 #include "server/text/template/access.h"
 #include "server/text/template/filters.h"
@@ -71,6 +72,7 @@ absl::StatusOr<Value> ToInt(Budget& budget, const Value& self, const CallArgs& a
   const Value fallback = bound.Get(0, Value::Int(0));
   if (self.is_undefined()) return Error(self.undefined_reason());
   if (self.is_integral()) return Value::Int(self.integer());
+  if (self.Is(Kind::kBigInt)) return self;
   double real = 0;
   if (self.is_string()) {
     RETURN_IF_ERROR(budget.Spend(self.text().size()));
@@ -92,7 +94,8 @@ absl::StatusOr<Value> ToFloat(Budget& budget, const Value& self, const CallArgs&
   if (self.is_undefined()) return Error(self.undefined_reason());
   if (self.is_number()) return Value::Float(self.number());
   double real = 0;
-  if (self.is_string() && ParseFloat(self.text(), &real)) return Value::Float(real);
+  const bool has_text = self.is_string() || self.Is(Kind::kBigInt);
+  if (has_text && ParseFloat(self.text(), &real)) return Value::Float(real);
   return bound.Get(0, Value::Float(0));
 }
 
@@ -100,6 +103,8 @@ absl::StatusOr<Value> Absolute(Budget& budget, const Value& self, const CallArgs
   RETURN_IF_ERROR(Bind("abs", args, 0, {}).status());
   if (self.is_undefined()) return Error(self.undefined_reason());
   if (self.Is(Kind::kFloat)) return Value::Float(std::fabs(self.real()));
+  if (self.Is(Kind::kBigInt))
+    return Value::BigInt(std::string(absl::StripPrefix(self.text(), "-")));
   if (!self.is_integral()) return Error("bad operand type for abs(): '", self.TypeName(), "'");
   return self.integer() < 0 ? Negate(self) : Positive(self);
 }
@@ -135,6 +140,8 @@ absl::StatusOr<Value> Round(Budget& budget, const Value& self, const CallArgs& a
   ASSIGN_OR_RETURN(int64_t precision, bound.GetInt(0, 0));
   ASSIGN_OR_RETURN(const absl::string_view method, bound.GetText(1, "common"));
   if (self.is_undefined()) return Error(self.undefined_reason());
+  if (self.Is(Kind::kBigInt) && precision < 0) return Error("an integer exceeds 64 bits");
+  if (self.Is(Kind::kBigInt)) return self;
   if (!self.is_number()) return Error("type ", self.TypeName(), " doesn't define __round__ method");
   precision = std::clamp(precision, -kMaxRoundDigits, kMaxRoundDigits);
   if (method == "common") {
@@ -193,8 +200,8 @@ constexpr NamedFunction kScalarFilters[] = {
 NativeFunction FindScalarFilter(absl::string_view name) { return FindNamed(kScalarFilters, name); }
 
 NativeFunction FindFilter(absl::string_view name) {
-  for (const auto find :
-       {FindTextFilter, FindSequenceFilter, FindSelectionFilter, FindScalarFilter}) {
+  for (const auto find : {FindTextFilter, FindSequenceFilter, FindSelectionFilter, FindScalarFilter,
+                          FindHtmlFilter, FindLayoutFilter}) {
     const NativeFunction found = find(name);
     if (found != nullptr) return found;
   }

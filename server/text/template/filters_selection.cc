@@ -124,6 +124,7 @@ absl::StatusOr<Value> Unique(Budget& budget, const Value& self, const CallArgs& 
   for (const Value& item : items) {
     ASSIGN_OR_RETURN(const Value key, reader.Key(item));
     if (!IsHashable(key)) return Error("unhashable type: '", key.TypeName(), "'");
+    RETURN_IF_ERROR(SpendOnKey(budget, key));
     if (seen.insert(CanonicalKey(key)).second) kept.push_back(item);
   }
   return MakeGenerator(budget, std::move(kept));

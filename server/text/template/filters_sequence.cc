@@ -40,6 +40,19 @@ absl::StatusOr<Value> Last(Budget& budget, const Value& self, const CallArgs& ar
   return Value::Undefined("No last item, sequence was empty.");
 }
 
+// Draws an item. The numbers are determined by the time of the rendering, so that a rendering can
+// be repeated.
+absl::StatusOr<Value> Random(Budget& budget, const Value& self, const CallArgs& args) {
+  RETURN_IF_ERROR(Bind("random", args, 0, {}).status());
+  const bool is_sequence = self.is_string() || self.is_list_like() || self.Is(Kind::kRange);
+  if (!is_sequence && !self.is_undefined()) {
+    return Error("random: the value must be a sequence, not '", self.TypeName(), "'");
+  }
+  ASSIGN_OR_RETURN(const std::vector<Value> items, Iterate(budget, self));
+  if (items.empty()) return Value::Undefined("No random item, sequence was empty.");
+  return items[budget.Random(items.size())];
+}
+
 absl::StatusOr<Value> Join(Budget& budget, const Value& self, const CallArgs& args) {
   ASSIGN_OR_RETURN(const BoundArgs bound, Bind("join", args, 0, {"d", "attribute"}));
   std::string separator;
@@ -156,9 +169,9 @@ absl::StatusOr<Value> Slice(Budget& budget, const Value& self, const CallArgs& a
 }
 
 constexpr NamedFunction kSequenceFilters[] = {
-    {"length", LengthOf}, {"count", LengthOf}, {"first", First},     {"last", Last},
-    {"join", Join},       {"list", ListOf},    {"items", Items},     {"sum", Sum},
-    {"batch", Batch},     {"slice", Slice},    {"reverse", Reverse},
+    {"length", LengthOf}, {"count", LengthOf}, {"first", First}, {"last", Last},
+    {"join", Join},       {"list", ListOf},    {"items", Items}, {"sum", Sum},
+    {"random", Random},   {"batch", Batch},    {"slice", Slice}, {"reverse", Reverse},
 };
 
 }  // namespace

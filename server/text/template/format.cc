@@ -232,6 +232,16 @@ class PercentArguments final {
   size_t next_ = 0;
 };
 
+// Formats an integer beyond 64 bits as decimal digits; the other notations are errors.
+absl::StatusOr<std::string> FormatBigInt(Spec spec, const Value& value) {
+  const bool is_decimal =
+      spec.type == 0 || spec.type == 'd' || spec.type == 'i' || spec.type == 'u';
+  if (!is_decimal || spec.grouping != 0) return Error("an integer exceeds 64 bits");
+  if (spec.align == 0 || spec.align == '=') spec.align = '>';
+  spec.precision = -1;
+  return FormatText(spec, value.text());
+}
+
 absl::StatusOr<std::string> FormatDirective(Budget& budget, Spec spec, const Value& value) {
   if (spec.type == 's' || spec.type == 'r' || spec.type == 'a') {
     ASSIGN_OR_RETURN(const std::string text,
@@ -250,6 +260,7 @@ absl::StatusOr<std::string> FormatDirective(Budget& budget, Spec spec, const Val
     return FormatText(spec, CodePointText(static_cast<char32_t>(value.integer())));
   }
   const char type[2] = {spec.type, 0};
+  if (value.Is(Kind::kBigInt)) return FormatBigInt(spec, value);
   if (!value.is_number()) {
     return Error("%", type, " format: a real number is required, not ", value.TypeName());
   }
@@ -344,6 +355,7 @@ absl::StatusOr<std::string> FormatSpec(Budget& budget, const Value& value, absl:
     if (spec.align == '=') text_spec.align = '<';
     return FormatText(text_spec, value.text());
   }
+  if (value.Is(Kind::kBigInt)) return FormatBigInt(spec, value);
   if (value.is_integral()) {
     if (IsFloatType(spec.type)) return FormatFloat(spec, value.number());
     if (spec.type != 0 && absl::string_view("bdnoxX").find(spec.type) == absl::string_view::npos) {

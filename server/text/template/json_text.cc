@@ -23,13 +23,14 @@ class ValueBuilder final : public nlohmann::json_sax<nlohmann::ordered_json> {
   bool boolean(bool value) override { return Add(Value::Bool(value)); }
   bool number_integer(number_integer_t value) override { return Add(Value::Int(value)); }
   bool number_unsigned(number_unsigned_t value) override {
-    if (value > static_cast<number_unsigned_t>(INT64_MAX))
-      return Fail("an integer exceeds 64 bits");
+    if (value > static_cast<number_unsigned_t>(INT64_MAX)) {
+      return Add(Value::BigInt(absl::StrCat(value)));
+    }
     return Add(Value::Int(static_cast<int64_t>(value)));
   }
   bool number_float(number_float_t value, const string_t& text) override {
-    if (text.find_first_of(".eE") == string_t::npos) return Fail("an integer exceeds 64 bits");
-    return Add(Value::Float(value));
+    if (text.find_first_of(".eE") != string_t::npos) return Add(Value::Float(value));
+    return Add(Value::BigInt(text));
   }
   bool string(string_t& value) override { return Add(Value::String(std::move(value))); }
   bool binary(binary_t&) override { return Fail("binary data"); }
@@ -42,8 +43,11 @@ class ValueBuilder final : public nlohmann::json_sax<nlohmann::ordered_json> {
     return true;
   }
   bool parse_error(size_t position, const std::string&,
-                   const nlohmann::detail::exception&) override {
-    return Fail(absl::StrCat("not valid JSON at byte ", position));
+                   const nlohmann::detail::exception& error) override {
+    constexpr int kOutOfRange = 406;
+    const bool is_number = error.id == kOutOfRange;
+    return Fail(absl::StrCat(is_number ? "a number beyond 1.8e308" : "not valid JSON", " at byte ",
+                             position));
   }
 
  private:
@@ -110,6 +114,10 @@ class JsonWriter final {
       case Kind::kInt:
         absl::StrAppend(&out_, value.integer());
         return absl::OkStatus();
+      case Kind::kBigInt:
+        RETURN_IF_ERROR(budget_.Spend(value.text().size()));
+        out_ += value.text();
+        return absl::OkStatus();
       case Kind::kFloat:
         out_ += FloatText(value.real());
         return absl::OkStatus();
@@ -163,6 +171,8 @@ class JsonWriter final {
         return key.boolean() ? "true" : "false";
       case Kind::kInt:
         return absl::StrCat(key.integer());
+      case Kind::kBigInt:
+        return key.text();
       case Kind::kFloat:
         return FloatText(key.real());
       default:

@@ -13,7 +13,7 @@
 namespace tessera::jinja {
 
 // Errors call the text `what`, e.g. "messages" or "tools". Mappings keep the order of their
-// members. Integers beyond 64 bits, nesting beyond kMaxValueDepth and invalid UTF-8 are errors.
+// members. Nesting beyond kMaxValueDepth, numbers beyond a double and invalid UTF-8 are errors.
 absl::StatusOr<Value> ParseJson(absl::string_view what, absl::string_view text);
 
 struct JsonStyle {

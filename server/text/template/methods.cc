@@ -20,6 +20,7 @@ absl::StatusOr<Value> ViewOf(Budget& budget, const Value& self, const CallArgs& 
 absl::StatusOr<Value> Get(Budget& budget, const Value& self, const CallArgs& args) {
   ASSIGN_OR_RETURN(const BoundArgs bound, Bind("get", args, 1, {"key", "default"}));
   if (!IsHashable(bound[0])) return Error("unhashable type: '", bound[0].TypeName(), "'");
+  RETURN_IF_ERROR(SpendOnKey(budget, bound[0]));
   const Value* found = self.dict().Find(bound[0]);
   return found != nullptr ? *found : bound.Get(1, Value::None());
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "absl/strings/str_replace.h"
 #include "kernels/base/status.h"
@@ -160,6 +161,7 @@ absl::StatusOr<bool> ListsEqual(Budget& budget, const std::vector<Value>& left,
 absl::StatusOr<bool> DictsEqual(Budget& budget, const Dict& left, const Dict& right) {
   if (left.size() != right.size()) return false;
   for (const auto& [key, value] : left.entries()) {
+    RETURN_IF_ERROR(SpendOnKey(budget, key));
     const Value* other = right.Find(key);
     if (other == nullptr) return false;
     ASSIGN_OR_RETURN(const bool equal, Equals(budget, value, *other));
@@ -174,19 +176,35 @@ bool RangesEqual(const Range& left, const Range& right) {
          (left.start == right.start && (left.size == 1 || left.step == right.step));
 }
 
-// Returns -1, 0 or 1, or 2 if one of the values is NaN. The comparison of an int and a float is
-// exact.
+bool IsOrderedNumber(const Value& value) { return value.is_number() || value.Is(Kind::kBigInt); }
+
+long double WideNumber(const Value& value) {
+  if (value.Is(Kind::kBigInt)) return std::strtold(value.text().c_str(), nullptr);
+  if (value.is_integral()) return static_cast<long double>(value.integer());
+  return static_cast<long double>(value.real());
+}
+
+// Compares decimal numbers without leading zeros. Returns -1, 0 or 1.
+int CompareDigits(absl::string_view left, absl::string_view right) {
+  const bool is_negative = left[0] == '-';
+  if (is_negative != (right[0] == '-')) return is_negative ? -1 : 1;
+  int order = left.size() < right.size() ? -1 : 1;
+  if (left.size() == right.size()) order = std::clamp(left.compare(right), -1, 1);
+  return is_negative ? -order : order;
+}
+
+// Returns -1, 0 or 1, or 2 if one of the values is NaN. The comparison of an int of at most 64 bits
+// and a float is exact. REQUIRES: both are IsOrderedNumber.
 int CompareNumbers(const Value& left, const Value& right) {
+  if (left.Is(Kind::kBigInt) && right.Is(Kind::kBigInt)) {
+    return CompareDigits(left.text(), right.text());
+  }
   if (left.is_integral() && right.is_integral()) {
     if (left.integer() == right.integer()) return 0;
     return left.integer() < right.integer() ? -1 : 1;
   }
-  const auto wide = [](const Value& value) {
-    return value.is_integral() ? static_cast<long double>(value.integer())
-                               : static_cast<long double>(value.real());
-  };
-  const long double a = wide(left);
-  const long double b = wide(right);
+  const long double a = WideNumber(left);
+  const long double b = WideNumber(right);
   if (std::isnan(a) || std::isnan(b)) return 2;
   if (a == b) return 0;
   return a < b ? -1 : 1;
@@ -222,7 +240,9 @@ absl::StatusOr<bool> Order(Budget& budget, CompareOp op, const Value& left, cons
   RETURN_IF_ERROR(budget.Spend(Budget::kStepCost));
   if (left.is_undefined()) return Error(left.undefined_reason());
   if (right.is_undefined()) return Error(right.undefined_reason());
-  if (left.is_number() && right.is_number()) return Holds(op, CompareNumbers(left, right));
+  if (IsOrderedNumber(left) && IsOrderedNumber(right)) {
+    return Holds(op, CompareNumbers(left, right));
+  }
   if (left.is_string() && right.is_string()) {
     RETURN_IF_ERROR(budget.Spend(std::min(left.text().size(), right.text().size())));
     const int order = left.text().compare(right.text());
@@ -242,6 +262,7 @@ absl::StatusOr<Value> Arithmetic(Budget& budget, BinaryOp op, const Value& left,
   if (op == BinaryOp::kMod && left.is_string()) return FormatPercent(budget, left, right);
   if (left.is_undefined()) return Error(left.undefined_reason());
   if (right.is_undefined()) return Error(right.undefined_reason());
+  if (left.Is(Kind::kBigInt) || right.Is(Kind::kBigInt)) return Overflow();
   if (left.is_integral() && right.is_integral()) {
     return IntArithmetic(op, left.integer(), right.integer());
   }
@@ -266,6 +287,7 @@ absl::StatusOr<Value> Arithmetic(Budget& budget, BinaryOp op, const Value& left,
 
 absl::StatusOr<Value> Negate(const Value& value) {
   if (value.is_undefined()) return Error(value.undefined_reason());
+  if (value.Is(Kind::kBigInt)) return Overflow();
   if (value.Is(Kind::kFloat)) return Value::Float(-value.real());
   if (!value.is_integral()) return Error("bad operand type for unary -: '", value.TypeName(), "'");
   return IntArithmetic(BinaryOp::kSub, 0, value.integer());
@@ -273,14 +295,14 @@ absl::StatusOr<Value> Negate(const Value& value) {
 
 absl::StatusOr<Value> Positive(const Value& value) {
   if (value.is_undefined()) return Error(value.undefined_reason());
-  if (value.Is(Kind::kFloat)) return value;
+  if (value.Is(Kind::kFloat) || value.Is(Kind::kBigInt)) return value;
   if (!value.is_integral()) return Error("bad operand type for unary +: '", value.TypeName(), "'");
   return Value::Int(value.integer());
 }
 
 absl::StatusOr<bool> Equals(Budget& budget, const Value& left, const Value& right) {
   RETURN_IF_ERROR(budget.Spend(Budget::kStepCost));
-  if (left.is_number() && right.is_number()) return CompareNumbers(left, right) == 0;
+  if (IsOrderedNumber(left) && IsOrderedNumber(right)) return CompareNumbers(left, right) == 0;
   if (left.kind() != right.kind()) return false;
   switch (left.kind()) {
     case Kind::kUndefined:
@@ -338,6 +360,7 @@ absl::StatusOr<bool> Contains(Budget& budget, const Value& container, const Valu
   if (container.is_dict() || is_keys) {
     const Dict& dict = is_keys ? container.view().dict.dict() : container.dict();
     if (!IsHashable(item)) return Error("unhashable type: '", item.TypeName(), "'");
+    RETURN_IF_ERROR(SpendOnKey(budget, item));
     return dict.Find(item) != nullptr;
   }
   if (container.is_list_like()) {

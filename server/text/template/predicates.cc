@@ -68,9 +68,9 @@ bool None(const Value& v) { return v.is_none(); }
 bool Boolean(const Value& v) { return v.Is(Kind::kBool); }
 bool True(const Value& v) { return v.Is(Kind::kBool) && v.boolean(); }
 bool False(const Value& v) { return v.Is(Kind::kBool) && !v.boolean(); }
-bool Integer(const Value& v) { return v.Is(Kind::kInt); }
+bool Integer(const Value& v) { return v.Is(Kind::kInt) || v.Is(Kind::kBigInt); }
 bool Float(const Value& v) { return v.Is(Kind::kFloat); }
-bool Number(const Value& v) { return v.is_number(); }
+bool Number(const Value& v) { return v.is_number() || v.Is(Kind::kBigInt); }
 bool String(const Value& v) { return v.is_string(); }
 bool Mapping(const Value& v) { return v.is_dict(); }
 bool Iterable(const Value& v) { return IsIterable(v) || v.Is(Kind::kLoop); }

@@ -111,6 +111,10 @@ absl::Status AppendReprAt(Budget& budget, const Value& value, int depth, std::st
     case Kind::kInt:
       absl::StrAppend(out, value.integer());
       return absl::OkStatus();
+    case Kind::kBigInt:
+      RETURN_IF_ERROR(budget.Spend(value.text().size()));
+      out->append(value.text());
+      return absl::OkStatus();
     case Kind::kFloat:
       out->append(FloatRepr(value.real()));
       return absl::OkStatus();

@@ -27,7 +27,7 @@ std::shared_ptr<Scope> NewScope(std::shared_ptr<Scope> parent);
 
 // The state of one rendering, which the evaluator and the interpreter share.
 struct RenderState {
-  explicit RenderState(const RenderLimits& limits) : budget(limits) {}
+  RenderState(const RenderLimits& limits, uint64_t seed) : budget(limits, seed) {}
   // Breaks the reference cycles that namespaces and macros may form.
   ~RenderState();
 

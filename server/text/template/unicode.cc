@@ -4,11 +4,14 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <iterator>
 
 namespace tessera::jinja {
 namespace {
 
-constexpr char32_t kSharpS = 0xDF;
+constexpr char32_t kSigma = 0x3A3;
+constexpr char32_t kSmallSigma = 0x3C3;
+constexpr char32_t kFinalSigma = 0x3C2;
 
 int Category(char32_t c) { return utf8proc_category(static_cast<utf8proc_int32_t>(c)); }
 
@@ -20,29 +23,56 @@ bool IsLineEnd(char32_t c) {
          c == 0x2029;
 }
 
+struct SpecialCase {
+  char32_t code_point;
+  const char* upper;
+  const char* title;
+  const char* lower;
+};
+
+struct PointRange {
+  char32_t first;
+  char32_t last;
+};
+
+// The code points whose upper, title or lower case is more than one code point (kSpecialCases); the
+// cased code points and those that are skipped in the search for one, both for the lower case of a
+// sigma (kCased, kCaseIgnored); and the lower and upper case code points that are no letters.
+// clang-format off
+#include "server/text/template/case_tables.inc"
+// clang-format on
+
+template <size_t kSize>
+bool IsIn(const PointRange (&ranges)[kSize], char32_t c) {
+  const auto* const found =
+      std::upper_bound(std::begin(ranges), std::end(ranges), c,
+                       [](char32_t point, const PointRange& range) { return point < range.first; });
+  return found != std::begin(ranges) && c <= std::prev(found)->last;
+}
+
+// Returns null if all cases of the code point are one code point.
+const SpecialCase* FindSpecialCase(char32_t c) {
+  const auto* const found = std::lower_bound(
+      std::begin(kSpecialCases), std::end(kSpecialCases), c,
+      [](const SpecialCase& entry, char32_t point) { return entry.code_point < point; });
+  return found != std::end(kSpecialCases) && found->code_point == c ? found : nullptr;
+}
+
 void AppendUpper(char32_t c, std::string* out) {
   if (c < 0x80) {
     out->push_back(static_cast<char>(IsAsciiLower(c) ? c - 32 : c));
-  } else if (c == kSharpS) {
-    out->append("SS");
+  } else if (const SpecialCase* special = FindSpecialCase(c)) {
+    out->append(special->upper);
   } else {
     AppendCodePoint(static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))), out);
   }
 }
 
-void AppendLower(char32_t c, std::string* out) {
-  if (c < 0x80) {
-    out->push_back(static_cast<char>(IsAsciiUpper(c) ? c + 32 : c));
-  } else {
-    AppendCodePoint(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))), out);
-  }
-}
-
 void AppendTitle(char32_t c, std::string* out) {
-  if (c == kSharpS) {
-    out->append("Ss");
-  } else if (c < 0x80) {
+  if (c < 0x80) {
     AppendUpper(c, out);
+  } else if (const SpecialCase* special = FindSpecialCase(c)) {
+    out->append(special->title);
   } else {
     AppendCodePoint(static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))), out);
   }
@@ -58,6 +88,45 @@ size_t PreviousOffset(absl::string_view text, size_t end) {
 }
 
 char32_t CodePointAt(absl::string_view text, size_t offset) { return NextCodePoint(text, &offset); }
+
+// Returns true if the sigma at [begin, end) is the last letter of a word.
+bool IsFinalSigma(absl::string_view text, size_t begin, size_t end) {
+  bool after_letter = false;
+  while (begin > 0 && !after_letter) {
+    begin = PreviousOffset(text, begin);
+    const char32_t c = CodePointAt(text, begin);
+    after_letter = IsIn(kCased, c);
+    if (!after_letter && !IsIn(kCaseIgnored, c)) return false;
+  }
+  while (after_letter && end < text.size()) {
+    const char32_t c = NextCodePoint(text, &end);
+    if (IsIn(kCased, c)) return false;
+    if (!IsIn(kCaseIgnored, c)) return true;
+  }
+  return after_letter;
+}
+
+// Appends the lower case of the code point `c` at [begin, end) of the text.
+void AppendLower(absl::string_view text, size_t begin, size_t end, char32_t c, std::string* out) {
+  if (c < 0x80) {
+    out->push_back(static_cast<char>(IsAsciiUpper(c) ? c + 32 : c));
+  } else if (c == kSigma) {
+    AppendCodePoint(IsFinalSigma(text, begin, end) ? kFinalSigma : kSmallSigma, out);
+  } else if (const SpecialCase* special = FindSpecialCase(c)) {
+    out->append(special->lower);
+  } else {
+    AppendCodePoint(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))), out);
+  }
+}
+
+// Appends the lower case of the text from byte `position` on.
+void AppendLowerFrom(absl::string_view text, size_t position, std::string* out) {
+  while (position < text.size()) {
+    const size_t begin = position;
+    const char32_t c = NextCodePoint(text, &position);
+    AppendLower(text, begin, position, c, out);
+  }
+}
 
 }  // namespace
 
@@ -160,11 +229,13 @@ bool IsNumeric(char32_t c) {
 }
 
 bool IsUpper(char32_t c) {
-  return c < 0x80 ? IsAsciiUpper(c) : Category(c) == UTF8PROC_CATEGORY_LU;
+  if (c < 0x80) return IsAsciiUpper(c);
+  return Category(c) == UTF8PROC_CATEGORY_LU || IsIn(kOtherUpper, c);
 }
 
 bool IsLower(char32_t c) {
-  return c < 0x80 ? IsAsciiLower(c) : Category(c) == UTF8PROC_CATEGORY_LL;
+  if (c < 0x80) return IsAsciiLower(c);
+  return Category(c) == UTF8PROC_CATEGORY_LL || IsIn(kOtherLower, c);
 }
 
 bool IsPrintable(char32_t c) {
@@ -196,9 +267,7 @@ std::string Upper(absl::string_view text) {
 std::string Lower(absl::string_view text) {
   std::string out;
   out.reserve(text.size());
-  for (size_t position = 0; position < text.size();) {
-    AppendLower(NextCodePoint(text, &position), &out);
-  }
+  AppendLowerFrom(text, 0, &out);
   return out;
 }
 
@@ -207,7 +276,8 @@ std::string Capitalize(absl::string_view text) {
   std::string out;
   size_t position = 0;
   AppendTitle(NextCodePoint(text, &position), &out);
-  return out + Lower(text.substr(position));
+  AppendLowerFrom(text, position, &out);
+  return out;
 }
 
 std::string Title(absl::string_view text) {
@@ -215,9 +285,10 @@ std::string Title(absl::string_view text) {
   out.reserve(text.size());
   bool after_letter = false;
   for (size_t position = 0; position < text.size();) {
+    const size_t begin = position;
     const char32_t c = NextCodePoint(text, &position);
     if (after_letter) {
-      AppendLower(c, &out);
+      AppendLower(text, begin, position, c, &out);
     } else {
       AppendTitle(c, &out);
     }
@@ -230,9 +301,10 @@ std::string SwapCase(absl::string_view text) {
   std::string out;
   out.reserve(text.size());
   for (size_t position = 0; position < text.size();) {
+    const size_t begin = position;
     const char32_t c = NextCodePoint(text, &position);
     if (IsUpper(c)) {
-      AppendLower(c, &out);
+      AppendLower(text, begin, position, c, &out);
     } else {
       AppendUpper(c, &out);
     }

@@ -66,6 +66,12 @@ Value Value::String(std::string text, bool markup) {
   return Of(Kind::kString, std::move(object));
 }
 
+Value Value::BigInt(std::string digits) {
+  auto object = std::make_shared<StringObject>();
+  object->text = std::move(digits);
+  return Of(Kind::kBigInt, std::move(object));
+}
+
 Value Value::Undefined(std::string why) {
   auto object = std::make_shared<UndefinedObject>();
   object->reason = std::move(why);
@@ -178,6 +184,7 @@ bool Value::SameAs(const Value& other) const {
       return integer_ == other.integer_;
     case Kind::kFloat:
       return real_ == other.real_;
+    case Kind::kBigInt:
     case Kind::kString:
       return object_ == other.object_ || text() == other.text();
     default:
@@ -194,6 +201,7 @@ absl::string_view Value::TypeName() const {
     case Kind::kBool:
       return "bool";
     case Kind::kInt:
+    case Kind::kBigInt:
       return "int";
     case Kind::kFloat:
       return "float";
@@ -238,6 +246,8 @@ std::string CanonicalKey(const Value& value) {
     case Kind::kBool:
     case Kind::kInt:
       return absl::StrCat("i", value.integer());
+    case Kind::kBigInt:
+      return absl::StrCat("i", value.text());
     case Kind::kFloat: {
       const double real = value.real();
       const bool integral = real == std::floor(real) && std::fabs(real) < 9.2e18;

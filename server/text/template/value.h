@@ -24,6 +24,7 @@ enum class Kind : uint8_t {
   kNone,
   kBool,
   kInt,
+  kBigInt,
   kFloat,
   kString,
   kList,
@@ -61,6 +62,9 @@ class Value final {
   static Value Int(int64_t value);
   static Value Float(double value);
   static Value String(std::string text, bool markup = false);
+  // A Python int beyond 64 bits. It can be printed, compared and used as a key, but not be computed
+  // with. REQUIRES: `digits` is the decimal number that Python's str() gives.
+  static Value BigInt(std::string digits);
   // `why` is the message of the error when the template uses the value.
   static Value Undefined(std::string why);
   static Value Of(Kind kind, std::shared_ptr<Object> object);
@@ -89,7 +93,7 @@ class Value final {
   int64_t integer() const { return integer_; }  // kInt or kBool
   double real() const { return real_; }
   double number() const { return kind_ == Kind::kFloat ? real_ : static_cast<double>(integer_); }
-  const std::string& text() const;
+  const std::string& text() const;          // kString, or the digits of kBigInt
   bool is_markup() const;                   // false if the value is not a string
   const std::vector<Value>& items() const;  // kList or kTuple
   const Dict& dict() const;

@@ -235,6 +235,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> NewJsonTokenizer(std::string_view jso
   OverrideFrame(config, parts.bos_id, parts.eos_id, &frame);
   parts.prefix = std::move(frame.prefix);
   parts.suffix = std::move(frame.suffix);
+  parts.named_tokens = config.named_tokens;
   parts.table = std::move(table);
   return std::make_unique<JsonTokenizer>(std::move(parts), std::move(pipeline));
 }

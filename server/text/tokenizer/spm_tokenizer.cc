@@ -239,6 +239,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> NewSpmTokenizer(std::string_view seri
   if (config.add_eos_token.value_or(false) && parts.eos_id.has_value()) {
     parts.suffix.push_back(*parts.eos_id);
   }
+  parts.named_tokens = config.named_tokens;
   parts.table = std::move(table);
   return std::make_unique<SpmTokenizer>(std::move(parts), std::move(pipeline));
 }

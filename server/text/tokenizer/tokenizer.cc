@@ -47,7 +47,8 @@ Tokenizer::Tokenizer(Parts parts)
       prefix_(std::move(parts.prefix)),
       suffix_(std::move(parts.suffix)),
       bos_id_(parts.bos_id),
-      eos_id_(parts.eos_id) {}
+      eos_id_(parts.eos_id),
+      named_tokens_(std::move(parts.named_tokens)) {}
 
 std::vector<TokenId> Tokenizer::Encode(std::string_view text, bool add_special) const {
   std::string repaired;

@@ -21,6 +21,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -40,6 +41,7 @@ class Tokenizer {
     std::vector<TokenId> suffix;
     std::optional<TokenId> bos_id;
     std::optional<TokenId> eos_id;
+    std::vector<std::pair<std::string, std::string>> named_tokens;
   };
 
   virtual ~Tokenizer() = default;
@@ -72,6 +74,10 @@ class Tokenizer {
   int64_t vocab_size() const { return table_->size(); }
   std::optional<TokenId> bos_id() const { return bos_id_; }
   std::optional<TokenId> eos_id() const { return eos_id_; }
+  // The texts of special tokens by their names, such as {"bos_token", "<s>"}, for chat templates.
+  const std::vector<std::pair<std::string, std::string>>& named_tokens() const {
+    return named_tokens_;
+  }
 
   bool IsSpecial(TokenId id) const { return table_->Has(id) && table_->is_special(id); }
   std::optional<TokenId> TokenToId(std::string_view token) const { return table_->Find(token); }
@@ -103,6 +109,7 @@ class Tokenizer {
   const std::vector<TokenId> suffix_;
   const std::optional<TokenId> bos_id_;
   const std::optional<TokenId> eos_id_;
+  const std::vector<std::pair<std::string, std::string>> named_tokens_;
 };
 
 // Loads the tokenizer of a Hugging Face model folder: tokenizer.json if it exists and is supported,

@@ -62,6 +62,30 @@ void SortById(std::vector<AddedToken>* tokens) {
             [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
 }
 
+// Adds the text of a token under its name, unless the name is known or `value` is no token.
+void AddTokenName(const std::string& name, const Json& value, TokenizerConfig* config) {
+  const Json* text = value.is_object() ? FindMember(value, "content") : &value;
+  if (text == nullptr || !text->is_string()) return;
+  for (const auto& [known, content] : config->named_tokens) {
+    if (known == name) return;
+  }
+  config->named_tokens.emplace_back(name, text->string());
+}
+
+// Reads the names of tokens: members such as "pad_token", and the members of the mapping
+// "extra_special_tokens". A name from an earlier file is kept.
+void ReadTokenNames(const Json& json, TokenizerConfig* config) {
+  if (!json.is_object()) return;
+  for (const JsonMember& member : json.object()) {
+    if (std::string_view(member.key).ends_with("_token")) {
+      AddTokenName(member.key, member.value, config);
+    }
+  }
+  const Json* extra = FindMember(json, "extra_special_tokens");
+  if (extra == nullptr || !extra->is_object()) return;
+  for (const JsonMember& member : extra->object()) AddTokenName(member.key, member.value, config);
+}
+
 absl::Status ReadAddedTokensDecoder(const Json& json, const std::string& file,
                                     TokenizerConfig* config) {
   const Json* decoder = FindMember(json, "added_tokens_decoder");
@@ -134,6 +158,7 @@ absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const std::string& model_dir
   ASSIGN_OR_RETURN(config.add_prefix_space, BoolOr(json, "add_prefix_space", true, path));
   RETURN_IF_ERROR(ReadAddedTokensDecoder(json, path, &config));
   RETURN_IF_ERROR(ReadNamedTokens(json, path, &config));
+  ReadTokenNames(json, &config);
   const std::string map_path = model_dir + "/special_tokens_map.json";
   ASSIGN_OR_RETURN(const Json map, ReadOptionalJson(map_path));
   RETURN_IF_ERROR(ReadNamedTokens(map, map_path, &config));
@@ -141,6 +166,9 @@ absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const std::string& model_dir
   if (FindMember(json, "added_tokens_decoder") == nullptr) {
     RETURN_IF_ERROR(ReadAddedTokensFile(model_dir + "/added_tokens.json", &config));
   }
+}
+
+  ReadTokenNames(map, &config);
   return config;
 }
 

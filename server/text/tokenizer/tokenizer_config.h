@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -18,6 +19,9 @@ struct TokenizerConfig {
   std::optional<bool> add_eos_token;
   std::optional<std::string> bos_token;
   std::optional<std::string> eos_token;
+  // The texts of the tokens with names like "pad_token" or "image_token", by these names, as in
+  // Hugging Face's special_tokens_map.
+  std::vector<std::pair<std::string, std::string>> named_tokens;
   // Whether each text between added tokens gets SentencePiece's dummy prefix. If false, only the
   // start of the whole text gets a prefix, if add_prefix_space is true. For tokenizer.model only.
   bool legacy = true;
