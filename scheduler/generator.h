@@ -38,6 +38,11 @@ class Generator {
  public:
   virtual ~Generator() = default;
 
+  // Returns the error that Submit would now give a request of one sequence. OK promises nothing:
+  // others may take the place first. A server asks before it prepares a request, so that a refusal
+  // costs little. Counts a refusal as Submit does.
+  virtual absl::Status MayQueue() = 0;
+
   // Queues the request. Returns ResourceExhausted if the queue has no room for the request's n
   // sequences or the queue policy refuses the request, and Unavailable after shutdown started. On
   // an error nothing is queued and no event follows. On OK the sink gets exactly one kFinished

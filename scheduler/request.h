@@ -81,8 +81,9 @@ struct SequenceTiming {
 // An event of one sequence of a request.
 struct TokenEvent {
   enum class Kind : int32_t {
-    // `tokens` has every prompt token except the first, with its logprob. Only the request's
-    // sequence 0 has this event, before its first kToken.
+    // `tokens` has the prompt tokens that a step has scored, with their logprobs. The events of a
+    // request together have every prompt token except the first, in order. Only the request's
+    // sequence 0 has them, at least one, before its first kToken.
     kPromptLogprobs,
     kToken,      // `tokens` has one new token
     kEmbedding,  // `embedding` has the result of kEmbed

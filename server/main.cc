@@ -56,7 +56,7 @@ void Drain(Node* node, const sigset_t& signals, int64_t drain_seconds) {
 int Serve(const v1::Config& config, const sigset_t& signals) {
   auto node = StartNode(config, [&signals] { EndIfAsked(signals); });
   if (!node.ok()) {
-    std::fprintf(stderr, "tesserad: %s\n", std::string(node.status().message()).c_str());
+    std::fprintf(stderr, "tesserad: %s\n", LogText(node.status().message()).c_str());
     return kExitConfig;
   }
   std::printf("tesserad ready grpc=%s metrics=%s\n", (*node)->grpc_address().c_str(),
@@ -73,7 +73,7 @@ int Serve(const v1::Config& config, const sigset_t& signals) {
 int Check(const v1::Config& config) {
   const auto plan = CheckNode(config);
   if (!plan.ok()) {
-    std::fprintf(stderr, "tesserad: %s\n", std::string(plan.status().message()).c_str());
+    std::fprintf(stderr, "tesserad: %s\n", LogText(plan.status().message()).c_str());
     return kExitConfig;
   }
   std::printf("%s\n", plan->c_str());
@@ -92,7 +92,7 @@ int Main(const std::vector<std::string>& arguments) {
   v1::Config config;
   const auto action = ParseFlags(arguments, &config);
   if (!action.ok()) {
-    std::fprintf(stderr, "tesserad: %s\n", std::string(action.status().message()).c_str());
+    std::fprintf(stderr, "tesserad: %s\n", LogText(action.status().message()).c_str());
     return kExitConfig;
   }
   const std::string level = config.log().has_level() ? config.log().level() : "info";

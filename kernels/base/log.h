@@ -1,20 +1,41 @@
 // Macros for logging and for checks of invariants. Logs go to stderr through spdlog. CHECK prints
 // the compared values and aborts the process when an internal invariant is broken; errors in user
 // input are reported as absl::Status instead. The arguments of TLOG_DEBUG are not evaluated unless
-// the debug level is on. Any thread.
+// the debug level is on. Each message is one line of bounded length, whatever its arguments contain
+// (NewLineFormatter). Any thread.
 #pragma once
 
 #include <spdlog/spdlog.h>
 
+#include <cstddef>
 #include <cstdlib>
+#include <cstdlib>
+#include <memory>
 #include <sstream>
 #include <string>
 
+#include "absl/strings/string_view.h"
+
 namespace tessera {
+
+// The longest message of a log line in bytes. Longer messages are cut and end with "...".
+inline constexpr size_t kMaxLogBytes = 4096;
 
 // Sets the log level: "trace", "debug", "info", "warn" or "error". Returns false if `level` is none
 // of these names. REQUIRES: called at most once, from main.
 bool InitLogging(const std::string& level);
+
+// A formatter with a pattern of spdlog. It passes each message through LogText, so that no message
+// breaks the line or changes the terminal.
+std::unique_ptr<spdlog::formatter> NewLineFormatter(const std::string& pattern);
+
+// Returns `text` as a part of one line: control characters, line separators and invalid UTF-8 are
+// escaped as \n, \t, \r or \xNN. A result that would be longer than `max_bytes` is cut at the end
+// of a code point and ends with "...".
+std::string LogText(absl::string_view text, size_t max_bytes = kMaxLogBytes);
+// The same in double quotes, with quotes and backslashes escaped too: for text of strangers among
+// fields NAME=VALUE, where a space would look like the end of a field.
+std::string LogQuoted(absl::string_view text, size_t max_bytes);
 
 namespace internal {
 // Collects the message of a failed check. The destructor logs the message and aborts the process.

@@ -92,10 +92,8 @@ struct Sequence {
   // Token counts of the prompt, made once per request. Null without a repetition penalty, because
   // the other penalties count generated tokens only.
   std::shared_ptr<const std::vector<TokenCount>> prompt_counts;
-  int64_t num_scored = 0;                    // number of prompt tokens with a logprob
-  std::vector<OutputToken> prompt_logprobs;  // logprobs of the prompt until they are sent
-  bool prompt_scored = false;                // the prompt's logprobs are complete and sent
-  std::vector<double> hidden_sum;            // [hidden] for kEmbed, else empty
+  int64_t num_scored = 0;          // number of prompt tokens whose logprobs are sent
+  std::vector<double> hidden_sum;  // [hidden] for kEmbed, else empty
 
   absl::Span<const TokenId> known_tokens() const {
     return tokens.empty() ? absl::MakeConstSpan(request->prompt) : absl::MakeConstSpan(tokens);

@@ -88,8 +88,18 @@ class ThreadedEngine final : public Engine {
 
   ~ThreadedEngine() override { Stop(); }
 
+  absl::Status MayQueue() override {
+    if (stopping_.load()) return ShuttingDown();
+    absl::Status status = core_.scheduler().policy().MayQueue(QueueDelayUs());
+    if (status.ok() && num_queued_.load(std::memory_order_relaxed) >= options_.max_queue) {
+      status = QueueFull();
+    }
+    if (!status.ok()) stats_.refused.Add();
+    return status;
+  }
+
   absl::Status Submit(std::unique_ptr<Request> request) override {
-    if (stopping_.load()) return absl::UnavailableError("the server is shutting down");
+    if (stopping_.load()) return ShuttingDown();
     const int64_t num_sequences = request->sampling.n;
     absl::Status may_queue = core_.scheduler().policy().MayQueue(QueueDelayUs());
     if (!may_queue.ok()) {
@@ -98,14 +108,12 @@ class ThreadedEngine final : public Engine {
     }
     if (!TakeQueuePlaces(num_sequences)) {
       stats_.refused.Add();
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "the queue is full (at most ", options_.max_queue, " sequences wait): retry in about ",
-          QueueDelayUs() / 1000 + 1, " ms, or start the server with a larger --max-queue"));
+      return QueueFull();
     }
     if (request->arrival_us == 0) request->arrival_us = clock_->NowUs();
     if (!inbox_.Send(SubmitMessage{std::move(request)})) {
       num_queued_.fetch_sub(num_sequences, std::memory_order_relaxed);
-      return absl::UnavailableError("the server is shutting down");
+      return ShuttingDown();
     }
     return absl::OkStatus();
   }
@@ -124,7 +132,7 @@ class ThreadedEngine final : public Engine {
     LoadAdapterMessage message{id, pin, std::move(wait)};
     const auto refuse = message.wait.done;
     if (!inbox_.Send(std::move(message))) {
-      refuse(absl::UnavailableError("the server is shutting down"));
+      refuse(ShuttingDown());
     }
   }
   void UnpinAdapter(AdapterId id) override { inbox_.Send(UnpinAdapterMessage{id}); }
@@ -160,6 +168,15 @@ class ThreadedEngine final : public Engine {
     };
     events.on_copied = [this](AdapterId id) { inbox_.Send(AdapterCopiedMessage{id}); };
     return NewAdapterLoader(options_.adapters, runner_, kLoaderThreads, std::move(events));
+  }
+
+  static absl::Status ShuttingDown() {
+    return absl::UnavailableError("the server is shutting down");
+  }
+  absl::Status QueueFull() const {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the queue is full (at most ", options_.max_queue, " sequences wait): retry in about ",
+        QueueDelayUs() / 1000 + 1, " ms, or start the server with a larger --max-queue"));
   }
 
   // Counts the sequences of a request before the request is queued, so that concurrent calls cannot

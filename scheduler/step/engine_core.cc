@@ -407,16 +407,17 @@ void EngineCore::FinishEmbedding(Sequence* s) {
 void EngineCore::TakePromptLogprobs(const PlanEntry& entry, const StepResult& result,
                                     int32_t first_row) {
   Sequence* s = entry.sequence;
-  for (int32_t t = 0; t < entry.num_targets; ++t) {
-    s->prompt_logprobs.push_back(MakeOutputToken(result, result.rows[first_row + t]));
-  }
-  s->num_scored += entry.num_targets;
-  if (s->prompt_scored || s->num_scored + 1 < s->num_prompt) return;
-  s->prompt_scored = true;
+  // A prompt of one token has no scores; its event comes with the step of the first token.
+  const bool is_empty = s->num_prompt == 1 && s->num_known() == s->num_prompt;
+  if (entry.num_targets == 0 && !is_empty) return;
   TokenEvent event;
   event.kind = TokenEvent::Kind::kPromptLogprobs;
   event.index = s->index;
-  event.tokens = std::exchange(s->prompt_logprobs, {});
+  event.tokens.reserve(entry.num_targets);
+  for (int32_t t = 0; t < entry.num_targets; ++t) {
+    event.tokens.push_back(MakeOutputToken(result, result.rows[first_row + t]));
+  }
+  s->num_scored += entry.num_targets;
   s->request->sink->Push(std::move(event));
 }
 

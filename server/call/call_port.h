@@ -3,7 +3,8 @@
 // without sockets.
 //
 // The gRPC service owns the port. A responder uses a port from its own thread only and drops its
-// pointer after Finish or Reply.
+// pointer after Finish or Reply. A call counts as open (live_calls.h) until its responder calls
+// Finish or Reply, or its client cancels: the port counts it.
 #pragma once
 
 #include <string>
@@ -19,6 +20,11 @@ namespace tessera {
 class CallPort {
  public:
   virtual ~CallPort() = default;
+
+  // Returns true once the client has cancelled, its deadline has passed, or its connection is lost.
+  // Responder::Gone reports the same, but after the messages that the responder has not handled
+  // yet.
+  virtual bool cancelled() const = 0;
 
   // Returns the request's bytes. REQUIRES: called at most once.
   virtual std::string TakeRequest() = 0;

@@ -22,9 +22,12 @@ void EmbedOutput::OnEvent(int32_t input, TokenEvent event) {
   }
   if (event.kind != TokenEvent::Kind::kFinished) return;
   --num_unfinished_;
+  totals_.AddFinished(event, event.reason);
+  totals_.usage.prompt_tokens += event.usage.prompt_tokens;
+  totals_.usage.cached_prompt_tokens += event.usage.cached_prompt_tokens;
   v1::Usage* usage = response_->mutable_usage();
-  usage->set_prompt_tokens(usage->prompt_tokens() + event.usage.prompt_tokens);
-  usage->set_cached_prompt_tokens(usage->cached_prompt_tokens() + event.usage.cached_prompt_tokens);
+  usage->set_prompt_tokens(totals_.usage.prompt_tokens);
+  usage->set_cached_prompt_tokens(totals_.usage.cached_prompt_tokens);
   if (!status_.ok()) return;
   if (event.reason == FinishReason::kError) {
     status_ = event.status.ok() ? MakeError(absl::StatusCode::kInternal, "ENGINE_ERROR",

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "scheduler/request.h"
+#include "server/call/call_log.h"
 
 namespace tessera {
 
@@ -23,12 +24,14 @@ class EmbedOutput final {
   bool finished() const { return num_unfinished_ == 0; }
   // The first failure of an input; OK while no input has failed.
   const absl::Status& status() const { return status_; }
+  const CallTotals& totals() const { return totals_; }
   // REQUIRES: finished() and status().ok().
   const v1::EmbedResponse& response() const { return *response_; }
 
  private:
   int32_t num_unfinished_;
   absl::Status status_;
+  CallTotals totals_;
   std::unique_ptr<v1::EmbedResponse> response_;
 };
 

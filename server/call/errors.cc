@@ -55,6 +55,43 @@ absl::Status FieldError(absl::string_view field, absl::string_view message) {
   return status;
 }
 
+std::string ErrorReason(const absl::Status& status) {
+  google::rpc::ErrorInfo info;
+  const auto payload = status.GetPayload(kErrorInfo);
+  if (payload.has_value() && info.ParseFromString(std::string(*payload))) return info.reason();
+  return absl::StatusCodeToString(status.code());
+}
+
+std::string WithoutFolders(absl::string_view text) {
+  constexpr absl::string_view kBefore = " \"(=[,";
+  constexpr absl::string_view kAfter = " \"'()[],;";
+  std::string out;
+  while (!text.empty()) {
+    const bool may_begin = out.empty() || kBefore.find(out.back()) != absl::string_view::npos;
+    if (text[0] != '/' || !may_begin) {
+      out.push_back(text[0]);
+      text.remove_prefix(1);
+      continue;
+    }
+    const absl::string_view path = text.substr(0, text.find_first_of(kAfter));
+    const size_t last = path.find_last_not_of("/:");  // of the last component
+    const size_t slash = last == absl::string_view::npos ? 0 : path.rfind('/', last) + 1;
+    absl::StrAppend(&out, path.substr(slash));
+    text.remove_prefix(path.size());
+  }
+  return out;
+}
+
+absl::Status ForClient(const absl::Status& status) {
+  if (status.ok()) return status;
+  std::string message = WithoutFolders(status.message());
+  if (message == status.message()) return status;
+  absl::Status result(status.code(), message);
+  status.ForEachPayload(
+      [&result](absl::string_view url, const absl::Cord& value) { result.SetPayload(url, value); });
+  return result;
+}
+
 absl::Status WithRetry(absl::Status status, int64_t delay_us) {
   delay_us = std::max(delay_us, kMinRetryUs);
   google::rpc::RetryInfo retry;

@@ -25,6 +25,16 @@ absl::Status MakeError(absl::StatusCode code, absl::string_view reason, absl::st
 // at the start of the message.
 absl::Status FieldError(absl::string_view field, absl::string_view message);
 
+// The reason of the status's ErrorInfo; if it has none, the name of its code, such as "INTERNAL".
+std::string ErrorReason(const absl::Status& status);
+
+// Returns the text with each absolute path reduced to its last component: "/srv/m/a.json: bad"
+// becomes "a.json: bad". Clients need the names of files, and folders would tell them about the
+// server. Text right after a single quote stays, because messages quote the client's own words so.
+std::string WithoutFolders(absl::string_view text);
+// The status as clients may see it: its message is WithoutFolders.
+absl::Status ForClient(const absl::Status& status);
+
 // Adds google.rpc.RetryInfo with a delay of at least 100 ms.
 absl::Status WithRetry(absl::Status status, int64_t delay_us);
 

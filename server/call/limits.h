@@ -12,8 +12,8 @@ inline constexpr int64_t kMaxMessageBytes = int64_t{64} << 20;
 inline constexpr int64_t kMaxControlBytes = 1 << 20;
 inline constexpr int32_t kMaxN = 128;
 inline constexpr int32_t kMaxLogprobs = 100;
-// Prompt tokens x (1 + prompt_logprobs). The server keeps these scores until the client has read
-// them.
+// Prompt tokens x (1 + prompt_logprobs). The scores that wait for the client count as bytes of its
+// stream, which is paused above limits.stream_buffer_bytes, also while its prompt is computed.
 inline constexpr int64_t kMaxPromptScores = 1'000'000;
 inline constexpr int32_t kMaxStopStrings = 64;
 inline constexpr int32_t kMaxStopStringBytes = 1024;

@@ -1,5 +1,5 @@
-// The open Inference calls by request id. A request id that is already open is refused, and
-// Control.Cancel finds a call by its request id. Any thread.
+// The Inference calls of the server: their request ids and their numbers. A request id that is
+// already open is refused, and Control.Cancel finds a call by its request id. Any thread.
 #pragma once
 
 #include <atomic>
@@ -32,15 +32,27 @@ class LiveCalls final {
     return it->second;
   }
 
-  // These count the open calls, including calls whose request id is not registered yet.
+  // The open calls: those that gRPC has received and that are neither answered nor cancelled.
   void Opened() { num_open_.fetch_add(1, std::memory_order_relaxed); }
   void Closed() { num_open_.fetch_sub(1, std::memory_order_relaxed); }
   int64_t num_open() const { return num_open_.load(std::memory_order_relaxed); }
+
+  // The admitted calls: those that a responder prepares, generates or writes. A call that waits for
+  // its responder is not admitted yet, so that calls that will be refused take no place of others.
+  // Returns false if `max_admitted` calls are admitted already.
+  bool Admit(int64_t max_admitted) {
+    if (num_admitted_.fetch_add(1, std::memory_order_relaxed) < max_admitted) return true;
+    Leave();
+    return false;
+  }
+  // Ends the admission of one call.
+  void Leave() { num_admitted_.fetch_sub(1, std::memory_order_relaxed); }
 
  private:
   mutable std::mutex mutex_;
   absl::flat_hash_map<std::string, uint64_t> by_name_;
   std::atomic<int64_t> num_open_{0};
+  std::atomic<int64_t> num_admitted_{0};
 };
 
 }  // namespace tessera

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/clock.h"
+#include "scheduler/residency/adapters/adapter_registry.h"
 #include "server/call/call_port.h"
 #include "server/call/embed_output.h"
 #include "server/call/errors.h"
@@ -43,6 +44,16 @@ absl::Status CancelledByName() {
   return MakeError(absl::StatusCode::kCancelled, "CANCELLED", "the call was cancelled by its name");
 }
 
+absl::Status ClientGone() {
+  return MakeError(absl::StatusCode::kCancelled, "CLIENT_GONE",
+                   "the client cancelled, its deadline passed, or its connection was lost");
+}
+
+// Returns true for methods whose requests go to the engine's queue.
+bool Generates(Method method) {
+  return method == Method::kGenerate || method == Method::kChat || method == Method::kEmbed;
+}
+
 absl::Status ShuttingDown() {
   return WithRetry(MakeError(absl::StatusCode::kUnavailable, "DRAINING",
                              "the server is shutting down; send the request to another one"),
@@ -58,10 +69,14 @@ ResponderLoop::~ResponderLoop() = default;
 
 void ResponderLoop::Run() {
   std::vector<ResponderMessage> messages;
-  while (inbox_->Drain(&messages, -1)) {
+  while (inbox_->Drain(&messages, context_->log.WaitUs())) {
     for (ResponderMessage& message : messages) {
       std::visit([this](auto& m) { Handle(std::move(m)); }, message);
     }
+    if (context_->log.WaitUs() >= 0) context_->log.LogSummaries(context_->clock->NowUs());
+  }
+  if (context_->log.WaitUs() >= 0) {
+    context_->log.LogSummaries(context_->clock->NowUs(), /*all=*/true);
   }
 }
 
@@ -70,9 +85,22 @@ ResponderLoop::Call* ResponderLoop::Find(uint64_t id) {
   return it == calls_.end() ? nullptr : it->second.get();
 }
 
-absl::Status ResponderLoop::MayOpen() const {
+absl::Status ResponderLoop::QueueError(const absl::Status& status) const {
+  if (status.code() != absl::StatusCode::kResourceExhausted) return status;
+  return WithRetry(MakeError(status.code(), "QUEUE_FULL", status.message()),
+                   context_->generator->QueueDelayUs());
+}
+
+absl::Status ResponderLoop::Admit(Call* call) {
+  if (call->port->cancelled()) return ClientGone();
   if (context_->draining.load(std::memory_order_relaxed)) return ShuttingDown();
-  if (context_->live.num_open() <= context_->max_open_calls) return absl::OkStatus();
+  if (Generates(call->method)) {
+    if (const absl::Status status = context_->generator->MayQueue(); !status.ok()) {
+      return QueueError(status);
+    }
+  }
+  call->admitted = context_->live.Admit(context_->max_open_calls);
+  if (call->admitted) return absl::OkStatus();
   return WithRetry(
       MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_CALLS",
                 absl::StrCat("more than ", context_->max_open_calls,
@@ -88,7 +116,7 @@ void ResponderLoop::Handle(OpenMessage message) {
   call->method = message.method;
   call->port = message.port;
   call->arrival_us = context_->clock->NowUs();
-  if (const absl::Status status = MayOpen(); !status.ok()) return Finish(call, status);
+  if (const absl::Status status = Admit(call); !status.ok()) return Finish(call, status);
 
   auto bytes = std::make_shared<const std::string>(call->port->TakeRequest());
   call->preparing = true;
@@ -134,13 +162,15 @@ void ResponderLoop::Handle(PreparedMessage message) {
   if (call == nullptr) return;
   call->preparing = false;
   call->request_id = std::move(message.prepared.request_id);
-  if (call->port == nullptr) return Close(call, absl::StatusCode::kCancelled);
+  if (call->port == nullptr) return Close(call, ClientGone());
+  if (call->port->cancelled()) return Finish(call, ClientGone());
   if (message.prepared.needs_time) {
     PrepareOptions options;
     options.request_id = call->request_id;
     return PrepareIn(lanes_->slow(), call, std::move(message.bytes), options);
   }
   if (!message.prepared.status.ok()) return Finish(call, message.prepared.status);
+  call->model = message.prepared.model;
   if (message.prepared.reply != nullptr) return Reply(call, *message.prepared.reply);
   if (const absl::Status status = Submit(call, std::move(message.prepared)); !status.ok()) {
     return Finish(call, status);
@@ -151,12 +181,14 @@ void ResponderLoop::Handle(PreparedMessage message) {
 absl::Status ResponderLoop::Submit(Call* call, PreparedCall prepared) {
   const auto prompt_tokens = static_cast<int64_t>(prepared.requests.front()->prompt.size());
   if (call->method == Method::kEmbed) {
-    call->embed = std::make_unique<EmbedOutput>(static_cast<int32_t>(prepared.requests.size()));
+    call->num_sequences = static_cast<int32_t>(prepared.requests.size());
+    call->embed = std::make_unique<EmbedOutput>(call->num_sequences);
   } else {
+    call->num_sequences = prepared.requests.front()->sampling.n;
     StreamOptions options;
     options.request_id = call->request_id;
     options.model = prepared.model;
-    options.n = prepared.requests.front()->sampling.n;
+    options.n = call->num_sequences;
     options.has_logprobs = prepared.requests.front()->logprobs >= 0;
     options.stops = std::move(prepared.stops);
     options.skip_special_tokens = prepared.skip_special_tokens;
@@ -168,13 +200,14 @@ absl::Status ResponderLoop::Submit(Call* call, PreparedCall prepared) {
     const uint64_t id = context_->next_engine_id.fetch_add(1, std::memory_order_relaxed);
     request->id = id;
     request->arrival_us = call->arrival_us;
+    if (i == 0 && request->adapter.id != kNoAdapter) {
+      call->adapter = context_->adapters->NameOf(request->adapter.id);
+    }
     request->sink = std::make_shared<EventSink>(inbox_, call->id, static_cast<int32_t>(i));
     absl::Status status = context_->generator->Submit(std::move(request));
     if (!status.ok()) {
       CancelEngine(*call, CancelReason::kClient);
-      if (status.code() != absl::StatusCode::kResourceExhausted) return status;
-      return WithRetry(MakeError(status.code(), "QUEUE_FULL", status.message()),
-                       context_->generator->QueueDelayUs());
+      return QueueError(status);
     }
     call->engine_ids.push_back(id);
   }
@@ -229,7 +262,7 @@ void ResponderLoop::Handle(WriteDoneMessage message) {
   Call* call = Find(message.call);
   if (call == nullptr || call->port == nullptr) return;
   call->write_in_flight = false;
-  if (call->gone) return Finish(call, absl::CancelledError("the client is gone"));
+  if (call->gone) return Finish(call, ClientGone());
   if (!message.ok) return Handle(GoneMessage{message.call});
   Pump(call);
 }
@@ -241,7 +274,7 @@ void ResponderLoop::Handle(GoneMessage message) {
   CancelEngine(*call, CancelReason::kClient);
   // gRPC accepts the final status only when no write is in flight. A write in flight fails soon,
   // and its WriteDoneMessage finishes the call.
-  if (!call->write_in_flight) Finish(call, absl::CancelledError("the client is gone"));
+  if (!call->write_in_flight) Finish(call, ClientGone());
 }
 
 void ResponderLoop::Handle(CancelMessage message) {
@@ -271,8 +304,8 @@ void ResponderLoop::CancelEngine(const Call& call, CancelReason reason) {
 void ResponderLoop::Finish(Call* call, const absl::Status& status) {
   CallPort* port = std::exchange(call->port, nullptr);
   if (call->preparing && call->lane->Cancel(call->ticket)) call->preparing = false;
-  if (!call->preparing) Close(call, status.code());
-  port->Finish(status);
+  if (!call->preparing) Close(call, status);
+  port->Finish(ForClient(status));
 }
 
 void ResponderLoop::Reply(Call* call, const google::protobuf::Message& message) {
@@ -281,12 +314,29 @@ void ResponderLoop::Reply(Call* call, const google::protobuf::Message& message) 
   // deletes the call and an Embed's `message` belongs to the call.
   if (!call->request_id.empty()) context_->live.Unregister(call->request_id, call->id);
   port->Reply(message);
-  Close(call, absl::StatusCode::kOk);
+  Close(call, absl::OkStatus());
 }
 
-void ResponderLoop::Close(Call* call, absl::StatusCode code) {
+void ResponderLoop::LogEnd(const Call& call, const absl::Status& status) {
+  const int64_t now_us = context_->clock->NowUs();
+  CallFacts facts;
+  facts.method = call.method;
+  facts.request_id = call.request_id;
+  if (call.model != nullptr) facts.model = call.model->name;
+  facts.adapter = call.adapter;
+  if (call.stream != nullptr) facts.totals = call.stream->totals();
+  if (call.embed != nullptr) facts.totals = call.embed->totals();
+  // A request that the queue has refused has no sequences.
+  if (!call.engine_ids.empty()) facts.num_sequences = call.num_sequences;
+  facts.total_us = now_us - call.arrival_us;
+  context_->log.Ended(facts, status, now_us);
+}
+
+void ResponderLoop::Close(Call* call, const absl::Status& status) {
   const auto method = static_cast<size_t>(call->method);
-  context_->stats.calls[method][static_cast<size_t>(code)].Add();
+  context_->stats.calls[method][static_cast<size_t>(status.code())].Add();
+  if (call->admitted) context_->live.Leave();
+  LogEnd(*call, status);
   if (!call->request_id.empty()) context_->live.Unregister(call->request_id, call->id);
   calls_.erase(call->id);
 }

@@ -20,6 +20,7 @@ namespace tessera {
 class CallPort;
 class EmbedOutput;
 class StreamOutput;
+struct ServedModel;
 struct ServingContext;
 
 struct OpenMessage {
@@ -70,9 +71,13 @@ class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
     CallPort* port = nullptr;
     int64_t arrival_us = 0;
     std::string request_id;
+    const ServedModel* model = nullptr;  // null until the request is prepared
+    std::string adapter;                 // its name; empty: the base model
+    int32_t num_sequences = 0;           // copies of a stream, inputs of an Embed
     std::vector<uint64_t> engine_ids;
     std::unique_ptr<StreamOutput> stream;
     std::unique_ptr<EmbedOutput> embed;
+    bool admitted = false;  // the call counts among the admitted calls of LiveCalls
     bool preparing = false;
     Preparer* lane = nullptr;  // has the call's job under `ticket`; null: none has had one
     Preparer::Ticket ticket;
@@ -90,7 +95,11 @@ class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
   void Handle(EventMessage message);
 
   Call* Find(uint64_t id);
-  absl::Status MayOpen() const;
+  // Decides whether the call may be prepared. The checks cost little, because a server under load
+  // makes them for many calls that it refuses.
+  absl::Status Admit(Call* call);
+  // The error of a request that the generator's queue has refused with `status`.
+  absl::Status QueueError(const absl::Status& status) const;
   // Prepares the call in a lane. The lane's thread answers with a PreparedMessage.
   void PrepareIn(Preparer* lane, Call* call, std::shared_ptr<const std::string> bytes,
                  const PrepareOptions& options);
@@ -104,7 +113,8 @@ class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
   // then the job's PreparedMessage deletes it.
   void Finish(Call* call, const absl::Status& status);
   void Reply(Call* call, const google::protobuf::Message& message);
-  void Close(Call* call, absl::StatusCode code);
+  void Close(Call* call, const absl::Status& status);
+  void LogEnd(const Call& call, const absl::Status& status);
 
   ServingContext* const context_;
   PrepareLanes* const lanes_;

@@ -13,6 +13,7 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/stats.h"
 #include "scheduler/residency/adapters/adapter_id.h"
+#include "server/call/call_log.h"
 #include "server/call/live_calls.h"
 
 namespace tessera {
@@ -66,12 +67,13 @@ struct ServingContext {
   std::string version;
   std::string device;
   int64_t stream_buffer_bytes = 1 << 20;
-  int64_t max_open_calls = 4096;  // a call above this limit is refused before it is read
+  int64_t max_open_calls = 4096;  // admitted calls; a further call is refused before it is read
   bool control_enabled = true;    // the Control service answers loopback peers
   int64_t max_prompt_bytes = 0;   // the configured limit; 0: derived from each model's context
 
   LiveCalls live;
   ServerStats stats;
+  CallLog log;
   std::atomic<bool> draining{false};
   std::atomic<bool> port_answers{true};     // the last checks of the gRPC port succeeded
   std::atomic<bool> exit_requested{false};  // set by Control.Drain

@@ -1,7 +1,10 @@
 #include "server/call/stream_output.h"
 
+#include <algorithm>
+#include <optional>
 #include <utility>
 
+#include "server/call/errors.h"
 #include "server/call/pending_scores.h"
 #include "server/call/served_model.h"
 #include "server/text/tokenizer/detokenizer.h"
@@ -63,7 +66,14 @@ v1::GenerateResponse StreamOutput::NewMessage(int32_t index) const {
   return message;
 }
 
+CallTotals StreamOutput::totals() const {
+  CallTotals totals = totals_;
+  for (const auto& index : indices_) totals.usage.completion_tokens += index->num_tokens;
+  return totals;
+}
+
 void StreamOutput::Accept(int64_t prompt_tokens) {
+  totals_.usage.prompt_tokens = prompt_tokens;
   v1::GenerateResponse message = NewMessage(0);
   message.mutable_accepted()->set_prompt_tokens(prompt_tokens);
   buffer_.Add(std::move(message));
@@ -150,6 +160,10 @@ void StreamOutput::OnFinished(const TokenEvent& event) {
   Index& index = *indices_[static_cast<size_t>(event.index)];
   index.finished = true;
   --num_unfinished_;
+  const FinishReason reason = index.stop ? FinishReason::kStop : event.reason;
+  totals_.AddFinished(event, reason);
+  totals_.usage.cached_prompt_tokens =
+      std::max(totals_.usage.cached_prompt_tokens, event.usage.cached_prompt_tokens);
   if (!index.stop) {
     if (std::string rest = RestOfText(event, &index); !rest.empty()) {
       v1::GenerateResponse message = NewMessage(event.index);
@@ -160,7 +174,7 @@ void StreamOutput::OnFinished(const TokenEvent& event) {
   }
   v1::GenerateResponse message = NewMessage(event.index);
   v1::Finished* finished = message.mutable_finished();
-  finished->set_reason(index.stop ? v1::FINISH_REASON_STOP : WireReason(event.reason));
+  finished->set_reason(WireReason(reason));
   finished->set_exactness(v1::EXACTNESS_EXACT);
   if (index.stop) {
     finished->set_stop_text(stop_set_.stop(*index.stop));
@@ -173,7 +187,7 @@ void StreamOutput::OnFinished(const TokenEvent& event) {
   }
   if (finished->reason() == v1::FINISH_REASON_ERROR) {
     finished->mutable_status()->set_code(static_cast<int32_t>(event.status.code()));
-    finished->mutable_status()->set_message(std::string(event.status.message()));
+    finished->mutable_status()->set_message(BoundedMessage(WithoutFolders(event.status.message())));
   }
   message.mutable_usage()->set_prompt_tokens(event.usage.prompt_tokens);
   message.mutable_usage()->set_cached_prompt_tokens(event.usage.cached_prompt_tokens);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "scheduler/request.h"
+#include "server/call/call_log.h"
 #include "server/call/params.h"
 #include "server/call/write_buffer.h"
 #include "server/text/tokenizer/stop_matcher.h"
@@ -45,6 +46,8 @@ class StreamOutput final {
 
   WriteBuffer& buffer() { return buffer_; }
   bool finished() const { return num_unfinished_ == 0; }
+  // What the sequences have done so far.
+  CallTotals totals() const;
 
  private:
   struct Index;
@@ -64,6 +67,7 @@ class StreamOutput final {
   const StopSet stop_set_;
   std::vector<std::unique_ptr<Index>> indices_;
   int32_t num_unfinished_;
+  CallTotals totals_;  // without the completion tokens, which the indices count
   WriteBuffer buffer_;
 };
 

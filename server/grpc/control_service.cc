@@ -21,6 +21,7 @@
 #include "server/call/wire_check.h"
 #include "server/door/peer.h"
 #include "server/grpc/adapter_control.h"
+#include "server/grpc/audit_log.h"
 #include "server/grpc/byte_buffers.h"
 #include "server/grpc/control_answers.h"
 #include "server/grpc/status.h"
@@ -37,6 +38,7 @@ constexpr int64_t kMinIntervalMs = 100;
 constexpr int64_t kMaxIntervalMs = 3'600'000;
 // The largest total size of the registration requests that wait or run.
 constexpr int64_t kMaxRegistrationBytes = 16 * kMaxControlBytes;
+constexpr size_t kMaxDescriptionBytes = 1000;
 
 absl::Status CheckPeer(const CallbackServerContext& context) {
   if (IsLoopbackPeer(ClientOf(context.peer()))) return absl::OkStatus();
@@ -122,23 +124,42 @@ class Watcher final : public grpc::ServerWriteReactor<ByteBuffer> {
 // callback and gRPC share the ownership.
 class LoadedAnswer final : public grpc::ServerUnaryReactor {
  public:
-  static std::shared_ptr<LoadedAnswer> New() {
+  // `record` is called once, before the answer is sent.
+  using Record = std::function<void(const absl::Status&)>;
+  static std::shared_ptr<LoadedAnswer> New(Record record) {
     auto answer = std::make_shared<LoadedAnswer>();
     answer->until_done_ = answer;
+    answer->record_ = std::move(record);
     return answer;
   }
 
-  void Answer(const grpc::Status& status) {
-    if (!answered_.exchange(true)) Finish(status);
+  void Answer(const absl::Status& status) {
+    if (answered_.exchange(true)) return;
+    record_(status);
+    Finish(ToGrpcStatus(status));
   }
   bool answered() const { return answered_.load(); }
-  void OnCancel() override { Answer(grpc::Status::CANCELLED); }
+  void OnCancel() override {
+    Answer(absl::CancelledError("the client is gone; the adapter may still be loaded"));
+  }
   void OnDone() override { until_done_.reset(); }
 
  private:
+  Record record_;
   std::atomic<bool> answered_{false};
   std::shared_ptr<LoadedAnswer> until_done_;
 };
+
+// The folders and names of a registration, for the audit log.
+std::string DescribeSources(const v1::RegisterAdaptersRequest& request) {
+  std::string text;
+  for (const v1::AdapterSource& source : request.adapters()) {
+    if (text.size() > kMaxDescriptionBytes) break;  // the log line is cut anyway
+    absl::StrAppend(&text, text.empty() ? "" : ", ", source.path());
+    if (!source.name().empty()) absl::StrAppend(&text, " as ", source.name());
+  }
+  return text;
+}
 
 // A stream that ends at once with an error.
 class RefusedStream final : public grpc::ServerWriteReactor<ByteBuffer> {
@@ -166,6 +187,7 @@ class ControlService final : public RawBase {
       : context_(context),
         pool_(pool),
         begin_drain_(std::move(begin_drain)),
+        audit_(context->clock),
         registrations_(kMaxRegistrationBytes, context->clock) {}
 
   grpc::ServerUnaryReactor* GetCapabilities(CallbackServerContext* call, const ByteBuffer* request,
@@ -227,6 +249,8 @@ class ControlService final : public RawBase {
       if (found) pool_->Of(*found).CancelCall(*found);
       out.set_found(found.has_value());
     }
+    if (!status.ok() || out.found())
+      audit_.Record("Cancel", ClientOf(call->peer()), in.request_id(), status);
     return Answer(call, status, out, response);
   }
 
@@ -240,6 +264,7 @@ class ControlService final : public RawBase {
       if (in.exit()) context_->exit_requested.store(true);
       out.set_calls(context_->live.num_open());
     }
+    audit_.Record("Drain", ClientOf(call->peer()), in.exit() ? "exit" : "", status);
     return Answer(call, status, out, response);
   }
 
@@ -248,18 +273,26 @@ class ControlService final : public RawBase {
     const auto bytes = static_cast<int64_t>(request->Length());
     v1::RegisterAdaptersRequest in;
     const absl::Status read = Read(*call, request, &in);
-    if (!read.ok()) return Answer(call, read, v1::RegisterAdaptersResponse(), response);
+    const std::string object = DescribeSources(in);
+    if (!read.ok()) {
+      audit_.Record("RegisterAdapters", ClientOf(call->peer()), object, read);
+      return Answer(call, read, v1::RegisterAdaptersResponse(), response);
+    }
     grpc::ServerUnaryReactor* const reactor = call->DefaultReactor();
-    const auto answer = [this, reactor, in = std::move(in), response] {
+    const auto finish = [this, reactor, object,
+                         peer = ClientOf(call->peer())](const absl::Status& status) {
+      audit_.Record("RegisterAdapters", peer, object, status);
+      reactor->Finish(ToGrpcStatus(status));
+    };
+    const auto answer = [this, finish, in = std::move(in), response] {
       v1::RegisterAdaptersResponse out;
       const absl::Status status =
           tessera::RegisterAdapters(*context_, context_->adapter_roots, in, &out);
-      reactor->Finish(ToGrpcStatus(status.ok() ? Serialize(out, response) : status));
+      finish(status.ok() ? Serialize(out, response) : status);
     };
     if (!registrations_.Submit(bytes, answer).has_value()) {
-      reactor->Finish(ToGrpcStatus(
-          MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_REGISTRATIONS",
-                    "other registrations wait for the disk; send this one again later")));
+      finish(MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_REGISTRATIONS",
+                       "other registrations wait for the disk; send this one again later"));
     }
     return reactor;
   }
@@ -270,9 +303,10 @@ class ControlService final : public RawBase {
     absl::Status status = Read(*call, request, &in);
     if (status.ok()) {
       const absl::StatusOr<ResolvedAdapter> adapter = FindAdapter(*context_, in.name());
-      if (adapter.ok()) return AnswerWhenLoaded(*adapter, /*pin=*/false, response);
+      if (adapter.ok()) return AnswerWhenLoaded(call, in.name(), *adapter, /*pin=*/false, response);
       status = adapter.status();
     }
+    audit_.Record("LoadAdapter", ClientOf(call->peer()), in.name(), status);
     return Answer(call, status, v1::LoadAdapterResponse(), response);
   }
 
@@ -282,6 +316,7 @@ class ControlService final : public RawBase {
     v1::UnregisterAdapterRequest in;
     absl::Status status = Read(*call, request, &in);
     if (status.ok()) status = tessera::UnregisterAdapter(*context_, in.name());
+    audit_.Record("UnregisterAdapter", ClientOf(call->peer()), in.name(), status);
     return Answer(call, status, v1::UnregisterAdapterResponse(), response);
   }
 
@@ -290,6 +325,7 @@ class ControlService final : public RawBase {
     v1::UnloadAdapterRequest in;
     absl::Status status = Read(*call, request, &in);
     if (status.ok()) status = tessera::UnloadAdapter(*context_, in.name(), in.unpin());
+    audit_.Record("UnloadAdapter", ClientOf(call->peer()), in.name(), status);
     return Answer(call, status, v1::UnloadAdapterResponse(), response);
   }
 
@@ -297,13 +333,15 @@ class ControlService final : public RawBase {
                                        ByteBuffer* response) override {
     v1::PinAdapterRequest in;
     absl::Status status = Read(*call, request, &in);
-    if (status.ok() && (!in.has_pinned() || in.pinned())) {
+    const bool pin = !in.has_pinned() || in.pinned();
+    if (status.ok() && pin) {
       const absl::StatusOr<ResolvedAdapter> adapter = FindAdapter(*context_, in.name());
-      if (adapter.ok()) return AnswerWhenLoaded(*adapter, /*pin=*/true, response);
+      if (adapter.ok()) return AnswerWhenLoaded(call, in.name(), *adapter, pin, response);
       status = adapter.status();
     } else if (status.ok()) {
       status = UnpinAdapter(*context_, in.name());
     }
+    audit_.Record(pin ? "PinAdapter" : "UnpinAdapter", ClientOf(call->peer()), in.name(), status);
     return Answer(call, status, v1::PinAdapterResponse(), response);
   }
 
@@ -343,15 +381,19 @@ class ControlService final : public RawBase {
   }
   // Answers LoadAdapter or PinAdapter when the adapter is in the pool. The response of either
   // method is an empty message, so LoadAdapterResponse serves both.
-  grpc::ServerUnaryReactor* AnswerWhenLoaded(const ResolvedAdapter& adapter, bool pin,
+  grpc::ServerUnaryReactor* AnswerWhenLoaded(CallbackServerContext* call, const std::string& name,
+                                             const ResolvedAdapter& adapter, bool pin,
                                              ByteBuffer* response) {
-    const std::shared_ptr<LoadedAnswer> answer = LoadedAnswer::New();
+    const std::shared_ptr<LoadedAnswer> answer = LoadedAnswer::New(
+        [this, pin, name, peer = ClientOf(call->peer())](const absl::Status& status) {
+          audit_.Record(pin ? "PinAdapter" : "LoadAdapter", peer, name, status);
+        });
     // Taken now: `answer` may already be moved from or finished after the call of `load`.
     grpc::ServerUnaryReactor* const reactor = answer.get();
     const absl::Status serialized = Serialize(v1::LoadAdapterResponse(), response);
     AdapterWait wait;
     wait.done = [answer, serialized](const absl::Status& status) {
-      answer->Answer(ToGrpcStatus(status.ok() ? serialized : status));
+      answer->Answer(status.ok() ? serialized : status);
     };
     wait.gone = [answer] { return answer->answered(); };
     wait.hold = adapter.hold;
@@ -362,6 +404,7 @@ class ControlService final : public RawBase {
   ServingContext* const context_;
   ResponderPool* const pool_;
   const std::function<void()> begin_drain_;
+  AuditLog audit_;
   // Runs registrations on a thread of its own, because they read the disk. The gRPC server shuts
   // down only after all its calls are answered, so the destructor drops no registration.
   Preparer registrations_;

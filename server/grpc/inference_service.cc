@@ -1,5 +1,6 @@
 #include "server/grpc/inference_service.h"
 
+#include <atomic>
 #include <string>
 #include <utility>
 
@@ -29,15 +30,31 @@ class CallBase : public CallPort {
         request_(request) {
     context_->live.Opened();
   }
-  ~CallBase() override { context_->live.Closed(); }
+  ~CallBase() override { Leave(); }
 
+  bool cancelled() const override { return cancelled_.load(std::memory_order_relaxed); }
   std::string TakeRequest() override { return TakeBytes(request_); }
 
  protected:
+  // Ends the count of this call among the open calls. gRPC may end the call much later, when the
+  // client has read the answer.
+  void Leave() {
+    if (!left_.exchange(true, std::memory_order_relaxed)) context_->live.Closed();
+  }
+  void NoteCancelled() {
+    cancelled_.store(true, std::memory_order_relaxed);
+    Leave();
+    responder_->Gone(id_);
+  }
+
   ServingContext* const context_;
   const uint64_t id_;
   Responder* const responder_;
   const ByteBuffer* const request_;
+
+ private:
+  std::atomic<bool> left_{false};
+  std::atomic<bool> cancelled_{false};
 };
 
 class StreamReactor final : public grpc::ServerWriteReactor<ByteBuffer>, public CallBase {
@@ -53,6 +70,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<ByteBuffer>, public 
     grpc::ServerWriteReactor<ByteBuffer>::StartWrite(&in_flight_);
   }
   void Finish(const absl::Status& status) override {
+    Leave();
     grpc::ServerWriteReactor<ByteBuffer>::Finish(ToGrpcStatus(failure_.ok() ? status : failure_));
   }
   void Reply(const Message&) override { CHECK(false) << "a stream has no single reply"; }
@@ -61,7 +79,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<ByteBuffer>, public 
     in_flight_.Clear();
     responder_->WriteDone(id_, ok);
   }
-  void OnCancel() override { responder_->Gone(id_); }
+  void OnCancel() override { NoteCancelled(); }
   void OnDone() override { delete this; }
 
  private:
@@ -78,13 +96,15 @@ class UnaryReactor final : public grpc::ServerUnaryReactor, public CallBase {
 
   void StartWrite(const Message&) override { CHECK(false) << "a unary call has no stream"; }
   void Finish(const absl::Status& status) override {
+    Leave();
     grpc::ServerUnaryReactor::Finish(ToGrpcStatus(status));
   }
   void Reply(const Message& message) override {
+    Leave();
     grpc::ServerUnaryReactor::Finish(ToGrpcStatus(Serialize(message, response_)));
   }
 
-  void OnCancel() override { responder_->Gone(id_); }
+  void OnCancel() override { NoteCancelled(); }
   void OnDone() override { delete this; }
 
  private:

@@ -7,13 +7,21 @@
 #include <grpcpp/impl/service_type.h>
 #include <grpcpp/resource_quota.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <mutex>
+#include <string>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "grpc/reflection/v1/reflection.grpc.pb.h"
+#include "kernels/base/clock.h"
 #include "kernels/base/log.h"
+#include "kernels/base/log_limiter.h"
 #include "kernels/base/status.h"
 #include "server/call/limits.h"
 #include "server/call/responder_pool.h"
@@ -22,16 +30,44 @@
 #include "server/door/port_watch.h"
 #include "server/grpc/control_service.h"
 #include "server/grpc/inference_service.h"
+#include "server/grpc/reflection_service.h"
+#include "tessera/v1/control.grpc.pb.h"
+#include "tessera/v1/inference.grpc.pb.h"
 
 namespace tessera {
 namespace {
 
 constexpr char kServiceName[] = "tessera.v1.Inference";
+constexpr int64_t kQuietUs = 100'000;
+constexpr int64_t kMaxLingerUs = 1'000'000;
 
-// Writes gRPC's log lines to our log at level DEBUG. gRPC also returns important errors as
-// statuses.
+// Writes gRPC's errors to our log at level ERROR and its other lines at level DEBUG. Peers cause
+// some of the errors, so the lines of each place in gRPC's source are limited. gRPC's log function
+// has no argument for a state, so the state is static. It is never destroyed, because gRPC's
+// threads may log until the process ends.
 void LogFromGrpc(gpr_log_func_args* args) {
-  TLOG_DEBUG("grpc {}:{}: {}", args->file, args->line, args->message);
+  if (args->severity != GPR_LOG_SEVERITY_ERROR) {
+    TLOG_DEBUG("grpc {}:{}: {}", args->file, args->line, args->message);
+    return;
+  }
+  static auto* const limiter = new LogLimiter();
+  const int64_t now_us = SteadyClock().NowUs();
+  for (const LogLimiter::Summary& summary : limiter->TakeSummaries(now_us)) {
+    TLOG_ERROR("grpc {}: {} more errors in the last {:.1f} s", summary.kind, summary.count,
+               static_cast<double>(summary.span_us) * 1e-6);
+  }
+  const std::string place = absl::StrCat(args->file, ":", args->line);
+  if (limiter->Admit(place, now_us)) TLOG_ERROR("grpc {}: {}", place, args->message);
+}
+
+// The services that the server offers. gRPC's health service has no descriptor of its own: the
+// generated code of our copy of its proto has it, and the reflection services find it there.
+std::vector<std::string> ServiceNames() {
+  google::protobuf::LinkMessageReflection<grpc::health::v1::HealthCheckRequest>();
+  return {v1::Inference::service_full_name(), v1::Control::service_full_name(),
+          grpc::health::v1::Health::service_full_name(),
+          grpc::reflection::v1::ServerReflection::service_full_name(),
+          "grpc.reflection.v1alpha.ServerReflection"};
 }
 
 // gRPC's memory for reading from all connections. The door bounds requests that have arrived in
@@ -69,7 +105,8 @@ class GrpcServer final : public Server {
       : context_(context),
         pool_(options.responder_threads, options.preparer_bytes, context),
         inference_(NewInferenceService(context, &pool_)),
-        control_(NewControlService(context, &pool_, [this] { BeginDrain(); })) {}
+        control_(NewControlService(context, &pool_, [this] { BeginDrain(); })),
+        reflection_(NewReflectionService(ServiceNames())) {}
   ~GrpcServer() override { Shutdown(0); }
 
   absl::Status Start(const ServerOptions& options) {
@@ -91,6 +128,7 @@ class GrpcServer final : public Server {
     SetConnectionOptions(options, &builder);
     builder.RegisterService(inference_.get());
     builder.RegisterService(control_.get());
+    builder.RegisterService(reflection_.get());
     server_ = builder.BuildAndStart();
     if (server_ == nullptr) return absl::InternalError("gRPC cannot start; see --log-level debug");
     PublishHealth();
@@ -120,6 +158,7 @@ class GrpcServer final : public Server {
   void Shutdown(int64_t grace_us) override {
     if (server_ == nullptr) return;
     BeginDrain();
+    AwaitQuiet(std::min(grace_us, kMaxLingerUs));
     port_watch_.reset();
     // gRPC takes no connections while it shuts down, so the port is closed first.
     door_->StopAccepting();
@@ -141,6 +180,22 @@ class GrpcServer final : public Server {
     port_watch_ = WatchPort(std::move(watch));
   }
 
+  // Refuses calls for some more time. gRPC cancels the calls that it receives while it shuts down,
+  // so that their clients see CANCELLED; a call that is refused ends with UNAVAILABLE and a
+  // message. Returns when no call has come for kQuietUs, or after `limit_us`.
+  void AwaitQuiet(int64_t limit_us) const {
+    const Clock& clock = *context_->clock;
+    const int64_t begin_us = clock.NowUs();
+    int64_t last_us = begin_us;  // when the last call came
+    uint64_t num_calls = context_->next_call.load();
+    while (clock.NowUs() - begin_us < limit_us && clock.NowUs() - last_us < kQuietUs) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      const uint64_t now_calls = context_->next_call.load();
+      if (now_calls != num_calls) last_us = clock.NowUs();
+      num_calls = now_calls;
+    }
+  }
+
   void PublishHealth() {
     // The lock orders concurrent callers, so that the published status is the latest state.
     std::lock_guard<std::mutex> lock(health_mutex_);
@@ -156,6 +211,7 @@ class GrpcServer final : public Server {
   const std::unique_ptr<grpc::Service> inference_;
   const std::unique_ptr<grpc::Service> control_;
   DoorStats unread_door_stats_;
+  const std::unique_ptr<grpc::Service> reflection_;
   std::atomic<bool> healthy_{true};
   std::mutex health_mutex_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> connections_;

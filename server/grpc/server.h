@@ -42,8 +42,9 @@ class Server {
   virtual int64_t num_open_calls() const = 0;
   // Ends all open calls as soon as possible.
   virtual void CancelAll() = 0;
-  // Closes the port, waits up to `grace_us` for open calls to end, cancels the remaining calls and
-  // joins the threads. The destructor calls Shutdown(0).
+  // Refuses calls until none has come for 0.1 s (at most 1 s and `grace_us`), closes the port,
+  // waits up to `grace_us` for open calls to end, cancels the remaining calls and joins the
+  // threads. The destructor calls Shutdown(0).
   virtual void Shutdown(int64_t grace_us) = 0;
 };
 

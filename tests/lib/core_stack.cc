@@ -17,7 +17,7 @@ class OutputSink final : public TokenSink {
     switch (event.kind) {
       case TokenEvent::Kind::kPromptLogprobs:
         EXPECT_TRUE(output.tokens.empty());
-        output.prompt_logprobs = std::move(event.tokens);
+        for (OutputToken& token : event.tokens) output.prompt_logprobs.push_back(std::move(token));
         break;
       case TokenEvent::Kind::kToken:
         for (const OutputToken& token : event.tokens) output.tokens.push_back(token.token);

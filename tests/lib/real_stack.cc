@@ -16,7 +16,7 @@ class ResultSink final : public TokenSink {
     Generated& out = (*results_)[request_][event.index];
     switch (event.kind) {
       case TokenEvent::Kind::kPromptLogprobs:
-        out.prompt_logprobs = std::move(event.tokens);
+        for (OutputToken& token : event.tokens) out.prompt_logprobs.push_back(std::move(token));
         break;
       case TokenEvent::Kind::kToken:
         for (OutputToken& token : event.tokens) out.tokens.push_back(std::move(token));

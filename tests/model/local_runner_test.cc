@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "kernels/base/clock.h"
 #include "kernels/base/log.h"
 #include "kernels/base/mailbox.h"
 #include "tests/lib/tiny_model.h"
@@ -55,13 +56,16 @@ class LocalRunnerTest : public ::testing::Test {
   // Computes the last `num_tokens` tokens of a sequence and returns the next greedy token.
   TokenId Next(int model, int sequence, int num_tokens) {
     const auto step = models_[model]->Build({{sequence, num_tokens, /*sample=*/true}});
+    const int64_t begin_us = clock_.NowUs();
     const StepResult result = Run(model, *step);
     EXPECT_EQ(result.step_id, step->batch.step_id);
     EXPECT_EQ(result.model, model);
-    EXPECT_GE(result.step_us, 0);
+    EXPECT_GT(result.step_us, 0);
+    EXPECT_LE(result.step_us, clock_.NowUs() - begin_us);
     return result.rows.at(0).token;
   }
 
+  SteadyClock clock_;
   RunnerDevice device_;
   std::unique_ptr<TinyPool> pool_;
   std::vector<std::unique_ptr<TinyModel>> models_;
@@ -141,10 +145,15 @@ TEST_F(LocalRunnerTest, RangesOfLayersGiveTheBitsOfOneLaunch) {
 
 TEST_F(LocalRunnerTest, DestroyedWithAStepInFlight) {
   const int sequence = models_[0]->AddSequence(goldens_[0].prompt_ids);
-  const auto step = models_[0]->Build({{sequence, 5}});
+  const auto step = models_[0]->Build({{sequence, 5, /*sample=*/true}});
   StepResult result;
   runner_->Launch(&step->batch, &step->arena, LayerRange{}, &result);
   runner_.reset();
+  // The step has either run to its end or not started, so its buffers may be freed.
+  std::vector<Completion> done;
+  done_.Drain(&done, /*timeout_us=*/0);
+  ASSERT_LE(done.size(), 1u);
+  EXPECT_EQ(result.rows.size(), done.size());
 }
 
 TEST_F(LocalRunnerTest, TwoStepsInFlightAreABug) {

@@ -282,34 +282,6 @@ TEST(SequenceTest, CountsStaySortedAndArePerSequence) {
   EXPECT_EQ(counts->size(), 3u);
 }
 
-TEST(EngineCoreTest, PromptLogprobsAreHandedOverOnce) {
-  Stack stack;
-  stack.models = {testing::FakeModel("a", {0}, 4, 64)};
-  stack.Start();
-  RequestOutput out;
-  auto request = stack.NewRequest(testing::FakePrompt(6, 20), 4, &out);
-  const uint64_t id = request->id;
-  request->prompt_logprobs = 0;
-  stack.core->Submit(std::move(request));
-  int num_plans = 0;
-  int num_targets = 0;
-  stack.core->set_plan_observer([&](const StepPlan& plan) {
-    const PlanEntry& entry = plan.entries.at(0);
-    num_targets += entry.num_targets;
-    EXPECT_EQ(entry.sequence->prompt_logprobs.capacity(), 0u) << "held after it was sent";
-    EXPECT_EQ(entry.sequence->num_scored, num_plans++ == 0 ? 0 : 19);
-  });
-  stack.RunOnce();
-  stack.RunOnce();
-  // After the pause the prompt is computed again, but not scored again.
-  stack.core->Throttle(id, true);
-  stack.core->Throttle(id, false);
-  stack.RunAll();
-  EXPECT_EQ(num_targets, 19);
-  EXPECT_EQ(out[0].prompt_logprobs.size(), 19u);
-  EXPECT_EQ(out[0].tokens, testing::ExpectedTokens(stack.models[0], testing::FakePrompt(6, 20), 4));
-}
-
 TEST(EngineCoreTest, CopiesAndOthersAwaitAPageWithoutLookingThePromptUpAgain) {
   Stack stack;
   stack.models = {testing::FakeModel("a", {0}, 4, 400)};

@@ -16,6 +16,9 @@
 namespace tessera {
 namespace {
 
+// A bound on waits, which end much earlier on any machine unless something is broken.
+constexpr int64_t kLimitUs = 30'000'000;
+
 class CountingSink final : public TokenSink {
  public:
   void Push(TokenEvent event) override {
@@ -150,11 +153,16 @@ TEST_F(EngineThreadTest, EarlyAbortRefusesWhatWouldComeTooLate) {
   Start(/*max_queue=*/1000, /*step_us=*/10'000, options);
   std::vector<std::shared_ptr<CountingSink>> sinks;
   absl::Status status;
-  for (int i = 0; i < 500 && status.ok(); ++i) {
+  for (int i = 0; i < 200 && status.ok(); ++i) {
     auto sink = std::make_shared<CountingSink>();
     status = engine_->Submit(NewRequest(i, 2000, sink));
     if (status.ok()) sinks.push_back(sink);
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  // The engine predicts the delay of this queue once it has measured some steps.
+  const int64_t limit_us = clock_.NowUs() + kLimitUs;
+  while (status.ok() && clock_.NowUs() < limit_us) {
+    AwaitRound();
+    status = engine_->MayQueue();
   }
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_NE(status.message().find("--early-abort-ms"), std::string::npos) << status;
@@ -162,6 +170,31 @@ TEST_F(EngineThreadTest, EarlyAbortRefusesWhatWouldComeTooLate) {
   // An accepted request is served or cancelled, never dropped.
   engine_->CancelAll(CancelReason::kShutdown);
   for (auto& sink : sinks) EXPECT_EQ(sink->WaitFinished(), FinishReason::kCancelled);
+}
+
+TEST_F(EngineThreadTest, AFullQueueIsKnownBeforeARequestIsMade) {
+  Start(/*max_queue=*/2);
+  EXPECT_TRUE(engine_->MayQueue().ok());
+  runner_->Hold();
+  std::vector<std::shared_ptr<CountingSink>> sinks;
+  const auto submit = [&] {
+    sinks.push_back(std::make_shared<CountingSink>());
+    return engine_->Submit(NewRequest(static_cast<int>(sinks.size()), 4, sinks.back()));
+  };
+  ASSERT_TRUE(submit().ok());
+  runner_->AwaitStep();  // the first request has left the queue
+  ASSERT_TRUE(submit().ok());
+  EXPECT_TRUE(engine_->MayQueue().ok());
+  ASSERT_TRUE(submit().ok());
+  const absl::Status full = engine_->MayQueue();
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(full.message().find("--max-queue"), std::string::npos) << full;
+  EXPECT_EQ(engine_->stats().refused.value(), 1);
+  runner_->Release();
+  for (const auto& sink : sinks) EXPECT_EQ(sink->WaitFinished(), FinishReason::kLength);
+  EXPECT_TRUE(engine_->MayQueue().ok());
+  engine_->Stop();
+  EXPECT_EQ(engine_->MayQueue().code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_F(EngineThreadTest, TheQueueCountsTheCopiesOfARequest) {
@@ -212,20 +245,27 @@ TEST_F(EngineThreadTest, StopFinishesEverythingAndRefuses) {
 
 TEST_F(EngineThreadTest, HeartbeatGoesOnWhileIdle) {
   Start(16);
-  const int64_t first = engine_->heartbeat_us();
-  std::this_thread::sleep_for(std::chrono::milliseconds(400));
-  EXPECT_GT(engine_->heartbeat_us(), first);
-  EXPECT_LT(clock_.NowUs() - engine_->heartbeat_us(), 300'000);
+  for (int beat = 0; beat < 3; ++beat) {
+    const int64_t last_us = engine_->heartbeat_us();
+    const int64_t limit_us = clock_.NowUs() + kLimitUs;
+    while (engine_->heartbeat_us() == last_us && clock_.NowUs() < limit_us) {
+      std::this_thread::yield();
+    }
+    ASSERT_GT(engine_->heartbeat_us(), last_us) << "no beat after beat " << beat;
+  }
 }
 
-TEST_F(EngineThreadTest, TimeLimitEndsAnIdleWait) {
-  Start(16, 1000);
+TEST_F(EngineThreadTest, ATimeLimitEndsARunningRequest) {
+  manual_clock_.Advance(1'000'000);
+  Start(16, /*step_us=*/5000, {}, &manual_clock_);
   auto sink = std::make_shared<CountingSink>();
   auto request = NewRequest(1, 3000, sink);
   request->stopping.time_limit_us = 50'000;
   ASSERT_TRUE(engine_->Submit(std::move(request)).ok());
+  while (sink->tokens().empty()) std::this_thread::yield();
+  EXPECT_EQ(sink->num_finished(), 0);
+  manual_clock_.Advance(50'000);
   EXPECT_EQ(sink->WaitFinished(), FinishReason::kTimeLimit);
-  EXPECT_GT(sink->tokens().size(), 0u);
 }
 
 TEST_F(EngineThreadTest, WhatComesIsHandledWhileAStepRuns) {

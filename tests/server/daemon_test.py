@@ -73,6 +73,12 @@ class DaemonTest(unittest.TestCase):
         self.assertEqual(len(lines), 1, err)
         self.assertIn(part, lines[0])
 
+    def wait_for(self, what, condition, seconds=120):
+        end = time.time() + seconds
+        while not condition():
+            self.assertLess(time.time(), end, f"waited in vain for {what}")
+            time.sleep(0.01)
+
     def test_version_and_help(self):
         self.assertEqual(daemon("--version")[0], 0)
         code, out, _ = daemon("--help")
@@ -167,13 +173,14 @@ class DaemonTest(unittest.TestCase):
         running = server.start_client("--json", "generate", "--ignore-eos", "--max-tokens", "300", "Once")
         self.assertIn("accepted", running.stdout.readline())
         server.process.send_signal(signal.SIGTERM)
-        for _ in range(200):
-            refused = server.client("generate", "late")
-            if refused.returncode != 0:
-                break
-            time.sleep(0.01)
-        self.assertNotEqual(refused.returncode, 0)
-        self.assertIn("UNAVAILABLE", refused.stderr)
+        answers = []
+
+        def is_refused():
+            answers.append(server.client("generate", "--max-tokens", "1", "late"))
+            return answers[-1].returncode != 0
+
+        self.wait_for("a refusal", is_refused)
+        self.assertIn("UNAVAILABLE", answers[-1].stderr)
         out, _ = running.communicate(timeout=60)
         self.assertEqual(running.returncode, 0)
         self.assertIn("FINISH_REASON_LENGTH", out.splitlines()[-1])
@@ -184,7 +191,8 @@ class DaemonTest(unittest.TestCase):
         running = server.start_client(*LONG)
         self.assertIn("accepted", running.stdout.readline())
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        # Two signals that are pending at once are one, so the second waits for the effect of the first.
+        self.wait_for("the drain", lambda: server.client("health").returncode != 0)
         server.process.send_signal(signal.SIGTERM)
         out, _ = running.communicate(timeout=60)
         self.assertEqual(running.returncode, 0)
@@ -216,15 +224,33 @@ class DaemonTest(unittest.TestCase):
         self.assertEqual(server.process.wait(timeout=60), 0)
         server.end()
 
+    def test_calls_are_logged(self):
+        server = Daemon("--log-level", "info")
+        server.client("generate", "--max-tokens", "3", "--ignore-eos", "Once")
+        server.client("generate", "--model", "missing", "hi")
+        server.client("drain", "--exit")
+        self.assertEqual(server.process.wait(timeout=60), 0)
+        log = server.process.stderr.read()
+        self.assertRegex(log, r' I call Generate request_id="req-[0-9a-f]+" model="first" n=1 prompt_tokens=[1-9]\d* '
+                              r"cached_tokens=0 completion_tokens=3 queue_ms=[0-9.]+ prefill_ms=[0-9.]+ "
+                              r"decode_ms=[0-9.]+ ttft_ms=[0-9.]+ total_ms=[0-9.]+ code=OK finish=length\n")
+        self.assertRegex(log, r" I call Generate request_id=\S+ total_ms=\S+ code=NOT_FOUND reason=MODEL_NOT_FOUND ")
+        self.assertRegex(log, r' I control Drain peer=\S+ object="exit" code=OK\n')
+        server.end()
+
     def test_early_abort_refuses_under_load(self):
         with Daemon("--queue-policy", "early_abort", "--early-abort-ms", "501", "--max-num-seqs", "1") as server:
             self.assertEqual(server.client("generate", "--max-tokens", "4", "Once").returncode, 0)
             running = server.start_client(*LONG)
             self.assertIn("accepted", running.stdout.readline())
-            for _ in range(100):
-                done = server.client("generate", "--max-tokens", "1", "Once")
-                if done.returncode != 0:
-                    break
+            refused = []
+
+            def is_refused():
+                refused.append(server.client("generate", "--max-tokens", "1", "Once"))
+                return refused[-1].returncode != 0
+
+            self.wait_for("a refusal", is_refused)
+            done = refused[-1]
             self.assertIn("RESOURCE_EXHAUSTED", done.stderr)
             self.assertIn("--early-abort-ms", done.stderr)
             running.terminate()

@@ -17,16 +17,25 @@ FakeGenerator::~FakeGenerator() {
   thread_.join();
 }
 
+absl::Status FakeGenerator::MayQueue() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return Room();
+}
+
+absl::Status FakeGenerator::Room() const {
+  const bool full = static_cast<int64_t>(sequences_.size()) >= options_.max_requests;
+  return full ? absl::ResourceExhaustedError("the queue is full") : absl::OkStatus();
+}
+
 absl::Status FakeGenerator::Submit(std::unique_ptr<Request> request) {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (static_cast<int64_t>(sequences_.size()) >= options_.max_requests) {
-    return absl::ResourceExhaustedError("the queue is full");
-  }
+  if (absl::Status status = Room(); !status.ok()) return status;
   const std::shared_ptr<const Request> shared = std::move(request);
   last_ = *shared;
   last_.sink = nullptr;
   ++num_submitted_;
   for (int32_t i = 0; i < shared->sampling.n; ++i) sequences_.push_back({shared, i});
+  max_live_ = std::max(max_live_, static_cast<int64_t>(sequences_.size()));
   wake_.notify_all();
   return absl::OkStatus();
 }
@@ -81,6 +90,10 @@ void FakeGenerator::Release() {
 int64_t FakeGenerator::num_live() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return static_cast<int64_t>(sequences_.size());
+}
+int64_t FakeGenerator::max_live() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return max_live_;
 }
 int64_t FakeGenerator::num_submitted() const {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -142,7 +155,7 @@ bool FakeGenerator::Step(Sequence* sequence, Events* events) {
   const Request& request = *sequence->request;
   if (options_.fail) {
     TokenEvent event;
-    event.status = absl::InternalError("the step failed");
+    event.status = absl::InternalError("/srv/models/a.json: the step failed");
     Finish(*sequence, FinishReason::kError, std::move(event), events);
     return true;
   }

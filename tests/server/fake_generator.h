@@ -33,16 +33,20 @@ class FakeGenerator final : public Generator {
   explicit FakeGenerator(FakeGeneratorOptions options = {});
   ~FakeGenerator() override;
 
+  absl::Status MayQueue() override;
   absl::Status Submit(std::unique_ptr<Request> request) override;
   void Cancel(uint64_t request_id, int32_t index, CancelReason reason) override;
   void Throttle(uint64_t request_id, bool paused) override;
   void Probe(ProbeQuery query, std::function<void(ProbeResult)> done) override;
   int64_t QueueDelayUs() const override { return options_.queue_delay_us; }
 
+  // Blocks all methods and steps of the generator as long as the lock lives.
+  std::unique_lock<std::mutex> Block() { return std::unique_lock<std::mutex>(mutex_); }
   void Hold();
   void Release();
 
   int64_t num_live() const;  // sequences that are not finished
+  int64_t max_live() const;  // the largest number of sequences that were live at once
   int64_t num_submitted() const;
   int64_t num_paused() const;  // requests that are paused now
   int64_t num_tokens() const;  // tokens pushed to sinks so far
@@ -60,6 +64,7 @@ class FakeGenerator final : public Generator {
   using Events = std::vector<std::pair<std::shared_ptr<TokenSink>, TokenEvent>>;
 
   void Run();
+  absl::Status Room() const;  // REQUIRES: mutex_ is held
   void StepAll(Events* events);
   // Runs one step of the sequence. Returns true when the sequence is finished.
   bool Step(Sequence* sequence, Events* events);
@@ -75,6 +80,7 @@ class FakeGenerator final : public Generator {
   std::set<uint64_t> paused_;
   Request last_;
   int64_t num_submitted_ = 0;
+  int64_t max_live_ = 0;
   int64_t num_tokens_ = 0;
   bool held_;
   bool stop_ = false;

@@ -39,6 +39,17 @@ def make_stubs(directory):
     sys.path.insert(0, directory)
 
 
+def start_daemon():
+    """Returns a running tesserad with its two addresses."""
+    process = subprocess.Popen(
+        [DAEMON, "--model", f"first={MODEL}", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
+         "--threads", "1", "--kv-cache-bytes", "32MiB", "--log-level", "warn"],
+        stdout=subprocess.PIPE, text=True)
+    line = process.stdout.readline().split()
+    assert line[:2] == ["tesserad", "ready"], line
+    return process, line[2][len("grpc="):], line[3][len("metrics="):]
+
+
 def readme_block(language, containing):
     """Returns the README's fenced code block in `language` that contains the words `containing`."""
     with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as f:
@@ -52,22 +63,18 @@ class PythonClientTest(unittest.TestCase):
         cls.directory = tempfile.TemporaryDirectory()
         make_stubs(cls.directory.name)
         global inference, inference_grpc, control, control_grpc, reflection, reflection_grpc, status, details
+        global reflection_v1, reflection_v1_grpc
         import tessera.v1.control_pb2 as control
         import tessera.v1.control_pb2_grpc as control_grpc
         import tessera.v1.inference_pb2 as inference
         import tessera.v1.inference_pb2_grpc as inference_grpc
         import reflection_pb2 as reflection
         import reflection_pb2_grpc as reflection_grpc
+        import grpc.reflection.v1.reflection_pb2 as reflection_v1
+        import grpc.reflection.v1.reflection_pb2_grpc as reflection_v1_grpc
         import google.rpc.error_details_pb2 as details
         import google.rpc.status_pb2 as status
-        cls.daemon = subprocess.Popen(
-            [DAEMON, "--model", f"first={MODEL}", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
-             "--threads", "1", "--kv-cache-bytes", "32MiB", "--log-level", "warn"],
-            stdout=subprocess.PIPE, text=True)
-        line = cls.daemon.stdout.readline().split()
-        assert line[:2] == ["tesserad", "ready"], line
-        cls.address = line[2][len("grpc="):]
-        cls.metrics = line[3][len("metrics="):]
+        cls.daemon, cls.address, cls.metrics = start_daemon()
         cls.channel = grpc.insecure_channel(cls.address)
         cls.stub = inference_grpc.InferenceStub(cls.channel)
         cls.control = control_grpc.ControlStub(cls.channel)
@@ -212,19 +219,50 @@ class PythonClientTest(unittest.TestCase):
         large.close()
 
     def test_reflection(self):
-        stub = reflection_grpc.ServerReflectionStub(self.channel)
+        self.check_reflection(reflection, reflection_grpc.ServerReflectionStub(self.channel))
+        self.check_reflection(reflection_v1, reflection_v1_grpc.ServerReflectionStub(self.channel))
+
+    def check_reflection(self, messages, stub):
+        from google.protobuf import descriptor_pb2
 
         def ask(**fields):
-            return next(stub.ServerReflectionInfo(iter([reflection.ServerReflectionRequest(**fields)])))
+            return next(stub.ServerReflectionInfo(iter([messages.ServerReflectionRequest(**fields)])))
 
         names = {s.name for s in ask(list_services="").list_services_response.service}
-        self.assertLessEqual({"tessera.v1.Inference", "tessera.v1.Control", "grpc.health.v1.Health"}, names)
-        answer = ask(file_containing_symbol="tessera.v1.Inference")
-        from google.protobuf import descriptor_pb2
-        file = descriptor_pb2.FileDescriptorProto.FromString(
-            answer.file_descriptor_response.file_descriptor_proto[0])
-        methods = {m.name for s in file.service if s.name == "Inference" for m in s.method}
-        self.assertEqual(methods, {"Generate", "Chat", "Embed", "Tokenize", "Detokenize"})
+        self.assertEqual({"tessera.v1.Inference", "tessera.v1.Control", "grpc.health.v1.Health",
+                          "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}, names)
+        methods = {}
+        for name in names:  # every listed service has its descriptor, with all files that it imports
+            answer = ask(file_containing_symbol=name).file_descriptor_response.file_descriptor_proto
+            files = [descriptor_pb2.FileDescriptorProto.FromString(file) for file in answer]
+            self.assertLessEqual({d for file in files for d in file.dependency}, {file.name for file in files})
+            for service in (s for file in files for s in file.service):
+                methods[service.name] = {m.name for m in service.method}
+        self.assertEqual(methods["Inference"], {"Generate", "Chat", "Embed", "Tokenize", "Detokenize"})
+        self.assertEqual(methods["Health"], {"Check", "Watch"})
+        self.assertEqual(ask(file_containing_symbol="no.such.Thing").error_response.error_code, 5)
+        self.assertEqual(ask(file_by_filename="no.such.proto").error_response.error_code, 5)
+        answer = ask(file_by_filename="grpc/health/v1/health.proto").file_descriptor_response
+        self.assertIn(b"HealthCheckRequest", answer.file_descriptor_proto[0])
+
+    def test_calls_that_are_not_accepted_yet_are_unavailable_at_the_end(self):
+        daemon, address, _ = start_daemon()
+        channel = grpc.insecure_channel(address)
+        stub = inference_grpc.InferenceStub(channel)
+        list(stub.Generate(self.request(), timeout=60))  # the channel is connected
+        calls = [stub.Generate(self.request(max_tokens=2), timeout=60) for _ in range(300)]
+        daemon.terminate()
+        codes = set()
+        for call in calls:
+            try:
+                list(call)
+            except grpc.RpcError:
+                pass
+            codes.add(call.code())
+        self.assertLessEqual(codes, {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE})
+        self.assertEqual(daemon.wait(timeout=60), 0)
+        daemon.stdout.close()
+        channel.close()
 
     def test_many_threads(self):
         results = []

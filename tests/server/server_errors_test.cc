@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "server/call/errors.h"
 #include "server/call/limits.h"
 #include "server/text/tokenizer/utf8.h"
 #include "tests/server/server_fixture.h"
@@ -381,6 +382,26 @@ TEST_F(ErrorsTest, LongMessagesAreCut) {
   const std::string message = Generate(request).status.error_message();
   EXPECT_TRUE(IsValidUtf8(message)) << message;
   EXPECT_NE(message.find("m...'"), std::string::npos) << message;
+}
+
+TEST(ErrorTextTest, FoldersAreLeftOut) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"/srv/models/a.json: bad", "a.json: bad"},
+      {"cannot read /srv/a/b.bin", "cannot read b.bin"},
+      {"/srv/a/ and (/b/c), \"/d/e\"", "a/ and (c), \"e\""},
+      {"the folder /a/b: /c/d: no such file", "the folder b: d: no such file"},
+      {"model '/srv/own/words' is not served", "model '/srv/own/words' is not served"},
+      {"3 tokens/s, a / b, https://host/page, x/y", "3 tokens/s, a / b, https://host/page, x/y"},
+      {"/", "/"},
+      {"", ""},
+  };
+  for (const auto& [text, expected] : cases) EXPECT_EQ(WithoutFolders(text), expected);
+  absl::Status status = MakeError(absl::StatusCode::kNotFound, "REASON", "/srv/a.json: gone");
+  status = ForClient(status);
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(status.message(), "a.json: gone");
+  EXPECT_EQ(ErrorReason(status), "REASON");
+  EXPECT_EQ(ErrorReason(absl::InternalError("")), "INTERNAL");
 }
 
 }  // namespace

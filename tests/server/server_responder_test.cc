@@ -45,11 +45,16 @@ class FakePort final : public CallPort {
   }
 
   void Open(Method method) { responder_->Open(id_, method, this); }
-  void Gone() {
+  // The client is gone, and the responder has not handled the report yet.
+  void Break() {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       broken_ = true;
     }
+    Leave();
+  }
+  void Gone() {
+    Break();
     responder_->Gone(id_);
     Read();  // as in gRPC, the write in flight fails
   }
@@ -66,7 +71,14 @@ class FakePort final : public CallPort {
     responder_->WriteDone(id_, ok);
   }
 
-  std::string TakeRequest() override { return std::move(request_); }
+  bool cancelled() const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return broken_;
+  }
+  std::string TakeRequest() override {
+    taken_ = true;
+    return std::move(request_);
+  }
   void StartWrite(const google::protobuf::Message& message) override {
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -80,6 +92,9 @@ class FakePort final : public CallPort {
   }
   void Finish(const absl::Status& status) override { End(status); }
   void Reply(const google::protobuf::Message&) override { End(absl::OkStatus()); }
+  // Called on the responder's thread when the client is about to see the end of the call.
+  void set_on_end(std::function<void(uint64_t call)> on_end) { on_end_ = std::move(on_end); }
+  bool taken() const { return taken_; }
 
   bool ended() const {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -100,12 +115,16 @@ class FakePort final : public CallPort {
   }
 
  private:
+  void Leave() {
+    if (!left_.exchange(true)) live_->Closed();
+  }
   void End(const absl::Status& status) {
+    if (on_end_) on_end_(id_);
     std::lock_guard<std::mutex> lock(mutex_);
     EXPECT_FALSE(status_.has_value()) << "ended twice";
     EXPECT_FALSE(in_flight_) << "ended during a write";
     status_ = status;
-    live_->Closed();
+    Leave();
   }
 
   const uint64_t id_;
@@ -118,6 +137,9 @@ class FakePort final : public CallPort {
   bool broken_ = false;
   std::vector<v1::GenerateResponse> messages_;
   std::optional<absl::Status> status_;
+  std::atomic<bool> left_{false};
+  std::atomic<bool> taken_{false};
+  std::function<void(uint64_t)> on_end_;
 };
 
 // The delay of google.rpc.RetryInfo; -1: the status has none.
@@ -152,14 +174,20 @@ class ResponderTest : public ::testing::Test {
     pool_ = std::make_unique<ResponderPool>(threads, lane_bytes, &context_);
   }
 
-  std::unique_ptr<FakePort> Call(const std::string& text, int64_t max_tokens, bool slow = false,
-                                 int32_t n = 1) {
+  std::unique_ptr<FakePort> NewPort(const google::protobuf::Message& request, bool slow = false) {
+    return std::make_unique<FakePort>(&context_, pool_.get(), request.SerializeAsString(), slow);
+  }
+  static v1::GenerateRequest NewRequest(const std::string& text, int64_t max_tokens,
+                                        int32_t n = 1) {
     v1::GenerateRequest request;
     request.set_text(text);
     request.mutable_sampling()->set_n(n);
     request.mutable_stopping()->set_max_tokens(max_tokens);
-    auto port =
-        std::make_unique<FakePort>(&context_, pool_.get(), request.SerializeAsString(), slow);
+    return request;
+  }
+  std::unique_ptr<FakePort> Call(const std::string& text, int64_t max_tokens, bool slow = false,
+                                 int32_t n = 1) {
+    auto port = NewPort(NewRequest(text, max_tokens, n), slow);
     port->Open(Method::kGenerate);
     return port;
   }
@@ -258,6 +286,71 @@ TEST_F(ResponderTest, RefusalsNameAWaitThatIsNeverZero) {
   WaitFor("the refusal", [&] { return refused->ended(); });
   EXPECT_EQ(refused->status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_GE(RetryDelayUs(refused->status()), 100'000);
+}
+
+// Of a burst, the calls that fit are served, and they are those that came first: the calls that
+// wait to be refused take no places.
+TEST_F(ResponderTest, CallsThatAreRefusedDisplaceNoOthers) {
+  constexpr size_t kRoom = 50;
+  Start({.max_requests = kRoom, .held = true}, /*threads=*/1);
+  context_.max_open_calls = kRoom + 10;
+  std::vector<std::unique_ptr<FakePort>> ports;
+  for (int i = 0; i < 500; ++i) ports.push_back(NewPort(NewRequest("abc", 4)));
+  EXPECT_EQ(context_.live.num_open(), 500);
+  for (const auto& port : ports) port->Open(Method::kGenerate);
+  for (size_t i = kRoom; i < ports.size(); ++i) {
+    WaitFor("the refusal", [&] { return ports[i]->ended(); });
+    EXPECT_EQ(ports[i]->status().code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_FALSE(ports[i]->taken()) << "the refusal of call " << i << " read its request";
+  }
+  EXPECT_EQ(context_.live.num_open(), static_cast<int64_t>(kRoom));
+  generator_->Release();
+  for (size_t i = 0; i < kRoom; ++i) {
+    WaitFor("the end", [&] { return ports[i]->ended(); });
+    EXPECT_TRUE(ports[i]->status().ok()) << i << ": " << ports[i]->status();
+  }
+  // All places are free again.
+  const auto next = Call("abc", 4);
+  WaitFor("the end", [&] { return next->ended(); });
+  EXPECT_TRUE(next->status().ok()) << next->status();
+}
+
+TEST_F(ResponderTest, ACallThatIsCancelledBeforeItsTurnIsNotPrepared) {
+  Start({});
+  const auto port = NewPort(NewRequest("abc", 4));
+  EXPECT_EQ(context_.live.num_open(), 1);
+  port->Break();
+  EXPECT_EQ(context_.live.num_open(), 0);
+  port->Open(Method::kGenerate);
+  WaitFor("the end", [&] { return port->ended(); });
+  EXPECT_EQ(port->status().code(), absl::StatusCode::kCancelled);
+  EXPECT_FALSE(port->taken());
+  EXPECT_EQ(generator_->num_submitted(), 0);
+}
+
+TEST_F(ResponderTest, ARequestIdIsFreeBeforeTheEndIsVisible) {
+  Start({});
+  v1::EmbedRequest embed;
+  embed.add_inputs()->set_text("abc");
+  embed.set_request_id("mine");
+  v1::GenerateRequest stream = NewRequest("abc", 4);
+  stream.set_request_id("mine");
+  v1::GenerateRequest invalid = stream;
+  invalid.mutable_sampling()->set_top_p(2);
+  const std::pair<Method, const google::protobuf::Message*> cases[] = {
+      {Method::kEmbed, &embed}, {Method::kGenerate, &stream}, {Method::kGenerate, &invalid}};
+  for (const auto& [method, request] : cases) {
+    const auto port = NewPort(*request);
+    std::atomic<bool> is_free{false};
+    port->set_on_end([&](uint64_t call) {
+      is_free = context_.live.Register("mine", call + 1);
+      context_.live.Unregister("mine", call + 1);
+    });
+    port->Open(method);
+    WaitFor("the end", [&] { return port->ended(); });
+    EXPECT_EQ(port->status().ok(), request != &invalid) << port->status();
+    EXPECT_TRUE(is_free);
+  }
 }
 
 TEST_F(ResponderTest, GoneInEveryState) {

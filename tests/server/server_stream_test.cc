@@ -440,7 +440,7 @@ TEST_F(StreamTest, EngineErrorsAreFinishedEvents) {
   const v1::Finished& finished = result.FinishedOf()->finished();
   EXPECT_EQ(finished.reason(), v1::FINISH_REASON_ERROR);
   EXPECT_EQ(finished.status().code(), static_cast<int>(grpc::StatusCode::INTERNAL));
-  EXPECT_EQ(finished.status().message(), "the step failed");
+  EXPECT_EQ(finished.status().message(), "a.json: the step failed");  // without folders
 }
 
 // The next tests cancel a call in each of its states. Afterwards no state of the call is left.
@@ -616,6 +616,31 @@ TEST_F(StreamTest, TooManyOpenCallsAreRefusedBeforeTheyAreRead) {
     }
     EXPECT_TRUE(reader->Finish().ok());
   }
+}
+
+TEST_F(StreamTest, CancelledCallsAreNotOpenWhileTheirResponderIsBusy) {
+  Start({}, {.responder_threads = 1});
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>>> readers;
+  {
+    // The first call keeps the responder at its submission; the others wait for the responder.
+    const std::unique_lock<std::mutex> blocked = generator_->Block();
+    for (int i = 0; i < 5; ++i) {
+      contexts.push_back(NewContext());
+      readers.push_back(stub_->Generate(contexts.back().get(), TextRequest("abc")));
+    }
+    WaitFor("the calls", [&] { return server_->num_open_calls() == 5; });
+    for (const auto& context : contexts) context->TryCancel();
+    WaitFor("no open call", [&] { return server_->num_open_calls() == 0; });
+  }
+  for (const auto& reader : readers) {
+    v1::GenerateResponse message;
+    while (reader->Read(&message)) {
+    }
+    EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  }
+  Generate(TextRequest("abc")).ExpectWellFormed();  // after the cancelled calls
+  EXPECT_LE(generator_->num_submitted(), 2);        // the first call may have been submitted
 }
 
 TEST_F(StreamTest, ManyStreamsAtOnce) {

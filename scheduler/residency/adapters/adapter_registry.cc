@@ -438,6 +438,13 @@ std::string AdapterRegistry::ContentName(AdapterId id) const {
   return version(id)->content_name;
 }
 
+std::string AdapterRegistry::NameOf(AdapterId id) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const Content& content = version(id)->content;
+  return content.recipe.empty() ? entries_[content.parts.front().entry].source.name
+                                : content.recipe;
+}
+
 AdapterHold AdapterRegistry::Hold(AdapterId id) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return AdapterHold(version(id));

@@ -112,11 +112,13 @@ class AdapterRegistry final {
   int64_t revision() const { return revision_.load(std::memory_order_relaxed); }
 
   // Reads a version's files. FAILED_PRECONDITION: the files have changed; the registry then knows
-  // their new state. Slow; loader threads. REQUIRES for these five: the version has a hold.
+  // their new state. Slow; loader threads. REQUIRES for these six: the version has a hold.
   absl::StatusOr<AdapterImage> Build(AdapterId id);
   // The hash of a version's content: its adapters' tensors, ranks and scales, the blend's weights
   // and rank, and the dtype in the pool; not names, folders or times. Empty before the first Build.
   std::string ContentName(AdapterId id) const;
+  // The name of a version as List gives it.
+  std::string NameOf(AdapterId id) const;
   AdapterHold Hold(AdapterId id) const;
   int32_t model(AdapterId id) const;
   // The engine's report on a version; the address of the report does not change. The engine calls
