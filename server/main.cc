@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "kernels/base/log.h"
 #include "kernels/base/version.h"
 #include "server/config/flags.h"
+#include "server/end_by_exception.h"
 #include "server/node.h"
 #include "tessera/v1/config.pb.h"
 
@@ -81,6 +83,7 @@ int Check(const v1::Config& config) {
 }
 
 int Main(const std::vector<std::string>& arguments) {
+  std::set_terminate(&EndByException);
   // The signals are blocked before any thread starts, so that all threads inherit the mask.
   sigset_t signals;
   sigemptyset(&signals);

@@ -1,9 +1,7 @@
 #include "server/node.h"
 
 #include <algorithm>
-#include <thread>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/clock.h"
@@ -13,14 +11,12 @@
 #include "scheduler/device/assemble.h"
 #include "scheduler/step/engine.h"
 #include "server/call/serving.h"
-#include "server/config/config.h"
-#include "server/grpc/adapter_control.h"
 #include "server/grpc/server.h"
 #include "server/metrics/metrics.h"
 #include "server/model_loader.h"
 #include "server/node_options.h"
+#include "server/node_parts.h"
 #include "tessera/v1/config.pb.h"
-#include "tessera/v1/control.pb.h"
 
 namespace tessera {
 namespace {
@@ -28,22 +24,22 @@ namespace {
 constexpr int64_t kProgressIntervalUs = 2'000'000;
 constexpr int64_t kShortestIntervalUs = 200'000;
 
-// Logs the progress of packing weights: at each 10 % (but at most every 0.2 s), every 2 s, and at
+// Selects the reports of progress to log: at each 10 % (but at most every 0.2 s), every 2 s, and at
 // the end.
 class LoadProgress {
  public:
   explicit LoadProgress(const Clock* clock) : clock_(clock) {}
 
-  void Report(const std::string& model, int64_t done_bytes, int64_t total_bytes) {
+  bool IsDue(const std::string& model, int64_t done_bytes, int64_t total_bytes) {
     const int64_t tenths = total_bytes > 0 ? 10 * done_bytes / total_bytes : 10;
     const int64_t now_us = clock_->NowUs();
     const bool is_last = done_bytes >= total_bytes;
     const int64_t interval_us = tenths == tenths_ ? kProgressIntervalUs : kShortestIntervalUs;
-    if (!is_last && model == model_ && now_us - last_us_ < interval_us) return;
+    if (!is_last && model == model_ && now_us - last_us_ < interval_us) return false;
     model_ = model;
     tenths_ = tenths;
     last_us_ = now_us;
-    TLOG_INFO("loading {}: {} of {} MiB", model, done_bytes >> 20, total_bytes >> 20);
+    return true;
   }
 
  private:
@@ -52,37 +48,6 @@ class LoadProgress {
   int64_t tenths_ = -1;
   int64_t last_us_ = 0;
 };
-
-std::string DescribePlan(const AssembleOptions& options, const MemoryPlan& plan) {
-  std::string text;
-  for (size_t i = 0; i < plan.models.size(); ++i) {
-    const MemoryPlan::PerModel& m = plan.models[i];
-    absl::StrAppend(&text, "model ", options.models[i].name, ": ", m.spec.family, ", weights ",
-                    DTypeName(m.weight_dtype), " ", FormatSize(m.weight_bytes), ", KV ",
-                    DTypeName(m.kv_dtype), " in pages of ", m.layout.page_tokens(),
-                    " tokens, buffers ", FormatSize(m.arena_bytes), ", max-model-len ",
-                    m.max_model_len, "\n");
-    if (m.spec.quantization.method != QuantMethod::kNone) {
-      absl::StrAppend(&text, "model ", options.models[i].name, ": layers are taken as ",
-                      QuantMethodName(m.spec.quantization.method), " quantised them\n");
-    } else if (m.spec.stored_dtype == DType::kF16) {
-      absl::StrAppend(&text, "model ", options.models[i].name, ": float16 weights are computed as ",
-                      DTypeName(m.weight_dtype), "\n");
-    }
-    if (m.max_model_len < m.spec.max_positions && options.max_model_len == 0) {
-      absl::StrAppend(&text, "model ", options.models[i].name, ": its context of ",
-                      m.spec.max_positions,
-                      " tokens is cut to what the KV cache holds; raise --kv-cache-bytes\n");
-    }
-  }
-  absl::StrAppend(&text, "kv-cache-bytes ", FormatSize(plan.pool_bytes()), " (", plan.num_slabs,
-                  " slabs), max-num-seqs ", options.engine.max_num_seqs,
-                  ", max-num-batched-tokens ", options.engine.max_num_batched_tokens,
-                  ", max-queue ", options.engine.max_queue, ", working memory ",
-                  FormatSize(plan.work.total()), ", total ", FormatSize(plan.total_bytes()), " of ",
-                  FormatSize(plan.available_bytes), " available");
-  return text;
-}
 
 void LogLines(const std::string& text) {
   size_t begin = 0;
@@ -93,72 +58,21 @@ void LogLines(const std::string& text) {
   }
 }
 
-// One entry of `adapters.paths`, [MODEL=]DIR. A '=' after the first '/' belongs to DIR.
-struct AdapterPath {
-  std::string model;  // empty: the default model
-  std::string dir;
-};
-AdapterPath ReadAdapterPath(const std::string& text) {
-  const size_t equals = text.find('=');
-  if (equals == std::string::npos || equals > text.find('/')) return {"", text};
-  return {text.substr(0, equals), text.substr(equals + 1)};
-}
-
 class RunningNode final : public Node {
  public:
   ~RunningNode() override { Shutdown(); }
 
   absl::Status Start(const v1::Config& config, const std::function<void()>& while_loading) {
-    AssembleOptions options = OptionsOf(config);
-    RETURN_IF_ERROR(CheckOptions(options));
-    ASSIGN_OR_RETURN(const MemoryPlan plan, PlanMemory(options));
-    LogLines(DescribePlan(options, plan));
-
-    std::vector<ServedModel> models;
-    for (size_t i = 0; i < plan.models.size(); ++i) {
-      if (while_loading) while_loading();
-      ASSIGN_OR_RETURN(ServedModel model,
-                       LoadServedModel(options.models[i], static_cast<int32_t>(i), plan.models[i],
-                                       static_cast<int64_t>(config.limits().max_prompt_bytes())));
-      if (config.limits().has_template_time_ms()) {
-        model.template_time = absl::Milliseconds(config.limits().template_time_ms());
-      }
-      models.push_back(std::move(model));
-    }
-    for (ServedModel& model : models) {
-      model.max_embed_inputs = std::min(model.max_embed_inputs, options.engine.max_queue);
-    }
-    // Twice the calls that may wait and run: as many more calls may be in preparation or writing.
-    context_.max_open_calls =
-        std::max(context_.max_open_calls,
-                 2 * (int64_t{options.engine.max_queue} + options.engine.max_num_seqs));
-    context_.max_prompt_bytes = static_cast<int64_t>(config.limits().max_prompt_bytes());
-
-    LoadProgress progress(&clock_);
-    options.progress = [&](const std::string& model, int64_t done, int64_t total) {
-      progress.Report(model, done, total);
+    ASSIGN_OR_RETURN(metrics_, StartMetrics(MetricsAddressOf(config.server()), kVersion));
+    TLOG_INFO("probes and metrics at {}", metrics_->address());
+    const auto on_stage = [&](const std::string& stage) {
+      metrics_->SetProgress(stage);
       if (while_loading) while_loading();
     };
-    ASSIGN_OR_RETURN(Device device, Assemble(options, plan));
-    if (while_loading) while_loading();
-    for (size_t i = 0; i < models.size(); ++i) {
-      models[i].revision = RevisionOf(device.engine.models[i].identity);
-    }
-    registry_ = std::make_unique<ModelRegistry>(std::move(models));
-    TLOG_INFO("backend {}, {} threads", device.backend_name, device.num_threads);
-    if (!options.pack_cache.dir.empty()) {
-      TLOG_INFO("pack cache: {} weights taken, {} packed, {} of them stored",
-                device.pack_cache.taken, device.pack_cache.packed, device.pack_cache.stored);
-    }
-    slab_bytes_ = plan.slab_bytes;
-    max_num_seqs_ = options.engine.max_num_seqs;
-    stale_us_ =
-        int64_t{config.server().has_stale_seconds() ? config.server().stale_seconds() : 60} *
-        1'000'000;
-    context_.device = device.backend_name;
-    adapters_ = std::move(device.adapters);
-    engine_ = NewEngine(std::move(device.engine), std::move(device.kv), std::move(device.runner),
-                        &clock_);
+    ASSIGN_OR_RETURN(NodeParts parts, PrepareNode(config, on_stage));
+    LogLines(DescribePlan(parts.options, parts.plan));
+    RETURN_IF_ERROR(Load(std::move(parts), on_stage));
+    SetLimits(config);
     return Serve(config);
   }
 
@@ -193,20 +107,48 @@ class RunningNode final : public Node {
  private:
   bool Live() const { return engine_->live(stale_us_); }
 
-  // Registers the adapters of `adapters.paths`.
-  absl::Status RegisterAtStart(const v1::AdaptersConfig& config) const {
-    if (config.paths().empty()) return absl::OkStatus();
-    v1::RegisterAdaptersRequest request;
-    for (const std::string& text : config.paths()) {
-      const AdapterPath path = ReadAdapterPath(text);
-      v1::AdapterSource* const source = request.add_adapters();
-      source->set_model(path.model);
-      source->set_path(path.dir);
+  // Loads the weights and starts the engine.
+  absl::Status Load(NodeParts parts, const std::function<void(const std::string&)>& on_stage) {
+    AssembleOptions& options = parts.options;
+    LoadProgress progress(&clock_);
+    options.progress = [&](const std::string& model, int64_t done_bytes, int64_t total_bytes) {
+      const std::string stage = absl::StrCat("loading ", model, ": ", done_bytes >> 20, " of ",
+                                             total_bytes >> 20, " MiB");
+      if (progress.IsDue(model, done_bytes, total_bytes)) TLOG_INFO("{}", stage);
+      on_stage(stage);
+    };
+    ASSIGN_OR_RETURN(Device device, Assemble(options, parts.plan, std::move(parts.device)));
+    on_stage("starting the engine");
+    for (size_t i = 0; i < device.engine.models.size(); ++i) {
+      parts.models->SetRevision(i, RevisionOf(device.engine.models[i].identity));
     }
-    v1::RegisterAdaptersResponse response;
-    RETURN_IF_ERROR(RegisterAdapters(context_, /*roots=*/{}, request, &response));
-    TLOG_INFO("{} adapters registered", response.registered());
+    TLOG_INFO("backend {}, {} threads", device.backend_name, device.num_threads);
+    if (!options.pack_cache.dir.empty()) {
+      TLOG_INFO("pack cache: {} weights taken, {} packed, {} of them stored",
+                device.pack_cache.taken, device.pack_cache.packed, device.pack_cache.stored);
+    }
+    registry_ = std::move(parts.models);
+    slab_bytes_ = parts.plan.slab_bytes;
+    max_num_seqs_ = options.engine.max_num_seqs;
+    max_queue_ = options.engine.max_queue;
+    context_.device = device.backend_name;
+    adapters_ = std::move(device.adapters);
+    engine_ = NewEngine(std::move(device.engine), std::move(device.kv), std::move(device.runner),
+                        &clock_);
     return absl::OkStatus();
+  }
+
+  void SetLimits(const v1::Config& config) {
+    // Twice the calls that may wait and run: as many more calls may be in preparation or writing.
+    context_.max_open_calls =
+        std::max(context_.max_open_calls, 2 * (int64_t{max_queue_} + max_num_seqs_));
+    context_.max_prompt_bytes = static_cast<int64_t>(config.limits().max_prompt_bytes());
+    if (config.limits().has_stream_buffer_bytes()) {
+      context_.stream_buffer_bytes = static_cast<int64_t>(config.limits().stream_buffer_bytes());
+    }
+    stale_us_ =
+        int64_t{config.server().has_stale_seconds() ? config.server().stale_seconds() : 60} *
+        1'000'000;
   }
 
   absl::Status Serve(const v1::Config& config) {
@@ -219,25 +161,14 @@ class RunningNode final : public Node {
         },
         [this](AdapterId id) { engine_->UnpinAdapter(id); },
         [this](AdapterId id, bool unpin) { engine_->UnloadAdapter(id, unpin); }};
-    context_.adapter_roots = {config.adapters().roots().begin(), config.adapters().roots().end()};
-    if (context_.adapter_roots.empty()) {
-      for (const std::string& text : config.adapters().paths()) {
-        context_.adapter_roots.push_back(ReadAdapterPath(text).dir);
-      }
-    }
-    RETURN_IF_ERROR(RegisterAtStart(config.adapters()));
+    context_.adapter_roots = AdapterRootsOf(config.adapters());
     context_.clock = &clock_;
-    context_.load = [this] { return Load(); };
+    context_.load = [this] { return Snapshot(); };
     context_.version = kVersion;
-    if (config.limits().has_stream_buffer_bytes()) {
-      context_.stream_buffer_bytes = static_cast<int64_t>(config.limits().stream_buffer_bytes());
-    }
     ServerOptions options;
     const v1::ServerConfig& server = config.server();
-    if (server.has_listen()) options.listen = server.listen();
-    options.responder_threads =
-        std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 2, 4);
-    if (server.has_responder_threads()) options.responder_threads = server.responder_threads();
+    options.listen = ListenAddressOf(server);
+    options.responder_threads = ResponderThreadsOf(server);
     options.max_connection_age_seconds = server.max_connection_age_seconds();
     if (server.has_keepalive_seconds()) options.keepalive_seconds = server.keepalive_seconds();
 
@@ -249,14 +180,12 @@ class RunningNode final : public Node {
     sources.max_num_seqs = max_num_seqs_;
     sources.slab_bytes = slab_bytes_;
     sources.live = [this] { return Live(); };
-    const std::string listen =
-        server.has_metrics_listen() ? server.metrics_listen() : "127.0.0.1:9464";
-    ASSIGN_OR_RETURN(metrics_, StartMetrics(listen, std::move(sources)));
     ASSIGN_OR_RETURN(server_, StartServer(options, &context_));
+    metrics_->Publish(std::move(sources));
     return absl::OkStatus();
   }
 
-  LoadSnapshot Load() const {
+  LoadSnapshot Snapshot() const {
     const EngineStats& stats = engine_->stats();
     LoadSnapshot load;
     load.running = stats.sequences_running.value();
@@ -281,6 +210,7 @@ class RunningNode final : public Node {
   std::unique_ptr<Server> server_;
   std::unique_ptr<MetricsServer> metrics_;
   int32_t max_num_seqs_ = 0;
+  int32_t max_queue_ = 0;
   int64_t slab_bytes_ = 0;
   int64_t stale_us_ = 0;
   bool healthy_ = true;
@@ -296,14 +226,8 @@ absl::StatusOr<std::unique_ptr<Node>> StartNode(const v1::Config& config,
 }
 
 absl::StatusOr<std::string> CheckNode(const v1::Config& config) {
-  const AssembleOptions options = OptionsOf(config);
-  RETURN_IF_ERROR(CheckOptions(options));
-  ASSIGN_OR_RETURN(const MemoryPlan plan, PlanMemory(options));
-  for (size_t i = 0; i < plan.models.size(); ++i) {
-    RETURN_IF_ERROR(
-        LoadServedModel(options.models[i], static_cast<int32_t>(i), plan.models[i], 0).status());
-  }
-  return DescribePlan(options, plan);
+  ASSIGN_OR_RETURN(const NodeParts parts, PrepareNode(config, [](const std::string&) {}));
+  return DescribePlan(parts.options, parts.plan);
 }
 
 }  // namespace tessera

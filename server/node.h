@@ -38,15 +38,16 @@ class Node {
   virtual void Shutdown() = 0;
 };
 
-// Loads the models, opens the ports and serves. Errors of the configuration, models, memory and
-// ports say what to change. Progress and computed defaults are logged. Until the ports are open,
-// `while_loading` (if given) is called before each model and with each piece of weights; it may end
-// the process.
+// Opens the port of metrics and probes, loads the models, opens the gRPC port and serves. While
+// models load, /healthz answers 200, and /readyz answers 503 with the progress. Errors of the
+// configuration, models, memory and ports say what to change. Progress and computed defaults are
+// logged. Until the gRPC port is open, `while_loading` (if given) is called before each part of the
+// start and with each piece of weights; it may end the process.
 absl::StatusOr<std::unique_ptr<Node>> StartNode(const v1::Config& config,
                                                 const std::function<void()>& while_loading = {});
 
-// Checks the configuration and the models as StartNode does, without loading weights. Returns the
-// memory plan as text.
+// Finds the errors that StartNode would find, without loading weights and without opening ports.
+// Returns the memory plan as text.
 absl::StatusOr<std::string> CheckNode(const v1::Config& config);
 
 }  // namespace tessera

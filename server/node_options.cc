@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "tessera/v1/config.pb.h"
@@ -72,11 +73,42 @@ AssembleOptions OptionsOf(const v1::Config& config) {
 }
 
 absl::Status CheckOptions(const AssembleOptions& options) {
+  if (options.backend == "ref" && options.num_threads > 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("engine.threads is ", options.num_threads,
+                     ", but engine.device ref computes on one thread: leave engine.threads out"));
+  }
   if (options.engine.max_num_batched_tokens >= options.engine.max_num_seqs) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("engine.max_num_batched_tokens (", options.engine.max_num_batched_tokens,
                    ") must be at least engine.max_num_seqs (", options.engine.max_num_seqs,
                    "): every running stream needs a token in every step"));
+}
+
+std::string ListenAddressOf(const v1::ServerConfig& server) {
+  return server.has_listen() ? server.listen() : "127.0.0.1:50051";
+}
+
+std::string MetricsAddressOf(const v1::ServerConfig& server) {
+  return server.has_metrics_listen() ? server.metrics_listen() : "127.0.0.1:9464";
+}
+
+AdapterPath ReadAdapterPath(const std::string& text) {
+  const size_t equals = text.find('=');
+  if (equals == std::string::npos || equals > text.find('/')) return {"", text};
+  return {text.substr(0, equals), text.substr(equals + 1)};
+}
+
+std::vector<std::string> AdapterRootsOf(const v1::AdaptersConfig& config) {
+  std::vector<std::string> roots = {config.roots().begin(), config.roots().end()};
+  if (!roots.empty()) return roots;
+  for (const std::string& text : config.paths()) roots.push_back(ReadAdapterPath(text).dir);
+  return roots;
+}
+
+int ResponderThreadsOf(const v1::ServerConfig& server) {
+  if (server.has_responder_threads()) return server.responder_threads();
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 2, 4);
 }
 
 }  // namespace tessera

@@ -1,6 +1,9 @@
-// Converts the configuration to the options of the scheduler and the device, in their units. Pure
-// functions; any thread.
+// Converts the configuration to the options of the scheduler, the device and the server, in their
+// units and with their defaults. Pure functions; any thread.
 #pragma once
+
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "scheduler/device/assemble.h"
@@ -9,12 +12,29 @@ namespace tessera {
 
 namespace v1 {
 class Config;
-}
+class AdaptersConfig;
+class ServerConfig;
+}  // namespace v1
 
 // REQUIRES: each value of `config` is valid by itself (see config_rules.h).
 AssembleOptions OptionsOf(const v1::Config& config);
 
 // Returns an error if options contradict each other.
 absl::Status CheckOptions(const AssembleOptions& options);
+
+// The addresses of the gRPC server and of metrics and probes, as HOST:PORT.
+std::string ListenAddressOf(const v1::ServerConfig& server);
+std::string MetricsAddressOf(const v1::ServerConfig& server);
+int ResponderThreadsOf(const v1::ServerConfig& server);
+
+// One entry of `adapters.paths`, [MODEL=]DIR. A '=' after the first '/' belongs to DIR.
+struct AdapterPath {
+  std::string model;  // empty: the default model
+  std::string dir;
+};
+AdapterPath ReadAdapterPath(const std::string& text);
+// The folders below which clients may register adapters: `adapters.roots`, or else the folders of
+// `adapters.paths`.
+std::vector<std::string> AdapterRootsOf(const v1::AdaptersConfig& config);
 
 }  // namespace tessera

@@ -48,11 +48,12 @@ ALLOWED = {
     "server/door": ["kernels/base", "server/config"],
     "server/grpc": ["kernels/base", "scheduler", "scheduler/residency/adapters", "server/call", "server/config",
                     "server/door", *TEXT, *WIRE],
-    "server/metrics": ["kernels/base", "scheduler", "scheduler/residency/adapters", "scheduler/step", "server/call", "server/config",
-                       "server/door", *WIRE],
+    "server/http": ["kernels/base", "server/config"],
+    "server/metrics": ["kernels/base", "scheduler", "scheduler/residency/adapters", "scheduler/step", "server/call", "server/door",
+                       "server/http", *WIRE],
     "server": BELOW_SCHEDULER + RESIDENCY + [
         "scheduler", "scheduler/plan", "scheduler/step", "scheduler/device", "server/call", "server/config",
-        "server/door", "server/grpc", "server/metrics", *TEXT, *WIRE],
+        "server/door", "server/grpc", "server/http", "server/metrics", *TEXT, *WIRE],
     "bench/serve": ["kernels/base", "server/cli", *WIRE],
 }
 ROOMS = sorted(ALLOWED, key=len, reverse=True)
@@ -91,6 +92,8 @@ def check(path, errors):
             errors.append(f"{where}: JSON stays in .cc files")
         if target.startswith("grpc") and room not in GRPC_ROOMS:
             errors.append(f"{where}: {target}: gRPC stays in {', '.join(GRPC_ROOMS)}")
+        if target == "microhttpd.h" and path != "server/http/http_server.cc":
+            errors.append(f"{where}: the HTTP library stays in server/http/http_server.cc")
         other = room_of(target)
         if other is None or other == room or not os.path.exists(os.path.join(ROOT, target)):
             continue

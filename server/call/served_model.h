@@ -1,6 +1,6 @@
 // What the server knows about each served model: the name that clients use, the tokenizer, the chat
-// template, and the limits for the validation of requests. Built at start and constant afterwards;
-// any thread.
+// template, and the limits for the validation of requests. Built at start and constant once
+// requests are served; any thread.
 #pragma once
 
 #include <cstdint>
@@ -60,8 +60,13 @@ class ModelRegistry final {
   absl::StatusOr<const ServedModel*> Find(absl::string_view name) const;
   const std::vector<ServedModel>& models() const { return models_; }
 
+  // Sets a model's revision. REQUIRES: no other thread uses the registry yet.
+  void SetRevision(size_t index, std::string revision) {
+    models_[index].revision = std::move(revision);
+  }
+
  private:
-  const std::vector<ServedModel> models_;
+  std::vector<ServedModel> models_;
 };
 
 }  // namespace tessera

@@ -5,6 +5,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <set>
@@ -22,6 +23,8 @@
 
 namespace tessera {
 namespace {
+
+namespace fs = std::filesystem;
 
 using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
@@ -219,6 +222,38 @@ std::string YamlError(const std::string& text, int line, const std::string& mess
   return absl::StrCat(line + 1, ": ", message);
 }
 
+// The names of the files in a folder, sorted. A mounted ConfigMap has symbolic links to files.
+std::vector<std::string> FilesIn(const std::string& folder) {
+  constexpr size_t kMostNames = 8;
+  std::vector<std::string> names;
+  std::error_code error;
+  for (auto it = fs::directory_iterator(folder, error); !error && it != fs::directory_iterator();
+       it.increment(error)) {
+    std::error_code ignored;
+    if (it->is_regular_file(ignored)) names.push_back(it->path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  if (names.size() > kMostNames) names.resize(kMostNames);
+  return names;
+}
+
+// Checks that the path is a file with an end. Reading a folder gives no bytes, and reading a pipe
+// may wait for ever.
+absl::Status CheckConfigFile(const std::string& file) {
+  std::error_code error;
+  const fs::file_status status = fs::status(file, error);
+  if (!fs::exists(status) || fs::is_regular_file(status)) return absl::OkStatus();
+  if (!fs::is_directory(status)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--config: '", file, "' is not a regular file; give a YAML file"));
+  }
+  const std::vector<std::string> names = FilesIn(file);
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--config: '", file, "' is a folder; give a YAML file",
+      names.empty() ? ""
+                    : absl::StrCat(", e.g. one of the folder's: ", absl::StrJoin(names, ", "))));
+}
+
 }  // namespace
 
 absl::Status MergeYaml(const std::string& file, const std::string& text, v1::Config* config) {
@@ -235,6 +270,7 @@ absl::Status MergeYaml(const std::string& file, const std::string& text, v1::Con
 }
 
 absl::Status MergeYamlFile(const std::string& file, v1::Config* config) {
+  RETURN_IF_ERROR(CheckConfigFile(file));
   std::ifstream stream(file, std::ios::binary);
   std::stringstream text;
   if (stream) text << stream.rdbuf();

@@ -25,7 +25,7 @@ constexpr ConfigRule kRules[] = {
     {"engine.early_abort_ms", 501, 3'600'000, nullptr, nullptr},
     {"server.drain_seconds", 0, 86'400, nullptr, nullptr},
     {"server.responder_threads", 1, 64, nullptr, nullptr},
-    {"server.max_connection_age_seconds", 0, 31'536'000, nullptr, nullptr},
+    {"server.max_connection_age_seconds", 0, 2'147'483, nullptr, nullptr},
     {"server.keepalive_seconds", 1, 86'400, nullptr, nullptr},
     {"server.stale_seconds", 1, 86'400, nullptr, nullptr},
     {"limits.max_prompt_bytes", 1, 1 << 26, nullptr, nullptr},

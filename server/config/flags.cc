@@ -36,7 +36,31 @@ const ConfigFlag* FindFlag(const std::string& name) {
   return nullptr;
 }
 
+// Flags of other servers (vLLM, llama.cpp, Hugging Face's TGI) and the flags that set the same
+// here.
+struct ForeignFlag {
+  const char* name;
+  const char* flag;
+};
+constexpr ForeignFlag kForeignFlags[] = {
+    {"--host", "--listen"},
+    {"--port", "--listen"},
+    {"--ctx-size", "--max-model-len"},
+    {"--max-seq-len", "--max-model-len"},
+    {"--parallel", "--max-num-seqs"},
+    {"--batch-size", "--max-num-batched-tokens"},
+    {"--quantization", "--dtype"},
+    {"--lora", "--adapters"},
+    {"--lora-modules", "--adapters"},
+};
+
 absl::Status UnknownFlag(const std::string& name) {
+  for (const ForeignFlag& foreign : kForeignFlags) {
+    if (name != foreign.name) continue;
+    const ConfigFlag& flag = *FindFlag(foreign.flag);
+    return absl::InvalidArgumentError(absl::StrCat("unknown argument '", name, "'; give ",
+                                                   flag.flag, " ", flag.value, ": ", flag.help));
+  }
   std::vector<std::string> known = {"--model", "--config",  "--set",
                                     "--check", "--version", "--help"};
   for (const ConfigFlag& flag : ConfigFlags()) known.emplace_back(flag.flag);

@@ -1,6 +1,7 @@
 #include "server/config/net.h"
 
 #include <netdb.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -33,6 +34,45 @@ AddressList LookUp(const HostPort& address, std::string* error) {
   });
 }
 
+// Returns a socket that listens at the address; -1, and the reason in *why, if there is none.
+int Bind(const addrinfo& address, std::string* why) {
+  const int fd = socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) {
+    *why = std::strerror(errno);
+    return -1;
+  }
+  const int on = 1;
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  if (bind(fd, address.ai_addr, address.ai_addrlen) == 0 && listen(fd, SOMAXCONN) == 0) return fd;
+  *why = std::strerror(errno);
+  close(fd);
+  return -1;
+}
+
+int PortOf(int fd) {
+  sockaddr_storage bound = {};
+  socklen_t size = sizeof(bound);
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size) != 0) return 0;
+  return ntohs(bound.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port
+                                           : reinterpret_cast<sockaddr_in*>(&bound)->sin_port);
+}
+
+bool IsLoopbackAddress(const sockaddr& address) {
+  constexpr uint32_t kLoopbackNet = 127;
+  if (address.sa_family == AF_INET) {
+    const auto& v4 = reinterpret_cast<const sockaddr_in&>(address);
+    return ntohl(v4.sin_addr.s_addr) >> 24 == kLoopbackNet;
+  }
+  if (address.sa_family != AF_INET6) return false;
+  const in6_addr& v6 = reinterpret_cast<const sockaddr_in6&>(address).sin6_addr;
+  return IN6_IS_ADDR_LOOPBACK(&v6) || (IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[12] == kLoopbackNet);
+}
+
+absl::Status ErrorOf(const std::string& flag, const HostPort& address, const std::string& why) {
+  return absl::UnavailableError(absl::StrCat(flag, " ", FormatHostPort(address), ": ", why,
+                                             "; give another address, or port 0 for a free one"));
+}
+
 }  // namespace
 
 std::string FormatHostPort(const HostPort& address) {
@@ -41,47 +81,41 @@ std::string FormatHostPort(const HostPort& address) {
                : absl::StrCat(address.host, ":", address.port);
 }
 
-absl::StatusOr<HostPort> ResolveHost(const HostPort& address) {
-  std::string error;
-  const AddressList found = LookUp(address, &error);
-  if (found == nullptr) return absl::NotFoundError(error);
-  char host[NI_MAXHOST];
-  const int code = getnameinfo(found->ai_addr, found->ai_addrlen, host, sizeof(host), nullptr, 0,
-                               NI_NUMERICHOST);
-  if (code != 0) return absl::NotFoundError(gai_strerror(code));
-  return HostPort{host, address.port};
-}
-
 std::string WhyNotBound(const HostPort& address) {
   std::string why = "it cannot be bound";
   const AddressList found = LookUp(address, &why);
   if (found == nullptr) return why;
-  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return std::strerror(errno);
-  const int on = 1;
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  if (bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, 1) != 0) {
-    why = std::strerror(errno);
-  }
-  close(fd);
+  const int fd = Bind(*found, &why);
+  if (fd >= 0) close(fd);
   return why;
 }
 
-void TouchPort(const HostPort& address) {
-  std::string error;
-  const AddressList found = LookUp(address, &error);
-  if (found == nullptr) return;
-  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return;
-  // A failure is ignored: it means that the port is closed already.
-  (void)!connect(fd, found->ai_addr, found->ai_addrlen);
-  close(fd);
+absl::Status ListenError(const std::string& flag, const HostPort& address) {
+  return ErrorOf(flag, address, WhyNotBound(address));
 }
 
-absl::Status ListenError(const std::string& flag, const HostPort& address) {
-  return absl::UnavailableError(absl::StrCat(flag, " ", FormatHostPort(address), ": ",
-                                             WhyNotBound(address),
-                                             "; give another address, or port 0 for a free one"));
+absl::Status CheckHost(const std::string& flag, const HostPort& address) {
+  std::string why;
+  return LookUp(address, &why) == nullptr ? ErrorOf(flag, address, why) : absl::OkStatus();
+}
+
+absl::StatusOr<Listener> OpenListener(const std::string& flag, const HostPort& address) {
+  std::string why;
+  const AddressList found = LookUp(address, &why);
+  if (found == nullptr) return ErrorOf(flag, address, why);
+  const int fd = Bind(*found, &why);
+  if (fd < 0) return ErrorOf(flag, address, why);
+  return Listener{fd, PortOf(fd)};
+}
+
+bool IsLoopback(const HostPort& address) {
+  std::string why;
+  const AddressList found = LookUp(address, &why);
+  if (found == nullptr) return false;
+  for (const addrinfo* next = found.get(); next != nullptr; next = next->ai_next) {
+    if (!IsLoopbackAddress(*next->ai_addr)) return false;
+  }
+  return true;
 }
 
 }  // namespace tessera

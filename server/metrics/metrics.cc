@@ -1,141 +1,97 @@
 #include "server/metrics/metrics.h"
 
-#include <CivetServer.h>
-
-#include <atomic>
-#include <chrono>
-#include <thread>
+#include <mutex>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "server/call/serving.h"
-#include "server/config/config.h"
-#include "server/config/net.h"
+#include "server/http/http_server.h"
 
 namespace tessera {
 namespace {
 
-struct Answer {
-  int code = 200;
-  const char* content_type = "text/plain; charset=utf-8";
-  std::string body;
-};
-
-// Answers GET and HEAD with the result of a function.
-class Handler final : public CivetHandler {
- public:
-  explicit Handler(std::function<Answer()> answer) : answer_(std::move(answer)) {}
-
-  bool handleGet(CivetServer*, mg_connection* connection) override {
-    return Send(connection, true);
-  }
-  bool handleHead(CivetServer*, mg_connection* connection) override {
-    return Send(connection, false);
-  }
-
- private:
-  bool Send(mg_connection* connection, bool with_body) {
-    const Answer answer = answer_();
-    mg_printf(connection,
-              "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n"
-              "Cache-Control: no-store\r\n\r\n",
-              answer.code, answer.code == 200 ? "OK" : "Service Unavailable", answer.content_type,
-              answer.body.size());
-    if (with_body) mg_write(connection, answer.body.data(), answer.body.size());
-    return true;
-  }
-
-  const std::function<Answer()> answer_;
-};
-
-Answer Probe(bool good, const char* why_not) {
-  return good ? Answer{200, "text/plain; charset=utf-8", "ok\n"}
-              : Answer{503, "text/plain; charset=utf-8", why_not};
-}
-
 constexpr char kNotLive[] = "the engine makes no progress\n";
 
-class CivetMetricsServer final : public MetricsServer {
- public:
-  explicit CivetMetricsServer(MetricsSources sources)
-      : sources_(std::move(sources)),
-        metrics_([this] {
-          return Answer{200, "text/plain; version=0.0.4; charset=utf-8", MetricsText(sources_)};
-        }),
-        healthz_([this] { return Probe(sources_.live(), kNotLive); }),
-        readyz_([this] {
-          if (sources_.context->draining.load()) return Probe(false, "draining\n");
-          return Probe(sources_.live(), kNotLive);
-        }) {}
+HttpResponse Text(int code, const std::string& body) {
+  HttpResponse response;
+  response.code = code;
+  response.body = body;
+  return response;
+}
 
-  // Civetweb notices `close` only at its next connection or after two seconds. So that the
-  // destructor takes less than two seconds, a thread connects to the server's own port again and
-  // again until `close` returns.
-  ~CivetMetricsServer() override {
-    if (server_ == nullptr) return;
-    std::atomic<bool> ended{false};
-    std::thread touch([this, &ended] {
-      while (!ended.load()) {
-        TouchPort(bound_);
-        std::this_thread::sleep_for(std::chrono::milliseconds(10));
-      }
-    });
-    server_->close();
-    ended.store(true);
-    touch.join();
-  }
+class HttpMetricsServer final : public MetricsServer {
+ public:
+  explicit HttpMetricsServer(std::string version) : version_(std::move(version)) {}
 
   absl::Status Start(const std::string& listen) {
-    const absl::StatusOr<HostPort> address = ParseHostPort(listen);
-    if (!address.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--metrics-listen ", address.status().message()));
-    }
-    absl::StatusOr<HostPort> numeric = ResolveHost(*address);
-    if (!numeric.ok()) return ListenError("--metrics-listen", *address);
-    const std::vector<std::string> options = {"listening_ports",    FormatHostPort(*numeric),
-                                              "num_threads",        "2",
-                                              "request_timeout_ms", "10000"};
-    static const CivetCallbacks kQuiet = [] {
-      CivetCallbacks callbacks;
-      callbacks.log_message = [](const mg_connection*, const char* message) {
-        TLOG_DEBUG("metrics: {}", message);
-        return 1;
-      };
-      return callbacks;
-    }();
-    try {
-      server_ = std::make_unique<CivetServer>(options, &kQuiet);
-    } catch (const CivetException&) {
-      return ListenError("--metrics-listen", *address);
-    }
-    server_->addHandler("/metrics$", metrics_);
-    server_->addHandler("/healthz$", healthz_);
-    server_->addHandler("/readyz$", readyz_);
-    bound_ = {numeric->host, server_->getListeningPorts().front()};
-    address_ = FormatHostPort({address->host, bound_.port});
+    HttpOptions options;
+    options.flag = "--metrics-listen";
+    options.listen = listen;
+    ASSIGN_OR_RETURN(http_, StartHttpServer(options, {{"/metrics", [this] { return Metrics(); }},
+                                                      {"/healthz", [this] { return Healthz(); }},
+                                                      {"/readyz", [this] { return Readyz(); }}}));
     return absl::OkStatus();
   }
 
-  const std::string& address() const override { return address_; }
+  const std::string& address() const override { return http_->address(); }
+
+  void SetProgress(const std::string& progress) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    progress_ = progress;
+  }
+
+  void Publish(MetricsSources sources) override {
+    auto published = std::make_shared<const MetricsSources>(std::move(sources));
+    std::lock_guard<std::mutex> lock(mutex_);
+    CHECK(sources_ == nullptr);
+    sources_ = std::move(published);
+  }
 
  private:
-  const MetricsSources sources_;
-  Handler metrics_;
-  Handler healthz_;
-  Handler readyz_;
-  std::string address_;
-  HostPort bound_;
-  std::unique_ptr<CivetServer> server_;  // declared last: its threads use the handlers
+  // Null while models load.
+  std::shared_ptr<const MetricsSources> sources() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return sources_;
+  }
+  std::string progress() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return progress_;
+  }
+
+  HttpResponse Metrics() const {
+    const auto sources = this->sources();
+    HttpResponse response;
+    response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+    response.body = sources == nullptr ? LoadingMetricsText(version_) : MetricsText(*sources);
+    return response;
+  }
+
+  HttpResponse Healthz() const {
+    const auto sources = this->sources();
+    return sources == nullptr || sources->live() ? Text(200, "ok\n") : Text(503, kNotLive);
+  }
+
+  HttpResponse Readyz() const {
+    const auto sources = this->sources();
+    if (sources == nullptr) return Text(503, absl::StrCat(progress(), "\n"));
+    if (sources->context->draining.load()) return Text(503, "draining\n");
+    return sources->live() ? Text(200, "ok\n") : Text(503, kNotLive);
+  }
+
+  const std::string version_;
+  mutable std::mutex mutex_;
+  std::string progress_ = "starting";
+  std::shared_ptr<const MetricsSources> sources_;
+  std::unique_ptr<HttpServer> http_;  // the last member, because its thread uses the others
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> StartMetrics(const std::string& listen,
-                                                            MetricsSources sources) {
-  auto server = std::make_unique<CivetMetricsServer>(std::move(sources));
+                                                            const std::string& version) {
+  auto server = std::make_unique<HttpMetricsServer>(version);
   RETURN_IF_ERROR(server->Start(listen));
   return server;
 }

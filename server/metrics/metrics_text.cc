@@ -173,8 +173,15 @@ void AddServer(const ServingContext& context, Families* families) {
                   context.stats.streams_paused.value());
   families->Value("tessera_draining", "1 when new requests are refused.",
                   context.draining.load(std::memory_order_relaxed) ? 1.0 : 0.0);
+}
+
+// `device` is empty while models load.
+void AddState(const std::string& version, const std::string& device, bool ready,
+              Families* families) {
+  families->Value("tessera_ready", "1 when new requests are served; 0 while models load.",
+                  ready ? 1.0 : 0.0);
   Families::AddValue(families->Add("tessera_build_info", "Always 1.", MetricType::Gauge),
-                     {{"version", context.version}, {"device", context.device}}, 1.0);
+                     {{"version", version}, {"device", device}}, 1.0);
 }
 
 // The names of adapters in use, separated by commas, for the label `running_lora_adapters`.
@@ -224,8 +231,16 @@ std::string MetricsText(const MetricsSources& sources) {
   AddRequests(sources, &families);
   AddPool(sources, &families);
   AddTimes(*sources.engine, &families);
-  AddServer(*sources.context, &families);
+  const ServingContext& context = *sources.context;
+  AddServer(context, &families);
+  AddState(context.version, context.device, sources.live() && !context.draining.load(), &families);
   AddGatewayNames(sources, &families);
+  return prometheus::TextSerializer().Serialize(families.all());
+}
+
+std::string LoadingMetricsText(const std::string& version) {
+  Families families;
+  AddState(version, "", false, &families);
   return prometheus::TextSerializer().Serialize(families.all());
 }
 

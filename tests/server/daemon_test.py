@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -108,6 +109,58 @@ class DaemonTest(unittest.TestCase):
             file.write("models:\n  - path: /m\nengine:\n\tmax_num_seqs: 3\n")
             file.flush()
             self.expect_refused(f"{file.name}:4: the line is indented with a tab", "--config", file.name)
+
+    def test_config_is_a_folder(self):
+        with tempfile.TemporaryDirectory() as directory:
+            with open(os.path.join(directory, "tessera.yaml"), "w", encoding="utf-8") as file:
+                file.write("engine: {max_num_seqs: 3}\n")
+            self.expect_refused(f"'{directory}' is a folder; give a YAML file, e.g. one of the folder's: tessera.yaml",
+                                "--config", directory, "--model", MODEL)
+
+    def test_given_values_are_kept_or_refused(self):
+        for action in ("--check", "--listen=127.0.0.1:0"):
+            given = (action, "--model", MODEL, "--metrics-listen", "127.0.0.1:0", "--log-level", "error")
+            self.expect_refused("--max-model-len is 100000, but the context of model tessera-nano is ", *given,
+                                "--max-model-len", "100000")
+            self.expect_refused("--kv-cache-bytes 65536 holds ", *given, "--max-model-len", "1024", "--kv-cache-bytes",
+                                "64KiB")
+            self.expect_refused("engine.threads is 4, but engine.device ref", *given, "--device", "ref", "--threads", "4")
+
+    def test_check_finds_adapters_that_cannot_be_registered(self):
+        self.expect_refused("/nope", "--check", "--model", MODEL, "--adapters", "/nope", "--log-level", "error")
+
+    def test_ipv6(self):
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            self.skipTest("this machine has no IPv6")
+        server = Daemon("--listen", "[::1]:0", "--metrics-listen", "[::1]:0")
+        self.assertRegex(server.ready, r"grpc=\[::1\]:\d+ metrics=\[::1\]:\d+\n")
+        self.assertEqual(server.client("health").stdout, "SERVING\n")
+        self.assertEqual(server.end(), 0)
+
+    def limited(self, limit):
+        """Runs --check in a process for which limit() has set limits."""
+        return subprocess.run([DAEMON, "--check", "--model", MODEL, "--threads", "1", "--kv-cache-bytes", "32MiB"],
+                              capture_output=True, text=True, timeout=120, preexec_fn=limit, check=False)
+
+    def test_address_space_limit(self):
+        for mebibytes in (200, 400, 550):
+            done = self.limited(lambda: resource.setrlimit(resource.RLIMIT_AS, (mebibytes << 20, mebibytes << 20)))
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertRegex(done.stderr, r"(?m)^tesserad: not enough memory: .*ulimit -v", f"with {mebibytes} MiB")
+
+    def test_thread_limit(self):
+        def few_threads():
+            if os.getuid() == 0:
+                os.setuid(65534)  # a limit of threads does not bind root
+            resource.setrlimit(resource.RLIMIT_NPROC, (2, 2))
+        try:
+            done = self.limited(few_threads)
+        except PermissionError:
+            self.skipTest("other users cannot run the program in this folder")
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertRegex(done.stderr, r"(?m)^tesserad: .*ulimit -u")
 
     def test_wrong_models(self):
         with tempfile.TemporaryDirectory() as directory:

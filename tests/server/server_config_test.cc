@@ -1,14 +1,18 @@
 // Tests of the configuration: YAML, --set and flags are merged into one message, and errors say
 // what to change.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "server/config/config.h"
 #include "server/config/config_rules.h"
 #include "server/config/flags.h"
+#include "server/config/net.h"
 #include "tessera/v1/config.pb.h"
 
 namespace tessera {
@@ -160,6 +164,55 @@ TEST(ConfigTest, FlagErrors) {
   EXPECT_EQ(FlagError({"--model", "/m", "--dtype", "fp8"}),
             "--dtype: engine.dtype is 'fp8'; give one of auto, float32, bfloat16, float16, int8, "
             "int4");
+}
+
+TEST(ConfigTest, FlagsOfOtherServersNameTheFlagThatSetsTheSame) {
+  const std::string error = FlagError({"--port", "8000"});
+  EXPECT_EQ(error.rfind("unknown argument '--port'; give --listen HOST:PORT: ", 0), 0u) << error;
+  EXPECT_EQ(FlagError({"--host=0.0.0.0"}).rfind("unknown argument '--host'; give --listen ", 0),
+            0u);
+  EXPECT_EQ(FlagError({"--ctx-size", "1"})
+                .rfind("unknown argument '--ctx-size'; give --max-model-len ", 0),
+            0u);
+}
+
+// A mounted ConfigMap is a folder of symbolic links to files.
+TEST(ConfigTest, AFolderIsNoConfigurationFile) {
+  const std::string folder = ::testing::TempDir() + absl::StrCat("/config_folder_", getpid());
+  std::filesystem::create_directories(folder + "/..data");
+  const auto error = [&](const std::string& path) {
+    return FlagError({"--config", path, "--model", "/m"});
+  };
+  EXPECT_EQ(error(folder), absl::StrCat("--config: '", folder, "' is a folder; give a YAML file"));
+  std::ofstream(folder + "/..data/tessera.yaml") << "engine: {max_num_seqs: 8}\n";
+  std::filesystem::create_symlink("..data/tessera.yaml", folder + "/tessera.yaml");
+  std::ofstream(folder + "/b.yaml") << "\n";
+  EXPECT_EQ(error(folder), absl::StrCat("--config: '", folder,
+                                        "' is a folder; give a YAML file, e.g. one of the "
+                                        "folder's: b.yaml, tessera.yaml"));
+  EXPECT_EQ(error(folder + "/tessera.yaml"), "");
+  ASSERT_EQ(mkfifo((folder + "/pipe").c_str(), 0600), 0);
+  EXPECT_EQ(error(folder + "/pipe"), absl::StrCat("--config: '", folder,
+                                                  "/pipe' is not a regular file; give a YAML "
+                                                  "file"));
+  EXPECT_EQ(error("/dev/null"), "--config: '/dev/null' is not a regular file; give a YAML file");
+  std::filesystem::remove_all(folder);
+}
+
+// gRPC counts the age of a connection in milliseconds with 32 bits.
+TEST(ConfigTest, AConnectionAgeThatGrpcCannotCountIsRefused) {
+  EXPECT_EQ(SetError("server.max_connection_age_seconds", "2147483"), "");
+  EXPECT_NE(SetError("server.max_connection_age_seconds", "2147484"), "");
+}
+
+TEST(ConfigTest, LoopbackAddresses) {
+  for (const char* host : {"127.0.0.1", "127.1.2.3", "localhost", "::1", "::ffff:127.0.0.1"}) {
+    EXPECT_TRUE(IsLoopback({host, 1})) << host;
+  }
+  for (const char* host :
+       {"0.0.0.0", "10.0.0.1", "::", "::ffff:10.0.0.1", "no.such.host.invalid"}) {
+    EXPECT_FALSE(IsLoopback({host, 1})) << host;
+  }
 }
 
 TEST(ConfigTest, ModelNames) {

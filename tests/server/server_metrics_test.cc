@@ -1,9 +1,5 @@
 // Tests of /metrics, /healthz and /readyz over a real socket.
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <future>
@@ -14,12 +10,14 @@
 #include "absl/strings/str_split.h"
 #include "scheduler/step/engine.h"
 #include "server/call/serving.h"
-#include "server/config/config.h"
 #include "server/metrics/metrics.h"
+#include "tests/lib/http_client.h"
 #include "tests/lib/threaded_fake_runner.h"
 
 namespace tessera {
 namespace {
+
+using testing::HttpGet;
 
 class MetricsTest : public ::testing::Test {
  protected:
@@ -39,27 +37,13 @@ class MetricsTest : public ::testing::Test {
     sources_.live = [this] { return live_.load(); };
   }
 
-  // Sends an HTTP request and returns the whole answer; empty when there is no answer.
-  static std::string Http(const std::string& address, const std::string& request) {
-    const HostPort where = *ParseHostPort(address);
-    const int fd = socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in to = {};
-    to.sin_family = AF_INET;
-    to.sin_port = htons(static_cast<uint16_t>(where.port));
-    inet_pton(AF_INET, "127.0.0.1", &to.sin_addr);
-    std::string answer;
-    if (connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)) == 0 &&
-        write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size())) {
-      char buffer[4096];
-      for (ssize_t n = 0; (n = read(fd, buffer, sizeof(buffer))) > 0;) {
-        answer.append(buffer, static_cast<size_t>(n));
-      }
-    }
-    close(fd);
-    return answer;
-  }
-  static std::string Get(const std::string& address, const std::string& path) {
-    return Http(address, absl::StrCat("GET ", path, " HTTP/1.1\r\nHost: x\r\n\r\n"));
+  // A server that has published sources_.
+  std::unique_ptr<MetricsServer> Serve(const std::string& listen) const {
+    auto server = StartMetrics(listen, "1.2.3");
+    EXPECT_TRUE(server.ok()) << server.status();
+    if (!server.ok()) return nullptr;
+    (*server)->Publish(sources_);
+    return *std::move(server);
   }
   // The value of a series such as `tessera_pages{kind="kv"}`; "" when the series is absent.
   std::string ValueOf(const std::string& series) const {
@@ -168,28 +152,25 @@ TEST_F(MetricsTest, TextIsWellFormed) {
 }
 
 TEST_F(MetricsTest, ProbesOverHttp) {
-  auto server = StartMetrics("127.0.0.1:0", sources_);
-  ASSERT_TRUE(server.ok()) << server.status();
-  const std::string address = (*server)->address();
+  const auto server = Serve("127.0.0.1:0");
+  ASSERT_NE(server, nullptr);
+  const std::string& address = server->address();
   EXPECT_EQ(address.rfind("127.0.0.1:", 0), 0u);
-  const std::string page = Get(address, "/metrics");
+  const std::string page = HttpGet(address, "/metrics");
   EXPECT_EQ(page.rfind("HTTP/1.1 200", 0), 0u);
   EXPECT_NE(page.find("text/plain; version=0.0.4"), std::string::npos);
   EXPECT_NE(page.find("tessera_requests_running 0"), std::string::npos);
-  EXPECT_EQ(Get(address, "/healthz").rfind("HTTP/1.1 200", 0), 0u);
-  EXPECT_EQ(Get(address, "/readyz").rfind("HTTP/1.1 200", 0), 0u);
-  EXPECT_EQ(Get(address, "/").rfind("HTTP/1.1 404", 0), 0u);
-  EXPECT_EQ(Get(address, "/metrics/x").rfind("HTTP/1.1 404", 0), 0u);
-  const std::string head = Http(address, "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
-  EXPECT_EQ(head.rfind("HTTP/1.1 200", 0), 0u);
-  EXPECT_EQ(head.substr(head.size() - 4), "\r\n\r\n");
+  EXPECT_EQ(HttpGet(address, "/healthz").rfind("HTTP/1.1 200", 0), 0u);
+  EXPECT_EQ(HttpGet(address, "/readyz").rfind("HTTP/1.1 200", 0), 0u);
+  EXPECT_NE(page.find("\ntessera_ready 1\n"), std::string::npos);
   context_.draining = true;
-  EXPECT_EQ(Get(address, "/healthz").rfind("HTTP/1.1 200", 0), 0u);
-  EXPECT_EQ(Get(address, "/readyz").rfind("HTTP/1.1 503", 0), 0u);
+  EXPECT_NE(HttpGet(address, "/metrics").find("\ntessera_ready 0\n"), std::string::npos);
+  EXPECT_EQ(HttpGet(address, "/healthz").rfind("HTTP/1.1 200", 0), 0u);
+  EXPECT_EQ(HttpGet(address, "/readyz").rfind("HTTP/1.1 503", 0), 0u);
   context_.draining = false;
   live_ = false;
-  EXPECT_EQ(Get(address, "/healthz").rfind("HTTP/1.1 503", 0), 0u);
-  EXPECT_EQ(Get(address, "/readyz").rfind("HTTP/1.1 503", 0), 0u);
+  EXPECT_EQ(HttpGet(address, "/healthz").rfind("HTTP/1.1 503", 0), 0u);
+  EXPECT_EQ(HttpGet(address, "/readyz").rfind("HTTP/1.1 503", 0), 0u);
 }
 
 class DropSink final : public TokenSink {
@@ -230,10 +211,10 @@ TEST_F(MetricsTest, AHungStepFailsHealthz) {
   };
   submit(8)->AwaitFinished();  // afterwards the cost model can predict the time of a step
   sources_.live = [&] { return engine->live(/*stale_us=*/60'000'000); };
-  auto server = StartMetrics("127.0.0.1:0", sources_);
-  ASSERT_TRUE(server.ok()) << server.status();
+  const auto server = Serve("127.0.0.1:0");
+  ASSERT_NE(server, nullptr);
   const auto code = [&](const std::string& path) {
-    return Get((*server)->address(), path).substr(0, 12);
+    return HttpGet(server->address(), path).substr(0, 12);
   };
   runner->Hold();
   const auto hung = submit(1);
@@ -251,17 +232,26 @@ TEST_F(MetricsTest, AHungStepFailsHealthz) {
   hung->AwaitFinished();
 }
 
-TEST_F(MetricsTest, AddressesThatCannotBe) {
-  auto server = StartMetrics("localhost:0", sources_);
-  ASSERT_TRUE(server.ok()) << server.status();
-  EXPECT_EQ(Get((*server)->address(), "/healthz").rfind("HTTP/1.1 200", 0), 0u);
-  const auto twin = StartMetrics((*server)->address(), sources_);
-  ASSERT_FALSE(twin.ok());
-  EXPECT_NE(twin.status().message().find("Address already in use; give another address"),
-            std::string::npos)
-      << twin.status();
-  EXPECT_FALSE(StartMetrics("nowhere", sources_).ok());
-  EXPECT_FALSE(StartMetrics("no.such.host.invalid:0", sources_).ok());
+// The port opens before the models are loaded.
+TEST_F(MetricsTest, WhileModelsLoadThePortTellsTheProgress) {
+  auto started = StartMetrics("127.0.0.1:0", "1.2.3");
+  ASSERT_TRUE(started.ok()) << started.status();
+  MetricsServer& server = **started;
+  EXPECT_EQ(HttpGet(server.address(), "/readyz").rfind("HTTP/1.1 503", 0), 0u);
+  server.SetProgress("loading m: 1 of 2 MiB");
+  const std::string readyz = HttpGet(server.address(), "/readyz");
+  EXPECT_EQ(readyz.rfind("HTTP/1.1 503", 0), 0u);
+  EXPECT_NE(readyz.find("\r\n\r\nloading m: 1 of 2 MiB\n"), std::string::npos) << readyz;
+  EXPECT_EQ(HttpGet(server.address(), "/healthz").rfind("HTTP/1.1 200", 0), 0u);
+  const std::string page = HttpGet(server.address(), "/metrics");
+  EXPECT_EQ(page.rfind("HTTP/1.1 200", 0), 0u);
+  EXPECT_NE(page.find("\ntessera_ready 0\n"), std::string::npos) << page;
+  EXPECT_NE(page.find("\ntessera_build_info{version=\"1.2.3\",device=\"\"} 1\n"), std::string::npos)
+      << page;
+  server.Publish(sources_);
+  EXPECT_EQ(HttpGet(server.address(), "/readyz").rfind("HTTP/1.1 200", 0), 0u);
+  EXPECT_NE(HttpGet(server.address(), "/metrics").find("tessera_requests_running 0"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -63,6 +63,32 @@ TEST(NodeOptions, DeviceKeysReachTheDevice) {
   EXPECT_EQ(options.adapter_dtype, AdapterDtype::kBF16);
 }
 
+// The device ref computes on one thread.
+TEST(NodeOptions, ThreadsThatTheDeviceDoesNotUseAreRefused) {
+  v1::Config config;
+  config.mutable_engine()->set_device("ref");
+  config.mutable_engine()->set_threads(1);
+  EXPECT_TRUE(CheckOptions(OptionsOf(config)).ok());
+  config.mutable_engine()->set_threads(2);
+  const absl::Status refused = CheckOptions(OptionsOf(config));
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(refused.message().find("engine.threads is 2"), absl::string_view::npos) << refused;
+}
+
+TEST(NodeOptions, ServerKeysHaveDefaults) {
+  v1::ServerConfig server;
+  EXPECT_EQ(ListenAddressOf(server), "127.0.0.1:50051");
+  EXPECT_EQ(MetricsAddressOf(server), "127.0.0.1:9464");
+  EXPECT_GE(ResponderThreadsOf(server), 2);
+  EXPECT_LE(ResponderThreadsOf(server), 4);
+  server.set_listen("a:1");
+  server.set_metrics_listen("b:2");
+  server.set_responder_threads(7);
+  EXPECT_EQ(ListenAddressOf(server), "a:1");
+  EXPECT_EQ(MetricsAddressOf(server), "b:2");
+  EXPECT_EQ(ResponderThreadsOf(server), 7);
+}
+
 TEST(NodeOptions, WhatIsNotGivenKeepsItsDefault) {
   const EngineOptions options = OptionsOf(v1::Config()).engine;
   const EngineOptions defaults;

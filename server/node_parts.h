@@ -1,0 +1,36 @@
+// The parts of a node that take little time to make: options, memory plan, tokenizers and
+// templates, backend, registered adapters. A start and `tesserad --check` make the same parts, so
+// the check finds what a start would find; only a start loads weights and opens the ports. Called
+// on main's thread.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "scheduler/device/assemble.h"
+#include "server/call/served_model.h"
+
+namespace tessera {
+
+namespace v1 {
+class Config;
+}
+
+struct NodeParts {
+  AssembleOptions options;
+  MemoryPlan plan;
+  std::unique_ptr<ModelRegistry> models;  // without revisions, which need the weights
+  DeviceParts device;                     // its registry has the adapters of `adapters.paths`
+};
+
+// Makes the parts. Errors say what to change. Calls `on_stage` before each part with what is done
+// next, e.g. "loading m: tokenizer"; `on_stage` may end the process.
+absl::StatusOr<NodeParts> PrepareNode(
+    const v1::Config& config, const std::function<void(const std::string& stage)>& on_stage);
+
+// The memory plan and all computed values as lines of text, without a newline at the end.
+std::string DescribePlan(const AssembleOptions& options, const MemoryPlan& plan);
+
+}  // namespace tessera

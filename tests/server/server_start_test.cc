@@ -1,0 +1,110 @@
+// Tests of a node's start with the shipped model: probes while models load, and the check that
+// finds what a start would find.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <exception>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <new>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "server/config/net.h"
+#include "server/end_by_exception.h"
+#include "server/node.h"
+#include "tessera/v1/config.pb.h"
+#include "tests/lib/http_client.h"
+#include "tests/lib/log_capture.h"
+
+namespace tessera {
+namespace {
+
+using testing::HttpGet;
+
+constexpr char kModel[] = "deploy/models/tessera-nano";
+
+v1::Config ConfigWith(const std::function<void(v1::Config*)>& change) {
+  v1::Config config;
+  config.add_models()->set_name("first");
+  config.mutable_models(0)->set_path(kModel);
+  config.mutable_server()->set_listen("127.0.0.1:0");
+  config.mutable_server()->set_metrics_listen("127.0.0.1:0");
+  config.mutable_engine()->set_threads(1);
+  config.mutable_engine()->set_kv_cache_bytes(32 << 20);
+  change(&config);
+  return config;
+}
+
+TEST(ServerStartTest, ProbesAnswerFromTheStartOfLoadingOn) {
+  const auto free = OpenListener("--metrics-listen", {"127.0.0.1", 0});
+  ASSERT_TRUE(free.ok()) << free.status();
+  close(free->fd);
+  const std::string address = absl::StrCat("127.0.0.1:", free->port);
+  std::string progress;
+  const auto probe = [&] {
+    EXPECT_EQ(HttpGet(address, "/healthz").rfind("HTTP/1.1 200", 0), 0u);
+    EXPECT_NE(HttpGet(address, "/metrics").find("\ntessera_ready 0\n"), std::string::npos);
+    const std::string readyz = HttpGet(address, "/readyz");
+    EXPECT_EQ(readyz.rfind("HTTP/1.1 503", 0), 0u) << readyz;
+    progress += readyz.substr(readyz.find("\r\n\r\n") + 4);
+  };
+  const auto node = StartNode(
+      ConfigWith([&](v1::Config* c) { c->mutable_server()->set_metrics_listen(address); }), probe);
+  ASSERT_TRUE(node.ok()) << node.status();
+  EXPECT_NE(progress.find("loading first: tokenizer\n"), std::string::npos) << progress;
+  EXPECT_NE(progress.find(" MiB\n"), std::string::npos) << progress;
+  EXPECT_EQ((*node)->metrics_address(), address);
+  EXPECT_EQ(HttpGet(address, "/readyz").rfind("HTTP/1.1 200", 0), 0u);
+  EXPECT_NE(HttpGet(address, "/metrics").find("\ntessera_ready 1\n"), std::string::npos);
+}
+
+TEST(ServerStartTest, ACheckFindsWhatAStartFinds) {
+  const std::string file = ::testing::TempDir() + absl::StrCat("/node_check_", getpid());
+  std::ofstream(file) << "no folder";
+  const std::function<void(v1::Config*)> faults[] = {
+      [](v1::Config* c) { c->mutable_adapters()->add_paths("/nope"); },
+      [](v1::Config* c) { c->mutable_adapters()->add_paths("nobody=deploy/models"); },
+      [&](v1::Config* c) { c->mutable_engine()->set_pack_cache(file); },
+      [](v1::Config* c) { c->mutable_engine()->set_max_model_len(1'000'000); },
+      [](v1::Config* c) { c->mutable_server()->set_listen("no.such.host.invalid:0"); },
+      [](v1::Config* c) { c->mutable_models(0)->set_path("/nope"); }};
+  for (const auto& fault : faults) {
+    const v1::Config config = ConfigWith(fault);
+    const absl::Status check = CheckNode(config).status();
+    EXPECT_FALSE(check.ok()) << config.ShortDebugString();
+    EXPECT_EQ(check, StartNode(config).status());
+  }
+  std::filesystem::remove(file);
+  EXPECT_TRUE(CheckNode(ConfigWith([](v1::Config* c) {
+                c->mutable_adapters()->add_paths(absl::StrCat(kModel, "/adapters"));
+              })).ok());
+}
+
+TEST(ServerStartTest, AnAddressThatOtherMachinesReachIsWarnedOf) {
+  const auto lines = [](const std::string& listen) {
+    testing::LogCapture log;
+    EXPECT_TRUE(CheckNode(ConfigWith([&](v1::Config* c) {
+                  c->mutable_server()->set_listen(listen);
+                })).ok());
+    return log.text();
+  };
+  EXPECT_NE(lines("0.0.0.0:0").find("[warning] --listen 0.0.0.0:0: other machines can reach"),
+            std::string::npos);
+  EXPECT_EQ(lines("127.0.0.1:0").find("[warning] --listen"), std::string::npos);
+}
+
+void Allocate() { throw std::bad_alloc(); }
+void AllocateTooMuch() noexcept {
+  std::set_terminate(&EndByException);
+  Allocate();
+}
+
+TEST(ServerStartTest, WhatTheSystemRefusesEndsTheProcessWithALine) {
+  EXPECT_EXIT(AllocateTooMuch(), ::testing::ExitedWithCode(1),
+              "tesserad: out of memory: .*ulimit -v");
+}
+
+}  // namespace
+}  // namespace tessera
