@@ -55,6 +55,7 @@ Answer Probe(bool good, const char* why_not) {
               : Answer{503, "text/plain; charset=utf-8", why_not};
 }
 
+constexpr char kNoAnswer[] = "the gRPC port does not answer\n";
 constexpr char kNotLive[] = "the engine makes no progress\n";
 
 class CivetMetricsServer final : public MetricsServer {
@@ -67,6 +68,7 @@ class CivetMetricsServer final : public MetricsServer {
         healthz_([this] { return Probe(sources_.live(), kNotLive); }),
         readyz_([this] {
           if (sources_.context->draining.load()) return Probe(false, "draining\n");
+          if (!sources_.context->port_answers.load()) return Probe(false, kNoAnswer);
           return Probe(sources_.live(), kNotLive);
         }) {}
 

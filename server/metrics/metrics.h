@@ -1,7 +1,7 @@
 // Metrics and probes over HTTP: /metrics (Prometheus text), /healthz (the engine makes progress)
-// and /readyz (the engine makes progress and the server does not drain). Each scrape reads the
-// counters from the objects that own them, so every series exists with the value zero from the
-// start. Owned by the node; the HTTP server has threads of its own.
+// and /readyz (the engine makes progress, the gRPC port answers and the server does not drain).
+// Each scrape reads the counters from the objects that own them, so every series exists with the
+// value zero from the start. Owned by the node; the HTTP server has threads of its own.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,7 @@
 namespace tessera {
 
 class AdapterRegistry;
+struct DoorStats;
 struct EngineModel;
 struct EngineStats;
 struct ServingContext;
@@ -24,6 +25,7 @@ struct MetricsSources {
   const EngineStats* engine = nullptr;
   const std::vector<EngineModel>* models = nullptr;
   const ServingContext* context = nullptr;
+  const DoorStats* door = nullptr;            // null: there is no gRPC port
   const AdapterRegistry* adapters = nullptr;  // null: there are no adapters
   int32_t max_num_seqs = 0;
   int64_t slab_bytes = 0;
