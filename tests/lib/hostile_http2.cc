@@ -145,7 +145,7 @@ bool HostileHttp2::WaitClosed(int64_t timeout_ms) {
 bool HostileHttp2::WaitGoAway(int64_t timeout_ms) {
   const Clock::time_point end = Clock::now() + std::chrono::milliseconds(timeout_ms);
   while (go_away_.empty()) {
-    if (!Drain() || !WaitFor(fd_, POLLIN, LeftMs(end))) break;
+    if (!WaitFor(fd_, POLLIN, LeftMs(end)) || !Drain()) break;
   }
   return !go_away_.empty();
 }
