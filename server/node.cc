@@ -171,11 +171,15 @@ class RunningNode final : public Node {
     options.responder_threads = ResponderThreadsOf(server);
     options.max_connection_age_seconds = server.max_connection_age_seconds();
     if (server.has_keepalive_seconds()) options.keepalive_seconds = server.keepalive_seconds();
+    options.door = DoorOptionsOf(config.limits());
+    options.door_stats = &door_stats_;
+    context_.control_enabled = server.control() != "off";
 
     MetricsSources sources;
     sources.engine = &engine_->stats();
     sources.models = &engine_->models();
     sources.context = &context_;
+    sources.door = &door_stats_;
     sources.adapters = adapters_.get();
     sources.max_num_seqs = max_num_seqs_;
     sources.slab_bytes = slab_bytes_;
@@ -204,6 +208,7 @@ class RunningNode final : public Node {
 
   SteadyClock clock_;
   ServingContext context_;
+  DoorStats door_stats_;
   std::unique_ptr<ModelRegistry> registry_;
   std::unique_ptr<AdapterRegistry> adapters_;  // declared before engine_, which uses it
   std::unique_ptr<Engine> engine_;

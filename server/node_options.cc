@@ -72,6 +72,26 @@ AssembleOptions OptionsOf(const v1::Config& config) {
   return options;
 }
 
+DoorOptions DoorOptionsOf(const v1::LimitsConfig& limits) {
+  DoorOptions door;
+  door.max_connections = limits.max_connections();
+  door.max_connections_per_address = limits.max_connections_per_address();
+  GuardLimits& guard = door.guard;
+  if (limits.has_max_streams_per_connection()) {
+    guard.max_streams = limits.max_streams_per_connection();
+  }
+  if (limits.has_max_header_block_bytes()) {
+    guard.max_header_block_bytes = static_cast<int64_t>(limits.max_header_block_bytes());
+  }
+  if (limits.has_max_resets_per_second()) {
+    guard.max_resets_per_second = limits.max_resets_per_second();
+  }
+  if (limits.has_max_incoming_bytes()) {
+    door.max_incoming_bytes = static_cast<int64_t>(limits.max_incoming_bytes());
+  }
+  return door;
+}
+
 absl::Status CheckOptions(const AssembleOptions& options) {
   if (options.backend == "ref" && options.num_threads > 1) {
     return absl::InvalidArgumentError(

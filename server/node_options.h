@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "scheduler/device/assemble.h"
+#include "server/door/door.h"
 
 namespace tessera {
 
@@ -14,10 +15,14 @@ namespace v1 {
 class Config;
 class AdaptersConfig;
 class ServerConfig;
+class LimitsConfig;
 }  // namespace v1
 
 // REQUIRES: each value of `config` is valid by itself (see config_rules.h).
 AssembleOptions OptionsOf(const v1::Config& config);
+
+// The limits of connections, without the address.
+DoorOptions DoorOptionsOf(const v1::LimitsConfig& limits);
 
 // Returns an error if options contradict each other.
 absl::Status CheckOptions(const AssembleOptions& options);

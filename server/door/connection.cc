@@ -26,11 +26,12 @@ Connection::~Connection() {
   if (server_ >= 0) close(server_);
 }
 
-Connection::Result Connection::OnClient(uint32_t events, char* scratch, int64_t now_us) {
+Connection::Result Connection::OnClient(uint32_t events, size_t max_bytes, char* scratch,
+                                        int64_t now_us) {
   if ((events & (EPOLLERR | EPOLLHUP)) != 0) return Result::kGone;
   if ((events & EPOLLOUT) != 0 && !Flush(client_, &to_client_)) return Result::kGone;
   if ((events & EPOLLIN) == 0) return Result::kOpen;
-  const int64_t received = Receive(scratch);
+  const int64_t received = Receive(scratch, max_bytes);
   if (received < 0) return IsTemporary(errno) ? Result::kOpen : Result::kGone;
   if (received == 0) {
     client_ended_ = true;
@@ -68,7 +69,7 @@ Connection::Result Connection::OnTime(int64_t now_us) {
 
 uint32_t Connection::client_events() const {
   uint32_t events = EPOLLERR;  // a client that is gone is noticed even while its bytes must wait
-  if (!client_ended_ && to_server_.empty()) events |= EPOLLIN;
+  if (!paused_ && !client_ended_ && to_server_.empty()) events |= EPOLLIN;
   if (!to_client_.empty()) events |= EPOLLOUT;
   return events;
 }
@@ -86,8 +87,8 @@ void Connection::SendGoAway(CloseReason reason) {
   if (!frame.empty()) (void)SendToClient(frame);
 }
 
-int64_t Connection::Receive(char* scratch) {
-  return recv(client_, scratch, kChunkBytes, MSG_DONTWAIT);
+int64_t Connection::Receive(char* scratch, size_t max_bytes) {
+  return recv(client_, scratch, max_bytes, MSG_DONTWAIT);
 }
 
 bool Connection::SendToClient(absl::string_view bytes) { return Send(client_, bytes, &to_client_); }

@@ -35,7 +35,8 @@ class Connection final {
   Connection& operator=(const Connection&) = delete;
 
   // Handles the events (EPOLLIN, EPOLLOUT, ...) of one side. `scratch` has kChunkBytes bytes.
-  Result OnClient(uint32_t events, char* scratch, int64_t now_us);
+  // OnClient reads `max_bytes` bytes at most. REQUIRES: max_bytes <= kChunkBytes.
+  Result OnClient(uint32_t events, size_t max_bytes, char* scratch, int64_t now_us);
   Result OnServer(uint32_t events, char* scratch, int64_t now_us);
   // Called about once a second.
   Result OnTime(int64_t now_us);
@@ -46,6 +47,10 @@ class Connection final {
   uint32_t server_events() const;
   int client_fd() const { return client_; }
   int server_fd() const { return server_; }  // -1: gRPC has closed the connection
+
+  // A paused connection takes nothing from its client.
+  void set_paused(bool paused) { paused_ = paused; }
+  bool paused() const { return paused_; }
 
   // Tells the client why the connection ends, if a frame can be sent now.
   void SendGoAway(CloseReason reason);
@@ -63,7 +68,7 @@ class Connection final {
     bool empty() const { return begin == bytes.size(); }
   };
 
-  int64_t Receive(char* scratch);
+  int64_t Receive(char* scratch, size_t max_bytes);
   bool SendToClient(absl::string_view bytes);
   void SendToServer(absl::string_view bytes);
   static bool Send(int fd, absl::string_view bytes, Backlog* backlog);
@@ -77,6 +82,7 @@ class Connection final {
   CloseReason close_reason_ = CloseReason::kNone;
   Backlog to_server_;
   Backlog to_client_;
+  bool paused_ = false;
   bool client_ended_ = false;    // the client sends no more
   bool server_deaf_ = false;     // gRPC takes no more bytes
   int64_t linger_until_us_ = 0;  // not 0: gRPC has ended; the client may read until then

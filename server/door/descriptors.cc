@@ -13,8 +13,6 @@ namespace {
 constexpr int64_t kDescriptorsPerConnection = 3;
 constexpr int64_t kMinReserve = 16;
 constexpr int64_t kMaxReserve = 128;
-// More connections than this need no descriptors but memory; raise limits.max_connections for them.
-constexpr int64_t kMostConnections = 16'384;
 
 }  // namespace
 
@@ -29,8 +27,7 @@ int64_t RaiseDescriptorLimit() {
 
 int64_t ConnectionsWithin(int64_t limit, int64_t used) {
   const int64_t reserve = std::clamp(limit / 8, kMinReserve, kMaxReserve);
-  const int64_t left = limit - used - reserve;
-  return std::clamp(left / kDescriptorsPerConnection, int64_t{0}, kMostConnections);
+  return std::max(int64_t{0}, (limit - used - reserve) / kDescriptorsPerConnection);
 }
 
 int64_t NumOpenDescriptors() {

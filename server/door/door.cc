@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <condition_variable>
 #include <cstring>
+#include <deque>
 #include <mutex>
 #include <optional>
 #include <random>
@@ -28,6 +29,7 @@
 #include "server/door/connection_table.h"
 #include "server/door/descriptors.h"
 #include "server/door/listener.h"
+#include "server/door/token_bucket.h"
 
 namespace tessera {
 namespace {
@@ -35,8 +37,20 @@ namespace {
 constexpr int64_t kTickUs = 1'000'000;  // interval of the checks of slow clients
 constexpr int64_t kRetryUs = 50'000;    // pause of accepting after the system refused a socket
 constexpr int64_t kLogIntervalUs = 10'000'000;
+constexpr int64_t kDefaultMaxConnections = 16'384;
 constexpr int kMaxEvents = 256;
 constexpr int kMaxAccepts = 64;  // connections that are accepted between two rounds of moving bytes
+
+// gRPC needs time to free streams that end before they are answered. When clients abandon more
+// streams than this, or when more than kFreeIncoming requests have arrived in part, the door is
+// under pressure: it reads little at a time, and it pauses each connection with more than
+// kFreeStreams streams that are abandoned or have arrived in part. Paused connections continue one
+// by one.
+constexpr double kAbandonedPerSecond = 1000;
+constexpr double kAbandonedBurst = 1024;
+constexpr int64_t kFreeIncoming = 1024;
+constexpr int64_t kFreeStreams = 8;
+constexpr size_t kCarefulBytes = 1 << 10;
 
 // Epoll reports a number: a connection's number times two, plus which side. Connections are
 // numbered from kFirstId, so that lower numbers are the door's own descriptors.
@@ -81,14 +95,12 @@ class EpollDoor final : public Door {
         listener_(std::move(listener)),
         clock_(clock),
         stats_(stats),
-        scope_(DrawScope()) {
+        scope_(DrawScope()),
+        abandoned_(kAbandonedPerSecond, kAbandonedBurst, clock->NowUs()) {
     HostPort bound = options.listen;
     bound.port = listener_.port();
     address_ = FormatHostPort(bound);
-    const absl::StatusOr<HostPort> numeric = ResolveHost(bound);
-    local_ = numeric.ok() ? *numeric : bound;
-    if (local_.host == "0.0.0.0") local_.host = "127.0.0.1";
-    if (local_.host == "::") local_.host = "::1";
+    local_ = listener_.local_address();
   }
   ~EpollDoor() override {
     Stop(0);
@@ -106,7 +118,8 @@ class EpollDoor final : public Door {
     const int64_t fits = ConnectionsWithin(limit, NumOpenDescriptors());
     if (fits < 1) return TooFewDescriptors();
     max_connections_ =
-        options_.max_connections > 0 ? std::min<int64_t>(options_.max_connections, fits) : fits;
+        std::min(fits, options_.max_connections > 0 ? int64_t{options_.max_connections}
+                                                    : kDefaultMaxConnections);
     max_per_address_ = options_.max_connections_per_address > 0
                            ? options_.max_connections_per_address
                            : std::max<int64_t>(1, max_connections_ / 2);
@@ -215,7 +228,7 @@ class EpollDoor final : public Door {
   }
 
   int TimeoutMs() const {
-    if (retry_us_ != 0 || ending_) return static_cast<int>(kRetryUs / 1000);
+    if (retry_us_ != 0 || ending_ || !paused_.empty()) return static_cast<int>(kRetryUs / 1000);
     return table_.all().empty() ? -1 : static_cast<int>(kTickUs / 1000);
   }
 
@@ -231,9 +244,12 @@ class EpollDoor final : public Door {
     Entry* const entry = table_.Find(id);
     if (entry == nullptr) return;  // an earlier event has closed the connection
     Connection& connection = *entry->connection;
+    const bool careful = pressed_ || connection.guard().num_abandoned() > kFreeStreams;
+    const size_t max_bytes = careful ? kCarefulBytes : kChunkBytes;
     const Connection::Result result =
-        key == ClientKey(id) ? connection.OnClient(event.events, scratch_.data(), now_us_)
-                             : connection.OnServer(event.events, scratch_.data(), now_us_);
+        key == ClientKey(id)
+            ? connection.OnClient(event.events, max_bytes, scratch_.data(), now_us_)
+            : connection.OnServer(event.events, scratch_.data(), now_us_);
     AfterStep(id, entry, result);
   }
 
@@ -242,13 +258,42 @@ class EpollDoor final : public Door {
     if (result == Connection::Result::kGuarded) return End(id, connection.close_reason());
     if (result == Connection::Result::kGone) return Remove(id);
     if (connection.server_fd() < 0) entry->server_events = 0;
+    table_.Update(id, entry);
+    UpdatePressure();
+    const FrameGuard& guard = connection.guard();
+    if (pressed_ && guard.num_abandoned() + guard.num_incoming() > kFreeStreams) {
+      Pause(id, &connection);
+    }
     Rewatch(connection.client_fd(), connection.client_events(), ClientKey(id),
             &entry->client_events);
     Rewatch(connection.server_fd(), connection.server_events(), ServerKey(id),
             &entry->server_events);
-    table_.Update(id, entry);
     if (table_.incoming_bytes() > options_.max_incoming_bytes) {
       End(table_.LargestIncoming(), CloseReason::kIncomingBytes);
+    }
+  }
+
+  void UpdatePressure() {
+    abandoned_.Force(static_cast<double>(table_.TakeAbandoned()));
+    pressed_ = abandoned_.InDebt(now_us_) || table_.num_incoming() > kFreeIncoming;
+  }
+
+  void Pause(uint64_t id, Connection* connection) {
+    if (connection->paused()) return;
+    connection->set_paused(true);
+    paused_.push_back(id);
+  }
+
+  // Lets one paused connection continue, if the door is not under pressure.
+  void Unpause() {
+    UpdatePressure();
+    while (!pressed_ && !paused_.empty()) {
+      const uint64_t id = paused_.front();
+      paused_.pop_front();
+      Entry* const entry = table_.Find(id);
+      if (entry == nullptr) continue;
+      entry->connection->set_paused(false);
+      return AfterStep(id, entry, Connection::Result::kOpen);
     }
   }
 
@@ -311,10 +356,16 @@ class EpollDoor final : public Door {
   }
 
   CloseReason MakeRoom(const PeerAddress& peer) {
-    if (table_.SizeOf(peer.network) >= max_per_address_) return CloseReason::kTooManyOfAddress;
-    if (table_.size() < max_connections_) return CloseReason::kNone;
-    const uint64_t idle = table_.OldestIdle();
-    if (idle == 0) return CloseReason::kTooManyConnections;
+    CloseReason full = CloseReason::kNone;
+    uint64_t idle = 0;
+    if (table_.SizeOf(peer.network) >= max_per_address_) {
+      full = CloseReason::kTooManyOfAddress;
+      idle = table_.OldestIdleOf(peer.network);
+    } else if (table_.size() >= max_connections_) {
+      full = CloseReason::kTooManyConnections;
+      idle = table_.OldestIdle();
+    }
+    if (full == CloseReason::kNone || idle == 0) return full;
     End(idle, CloseReason::kIdle);
     return CloseReason::kNone;
   }
@@ -369,6 +420,7 @@ class EpollDoor final : public Door {
       retry_us_ = 0;
       for (const int fd : listener_.fds()) Watch(fd, EPOLLIN, kListenKey);
     }
+    if (!paused_.empty()) Unpause();
     if (now_us_ - last_tick_us_ < kTickUs) return;
     last_tick_us_ = now_us_;
     std::vector<uint64_t> ids;
@@ -404,6 +456,9 @@ class EpollDoor final : public Door {
   // Used by the thread only.
   ConnectionTable table_;
   CloseLog log_;
+  TokenBucket abandoned_;
+  bool pressed_ = false;
+  std::deque<uint64_t> paused_;  // may contain connections that have ended
   uint64_t next_id_ = kFirstId;
   int64_t now_us_ = 0;
   int64_t last_tick_us_ = 0;

@@ -28,7 +28,7 @@ struct DoorOptions {
   // idle, the new connection is refused.
   int32_t max_connections = 0;
   // Connections that may be open from one IPv4 address or one IPv6 network (/64). 0: half of
-  // max_connections. Above the limit, new connections are refused. A proxy counts as one address.
+  // max_connections. Above the limit, the same happens within the address. A proxy is one address.
   int32_t max_connections_per_address = 0;
   GuardLimits guard;
   // The largest number of bytes of requests that have arrived in part, over all connections. Above

@@ -15,8 +15,8 @@ constexpr std::array<Reason, kNumCloseReasons> kReasons = {{
      "limits.max_connections are open, all of them with open calls; raise the limit or the limit "
      "of descriptors (ulimit -n)"},
     {"too_many_of_address",
-     "limits.max_connections_per_address are open from one address; raise the limit or use fewer "
-     "connections"},
+     "limits.max_connections_per_address are open from one address, all of them with open calls; "
+     "raise the limit or use fewer connections"},
     {"no_descriptors", "the process has no free descriptor; raise the limit (ulimit -n)"},
     {"idle", "idle, closed to make room for a new connection"},
     {"protocol", "not valid HTTP/2; use a gRPC client without TLS"},

@@ -83,9 +83,12 @@ CloseReason FrameGuard::OnHeader(const FrameHeader& frame, int64_t now_us) {
       return OnHeaders(frame, now_us);
     case FrameType::kContinuation:
       return block_stream_ == 0 ? CloseReason::kProtocol : GrowBlock(frame);
-    case FrameType::kReset:
+    case FrameType::kReset: {
+      const int64_t before = num_unanswered_;
       Close(frame.stream);
+      num_abandoned_ += before - num_unanswered_;
       return resets_.Take(now_us) ? CloseReason::kNone : CloseReason::kResets;
+    }
     case FrameType::kSettings:
       return OnSettings(frame, now_us);
     case FrameType::kPing:
@@ -141,7 +144,8 @@ CloseReason FrameGuard::Open(uint32_t stream, int64_t now_us) {
   last_stream_ = stream;
   if (open_.size() >= static_cast<size_t>(limits_.max_streams)) return CloseReason::kStreams;
   if (!streams_.Take(now_us)) return CloseReason::kStreamRate;
-  open_.insert(stream);
+  open_.emplace(stream, false);
+  ++num_unanswered_;
   incoming_[stream].opened_us = now_us;
   incoming_bytes_ += kStreamBytes;
   return AddIncoming(stream, 0);
@@ -178,7 +182,19 @@ void FrameGuard::Complete(uint32_t stream) {
 
 void FrameGuard::Close(uint32_t stream) {
   Complete(stream);
-  open_.erase(stream);
+  const auto found = open_.find(stream);
+  if (found == open_.end()) return;
+  if (!found->second) --num_unanswered_;
+  open_.erase(found);
+}
+
+void FrameGuard::Answer(uint32_t stream) {
+  pings_.Add(kPingsPerServerFrame);
+  others_.Add(kOthersPerServerFrame);
+  const auto found = open_.find(stream);
+  if (found == open_.end() || found->second) return;
+  found->second = true;
+  --num_unanswered_;
 }
 
 void FrameGuard::FromServer(absl::string_view bytes) {
@@ -188,12 +204,7 @@ void FrameGuard::FromServer(absl::string_view bytes) {
     if (event == FrameReader::Event::kEnd) continue;
     const FrameHeader& frame = server_.header();
     const bool answers = frame.type == FrameType::kData || frame.type == FrameType::kHeaders;
-    if (answers) {
-      pings_.Add(kPingsPerServerFrame);
-      others_.Add(kOthersPerServerFrame);
-      const auto found = incoming_.find(frame.stream);
-      if (found != incoming_.end()) found->second.answered = true;
-    }
+    if (answers) Answer(frame.stream);
     if (frame.type == FrameType::kReset || (answers && frame.Has(kFlagEndStream))) {
       Close(frame.stream);
     }
@@ -208,8 +219,10 @@ CloseReason FrameGuard::CheckTime(int64_t now_us) const {
   if (block_stream_ != 0 && now_us - block_begin_us_ > kHeaderTimeUs) {
     return CloseReason::kHeaderTime;
   }
-  const auto oldest = std::find_if(incoming_.begin(), incoming_.end(),
-                                   [](const auto& entry) { return !entry.second.answered; });
+  const auto oldest = std::find_if(incoming_.begin(), incoming_.end(), [this](const auto& entry) {
+    const auto found = open_.find(entry.first);
+    return found != open_.end() && !found->second;
+  });
   const bool late = oldest != incoming_.end() && now_us - oldest->second.opened_us > kRequestTimeUs;
   return late ? CloseReason::kRequestTime : CloseReason::kNone;
 }

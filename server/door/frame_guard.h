@@ -9,7 +9,7 @@
 #include <map>
 #include <string>
 
-#include "absl/container/flat_hash_set.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/string_view.h"
 #include "server/door/door_stats.h"
 #include "server/door/frame_reader.h"
@@ -54,7 +54,13 @@ class FrameGuard final {
   CloseReason CheckTime(int64_t now_us) const;
 
   size_t open_streams() const { return open_.size(); }
-  // Bytes that count for requests that have arrived in part.
+  // Open streams on which the server has sent nothing yet.
+  int64_t num_unanswered() const { return num_unanswered_; }
+  // Streams that the client has reset before the server sent anything on them.
+  int64_t num_abandoned() const { return num_abandoned_; }
+  bool has_request() const { return last_stream_ != 0; }
+  // Requests that have arrived in part, and the bytes that count for them.
+  int64_t num_incoming() const { return static_cast<int64_t>(incoming_.size()); }
   int64_t incoming_bytes() const { return incoming_bytes_; }
   bool has_preface() const { return num_preface_bytes_ == kPrefaceBytes; }
 
@@ -67,7 +73,6 @@ class FrameGuard final {
   struct Request {
     int64_t bytes = kStreamBytes;
     int64_t opened_us = 0;
-    bool answered = false;  // the server has sent something on the stream
   };
   static constexpr size_t kPrefaceBytes = 24;
 
@@ -84,6 +89,7 @@ class FrameGuard final {
   void OnEnd(const FrameHeader& frame);
   void Complete(uint32_t stream);
   void Close(uint32_t stream);
+  void Answer(uint32_t stream);
 
   const GuardLimits limits_;
   const int64_t begin_us_;
@@ -92,8 +98,11 @@ class FrameGuard final {
   FrameReader client_;
   FrameReader server_;
 
-  uint32_t last_stream_ = 0;              // the newest stream of the client
-  absl::flat_hash_set<uint32_t> open_;    // streams that neither side has ended
+  uint32_t last_stream_ = 0;  // the newest stream of the client
+  // Streams that neither side has ended, and whether the server has sent something on them.
+  absl::flat_hash_map<uint32_t, bool> open_;
+  int64_t num_unanswered_ = 0;
+  int64_t num_abandoned_ = 0;
   std::map<uint32_t, Request> incoming_;  // by stream, so the oldest is first
   int64_t incoming_bytes_ = 0;
 

@@ -26,11 +26,15 @@ void SetPort(int port, addrinfo* address) {
   }
 }
 
-int BoundPort(int fd) {
+// The address of a bound socket, at which this machine reaches it.
+HostPort LocalAddress(int fd) {
   sockaddr_storage bound = {};
   socklen_t size = sizeof(bound);
-  if (getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size) != 0) return 0;
-  return PeerFrom(bound).port;
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size) != 0) return {};
+  const PeerAddress address = PeerFrom(bound);
+  // A socket on all addresses takes clients of IPv4, or another socket of the same port does.
+  const bool is_any = address.host == "0.0.0.0" || address.host == "::";
+  return {is_any ? "127.0.0.1" : address.host, address.port};
 }
 
 // Returns a listening socket, or -1 and sets errno.
@@ -70,7 +74,8 @@ absl::StatusOr<Listener> Listener::Open(const std::string& flag, const HostPort&
     const int fd = ListenOn(*each, found->ai_next == nullptr);
     if (fd >= 0) {
       listener.fds_.push_back(fd);
-      listener.port_ = BoundPort(fd);
+      listener.local_ = LocalAddress(fd);
+      listener.port_ = listener.local_.port;
       continue;
     }
     // A machine without IPv6 still resolves localhost to ::1. A port in use is an error.

@@ -17,7 +17,8 @@ class Listener final {
   // system chooses a free one. Returns an error that names `flag` and says why it cannot be bound.
   static absl::StatusOr<Listener> Open(const std::string& flag, const HostPort& address);
   ~Listener() { Close(); }
-  Listener(Listener&& other) noexcept : fds_(std::move(other.fds_)), port_(other.port_) {
+  Listener(Listener&& other) noexcept
+      : fds_(std::move(other.fds_)), port_(other.port_), local_(std::move(other.local_)) {
     other.fds_.clear();
   }
   Listener(const Listener&) = delete;
@@ -25,6 +26,8 @@ class Listener final {
 
   const std::vector<int>& fds() const { return fds_; }  // they do not block
   int port() const { return port_; }
+  // A numeric address at which this machine reaches the port.
+  HostPort local_address() const { return local_; }
   void Close();
 
  private:
@@ -32,6 +35,7 @@ class Listener final {
 
   std::vector<int> fds_;
   int port_ = 0;
+  HostPort local_;
 };
 
 }  // namespace tessera

@@ -15,16 +15,26 @@ class TokenBucket final {
 
   // Takes one token. Returns false if there is none.
   bool Take(int64_t now_us) {
-    tokens_ = std::min(burst_, tokens_ + rate_ * 1e-6 * static_cast<double>(now_us - last_us_));
-    last_us_ = now_us;
+    Refill(now_us);
     if (tokens_ < 1) return false;
     tokens_ -= 1;
     return true;
+  }
+  // Takes tokens even if there are too few: the bucket is then in debt until it has refilled.
+  void Force(double tokens) { tokens_ -= tokens; }
+  bool InDebt(int64_t now_us) {
+    Refill(now_us);
+    return tokens_ < 0;
   }
   // Adds tokens, up to the size of the bucket.
   void Add(double tokens) { tokens_ = std::min(burst_, tokens_ + tokens); }
 
  private:
+  void Refill(int64_t now_us) {
+    tokens_ = std::min(burst_, tokens_ + rate_ * 1e-6 * static_cast<double>(now_us - last_us_));
+    last_us_ = now_us;
+  }
+
   const double rate_;
   const double burst_;
   double tokens_;

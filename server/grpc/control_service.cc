@@ -47,8 +47,8 @@ absl::Status CheckPeer(const CallbackServerContext& context) {
 }
 
 // Checks that the peer is local and parses the request into *message.
-absl::Status Read(const CallbackServerContext& context, const ByteBuffer* request,
-                  google::protobuf::Message* message) {
+absl::Status ReadLocal(const CallbackServerContext& context, const ByteBuffer* request,
+                       google::protobuf::Message* message) {
   RETURN_IF_ERROR(CheckPeer(context));
   if (request->Length() > static_cast<size_t>(kMaxControlBytes)) {
     return MakeError(absl::StatusCode::kInvalidArgument, "TOO_LARGE",
@@ -372,6 +372,12 @@ class ControlService final : public RawBase {
   }
 
  private:
+  absl::Status Read(const CallbackServerContext& call, const ByteBuffer* request,
+                    google::protobuf::Message* message) const {
+    if (context_->control_enabled) return ReadLocal(call, request, message);
+    return MakeError(absl::StatusCode::kPermissionDenied, "CONTROL_IS_OFF",
+                     "Control is off; set server.control to loopback and restart the server");
+  }
   static grpc::ServerUnaryReactor* Answer(CallbackServerContext* call, const absl::Status& status,
                                           const google::protobuf::Message& message,
                                           ByteBuffer* response) {

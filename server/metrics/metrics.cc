@@ -12,6 +12,7 @@
 namespace tessera {
 namespace {
 
+constexpr char kNoAnswer[] = "the gRPC port does not answer\n";
 constexpr char kNotLive[] = "the engine makes no progress\n";
 
 HttpResponse Text(int code, const std::string& body) {
@@ -77,6 +78,7 @@ class HttpMetricsServer final : public MetricsServer {
     const auto sources = this->sources();
     if (sources == nullptr) return Text(503, absl::StrCat(progress(), "\n"));
     if (sources->context->draining.load()) return Text(503, "draining\n");
+    if (!sources->context->port_answers.load()) return Text(503, kNoAnswer);
     return sources->live() ? Text(200, "ok\n") : Text(503, kNotLive);
   }
 

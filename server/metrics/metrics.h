@@ -1,5 +1,5 @@
 // Metrics and probes over HTTP: /metrics (Prometheus text), /healthz (the process loads models, or
-// the engine makes progress) and /readyz (the engine makes progress and the server does not drain).
+// the engine makes progress) and /readyz (the engine makes progress, the gRPC port answers and the server does not drain).
 // The port opens before the models load. Until Publish, /readyz tells what the start does, and
 // /metrics has the series that are known so far. Afterwards each scrape reads the counters from the
 // objects that own them, so every series exists with the value zero from then on. Owned by the
@@ -17,6 +17,7 @@
 namespace tessera {
 
 class AdapterRegistry;
+struct DoorStats;
 struct EngineModel;
 struct EngineStats;
 struct ServingContext;
@@ -26,6 +27,7 @@ struct MetricsSources {
   const EngineStats* engine = nullptr;
   const std::vector<EngineModel>* models = nullptr;
   const ServingContext* context = nullptr;
+  const DoorStats* door = nullptr;            // null: there is no gRPC port
   const AdapterRegistry* adapters = nullptr;  // null: there are no adapters
   int32_t max_num_seqs = 0;
   int64_t slab_bytes = 0;

@@ -14,6 +14,7 @@
 #include "scheduler/residency/adapters/adapter_registry.h"
 #include "scheduler/step/engine.h"
 #include "server/call/serving.h"
+#include "server/door/door_stats.h"
 #include "server/metrics/metrics.h"
 
 namespace tessera {
@@ -195,6 +196,24 @@ std::string RunningAdapters(const MetricsSources& sources) {
   return absl::StrJoin(names, ",");
 }
 
+void AddConnections(const DoorStats& door, Families* families) {
+  families->Value("tessera_connections_open", "Open connections to the gRPC port.",
+                  static_cast<double>(door.open.value()));
+  families->Count("tessera_connections_accepted_total", "Connections that were accepted.",
+                  door.accepted.value());
+  MetricFamily* refused =
+      families->Add("tessera_connections_refused_total",
+                    "New connections that were refused, by reason.", MetricType::Counter);
+  MetricFamily* closed =
+      families->Add("tessera_connections_closed_total",
+                    "Connections that the server closed, by reason.", MetricType::Counter);
+  for (size_t i = 1; i < kNumCloseReasons; ++i) {  // 0 is kNone
+    const auto reason = static_cast<CloseReason>(i);
+    Families::AddValue(IsRefusal(reason) ? refused : closed, {{"reason", CloseReasonName(reason)}},
+                       static_cast<double>(door.closed[i].value()));
+  }
+}
+
 // Adds the metrics that Kubernetes inference gateways read, under vLLM's names.
 void AddGatewayNames(const MetricsSources& sources, Families* families) {
   const EngineStats& engine = *sources.engine;
@@ -233,7 +252,9 @@ std::string MetricsText(const MetricsSources& sources) {
   AddTimes(*sources.engine, &families);
   const ServingContext& context = *sources.context;
   AddServer(context, &families);
-  AddState(context.version, context.device, sources.live() && !context.draining.load(), &families);
+  const bool ready = sources.live() && context.port_answers.load() && !context.draining.load();
+  AddState(context.version, context.device, ready, &families);
+  if (sources.door != nullptr) AddConnections(*sources.door, &families);
   AddGatewayNames(sources, &families);
   return prometheus::TextSerializer().Serialize(families.all());
 }

@@ -16,6 +16,8 @@
 namespace tessera::testing {
 namespace {
 
+constexpr int64_t kInitialWindowSize = 4;  // a setting of HTTP/2
+
 using Clock = std::chrono::steady_clock;
 
 // A header field that is not added to HPACK's table; `name` is an index or the bytes of a name.
@@ -27,6 +29,12 @@ std::string BigEndian(uint32_t value, int bytes) {
   std::string out;
   for (int i = bytes - 1; i >= 0; --i) out.push_back(static_cast<char>(value >> (8 * i) & 0xff));
   return out;
+}
+
+int64_t FromBigEndian(absl::string_view bytes) {
+  int64_t value = 0;
+  for (const char byte : bytes) value = value << 8 | static_cast<uint8_t>(byte);
+  return value;
 }
 
 bool WaitFor(int fd, short events, int64_t timeout_ms) {
@@ -111,12 +119,35 @@ std::string HostileHttp2::Read(size_t bytes, int64_t timeout_ms) {
   return result;
 }
 
+int64_t HostileHttp2::SendData(uint32_t stream, absl::string_view bytes, int64_t timeout_ms) {
+  const Clock::time_point end = Clock::now() + std::chrono::milliseconds(timeout_ms);
+  const auto size = static_cast<int64_t>(bytes.size());
+  while (true) {
+    if (!Drain()) return -1;
+    int64_t& window = windows_.try_emplace(stream, initial_window_).first->second;
+    if (window >= size && windows_[0] >= size) {
+      window -= size;
+      windows_[0] -= size;
+      return Send(Frame(FrameType::kData, 0, stream, bytes)) ? size : -1;
+    }
+    if (!WaitFor(fd_, POLLIN, LeftMs(end))) return 0;
+  }
+}
+
 bool HostileHttp2::WaitClosed(int64_t timeout_ms) {
   const Clock::time_point end = Clock::now() + std::chrono::milliseconds(timeout_ms);
   while (Drain()) {
     if (!WaitFor(fd_, POLLIN, LeftMs(end))) return false;
   }
   return true;
+}
+
+bool HostileHttp2::WaitGoAway(int64_t timeout_ms) {
+  const Clock::time_point end = Clock::now() + std::chrono::milliseconds(timeout_ms);
+  while (go_away_.empty()) {
+    if (!WaitFor(fd_, POLLIN, LeftMs(end)) || !Drain()) break;
+  }
+  return !go_away_.empty();
 }
 
 void HostileHttp2::HalfClose() { shutdown(fd_, SHUT_WR); }
@@ -141,20 +172,32 @@ bool HostileHttp2::Drain() {
 
 void HostileHttp2::Parse(absl::string_view bytes) {
   while (true) {
+    const bool in_payload = !reader_.at_boundary();
     const absl::string_view before = bytes;
-    const bool in_go_away =
-        !reader_.at_boundary() && reader_.header().type == FrameType::kGoAway && num_frames_ > 0;
     const FrameReader::Event event = reader_.Next(&bytes);
     if (event == FrameReader::Event::kHeader) {
-      ++num_frames_;
-      if (reader_.header().type == FrameType::kGoAway) go_away_.clear();
+      payload_.clear();
       continue;
     }
-    if (in_go_away) {
-      const absl::string_view payload = before.substr(0, before.size() - bytes.size());
-      go_away_.append(payload.data(), payload.size());
-    }
+    if (in_payload) absl::StrAppend(&payload_, before.substr(0, before.size() - bytes.size()));
     if (event == FrameReader::Event::kNeedBytes) return;
+    OnFrame();
+  }
+}
+
+void HostileHttp2::OnFrame() {
+  ++num_frames_;
+  const FrameHeader& frame = reader_.header();
+  if (frame.type == FrameType::kGoAway) go_away_ = payload_;
+  if (frame.type == FrameType::kWindowUpdate) {
+    windows_.try_emplace(frame.stream, initial_window_).first->second += FromBigEndian(payload_);
+  }
+  if (frame.type != FrameType::kSettings) return;
+  for (absl::string_view rest = payload_; rest.size() >= 6; rest.remove_prefix(6)) {
+    if (FromBigEndian(rest.substr(0, 2)) != kInitialWindowSize) continue;
+    const int64_t change = FromBigEndian(rest.substr(2, 4)) - initial_window_;
+    initial_window_ += change;
+    for (auto& [stream, window] : windows_) window += stream == 0 ? 0 : change;
   }
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -40,6 +41,11 @@ class HostileHttp2 final {
   std::string Read(size_t bytes, int64_t timeout_ms = 10'000);
   // Reads and drops bytes until the server closes the connection. Returns false if it does not.
   bool WaitClosed(int64_t timeout_ms = 10'000);
+  // Reads and drops bytes until a GOAWAY arrives. Returns false if none does.
+  bool WaitGoAway(int64_t timeout_ms = 10'000);
+  // Sends a DATA frame as soon as the windows that the server announced permit it. Returns the
+  // bytes sent, -1 if the connection is closed, 0 if the server does not open the windows in time.
+  int64_t SendData(uint32_t stream, absl::string_view bytes, int64_t timeout_ms = 10'000);
   // Sends no more (FIN), but still reads.
   void HalfClose();
   // Ends the connection with a TCP reset.
@@ -53,9 +59,14 @@ class HostileHttp2 final {
  private:
   bool Drain();
   void Parse(absl::string_view bytes);
+  void OnFrame();
 
   int fd_ = -1;
   FrameReader reader_;
+  std::string payload_;  // of the frame that is arriving
+  // Bytes of DATA that the server takes, by stream, without those that are sent; 0: the connection.
+  std::map<uint32_t, int64_t> windows_ = {{0, 65'535}};
+  int64_t initial_window_ = 65'535;
   int64_t num_frames_ = 0;
   std::string go_away_;
 };

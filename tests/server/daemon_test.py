@@ -3,6 +3,7 @@
 
     daemon_test.py TESSERAD TESSERA     runs on the model that ships in deploy/models
 """
+import contextlib
 import json
 import os
 import pty
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 import unittest
+import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODEL = os.path.join(ROOT, "deploy", "models", "tessera-nano")
@@ -24,15 +26,16 @@ DAEMON = CLIENT = None  # paths of the programs
 class Daemon:
     """A running tesserad. The end of a `with` block ends it by SIGTERM."""
 
-    def __init__(self, *flags):
+    def __init__(self, *flags, prefix=()):
         self.process = subprocess.Popen(
-            [DAEMON, "--model", f"first={MODEL}", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
+            [*prefix, DAEMON, "--model", f"first={MODEL}", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
              "--threads", "1", "--kv-cache-bytes", "32MiB", "--log-level", "warn", *flags],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.ready = self.process.stdout.readline()
         match = re.fullmatch(r"tesserad ready grpc=(\S+) metrics=(\S+)\n", self.ready)
         assert match, (self.ready, self.process.stderr.read())
         self.address = match.group(1)
+        self.metrics_address = match.group(2)
 
     def client(self, *words, **options):
         return subprocess.run([CLIENT, "--server", self.address, *words], capture_output=True, text=True, timeout=120,
@@ -63,6 +66,39 @@ LONG = ("generate", "--ignore-eos", "--max-tokens", "900", "--n", "128", "--json
 def daemon(*flags):
     done = subprocess.run([DAEMON, *flags], capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout, done.stderr
+
+
+class DescriptorsTest(unittest.TestCase):
+    """More clients than descriptors: the port still answers, then and afterwards."""
+
+    def status(self, server, path):
+        with urllib.request.urlopen(f"http://{server.metrics_address}{path}", timeout=60) as answer:
+            return answer.status, answer.read().decode()
+
+    def test_few_descriptors(self):
+        with Daemon(prefix=("/bin/sh", "-c", 'ulimit -n 64; exec "$@"', "sh")) as server:
+            host_and_port = ("127.0.0.1", int(server.address.rsplit(":", 1)[1]))
+            with contextlib.ExitStack() as clients:
+                for _ in range(80):
+                    clients.enter_context(socket.create_connection(host_and_port, timeout=60))
+                self.assertEqual(server.client("health").stdout, "SERVING\n")
+                self.assertEqual(self.status(server, "/readyz")[0], 200)
+            self.assertEqual(server.client("health").stdout, "SERVING\n")
+            self.assertEqual(server.client("generate", "--max-tokens", "2", "Once").returncode, 0)
+            metrics = self.status(server, "/metrics")[1]
+            refused = sum(int(n) for n in re.findall(
+                r'^tessera_connections_(?:refused|closed)_total\{reason=".*"\} (\d+)$', metrics, re.M))
+            self.assertGreaterEqual(refused, 40)
+            server.process.send_signal(signal.SIGTERM)
+            self.assertRegex(server.process.stderr.read(), r"(refused|closed) 1 connections, the last from 127.0.0.1:")
+
+    def test_no_descriptors_for_connections(self):
+        done = subprocess.run(
+            ["/bin/sh", "-c", 'ulimit -n 24; exec "$@"', "sh", DAEMON, "--model", MODEL, "--listen", "127.0.0.1:0",
+             "--metrics-listen", "127.0.0.1:0", "--kv-cache-bytes", "32MiB", "--threads", "1"],
+            capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("raise ulimit -n", done.stderr)
 
 
 class DaemonTest(unittest.TestCase):

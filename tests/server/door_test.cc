@@ -24,6 +24,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "server/config/net.h"
 #include "server/door/descriptors.h"
 #include "server/door/port_watch.h"
 #include "tests/lib/hostile_http2.h"
@@ -167,6 +168,13 @@ TEST_F(DoorTest, IPv6AndLocalhost) {
   EXPECT_TRUE(absl::StartsWith(door_->address(), "localhost:")) << door_->address();
   client = Connect();
   EXPECT_NE(Next(), nullptr);
+  for (const char* any : {"0.0.0.0", "::"}) {
+    Start({}, any);
+    EXPECT_EQ(door_->local_address().host, "127.0.0.1");
+    HostileHttp2 local(FormatHostPort(door_->local_address()));
+    const std::string name = Next()->PeerName();
+    EXPECT_TRUE(absl::StartsWith(ClientOf(name), "ipv4:127.0.0.1:")) << any << " " << name;
+  }
 }
 
 TEST_F(DoorTest, AnAddressInUseIsAnError) {
@@ -300,8 +308,11 @@ TEST_F(DoorTest, AnAddressHasItsOwnLimitAndProbesHaveNone) {
   DoorOptions options;
   options.max_connections_per_address = 1;
   Start(options);
-  const auto first = Connect();
-  const auto first_server = Next();
+  const auto idle = Connect();
+  const auto idle_server = Next();
+  auto [busy, busy_server] = ConnectBusy();
+  EXPECT_TRUE(idle->WaitClosed());
+  EXPECT_EQ(Closed(CloseReason::kIdle), 1);
   EXPECT_TRUE(Connect()->WaitClosed());
   EXPECT_EQ(Closed(CloseReason::kTooManyOfAddress), 1);
   // The watch of the port comes from the same address. The server answers it with SETTINGS.
@@ -340,6 +351,33 @@ TEST_F(DoorTest, UnfinishedRequestsOfAllConnectionsAreBounded) {
   const std::string more = Data(1, 10);
   ASSERT_TRUE(small->Send(more));
   EXPECT_EQ(small_server->Read(more.size()), more);
+}
+
+// A client that abandons many streams is read at a limited rate; others are not.
+TEST_F(DoorTest, AbandonedStreamsPauseTheirConnection) {
+  DoorOptions options;
+  options.guard.max_resets_per_second = 100'000;
+  Start(options);
+  auto [other, other_server] = ConnectBusy();
+  auto hostile = Connect();
+  const auto hostile_server = Next();
+  std::string flood = Http2Hello();
+  for (uint32_t stream = 1; stream < 2 * 8000; stream += 2) {
+    absl::StrAppend(&flood, Frame(FrameType::kHeaders, 0x5, stream, "block"),
+                    Frame(FrameType::kReset, 0, stream, "0000"));
+  }
+  std::thread sender([&] { EXPECT_TRUE(hostile->Send(flood)); });
+  const auto begin = clock_.NowUs();
+  std::thread reader([&] { EXPECT_EQ(hostile_server->Read(flood.size()), flood); });
+  for (int i = 0; i < 100; ++i) {
+    const std::string more = Data(1, 10);
+    ASSERT_TRUE(other->Send(more));
+    EXPECT_EQ(other_server->Read(more.size()), more);
+  }
+  sender.join();
+  reader.join();
+  // 1,024 streams at once, 1,000 per second afterwards, and what one chunk contains.
+  EXPECT_GE(clock_.NowUs() - begin, 3'000'000);
 }
 
 // Without free descriptors, clients are refused at once, and accepted again when there are some.
@@ -399,7 +437,7 @@ TEST_F(DoorTest, StopClosesThePortAndThenTheConnections) {
 TEST(DescriptorsTest, AReserveIsKept) {
   EXPECT_EQ(ConnectionsWithin(64, 24), 8);
   EXPECT_EQ(ConnectionsWithin(1024, 24), 290);
-  EXPECT_EQ(ConnectionsWithin(1 << 20, 24), 16'384);
+  EXPECT_EQ(ConnectionsWithin(1 << 20, 24), 349'474);
   EXPECT_EQ(ConnectionsWithin(32, 30), 0);
   EXPECT_GE(NumOpenDescriptors(), 3);
 }

@@ -162,10 +162,27 @@ TEST(FrameGuardTest, StreamsEndByEitherSide) {
                                   Frame(FrameType::kData, 0, 7, "goes on");
   for (const char byte : from_server) guard.FromServer({&byte, 1});
   EXPECT_EQ(guard.open_streams(), 1U);
+  EXPECT_EQ(guard.num_incoming(), 1);
   EXPECT_EQ(guard.incoming_bytes(), kStreamBytes);
   ASSERT_EQ(guard.FromClient(Frame(FrameType::kReset, 0, 7, "0000"), kNow), CloseReason::kNone);
   EXPECT_EQ(guard.open_streams(), 0U);
   EXPECT_EQ(guard.incoming_bytes(), 0);
+}
+
+TEST(FrameGuardTest, StreamsWithoutAnAnswerAreCounted) {
+  FrameGuard guard(SmallLimits(), kNow);
+  ASSERT_EQ(guard.FromClient(Http2Hello() + Streams(3), kNow), CloseReason::kNone);
+  EXPECT_EQ(guard.num_unanswered(), 3);
+  guard.FromServer(Frame(FrameType::kHeaders, kFlagEndHeaders, 1, "h") +
+                   Frame(FrameType::kData, 0, 1, "x"));
+  EXPECT_EQ(guard.num_unanswered(), 2);
+  const std::string reset_answered = Frame(FrameType::kReset, 0, 1, "0000");
+  ASSERT_EQ(guard.FromClient(reset_answered, kNow), CloseReason::kNone);
+  EXPECT_EQ(guard.num_abandoned(), 0);
+  const std::string reset_unanswered = Frame(FrameType::kReset, 0, 3, "0000");
+  ASSERT_EQ(guard.FromClient(reset_unanswered + reset_unanswered, kNow), CloseReason::kNone);
+  EXPECT_EQ(guard.num_abandoned(), 1);
+  EXPECT_EQ(guard.num_unanswered(), 1);
 }
 
 TEST(FrameGuardTest, RequestsCountUntilTheirLastByte) {

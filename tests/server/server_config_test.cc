@@ -235,6 +235,20 @@ TEST(ConfigTest, EveryFlagAndRuleNamesAField) {
   }
 }
 
+TEST(ConfigTest, LimitsOfConnectionsHaveBounds) {
+  EXPECT_EQ(SetError("limits.max_connections", "1000000"), "");
+  EXPECT_EQ(SetError("limits.max_connections", "0"),
+            "--set: limits.max_connections is 0; give a value from 1 to 1000000");
+  EXPECT_EQ(SetError("limits.max_header_block_bytes", "64KiB"), "");
+  EXPECT_EQ(SetError("limits.max_header_block_bytes", "2MiB"),
+            "--set: limits.max_header_block_bytes is 2MiB; give a value from 1024 to 1048576");
+  EXPECT_EQ(SetError("limits.max_incoming_bytes", "64MiB"),
+            "--set: limits.max_incoming_bytes is 64MiB; give at least 83886080");
+  EXPECT_EQ(SetError("server.control", "off"), "");
+  EXPECT_EQ(SetError("server.control", "on"),
+            "--set: server.control is 'on'; give one of loopback, off");
+}
+
 TEST(ConfigTest, Sizes) {
   EXPECT_EQ(*ParseSize("0"), 0u);
   EXPECT_EQ(*ParseSize("12"), 12u);

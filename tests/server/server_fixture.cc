@@ -106,7 +106,7 @@ void ServerTest::Start(FakeGeneratorOptions fake, ServerOptions options) {
     load.free_bytes = 75;
     return load;
   };
-  options.listen = "127.0.0.1:0";
+  if (options.listen == ServerOptions().listen) options.listen = "127.0.0.1:0";
   auto server = StartServer(options, context_.get());
   ASSERT_TRUE(server.ok()) << server.status();
   server_ = *std::move(server);

@@ -10,6 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "scheduler/step/engine.h"
 #include "server/call/serving.h"
+#include "server/door/door_stats.h"
 #include "server/metrics/metrics.h"
 #include "tests/lib/http_client.h"
 #include "tests/lib/threaded_fake_runner.h"
@@ -33,6 +34,7 @@ class MetricsTest : public ::testing::Test {
     sources_.engine = &stats_;
     sources_.models = &models_;
     sources_.context = &context_;
+    sources_.door = &door_;
     sources_.slab_bytes = 4096;
     sources_.live = [this] { return live_.load(); };
   }
@@ -59,6 +61,7 @@ class MetricsTest : public ::testing::Test {
   EngineStats stats_{2};
   std::vector<EngineModel> models_;
   ServingContext context_;
+  DoorStats door_;
   MetricsSources sources_;
   std::atomic<bool> live_{true};
 };
@@ -91,7 +94,11 @@ TEST_F(MetricsTest, EverySeriesIsThereAtZero) {
                              "vllm:num_requests_running",
                              "vllm:kv_cache_usage_perc",
                              "tessera_grpc_calls_total{method=\"Generate\",code=\"OK\"}",
-                             "tessera_grpc_calls_open"}) {
+                             "tessera_grpc_calls_open",
+                             "tessera_connections_open",
+                             "tessera_connections_accepted_total",
+                             "tessera_connections_refused_total{reason=\"no_descriptors\"}",
+                             "tessera_connections_closed_total{reason=\"resets\"}"}) {
     EXPECT_EQ(ValueOf(series), "0") << series;
   }
   EXPECT_EQ(ValueOf("tessera_build_info{version=\"1.2.3\",device=\"cpu\"}"), "1");
@@ -119,6 +126,18 @@ TEST_F(MetricsTest, ValuesFollowTheEngine) {
   EXPECT_EQ(ValueOf("tessera_time_to_first_token_seconds_bucket{le=\"+Inf\"}"), "2");
   EXPECT_EQ(ValueOf("vllm:cache_config_info{block_size=\"16\",num_gpu_blocks=\"50\"}"), "1");
   EXPECT_EQ(ValueOf("tessera_grpc_calls_total{method=\"Chat\",code=\"INVALID_ARGUMENT\"}"), "2");
+}
+
+TEST_F(MetricsTest, ConnectionsFollowTheDoor) {
+  door_.open.Set(7);
+  door_.accepted.Add(8);
+  door_.closed[static_cast<size_t>(CloseReason::kTooManyOfAddress)].Add(2);
+  door_.closed[static_cast<size_t>(CloseReason::kHeaderBlock)].Add(3);
+  EXPECT_EQ(ValueOf("tessera_connections_open"), "7");
+  EXPECT_EQ(ValueOf("tessera_connections_accepted_total"), "8");
+  EXPECT_EQ(ValueOf("tessera_connections_refused_total{reason=\"too_many_of_address\"}"), "2");
+  EXPECT_EQ(ValueOf("tessera_connections_closed_total{reason=\"header_block\"}"), "3");
+  EXPECT_EQ(ValueOf("tessera_connections_closed_total{reason=\"too_many_of_address\"}"), "");
 }
 
 TEST_F(MetricsTest, HistogramsAreCumulative) {
@@ -168,6 +187,10 @@ TEST_F(MetricsTest, ProbesOverHttp) {
   EXPECT_EQ(HttpGet(address, "/healthz").rfind("HTTP/1.1 200", 0), 0u);
   EXPECT_EQ(HttpGet(address, "/readyz").rfind("HTTP/1.1 503", 0), 0u);
   context_.draining = false;
+  context_.port_answers = false;
+  EXPECT_EQ(HttpGet(address, "/healthz").rfind("HTTP/1.1 200", 0), 0u);
+  EXPECT_EQ(HttpGet(address, "/readyz").rfind("HTTP/1.1 503", 0), 0u);
+  context_.port_answers = true;
   live_ = false;
   EXPECT_EQ(HttpGet(address, "/healthz").rfind("HTTP/1.1 503", 0), 0u);
   EXPECT_EQ(HttpGet(address, "/readyz").rfind("HTTP/1.1 503", 0), 0u);

@@ -34,6 +34,29 @@ TEST(NodeOptions, EngineKeysReachTheEngineInItsUnits) {
   EXPECT_EQ(options.adapter_host_bytes, 88);
 }
 
+TEST(NodeOptions, LimitsReachTheGrpcPort) {
+  v1::LimitsConfig limits;
+  const DoorOptions defaults = DoorOptionsOf(limits);
+  EXPECT_EQ(defaults.max_connections, 0);  // computed from the limit of descriptors
+  EXPECT_EQ(defaults.guard.max_streams, 1024);
+  EXPECT_EQ(defaults.guard.max_header_block_bytes, 64 << 10);
+  EXPECT_EQ(defaults.guard.max_resets_per_second, 500);
+  EXPECT_EQ(defaults.max_incoming_bytes, 128 << 20);
+  limits.set_max_connections(11);
+  limits.set_max_connections_per_address(22);
+  limits.set_max_streams_per_connection(33);
+  limits.set_max_header_block_bytes(4444);
+  limits.set_max_resets_per_second(55);
+  limits.set_max_incoming_bytes(666);
+  const DoorOptions options = DoorOptionsOf(limits);
+  EXPECT_EQ(options.max_connections, 11);
+  EXPECT_EQ(options.max_connections_per_address, 22);
+  EXPECT_EQ(options.guard.max_streams, 33);
+  EXPECT_EQ(options.guard.max_header_block_bytes, 4444);
+  EXPECT_EQ(options.guard.max_resets_per_second, 55);
+  EXPECT_EQ(options.max_incoming_bytes, 666);
+}
+
 TEST(NodeOptions, DeviceKeysReachTheDevice) {
   v1::Config config;
   v1::ModelConfig& model = *config.add_models();

@@ -1,0 +1,304 @@
+// Attacks on the gRPC port of a real server: another client is answered all the time, and the
+// process does not grow. This test does not run under the sanitizers, which need memory of their
+// own.
+#include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "server/door/door.h"
+#include "tests/lib/hostile_http2.h"
+#include "tests/server/server_fixture.h"
+
+namespace tessera::testing {
+namespace {
+
+constexpr char kGenerate[] = "/tessera.v1.Inference/Generate";
+constexpr int64_t kMaxGrowthBytes = int64_t{64} << 20;
+// A call of another client takes a second at most on a quiet machine; test machines are busy.
+constexpr std::chrono::seconds kMaxLatency(8);
+
+int64_t ResidentBytes() {
+  std::ifstream statm("/proc/self/statm");
+  int64_t total = 0;
+  int64_t resident = 0;
+  statm >> total >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+std::string NewCall(uint32_t stream, uint8_t flags = kFlagEndHeaders) {
+  return Frame(FrameType::kHeaders, flags, stream, CallHeaders(kGenerate));
+}
+
+class AttacksTest : public ServerTest {
+ protected:
+  void SetUp() override { Restart({}); }
+
+  void Restart(ServerOptions options) {
+    options.door_stats = &door_stats_;
+    Start({}, options);
+    // The first calls and connections make what stays in memory.
+    for (int i = 0; i < 20; ++i) {
+      HostileHttp2 client(server_->address());
+      client.Send(Http2Hello() + NewCall(1));
+      EXPECT_FALSE(client.Read(9).empty());
+      v1::TokenizeResponse response;
+      v1::TokenizeRequest request;
+      request.set_text("hello");
+      EXPECT_TRUE(stub_->Tokenize(NewContext().get(), request, &response).ok());
+    }
+  }
+
+  // Runs the attack while another client calls without pause.
+  void ExpectHarmless(const std::function<void()>& attack) {
+    const int64_t before = ResidentBytes();
+    std::atomic<bool> ended{false};
+    int64_t largest = before;
+    std::chrono::steady_clock::duration slowest{};
+    int64_t num_calls = 0;
+    std::thread bystander([&] {
+      do {
+        v1::TokenizeRequest request;
+        request.set_text("hello");
+        v1::TokenizeResponse response;
+        const auto begin = std::chrono::steady_clock::now();
+        const grpc::Status status = stub_->Tokenize(NewContext().get(), request, &response);
+        EXPECT_TRUE(status.ok()) << status.error_message();
+        slowest = std::max(slowest, std::chrono::steady_clock::now() - begin);
+        largest = std::max(largest, ResidentBytes());
+        ++num_calls;
+      } while (!ended.load());
+    });
+    attack();
+    ended.store(true);
+    bystander.join();
+    EXPECT_LE(slowest, kMaxLatency);
+    EXPECT_LE(largest - before, kMaxGrowthBytes);
+    EXPECT_GE(num_calls, 1);
+  }
+  int64_t Closed(CloseReason reason) const {
+    return door_stats_.closed[static_cast<size_t>(reason)].value();
+  }
+
+  DoorStats door_stats_;
+};
+
+TEST_F(AttacksTest, HeaderBlocksWithoutAnEnd) {
+  const std::string flood = Frame(FrameType::kContinuation, 0, 1, std::string(16'000, '\0'));
+  ExpectHarmless([&] {
+    for (int i = 0; i < 200; ++i) {
+      HostileHttp2 client(server_->address());
+      client.Send(Http2Hello() + NewCall(1, 0));
+      int64_t num_frames = 0;
+      while (client.Send(flood)) ASSERT_LT(++num_frames, 1000) << "nobody ends the block";
+    }
+  });
+  EXPECT_EQ(Closed(CloseReason::kHeaderBlock), 200);
+}
+
+// Sends `bytes_of(stream)` on many connections for some seconds, as fast as the server takes it.
+// The connections stay open.
+void SendStreams(const std::string& address, uint32_t streams_per_connection, int64_t num_streams,
+                 const std::function<std::string(uint32_t)>& bytes_of) {
+  constexpr size_t kMaxClients = 200;
+  constexpr std::chrono::seconds kDuration(3);
+  const auto end = std::chrono::steady_clock::now() + kDuration;
+  std::vector<std::unique_ptr<HostileHttp2>> clients;
+  for (uint32_t i = streams_per_connection; num_streams > 0; ++i) {
+    if (i == streams_per_connection) {
+      if (clients.size() == kMaxClients) break;
+      clients.push_back(std::make_unique<HostileHttp2>(address));
+      clients.back()->Send(Http2Hello());
+      i = 0;
+    }
+    const std::string bytes = bytes_of(2 * i + 1);
+    const bool sent = clients.back()->SendSome(bytes) == static_cast<int64_t>(bytes.size());
+    if (!sent) i = streams_per_connection - 1;  // go on with a new connection
+    --num_streams;
+  }
+  std::this_thread::sleep_until(end);  // the server still reads what it has taken
+}
+
+TEST_F(AttacksTest, RapidResets) {
+  const std::string code("\0\0\0\x08", 4);
+  ExpectHarmless([&] {
+    SendStreams(server_->address(), 1000, 60'000, [&](uint32_t stream) {
+      return NewCall(stream) + Frame(FrameType::kReset, 0, stream, code);
+    });
+  });
+}
+
+TEST_F(AttacksTest, RapidResetsOnOneConnection) {
+  HostileHttp2 client(server_->address());
+  client.Send(Http2Hello());
+  const std::string code("\0\0\0\x08", 4);
+  for (uint32_t stream = 1; stream < 20'000; stream += 2) {
+    if (!client.Send(NewCall(stream) + Frame(FrameType::kReset, 0, stream, code))) break;
+  }
+  EXPECT_TRUE(client.WaitClosed(60'000));
+  EXPECT_EQ(Closed(CloseReason::kResets), 1);
+}
+
+TEST_F(AttacksTest, StreamsWithHeadersOnly) {
+  ExpectHarmless([&] {
+    SendStreams(server_->address(), 1000, 200'000, [](uint32_t stream) { return NewCall(stream); });
+  });
+}
+
+TEST_F(AttacksTest, TooManyStreamsOnOneConnection) {
+  HostileHttp2 client(server_->address());
+  client.Send(Http2Hello());
+  for (uint32_t stream = 1; stream < 2 * 1100; stream += 2) client.Send(NewCall(stream));
+  EXPECT_TRUE(client.WaitClosed(60'000));
+  EXPECT_EQ(Closed(CloseReason::kStreams), 1);
+}
+
+TEST_F(AttacksTest, MessagesWithoutAnEnd) {
+  constexpr uint32_t kMessageBytes = 60 << 20;
+  constexpr uint32_t kNumStreams = 100;
+  const std::string piece(16'000, 'x');
+  ExpectHarmless([&] {
+    HostileHttp2 client(server_->address());
+    client.Send(Http2Hello());
+    for (uint32_t i = 0; i < kNumStreams; ++i) {
+      client.Send(NewCall(2 * i + 1) +
+                  Frame(FrameType::kData, 0, 2 * i + 1, GrpcMessage(kMessageBytes, "")));
+    }
+    int64_t num_bytes = 0;
+    for (uint32_t i = 0;; i = (i + 1) % kNumStreams) {
+      const int64_t sent = client.SendData(2 * i + 1, piece);
+      if (sent <= 0) break;
+      num_bytes += sent;
+      ASSERT_LT(num_bytes, int64_t{200} << 20) << "nobody bounds the messages";
+    }
+  });
+  EXPECT_EQ(Closed(CloseReason::kIncomingBytes), 1);
+}
+
+TEST_F(AttacksTest, PingsAndSettings) {
+  for (const std::string& frame :
+       {Frame(FrameType::kPing, 0, 0, "01234567"),
+        Frame(FrameType::kSettings, 0, 0, std::string("\0\4\0\1\0\0", 6)),
+        Frame(FrameType::kWindowUpdate, 0, 0, std::string("\0\0\0\1", 4))}) {
+    ExpectHarmless([&] {
+      HostileHttp2 client(server_->address());
+      client.Send(Http2Hello());
+      int64_t num_frames = 0;
+      while (client.Send(frame)) ASSERT_LT(++num_frames, 1'000'000) << "nobody bounds the frames";
+    });
+  }
+}
+
+TEST_F(AttacksTest, HalfOpenConnectionsMakeRoom) {
+  ServerOptions options;
+  options.door.max_connections = 20;
+  options.door.max_connections_per_address = 1000;
+  Restart(options);
+  ExpectHarmless([&] {
+    std::vector<std::unique_ptr<HostileHttp2>> clients;
+    for (int i = 0; i < 400; ++i) {
+      clients.push_back(std::make_unique<HostileHttp2>(server_->address()));
+      clients.back()->SendSome("PRI * HT");
+    }
+  });
+  WaitFor("the oldest to be closed", [&] { return Closed(CloseReason::kIdle) >= 380; });
+}
+
+// The numeric address of a network interface other than loopback; empty if there is none.
+std::string OwnAddress() {
+  ifaddrs* all = nullptr;
+  if (getifaddrs(&all) != 0) return "";
+  std::string found;
+  for (const ifaddrs* each = all; each != nullptr; each = each->ifa_next) {
+    if (each->ifa_addr == nullptr || each->ifa_addr->sa_family != AF_INET) continue;
+    if ((each->ifa_flags & IFF_LOOPBACK) != 0 || (each->ifa_flags & IFF_UP) == 0) continue;
+    char host[INET_ADDRSTRLEN];
+    inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(each->ifa_addr)->sin_addr, host,
+              sizeof(host));
+    found = host;
+  }
+  freeifaddrs(all);
+  return found;
+}
+
+TEST_F(AttacksTest, ControlAnswersLoopbackOnlyThroughTheDoor) {
+  const std::string own = OwnAddress();
+  if (own.empty()) GTEST_SKIP() << "this machine has no network interface besides loopback";
+  ServerOptions options;
+  options.listen = "0.0.0.0:0";
+  Restart(options);
+  const std::vector<std::string> parts = absl::StrSplit(server_->address(), ':');
+  const auto channel =
+      grpc::CreateChannel(absl::StrCat(own, ":", parts.back()), grpc::InsecureChannelCredentials());
+  v1::GetLoadResponse response;
+  const grpc::Status status =
+      v1::Control::NewStub(channel)->GetLoad(NewContext().get(), {}, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::PERMISSION_DENIED) << status.error_message();
+  EXPECT_EQ(FactsOf(status).reason, "CONTROL_IS_LOCAL");
+  v1::TokenizeRequest request;
+  request.set_text("hello");
+  v1::TokenizeResponse tokens;
+  EXPECT_TRUE(v1::Inference::NewStub(channel)->Tokenize(NewContext().get(), request, &tokens).ok());
+  EXPECT_TRUE(control_->GetLoad(NewContext().get(), {}, &response).ok());
+}
+
+TEST_F(AttacksTest, ControlCanBeTurnedOff) {
+  context_->control_enabled = false;
+  v1::GetLoadResponse response;
+  const grpc::Status status = control_->GetLoad(NewContext().get(), {}, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(FactsOf(status).reason, "CONTROL_IS_OFF");
+}
+
+TEST_F(AttacksTest, ConnectionsHaveTheServersMaximumAge) {
+  ServerOptions options;
+  options.max_connection_age_seconds = 1;
+  Restart(options);
+  HostileHttp2 client(server_->address());
+  ASSERT_TRUE(client.Send(Http2Hello()));
+  const int64_t begin_us = clock_.NowUs();
+  EXPECT_TRUE(client.WaitGoAway(60'000));
+  EXPECT_GE(clock_.NowUs() - begin_us, 500'000);
+  EXPECT_LT(clock_.NowUs() - begin_us, 15'000'000);
+}
+
+TEST_F(AttacksTest, APortThatDoesNotAnswerTurnsHealthUntilItAnswersAgain) {
+  ServerOptions options;
+  options.port_check_us = 10'000;
+  Restart(options);
+  const auto health = grpc::health::v1::Health::NewStub(NewChannel());
+  const auto serving = [&] {
+    grpc::health::v1::HealthCheckResponse response;
+    EXPECT_TRUE(health->Check(NewContext().get(), {}, &response).ok());
+    return response.status() == grpc::health::v1::HealthCheckResponse::SERVING;
+  };
+  ASSERT_TRUE(serving());
+  rlimit before = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit low = before;
+  low.rlim_cur = 3;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  WaitFor("NOT_SERVING", [&] { return !serving(); });
+  EXPECT_FALSE(context_->port_answers.load());
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  WaitFor("SERVING", serving);
+  EXPECT_TRUE(context_->port_answers.load());
+}
+
+}  // namespace
+}  // namespace tessera::testing
