@@ -125,7 +125,7 @@ struct Request {
   bool bypass_prefix = false;    // the request shares no pages with other requests
   int64_t arrival_us = 0;        // time by the engine's clock; 0: Submit sets it
   std::shared_ptr<TokenSink> sink;
-  ResolvedAdapter adapter;      // an adapter of `model`; id kNoAdapter: the base model
+  ResolvedAdapter adapter;  // an adapter of `model`; id kNoAdapter: the base model
   // Ids in the vocabulary. 1 <= size < EngineModel::max_model_len; for kEmbed, which needs no room
   // for an output token, 1 <= size <= max_model_len.
   std::vector<TokenId> prompt;
