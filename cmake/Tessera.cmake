@@ -23,6 +23,8 @@ function(tessera_binary name)
   add_executable(${name} ${ARG_SRCS})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS})
+  # A position-independent binary, whose addresses of functions in libraries are set at start and then read-only.
+  target_link_options(${name} PRIVATE -pie -Wl,-z,relro -Wl,-z,now)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 endfunction()
 

@@ -11,6 +11,7 @@ namespace tessera {
 void EndByException() {
   try {
     if (const std::exception_ptr thrown = std::current_exception()) std::rethrow_exception(thrown);
+    std::fputs("tesserad: ended by std::terminate without an exception\n", stderr);
   } catch (const std::bad_alloc&) {
     std::fputs(
         "tesserad: out of memory: lower --kv-cache-bytes or --max-num-batched-tokens, or raise the "

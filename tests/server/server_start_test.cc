@@ -1,6 +1,7 @@
 // Tests of a node's start with the shipped model: probes while models load, and the check that
 // finds what a start would find.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <exception>
@@ -9,6 +10,7 @@
 #include <functional>
 #include <new>
 #include <string>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "server/config/net.h"
@@ -95,14 +97,28 @@ TEST(ServerStartTest, AnAddressThatOtherMachinesReachIsWarnedOf) {
   EXPECT_EQ(lines("127.0.0.1:0").find("[warning] --listen"), std::string::npos);
 }
 
-void Allocate() { throw std::bad_alloc(); }
-void AllocateTooMuch() noexcept {
+// Calls a function whose exception has no handler. A compiler that put the body of the function
+// here would call std::terminate without the exception.
+__attribute__((noinline)) void RunWithoutHandler(void (*body)()) noexcept {
   std::set_terminate(&EndByException);
-  Allocate();
+  body();
 }
 
+// Starts a thread where the system refuses threads. A limit of threads does not bind root, so root
+// becomes another user first.
+void StartRefusedThread() {
+  constexpr uid_t kNobody = 65534;
+  const rlimit none = {1, 1};
+  if ((getuid() == 0 && setuid(kNobody) != 0) || setrlimit(RLIMIT_NPROC, &none) != 0) _exit(3);
+  for (int i = 0; i < 2; ++i) std::thread([] { pause(); }).detach();
+}
+
+void AllocateTooMuch() { throw std::bad_alloc(); }
+
 TEST(ServerStartTest, WhatTheSystemRefusesEndsTheProcessWithALine) {
-  EXPECT_EXIT(AllocateTooMuch(), ::testing::ExitedWithCode(1),
+  EXPECT_EXIT(RunWithoutHandler(&StartRefusedThread), ::testing::ExitedWithCode(1),
+              "tesserad: .*ulimit -u");
+  EXPECT_EXIT(RunWithoutHandler(&AllocateTooMuch), ::testing::ExitedWithCode(1),
               "tesserad: out of memory: .*ulimit -v");
 }
 
