@@ -20,8 +20,8 @@ namespace tessera {
 class Clock;
 
 struct PreparerOptions {
-  // One is enough for long jobs, which are limited by the cores anyway. With two, a short job does
-  // not wait for one that is not.
+  // One thread is enough for long jobs, which are limited by the cores anyway. With two threads, a
+  // short job does not wait for a long one.
   int32_t num_threads = 1;
   // Whether the threads have a low priority, for jobs that may take the time of the engine's cores.
   bool gives_way = false;
