@@ -441,8 +441,7 @@ std::string AdapterRegistry::ContentName(AdapterId id) const {
 std::string AdapterRegistry::NameOf(AdapterId id) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   const Content& content = version(id)->content;
-  return content.recipe.empty() ? entries_[content.parts.front().entry].source.name
-                                : content.recipe;
+  return content.recipe.empty() ? content.parts.front().name : content.recipe;
 }
 
 AdapterHold AdapterRegistry::Hold(AdapterId id) const {
