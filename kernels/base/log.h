@@ -9,7 +9,6 @@
 
 #include <cstddef>
 #include <cstdlib>
-#include <cstdlib>
 #include <memory>
 #include <sstream>
 #include <string>

@@ -43,6 +43,7 @@ TEST(EngineScoresTest, ScoresComeStepByStepAndStopWithAPause) {
   constexpr size_t kStepTokens = 64;
   testing::CoreStack stack;
   stack.models = {testing::FakeModel("a", {0}, 4, 512)};
+  stack.num_slabs = 129;
   stack.options.max_num_seqs = 4;
   stack.options.max_num_batched_tokens = kStepTokens;
   stack.Start();
@@ -58,7 +59,8 @@ TEST(EngineScoresTest, ScoresComeStepByStepAndStopWithAPause) {
   EXPECT_GT(num_first, 0u);
   EXPECT_LE(num_first, 2 * kStepTokens);
   stack.core->Throttle(id, true);
-  stack.RunAll();
+  while (stack.Round()) {
+  }
   EXPECT_LE(out[0].prompt_logprobs.size(), num_first + kStepTokens);
   stack.core->Throttle(id, false);
   stack.RunAll();
