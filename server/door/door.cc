@@ -50,6 +50,7 @@ constexpr double kAbandonedPerSecond = 1000;
 constexpr double kAbandonedBurst = 1024;
 constexpr int64_t kFreeIncoming = 1024;
 constexpr int64_t kFreeStreams = 8;
+constexpr int64_t kTrickleUs = 50'000;
 constexpr size_t kCarefulBytes = 1 << 10;
 
 // Epoll reports a number: a connection's number times two, plus which side. Connections are
@@ -284,10 +285,14 @@ class EpollDoor final : public Door {
     paused_.push_back(id);
   }
 
-  // Lets one paused connection continue, if the door is not under pressure.
+  // Lets one paused connection continue. Under pressure by requests that have arrived in part, one
+  // continues every kTrickleUs, because what it sends may complete its requests.
   void Unpause() {
     UpdatePressure();
-    while (!pressed_ && !paused_.empty()) {
+    const bool wait = abandoned_.InDebt(now_us_) || now_us_ - last_unpause_us_ < kTrickleUs;
+    if (pressed_ && wait) return;
+    last_unpause_us_ = now_us_;
+    while (!paused_.empty()) {
       const uint64_t id = paused_.front();
       paused_.pop_front();
       Entry* const entry = table_.Find(id);
@@ -458,6 +463,7 @@ class EpollDoor final : public Door {
   CloseLog log_;
   TokenBucket abandoned_;
   bool pressed_ = false;
+  int64_t last_unpause_us_ = 0;
   std::deque<uint64_t> paused_;  // may contain connections that have ended
   uint64_t next_id_ = kFirstId;
   int64_t now_us_ = 0;
