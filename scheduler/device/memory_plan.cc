@@ -206,6 +206,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const AssembleOptions& options) {
     ASSIGN_OR_RETURN(m.spec, LoadModelSpec(model.dir));
     RETURN_IF_ERROR(CheckStepTokens(model, m.spec.hidden, options.engine.max_num_batched_tokens));
     ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::OpenDir(model.dir));
+    UntieStoredHead(*checkpoint, &m.spec);
     ASSIGN_OR_RETURN(const WeightPlan weights,
                      PlanWeights(m.spec, *checkpoint, options.weight_dtype));
     m.weight_dtype = weights.dtype;

@@ -6,16 +6,15 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <limits>
 #include <set>
-#include <sstream>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "kernels/base/foreign_file.h"
 #include "kernels/base/nearest_word.h"
 #include "kernels/base/status.h"
 #include "server/config/config_rules.h"
@@ -31,7 +30,7 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::Reflection;
 
-constexpr size_t kMaxFileBytes = 1 << 20;
+constexpr int64_t kMaxFileBytes = int64_t{1} << 20;
 // The largest number of YAML maps in a file. YAML aliases can expand a small file to a huge tree,
 // and a real configuration is far smaller.
 constexpr int kMaxNodes = 100'000;
@@ -257,7 +256,7 @@ absl::Status CheckConfigFile(const std::string& file) {
 }  // namespace
 
 absl::Status MergeYaml(const std::string& file, const std::string& text, v1::Config* config) {
-  if (text.size() > kMaxFileBytes) {
+  if (static_cast<int64_t>(text.size()) > kMaxFileBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat(file, " is larger than 1MiB; is it the right file?"));
   }
@@ -271,13 +270,13 @@ absl::Status MergeYaml(const std::string& file, const std::string& text, v1::Con
 
 absl::Status MergeYamlFile(const std::string& file, v1::Config* config) {
   RETURN_IF_ERROR(CheckConfigFile(file));
-  std::ifstream stream(file, std::ios::binary);
-  std::stringstream text;
-  if (stream) text << stream.rdbuf();
-  if (!stream) {
-    return absl::NotFoundError(absl::StrCat("--config: cannot read '", file, "'; check the path"));
+  const absl::StatusOr<std::string> text =
+      ReadForeignFile(file, {.max_bytes = kMaxFileBytes, .roots = {}});
+  if (!text.ok()) {
+    return absl::Status(text.status().code(),
+                        absl::StrCat("--config: ", text.status().message(), "; give a YAML file"));
   }
-  return MergeYaml(file, text.str(), config);
+  return MergeYaml(file, *text, config);
 }
 
 absl::Status SetConfigValue(const std::string& origin, const std::string& path,

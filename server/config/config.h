@@ -42,7 +42,8 @@ struct HostPort {
 };
 absl::StatusOr<HostPort> ParseHostPort(absl::string_view text);
 
-// Sets the default names of models and checks the configuration as a whole: there is at least one
+// Sets the default names of models, replaces folders of Hugging Face's cache by the model's own
+// folder (hub_folder.h), and checks the configuration as a whole: there is at least one
 // model, model names are unique, and no value belongs to a later release.
 absl::Status FinishConfig(v1::Config* config);
 

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <set>
 #include <sstream>
 
@@ -14,6 +13,7 @@
 #include "kernels/base/status.h"
 #include "server/config/config.h"
 #include "server/config/config_rules.h"
+#include "server/config/hub_folder.h"
 #include "tessera/v1/config.pb.h"
 
 namespace tessera {
@@ -29,17 +29,6 @@ absl::Status CheckLater(const char* path, const std::string& value) {
   }
   return absl::UnimplementedError(absl::StrCat(
       path, ": '", value, "' comes in a later release; give one of ", absl::StrJoin(now, ", ")));
-}
-
-std::string DefaultModelName(const std::string& path) {
-  const std::filesystem::path folder = std::filesystem::path(path).lexically_normal();
-  std::string name = folder.filename().string();
-  if (name.empty()) name = folder.parent_path().filename().string();
-  if (name == "." || name == ".." || name.empty()) {
-    std::error_code ignored;
-    name = std::filesystem::weakly_canonical(folder, ignored).filename().string();
-  }
-  return name;
 }
 
 }  // namespace
@@ -109,6 +98,7 @@ absl::Status FinishConfig(v1::Config* config) {
           "model '", model.name(), "' has no path; give the folder with its config.json"));
     }
     if (!model.has_name()) model.set_name(DefaultModelName(model.path()));
+    ASSIGN_OR_RETURN(*model.mutable_path(), ResolveHubFolder(model.path()));
     if (!names.insert(model.name()).second) {
       return absl::InvalidArgumentError(absl::StrCat("two models are called '", model.name(),
                                                      "'; give one another name: --model NAME=DIR"));

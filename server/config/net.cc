@@ -99,13 +99,13 @@ absl::Status CheckHost(const std::string& flag, const HostPort& address) {
   return LookUp(address, &why) == nullptr ? ErrorOf(flag, address, why) : absl::OkStatus();
 }
 
-absl::StatusOr<Listener> OpenListener(const std::string& flag, const HostPort& address) {
+absl::StatusOr<ListenSocket> OpenListener(const std::string& flag, const HostPort& address) {
   std::string why;
   const AddressList found = LookUp(address, &why);
   if (found == nullptr) return ErrorOf(flag, address, why);
   const int fd = Bind(*found, &why);
   if (fd < 0) return ErrorOf(flag, address, why);
-  return Listener{fd, PortOf(fd)};
+  return ListenSocket{fd, PortOf(fd)};
 }
 
 bool IsLoopback(const HostPort& address) {

@@ -23,13 +23,13 @@ std::string WhyNotBound(const HostPort& address);
 absl::Status ListenError(const std::string& flag, const HostPort& address);
 
 // A socket that accepts TCP connections.
-struct Listener {
+struct ListenSocket {
   int fd = -1;   // does not block; the caller closes it
   int port = 0;  // the port that is bound
 };
 
 // Binds the address; port 0 selects a free port. Errors are those of ListenError.
-absl::StatusOr<Listener> OpenListener(const std::string& flag, const HostPort& address);
+absl::StatusOr<ListenSocket> OpenListener(const std::string& flag, const HostPort& address);
 
 // Returns whether only processes of this machine can reach the address. A host that cannot be
 // resolved counts as reachable from elsewhere.

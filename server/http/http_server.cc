@@ -126,7 +126,7 @@ class MicrohttpdServer final : public HttpServer {
       return absl::InvalidArgumentError(
           absl::StrCat(options.flag, " ", address.status().message()));
     }
-    ASSIGN_OR_RETURN(const Listener listener, OpenListener(options.flag, *address));
+    ASSIGN_OR_RETURN(const ListenSocket listener, OpenListener(options.flag, *address));
     daemon_ = MHD_start_daemon(
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_USE_ERROR_LOG, 0, nullptr, nullptr,
         &OnRequest, this, MHD_OPTION_EXTERNAL_LOGGER, &LogFromLibrary, nullptr,

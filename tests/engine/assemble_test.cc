@@ -13,6 +13,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/memory.h"
+#include "tests/lib/file_zoo.h"
+#include "tests/lib/raw_checkpoint.h"
 #include "tests/lib/real_stack.h"
 #include "tests/lib/tiny_model.h"
 
@@ -270,6 +272,26 @@ TEST(AssembleTest, AnUnknownBackendIsNamedWithThoseThatExist) {
   EXPECT_EQ(device.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_NE(device.status().message().find("avx1024"), std::string::npos);
   EXPECT_NE(device.status().message().find("ref"), std::string::npos);
+}
+
+// An output table that differs from the embedding table is planned, loaded and used.
+TEST(AssembleTest, AStoredHeadThatDiffersIsServed) {
+  FileZoo zoo;
+  AssembleOptions options = Options("llama32");
+  const auto tied = PlanMemory(options);
+  ASSERT_TRUE(tied.ok()) << tied.status();
+  std::filesystem::copy_file(options.models[0].dir + "/config.json", zoo.Path("config.json"));
+  RawTensors tensors = ReadRawTensors(options.models[0].dir);
+  RawTensor head = tensors.at("model.embed_tokens.weight");
+  head.bytes.assign(head.bytes.size(), '\0');
+  tensors["lm_head.weight"] = head;
+  WriteRawTensors(zoo.dir(), tensors);
+  options.models[0].dir = zoo.dir();
+  const auto plan = PlanMemory(options);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_FALSE(plan->models[0].spec.tied_embeddings);
+  EXPECT_GT(plan->models[0].weight_bytes, tied->models[0].weight_bytes);
+  EXPECT_TRUE(Assemble(options, *plan).ok());
 }
 
 TEST(AssembleTest, ProgressReachesTheEnd) {

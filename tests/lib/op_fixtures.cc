@@ -126,6 +126,7 @@ void BuildLayout(const AttentionCase& attention, BuiltBatch* built) {
 void BuildRope(const AttentionCase& attention, BuiltBatch* built) {
   RopeSpec& rope = built->rope;
   rope.rotary_dim = attention.rotary_dim < 0 ? attention.head_dim : attention.rotary_dim;
+  rope.attention_factor = attention.attention_factor;
   for (int i = 0; i < rope.rotary_dim / 2; ++i) {
     rope.inv_freq.push_back(std::pow(10000.0f, -2.0f * i / rope.rotary_dim));
   }

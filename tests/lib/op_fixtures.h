@@ -44,7 +44,8 @@ struct AttentionCase {
   std::vector<SegmentCase> segments;
   float softcap = 0.0f;
   bool qk_norm = false;
-  int rotary_dim = -1;  // -1: head_dim
+  int rotary_dim = -1;            // -1: head_dim
+  float attention_factor = 1.0f;  // of the rotary embedding
   // If true, the runs of a windowed group omit pages that lie wholly before the window.
   bool trim_windows = true;
 };

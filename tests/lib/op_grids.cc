@@ -62,6 +62,12 @@ std::vector<AttentionCase> AttentionGrid() {
   }
   {
     AttentionCase attention = base;
+    attention.attention_factor = 1.25f;
+    attention.segments.push_back({20, 6, 2, {{100, 50, 50, 0.8f, 0.9f}}});
+    add("attention_factor", attention);
+  }
+  {
+    AttentionCase attention = base;
     attention.segments = {{600, 40, 7}, {100, 1, 3}, {0, 70, 2}};
     add("many_runs", attention);
   }

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <filesystem>
 #include <memory>
 #include <utility>
@@ -50,6 +51,45 @@ TEST(TensorHashesTest, ReadTheBytesOnce) {
   bytes[0] = 'B';
   EXPECT_EQ(hashes.Of(tensor), first);
   EXPECT_NE(TensorHashes(&team).Of(tensor), first);
+}
+
+// NaN is found in every piece, whoever hashes it.
+TEST(TensorHashesTest, SeeWhatIsNotFinite) {
+  constexpr int64_t kRows = 40;  // pieces of 16, 16 and 8 rows
+  constexpr int64_t kCols = 24;
+  ThreadTeam team(2);
+  for (const bool is_matrix : {true, false}) {
+    for (const bool is_watched : {true, false}) {
+      for (const int64_t bad_row : {int64_t{-1}, int64_t{0}, int64_t{17}, kRows - 1}) {
+        std::vector<float> values(kRows * kCols, 1.0f);
+        if (bad_row >= 0) values[bad_row * kCols + 5] = std::nanf("");
+        StoredTensor tensor;
+        tensor.dtype = DType::kF32;
+        if (is_matrix) tensor.shape = {kRows, kCols};
+        tensor.data = reinterpret_cast<const char*>(values.data());
+        tensor.num_bytes = static_cast<int64_t>(values.size() * sizeof(float));
+        TensorHashes hashes(&team);
+        if (is_watched) {
+          RowObserver* const observer = hashes.Watch(tensor);
+          if (observer != nullptr) observer->WillRead(0, 32);
+        }
+        hashes.Of(tensor);
+        EXPECT_EQ(hashes.IsFinite(tensor), bad_row < 0) << is_matrix << is_watched << bad_row;
+      }
+    }
+  }
+}
+
+TEST(TensorHashesTest, OnlyFloatsCanBeInfinite) {
+  ThreadTeam team(1);
+  const std::string bytes(4096, '\xff');
+  StoredTensor tensor;
+  tensor.dtype_name = "I32";
+  tensor.data = bytes.data();
+  tensor.num_bytes = static_cast<int64_t>(bytes.size());
+  TensorHashes hashes(&team);
+  hashes.Of(tensor);
+  EXPECT_TRUE(hashes.IsFinite(tensor));
 }
 
 // 40 rows of 8 bytes: pieces of 16, 16 and 8 rows.

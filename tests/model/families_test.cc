@@ -142,6 +142,8 @@ TEST(Families, LayerTypesDecide) {
 TEST(Families, StoredDtypeOldAndNewKey) {
   EXPECT_EQ(Spec(With(Llama(), {{"torch_dtype", "bfloat16"}})).stored_dtype, DType::kBF16);
   EXPECT_EQ(Spec(With(Llama(), {{"dtype", "float16"}})).stored_dtype, DType::kF16);
+  EXPECT_EQ(Spec(With(Llama(), {{"dtype", "torch.float32"}})).stored_dtype, DType::kF32);
+  EXPECT_EQ(Spec(With(Llama(), {{"torch_dtype", "torch.bfloat16"}})).stored_dtype, DType::kBF16);
 }
 
 TEST(Families, EosAndGenerationDefaults) {
@@ -370,7 +372,8 @@ std::vector<BadConfig> BadConfigs() {
       {"unknown_architecture",
        Llama(),
        {{"architectures", {"GPT2LMHeadModel"}}},
-       {"architectures", "GPT2LMHeadModel", "LlamaForCausalLM", "Qwen2ForCausalLM"}},
+       {"architectures", "GPT2LMHeadModel", "LlamaForCausalLM", "Qwen2ForCausalLM",
+        "serve a model of one of these families"}},
       {"classifier",
        Llama(),
        {{"architectures", {"LlamaForSequenceClassification"}}},
@@ -404,6 +407,7 @@ std::vector<BadConfig> BadConfigs() {
       {"derived_head_dim_is_one", Llama(), {{"hidden_size", 4}}, {"size must be even"}},
       {"activation", Llama(), {{"hidden_act", "relu"}}, {"hidden_act is \"relu\"", "silu"}},
       {"dtype", Llama(), {{"torch_dtype", "int8"}}, {"torch_dtype is \"int8\"", "bfloat16"}},
+      {"dtype_of_torch", Llama(), {{"dtype", "torch.int8"}}, {"dtype is \"torch.int8\""}},
       {"eps_is_negative", Llama(), {{"rms_norm_eps", -1e-5}}, {"rms_norm_eps is -1e-05"}},
       {"eps_is_a_string", Llama(), {{"rms_norm_eps", "1e-5"}}, {"rms_norm_eps is \"1e-5\""}},
       {"theta_is_zero", Llama(), {{"rope_theta", 0}}, {"rope_theta is 0"}},

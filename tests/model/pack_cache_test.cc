@@ -191,6 +191,7 @@ TEST_F(PackCacheTest, StaysWithinItsBound) {
   EXPECT_EQ(first.stats.evicted, 0) << "what this load has stored stays";
   const Loaded second = Load();
   EXPECT_EQ(second.stats.taken, first.stats.stored);
+  EXPECT_EQ(second.stats.evicted, 0) << "what this load has taken stays";
 }
 
 TEST_F(PackCacheTest, UsedLongestAgoGoesFirst) {

@@ -238,7 +238,7 @@ TEST_F(CheckpointTest, EmptyFile) {
 
 TEST_F(CheckpointTest, FolderInPlaceOfTheFile) {
   std::filesystem::create_directories(dir_ + "/model.safetensors");
-  EXPECT_THAT(Error(), HasSubstr("not a file"));
+  EXPECT_THAT(Error(), HasSubstr("model.safetensors: is a folder; give a regular file"));
 }
 
 TEST_F(CheckpointTest, Shards) {

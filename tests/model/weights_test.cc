@@ -6,9 +6,14 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 
+#include "kernels/base/memory.h"
+#include "tests/lib/file_zoo.h"
+#include "tests/lib/log_capture.h"
 #include "tests/lib/raw_checkpoint.h"
 #include "tests/lib/tiny_model.h"
 
@@ -95,6 +100,108 @@ TEST_F(WeightsTest, OldLeftoversAreIgnored) {
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_EQ(weights->lm_head, nullptr);
   EXPECT_EQ(weights->head(), weights->embed.get());
+}
+
+// An output table that differs from the embedding table is used, whatever config.json says.
+TEST_F(WeightsTest, AStoredHeadThatDiffersIsUsed) {
+  CopyModel("llama32");
+  RawTensor head = tensors_["model.embed_tokens.weight"];
+  tensors_["lm_head.weight"] = head;
+  Write();
+  const auto untied = [this] {
+    ModelSpec spec = *LoadModelSpec(dir_);
+    EXPECT_TRUE(spec.tied_embeddings);
+    UntieStoredHead(**Checkpoint::OpenDir(dir_), &spec);
+    return spec;
+  };
+  {
+    const LogCapture log;
+    EXPECT_TRUE(untied().tied_embeddings) << "a copy of the embedding table";
+    EXPECT_EQ(log.text(), "");
+  }
+  head.bytes.back() ^= 1;
+  tensors_["lm_head.weight"] = head;
+  Write();
+  const LogCapture log;
+  const ModelSpec spec = untied();
+  EXPECT_FALSE(spec.tied_embeddings);
+  EXPECT_THAT(log.text(), HasSubstr("lm_head.weight differs from model.embed_tokens.weight"));
+  EXPECT_THAT(log.text(), HasSubstr(dir_ + "/model.safetensors"));
+  const auto weights =
+      LoadWeights(spec, **Checkpoint::OpenDir(dir_), device_.backend.get(), WeightOptions());
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_NE(weights->lm_head, nullptr);
+  EXPECT_EQ(weights->head(), weights->lm_head.get());
+}
+
+TEST_F(WeightsTest, AModelWithoutAStoredHeadStaysTied) {
+  CopyModel("llama32");
+  tensors_.erase("lm_head.weight");
+  Write();
+  ModelSpec spec = *LoadModelSpec(dir_);
+  UntieStoredHead(**Checkpoint::OpenDir(dir_), &spec);
+  EXPECT_TRUE(spec.tied_embeddings);
+}
+
+// Every tensor that the model reads is checked, whether it is packed as it is or quantised.
+TEST_F(WeightsTest, NanAndInfinityAreRefused) {
+  CopyModel("llama2");
+  const RawTensors whole = tensors_;
+  for (const auto& [name, tensor] : whole) {
+    ASSERT_EQ(tensor.dtype, "F32");
+    for (const float bad : {std::nanf(""), -std::numeric_limits<float>::infinity()}) {
+      tensors_ = whole;
+      std::memcpy(&tensors_[name].bytes[4 * 7], &bad, sizeof(bad));
+      Write();
+      EXPECT_THAT(Error(), HasSubstr(dir_ + "/model.safetensors: tensor " + name +
+                                     " has NaN or infinity at element 7"));
+    }
+  }
+}
+
+TEST_F(WeightsTest, NanIsRefusedInEveryFormatAndPlace) {
+  CopyModel("llama2");
+  const std::string name = "model.layers.1.mlp.up_proj.weight";
+  std::string& bytes = tensors_[name].bytes;
+  bytes.replace(bytes.size() - 4, 4, "\xff\xff\xff\xff");
+  for (const size_t header_padding : {0, 3}) {
+    Write(header_padding);
+    for (const WeightDtype dtype :
+         {WeightDtype::kF32, WeightDtype::kBF16, WeightDtype::kI8, WeightDtype::kI4}) {
+      for (const std::string& backend : AllBackends()) {
+        device_.backend.reset();
+        device_ = TestBackend(backend, 2);
+        WeightOptions options;
+        options.dtype = dtype;
+        EXPECT_THAT(std::string(Load(options).status().message()), HasSubstr(name)) << backend;
+      }
+    }
+  }
+}
+
+// The file is truncated in place when the first weight has been read.
+TEST_F(WeightsTest, AFileThatIsTruncatedWhileItIsLoadedIsNamed) {
+  CopyModel("llama2");
+  const std::string file = dir_ + "/model.safetensors";
+  for (const std::string& backend : AllBackends()) {
+    for (const WeightDtype dtype : {WeightDtype::kF32, WeightDtype::kI8}) {
+      device_.backend.reset();
+      device_ = TestBackend(backend, 2);
+      for (const int64_t left : {0, 5000, -1}) {
+        Write();
+        const auto bytes = static_cast<int64_t>(std::filesystem::file_size(file));
+        int num_calls = 0;
+        WeightOptions options;
+        options.dtype = dtype;
+        options.progress = [&](int64_t, int64_t) {
+          if (num_calls++ == 0) FileZoo::Truncate(file, left < 0 ? bytes + left : left);
+        };
+        EXPECT_THAT(std::string(Load(options).status().message()),
+                    HasSubstr(file + ": became shorter"));
+        EXPECT_LT(num_calls, 12) << "the other layers are not read";
+      }
+    }
+  }
 }
 
 TEST_F(WeightsTest, WrongShapesAreNamed) {

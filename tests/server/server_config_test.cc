@@ -152,7 +152,7 @@ TEST(ConfigTest, FlagErrors) {
   EXPECT_EQ(FlagError({"--model", "a=/x", "--model", "a=/y"}),
             "two models are called 'a'; give one another name: --model NAME=DIR");
   EXPECT_EQ(FlagError({"--config", "/no/such"}),
-            "--config: cannot read '/no/such'; check the path");
+            "--config: /no/such: No such file or directory; give a YAML file");
   EXPECT_EQ(FlagError({"--model", "/m", "--device", "cuda"}),
             "engine.device: 'cuda' comes in a later release; give one of auto, ref, cpu");
   EXPECT_EQ(FlagError({"--model", "/m", "--dtype", "int4"}), "");

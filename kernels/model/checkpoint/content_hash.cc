@@ -8,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "kernels/base/finite.h"
+#include "kernels/base/log.h"
 #include "kernels/base/types.h"
 
 namespace tessera {
@@ -32,12 +34,11 @@ int64_t PieceBytes(const StoredTensor& tensor) {
 
 class TensorHashes::Pieces final : public RowObserver {
  public:
-  Pieces(const char* data, int64_t bytes, int64_t piece_bytes)
-      : data_(data),
-        bytes_(bytes),
-        piece_bytes_(piece_bytes),
-        hashes_(static_cast<size_t>(CeilDiv(bytes, piece_bytes))),
-        done_(hashes_.size()) {}
+  explicit Pieces(const StoredTensor& tensor)
+      : tensor_(tensor),
+        piece_bytes_(PieceBytes(tensor)),
+        hashes_(static_cast<size_t>(CeilDiv(tensor.num_bytes, piece_bytes_))),
+        states_(hashes_.size(), State::kUnknown) {}
 
   // The thread that is about to read a piece's first row hashes the whole piece. No other thread
   // hashes that piece, because no row is named twice.
@@ -52,25 +53,36 @@ class TensorHashes::Pieces final : public RowObserver {
     team->ParallelFor(num_pieces, std::max<int64_t>(kTaskBytes / piece_bytes_, 1),
                       [this](int64_t begin, int64_t end, int /*member*/) {
                         for (int64_t piece = begin; piece < end; ++piece) {
-                          if (done_[static_cast<size_t>(piece)] == 0) HashPiece(piece);
+                          if (states_[static_cast<size_t>(piece)] == State::kUnknown) {
+                            HashPiece(piece);
+                          }
                         }
                       });
     return Hex(XXH3_128bits(hashes_.data(), hashes_.size() * sizeof(XXH128_hash_t)));
   }
 
- private:
-  void HashPiece(int64_t piece) {
-    const int64_t offset = piece * piece_bytes_;
-    const int64_t size = std::min(piece_bytes_, bytes_ - offset);
-    hashes_[static_cast<size_t>(piece)] = XXH3_128bits(data_ + offset, static_cast<size_t>(size));
-    done_[static_cast<size_t>(piece)] = 1;
+  // REQUIRES: Finish() was called.
+  bool IsFinite() const {
+    return std::find(states_.begin(), states_.end(), State::kNotFinite) == states_.end();
   }
 
-  const char* const data_;
-  const int64_t bytes_;
+ private:
+  enum class State : uint8_t { kUnknown, kHashed, kNotFinite };
+
+  void HashPiece(int64_t piece) {
+    const int64_t offset = piece * piece_bytes_;
+    const int64_t size = std::min(piece_bytes_, tensor_.num_bytes - offset);
+    const char* const data = tensor_.data + offset;
+    hashes_[static_cast<size_t>(piece)] = XXH3_128bits(data, static_cast<size_t>(size));
+    const bool is_finite = !tensor_.dtype.has_value() ||
+                           AllFinite(data, size / DTypeBytes(*tensor_.dtype), *tensor_.dtype);
+    states_[static_cast<size_t>(piece)] = is_finite ? State::kHashed : State::kNotFinite;
+  }
+
+  const StoredTensor& tensor_;
   const int64_t piece_bytes_;
   std::vector<XXH128_hash_t> hashes_;
-  std::vector<uint8_t> done_;
+  std::vector<State> states_;
 };
 
 std::string HashContent(const char* data, size_t bytes, ThreadTeam* team) {
@@ -88,18 +100,23 @@ TensorHashes::~TensorHashes() = default;
 const std::string& TensorHashes::Of(const StoredTensor& tensor) {
   Entry& entry = entries_[&tensor];
   if (!entry.hash.empty()) return entry.hash;
-  if (entry.pieces == nullptr) {
-    entry.pieces = std::make_unique<Pieces>(tensor.data, tensor.num_bytes, PieceBytes(tensor));
-  }
+  if (entry.pieces == nullptr) entry.pieces = std::make_unique<Pieces>(tensor);
   entry.hash = entry.pieces->Finish(team_);
+  entry.is_finite = entry.pieces->IsFinite();
   entry.pieces.reset();
   return entry.hash;
+}
+
+bool TensorHashes::IsFinite(const StoredTensor& tensor) const {
+  const auto it = entries_.find(&tensor);
+  CHECK(it != entries_.end() && !it->second.hash.empty()) << " the tensor was not hashed";
+  return it->second.is_finite;
 }
 
 RowObserver* TensorHashes::Watch(const StoredTensor& tensor) {
   Entry& entry = entries_[&tensor];
   if (!entry.hash.empty() || !IsMatrix(tensor)) return nullptr;
-  entry.pieces = std::make_unique<Pieces>(tensor.data, tensor.num_bytes, PieceBytes(tensor));
+  entry.pieces = std::make_unique<Pieces>(tensor);
   return entry.pieces.get();
 }
 

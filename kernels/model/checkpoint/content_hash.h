@@ -9,6 +9,9 @@
 // stronger. XXH3 is not cryptographic: the name separates contents that differ by accident, and
 // everyone who may write to a model's folder is trusted.
 //
+// Whoever hashes a piece of floats also looks for NaN and infinity in it, because its bytes are
+// then in the cache.
+//
 // Only the loading thread calls these functions; Watch() says which threads call an observer.
 #pragma once
 
@@ -46,6 +49,10 @@ class TensorHashes final {
   // `tensor` outlives the object.
   const std::string& Of(const StoredTensor& tensor);
 
+  // Whether the tensor has no NaN and no infinity; true for a tensor that is not of floats.
+  // REQUIRES: Of(tensor) was called.
+  bool IsFinite(const StoredTensor& tensor) const;
+
   // Returns an observer that hashes a piece when it is told that the piece's first row is read
   // next, on the thread that tells it. Returns null if the tensor is not a matrix or its hash is
   // known. The observer is valid until Of(tensor). REQUIRES: `tensor` outlives the object.
@@ -55,6 +62,7 @@ class TensorHashes final {
   class Pieces;
   struct Entry {
     std::string hash;                // empty: not known yet
+    bool is_finite = true;           // valid if the hash is known
     std::unique_ptr<Pieces> pieces;  // set between Watch() and Of()
   };
 

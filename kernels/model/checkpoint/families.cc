@@ -8,8 +8,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "kernels/base/foreign_file.h"
 #include "kernels/base/status.h"
 #include "kernels/model/checkpoint/json_file.h"
+#include "kernels/model/checkpoint/model_folder.h"
 #include "kernels/model/checkpoint/rope.h"
 #include "kernels/model/kv_groups.h"
 
@@ -79,7 +82,9 @@ const Family* FindFamily(const JsonFile& config) {
     supported.push_back(key);
   }
   config.Fail(by_architecture || !config.Has("model_type") ? "architectures" : "model_type",
-              absl::StrCat("supported are ", absl::StrJoin(supported, ", ")));
+              absl::StrCat("supported are ", absl::StrJoin(supported, ", "),
+                           ": serve a model of one of these families (Llama 2 and 3, Mistral, "
+                           "Qwen2 and 2.5)"));
   return nullptr;
 }
 
@@ -130,7 +135,7 @@ void ReadActivation(const JsonFile& config, ModelSpec* spec) {
 
 void ReadStoredDtype(const JsonFile& config, ModelSpec* spec) {
   const char* key = config.Has("dtype") ? "dtype" : "torch_dtype";
-  const std::string name = config.String(key, "float32");
+  const std::string name(absl::StripPrefix(config.String(key, "float32"), "torch."));
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     if (name != DTypeName(dtype)) continue;
     spec->stored_dtype = dtype;
@@ -310,14 +315,10 @@ absl::StatusOr<ModelSpec> ParseModelSpec(const std::string& config_name,
 absl::StatusOr<ModelSpec> LoadModelSpec(const std::string& dir) {
   const std::string config_name = absl::StrCat(dir, "/config.json");
   const std::string generation_name = absl::StrCat(dir, "/generation_config.json");
-  const absl::StatusOr<std::string> config = ReadFile(config_name, kMaxJsonBytes);
-  if (!config.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(config.status().message(),
-                     "; a model is a folder in Hugging Face layout: config.json, *.safetensors, "
-                     "tokenizer files"));
-  }
-  absl::StatusOr<std::string> generation = ReadFile(generation_name, kMaxJsonBytes);
+  const ForeignFileOptions options{.max_bytes = kMaxJsonBytes, .roots = {}};
+  const absl::StatusOr<std::string> config = ReadForeignFile(config_name, options);
+  if (!config.ok()) return NoModelConfig(dir, config.status());
+  absl::StatusOr<std::string> generation = ReadForeignFile(generation_name, options);
   if (absl::IsNotFound(generation.status())) generation = std::string();
   RETURN_IF_ERROR(generation.status());
   return ParseModelSpec(config_name, *config, generation_name, *generation);

@@ -1,13 +1,11 @@
 #include "kernels/model/checkpoint/json_file.h"
 
-#include <cerrno>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/foreign_file.h"
 #include "kernels/base/status.h"
 
 namespace tessera {
@@ -61,27 +59,6 @@ struct JsonFile::Document {
   }
 };
 
-absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes) {
-  std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
-  if (file == nullptr) {
-    const std::string message = absl::StrCat(path, ": ", std::strerror(errno));
-    return errno == ENOENT ? absl::NotFoundError(message) : absl::InvalidArgumentError(message);
-  }
-  std::string bytes;
-  char buffer[1 << 16];
-  for (size_t got; (got = std::fread(buffer, 1, sizeof(buffer), file.get())) > 0;) {
-    bytes.append(buffer, got);
-    if (static_cast<int64_t>(bytes.size()) > max_bytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path, ": larger than ", max_bytes, " bytes; this is not such a file"));
-    }
-  }
-  if (std::ferror(file.get())) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": cannot be read"));
-  }
-  return bytes;
-}
-
 absl::StatusOr<JsonFile> JsonFile::Parse(const std::string& name, absl::string_view text,
                                          Values values) {
   // Printing and copying a value are recursive, so the nesting depth is bounded here.
@@ -110,7 +87,8 @@ absl::StatusOr<JsonFile> JsonFile::Parse(const std::string& name, absl::string_v
 }
 
 absl::StatusOr<JsonFile> JsonFile::Open(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxJsonBytes));
+  ASSIGN_OR_RETURN(const std::string text,
+                   ReadForeignFile(path, {.max_bytes = kMaxJsonBytes, .roots = {}}));
   return Parse(path, text);
 }
 

@@ -19,10 +19,6 @@ namespace tessera {
 
 inline constexpr int64_t kMaxJsonBytes = int64_t{16} << 20;
 
-// Returns the whole file. NOT_FOUND when the file does not exist; INVALID_ARGUMENT when it is
-// larger than max_bytes or cannot be read.
-absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes);
-
 class JsonFile final {
  public:
   // Whether errors show the values of the file. They are hidden in a file that a client of the

@@ -18,7 +18,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/foreign_file.h"
 #include "kernels/base/log.h"
+#include "kernels/base/mapped_file.h"
 #include "kernels/base/status.h"
 
 namespace tessera {
@@ -29,6 +31,7 @@ namespace fs = std::filesystem;
 constexpr char kMagic[8] = {'T', 'S', 'R', 'p', 'a', 'c', 'k', '1'};
 constexpr char kSuffix[] = ".pack";
 constexpr char kTempSuffix[] = ".writing";
+constexpr int64_t kMaxExecutableBytes = int64_t{1} << 34;
 constexpr size_t kPieceBytes = size_t{1} << 20;     // bytes that one task hashes, reads or writes
 constexpr auto kAbandoned = std::chrono::hours(1);  // age of a temporary file that is removed
 
@@ -54,17 +57,6 @@ struct FileCloser {
 size_t NumPieces(size_t bytes) { return CeilDiv(bytes, kPieceBytes); }
 size_t PieceSize(size_t piece, size_t bytes) {
   return std::min(kPieceBytes, bytes - piece * kPieceBytes);
-}
-
-bool ReadAll(int fd, void* data, size_t bytes, size_t offset) {
-  char* const out = static_cast<char*>(data);
-  for (size_t done = 0; done < bytes;) {
-    const ssize_t got = pread(fd, out + done, bytes - done, static_cast<off_t>(offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return false;
-    done += static_cast<size_t>(got);
-  }
-  return true;
 }
 
 bool WriteAll(int fd, const void* data, size_t bytes, size_t offset) {
@@ -113,7 +105,8 @@ std::string Describe(const StoredMatrix& matrix, ThreadTeam* team, TensorHashes*
 
 absl::StatusOr<std::string> HashExecutable() {
   constexpr char kSelf[] = "/proc/self/exe";
-  ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> file, MappedFile::Open(kSelf));
+  ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> file,
+                   MappedFile::Open(kSelf, {.max_bytes = kMaxExecutableBytes, .roots = {}}));
   return HashText(file->bytes());
 }
 
@@ -195,24 +188,27 @@ std::unique_ptr<PackedWeight> PackCache::Find(
 
 bool PackCache::Read(const std::string& key, ThreadTeam* team, char* packed, size_t bytes) {
   const std::string path = PathOf(key);
-  const FileCloser file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (file.fd < 0) return false;
   const size_t num_pieces = NumPieces(bytes);
-  const size_t payload_begin = sizeof(Header) + num_pieces * sizeof(uint64_t);
+  const auto payload_begin = static_cast<int64_t>(sizeof(Header) + num_pieces * sizeof(uint64_t));
+  const int64_t entry_bytes = payload_begin + static_cast<int64_t>(bytes);
+  const auto file = ForeignFile::Open(path, {.max_bytes = entry_bytes, .roots = {}});
+  if (absl::IsNotFound(file.status())) return false;
+  const auto read = [&file](size_t offset, size_t size, void* out) {
+    const auto begin = static_cast<int64_t>(offset);
+    return file->ReadAt(begin, static_cast<int64_t>(size), static_cast<char*>(out)).ok();
+  };
   Header header;
   std::vector<uint64_t> pieces(num_pieces);
-  struct stat info;
   const bool believed =
-      fstat(file.fd, &info) == 0 && info.st_size == static_cast<off_t>(payload_begin + bytes) &&
-      ReadAll(file.fd, &header, sizeof(header), 0) &&
-      ReadAll(file.fd, pieces.data(), pieces.size() * sizeof(uint64_t), sizeof(header)) &&
+      file.ok() && file->size() == entry_bytes && read(0, sizeof(header), &header) &&
+      read(sizeof(header), pieces.size() * sizeof(uint64_t), pieces.data()) &&
       std::memcmp(header.magic, kMagic, sizeof(kMagic)) == 0 &&
       std::memcmp(header.key, key.data(), sizeof(header.key)) == 0 &&
       header.payload_bytes == bytes && header.checksum == HeaderChecksum(header, pieces) &&
       ForPieces(bytes, team, [&](size_t piece) {
         char* const out = packed + piece * kPieceBytes;
         const size_t size = PieceSize(piece, bytes);
-        return ReadAll(file.fd, out, size, payload_begin + piece * kPieceBytes) &&
+        return read(static_cast<size_t>(payload_begin) + piece * kPieceBytes, size, out) &&
                XXH3_64bits(out, size) == pieces[piece];
       });
   if (!believed) {
@@ -221,7 +217,7 @@ bool PackCache::Read(const std::string& key, ThreadTeam* team, char* packed, siz
     unlink(path.c_str());
     return false;
   }
-  futimens(file.fd, nullptr);  // sets the time of the entry's last use
+  futimens(file->fd(), nullptr);  // sets the time of the entry's last use
   return true;
 }
 

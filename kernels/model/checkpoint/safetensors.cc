@@ -1,22 +1,19 @@
 #include "kernels/model/checkpoint/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/base/foreign_file.h"
+#include "kernels/base/paths.h"
 #include "kernels/base/status.h"
 #include "kernels/model/checkpoint/json_file.h"
+#include "kernels/model/checkpoint/model_folder.h"
 
 namespace tessera {
 namespace {
@@ -171,6 +168,13 @@ std::optional<uint64_t> ShapeBytes(const std::vector<uint64_t>& shape, uint64_t 
   return bytes <= limit ? std::optional<uint64_t>(bytes) : std::nullopt;
 }
 
+// What a file is whose first bytes, as the length of a header, are absurd; null if not known.
+const char* OtherFormat(absl::string_view bytes) {
+  if (absl::StartsWith(bytes, "GGUF")) return "a GGUF file";
+  if (absl::StartsWith(bytes, "PK\x03\x04")) return "a PyTorch file";
+  return absl::StartsWith(bytes, "<") ? "a web page" : nullptr;
+}
+
 // `data` has the bytes after the header; it is null if only the header was read.
 absl::StatusOr<StoredTensor> CheckEntry(const std::string& file, const HeaderHandler::Entry& entry,
                                         const char* data, uint64_t data_bytes) {
@@ -253,6 +257,10 @@ absl::StatusOr<uint64_t> HeaderBytes(const std::string& file, absl::string_view 
     header_bytes |= static_cast<uint64_t>(static_cast<unsigned char>(start[i])) << (8 * i);
   }
   if (header_bytes > static_cast<uint64_t>(kMaxSafetensorsHeaderBytes)) {
+    if (const char* const other = OtherFormat(start); other != nullptr) {
+      return Error(file, "",
+                   absl::StrCat("is ", other, " and not a safetensors file; download it again"));
+    }
     return Error(file, "",
                  absl::StrCat("states a header of ", header_bytes, " bytes; at most ",
                               kMaxSafetensorsHeaderBytes, " are allowed"));
@@ -303,30 +311,13 @@ absl::StatusOr<StoredTensors> ReadSafetensorsHeader(const std::string& path,
   return ParseHeader(path, header, nullptr, file_bytes - kLengthBytes - header_bytes);
 }
 
-absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& path) {
-  const auto failed = [&path](absl::string_view what) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": ", what, std::strerror(errno)));
-  };
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return failed("");
-  struct stat info;
-  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size == 0) {
-    close(fd);
-    return absl::InvalidArgumentError(absl::StrCat(path, ": is empty or not a file"));
-  }
-  const size_t size = static_cast<size_t>(info.st_size);
-  void* const data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
-  close(fd);
-  if (data == MAP_FAILED) return failed("cannot be mapped: ");
-  return std::unique_ptr<MappedFile>(new MappedFile(static_cast<const char*>(data), size));
-}
-
-MappedFile::~MappedFile() { munmap(const_cast<char*>(data_), size_); }
-
 absl::Status Checkpoint::Add(const std::string& path) {
-  ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> file, MappedFile::Open(path));
-  ASSIGN_OR_RETURN(StoredTensors tensors, ParseSafetensors(path, file->bytes()));
-  for (auto& [name, tensor] : tensors) {
+  ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> file,
+                   MappedFile::Open(path, {.max_bytes = kMaxSafetensorsBytes, .roots = {}}));
+  absl::StatusOr<StoredTensors> tensors = ParseSafetensors(path, file->bytes());
+  RETURN_IF_ERROR(file->CheckIntact());
+  RETURN_IF_ERROR(tensors.status());
+  for (auto& [name, tensor] : *tensors) {
     const auto [it, inserted] = tensors_.emplace(name, std::move(tensor));
     if (!inserted) return Error(path, name, absl::StrCat("is also in ", it->second.file));
   }
@@ -342,12 +333,9 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenFile(const std::stri
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenDir(const std::string& dir) {
   const std::string single = absl::StrCat(dir, "/model.safetensors");
-  if (access(single.c_str(), F_OK) == 0) return OpenFile(single);
+  if (PathExists(single)) return OpenFile(single);
   const std::string index_name = single + ".index.json";
-  if (access(index_name.c_str(), F_OK) != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(dir, ": has neither model.safetensors nor model.safetensors.index.json"));
-  }
+  if (!PathExists(index_name)) return NoSafetensors(dir);
   ASSIGN_OR_RETURN(const JsonFile index, JsonFile::Open(index_name));
   const std::optional<JsonFile> map = index.Object("weight_map");
   if (!map.has_value()) index.Fail("weight_map", "must map tensors to files");
@@ -374,6 +362,11 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenDir(const std::strin
     return Error(index_name, name, absl::StrCat("is not in ", shard, " as the index says"));
   }
   return checkpoint;
+}
+
+absl::Status Checkpoint::CheckIntact() const {
+  for (const auto& file : files_) RETURN_IF_ERROR(file->CheckIntact());
+  return absl::OkStatus();
 }
 
 const StoredTensor* Checkpoint::Find(absl::string_view name) const {

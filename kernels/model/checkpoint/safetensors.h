@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "kernels/base/foreign_file.h"
+#include "kernels/base/mapped_file.h"
 #include "kernels/base/types.h"
 
 namespace tessera {
@@ -34,6 +35,7 @@ struct StoredTensor {
 using StoredTensors = std::map<std::string, StoredTensor, std::less<>>;
 
 inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
+inline constexpr int64_t kMaxSafetensorsBytes = int64_t{4} << 40;      // of a file that is mapped
 
 // Checks the bytes of a whole file and lists its tensors. Errors name `file` and the tensor.
 absl::StatusOr<StoredTensors> ParseSafetensors(const std::string& file, absl::string_view bytes);
@@ -42,29 +44,17 @@ absl::StatusOr<StoredTensors> ParseSafetensors(const std::string& file, absl::st
 absl::StatusOr<StoredTensors> ReadSafetensorsHeader(const std::string& path,
                                                     const ForeignFileOptions& options);
 
-// A file mapped for reading.
-class MappedFile final {
- public:
-  static absl::StatusOr<std::unique_ptr<MappedFile>> Open(const std::string& path);
-  ~MappedFile();
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
-
-  absl::string_view bytes() const { return {data_, size_}; }
-
- private:
-  MappedFile(const char* data, size_t size) : data_(data), size_(size) {}
-
-  const char* const data_;
-  const size_t size_;
-};
-
 class Checkpoint final {
  public:
   // Maps one file.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenFile(const std::string& path);
   // Maps `dir`/model.safetensors, or the shards that `dir`/model.safetensors.index.json lists.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenDir(const std::string& dir);
+
+  // OK, or an error that names a mapped file which changed since it was opened. The bytes of its
+  // tensors were then zeros or other bytes than before (mapped_file.h), so whoever read tensors
+  // asks before the result is used.
+  absl::Status CheckIntact() const;
 
   // The tensor with this name; nullptr when there is none.
   const StoredTensor* Find(absl::string_view name) const;

@@ -1,6 +1,7 @@
 #include "kernels/model/checkpoint/weight_plan.h"
 
 #include <algorithm>
+#include <cstring>
 #include <set>
 #include <string>
 #include <utility>
@@ -8,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "kernels/device/footprint.h"
 #include "kernels/model/checkpoint/stored_matrix.h"
@@ -15,12 +17,14 @@
 namespace tessera {
 namespace {
 
+constexpr char kEmbedName[] = "model.embed_tokens.weight";
+constexpr char kHeadName[] = "lm_head.weight";
 constexpr size_t kMaxNamed = 4;  // largest number of tensors that an error lists
 
 // Whether the tensor is one that old checkpoints contain and no model reads.
 bool IsIgnored(const ModelSpec& spec, absl::string_view name) {
   if (absl::EndsWith(name, ".rotary_emb.inv_freq")) return true;
-  return spec.tied_embeddings && name == "lm_head.weight";
+  return spec.tied_embeddings && name == kHeadName;
 }
 
 std::string List(const std::vector<std::string>& names) {
@@ -220,10 +224,29 @@ int64_t PlannedWeightBytes(const ModelSpec& spec, const WeightPlan& plan) {
   return bytes + BufferBytes(vectors * DTypeBytes(DType::kF32));
 }
 
+void UntieStoredHead(const Checkpoint& checkpoint, ModelSpec* spec) {
+  if (!spec->tied_embeddings) return;
+  const StoredTensor* const head = checkpoint.Find(kHeadName);
+  const StoredTensor* const embed = checkpoint.Find(kEmbedName);
+  if (head == nullptr || embed == nullptr) return;
+  const bool is_copy =
+      head->dtype_name == embed->dtype_name && head->shape == embed->shape &&
+      std::memcmp(head->data, embed->data, static_cast<size_t>(head->num_bytes)) == 0;
+  if (is_copy) return;
+  spec->tied_embeddings = false;
+  TLOG_WARN(
+      "{}: tensor {} differs from {}, so it is used for the logits although config.json has "
+      "tie_word_embeddings true; set it to false to silence this warning",
+      head->file, kHeadName, kEmbedName);
+}
+
 absl::StatusOr<WeightPlan> PlanWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
                                        WeightDtype dtype, const WeightFormat& int4) {
   Planner planner(spec, checkpoint);
-  RETURN_IF_ERROR(planner.Check());
+  const absl::Status status = planner.Check();
+  // A file that changed meanwhile explains every other error.
+  RETURN_IF_ERROR(checkpoint.CheckIntact());
+  RETURN_IF_ERROR(status);
   return planner.Plan(dtype, int4);
 }
 

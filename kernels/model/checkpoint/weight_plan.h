@@ -66,6 +66,11 @@ struct WeightPlan {
 WeightPlan PlanFloatWeights(const ModelSpec& spec, DType dtype,
                             const WeightFormat& int4 = kInt4Format);
 
+// Clears spec->tied_embeddings if the checkpoint has an output table of its own whose bytes are not
+// those of the embedding table, as transformers does, and logs a warning. Call it before the spec
+// is used for anything that depends on the output table. Reads both tables if both are stored.
+void UntieStoredHead(const Checkpoint& checkpoint, ModelSpec* spec);
+
 // Plans the weights of a checkpoint. Missing tensors, wrong shapes and tensors that the model does
 // not use are errors, which name the tensors.
 absl::StatusOr<WeightPlan> PlanWeights(const ModelSpec& spec, const Checkpoint& checkpoint,

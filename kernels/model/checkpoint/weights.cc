@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/finite.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "kernels/model/checkpoint/content_hash.h"
@@ -47,6 +48,15 @@ class Loader final {
         hashes_(team()) {}
 
   absl::StatusOr<ModelWeights> Load() {
+    const absl::Status status = LoadAll();
+    // A file that changed meanwhile explains every other error.
+    RETURN_IF_ERROR(checkpoint_.CheckIntact());
+    RETURN_IF_ERROR(status);
+    return std::move(weights_);
+  }
+
+ private:
+  absl::Status LoadAll() {
     weights_.dtype = plan_.dtype;
     weights_.layers.resize(spec_.num_layers);
     const std::vector<FusedWeight> weights = PresentWeights(spec_);
@@ -59,12 +69,12 @@ class Loader final {
       for (const FusedWeight& weight : weights) {
         if (IsPerLayer(weight.role)) RETURN_IF_ERROR(LoadWeight(weight, layer));
       }
+      RETURN_IF_ERROR(checkpoint_.CheckIntact());
     }
     weights_.content_hash = HashWeights(read_, &hashes_);
-    return std::move(weights_);
+    return absl::OkStatus();
   }
 
- private:
   absl::Status AllocateVectors(const std::vector<FusedWeight>& weights) {
     int64_t floats = 0;
     for (const FusedWeight& weight : weights) {
@@ -97,24 +107,20 @@ class Loader final {
   }
 
   absl::Status LoadWeight(const FusedWeight& weight, int layer) {
-    if (weight.is_vector()) {
-      LoadVector(weight, layer);
-    } else {
-      RETURN_IF_ERROR(Pack(weight, layer));
-    }
+    RETURN_IF_ERROR(weight.is_vector() ? LoadVector(weight, layer) : Pack(weight, layer));
     if (options_.progress) options_.progress(done_bytes_, plan_.stored_bytes);
     return absl::OkStatus();
   }
 
-  void LoadVector(const FusedWeight& weight, int layer) {
+  absl::Status LoadVector(const FusedWeight& weight, int layer) {
     const int64_t count = NumElements(weight, spec_);
     std::vector<float> floats(static_cast<size_t>(count));
     float* out = floats.data();
     for (const WeightRow* row : weight.rows) {
-      const StoredTensor& tensor = Read(WeightName(*row, layer));
-      ToFloats(tensor, out);
+      ASSIGN_OR_RETURN(const StoredTensor* const tensor, Read(WeightName(*row, layer)));
+      ToFloats(*tensor, out);
       out += DimSize(row->rows, spec_);
-      done_bytes_ += tensor.num_bytes;
+      done_bytes_ += tensor->num_bytes;
     }
     const bool is_norm = absl::EndsWith(weight.rows[0]->pattern, "norm.weight");
     if (is_norm && spec_.norm_plus_one) {
@@ -124,6 +130,7 @@ class Loader final {
     next_vector_ += RoundUp(count, kVectorAlign);
     backend_->Upload(floats.data(), begin, floats.size() * sizeof(float));
     *VectorOf(weight.role, &weights_.layers[layer]) = begin;
+    return absl::OkStatus();
   }
 
   absl::Status Pack(const FusedWeight& weight, int layer) {
@@ -145,19 +152,26 @@ class Loader final {
                                            &hashes_);
     if (*out == nullptr) return OutOfMemory(WeightName(*weight.rows[0], layer));
     for (const StoredMatrix& matrix : stored) {
-      for (const std::string& name : matrix.tensor_names) Read(name);
+      for (const std::string& name : matrix.tensor_names) RETURN_IF_ERROR(Read(name).status());
       checkpoint_.Drop(*matrix.weight);
       done_bytes_ += matrix.num_bytes();
     }
     return absl::OkStatus();
   }
 
-  // Returns the tensor, and hashes its bytes if no observer has hashed them.
-  const StoredTensor& Read(const std::string& name) {
+  // Returns the tensor, and hashes its bytes if no observer has hashed them. A tensor with NaN or
+  // infinity is an error.
+  absl::StatusOr<const StoredTensor*> Read(const std::string& name) {
     const StoredTensor& tensor = *checkpoint_.Find(name);
     hashes_.Of(tensor);
     read_[name] = &tensor;
-    return tensor;
+    if (hashes_.IsFinite(tensor)) return &tensor;
+    const DType dtype = *tensor.dtype;
+    const int64_t at = FirstNonFinite(tensor.data, tensor.num_bytes / DTypeBytes(dtype), dtype);
+    return absl::InvalidArgumentError(absl::StrCat(
+        tensor.file, ": tensor ", name, " has NaN or infinity at element ", at,
+        "; the weights are damaged or training diverged: download them again or use another "
+        "checkpoint"));
   }
 
   std::unique_ptr<PackedWeight> PackParts(const std::vector<StoredMatrix>& stored,

@@ -68,8 +68,9 @@ struct WeightOptions {
 };
 
 // Loads the weights in the formats of PlanWeights, and returns its errors. Returns
-// RESOURCE_EXHAUSTED with the number of bytes when memory is short. The mapped file pages of a
-// matrix are dropped once the matrix is packed.
+// RESOURCE_EXHAUSTED with the number of bytes when memory is short, and INVALID_ARGUMENT that names
+// the file when a tensor has NaN or infinity or a file changed meanwhile. The mapped file pages of
+// a matrix are dropped once the matrix is packed.
 absl::StatusOr<ModelWeights> LoadWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
                                          Backend* backend, const WeightOptions& options);
 

@@ -1,14 +1,13 @@
 #include "server/text/template/chat_template_source.h"
 
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <sstream>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/foreign_file.h"
 #include "kernels/base/status.h"
 
 namespace tessera {
@@ -17,20 +16,15 @@ namespace {
 using nlohmann::json;
 
 constexpr char kDefault[] = "default";
-constexpr uintmax_t kMaxFileBytes = uintmax_t{256} << 20;
+constexpr int64_t kMaxFileBytes = int64_t{256} << 20;
 
 // Returns the content of the file, or nullopt if the file does not exist.
 absl::StatusOr<std::optional<std::string>> ReadFile(const std::filesystem::path& path) {
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error)) return std::optional<std::string>();
-  if (std::filesystem::file_size(path, error) > kMaxFileBytes || error) {
-    return absl::InvalidArgumentError(absl::StrCat(path.string(), ": the file is too large"));
-  }
-  std::ifstream stream(path, std::ios::binary);
-  std::stringstream text;
-  text << stream.rdbuf();
-  if (!stream) return absl::PermissionDeniedError(absl::StrCat(path.string(), ": cannot be read"));
-  return std::optional<std::string>(std::move(text).str());
+  absl::StatusOr<std::string> text =
+      ReadForeignFile(path.string(), {.max_bytes = kMaxFileBytes, .roots = {}});
+  if (absl::IsNotFound(text.status())) return std::optional<std::string>();
+  RETURN_IF_ERROR(text.status());
+  return std::optional<std::string>(*std::move(text));
 }
 
 // Reads a list of named templates: [{"name": "default", "template": "..."}, ...].

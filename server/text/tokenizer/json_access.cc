@@ -1,19 +1,17 @@
 #include "server/text/tokenizer/json_access.h"
 
-#include <filesystem>
-#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <system_error>
 #include <utility>
 #include <vector>
 
+#include "kernels/base/foreign_file.h"
 #include "kernels/base/status.h"
 
 namespace tessera {
 namespace {
 
-constexpr uintmax_t kMaxFileBytes = uintmax_t{512} << 20;
+constexpr int64_t kMaxFileBytes = int64_t{512} << 20;
 constexpr size_t kMaxNesting = 100;
 
 // Receives the events of nlohmann's SAX parser and builds the tree. The SAX interface prescribes
@@ -96,21 +94,7 @@ const char* Json::type_name() const {
 }
 
 absl::StatusOr<std::string> ReadTokenizerFile(const std::string& path) {
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error)) {
-    return absl::NotFoundError(path + " is not there");
-  }
-  const uintmax_t size = std::filesystem::file_size(path, error);
-  if (error) return absl::InvalidArgumentError(path + " cannot be read: " + error.message());
-  if (size > kMaxFileBytes) {
-    return absl::InvalidArgumentError(path + " has " + std::to_string(size) +
-                                      " bytes, more than any tokenizer file needs");
-  }
-  std::string bytes(size, '\0');
-  std::ifstream file(path, std::ios::binary);
-  file.read(bytes.data(), static_cast<std::streamsize>(size));
-  if (!file) return absl::InvalidArgumentError(path + " cannot be read");
-  return bytes;
+  return ReadForeignFile(path, {.max_bytes = kMaxFileBytes, .roots = {}});
 }
 
 absl::StatusOr<Json> ParseJson(std::string_view text, const std::string& name) {

@@ -57,8 +57,8 @@ struct JsonMember {
   Json value;
 };
 
-// Returns the bytes of a file, or NOT_FOUND when the file does not exist. A file of more than
-// 512 MiB is refused.
+// Returns the bytes of a file as ReadForeignFile does (kernels/base/foreign_file.h); of at most 512
+// MiB. NOT_FOUND: the file does not exist.
 absl::StatusOr<std::string> ReadTokenizerFile(const std::string& path);
 
 // Parses a document. Errors call the document `name`.

@@ -1,9 +1,9 @@
 #include "server/text/tokenizer/tokenizer.h"
 
-#include <filesystem>
 #include <utility>
 
 #include "kernels/base/log.h"
+#include "kernels/base/paths.h"
 #include "kernels/base/status.h"
 #include "server/text/tokenizer/decode_stream.h"
 #include "server/text/tokenizer/json_access.h"
@@ -31,11 +31,6 @@ bool HasOtherSpecial(const TokenTable& table, const std::vector<AddedToken>& raw
     if (is_special && !is_raw[static_cast<size_t>(id)]) return true;
   }
   return false;
-}
-
-bool IsFile(const std::string& path) {
-  std::error_code error;
-  return std::filesystem::is_regular_file(path, error);
 }
 
 }  // namespace
@@ -132,8 +127,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePieceTokenizer(
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& model_dir) {
-  const bool has_json = IsFile(model_dir + "/tokenizer.json");
-  const bool has_model = IsFile(model_dir + "/tokenizer.model");
+  const bool has_json = PathExists(model_dir + "/tokenizer.json");
+  const bool has_model = PathExists(model_dir + "/tokenizer.model");
   if (!has_json && !has_model) {
     return absl::NotFoundError(model_dir +
                                " has no tokenizer: put tokenizer.json or tokenizer.model there");

@@ -166,8 +166,6 @@ absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const std::string& model_dir
   if (FindMember(json, "added_tokens_decoder") == nullptr) {
     RETURN_IF_ERROR(ReadAddedTokensFile(model_dir + "/added_tokens.json", &config));
   }
-}
-
   ReadTokenNames(map, &config);
   return config;
 }
