@@ -157,7 +157,7 @@ absl::Status ResponderLoop::Submit(Call* call, PreparedCall prepared) {
       CancelEngine(*call, CancelReason::kClient);
       if (status.code() != absl::StatusCode::kResourceExhausted) return status;
       return WithRetry(MakeError(status.code(), "QUEUE_FULL", status.message()),
-                       context_->generator->QueueDelayUs());
+                       RetryAfterUs(status));
     }
     call->engine_ids.push_back(id);
   }

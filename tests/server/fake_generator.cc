@@ -20,7 +20,7 @@ FakeGenerator::~FakeGenerator() {
 absl::Status FakeGenerator::Submit(std::unique_ptr<Request> request) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (static_cast<int64_t>(sequences_.size()) >= options_.max_requests) {
-    return absl::ResourceExhaustedError("the queue is full");
+    return RefusedForNow("the queue is full", options_.queue_delay_us);
   }
   const std::shared_ptr<const Request> shared = std::move(request);
   last_ = *shared;
