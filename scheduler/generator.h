@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "scheduler/request.h"
 
 namespace tessera {
@@ -34,6 +35,14 @@ struct ProbeResult {
   int64_t predicted_ttft_us = 0;  // queue_delay_us plus the predicted time of the prefill
 };
 
+// Returns ResourceExhausted for a request that is refused now and may be accepted later. The
+// message is `why` and says when to retry, which is after `queue_delay_us`, the predicted wait of a
+// new request, but not sooner than a tenth of a second and in whole milliseconds. The status
+// carries this retry delay.
+absl::Status RefusedForNow(absl::string_view why, int64_t queue_delay_us);
+// The retry delay in microseconds that a status carries; 0 if it carries none.
+int64_t RetryAfterUs(const absl::Status& status);
+
 class Generator {
  public:
   virtual ~Generator() = default;
@@ -43,8 +52,9 @@ class Generator {
   // costs little. Counts a refusal as Submit does.
   virtual absl::Status MayQueue() = 0;
 
-  // Queues the request. Returns ResourceExhausted if the queue has no room for the request's n
-  // sequences or the queue policy refuses the request, and Unavailable after shutdown started. On
+  // Queues the request. Returns ResourceExhausted, with a retry delay (RetryAfterUs), if the queue
+  // has no room for the request's n sequences, the predicted wait is too long or the queue policy
+  // refuses the request, and Unavailable after shutdown started. On
   // an error nothing is queued and no event follows. On OK the sink gets exactly one kFinished
   // event per index.
   virtual absl::Status Submit(std::unique_ptr<Request> request) = 0;

@@ -59,6 +59,7 @@ AssembleOptions OptionsOf(const v1::Config& config) {
     e.max_num_batched_tokens = std::max(e.max_num_batched_tokens, e.max_num_seqs);
   }
   if (engine.has_max_queue()) e.max_queue = engine.max_queue();
+  if (engine.has_max_queue_delay_ms()) e.max_queue_delay_us = engine.max_queue_delay_ms() * 1000;
   if (engine.has_target_step_ms()) e.target_step_us = engine.target_step_ms() * 1000;
   if (engine.has_target_step_ratio()) e.target_step_ratio = engine.target_step_ratio();
   if (engine.has_ageing_ms()) e.ageing_us = engine.ageing_ms() * 1000;

@@ -1,6 +1,7 @@
 #include "kernels/sample/sample_passes.h"
 
 #include <math.h>
+#include <string.h>
 
 // The build defines TESSERA_SAMPLE_ISA as `plain` or as the name of an instruction set.
 namespace tessera::sampling::TESSERA_SAMPLE_ISA {
@@ -34,25 +35,35 @@ inline float ExpNegative(float x) {
   return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, p) + exponent);
 }
 
+// Vectors that every x86-64 has. The compiler does not vectorise the loop of Maximum by itself.
+using Floats = float __attribute__((vector_size(16)));
+using Bits = int32_t __attribute__((vector_size(16)));
+constexpr int kVectors = 4;  // vectors of kLanes floats
+
 // The bits of the absolute value of a float, as integers, ascend with the absolute value. Those of
 // infinity are kInfinityBits, and those of NaN are larger.
 float Maximum(const float* logits, bool* is_finite) {
   constexpr int32_t kAbsoluteBits = 0x7fffffff;
   constexpr int32_t kInfinityBits = 0x7f800000;
-  float lanes[kLanes];
-  int32_t largest[kLanes] = {};  // bits of the largest absolute value
-  for (float& lane : lanes) lane = -INFINITY;
+  Floats maxima[kVectors];
+  Bits largest[kVectors] = {};  // bits of the largest absolute values
+  for (Floats& maximum : maxima) maximum = Floats{} - INFINITY;
   for (int i = 0; i < kChunk; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) {
-      lanes[j] = logits[i + j] > lanes[j] ? logits[i + j] : lanes[j];
-      const int32_t bits = __builtin_bit_cast(int32_t, logits[i + j]) & kAbsoluteBits;
-      largest[j] = bits > largest[j] ? bits : largest[j];
+    for (int v = 0; v < kVectors; ++v) {
+      Floats x;
+      memcpy(&x, logits + i + 4 * v, sizeof(x));
+      maxima[v] = x > maxima[v] ? x : maxima[v];
+      const Bits bits = __builtin_bit_cast(Bits, x) & kAbsoluteBits;
+      largest[v] = bits > largest[v] ? bits : largest[v];
     }
   }
-  float maximum = lanes[0];
-  for (const float lane : lanes) maximum = lane > maximum ? lane : maximum;
+  float maximum = maxima[0][0];
   *is_finite = true;
-  for (const int32_t bits : largest) *is_finite = *is_finite && bits < kInfinityBits;
+  for (int j = 0; j < kLanes; ++j) {
+    const float lane = maxima[j / 4][j % 4];
+    maximum = lane > maximum ? lane : maximum;
+    *is_finite = *is_finite && largest[j / 4][j % 4] < kInfinityBits;
+  }
   return maximum;
 }
 

@@ -142,12 +142,18 @@ void WaitingQueue::Unfile(Sequence* sequence) {
   }
 }
 
+// The number of tokens that a waiting sequence is predicted to generate still.
+int64_t ExpectedTokens(const Sequence& sequence) {
+  return std::max<int64_t>(0, sequence.expected_tokens - sequence.num_generated());
+}
+
 // Adds (`sign` 1) or removes (-1) a sequence. Its tokens do not change while it waits, so the same
 // cost is removed as was added.
 void WaitingQueue::Count(const Sequence& sequence, int sign) {
   const StepCost cost = PrefillCost(sequence.num_tokens(), step_tokens_);
   Model& model = models_[sequence.request->model];
   sign > 0 ? model.cost += cost : model.cost -= cost;
+  model.expected_tokens += sign * ExpectedTokens(sequence);
   model.num_active += sign;
   num_active_ += sign;
 }
@@ -173,6 +179,7 @@ std::vector<Sequence*> WaitingQueue::All() const {
 void WaitingQueue::CheckInvariants() const {
   std::vector<StepCost> costs(models_.size());
   std::vector<int64_t> num_active(models_.size(), 0);
+  std::vector<int64_t> expected_tokens(models_.size(), 0);
   const std::vector<Sequence*> all = All();
   CHECK_EQ(static_cast<int64_t>(all.size()), num_waiting_);
   for (const Sequence* s : all) {
@@ -181,12 +188,14 @@ void WaitingQueue::CheckInvariants() const {
     CHECK(s->running_index < 0);
     if (s->paused) continue;
     costs[s->request->model] += PrefillCost(s->num_tokens(), step_tokens_);
+    expected_tokens[s->request->model] += ExpectedTokens(*s);
     ++num_active[s->request->model];
   }
   int64_t sum = 0;
   for (size_t m = 0; m < models_.size(); ++m) {
     CHECK(costs[m] == models_[m].cost) << "model " << m;
     CHECK_EQ(num_active[m], models_[m].num_active) << "model " << m;
+    CHECK_EQ(expected_tokens[m], models_[m].expected_tokens) << "model " << m;
     sum += num_active[m];
     for (const auto& [key, lane] : models_[m].lanes) CHECK(!lane.empty());
   }

@@ -57,8 +57,9 @@ class WaitingQueue final {
   // All sequences in the queue that have the need, sorted by request id and index.
   std::vector<Sequence*> WithNeed(NeedId need) const;
 
-  // The number of all sequences in the queue.
+  // The number of all sequences in the queue, and of those that are paused.
   int64_t size() const { return num_waiting_; }
+  int64_t num_paused() const { return static_cast<int64_t>(paused_.size()); }
   // The number of sequences, of one model or of all, that are not paused.
   int64_t num_active(int32_t model) const { return models_[model].num_active; }
   int64_t num_active() const { return num_active_; }
@@ -66,6 +67,9 @@ class WaitingQueue final {
   int64_t num_loading_needs(int32_t model) const;
   // The summed cost of the steps that compute the tokens of the sequences that are not paused.
   const StepCost& cost(int32_t model) const { return models_[model].cost; }
+
+  // The summed predicted numbers of tokens that the sequences of cost() will still generate.
+  int64_t expected_tokens(int32_t model) const { return models_[model].expected_tokens; }
 
   // CHECK-fails unless places, lanes and sums agree.
   void CheckInvariants() const;
@@ -101,6 +105,7 @@ class WaitingQueue final {
     absl::flat_hash_map<NeedId, int64_t> loading;  // number of AwaitNeed sequences, by need
     int64_t num_active = 0;
     StepCost cost;
+    int64_t expected_tokens = 0;
   };
   using PrefixName = std::pair<PageHash, int32_t>;
 

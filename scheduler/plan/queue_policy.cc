@@ -55,9 +55,9 @@ class EarlyAbortPolicy final : public QueuePolicy {
 
   absl::Status MayQueue(int64_t queue_delay_us) const override {
     if (!IsHopeless(queue_delay_us, slo_us_)) return absl::OkStatus();
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the first token would come in about ", queue_delay_us / 1000, " ms, too late for the ",
-        slo_us_ / 1000, " ms of --early-abort-ms: retry when the queue is shorter"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the first token would come in about ", queue_delay_us / 1000,
+                     " ms, too late for the ", slo_us_ / 1000, " ms of --early-abort-ms"));
   }
 
   void OnPlanned(int64_t num_arrived, int64_t num_admitted) override {

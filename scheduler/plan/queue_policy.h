@@ -46,7 +46,8 @@ class QueuePolicy {
   // blocks only sequences of its tenant.
   virtual bool MayEnter(const Sequence& sequence) const { return true; }
   // Whether a request may be queued that is predicted to wait `queue_delay_us` for its first step.
-  // The message of a RESOURCE_EXHAUSTED status tells the client when to retry. Any thread.
+  // The message of a RESOURCE_EXHAUSTED status says why not; the caller adds when to retry. Any
+  // thread.
   virtual absl::Status MayQueue(int64_t queue_delay_us) const { return absl::OkStatus(); }
 
   // A step that computes `num_tokens` tokens of the sequence was planned.

@@ -1,6 +1,9 @@
 #include "scheduler/plan/scheduler.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <utility>
 
 #include "absl/algorithm/container.h"
 #include "kernels/base/log.h"
@@ -8,7 +11,22 @@
 namespace tessera {
 namespace {
 
-constexpr double kIntervalSmoothing = 0.1;
+// The weight of a new admission in the means over recent admissions.
+constexpr double kAdmissionSmoothing = 0.1;
+
+StepCost operator*(const StepCost& cost, double factor) {
+  const auto scaled = [factor](int64_t value) {
+    return static_cast<int64_t>(static_cast<double>(value) * factor);
+  };
+  return {scaled(cost.num_tokens),       scaled(cost.num_segments),   scaled(cost.kv_read_tokens),
+          scaled(cost.attention_pairs),  scaled(cost.num_logit_rows), scaled(cost.adapter_slabs),
+          scaled(cost.adapter_slab_rows)};
+}
+
+// The share of a model's prompt tokens that admissions do not find in the prefix cache.
+double FreshShare(const SchedulerState::Model& model) {
+  return model.prompt_tokens > 0.0 ? 1.0 - model.cached_tokens / model.prompt_tokens : 1.0;
+}
 
 }  // namespace
 
@@ -53,6 +71,10 @@ Scheduler::Scheduler(const SchedulerOptions& options, size_t num_models, KvManag
 
 void Scheduler::Enqueue(Sequence* sequence) {
   ++num_arrived_;
+  if (sequence->request->kind == RequestKind::kGenerate) {
+    sequence->expected_tokens = state_.models[sequence->request->model].lengths.Expect(
+        sequence->request->stopping.max_tokens, 0);
+  }
   StartWaiting(sequence);
 }
 
@@ -89,6 +111,7 @@ void Scheduler::TakeOffDevice(Sequence* sequence) {
   SchedulerState::Model& model = state_.models[sequence->request->model];
   AddShare(*sequence, -1);
   sequence->share = {};
+  ForgetEnd(sequence);
   kv_->Release(&sequence->kv);
   residency_->Release(sequence->need);
   state_.free_slots.push(std::exchange(sequence->slot, -1));
@@ -102,6 +125,11 @@ void Scheduler::TakeOffDevice(Sequence* sequence) {
 }
 
 void Scheduler::Remove(Sequence* sequence) {
+  const int64_t num_generated = sequence->num_known() - sequence->num_prompt;
+  if (num_generated > 0) {
+    state_.models[sequence->request->model].lengths.Observe(sequence->request->stopping.max_tokens,
+                                                            num_generated);
+  }
   if (sequence->slot >= 0) {
     TakeOffDevice(sequence);
     return;
@@ -209,6 +237,7 @@ void Scheduler::Admit(Sequence* s) {
   ++model.num_unpaused;
   ++state_.num_running;
   Recount(s);
+  PredictEnd(s);
 }
 
 void Scheduler::CountAdmission(Sequence* s) {
@@ -216,13 +245,11 @@ void Scheduler::CountAdmission(Sequence* s) {
     s->cached_prompt_tokens = s->num_computed;
     stats_->prompt_tokens.Add(s->num_prompt);
     stats_->cached_prompt_tokens.Add(s->num_computed);
+    SchedulerState::Model& model = state_.models[s->request->model];
+    const double weight = model.prompt_tokens > 0.0 ? kAdmissionSmoothing : 1.0;
+    model.prompt_tokens += weight * (static_cast<double>(s->num_prompt) - model.prompt_tokens);
+    model.cached_tokens += weight * (static_cast<double>(s->num_computed) - model.cached_tokens);
   }
-  const int64_t now_us = clock_->NowUs();
-  if (last_admission_us_ > 0 && queue_.size() > 0) {
-    const double interval = static_cast<double>(now_us - last_admission_us_);
-    admission_interval_us_ += kIntervalSmoothing * (interval - admission_interval_us_);
-  }
-  last_admission_us_ = now_us;
 }
 
 bool Scheduler::Grow(const PlanEntry& entry) {
@@ -285,6 +312,7 @@ std::vector<NeedChange> Scheduler::Wake() {
 
 void Scheduler::OnLaunched(const StepPlan& plan) {
   ++state_.models[plan.model].num_inflight;
+  state_.models[plan.model].last_step = plan.cost;
   ForEachEntry(plan.entries, [this](const PlanEntry& entry) {
     Sequence* const s = entry.sequence;
     for (const TokenRange& range : entry.ranges) s->Launched(range);
@@ -304,6 +332,7 @@ void Scheduler::OnRetired(const PlanEntry& entry) {
 void Scheduler::OnStepDone(const StepPlan& plan, int64_t step_us) {
   SchedulerState::Model& model = state_.models[plan.model];
   --model.num_inflight;
+  ++model.num_steps;
   model.turn.used_us += static_cast<double>(step_us);
   model.cost.Observe(plan.cost, static_cast<double>(step_us));
   double error = 0.0;
@@ -323,6 +352,7 @@ int64_t Scheduler::RoomTokens(const Sequence& s) const {
 
 RunningShare Scheduler::ShareOf(const Sequence& s) const {
   RunningShare share;
+  share.num_tokens = s.num_tokens();
   const int32_t model = s.request->model;
   const int64_t step_tokens = state_.options.max_num_batched_tokens;
   // In a model without windows, a sequence whose pages hold all its tokens needs no more slabs.
@@ -340,6 +370,7 @@ void Scheduler::AddShare(const Sequence& s, int sign) {
     StepCost& prompts = state_.models[s.request->model].prompts;
     sign > 0 ? prompts += s.share.prompt : prompts -= s.share.prompt;
   }
+  state_.models[s.request->model].num_tokens += sign * s.share.num_tokens;
   state_.outstanding_slabs += sign * s.share.outstanding_slabs;
 }
 
@@ -357,22 +388,127 @@ double Scheduler::PredictPrefillUs(int32_t model, int64_t num_tokens) const {
   return cost.PredictUs(steps, steps.num_segments);
 }
 
+// In each step of its model, a running sequence whose prompt is computed gets one token.
+void Scheduler::PredictEnd(Sequence* s) {
+  if (s->running_index < 0) return;
+  SchedulerState::Model& model = state_.models[s->request->model];
+  int64_t num_left = 1;
+  if (s->expected_tokens > 0) {
+    if (s->num_generated() >= s->expected_tokens) {
+      s->expected_tokens =
+          model.lengths.Expect(s->request->stopping.max_tokens, s->num_generated());
+    }
+    num_left = std::max<int64_t>(1, s->expected_tokens - s->num_generated());
+  }
+  const int64_t num_prompt_steps =
+      CeilDiv<int64_t>(s->num_to_compute(), state_.options.max_num_batched_tokens);
+  const int64_t end_step = model.num_steps + num_left + std::max<int64_t>(0, num_prompt_steps - 1);
+  if (s->end_step >= 0 && std::abs(end_step - s->end_step) <= 1 + num_left / 8) return;
+  ForgetEnd(s);
+  s->end_step = end_step;
+  model.ends.Add(end_step);
+}
+
+void Scheduler::ForgetEnd(Sequence* s) {
+  if (s->end_step < 0) return;
+  state_.models[s->request->model].ends.Remove(std::exchange(s->end_step, -1));
+}
+
+DelayShare Scheduler::DelayShareOf(int32_t m, int64_t num_starting) const {
+  const SchedulerState::Model& model = state_.models[m];
+  DelayShare share;
+  if (!model.cost.fitted()) return share;
+  const int64_t num_streams = model.num_unpaused;
+  StepCost step;
+  if (num_streams > 0) {
+    const double last_tokens =
+        static_cast<double>(std::max<int64_t>(1, model.last_step.num_tokens));
+    step.num_tokens = step.num_segments = step.num_logit_rows = num_streams;
+    step.kv_read_tokens = step.attention_pairs = model.num_tokens;
+    step.adapter_slabs = model.last_step.adapter_slabs;
+    step.adapter_slab_rows =
+        (model.last_step * (static_cast<double>(num_streams) / last_tokens)).adapter_slab_rows;
+  }
+  share.has_streams = num_streams > 0;
+  share.step_us = model.cost.PredictUs(step);
+  StepCost prompts = queue_.cost(m) * FreshShare(model);
+  prompts += model.prompts;
+  if (prompts.num_tokens > 0) {
+    share.prompts_us = model.cost.PredictUs(prompts, 0);
+    share.num_steps =
+        CeilDiv<int64_t>(prompts.num_tokens,
+                         std::max<int64_t>(1, state_.options.max_num_batched_tokens - num_streams));
+  }
+  if (state_.options.target_step_us > 0) {
+    share.most_step_us = std::max(static_cast<double>(state_.options.target_step_us),
+                                  state_.options.target_step_ratio * share.step_us);
+  }
+  if (num_starting < 0) return share;
+  share.ends_us.reserve(model.ends.steps().size());
+  for (const int64_t end : model.ends.steps()) {
+    share.ends_us.push_back(static_cast<double>(std::max<int64_t>(1, end - model.num_steps)) *
+                            share.step_us);
+  }
+  if (queue_.num_active(m) > 0) {
+    share.life_us = share.step_us * static_cast<double>(queue_.expected_tokens(m)) /
+                    static_cast<double>(queue_.num_active(m));
+  } else if (!share.ends_us.empty()) {
+    share.life_us = share.ends_us.back();
+  }
+  const auto place = std::upper_bound(share.ends_us.begin(), share.ends_us.end(), share.life_us);
+  share.ends_us.insert(place, static_cast<size_t>(num_starting), share.life_us);
+  return share;
+}
+
+int64_t Scheduler::NumEndsForPages() const {
+  if (state_.num_running == 0) return 0;
+  double needed_slabs = 0.0;
+  double most_slabs = 0.0;  // the need of the further request, whose model is not known
+  for (size_t m = 0; m < state_.models.size(); ++m) {
+    const auto id = static_cast<int32_t>(m);
+    const double fresh = FreshShare(state_.models[m]);
+    const int64_t num_waiting = queue_.num_active(id);
+    const double num_tokens = num_waiting > 0 ? static_cast<double>(queue_.cost(id).num_tokens) /
+                                                    static_cast<double>(num_waiting)
+                                              : state_.models[m].prompt_tokens;
+    const auto slabs = static_cast<double>(
+        kv_->SlabsFor(id, std::max<int64_t>(1, static_cast<int64_t>(num_tokens * fresh)),
+                      state_.options.max_num_batched_tokens));
+    needed_slabs += slabs * static_cast<double>(num_waiting);
+    most_slabs = std::max(most_slabs, slabs);
+  }
+  const KvUsage usage = kv_->usage();
+  const double lacking = needed_slabs + most_slabs + static_cast<double>(NumReservedSlabs()) -
+                         static_cast<double>(usage.free_slabs + usage.cached_slabs);
+  if (lacking <= 0.0) return 0;
+  const double held =
+      std::max(1.0, static_cast<double>(usage.kv_slabs) / static_cast<double>(state_.num_running));
+  return static_cast<int64_t>(std::ceil(lacking / held));
+}
+
 int64_t Scheduler::PredictQueueDelayUs() const {
-  double us = 0.0;
+  // Sequences in excess of the free slots wait until other sequences end. Those are the running
+  // sequences and, if the pool has pages for them, the waiting sequences that get the free slots.
+  const auto num_free = static_cast<int64_t>(state_.free_slots.size());
+  const int64_t num_waiting = queue_.num_active();
+  const int64_t for_pages = NumEndsForPages();
+  const int64_t num_ends = std::max(num_waiting + 1 - num_free, for_pages);
+  const int64_t num_starting = for_pages > 0 ? 0 : std::min(num_free, num_waiting);
+  std::vector<DelayShare> models;
+  models.reserve(state_.models.size());
+  double in_flight_us = 0.0;
   for (size_t m = 0; m < state_.models.size(); ++m) {
     const SchedulerState::Model& model = state_.models[m];
-    if (!model.cost.fitted()) continue;
-    StepCost steps = queue_.cost(static_cast<int32_t>(m));
-    steps += model.prompts;
-    if (steps.num_segments > 0) us += model.cost.PredictUs(steps, steps.num_segments);
+    const auto id = static_cast<int32_t>(m);
+    const int64_t starting =
+        num_starting == 0 ? 0 : num_starting * queue_.num_active(id) / num_waiting;
+    models.push_back(DelayShareOf(id, num_ends > 0 ? starting : -1));
+    if (model.num_inflight > 0 && model.cost.fitted()) {
+      in_flight_us += model.cost.PredictUs(model.last_step);
+    }
   }
-  // Sequences in excess of the free slots wait until running sequences finish.
-  const int64_t without_slot =
-      queue_.num_active() + 1 - static_cast<int64_t>(state_.free_slots.size());
-  if (without_slot > 0) {
-    us = std::max(us, static_cast<double>(without_slot) * admission_interval_us_);
-  }
-  return static_cast<int64_t>(us);
+  // On average, half of the step in flight is left.
+  return std::llround(PredictDelayUs(models, num_ends) + in_flight_us / 2);
 }
 
 std::vector<Sequence*> Scheduler::Running() const {
@@ -391,6 +527,7 @@ void Scheduler::CheckInvariants() const {
   for (size_t m = 0; m < state_.models.size(); ++m) {
     const SchedulerState::Model& model = state_.models[m];
     int64_t num_unpaused = 0;
+    int64_t num_tokens = 0;
     StepCost prompts;
     model.running.ForEach([&](const Sequence* s) {
       CHECK(s->place == QueuePlace::kNone && s->slot >= 0);
@@ -402,10 +539,13 @@ void Scheduler::CheckInvariants() const {
       CHECK_EQ(share.outstanding_slabs, s->share.outstanding_slabs) << s->request->id;
       CHECK(share.prompt == s->share.prompt) << s->request->id;
       prompts += share.prompt;
+      num_tokens += share.num_tokens;
       outstanding_slabs += share.outstanding_slabs;
     });
     CHECK_EQ(num_unpaused, model.num_unpaused) << "model " << m;
     CHECK(prompts == model.prompts) << "model " << m;
+    CHECK_EQ(num_tokens, model.num_tokens) << "model " << m;
+    CHECK_EQ(model.ends.steps().size(), static_cast<size_t>(model.running.size()));
     const Sequence* refused = model.turn.refused;
     CHECK(refused == nullptr || (refused->place != QueuePlace::kNone && !refused->paused));
   }

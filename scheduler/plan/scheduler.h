@@ -75,7 +75,10 @@ class Scheduler {
   // The step of the entry has retired.
   void OnRetired(const PlanEntry& entry);
   // The sequence has a new token, or its KV has advanced.
-  void OnAdvanced(Sequence* sequence) { Recount(sequence); }
+  void OnAdvanced(Sequence* sequence) {
+    Recount(sequence);
+    PredictEnd(sequence);
+  }
   // The step of a committed plan took `step_us` on the device.
   void OnStepDone(const StepPlan& plan, int64_t step_us);
 
@@ -90,14 +93,17 @@ class Scheduler {
   bool IsAlone() const { return state_.num_running == 0; }
 
   int64_t num_running() const { return state_.num_running; }
+  // The number of sequences without a slot, and how many of them are paused.
   int64_t num_waiting() const { return queue_.size(); }
+  int64_t num_paused() const { return queue_.num_paused(); }
   // All running or waiting sequences, in no particular order, in linear time. For tests.
   std::vector<Sequence*> Running() const;
   std::vector<Sequence*> Waiting() const { return queue_.All(); }
   const QueuePolicy& policy() const { return *policy_; }
   const CostModel& cost_model(int32_t model) const { return state_.models[model].cost; }
-  // The predicted wait of a request that is queued now. Takes constant time, because the engine
-  // publishes this value in every round.
+  // The predicted wait of a request that is queued now, before its first step (queue_delay.h). 0
+  // while too few steps have run for a prediction. Takes a few nanoseconds for each running
+  // sequence, because the engine publishes this value in every round.
   int64_t PredictQueueDelayUs() const;
   // The predicted time to compute `num_tokens` prompt tokens of a model while nothing else runs.
   double PredictPrefillUs(int32_t model, int64_t num_tokens) const;
@@ -126,6 +132,14 @@ class Scheduler {
   int64_t RoomTokens(const Sequence& sequence) const;
   RunningShare ShareOf(const Sequence& sequence) const;
   void AddShare(const Sequence& sequence, int sign);
+  // Predicts the end of a running sequence, unless the last prediction still holds.
+  void PredictEnd(Sequence* sequence);
+  void ForgetEnd(Sequence* sequence);
+  // `num_starting`: the number of waiting sequences that a free slot awaits; -1 leaves out ends_us.
+  DelayShare DelayShareOf(int32_t model, int64_t num_starting) const;
+  // The number of running sequences that must end before the pool has pages for all that waits and
+  // for a further request; 0 if it has them now.
+  int64_t NumEndsForPages() const;
   bool IsReady(const Sequence& sequence) const { return residency_->IsReady(sequence.need); }
 
   KvManager* const kv_;
@@ -137,9 +151,6 @@ class Scheduler {
   WaitingQueue queue_;
   PlanScratch scratch_;
   int64_t num_arrived_ = 0;  // number of sequences that arrived since the last plan
-  // Mean time between admissions while other sequences waited, for the predicted queue delay.
-  int64_t last_admission_us_ = 0;
-  double admission_interval_us_ = 0.0;
 };
 
 }  // namespace tessera

@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "scheduler/plan/cost_model.h"
+#include "scheduler/plan/output_lengths.h"
+#include "scheduler/plan/queue_delay.h"
 #include "scheduler/plan/scheduler_options.h"
 #include "scheduler/plan/sequence.h"
 #include "scheduler/plan/step_plan.h"
@@ -59,6 +61,14 @@ struct SchedulerState {
     int64_t num_inflight = 0;  // launched steps that have not retired
     bool has_windows = false;  // some KV group of the model has an attention window
     StepCost prompts;          // sum of RunningShare::prompt over the running sequences
+    // For the predicted queue delay.
+    int64_t num_tokens = 0;      // sum of RunningShare::num_tokens over the running sequences
+    int64_t num_steps = 0;       // steps that have retired
+    StepCost last_step;          // cost of the last step that was launched
+    OutputLengths lengths;       // of the sequences that have ended
+    PredictedEnds ends;          // of the running sequences
+    double prompt_tokens = 0.0;  // mean of the recent admissions
+    double cached_tokens = 0.0;  // mean prompt tokens of a recent admission in the prefix cache
   };
   using Slots = std::priority_queue<int32_t, std::vector<int32_t>, std::greater<>>;
 

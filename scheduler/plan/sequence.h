@@ -48,6 +48,7 @@ struct TokenRange {
 // The share of a running sequence in the scheduler's sums.
 struct RunningShare {
   int64_t outstanding_slabs = 0;  // slabs that the sequence's prompt still needs
+  int64_t num_tokens = 0;         // tokens of the sequence
   StepCost prompt;                // cost of the tokens to compute; zero for a single token
 };
 
@@ -79,7 +80,9 @@ struct Sequence {
   RunningShare share;      // what the scheduler's sums contain for the sequence
   KvState kv;
   QueuePlace place = QueuePlace::kNone;
-  PageHash awaited;  // hash of the page that a sequence in kPrefix waits for
+  PageHash awaited;             // hash of the page that a sequence in kPrefix waits for
+  int64_t expected_tokens = 0;  // predicted number of generated tokens in all; 0 for kEmbed
+  int64_t end_step = -1;        // what its model's PredictedEnds contain for it; -1: nothing
 
   int64_t cached_prompt_tokens = 0;  // prompt tokens of the prefix hit at the first admission
   int32_t num_preemptions = 0;

@@ -8,12 +8,13 @@
 #include <utility>
 #include <variant>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/base/completion.h"
 #include "kernels/base/log.h"
 #include "kernels/base/mailbox.h"
+#include "kernels/base/status.h"
 #include "scheduler/residency/adapters/adapter_loader.h"
 #include "scheduler/step/engine_core.h"
+#include "scheduler/step/queue_gate.h"
 
 namespace tessera {
 namespace {
@@ -78,9 +79,10 @@ class ThreadedEngine final : public Engine {
       : options_(std::move(options)),
         clock_(clock),
         stats_(options_.models.size()),
+        gate_(options_, &stats_),
         runner_(runner.get()),
         core_(options_, std::move(kv), std::move(runner), NewLoader(), &stats_,
-              [this] { num_queued_.fetch_sub(1, std::memory_order_relaxed); }) {
+              [this] { gate_.Leave(1); }) {
     runner_->SetOnDone([this](Completion done) { inbox_.Send(std::move(done)); });
     heartbeat_us_.store(clock_->NowUs());
     thread_ = std::thread([this] { Loop(); });
@@ -90,29 +92,16 @@ class ThreadedEngine final : public Engine {
 
   absl::Status MayQueue() override {
     if (stopping_.load()) return ShuttingDown();
-    absl::Status status = core_.scheduler().policy().MayQueue(QueueDelayUs());
-    if (status.ok() && num_queued_.load(std::memory_order_relaxed) >= options_.max_queue) {
-      status = QueueFull();
-    }
-    if (!status.ok()) stats_.refused.Add();
-    return status;
+    return gate_.MayEnter(core_.scheduler().policy());
   }
 
   absl::Status Submit(std::unique_ptr<Request> request) override {
     if (stopping_.load()) return ShuttingDown();
     const int64_t num_sequences = request->sampling.n;
-    absl::Status may_queue = core_.scheduler().policy().MayQueue(QueueDelayUs());
-    if (!may_queue.ok()) {
-      stats_.refused.Add();
-      return may_queue;
-    }
-    if (!TakeQueuePlaces(num_sequences)) {
-      stats_.refused.Add();
-      return QueueFull();
-    }
+    RETURN_IF_ERROR(gate_.Enter(num_sequences, core_.scheduler().policy()));
     if (request->arrival_us == 0) request->arrival_us = clock_->NowUs();
     if (!inbox_.Send(SubmitMessage{std::move(request)})) {
-      num_queued_.fetch_sub(num_sequences, std::memory_order_relaxed);
+      gate_.Leave(num_sequences);
       return ShuttingDown();
     }
     return absl::OkStatus();
@@ -173,24 +162,6 @@ class ThreadedEngine final : public Engine {
   static absl::Status ShuttingDown() {
     return absl::UnavailableError("the server is shutting down");
   }
-  absl::Status QueueFull() const {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the queue is full (at most ", options_.max_queue, " sequences wait): retry in about ",
-        QueueDelayUs() / 1000 + 1, " ms, or start the server with a larger --max-queue"));
-  }
-
-  // Counts the sequences of a request before the request is queued, so that concurrent calls cannot
-  // exceed the limit. An empty queue accepts any request; otherwise a request with more copies than
-  // the limit could never run.
-  bool TakeQueuePlaces(int64_t num_sequences) {
-    int64_t queued = num_queued_.load(std::memory_order_relaxed);
-    do {
-      if (queued > 0 && queued + num_sequences > options_.max_queue) return false;
-    } while (!num_queued_.compare_exchange_weak(queued, queued + num_sequences,
-                                                std::memory_order_relaxed));
-    return true;
-  }
-
   void Loop() {
     std::vector<Message> messages;
     while (inbox_.Drain(&messages, WaitUs())) {
@@ -200,6 +171,7 @@ class ThreadedEngine final : public Engine {
       while (core_.LaunchStep()) {
       }
       const StepHealth health = core_.EndRound();
+      gate_.Observe(now_us);
       overdue_.store(health == StepHealth::kOverdue, std::memory_order_relaxed);
       if (health == StepHealth::kGood) heartbeat_us_.store(now_us, std::memory_order_relaxed);
     }
@@ -244,8 +216,8 @@ class ThreadedEngine final : public Engine {
   const EngineOptions options_;
   const Clock* const clock_;
   EngineStats stats_;
+  QueueGate gate_;
   Mailbox<Message> inbox_;
-  std::atomic<int64_t> num_queued_{0};  // number of sequences whose first step is not launched
   std::atomic<int64_t> heartbeat_us_{0};
   std::atomic<bool> overdue_{false};
   std::atomic<bool> stopping_{false};

@@ -47,6 +47,13 @@ std::string LogName(const Request& request) {
   return absl::Utf8SafeCHexEscape(request.name);
 }
 
+// Whether the results of all sampler rows of the entry are finite. `first_row` is the first row.
+bool AllFinite(const PlanEntry& entry, const StepResult& result, int32_t first_row) {
+  const auto begin = result.rows.begin() + first_row;
+  return std::all_of(begin, begin + entry.num_targets + (entry.samples ? 1 : 0),
+                     [](const SampledRow& row) { return row.is_finite; });
+}
+
 bool Contains(const std::vector<TokenId>& ids, TokenId id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
@@ -376,6 +383,11 @@ void EngineCore::RetireEntry(const PlanEntry& entry, const StepResult& result, i
     ForgetIfIdle(s);
     return;
   }
+  // The KV of such a step is not advanced, so that no other sequence finds it.
+  if (!AllFinite(entry, result, first_row)) {
+    FinishNonfinite(s, "logits");
+    return;
+  }
   if (s->request->prompt_logprobs >= 0 && s->index == 0)
     TakePromptLogprobs(entry, result, first_row);
   if (embeds) TakeHidden(entry, result, first_float);
@@ -396,6 +408,10 @@ void EngineCore::FinishEmbedding(Sequence* s) {
   event.kind = TokenEvent::Kind::kEmbedding;
   double sum_of_squares = 0.0;
   for (const double v : s->hidden_sum) sum_of_squares += v * v;
+  if (!std::isfinite(sum_of_squares)) {
+    FinishNonfinite(s, "hidden states");
+    return;
+  }
   // The normalised mean equals the normalised sum.
   const double scale = sum_of_squares > 0.0 ? 1.0 / std::sqrt(sum_of_squares) : 0.0;
   event.embedding.reserve(s->hidden_sum.size());
@@ -481,6 +497,20 @@ void EngineCore::FinishUnfit(Sequence* sequence) {
   Finish(sequence, std::move(event), FinishReason::kError);
 }
 
+void EngineCore::FinishNonfinite(Sequence* sequence, const char* what) {
+  const Request& request = *sequence->request;
+  const std::string& model = options_.models[request.model].name;
+  stats_->models[request.model].nonfinite_results.Add();
+  TokenEvent event;
+  event.status = absl::InternalError(
+      absl::StrCat("the model's ", what, " are NaN or infinite after ", sequence->num_known(),
+                   " tokens: check the weights of model \"", model, "\"",
+                   request.adapter.id == kNoAdapter ? "" : " and of the request's adapter",
+                   " for such values, or use a dtype with a larger range"));
+  TLOG_WARN("{} of model {}: {}", LogName(request), model, event.status.ToString());
+  Finish(sequence, std::move(event), FinishReason::kError);
+}
+
 void EngineCore::Finish(Sequence* s, TokenEvent event, FinishReason reason) {
   const Request& request = *s->request;
   event.kind = TokenEvent::Kind::kFinished;
@@ -527,7 +557,8 @@ void EngineCore::ForgetIfIdle(Sequence* s) {
 
 void EngineCore::PublishGauges() {
   stats_->sequences_running.Set(scheduler_.num_running());
-  stats_->sequences_waiting.Set(scheduler_.num_waiting());
+  stats_->sequences_waiting.Set(scheduler_.num_waiting() - scheduler_.num_paused());
+  stats_->sequences_paused.Set(scheduler_.num_paused());
   if (adapters_ != nullptr) {
     stats_->adapter_loads.Set(adapters_->num_loads());
     stats_->adapter_evictions.Set(adapters_->num_evictions());

@@ -160,6 +160,8 @@ class EngineCore {
   void Finish(Sequence* sequence, TokenEvent event, FinishReason reason);
   void FinishSimple(Sequence* sequence, FinishReason reason);
   void FinishUnfit(Sequence* sequence);
+  // Ends a sequence whose result is NaN or infinite. `what` names the result.
+  void FinishNonfinite(Sequence* sequence, const char* what);
   void ForgetIfIdle(Sequence* sequence);
   StepHealth CheckOldestStep();
   void ReportOverdue(const InflightStep& step) const;

@@ -30,6 +30,10 @@ struct EngineOptions : SchedulerOptions {
   // The largest number of sequences that may wait for their first step. A request counts as its n
   // sequences. A request that would exceed this number is refused at once, unless nothing waits.
   int32_t max_queue = 1024;
+  // While the load exceeds what the device can serve, requests that would wait longer than this for
+  // their first step are refused (queue_gate.h). A smaller value gives a shorter time to the first
+  // token under overload, a larger value refuses less. 0: no bound.
+  int64_t max_queue_delay_us = 1'500'000;
   // The adapters that requests may use; null: no adapters. Outlives the engine.
   AdapterRegistry* adapters = nullptr;
   // The number of bytes of adapters that are kept in host memory after they have left the pool.

@@ -18,10 +18,12 @@ struct EngineStats : SchedulerStats {
 
   struct PerModel {
     std::array<Counter, kNumFinishReasons> finished;  // finished sequences, by FinishReason
+    Counter nonfinite_results;  // sequences that ended because a result was NaN or infinite
   };
   std::vector<PerModel> models;
   Counter sequences_running;
-  Counter sequences_waiting;  // sequences that are queued, preempted or paused
+  Counter sequences_waiting;  // sequences that are queued or preempted
+  Counter sequences_paused;   // sequences that gave up their slot because their reader is slow
   Counter generated_tokens;
   Counter adapter_loads;      // adapters read from disk
   Counter adapter_evictions;  // adapters that left the pool, for room or by an operator

@@ -87,8 +87,7 @@ ResponderLoop::Call* ResponderLoop::Find(uint64_t id) {
 
 absl::Status ResponderLoop::QueueError(const absl::Status& status) const {
   if (status.code() != absl::StatusCode::kResourceExhausted) return status;
-  return WithRetry(MakeError(status.code(), "QUEUE_FULL", status.message()),
-                   context_->generator->QueueDelayUs());
+  return WithRetry(MakeError(status.code(), "QUEUE_FULL", status.message()), RetryAfterUs(status));
 }
 
 absl::Status ResponderLoop::Admit(Call* call) {

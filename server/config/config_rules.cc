@@ -18,6 +18,7 @@ constexpr ConfigRule kRules[] = {
     {"engine.max_num_batched_tokens", 1, 1 << 20, nullptr, nullptr},
     {"engine.max_model_len", 2, int64_t{1} << 31, nullptr, nullptr},
     {"engine.max_queue", 1, 10'000'000, nullptr, nullptr},
+    {"engine.max_queue_delay_ms", 0, 86'400'000, nullptr, nullptr},
     {"engine.target_step_ms", 0, 60'000, nullptr, nullptr},
     {"engine.target_step_ratio", 1, 1000, nullptr, nullptr},
     {"engine.ageing_ms", 1, 3'600'000, nullptr, nullptr},

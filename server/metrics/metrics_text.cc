@@ -92,10 +92,21 @@ void AddRequests(const MetricsSources& sources, Families* families) {
                          static_cast<double>(engine.models[m].finished[r].value()));
     }
   }
+  MetricFamily* nonfinite = families->Add(
+      "tessera_nonfinite_results_total",
+      "Sequences that ended with an error because a result was NaN or infinite, by model.",
+      MetricType::Counter);
+  for (size_t m = 0; m < sources.models->size(); ++m) {
+    Families::AddValue(nonfinite, {{"model", (*sources.models)[m].name}},
+                       static_cast<double>(engine.models[m].nonfinite_results.value()));
+  }
   families->Value("tessera_requests_running", "Running sequences.",
                   static_cast<double>(engine.sequences_running.value()));
-  families->Value("tessera_requests_waiting", "Queued, preempted and paused sequences.",
+  families->Value("tessera_requests_waiting", "Queued and preempted sequences.",
                   static_cast<double>(engine.sequences_waiting.value()));
+  families->Value("tessera_requests_paused",
+                  "Sequences that wait, without a slot, until their slow reader has caught up.",
+                  static_cast<double>(engine.sequences_paused.value()));
   families->Count("tessera_requests_refused_total", "Requests refused because the queue was full.",
                   engine.refused.value());
   families->Count("tessera_prompt_tokens_total", "Prompt tokens of admitted sequences.",

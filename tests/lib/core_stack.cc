@@ -59,6 +59,7 @@ void CoreStack::Start() {
   runner_options.clock = &clock;
   runner_options.samples_apart = samples_apart;
   if (step_us) runner_options.step_us = step_us;
+  runner_options.is_finite = is_finite;
   if (!adapter_pages.empty()) {
     adapters = std::make_unique<FakeAdapters>(models[0], adapter_pages);
     options.adapters = adapters->registry();

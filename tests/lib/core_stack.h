@@ -38,6 +38,7 @@ struct CoreStack {
   std::vector<int32_t> adapter_pages;   // pages of each adapter of the first model; empty: none
   std::unique_ptr<QueuePolicy> policy;  // moved to the core; null: the policy that `options` names
   std::function<int64_t(const StepBatch&)> step_us;  // null: the default of FakeRunnerOptions
+  std::function<bool(const SamplerRow&)> is_finite;  // FakeRunnerOptions::is_finite
 
   ManualClock clock;
   std::unique_ptr<EngineStats> stats;

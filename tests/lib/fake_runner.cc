@@ -140,6 +140,7 @@ SampledRow FakeRunner::Sample(const BatchView& view, const Rows& rows, const Sam
   sampled.token =
       row.target >= 0 ? row.target : TokenOf(hash ^ draw, options_.models[model].vocab_size);
   sampled.logprob = -static_cast<float>(hash % 1000) / 100;
+  sampled.is_finite = options_.is_finite == nullptr || options_.is_finite(row);
   if (row.target < 0) slot_tokens_[model][row.slot] = sampled.token;
   return sampled;
 }

@@ -35,6 +35,8 @@ struct FakeRunnerOptions {
   std::function<int64_t(const StepBatch&)> step_us = [](const StepBatch& batch) {
     return int64_t{1000} + 10 * static_cast<int64_t>(batch.tokens.count);
   };
+  // Becomes SampledRow::is_finite of a row. Null: all rows are finite.
+  std::function<bool(const SamplerRow&)> is_finite;
 };
 
 class FakeRunner final : public Runner, private Transfer {

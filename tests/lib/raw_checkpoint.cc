@@ -1,6 +1,8 @@
 #include "tests/lib/raw_checkpoint.h"
 
+#include <filesystem>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/log.h"
@@ -34,6 +36,19 @@ void WriteRawTensors(const std::string& dir, const RawTensors& tensors, size_t h
   std::ofstream file(dir + "/model.safetensors", std::ios::binary);
   file.write(reinterpret_cast<const char*>(&length), sizeof(length));
   file << text << data;
+}
+
+void WriteOverflowingModel(const std::string& from_dir, const std::string& dir) {
+  std::filesystem::create_directories(dir);
+  std::filesystem::copy_file(from_dir + "/config.json", dir + "/config.json",
+                             std::filesystem::copy_options::overwrite_existing);
+  RawTensors tensors = ReadRawTensors(from_dir);
+  RawTensor& norm = tensors.at("model.norm.weight");
+  CHECK_EQ(norm.shape.size(), 1u);
+  const std::vector<float> weights(norm.shape[0], std::numeric_limits<float>::max());
+  norm.dtype = "F32";
+  norm.bytes.assign(reinterpret_cast<const char*>(weights.data()), weights.size() * sizeof(float));
+  WriteRawTensors(dir, tensors);
 }
 
 }  // namespace tessera::testing

@@ -24,4 +24,8 @@ RawTensors ReadRawTensors(const std::string& dir);
 // header_padding.
 void WriteRawTensors(const std::string& dir, const RawTensors& tensors, size_t header_padding = 0);
 
+// Copies a model from one folder to another, which is created. The final norm of the copy
+// multiplies by the largest float, so hidden states and logits overflow.
+void WriteOverflowingModel(const std::string& from_dir, const std::string& dir);
+
 }  // namespace tessera::testing

@@ -130,30 +130,51 @@ TEST_F(EngineClockTest, APausedStreamLeavesTheDeviceWhenItsStepsHaveRetired) {
   EXPECT_EQ(out[0].tokens, ExpectedTokens(stack_.models[0], FakePrompt(1, 10), 8));
 }
 
-// When all slots are taken and nothing waits, the predicted delay is the time between two
-// admissions, because a new request would wait for the next admission.
+// A step of two streams takes 1,020 us. While a slot is free, a further request does not wait. When
+// the slots are just used up, it waits for the first end of a stream, and the next one for the
+// second end.
 TEST_F(EngineClockTest, TheQueueDelayCountsTheRequestThatAsks) {
-  stack_.options.max_num_seqs = 1;
+  stack_.options.max_num_seqs = 2;
   Start();
-  RequestOutput first, second, third;
-  stack_.Submit(FakePrompt(1, 10), 1, &first);
-  stack_.Submit(FakePrompt(2, 10), 1, &second);
-  stack_.Submit(FakePrompt(3, 10), 2, &third);
   const Scheduler& scheduler = stack_.core->scheduler();
-  stack_.Round();
-  EXPECT_EQ(scheduler.PredictQueueDelayUs(), 0);  // no time between admissions is known yet
-  stack_.Round();
-  stack_.Round();
-  ASSERT_EQ(scheduler.Running().size(), 1u);
-  ASSERT_TRUE(scheduler.num_waiting() == 0);
-  // The second request was admitted 1,100 us after the first; the mean takes a tenth of this
-  // sample. No request waited after the third was admitted, so that admission gives no sample.
-  EXPECT_EQ(scheduler.PredictQueueDelayUs(), 110);
-  RequestOutput fourth;
-  stack_.Submit(FakePrompt(4, 10), 1, &fourth);
-  EXPECT_EQ(scheduler.PredictQueueDelayUs(), 220);
+  RequestOutput first, second, third;
+  stack_.Submit(FakePrompt(1, 10), 40, &first);
+  for (int i = 0; i < 10; ++i) stack_.Round();
+  EXPECT_EQ(scheduler.PredictQueueDelayUs(), 0) << "a slot is free";
+  stack_.Submit(FakePrompt(2, 10), 20, &second);
+  for (int i = 0; i < 5; ++i) stack_.Round();
+  ASSERT_EQ(scheduler.num_running(), 2);
+  const int64_t left_of_first = 40 - static_cast<int64_t>(first[0].tokens.size());
+  const int64_t left_of_second = 20 - static_cast<int64_t>(second[0].tokens.size());
+  EXPECT_NEAR(scheduler.PredictQueueDelayUs(), left_of_second * 1020, 100);
+  // The third request takes the place of the second and outlasts the first.
+  stack_.Submit(FakePrompt(3, 10), 30, &third);
+  EXPECT_NEAR(scheduler.PredictQueueDelayUs(), left_of_first * 1020 + 100, 300);
   stack_.RunAll();
-  EXPECT_EQ(scheduler.PredictQueueDelayUs(), 0);  // a slot is free
+  EXPECT_EQ(scheduler.PredictQueueDelayUs(), 0);
+}
+
+// A request that has no slot because its reader is slow neither waits nor delays others.
+TEST_F(EngineClockTest, PausedStreamsAreNotTheQueue) {
+  stack_.options.max_num_seqs = 2;
+  Start();
+  RequestOutput fast, slow;
+  stack_.Submit(FakePrompt(1, 10), 40, &fast);
+  for (int i = 0; i < 5; ++i) stack_.Round();
+  const uint64_t id = stack_.Submit(FakePrompt(2, 10), 20, &slow);
+  stack_.Round();
+  stack_.core->Throttle(id, true);
+  stack_.core->EndRound();
+  const EngineStats& stats = *stack_.stats;
+  EXPECT_EQ(stats.sequences_paused.value(), 1);
+  EXPECT_EQ(stats.sequences_waiting.value(), 0);
+  EXPECT_EQ(stats.sequences_running.value(), 1);
+  EXPECT_EQ(stats.queue_delay_us.value(), 0.0) << "a slot is free";
+  stack_.core->Throttle(id, false);
+  stack_.core->EndRound();
+  EXPECT_EQ(stats.sequences_paused.value(), 0);
+  EXPECT_EQ(stats.sequences_waiting.value(), 1);
+  stack_.RunAll();
 }
 
 }  // namespace

@@ -229,13 +229,16 @@ TEST(EngineCoreTest, TheQueueDelayIsTheSumOfWhatWaitsAndCheapToTell) {
   }
   const double both_us = scheduler.PredictPrefillUs(0, 90) + scheduler.PredictPrefillUs(1, 128'000);
   EXPECT_GT(both_us, 2000 * 1000.0);
-  EXPECT_NEAR(scheduler.PredictQueueDelayUs(), 250 * both_us, 2.0);
+  // The chunks of several prompts may share a step, so the fixed time of a step counts less often.
+  const auto all_us = static_cast<double>(scheduler.PredictQueueDelayUs());
+  EXPECT_LE(all_us, 250 * both_us);
+  EXPECT_GE(all_us, 0.9 * 250 * both_us);
   // Paused and cancelled requests do not count in the queue delay.
   for (int i = 0; i < 200; ++i) stack.core->Throttle(ids[i], true);
-  EXPECT_NEAR(scheduler.PredictQueueDelayUs(), 150 * both_us, 2.0);
+  EXPECT_NEAR(scheduler.PredictQueueDelayUs(), 0.6 * all_us, 0.001 * all_us);
   for (int i = 0; i < 100; ++i) stack.core->Throttle(ids[i], false);
   for (int i = 100; i < 300; ++i) stack.core->Cancel(ids[i], -1, CancelReason::kClient);
-  EXPECT_NEAR(scheduler.PredictQueueDelayUs(), 150 * both_us, 2.0);
+  EXPECT_NEAR(scheduler.PredictQueueDelayUs(), 0.6 * all_us, 0.001 * all_us);
   const double begin_s = CpuSeconds();
   for (int i = 0; i < 1000; ++i) scheduler.PredictQueueDelayUs();
   EXPECT_LT(CpuSeconds() - begin_s, 0.2);

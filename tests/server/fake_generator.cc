@@ -24,7 +24,7 @@ absl::Status FakeGenerator::MayQueue() {
 
 absl::Status FakeGenerator::Room() const {
   const bool full = static_cast<int64_t>(sequences_.size()) >= options_.max_requests;
-  return full ? absl::ResourceExhaustedError("the queue is full") : absl::OkStatus();
+  return full ? RefusedForNow("the queue is full", options_.queue_delay_us) : absl::OkStatus();
 }
 
 absl::Status FakeGenerator::Submit(std::unique_ptr<Request> request) {

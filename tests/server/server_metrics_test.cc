@@ -72,7 +72,9 @@ TEST_F(MetricsTest, EverySeriesIsThereAtZero) {
                              "tessera_requests_total{model=\"lar\\\"ge\",reason=\"length\"}",
                              "tessera_requests_running",
                              "tessera_requests_waiting",
+                             "tessera_requests_paused",
                              "tessera_requests_refused_total",
+                             "tessera_nonfinite_results_total{model=\"small\"}",
                              "tessera_prompt_tokens_total",
                              "tessera_cached_prompt_tokens_total",
                              "tessera_generated_tokens_total",
@@ -109,6 +111,9 @@ TEST_F(MetricsTest, EverySeriesIsThereAtZero) {
 TEST_F(MetricsTest, ValuesFollowTheEngine) {
   stats_.models[1].finished[static_cast<int>(FinishReason::kLength)].Add(7);
   stats_.sequences_running.Set(3);
+  stats_.sequences_waiting.Set(2);
+  stats_.sequences_paused.Set(8);
+  stats_.models[1].nonfinite_results.Add(6);
   stats_.slabs_total.Set(100);
   stats_.slabs_cached.Set(50);
   stats_.slabs_kv.Set(20);
@@ -119,6 +124,10 @@ TEST_F(MetricsTest, ValuesFollowTheEngine) {
   EXPECT_EQ(ValueOf("tessera_requests_total{model=\"lar\\\"ge\",reason=\"length\"}"), "7");
   EXPECT_EQ(ValueOf("tessera_requests_running"), "3");
   EXPECT_EQ(ValueOf("vllm:num_requests_running"), "3");
+  EXPECT_EQ(ValueOf("tessera_requests_waiting"), "2");
+  EXPECT_EQ(ValueOf("vllm:num_requests_waiting"), "2");
+  EXPECT_EQ(ValueOf("tessera_requests_paused"), "8");
+  EXPECT_EQ(ValueOf("tessera_nonfinite_results_total{model=\"lar\\\"ge\"}"), "6");
   EXPECT_EQ(ValueOf("tessera_pages{kind=\"cached\"}"), "50");
   EXPECT_EQ(ValueOf("tessera_kv_cache_usage_ratio"), "0.25");
   EXPECT_EQ(ValueOf("vllm:kv_cache_usage_perc"), "0.25");

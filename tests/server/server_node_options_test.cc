@@ -14,6 +14,7 @@ TEST(NodeOptions, EngineKeysReachTheEngineInItsUnits) {
   engine.set_max_num_seqs(11);
   engine.set_max_num_batched_tokens(22);
   engine.set_max_queue(33);
+  engine.set_max_queue_delay_ms(55);
   engine.set_target_step_ms(44);
   engine.set_target_step_ratio(5);
   engine.set_ageing_ms(66);
@@ -25,6 +26,7 @@ TEST(NodeOptions, EngineKeysReachTheEngineInItsUnits) {
   EXPECT_EQ(options.max_num_seqs, 11);
   EXPECT_EQ(options.max_num_batched_tokens, 22);
   EXPECT_EQ(options.max_queue, 33);
+  EXPECT_EQ(options.max_queue_delay_us, 55'000);
   EXPECT_EQ(options.target_step_us, 44'000);
   EXPECT_EQ(options.target_step_ratio, 5);
   EXPECT_EQ(options.ageing_us, 66'000);
@@ -118,6 +120,7 @@ TEST(NodeOptions, WhatIsNotGivenKeepsItsDefault) {
   EXPECT_EQ(options.max_num_seqs, defaults.max_num_seqs);
   EXPECT_EQ(options.max_num_batched_tokens, defaults.max_num_batched_tokens);
   EXPECT_EQ(options.max_queue, defaults.max_queue);
+  EXPECT_EQ(options.max_queue_delay_us, defaults.max_queue_delay_us);
   EXPECT_EQ(options.target_step_us, defaults.target_step_us);
   EXPECT_EQ(options.target_step_ratio, defaults.target_step_ratio);
   EXPECT_EQ(options.ageing_us, defaults.ageing_us);

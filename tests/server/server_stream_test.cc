@@ -451,6 +451,7 @@ TEST_F(StreamTest, QueueFullTellsWhenToRetry) {
   EXPECT_EQ(facts.reason, "QUEUE_FULL");
   EXPECT_EQ(facts.domain, "tessera");
   EXPECT_EQ(facts.retry_us, 1'500'000);
+  EXPECT_EQ(result.status.error_message(), "the queue is full: retry in about 1500 ms");
   EXPECT_TRUE(result.messages.empty());
 }
 
