@@ -24,7 +24,7 @@ class ForeignFilesTest : public ::testing::Test {
  protected:
   std::string TokenizerError() { return std::string(LoadTokenizer(zoo_.dir()).status().message()); }
   std::string TemplateError() {
-    return std::string(LoadChatTemplateSource(zoo_.dir()).status().message());
+    return std::string(LoadChatTemplateSources(zoo_.dir()).status().message());
   }
   static std::string ConfigError(const std::string& path) {
     v1::Config config;
