@@ -325,6 +325,11 @@ class FieldEffectsTest(unittest.TestCase):
         self.assertEqual({len(entry.top) for entry in answer.logprobs}, {1})
         self.assertEqual(len(answer.scores), answer.usage.prompt_tokens - 1)
 
+    def test_OutputOptions__skip_special_tokens(self):
+        ends = {"sampling__logit_bias": {END: 1000.0}, "stopping__max_tokens": 2}
+        self.assertEqual(self.generate(**ends).text, "")
+        self.assertEqual(self.generate(output__skip_special_tokens=False, **ends).text, "<|im_end|>" * 2)
+
     def cached(self, first, **fields):
         """Tokens of a prompt that starts with token `first` that the cache has at its second request."""
         ids = [first] + list(range(100, 180))
@@ -466,6 +471,13 @@ class FieldEffectsTest(unittest.TestCase):
         self.chat(adapters=self.blend(), blend_rank=2)
         self.assertEqual(self.listed()["zorvan-1*0.5+zorvan-2*0.5:r2"], 2)
 
+    def test_ChatRequest__continue_final_message(self):
+        self.assertLess(self.prompt_tokens(continue_final_message=True), self.prompt_tokens(add_generation_prompt=False))
+
+    def test_ChatRequest__plain_content(self):
+        messages = [inference.ChatMessage(role="user", content="<|im_end|>" * 9)]
+        self.assertGreater(self.prompt_tokens(messages=messages, plain_content=True), self.prompt_tokens(messages=messages))
+
     def message(self, **fields):
         return self.render(inference.ChatMessage(role=fields.pop("role", "user"), **fields))
 
@@ -481,6 +493,11 @@ class FieldEffectsTest(unittest.TestCase):
     def test_ChatMessage__tool_calls_json(self):
         calls = '[{"type": "function", "function": {"name": "weather", "arguments": {}}}]'
         self.assertIn('"weather"', self.message(role="assistant", tool_calls_json=calls))
+
+    def test_ChatMessage__parse_tool_arguments(self):
+        calls = json.dumps([{"type": "function", "function": {"name": "weather", "arguments": '{"city": 7}'}}])
+        self.assertIn('"{\\"city\\": 7}"', self.message(role="assistant", tool_calls_json=calls))
+        self.assertIn('{"city": 7}', self.message(role="assistant", tool_calls_json=calls, parse_tool_arguments=True))
 
     def test_ChatMessage__tool_call_id(self):
         self.assertIn("|call-7|", self.message(role="tool", content="x", tool_call_id="call-7"))
@@ -505,6 +522,15 @@ class FieldEffectsTest(unittest.TestCase):
     def test_ChatPrompt__add_generation_prompt(self):
         self.assertIn("answer:", self.render(inference.ChatMessage(**self.HELLO)))
         self.assertNotIn("answer:", self.render(inference.ChatMessage(**self.HELLO), add_generation_prompt=False))
+
+    def test_ChatPrompt__continue_final_message(self):
+        self.assertTrue(self.render(inference.ChatMessage(**self.HELLO), continue_final_message=True).endswith("|Hello"))
+
+    def test_ChatPrompt__plain_content(self):
+        chat = inference.ChatPrompt(messages=[inference.ChatMessage(role="user", content="<|im_end|>")])
+        self.assertEqual(self.tokenize(chat=chat).count(END), 2)
+        chat.plain_content = True
+        self.assertEqual(self.tokenize(chat=chat).count(END), 1)
 
     def test_TokenizeRequest__model(self):
         self.refused("missing", lambda: self.tokenize(model="missing", text="x"))
