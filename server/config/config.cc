@@ -236,19 +236,13 @@ std::vector<std::string> FilesIn(const std::string& folder) {
   return names;
 }
 
-// Checks that the path is a file with an end. Reading a folder gives no bytes, and reading a pipe
-// may wait for ever.
-absl::Status CheckConfigFile(const std::string& file) {
+// A folder is refused with the names of its files, one of which is likely meant.
+absl::Status CheckIsNoFolder(const std::string& file) {
   std::error_code error;
-  const fs::file_status status = fs::status(file, error);
-  if (!fs::exists(status) || fs::is_regular_file(status)) return absl::OkStatus();
-  if (!fs::is_directory(status)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--config: '", file, "' is not a regular file; give a YAML file"));
-  }
+  if (!fs::is_directory(file, error)) return absl::OkStatus();
   const std::vector<std::string> names = FilesIn(file);
   return absl::InvalidArgumentError(absl::StrCat(
-      "--config: '", file, "' is a folder; give a YAML file",
+      "--config: ", file, ": is a folder; give a YAML file",
       names.empty() ? ""
                     : absl::StrCat(", e.g. one of the folder's: ", absl::StrJoin(names, ", "))));
 }
@@ -269,7 +263,7 @@ absl::Status MergeYaml(const std::string& file, const std::string& text, v1::Con
 }
 
 absl::Status MergeYamlFile(const std::string& file, v1::Config* config) {
-  RETURN_IF_ERROR(CheckConfigFile(file));
+  RETURN_IF_ERROR(CheckIsNoFolder(file));
   const absl::StatusOr<std::string> text =
       ReadForeignFile(file, {.max_bytes = kMaxFileBytes, .roots = {}});
   if (!text.ok()) {

@@ -150,7 +150,7 @@ class DaemonTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as directory:
             with open(os.path.join(directory, "tessera.yaml"), "w", encoding="utf-8") as file:
                 file.write("engine: {max_num_seqs: 3}\n")
-            self.expect_refused(f"'{directory}' is a folder; give a YAML file, e.g. one of the folder's: tessera.yaml",
+            self.expect_refused(f"{directory}: is a folder; give a YAML file, e.g. one of the folder's: tessera.yaml",
                                 "--config", directory, "--model", MODEL)
 
     def test_given_values_are_kept_or_refused(self):

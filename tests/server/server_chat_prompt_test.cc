@@ -261,7 +261,15 @@ TEST(PlainContent, NoMessageEndsAnotherInTemplatesOfModels) {
     loaded = name;
     model.chat_templates = TemplatesOf(ReadFile(shared + "/chat_templates/" + file));
     v1::ChatPrompt chat = ChatOf({attack, "fine", attack});
-    const auto harmless = RenderChat(ChatOf({"ok", "fine", "ok"}), model);
+    v1::ChatPrompt harmless_chat = ChatOf({"ok", "fine", "ok"});
+    if (absl::StrContains(file, "tool_use")) {  // such a template is for chats with tools
+      constexpr char kTools[] =
+          R"([{"type": "function", "function": {"name": "f", "description": "d",
+               "parameters": {"type": "object", "properties": {}}}}])";
+      chat.set_tools_json(kTools);
+      harmless_chat.set_tools_json(kTools);
+    }
+    const auto harmless = RenderChat(harmless_chat, model);
     ASSERT_TRUE(harmless.ok()) << harmless.status();
     const int64_t own = CountSpecial(harmless->ids, *model.tokenizer);
     const auto attacked = RenderChat(chat, model);
@@ -276,7 +284,7 @@ TEST(PlainContent, NoMessageEndsAnotherInTemplatesOfModels) {
       EXPECT_EQ(model.tokenizer->Decode(plain->ids, false), plain->text);
     }
     // Content without special tokens gives the same prompt with and without the option.
-    v1::ChatPrompt same = ChatOf({"ok", "fine", "ok"});
+    v1::ChatPrompt same = harmless_chat;
     same.set_plain_content(true);
     const auto unchanged = RenderChat(same, model);
     ASSERT_TRUE(unchanged.ok()) << unchanged.status();
