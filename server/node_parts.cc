@@ -22,8 +22,8 @@ namespace tessera {
 namespace {
 
 // Threads of a node besides the compute threads and the responders: the engine, the rank, loaders,
-// preparers, the watch of adapter files, the HTTP server, the door and the check of its port. gRPC has up to a few for each
-// processor.
+// preparers, the watch of adapter files, the HTTP server, the door and the check of its port. gRPC
+// has up to a few for each processor.
 constexpr int kOtherThreads = 24;
 constexpr int kGrpcThreadsPerProcessor = 3;
 

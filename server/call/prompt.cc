@@ -159,7 +159,8 @@ struct TextMaps {
     if (content == nullptr) return;
     for (ChatMessage& message : *messages) {
       if (message.content) message.content = content(*message.content);
-      if (message.reasoning_content) message.reasoning_content = content(*message.reasoning_content);
+      if (message.reasoning_content)
+        message.reasoning_content = content(*message.reasoning_content);
     }
   }
   void MapInput(ChatTemplateInput* input) const {

@@ -1,9 +1,9 @@
 // Metrics and probes over HTTP: /metrics (Prometheus text), /healthz (the process loads models, or
-// the engine makes progress) and /readyz (the engine makes progress, the gRPC port answers and the server does not drain).
-// The port opens before the models load. Until Publish, /readyz tells what the start does, and
-// /metrics has the series that are known so far. Afterwards each scrape reads the counters from the
-// objects that own them, so every series exists with the value zero from then on. Owned by the
-// node; the HTTP server has a thread of its own.
+// the engine makes progress) and /readyz (the engine makes progress, the gRPC port answers and the
+// server does not drain). The port opens before the models load. Until Publish, /readyz tells what
+// the start does, and /metrics has the series that are known so far. Afterwards each scrape reads
+// the counters from the objects that own them, so every series exists with the value zero from then
+// on. Owned by the node; the HTTP server has a thread of its own.
 #pragma once
 
 #include <cstdint>

@@ -35,7 +35,7 @@ struct StoredTensor {
 using StoredTensors = std::map<std::string, StoredTensor, std::less<>>;
 
 inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
-inline constexpr int64_t kMaxSafetensorsBytes = int64_t{4} << 40;      // of a file that is mapped
+inline constexpr int64_t kMaxSafetensorsBytes = int64_t{4} << 40;  // of a file that is mapped
 
 // Checks the bytes of a whole file and lists its tensors. Errors name `file` and the tensor.
 absl::StatusOr<StoredTensors> ParseSafetensors(const std::string& file, absl::string_view bytes);
