@@ -194,6 +194,7 @@ class RunningNode final : public Node {
     LoadSnapshot load;
     load.running = stats.sequences_running.value();
     load.waiting = stats.sequences_waiting.value();
+    load.paused = static_cast<int64_t>(stats.sequences_paused.value());
     load.queue_delay_us = engine_->QueueDelayUs();
     load.pool_bytes = stats.slabs_total.value() * slab_bytes_;
     load.free_bytes = stats.slabs_free.value() * slab_bytes_;

@@ -109,18 +109,26 @@ float LogitBefore(const std::vector<TokenLogprob>& before, TokenId token, const 
   return logits[token];
 }
 
-// Returns whether all logits were finite before penalties and biases. REQUIRES:
-// scratch->odd_chunks is that of `row`, scratch->before holds the logits that were changed.
-bool WasFinite(const LogitRow& row, const SampleScratch& scratch) {
+// Returns whether all logits were finite before penalties and biases. Sorts scratch->before by
+// token. REQUIRES: scratch->odd_chunks is that of `row`, scratch->before holds the logits that were
+// changed.
+bool WasFinite(const LogitRow& row, SampleScratch* scratch) {
+  std::vector<TokenLogprob>& before = scratch->before;
   const auto is_finite = [](const TokenLogprob& saved) { return std::isfinite(saved.logprob); };
-  if (!std::all_of(scratch.before.begin(), scratch.before.end(), is_finite)) return false;
+  if (!std::all_of(before.begin(), before.end(), is_finite)) return false;
+  if (scratch->odd_chunks.empty()) return true;
+  const auto by_token = [](const TokenLogprob& a, const TokenLogprob& b) {
+    return a.token < b.token;
+  };
+  std::sort(before.begin(), before.end(), by_token);
   const float* const logits = row.logits();
-  for (const int64_t chunk : scratch.odd_chunks) {
+  for (const int64_t chunk : scratch->odd_chunks) {
     const TokenId begin = LogitRow::FirstToken(chunk);
     const int64_t end = std::min<int64_t>(begin + sampling::kChunk, row.vocab());
     for (TokenId token = begin; token < end; ++token) {
       if (std::isfinite(logits[token])) continue;
-      if (!std::isfinite(LogitBefore(scratch.before, token, logits))) return false;
+      const TokenLogprob wanted{token, 0.0f};
+      if (!std::binary_search(before.begin(), before.end(), wanted, by_token)) return false;
     }
   }
   return true;
@@ -207,7 +215,7 @@ void SampleRow(const SamplerRow& row, const TokenBias* biases, const TokenCount*
   ApplyBiases(row, biases, vocab, logits);
   if (mask != nullptr) ApplyMask(mask, vocab, logits);
   out->token = ChooseToken(row, mask, view, scratch);
-  if (!looks_first) out->is_finite = WasFinite(view, *scratch);
+  if (!looks_first) out->is_finite = WasFinite(view, scratch);
   if (row.num_logprobs >= 0) {
     out->logprob = logprobs.Of(LogitBefore(scratch->before, out->token, logits));
   }

@@ -34,7 +34,7 @@ absl::Status QueueGate::CheckDelay(const QueuePolicy& policy, int64_t num_queued
   const absl::Status by_policy = policy.MayQueue(delay_us);
   if (!by_policy.ok()) return RefusedForNow(by_policy.message(), delay_us);
   const int64_t bound_us = options_.max_queue_delay_us;
-  if (!is_overloaded_.load(std::memory_order_relaxed) || delay_us <= bound_us ||
+  if (!is_overloaded_.load(std::memory_order_relaxed) || delay_us <= bound_us || num_queued == 0 ||
       num_queued + stats_->sequences_running.value() < options_.max_num_seqs) {
     return absl::OkStatus();
   }
@@ -55,7 +55,8 @@ void QueueGate::Observe(int64_t now_us) {
   const int64_t bound_us = options_.max_queue_delay_us;
   const int64_t delay_us = QueueDelayUs();
   if (delay_us <= bound_us / 2) is_overloaded_.store(false, std::memory_order_relaxed);
-  if (delay_us <= bound_us) {
+  // While nothing waits, full slots alone are no overload.
+  if (delay_us <= bound_us || num_queued_.load(std::memory_order_relaxed) == 0) {
     above_since_us_ = -1;
     return;
   }

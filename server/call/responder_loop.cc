@@ -302,9 +302,11 @@ void ResponderLoop::CancelEngine(const Call& call, CancelReason reason) {
 
 void ResponderLoop::Finish(Call* call, const absl::Status& status) {
   CallPort* port = std::exchange(call->port, nullptr);
+  // Made before Close, which frees the call and with it the status of an Embed.
+  const absl::Status answer = ForClient(status);
   if (call->preparing && call->lane->Cancel(call->ticket)) call->preparing = false;
   if (!call->preparing) Close(call, status);
-  port->Finish(ForClient(status));
+  port->Finish(answer);
 }
 
 void ResponderLoop::Reply(Call* call, const google::protobuf::Message& message) {

@@ -27,6 +27,7 @@ class ModelRegistry;
 struct LoadSnapshot {
   int64_t running = 0;
   int64_t waiting = 0;
+  int64_t paused = 0;  // wait for a slow reader
   int64_t queue_delay_us = 0;
   int64_t pool_bytes = 0;
   int64_t free_bytes = 0;

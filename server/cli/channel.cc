@@ -70,9 +70,13 @@ const char* FirstSet(std::initializer_list<const char*> names) {
 // What to check if the server does not answer.
 std::string Advice(const grpc::Status& status, const std::string& server) {
   if (const std::string variable = ProxyVariable(server); !variable.empty()) {
-    return absl::StrCat("\n  the connection goes through the proxy ", std::getenv(variable.c_str()),
-                        " of $", variable, "; no_proxy=", HostOf(server),
-                        " in the environment connects without it");
+    absl::string_view proxy = std::getenv(variable.c_str());
+    // The part before the last '@' is a name and a password.
+    if (const size_t at = proxy.rfind('@'); at != absl::string_view::npos) {
+      proxy.remove_prefix(at + 1);
+    }
+    return absl::StrCat("\n  the connection goes through the proxy ", proxy, " of $", variable,
+                        "; no_proxy=", HostOf(server), " in the environment connects without it");
   }
   if (absl::StrContains(status.error_message(), "DNS resolution failed")) {
     return absl::StrCat("\n  check the host name in --server ", server);
@@ -82,7 +86,7 @@ std::string Advice(const grpc::Status& status, const std::string& server) {
 
 // gRPC's message without the texts of its name resolver and its list of addresses.
 std::string MessageOf(const grpc::Status& status, const std::string& server) {
-  const std::string message = status.error_message();
+  std::string message = status.error_message();
   if (absl::StrContains(message, "DNS resolution failed")) {
     return absl::StrCat("the host name '", HostOf(server), "' is not known");
   }

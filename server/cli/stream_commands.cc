@@ -71,6 +71,9 @@ class StreamPrinter final {
   void OnFinished(const v1::GenerateResponse& message) {
     if (several_) std::printf("--- %d ---\n%s", message.index(), held_[message.index()].c_str());
     std::fputs("\n", stdout);
+    // The text comes before the figures, also when both streams go to one file. Main reports an
+    // output that cannot be written.
+    std::fflush(stdout);
     if (message.finished().reason() == v1::FINISH_REASON_ERROR) {
       failed_ = true;
       std::fprintf(stderr, "tessera: %s\n", message.finished().status().message().c_str());
@@ -109,6 +112,7 @@ int PrintStream(Session* session, StreamPrinter* printer, Reader reader) {
   if (session->output_failed()) return kFailed;
   if (!status.ok()) {
     if (!session->json() && !printer->text().empty()) std::fputs("\n", stdout);
+    std::fflush(stdout);
     return session->Fail(status);
   }
   return printer->failed() ? kFailed : kOk;

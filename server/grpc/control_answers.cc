@@ -87,6 +87,7 @@ void FillLoad(const ServingContext& context, v1::GetLoadResponse* response) {
   const LoadSnapshot load = context.load();
   response->set_running(load.running);
   response->set_waiting(load.waiting);
+  response->set_paused(load.paused);
   response->set_queue_delay_us(load.queue_delay_us);
   response->set_pool_bytes(load.pool_bytes);
   response->set_free_bytes(load.free_bytes);

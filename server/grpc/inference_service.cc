@@ -99,8 +99,8 @@ class UnaryReactor final : public grpc::ServerUnaryReactor, public CallBase {
     Leave();
     grpc::ServerUnaryReactor::Finish(ToGrpcStatus(status));
   }
+  // The call stays open until the client has read the answer, so that a drain waits for it.
   void Reply(const Message& message) override {
-    Leave();
     grpc::ServerUnaryReactor::Finish(ToGrpcStatus(Serialize(message, response_)));
   }
 

@@ -168,8 +168,8 @@ class QueueGateTest : public ::testing::Test {
 
 TEST_F(QueueGateTest, ABurstIsQueuedAndALastingOverloadIsNot) {
   stats_.sequences_running.Set(4);
-  Observe(0, 9 * kSecondUs);
   EXPECT_TRUE(Enter().ok());
+  Observe(0, 9 * kSecondUs);
   Observe(2 * kSecondUs - 1, 9 * kSecondUs);
   EXPECT_TRUE(Enter().ok());
   Observe(2 * kSecondUs, 9 * kSecondUs);
@@ -199,6 +199,20 @@ TEST_F(QueueGateTest, WhoeverFindsASlotIsNotRefused) {
   EXPECT_FALSE(Enter().ok());
   gate_.Leave(1);
   EXPECT_TRUE(Enter().ok());
+}
+
+TEST_F(QueueGateTest, FullSlotsAloneAreNoOverload) {
+  stats_.sequences_running.Set(4);
+  Observe(0, 9 * kSecondUs);
+  Observe(20 * kSecondUs, 9 * kSecondUs);
+  EXPECT_TRUE(Enter().ok()) << "all slots run, nothing waits";
+  EXPECT_TRUE(Enter().ok()) << "the delay is above its bound since now";
+  Observe(21 * kSecondUs, 9 * kSecondUs);
+  Observe(40 * kSecondUs, 9 * kSecondUs);
+  EXPECT_FALSE(Enter().ok());
+  EXPECT_FALSE(gate_.MayEnter(*policy_).ok());
+  gate_.Leave(2);
+  EXPECT_TRUE(gate_.MayEnter(*policy_).ok()) << "nothing waits";
 }
 
 TEST_F(QueueGateTest, WithoutTheBoundOrUnderEarlyAbortTheDelayAloneRefusesNobody) {

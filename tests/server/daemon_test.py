@@ -519,12 +519,13 @@ class ClientTest(unittest.TestCase):
             self.assertIn("cannot write to standard output: No space left on device", done.stderr)
 
     def test_a_proxy(self):
-        proxy = {**os.environ, "http_proxy": "http://127.0.0.1:1", "no_proxy": "", "no_grpc_proxy": ""}
+        proxy = {**os.environ, "http_proxy": "http://me:secret@127.0.0.1:1", "no_proxy": "", "no_grpc_proxy": ""}
         self.assertEqual(self.run_client("health", env=proxy).stdout, "SERVING\n")  # loopback uses no proxy
         server = ("--server", "other-host.invalid:50051")
         done = subprocess.run([CLIENT, *server, "health"], env=proxy, capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, 1)
-        self.assertIn("goes through the proxy http://127.0.0.1:1 of $http_proxy", done.stderr)
+        self.assertIn("goes through the proxy 127.0.0.1:1 of $http_proxy", done.stderr)
+        self.assertNotIn("secret", done.stderr)
         done = subprocess.run([CLIENT, *server, "health"], env={**proxy, "no_proxy": "a.b,.invalid"},
                               capture_output=True, text=True, timeout=60)
         self.assertIn("the host name 'other-host.invalid' is not known", done.stderr)

@@ -294,13 +294,15 @@ TEST_F(NodeTest, CancelWhilePaused) {
   request.mutable_output()->set_logprobs(100);
   grpc::ClientContext context;
   const auto reader = stub_->Generate(&context, request);
-  ASSERT_TRUE(WaitFor([&] { return Load().waiting() == 1; }));
+  ASSERT_TRUE(WaitFor([&] { return Load().paused() == 1; }));
+  EXPECT_EQ(Load().waiting(), 0);
   context.TryCancel();
   v1::GenerateResponse message;
   while (reader->Read(&message)) {
   }
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
   ExpectIdle();
+  EXPECT_EQ(Load().paused(), 0);
 }
 
 TEST_F(NodeTest, DeadlineInQueueAndInMidStream) {

@@ -302,6 +302,18 @@ TEST_F(StreamTest, EngineErrorsAreFinishedEvents) {
   EXPECT_EQ(finished.status().message(), "a.json: the step failed");  // without folders
 }
 
+TEST_F(StreamTest, EngineErrorsOfAnEmbeddingAreStatuses) {
+  Start({.fail = true}, {});
+  v1::EmbedRequest request;
+  request.add_inputs()->set_text("abc");
+  request.add_inputs()->set_text("def");
+  v1::EmbedResponse response;
+  const auto context = NewContext();
+  const grpc::Status status = stub_->Embed(context.get(), request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(status.error_message(), "a.json: the step failed");
+}
+
 // The next tests cancel a call in each of its states. Afterwards no state of the call is left.
 TEST_F(StreamTest, ClientCancelsWhileQueued) {
   Start({.held = true}, {});

@@ -209,6 +209,20 @@ TEST(LoadTokenizer, AddedTokensFile) {
   EXPECT_EQ(t->Encode("a<x>ab<y>", false), (Ids{0, 9, 3, 8}));
   EXPECT_FALSE(t->IsSpecial(9));
   EXPECT_TRUE(t->IsSpecial(8));
+  // The file has no flags, so it does not change what tokenizer.json says of a token.
+  json document = TinyDocument();
+  document["added_tokens"].push_back({{"id", 9},
+                                      {"content", "<x>"},
+                                      {"special", true},
+                                      {"normalized", false},
+                                      {"lstrip", false},
+                                      {"rstrip", true},
+                                      {"single_word", false}});
+  folder.Write("tokenizer.json", document.dump());
+  t = load();
+  EXPECT_EQ(t->Encode("<x>  a", false), (Ids{9, 0}));
+  EXPECT_TRUE(t->IsSpecial(9));
+  folder.Write("tokenizer.json", TinyDocument().dump());
   // The newer description of the added tokens has precedence, even if it is empty.
   folder.Write("tokenizer_config.json", R"({"added_tokens_decoder": {}})");
   t = load();

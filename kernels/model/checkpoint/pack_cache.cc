@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <system_error>
 #include <utility>
 
@@ -191,8 +192,9 @@ bool PackCache::Read(const std::string& key, ThreadTeam* team, char* packed, siz
   const size_t num_pieces = NumPieces(bytes);
   const auto payload_begin = static_cast<int64_t>(sizeof(Header) + num_pieces * sizeof(uint64_t));
   const int64_t entry_bytes = payload_begin + static_cast<int64_t>(bytes);
-  const auto file = ForeignFile::Open(path, {.max_bytes = entry_bytes, .roots = {}});
-  if (absl::IsNotFound(file.status())) return false;
+  constexpr int64_t kAnySize = std::numeric_limits<int64_t>::max();
+  const auto file = ForeignFile::Open(path, {.max_bytes = kAnySize, .roots = {}});
+  if (!file.ok()) return false;  // e.g. another user's entry, which this process may not read
   const auto read = [&file](size_t offset, size_t size, void* out) {
     const auto begin = static_cast<int64_t>(offset);
     return file->ReadAt(begin, static_cast<int64_t>(size), static_cast<char*>(out)).ok();
@@ -200,7 +202,7 @@ bool PackCache::Read(const std::string& key, ThreadTeam* team, char* packed, siz
   Header header;
   std::vector<uint64_t> pieces(num_pieces);
   const bool believed =
-      file.ok() && file->size() == entry_bytes && read(0, sizeof(header), &header) &&
+      file->size() == entry_bytes && read(0, sizeof(header), &header) &&
       read(sizeof(header), pieces.size() * sizeof(uint64_t), pieces.data()) &&
       std::memcmp(header.magic, kMagic, sizeof(kMagic)) == 0 &&
       std::memcmp(header.key, key.data(), sizeof(header.key)) == 0 &&

@@ -199,8 +199,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> NewJsonTokenizer(std::string_view jso
   std::vector<AddedToken> tokens;
   ASSIGN_OR_RETURN(const std::vector<AddedToken> file_tokens, ReadAddedTokens(document));
   RETURN_IF_ERROR(MergeAddedTokens(file_tokens, /*ignore_conflicts=*/false, table.get(), &tokens));
-  RETURN_IF_ERROR(
-      MergeAddedTokens(config.added_tokens, /*ignore_conflicts=*/true, table.get(), &tokens));
+  RETURN_IF_ERROR(MergeAddedTokens(AddedTokensBeside(config, tokens), /*ignore_conflicts=*/true,
+                                   table.get(), &tokens));
   std::vector<AddedToken> named;
   for (const AddedToken& special : config.special_tokens) {
     const bool described = std::any_of(tokens.begin(), tokens.end(), [&](const AddedToken& token) {

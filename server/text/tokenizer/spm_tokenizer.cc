@@ -206,8 +206,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> NewSpmTokenizer(std::string_view seri
   auto table = std::make_unique<TokenTable>();
   std::vector<AddedToken> tokens;
   RETURN_IF_ERROR(FillTable(*proto, table.get(), &tokens));
-  RETURN_IF_ERROR(
-      MergeAddedTokens(config.added_tokens, /*ignore_conflicts=*/true, table.get(), &tokens));
+  RETURN_IF_ERROR(MergeAddedTokens(AddedTokensBeside(config, tokens), /*ignore_conflicts=*/true,
+                                   table.get(), &tokens));
   RETURN_IF_ERROR(
       MergeAddedTokens(config.special_tokens, /*ignore_conflicts=*/true, table.get(), &tokens));
   DecodeRules rules;

@@ -128,6 +128,7 @@ absl::Status ReadAddedTokensFile(const std::string& path, TokenizerConfig* confi
     if (!content.empty()) config->added_tokens.push_back(std::move(token));
   }
   SortById(&config->added_tokens);
+  config->added_without_flags = true;
   return absl::OkStatus();
 }
 
@@ -168,6 +169,17 @@ absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const std::string& model_dir
   }
   ReadTokenNames(map, &config);
   return config;
+}
+
+std::vector<AddedToken> AddedTokensBeside(const TokenizerConfig& config,
+                                          const std::vector<AddedToken>& tokens) {
+  std::vector<AddedToken> more = config.added_tokens;
+  if (!config.added_without_flags) return more;
+  std::erase_if(more, [&](const AddedToken& token) {
+    return std::any_of(tokens.begin(), tokens.end(),
+                       [&](const AddedToken& known) { return known.content == token.content; });
+  });
+  return more;
 }
 
 absl::Status MergeAddedTokens(const std::vector<AddedToken>& more, bool ignore_conflicts,

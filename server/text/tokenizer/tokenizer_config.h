@@ -29,6 +29,9 @@ struct TokenizerConfig {
   // The entries of added_tokens_decoder, or of added_tokens.json if there is no
   // added_tokens_decoder, sorted by id.
   std::vector<AddedToken> added_tokens;
+  // The entries come from added_tokens.json, which has no flags: what another file says of a token
+  // holds.
+  bool added_without_flags = false;
   // The named special tokens: bos, eos, unk, pad, ..., and the additional special tokens.
   std::vector<AddedToken> special_tokens;
 
@@ -39,6 +42,11 @@ struct TokenizerConfig {
 
 // A missing file contributes nothing; a malformed file is an error.
 absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const std::string& model_dir);
+
+// Returns the added tokens of `config` that may change `tokens`, the tokens of the tokenizer's own
+// file: all of them, or only further ones if they have no flags.
+std::vector<AddedToken> AddedTokensBeside(const TokenizerConfig& config,
+                                          const std::vector<AddedToken>& tokens);
 
 // Merges another source of added tokens into *tokens, and adds new tokens to *table. As in Hugging
 // Face, the last description of a token wins, but a special token stays special. A token without an
