@@ -103,7 +103,7 @@ class ThreadedPortWatch final : public PortWatch {
     const int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) return SystemError("socket");
     SetFd(fd);
-    const absl::Status status = CheckWith(fd, *address);
+    absl::Status status = CheckWith(fd, *address);
     SetFd(-1);
     close(fd);
     return status;
