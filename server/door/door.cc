@@ -251,10 +251,13 @@ class EpollDoor final : public Door {
         key == ClientKey(id)
             ? connection.OnClient(event.events, max_bytes, scratch_.data(), now_us_)
             : connection.OnServer(event.events, scratch_.data(), now_us_);
-    AfterStep(id, entry, result);
+    const bool did_read = key == ClientKey(id) && (event.events & EPOLLIN) != 0;
+    AfterStep(id, entry, result, did_read);
   }
 
-  void AfterStep(uint64_t id, Entry* entry, Connection::Result result) {
+  // Only a connection whose client was read is paused: one that has just been continued must be
+  // read before it is paused again.
+  void AfterStep(uint64_t id, Entry* entry, Connection::Result result, bool did_read) {
     Connection& connection = *entry->connection;
     if (result == Connection::Result::kGuarded) return End(id, connection.close_reason());
     if (result == Connection::Result::kGone) return Remove(id);
@@ -262,7 +265,7 @@ class EpollDoor final : public Door {
     table_.Update(id, entry);
     UpdatePressure();
     const FrameGuard& guard = connection.guard();
-    if (pressed_ && guard.num_abandoned() + guard.num_incoming() > kFreeStreams) {
+    if (did_read && pressed_ && guard.num_abandoned() + guard.num_incoming() > kFreeStreams) {
       Pause(id, &connection);
     }
     Rewatch(connection.client_fd(), connection.client_events(), ClientKey(id),
@@ -298,7 +301,7 @@ class EpollDoor final : public Door {
       Entry* const entry = table_.Find(id);
       if (entry == nullptr) continue;
       entry->connection->set_paused(false);
-      return AfterStep(id, entry, Connection::Result::kOpen);
+      return AfterStep(id, entry, Connection::Result::kOpen, false);
     }
   }
 
@@ -433,7 +436,7 @@ class EpollDoor final : public Door {
     for (const auto& [id, unused] : table_.all()) ids.push_back(id);
     for (const uint64_t id : ids) {
       Entry* const entry = table_.Find(id);
-      if (entry != nullptr) AfterStep(id, entry, entry->connection->OnTime(now_us_));
+      if (entry != nullptr) AfterStep(id, entry, entry->connection->OnTime(now_us_), false);
     }
   }
 

@@ -380,6 +380,29 @@ TEST_F(DoorTest, AbandonedStreamsPauseTheirConnection) {
   EXPECT_GE(clock_.NowUs() - begin, 3'000'000);
 }
 
+// Two clients send the headers of many requests before their data. Together they exceed the
+// requests that may have arrived in part, and what completes these requests must still be read.
+TEST_F(DoorTest, RequestsInPartContinueUnderTheirOwnPressure) {
+  constexpr uint32_t kNumStreams = 600;
+  Start();
+  std::string headers = Http2Hello();
+  std::string data;
+  for (uint32_t stream = 1; stream < 2 * kNumStreams; stream += 2) {
+    absl::StrAppend(&headers, Frame(FrameType::kHeaders, kFlagEndHeaders, stream, "block"));
+    absl::StrAppend(&data, Frame(FrameType::kData, kFlagEndStream, stream, "request"));
+  }
+  std::vector<std::unique_ptr<HostileHttp2>> clients;
+  std::vector<std::unique_ptr<ServerEnd>> servers;
+  for (int i = 0; i < 2; ++i) {
+    clients.push_back(Connect());
+    servers.push_back(Next());
+    ASSERT_TRUE(clients.back()->Send(headers));
+  }
+  for (const auto& server : servers) EXPECT_EQ(server->Read(headers.size()), headers);
+  for (const auto& client : clients) ASSERT_TRUE(client->Send(data));
+  for (const auto& server : servers) EXPECT_EQ(server->Read(data.size()), data);
+}
+
 // Without free descriptors, clients are refused at once, and accepted again when there are some.
 TEST_F(DoorTest, NoDescriptorsRefuseClientsAndEnd) {
   Start();
