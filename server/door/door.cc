@@ -278,7 +278,7 @@ class EpollDoor final : public Door {
   }
 
   void UpdatePressure() {
-    abandoned_.Force(static_cast<double>(table_.TakeAbandoned()));
+    abandoned_.Force(static_cast<double>(table_.TakeAbandoned()), now_us_);
     pressed_ = abandoned_.InDebt(now_us_) || table_.num_incoming() > kFreeIncoming;
   }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/door/token_bucket.h"
 #include "tests/lib/hostile_http2.h"
 
 namespace tessera::testing {
@@ -246,6 +247,18 @@ TEST(FrameGuardTest, GoAwayIsSentBetweenFramesOnly) {
   EXPECT_EQ(guard.GoAway(CloseReason::kResets), expected);
   guard.FromServer(Frame(FrameType::kData, 0, 1, "half").substr(0, 10));
   EXPECT_EQ(guard.GoAway(CloseReason::kResets), "");
+}
+
+TEST(TokenBucketTest, ADebtIsBounded) {
+  TokenBucket bucket(10, 20, kNow);  // two seconds fill it
+  bucket.Force(20, kNow);
+  EXPECT_FALSE(bucket.InDebt(kNow));
+  bucket.Force(1e9, kNow);
+  EXPECT_TRUE(bucket.InDebt(kNow + 1'900'000));
+  EXPECT_FALSE(bucket.InDebt(kNow + 2'100'000));
+  // What is forced later does not lengthen the debt that had ended before.
+  bucket.Force(5, kNow + 3'000'000);
+  EXPECT_FALSE(bucket.InDebt(kNow + 3'000'000));
 }
 
 TEST(FrameGuardTest, EachReasonHasANameAndAText) {
