@@ -43,9 +43,9 @@ constexpr int kMaxAccepts = 64;  // connections that are accepted between two ro
 
 // gRPC needs time to free streams that end before they are answered. When clients abandon more
 // streams than this, or when more than kFreeIncoming requests have arrived in part, the door is
-// under pressure: it reads little at a time, and it pauses each connection with more than
-// kFreeStreams streams that are abandoned or have arrived in part. Paused connections continue one
-// by one.
+// under pressure: it reads little at a time, and it pauses each connection that has abandoned many
+// streams lately, and each with more than kFreeStreams requests that have arrived in part. Paused
+// connections continue one by one.
 constexpr double kAbandonedPerSecond = 1000;
 constexpr double kAbandonedBurst = 1024;
 constexpr int64_t kFreeIncoming = 1024;
@@ -245,7 +245,7 @@ class EpollDoor final : public Door {
     Entry* const entry = table_.Find(id);
     if (entry == nullptr) return;  // an earlier event has closed the connection
     Connection& connection = *entry->connection;
-    const bool careful = pressed_ || connection.guard().num_abandoned() > kFreeStreams;
+    const bool careful = pressed_ || connection.guard().abandons_often(now_us_);
     const size_t max_bytes = careful ? kCarefulBytes : kChunkBytes;
     const Connection::Result result =
         key == ClientKey(id)
@@ -265,9 +265,8 @@ class EpollDoor final : public Door {
     table_.Update(id, entry);
     UpdatePressure();
     const FrameGuard& guard = connection.guard();
-    if (did_read && pressed_ && guard.num_abandoned() + guard.num_incoming() > kFreeStreams) {
-      Pause(id, &connection);
-    }
+    const bool presses = guard.abandons_often(now_us_) || guard.num_incoming() > kFreeStreams;
+    if (did_read && pressed_ && presses) Pause(id, &connection);
     Rewatch(connection.client_fd(), connection.client_events(), ClientKey(id),
             &entry->client_events);
     Rewatch(connection.server_fd(), connection.server_events(), ServerKey(id),

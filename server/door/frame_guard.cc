@@ -17,6 +17,8 @@ constexpr double kSettingsPerSecond = 5;
 constexpr double kSettingsBurst = 100;
 constexpr double kOthersPerSecond = 2000;
 constexpr double kOtherBurst = 20'000;
+constexpr double kAbandonsPerSecond = 1;
+constexpr double kAbandonBurst = 8;
 // Clients measure the bandwidth with a ping for a frame of data, and acknowledge the data of a
 // frame with two WINDOW_UPDATE frames. So each frame of the server permits frames of the client.
 constexpr double kPingsPerServerFrame = 1;
@@ -46,7 +48,8 @@ FrameGuard::FrameGuard(const GuardLimits& limits, int64_t now_us)
               std::max(limits.max_streams, 2 * limits.max_resets_per_second), now_us),
       pings_(kPingsPerSecond, kPingBurst, now_us),
       settings_(kSettingsPerSecond, kSettingsBurst, now_us),
-      others_(kOthersPerSecond, kOtherBurst, now_us) {
+      others_(kOthersPerSecond, kOtherBurst, now_us),
+      abandons_(kAbandonsPerSecond, kAbandonBurst, now_us) {
   static_assert(kPreface.size() == kPrefaceBytes);
 }
 
@@ -83,12 +86,8 @@ CloseReason FrameGuard::OnHeader(const FrameHeader& frame, int64_t now_us) {
       return OnHeaders(frame, now_us);
     case FrameType::kContinuation:
       return block_stream_ == 0 ? CloseReason::kProtocol : GrowBlock(frame);
-    case FrameType::kReset: {
-      const int64_t before = num_unanswered_;
-      Close(frame.stream);
-      num_abandoned_ += before - num_unanswered_;
-      return resets_.Take(now_us) ? CloseReason::kNone : CloseReason::kResets;
-    }
+    case FrameType::kReset:
+      return OnReset(frame, now_us);
     case FrameType::kSettings:
       return OnSettings(frame, now_us);
     case FrameType::kPing:
@@ -122,6 +121,16 @@ CloseReason FrameGuard::GrowBlock(const FrameHeader& frame) {
   block_bytes_ += int64_t{frame.length} + static_cast<int64_t>(kFrameHeaderBytes);
   return block_bytes_ > limits_.max_header_block_bytes ? CloseReason::kHeaderBlock
                                                        : CloseReason::kNone;
+}
+
+CloseReason FrameGuard::OnReset(const FrameHeader& frame, int64_t now_us) {
+  const int64_t before = num_unanswered_;
+  Close(frame.stream);
+  if (num_unanswered_ < before) {
+    ++num_abandoned_;
+    abandons_.Force(1, now_us);
+  }
+  return resets_.Take(now_us) ? CloseReason::kNone : CloseReason::kResets;
 }
 
 CloseReason FrameGuard::OnSettings(const FrameHeader& frame, int64_t now_us) {

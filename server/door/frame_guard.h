@@ -58,6 +58,9 @@ class FrameGuard final {
   int64_t num_unanswered() const { return num_unanswered_; }
   // Streams that the client has reset before the server sent anything on them.
   int64_t num_abandoned() const { return num_abandoned_; }
+  // Whether the client has abandoned such streams faster than one per second lately. Eight at once
+  // are permitted. False again eight seconds after the last one at the latest.
+  bool abandons_often(int64_t now_us) const { return abandons_.InDebt(now_us); }
   bool has_request() const { return last_stream_ != 0; }
   // Requests that have arrived in part, and the bytes that count for them.
   int64_t num_incoming() const { return static_cast<int64_t>(incoming_.size()); }
@@ -81,6 +84,7 @@ class FrameGuard final {
   CloseReason OnData(const FrameHeader& frame, int64_t now_us);
   CloseReason OnHeaders(const FrameHeader& frame, int64_t now_us);
   CloseReason GrowBlock(const FrameHeader& frame);
+  CloseReason OnReset(const FrameHeader& frame, int64_t now_us);
   CloseReason OnSettings(const FrameHeader& frame, int64_t now_us);
   CloseReason OnPing(const FrameHeader& frame, int64_t now_us);
   CloseReason OnOther(int64_t now_us);
@@ -117,6 +121,7 @@ class FrameGuard final {
   TokenBucket pings_;
   TokenBucket settings_;
   TokenBucket others_;
+  TokenBucket abandons_;
 };
 
 }  // namespace tessera

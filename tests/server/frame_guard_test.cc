@@ -186,6 +186,33 @@ TEST(FrameGuardTest, StreamsWithoutAnAnswerAreCounted) {
   EXPECT_EQ(guard.num_unanswered(), 1);
 }
 
+TEST(FrameGuardTest, AbandonedStreamsAreForgotten) {
+  GuardLimits limits;
+  FrameGuard guard(limits, kNow);
+  const std::string reset("\0\0\0\x08", 4);
+  std::string abandoned;
+  for (uint32_t stream = 1; stream < 2 * 100; stream += 2) {
+    abandoned += Headers(stream, 0x5) + Frame(FrameType::kReset, 0, stream, reset);
+  }
+  const size_t bytes_each = abandoned.size() / 100;
+  ASSERT_EQ(guard.FromClient(Http2Hello() + abandoned.substr(0, 8 * bytes_each), kNow),
+            CloseReason::kNone);
+  EXPECT_FALSE(guard.abandons_often(kNow));
+  ASSERT_EQ(guard.FromClient(abandoned.substr(8 * bytes_each), kNow), CloseReason::kNone);
+  EXPECT_TRUE(guard.abandons_often(kNow + 7'000'000));
+  EXPECT_FALSE(guard.abandons_often(kNow + 9'000'000));
+  EXPECT_EQ(guard.num_abandoned(), 100);
+  // A stream that was answered is not abandoned.
+  const int64_t later_us = kNow + 9'000'000;
+  for (uint32_t stream = 201; stream < 2 * 200; stream += 2) {
+    ASSERT_EQ(guard.FromClient(Headers(stream, 0x5), later_us), CloseReason::kNone);
+    guard.FromServer(Frame(FrameType::kHeaders, kFlagEndHeaders, stream, "h"));
+    ASSERT_EQ(guard.FromClient(Frame(FrameType::kReset, 0, stream, reset), later_us),
+              CloseReason::kNone);
+  }
+  EXPECT_FALSE(guard.abandons_often(later_us));
+}
+
 TEST(FrameGuardTest, RequestsCountUntilTheirLastByte) {
   FrameGuard guard(SmallLimits(), kNow);
   const std::string data = Frame(FrameType::kData, kFlagEndStream, 1, std::string(1000, 'x'));
