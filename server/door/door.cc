@@ -283,7 +283,7 @@ class EpollDoor final : public Door {
 
   void Pause(uint64_t id, Connection* connection) {
     if (connection->paused()) return;
-    connection->set_paused(true);
+    connection->SetPaused(true, now_us_);
     paused_.push_back(id);
   }
 
@@ -299,7 +299,7 @@ class EpollDoor final : public Door {
       paused_.pop_front();
       Entry* const entry = table_.Find(id);
       if (entry == nullptr) continue;
-      entry->connection->set_paused(false);
+      entry->connection->SetPaused(false, now_us_);
       return AfterStep(id, entry, Connection::Result::kOpen, false);
     }
   }

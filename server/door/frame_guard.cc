@@ -110,7 +110,7 @@ CloseReason FrameGuard::OnHeaders(const FrameHeader& frame, int64_t now_us) {
   if (frame.stream % 2 == 0) return CloseReason::kProtocol;  // includes stream 0
   block_stream_ = frame.stream;
   block_bytes_ = 0;
-  block_begin_us_ = now_us;
+  block_begin_client_us_ = ClientUs(now_us);
   block_ends_stream_ = frame.Has(kFlagEndStream);
   const CloseReason reason =
       frame.stream > last_stream_ ? Open(frame.stream, now_us) : OnOther(now_us);
@@ -155,7 +155,7 @@ CloseReason FrameGuard::Open(uint32_t stream, int64_t now_us) {
   if (!streams_.Take(now_us)) return CloseReason::kStreamRate;
   open_.emplace(stream, false);
   ++num_unanswered_;
-  incoming_[stream].opened_us = now_us;
+  incoming_[stream] = {kStreamBytes, now_us, ClientUs(now_us)};
   incoming_bytes_ += kStreamBytes;
   return AddIncoming(stream, 0);
 }
@@ -221,18 +221,21 @@ void FrameGuard::FromServer(absl::string_view bytes) {
 }
 
 CloseReason FrameGuard::CheckTime(int64_t now_us) const {
-  if (!has_frame_ && now_us - begin_us_ > kPrefaceTimeUs) return CloseReason::kPrefaceTime;
-  if (last_stream_ == 0 && now_us - begin_us_ > kFirstRequestTimeUs) {
+  const int64_t client_us = ClientUs(now_us);
+  if (!has_frame_ && client_us - begin_us_ > kPrefaceTimeUs) return CloseReason::kPrefaceTime;
+  if (last_stream_ == 0 && client_us - begin_us_ > kFirstRequestTimeUs) {
     return CloseReason::kFirstRequestTime;
   }
-  if (block_stream_ != 0 && now_us - block_begin_us_ > kHeaderTimeUs) {
+  if (block_stream_ != 0 && client_us - block_begin_client_us_ > kHeaderTimeUs) {
     return CloseReason::kHeaderTime;
   }
   const auto oldest = std::find_if(incoming_.begin(), incoming_.end(), [this](const auto& entry) {
     const auto found = open_.find(entry.first);
     return found != open_.end() && !found->second;
   });
-  const bool late = oldest != incoming_.end() && now_us - oldest->second.opened_us > kRequestTimeUs;
+  if (oldest == incoming_.end()) return CloseReason::kNone;
+  const bool late = client_us - oldest->second.opened_client_us > kRequestTimeUs ||
+                    now_us - oldest->second.opened_us > kLongestRequestTimeUs;
   return late ? CloseReason::kRequestTime : CloseReason::kNone;
 }
 

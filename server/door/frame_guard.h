@@ -27,11 +27,13 @@ struct GuardLimits {
   int32_t max_resets_per_second = 500;
 };
 
-// Times after which a client is too slow, in microseconds.
+// Times after which a client is too slow, in microseconds. The time in which the door does not read
+// the client does not count, except for kLongestRequestTimeUs.
 inline constexpr int64_t kPrefaceTimeUs = 10'000'000;
 inline constexpr int64_t kFirstRequestTimeUs = 300'000'000;
 inline constexpr int64_t kHeaderTimeUs = 10'000'000;
 inline constexpr int64_t kRequestTimeUs = 60'000'000;
+inline constexpr int64_t kLongestRequestTimeUs = 600'000'000;
 
 // A request that has not arrived completely counts this many bytes, and its DATA frames: about what
 // gRPC keeps for a stream.
@@ -50,6 +52,8 @@ class FrameGuard final {
   CloseReason FromClient(absl::string_view bytes, int64_t now_us);
   // Reads bytes that the server sends.
   void FromServer(absl::string_view bytes);
+  // Tells that the door has not read the client for this time, although the client may have sent.
+  void Defer(int64_t us) { unread_us_ += us; }
   // Returns why the client is too slow; kNone if it is not.
   CloseReason CheckTime(int64_t now_us) const;
 
@@ -76,9 +80,12 @@ class FrameGuard final {
   struct Request {
     int64_t bytes = kStreamBytes;
     int64_t opened_us = 0;
+    int64_t opened_client_us = 0;
   };
   static constexpr size_t kPrefaceBytes = 24;
 
+  // The time without the time in which the door did not read the client.
+  int64_t ClientUs(int64_t now_us) const { return now_us - unread_us_; }
   bool TakePreface(absl::string_view* bytes);
   CloseReason OnHeader(const FrameHeader& frame, int64_t now_us);
   CloseReason OnData(const FrameHeader& frame, int64_t now_us);
@@ -97,6 +104,7 @@ class FrameGuard final {
 
   const GuardLimits limits_;
   const int64_t begin_us_;
+  int64_t unread_us_ = 0;
   size_t num_preface_bytes_ = 0;
   bool has_frame_ = false;  // the client's first frame is complete
   FrameReader client_;
@@ -113,7 +121,7 @@ class FrameGuard final {
   // The header block that is arriving; block_stream_ 0: none.
   uint32_t block_stream_ = 0;
   int64_t block_bytes_ = 0;
-  int64_t block_begin_us_ = 0;
+  int64_t block_begin_client_us_ = 0;
   bool block_ends_stream_ = false;
 
   TokenBucket streams_;

@@ -264,6 +264,28 @@ TEST(FrameGuardTest, SlowClientsAreNoticed) {
   EXPECT_EQ(guard.CheckTime(kNow + 100 * kRequestTimeUs), CloseReason::kNone);
 }
 
+TEST(FrameGuardTest, TimeThatIsNotReadIsNotTheClients) {
+  constexpr int64_t kUnreadUs = 200'000'000;
+  FrameGuard silent(SmallLimits(), kNow);
+  silent.Defer(kUnreadUs);
+  EXPECT_EQ(silent.CheckTime(kNow + kUnreadUs + kPrefaceTimeUs), CloseReason::kNone);
+  EXPECT_EQ(silent.CheckTime(kNow + kUnreadUs + kPrefaceTimeUs + 1), CloseReason::kPrefaceTime);
+  FrameGuard guard(SmallLimits(), kNow);
+  guard.Defer(kUnreadUs);  // what was not read before a request is no time of the request
+  ASSERT_EQ(guard.FromClient(Http2Hello() + Headers(1, 0), kNow), CloseReason::kNone);
+  EXPECT_EQ(guard.CheckTime(kNow + kHeaderTimeUs + 1), CloseReason::kHeaderTime);
+  guard.Defer(kUnreadUs);
+  EXPECT_EQ(guard.CheckTime(kNow + kUnreadUs + kHeaderTimeUs), CloseReason::kNone);
+  ASSERT_EQ(guard.FromClient(Frame(FrameType::kContinuation, kFlagEndHeaders, 1), kNow),
+            CloseReason::kNone);
+  EXPECT_EQ(guard.CheckTime(kNow + kUnreadUs + kRequestTimeUs), CloseReason::kNone);
+  EXPECT_EQ(guard.CheckTime(kNow + kUnreadUs + kRequestTimeUs + 1), CloseReason::kRequestTime);
+  // A request does not last for ever, even if it is never read.
+  guard.Defer(kLongestRequestTimeUs);
+  EXPECT_EQ(guard.CheckTime(kNow + kLongestRequestTimeUs), CloseReason::kNone);
+  EXPECT_EQ(guard.CheckTime(kNow + kLongestRequestTimeUs + 1), CloseReason::kRequestTime);
+}
+
 TEST(FrameGuardTest, GoAwayIsSentBetweenFramesOnly) {
   FrameGuard guard(SmallLimits(), kNow);
   EXPECT_EQ(guard.GoAway(CloseReason::kResets), "");  // no preface
