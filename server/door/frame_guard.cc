@@ -42,6 +42,8 @@ void AppendU32(uint32_t value, std::string* out) {
 
 FrameGuard::FrameGuard(const GuardLimits& limits, int64_t now_us)
     : limits_(limits),
+      extra_incoming_bytes_(
+          std::max<int64_t>(0, limits.max_streams * kStreamBytes - kMaxOtherIncomingBytes)),
       begin_us_(now_us),
       streams_(kStreamsPerSecond, kStreamBurst, now_us),
       resets_(limits.max_resets_per_second,
@@ -165,12 +167,14 @@ CloseReason FrameGuard::AddIncoming(uint32_t stream, int64_t bytes) {
   if (found == incoming_.end()) return CloseReason::kNone;
   found->second.bytes += bytes;
   incoming_bytes_ += bytes;
-  if (incoming_bytes_ > kMaxIncomingBytes) return CloseReason::kIncomingBytes;
-  if (incoming_bytes_ <= kMaxOtherIncomingBytes) return CloseReason::kNone;
+  if (incoming_bytes_ > kMaxIncomingBytes + extra_incoming_bytes_) {
+    return CloseReason::kIncomingBytes;
+  }
+  const int64_t max_others = kMaxOtherIncomingBytes + extra_incoming_bytes_;
+  if (incoming_bytes_ <= max_others) return CloseReason::kNone;
   int64_t largest = 0;
   for (const auto& [unused, request] : incoming_) largest = std::max(largest, request.bytes);
-  return incoming_bytes_ - largest > kMaxOtherIncomingBytes ? CloseReason::kIncomingBytes
-                                                            : CloseReason::kNone;
+  return incoming_bytes_ - largest > max_others ? CloseReason::kIncomingBytes : CloseReason::kNone;
 }
 
 void FrameGuard::OnEnd(const FrameHeader& frame) {

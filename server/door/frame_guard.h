@@ -39,7 +39,8 @@ inline constexpr int64_t kLongestRequestTimeUs = 600'000'000;
 // gRPC keeps for a stream.
 inline constexpr int64_t kStreamBytes = 32 << 10;
 // Bounds of the requests of one connection that have arrived in part: of all of them (one largest
-// message with the overhead of small frames), and of all but the largest one.
+// message with the overhead of small frames), and of all but the largest one. With more than 1,024
+// streams for a connection, both bounds grow by kStreamBytes for each further stream.
 inline constexpr int64_t kMaxIncomingBytes = int64_t{80} << 20;
 inline constexpr int64_t kMaxOtherIncomingBytes = int64_t{32} << 20;
 
@@ -103,6 +104,7 @@ class FrameGuard final {
   void Answer(uint32_t stream);
 
   const GuardLimits limits_;
+  const int64_t extra_incoming_bytes_;  // by which the bounds have grown
   const int64_t begin_us_;
   int64_t unread_us_ = 0;
   size_t num_preface_bytes_ = 0;

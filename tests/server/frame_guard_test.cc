@@ -245,6 +245,27 @@ TEST(FrameGuardTest, UnfinishedRequestsAreBounded) {
   EXPECT_EQ(MibUntilClosed(&several, 4), 42);  // all but one have 31.5 MiB
 }
 
+// As many requests as the limit permits may arrive in part, and their ends may follow later.
+TEST(FrameGuardTest, TheBoundsOfUnfinishedRequestsFollowTheStreams) {
+  for (const int32_t num_streams : {1024, 1100, 5000}) {
+    GuardLimits limits;
+    limits.max_streams = num_streams;
+    FrameGuard guard(limits, kNow);
+    ASSERT_EQ(guard.FromClient(Http2Hello() + Streams(num_streams), kNow), CloseReason::kNone)
+        << num_streams;
+    for (uint32_t i = 0; i < static_cast<uint32_t>(num_streams); ++i) {
+      const std::string data = Frame(FrameType::kData, kFlagEndStream, 2 * i + 1, "request");
+      ASSERT_EQ(guard.FromClient(data, kNow), CloseReason::kNone) << num_streams << " " << i;
+    }
+    EXPECT_EQ(guard.incoming_bytes(), 0);
+  }
+  GuardLimits limits;
+  limits.max_streams = 1024 + 32;  // one MiB more
+  FrameGuard one(limits, kNow);
+  ASSERT_EQ(one.FromClient(Http2Hello() + Streams(1), kNow), CloseReason::kNone);
+  EXPECT_EQ(MibUntilClosed(&one, 1), 80);
+}
+
 TEST(FrameGuardTest, SlowClientsAreNoticed) {
   FrameGuard silent(SmallLimits(), kNow);
   EXPECT_EQ(silent.CheckTime(kNow + kPrefaceTimeUs), CloseReason::kNone);
