@@ -172,6 +172,8 @@ CloseReason FrameGuard::AddIncoming(uint32_t stream, int64_t bytes) {
   }
   const int64_t max_others = kMaxOtherIncomingBytes + extra_incoming_bytes_;
   if (incoming_bytes_ <= max_others) return CloseReason::kNone;
+  // One large message is the usual case: the others then need no look.
+  if (incoming_bytes_ - found->second.bytes <= max_others) return CloseReason::kNone;
   int64_t largest = 0;
   for (const auto& [unused, request] : incoming_) largest = std::max(largest, request.bytes);
   return incoming_bytes_ - largest > max_others ? CloseReason::kIncomingBytes : CloseReason::kNone;
