@@ -7,7 +7,6 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -29,7 +28,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/config/net.h"
-#include "server/door/connection.h"
 #include "server/door/descriptors.h"
 #include "server/door/port_watch.h"
 #include "tests/lib/hostile_http2.h"
@@ -497,71 +495,6 @@ TEST_F(DoorTest, StopClosesThePortAndThenTheConnections) {
   EXPECT_TRUE(client->WaitClosed());
   EXPECT_EQ(server->Read(1), "");
   EXPECT_EQ(stats_.open.value(), 0);
-}
-
-// A connection without a door, whose time the test tells. It has one request that arrived in part.
-class ConnectionTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    int client[2];
-    int server[2];
-    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, client), 0);
-    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, server), 0);
-    client_ = std::make_unique<ServerEnd>(client[0]);
-    server_ = std::make_unique<ServerEnd>(server[0]);
-    connection_ =
-        std::make_unique<Connection>(client[1], server[1], PeerAddress{}, GuardLimits{}, kBeginUs);
-    const std::string call = Http2Hello() + Frame(FrameType::kHeaders, kFlagEndHeaders, 1, "block");
-    ASSERT_EQ(client_->SendSome(call), static_cast<int64_t>(call.size()));
-    ReadClient();
-    ASSERT_EQ(server_->Read(call.size()), call);
-  }
-  bool ReadsClient() const { return (connection_->client_events() & EPOLLIN) != 0; }
-  void ReadClient() {
-    EXPECT_EQ(connection_->OnClient(EPOLLIN, kChunkBytes, scratch_.data(), kBeginUs),
-              Connection::Result::kOpen);
-  }
-  // The client may take kRequestTimeUs, and `unread_us` in which the connection did not read it.
-  void ExpectDeferredBy(int64_t unread_us) {
-    ASSERT_TRUE(ReadsClient());
-    EXPECT_EQ(connection_->OnTime(kBeginUs + unread_us + kRequestTimeUs),
-              Connection::Result::kOpen);
-    EXPECT_EQ(connection_->OnTime(kBeginUs + unread_us + kRequestTimeUs + 1),
-              Connection::Result::kGuarded);
-    EXPECT_EQ(connection_->close_reason(), CloseReason::kRequestTime);
-  }
-
-  static constexpr int64_t kBeginUs = 1'000'000'000;
-  static constexpr int64_t kUnreadUs = 200'000'000;
-  std::unique_ptr<ServerEnd> client_;
-  std::unique_ptr<ServerEnd> server_;
-  std::unique_ptr<Connection> connection_;
-  std::string scratch_ = std::string(kChunkBytes, '\0');
-};
-
-TEST_F(ConnectionTest, APauseIsNotTheClientsTime) {
-  connection_->SetPaused(true, kBeginUs);
-  EXPECT_FALSE(ReadsClient());
-  EXPECT_EQ(connection_->OnTime(kBeginUs + kUnreadUs / 2), Connection::Result::kOpen);
-  connection_->SetPaused(false, kBeginUs + kUnreadUs);
-  ExpectDeferredBy(kUnreadUs);
-}
-
-TEST_F(ConnectionTest, TheTimeOfAServerThatDoesNotReadIsNotTheClients) {
-  const std::string data = Data(1, 16'000);
-  int64_t num_frames = 0;
-  for (; ReadsClient(); ++num_frames) {
-    ASSERT_LT(num_frames, 1000);
-    ASSERT_EQ(client_->SendSome(data), static_cast<int64_t>(data.size()));
-    ReadClient();
-  }
-  EXPECT_EQ(connection_->OnTime(kBeginUs + kUnreadUs / 2), Connection::Result::kOpen);
-  for (int64_t i = 0; i < num_frames && !ReadsClient(); ++i) {
-    EXPECT_EQ(server_->Read(data.size()), data);
-    EXPECT_EQ(connection_->OnServer(EPOLLOUT, scratch_.data(), kBeginUs + kUnreadUs),
-              Connection::Result::kOpen);
-  }
-  ExpectDeferredBy(kUnreadUs);
 }
 
 TEST(DescriptorsTest, AReserveIsKept) {
