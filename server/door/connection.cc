@@ -44,11 +44,13 @@ Connection::Result Connection::OnClient(uint32_t events, size_t max_bytes, char*
   close_reason_ = guard_.FromClient(bytes, now_us);
   if (close_reason_ != CloseReason::kNone) return Result::kGuarded;
   SendToServer(bytes);
+  CountUnread(now_us);
   return Result::kOpen;
 }
 
 Connection::Result Connection::OnServer(uint32_t events, char* scratch, int64_t now_us) {
   if ((events & EPOLLOUT) != 0 && !Flush(server_, &to_server_)) server_deaf_ = true;
+  CountUnread(now_us);
   if (!to_client_.empty()) return Result::kOpen;
   const ssize_t received = recv(server_, scratch, kChunkBytes, MSG_DONTWAIT);
   if (received < 0 && IsTemporary(errno)) return Result::kOpen;
@@ -63,13 +65,14 @@ Connection::Result Connection::OnServer(uint32_t events, char* scratch, int64_t 
 
 Connection::Result Connection::OnTime(int64_t now_us) {
   if (linger_until_us_ != 0) return now_us > linger_until_us_ ? Result::kGone : Result::kOpen;
+  CountUnread(now_us);
   close_reason_ = guard_.CheckTime(now_us);
   return close_reason_ == CloseReason::kNone ? Result::kOpen : Result::kGuarded;
 }
 
 uint32_t Connection::client_events() const {
   uint32_t events = EPOLLERR;  // a client that is gone is noticed even while its bytes must wait
-  if (!paused_ && !client_ended_ && to_server_.empty()) events |= EPOLLIN;
+  if (reads() && !client_ended_) events |= EPOLLIN;
   if (!to_client_.empty()) events |= EPOLLOUT;
   return events;
 }
@@ -79,6 +82,16 @@ uint32_t Connection::server_events() const {
   if (to_client_.empty()) events |= EPOLLIN;
   if (!to_server_.empty()) events |= EPOLLOUT;
   return events;
+}
+
+void Connection::SetPaused(bool paused, int64_t now_us) {
+  paused_ = paused;
+  CountUnread(now_us);
+}
+
+void Connection::CountUnread(int64_t now_us) {
+  if (unread_since_us_ != 0) guard_.Defer(now_us - unread_since_us_);
+  unread_since_us_ = reads() ? 0 : now_us;
 }
 
 void Connection::SendGoAway(CloseReason reason) {

@@ -49,7 +49,7 @@ class Connection final {
   int server_fd() const { return server_; }  // -1: gRPC has closed the connection
 
   // A paused connection takes nothing from its client.
-  void set_paused(bool paused) { paused_ = paused; }
+  void SetPaused(bool paused, int64_t now_us);
   bool paused() const { return paused_; }
 
   // Tells the client why the connection ends, if a frame can be sent now.
@@ -74,6 +74,10 @@ class Connection final {
   static bool Send(int fd, absl::string_view bytes, Backlog* backlog);
   static bool Flush(int fd, Backlog* backlog);
   void EndOfServer(int64_t now_us);
+  // Whether the client's bytes are read as soon as they arrive.
+  bool reads() const { return !paused_ && to_server_.empty(); }
+  // Tells the guard for how long the client was not read. Called after each change of reads().
+  void CountUnread(int64_t now_us);
 
   const int client_;
   int server_;
@@ -83,6 +87,7 @@ class Connection final {
   Backlog to_server_;
   Backlog to_client_;
   bool paused_ = false;
+  int64_t unread_since_us_ = 0;  // not 0: the client is not read; counted until then
   bool client_ended_ = false;    // the client sends no more
   bool server_deaf_ = false;     // gRPC takes no more bytes
   int64_t linger_until_us_ = 0;  // not 0: gRPC has ended; the client may read until then

@@ -43,9 +43,9 @@ constexpr int kMaxAccepts = 64;  // connections that are accepted between two ro
 
 // gRPC needs time to free streams that end before they are answered. When clients abandon more
 // streams than this, or when more than kFreeIncoming requests have arrived in part, the door is
-// under pressure: it reads little at a time, and it pauses each connection with more than
-// kFreeStreams streams that are abandoned or have arrived in part. Paused connections continue one
-// by one.
+// under pressure: it reads little at a time, and it pauses each connection that has abandoned many
+// streams lately, and each with more than kFreeStreams requests that have arrived in part. Paused
+// connections continue one by one.
 constexpr double kAbandonedPerSecond = 1000;
 constexpr double kAbandonedBurst = 1024;
 constexpr int64_t kFreeIncoming = 1024;
@@ -245,16 +245,19 @@ class EpollDoor final : public Door {
     Entry* const entry = table_.Find(id);
     if (entry == nullptr) return;  // an earlier event has closed the connection
     Connection& connection = *entry->connection;
-    const bool careful = pressed_ || connection.guard().num_abandoned() > kFreeStreams;
+    const bool careful = pressed_ || connection.guard().abandons_often(now_us_);
     const size_t max_bytes = careful ? kCarefulBytes : kChunkBytes;
     const Connection::Result result =
         key == ClientKey(id)
             ? connection.OnClient(event.events, max_bytes, scratch_.data(), now_us_)
             : connection.OnServer(event.events, scratch_.data(), now_us_);
-    AfterStep(id, entry, result);
+    const bool did_read = key == ClientKey(id) && (event.events & EPOLLIN) != 0;
+    AfterStep(id, entry, result, did_read);
   }
 
-  void AfterStep(uint64_t id, Entry* entry, Connection::Result result) {
+  // Only a connection whose client was read is paused: one that has just been continued must be
+  // read before it is paused again.
+  void AfterStep(uint64_t id, Entry* entry, Connection::Result result, bool did_read) {
     Connection& connection = *entry->connection;
     if (result == Connection::Result::kGuarded) return End(id, connection.close_reason());
     if (result == Connection::Result::kGone) return Remove(id);
@@ -262,9 +265,8 @@ class EpollDoor final : public Door {
     table_.Update(id, entry);
     UpdatePressure();
     const FrameGuard& guard = connection.guard();
-    if (pressed_ && guard.num_abandoned() + guard.num_incoming() > kFreeStreams) {
-      Pause(id, &connection);
-    }
+    const bool presses = guard.abandons_often(now_us_) || guard.num_incoming() > kFreeStreams;
+    if (did_read && pressed_ && presses) Pause(id, &connection);
     Rewatch(connection.client_fd(), connection.client_events(), ClientKey(id),
             &entry->client_events);
     Rewatch(connection.server_fd(), connection.server_events(), ServerKey(id),
@@ -275,13 +277,13 @@ class EpollDoor final : public Door {
   }
 
   void UpdatePressure() {
-    abandoned_.Force(static_cast<double>(table_.TakeAbandoned()));
+    abandoned_.Force(static_cast<double>(table_.TakeAbandoned()), now_us_);
     pressed_ = abandoned_.InDebt(now_us_) || table_.num_incoming() > kFreeIncoming;
   }
 
   void Pause(uint64_t id, Connection* connection) {
     if (connection->paused()) return;
-    connection->set_paused(true);
+    connection->SetPaused(true, now_us_);
     paused_.push_back(id);
   }
 
@@ -297,8 +299,8 @@ class EpollDoor final : public Door {
       paused_.pop_front();
       Entry* const entry = table_.Find(id);
       if (entry == nullptr) continue;
-      entry->connection->set_paused(false);
-      return AfterStep(id, entry, Connection::Result::kOpen);
+      entry->connection->SetPaused(false, now_us_);
+      return AfterStep(id, entry, Connection::Result::kOpen, false);
     }
   }
 
@@ -433,7 +435,7 @@ class EpollDoor final : public Door {
     for (const auto& [id, unused] : table_.all()) ids.push_back(id);
     for (const uint64_t id : ids) {
       Entry* const entry = table_.Find(id);
-      if (entry != nullptr) AfterStep(id, entry, entry->connection->OnTime(now_us_));
+      if (entry != nullptr) AfterStep(id, entry, entry->connection->OnTime(now_us_), false);
     }
   }
 

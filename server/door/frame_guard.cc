@@ -17,6 +17,8 @@ constexpr double kSettingsPerSecond = 5;
 constexpr double kSettingsBurst = 100;
 constexpr double kOthersPerSecond = 2000;
 constexpr double kOtherBurst = 20'000;
+constexpr double kAbandonsPerSecond = 1;
+constexpr double kAbandonBurst = 8;
 // Clients measure the bandwidth with a ping for a frame of data, and acknowledge the data of a
 // frame with two WINDOW_UPDATE frames. So each frame of the server permits frames of the client.
 constexpr double kPingsPerServerFrame = 1;
@@ -40,13 +42,16 @@ void AppendU32(uint32_t value, std::string* out) {
 
 FrameGuard::FrameGuard(const GuardLimits& limits, int64_t now_us)
     : limits_(limits),
+      extra_incoming_bytes_(
+          std::max<int64_t>(0, limits.max_streams * kStreamBytes - kMaxOtherIncomingBytes)),
       begin_us_(now_us),
       streams_(kStreamsPerSecond, kStreamBurst, now_us),
       resets_(limits.max_resets_per_second,
               std::max(limits.max_streams, 2 * limits.max_resets_per_second), now_us),
       pings_(kPingsPerSecond, kPingBurst, now_us),
       settings_(kSettingsPerSecond, kSettingsBurst, now_us),
-      others_(kOthersPerSecond, kOtherBurst, now_us) {
+      others_(kOthersPerSecond, kOtherBurst, now_us),
+      abandons_(kAbandonsPerSecond, kAbandonBurst, now_us) {
   static_assert(kPreface.size() == kPrefaceBytes);
 }
 
@@ -83,12 +88,8 @@ CloseReason FrameGuard::OnHeader(const FrameHeader& frame, int64_t now_us) {
       return OnHeaders(frame, now_us);
     case FrameType::kContinuation:
       return block_stream_ == 0 ? CloseReason::kProtocol : GrowBlock(frame);
-    case FrameType::kReset: {
-      const int64_t before = num_unanswered_;
-      Close(frame.stream);
-      num_abandoned_ += before - num_unanswered_;
-      return resets_.Take(now_us) ? CloseReason::kNone : CloseReason::kResets;
-    }
+    case FrameType::kReset:
+      return OnReset(frame, now_us);
     case FrameType::kSettings:
       return OnSettings(frame, now_us);
     case FrameType::kPing:
@@ -111,7 +112,7 @@ CloseReason FrameGuard::OnHeaders(const FrameHeader& frame, int64_t now_us) {
   if (frame.stream % 2 == 0) return CloseReason::kProtocol;  // includes stream 0
   block_stream_ = frame.stream;
   block_bytes_ = 0;
-  block_begin_us_ = now_us;
+  block_begin_client_us_ = ClientUs(now_us);
   block_ends_stream_ = frame.Has(kFlagEndStream);
   const CloseReason reason =
       frame.stream > last_stream_ ? Open(frame.stream, now_us) : OnOther(now_us);
@@ -122,6 +123,16 @@ CloseReason FrameGuard::GrowBlock(const FrameHeader& frame) {
   block_bytes_ += int64_t{frame.length} + static_cast<int64_t>(kFrameHeaderBytes);
   return block_bytes_ > limits_.max_header_block_bytes ? CloseReason::kHeaderBlock
                                                        : CloseReason::kNone;
+}
+
+CloseReason FrameGuard::OnReset(const FrameHeader& frame, int64_t now_us) {
+  const int64_t before = num_unanswered_;
+  Close(frame.stream);
+  if (num_unanswered_ < before) {
+    ++num_abandoned_;
+    abandons_.Force(1, now_us);
+  }
+  return resets_.Take(now_us) ? CloseReason::kNone : CloseReason::kResets;
 }
 
 CloseReason FrameGuard::OnSettings(const FrameHeader& frame, int64_t now_us) {
@@ -146,7 +157,7 @@ CloseReason FrameGuard::Open(uint32_t stream, int64_t now_us) {
   if (!streams_.Take(now_us)) return CloseReason::kStreamRate;
   open_.emplace(stream, false);
   ++num_unanswered_;
-  incoming_[stream].opened_us = now_us;
+  incoming_[stream] = {kStreamBytes, now_us, ClientUs(now_us)};
   incoming_bytes_ += kStreamBytes;
   return AddIncoming(stream, 0);
 }
@@ -156,12 +167,16 @@ CloseReason FrameGuard::AddIncoming(uint32_t stream, int64_t bytes) {
   if (found == incoming_.end()) return CloseReason::kNone;
   found->second.bytes += bytes;
   incoming_bytes_ += bytes;
-  if (incoming_bytes_ > kMaxIncomingBytes) return CloseReason::kIncomingBytes;
-  if (incoming_bytes_ <= kMaxOtherIncomingBytes) return CloseReason::kNone;
+  if (incoming_bytes_ > kMaxIncomingBytes + extra_incoming_bytes_) {
+    return CloseReason::kIncomingBytes;
+  }
+  const int64_t max_others = kMaxOtherIncomingBytes + extra_incoming_bytes_;
+  if (incoming_bytes_ <= max_others) return CloseReason::kNone;
+  // One large message is the usual case: the others then need no look.
+  if (incoming_bytes_ - found->second.bytes <= max_others) return CloseReason::kNone;
   int64_t largest = 0;
   for (const auto& [unused, request] : incoming_) largest = std::max(largest, request.bytes);
-  return incoming_bytes_ - largest > kMaxOtherIncomingBytes ? CloseReason::kIncomingBytes
-                                                            : CloseReason::kNone;
+  return incoming_bytes_ - largest > max_others ? CloseReason::kIncomingBytes : CloseReason::kNone;
 }
 
 void FrameGuard::OnEnd(const FrameHeader& frame) {
@@ -212,18 +227,21 @@ void FrameGuard::FromServer(absl::string_view bytes) {
 }
 
 CloseReason FrameGuard::CheckTime(int64_t now_us) const {
-  if (!has_frame_ && now_us - begin_us_ > kPrefaceTimeUs) return CloseReason::kPrefaceTime;
-  if (last_stream_ == 0 && now_us - begin_us_ > kFirstRequestTimeUs) {
+  const int64_t client_us = ClientUs(now_us);
+  if (!has_frame_ && client_us - begin_us_ > kPrefaceTimeUs) return CloseReason::kPrefaceTime;
+  if (last_stream_ == 0 && client_us - begin_us_ > kFirstRequestTimeUs) {
     return CloseReason::kFirstRequestTime;
   }
-  if (block_stream_ != 0 && now_us - block_begin_us_ > kHeaderTimeUs) {
+  if (block_stream_ != 0 && client_us - block_begin_client_us_ > kHeaderTimeUs) {
     return CloseReason::kHeaderTime;
   }
   const auto oldest = std::find_if(incoming_.begin(), incoming_.end(), [this](const auto& entry) {
     const auto found = open_.find(entry.first);
     return found != open_.end() && !found->second;
   });
-  const bool late = oldest != incoming_.end() && now_us - oldest->second.opened_us > kRequestTimeUs;
+  if (oldest == incoming_.end()) return CloseReason::kNone;
+  const bool late = client_us - oldest->second.opened_client_us > kRequestTimeUs ||
+                    now_us - oldest->second.opened_us > kLongestRequestTimeUs;
   return late ? CloseReason::kRequestTime : CloseReason::kNone;
 }
 

@@ -26,6 +26,14 @@ void SetPort(int port, addrinfo* address) {
   }
 }
 
+// Returns whether an address is valid on one network interface only, such as fe80::1%eth0.
+bool HasInterface(const sockaddr_storage& address) {
+  if (address.ss_family != AF_INET6) return false;
+  sockaddr_in6 v6;
+  std::memcpy(&v6, &address, sizeof(v6));
+  return v6.sin6_scope_id != 0;
+}
+
 // The address of a bound socket, at which this machine reaches it.
 HostPort LocalAddress(int fd) {
   sockaddr_storage bound = {};
@@ -34,7 +42,13 @@ HostPort LocalAddress(int fd) {
   const PeerAddress address = PeerFrom(bound);
   // A socket on all addresses takes clients of IPv4, or another socket of the same port does.
   const bool is_any = address.host == "0.0.0.0" || address.host == "::";
-  return {is_any ? "127.0.0.1" : address.host, address.port};
+  if (is_any) return {"127.0.0.1", address.port};
+  char host[NI_MAXHOST];
+  if (HasInterface(bound) && getnameinfo(reinterpret_cast<const sockaddr*>(&bound), size, host,
+                                         sizeof(host), nullptr, 0, NI_NUMERICHOST) == 0) {
+    return {host, address.port};  // with the name of the interface
+  }
+  return {address.host, address.port};
 }
 
 // Returns a listening socket, or -1 and sets errno.

@@ -20,18 +20,22 @@ class TokenBucket final {
     tokens_ -= 1;
     return true;
   }
-  // Takes tokens even if there are too few: the bucket is then in debt until it has refilled.
-  void Force(double tokens) { tokens_ -= tokens; }
-  bool InDebt(int64_t now_us) {
+  // Takes tokens even if there are too few: the bucket is then in debt until it has refilled. The
+  // debt is `burst` at most, so it ends within burst / rate seconds.
+  void Force(double tokens, int64_t now_us) {
     Refill(now_us);
-    return tokens_ < 0;
+    tokens_ = std::max(tokens_ - tokens, -burst_);
   }
+  bool InDebt(int64_t now_us) const { return TokensAt(now_us) < 0; }
   // Adds tokens, up to the size of the bucket.
   void Add(double tokens) { tokens_ = std::min(burst_, tokens_ + tokens); }
 
  private:
+  double TokensAt(int64_t now_us) const {
+    return std::min(burst_, tokens_ + rate_ * 1e-6 * static_cast<double>(now_us - last_us_));
+  }
   void Refill(int64_t now_us) {
-    tokens_ = std::min(burst_, tokens_ + rate_ * 1e-6 * static_cast<double>(now_us - last_us_));
+    tokens_ = TokensAt(now_us);
     last_us_ = now_us;
   }
 

@@ -15,6 +15,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -191,16 +192,20 @@ TEST_F(AttacksTest, MessagesWithoutAnEnd) {
 }
 
 TEST_F(AttacksTest, PingsAndSettings) {
-  for (const std::string& frame :
-       {Frame(FrameType::kPing, 0, 0, "01234567"),
-        Frame(FrameType::kSettings, 0, 0, std::string("\0\4\0\1\0\0", 6)),
-        Frame(FrameType::kWindowUpdate, 0, 0, std::string("\0\0\0\1", 4))}) {
-    ExpectHarmless([&] {
+  const std::vector<std::pair<CloseReason, std::string>> floods = {
+      {CloseReason::kPings, Frame(FrameType::kPing, 0, 0, "01234567")},
+      {CloseReason::kSettings, Frame(FrameType::kSettings, 0, 0, std::string("\0\4\0\1\0\0", 6))},
+      {CloseReason::kFrames, Frame(FrameType::kWindowUpdate, 0, 0, std::string("\0\0\0\1", 4))},
+  };
+  for (const auto& [reason, frame] : floods) {
+    ExpectHarmless([&, &bytes = frame] {
       HostileHttp2 client(server_->address());
       client.Send(Http2Hello());
       int64_t num_frames = 0;
-      while (client.Send(frame)) ASSERT_LT(++num_frames, 1'000'000) << "nobody bounds the frames";
+      while (client.Send(bytes)) ASSERT_LT(++num_frames, 1'000'000) << "nobody bounds the frames";
+      EXPECT_TRUE(client.WaitClosed(60'000));
     });
+    EXPECT_EQ(Closed(reason), 1) << CloseReasonName(reason);
   }
 }
 
@@ -269,9 +274,9 @@ TEST_F(AttacksTest, ConnectionsHaveTheServersMaximumAge) {
   ServerOptions options;
   options.max_connection_age_seconds = 1;
   Restart(options);
+  const int64_t begin_us = clock_.NowUs();
   HostileHttp2 client(server_->address());
   ASSERT_TRUE(client.Send(Http2Hello()));
-  const int64_t begin_us = clock_.NowUs();
   EXPECT_TRUE(client.WaitGoAway(60'000));
   EXPECT_GE(clock_.NowUs() - begin_us, 500'000);
   EXPECT_LT(clock_.NowUs() - begin_us, 15'000'000);

@@ -3,6 +3,9 @@
 #include "server/door/door.h"
 
 #include <gtest/gtest.h>
+#include <ifaddrs.h>
+#include <netdb.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -175,6 +178,43 @@ TEST_F(DoorTest, IPv6AndLocalhost) {
     const std::string name = Next()->PeerName();
     EXPECT_TRUE(absl::StartsWith(ClientOf(name), "ipv4:127.0.0.1:")) << any << " " << name;
   }
+}
+
+// An address of IPv6 that is valid on one interface only, as fe80::1%eth0; empty if there is none.
+std::string LinkLocalAddress() {
+  ifaddrs* all = nullptr;
+  if (getifaddrs(&all) != 0) return "";
+  const std::unique_ptr<ifaddrs, void (*)(ifaddrs*)> owner(all, freeifaddrs);
+  for (const ifaddrs* each = all; each != nullptr; each = each->ifa_next) {
+    if (each->ifa_addr == nullptr || each->ifa_addr->sa_family != AF_INET6) continue;
+    char host[NI_MAXHOST];
+    if (getnameinfo(each->ifa_addr, sizeof(sockaddr_in6), host, sizeof(host), nullptr, 0,
+                    NI_NUMERICHOST) == 0 &&
+        absl::StrContains(host, '%')) {
+      return host;
+    }
+  }
+  return "";
+}
+
+TEST_F(DoorTest, AnAddressOfOneInterfaceIsReached) {
+  const std::string host = LinkLocalAddress();
+  if (host.empty()) GTEST_SKIP() << "this machine has no address such as fe80::1%eth0";
+  Start({}, host);
+  EXPECT_EQ(door_->local_address().host, host);
+  PortWatchOptions watch_options;
+  watch_options.address = door_->local_address();
+  watch_options.interval_us = 10'000;
+  watch_options.announce = [this](const PeerAddress& probe) { door_->ExpectProbe(probe); };
+  watch_options.report = [](bool) { ADD_FAILURE() << "the port answers all the time"; };
+  const auto watch = WatchPort(std::move(watch_options));
+  for (int i = 0; i < 2; ++i) {
+    const auto probe = Next();
+    ASSERT_NE(probe, nullptr);
+    EXPECT_EQ(probe->Read(33), Http2Hello());
+    ASSERT_EQ(probe->SendSome(Frame(FrameType::kSettings, 0, 0)), 9);
+  }
+  EXPECT_EQ(stats_.accepted.value(), 0);  // the door recognises its own probes
 }
 
 TEST_F(DoorTest, AnAddressInUseIsAnError) {
@@ -380,6 +420,29 @@ TEST_F(DoorTest, AbandonedStreamsPauseTheirConnection) {
   EXPECT_GE(clock_.NowUs() - begin, 3'000'000);
 }
 
+// Two clients send the headers of many requests before their data. Together they exceed the
+// requests that may have arrived in part, and what completes these requests must still be read.
+TEST_F(DoorTest, RequestsInPartContinueUnderTheirOwnPressure) {
+  constexpr uint32_t kNumStreams = 600;
+  Start();
+  std::string headers = Http2Hello();
+  std::string data;
+  for (uint32_t stream = 1; stream < 2 * kNumStreams; stream += 2) {
+    absl::StrAppend(&headers, Frame(FrameType::kHeaders, kFlagEndHeaders, stream, "block"));
+    absl::StrAppend(&data, Frame(FrameType::kData, kFlagEndStream, stream, "request"));
+  }
+  std::vector<std::unique_ptr<HostileHttp2>> clients;
+  std::vector<std::unique_ptr<ServerEnd>> servers;
+  for (int i = 0; i < 2; ++i) {
+    clients.push_back(Connect());
+    servers.push_back(Next());
+    ASSERT_TRUE(clients.back()->Send(headers));
+  }
+  for (const auto& server : servers) EXPECT_EQ(server->Read(headers.size()), headers);
+  for (const auto& client : clients) ASSERT_TRUE(client->Send(data));
+  for (const auto& server : servers) EXPECT_EQ(server->Read(data.size()), data);
+}
+
 // Without free descriptors, clients are refused at once, and accepted again when there are some.
 TEST_F(DoorTest, NoDescriptorsRefuseClientsAndEnd) {
   Start();
@@ -465,7 +528,7 @@ TEST(PortWatchTest, NoticesAPortThatDoesNotAnswer) {
   PortWatchOptions watch_options;
   watch_options.address = (*door)->local_address();
   watch_options.interval_us = 1'000;
-  watch_options.timeout_us = 50'000;
+  watch_options.timeout_us = 200'000;
   watch_options.announce = [](const PeerAddress&) {};
   watch_options.report = [&](bool now) {
     ++changes;
@@ -482,7 +545,7 @@ TEST(PortWatchTest, NoticesAPortThatDoesNotAnswer) {
     ends.back()->SendSome(Frame(FrameType::kSettings, 0, 0));
   });
   WaitFor("a report", [&] { return answers.load(); });
-  EXPECT_EQ(changes.load(), 2);
+  EXPECT_GE(changes.load(), 2);  // more if the machine is busy for longer than the timeout
   (*door)->Stop(0);
 }
 

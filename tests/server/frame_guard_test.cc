@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/door/token_bucket.h"
 #include "tests/lib/hostile_http2.h"
 
 namespace tessera::testing {
@@ -185,6 +186,33 @@ TEST(FrameGuardTest, StreamsWithoutAnAnswerAreCounted) {
   EXPECT_EQ(guard.num_unanswered(), 1);
 }
 
+TEST(FrameGuardTest, AbandonedStreamsAreForgotten) {
+  GuardLimits limits;
+  FrameGuard guard(limits, kNow);
+  const std::string reset("\0\0\0\x08", 4);
+  std::string abandoned;
+  for (uint32_t stream = 1; stream < 2 * 100; stream += 2) {
+    abandoned += Headers(stream, 0x5) + Frame(FrameType::kReset, 0, stream, reset);
+  }
+  const size_t bytes_each = abandoned.size() / 100;
+  ASSERT_EQ(guard.FromClient(Http2Hello() + abandoned.substr(0, 8 * bytes_each), kNow),
+            CloseReason::kNone);
+  EXPECT_FALSE(guard.abandons_often(kNow));
+  ASSERT_EQ(guard.FromClient(abandoned.substr(8 * bytes_each), kNow), CloseReason::kNone);
+  EXPECT_TRUE(guard.abandons_often(kNow + 7'000'000));
+  EXPECT_FALSE(guard.abandons_often(kNow + 9'000'000));
+  EXPECT_EQ(guard.num_abandoned(), 100);
+  // A stream that was answered is not abandoned.
+  const int64_t later_us = kNow + 9'000'000;
+  for (uint32_t stream = 201; stream < 2 * 200; stream += 2) {
+    ASSERT_EQ(guard.FromClient(Headers(stream, 0x5), later_us), CloseReason::kNone);
+    guard.FromServer(Frame(FrameType::kHeaders, kFlagEndHeaders, stream, "h"));
+    ASSERT_EQ(guard.FromClient(Frame(FrameType::kReset, 0, stream, reset), later_us),
+              CloseReason::kNone);
+  }
+  EXPECT_FALSE(guard.abandons_often(later_us));
+}
+
 TEST(FrameGuardTest, RequestsCountUntilTheirLastByte) {
   FrameGuard guard(SmallLimits(), kNow);
   const std::string data = Frame(FrameType::kData, kFlagEndStream, 1, std::string(1000, 'x'));
@@ -217,6 +245,27 @@ TEST(FrameGuardTest, UnfinishedRequestsAreBounded) {
   EXPECT_EQ(MibUntilClosed(&several, 4), 42);  // all but one have 31.5 MiB
 }
 
+// As many requests as the limit permits may arrive in part, and their ends may follow later.
+TEST(FrameGuardTest, TheBoundsOfUnfinishedRequestsFollowTheStreams) {
+  for (const int32_t num_streams : {1024, 1100, 5000}) {
+    GuardLimits limits;
+    limits.max_streams = num_streams;
+    FrameGuard guard(limits, kNow);
+    ASSERT_EQ(guard.FromClient(Http2Hello() + Streams(num_streams), kNow), CloseReason::kNone)
+        << num_streams;
+    for (uint32_t i = 0; i < static_cast<uint32_t>(num_streams); ++i) {
+      const std::string data = Frame(FrameType::kData, kFlagEndStream, 2 * i + 1, "request");
+      ASSERT_EQ(guard.FromClient(data, kNow), CloseReason::kNone) << num_streams << " " << i;
+    }
+    EXPECT_EQ(guard.incoming_bytes(), 0);
+  }
+  GuardLimits limits;
+  limits.max_streams = 1024 + 32;  // one MiB more
+  FrameGuard one(limits, kNow);
+  ASSERT_EQ(one.FromClient(Http2Hello() + Streams(1), kNow), CloseReason::kNone);
+  EXPECT_EQ(MibUntilClosed(&one, 1), 80);
+}
+
 TEST(FrameGuardTest, SlowClientsAreNoticed) {
   FrameGuard silent(SmallLimits(), kNow);
   EXPECT_EQ(silent.CheckTime(kNow + kPrefaceTimeUs), CloseReason::kNone);
@@ -236,6 +285,28 @@ TEST(FrameGuardTest, SlowClientsAreNoticed) {
   EXPECT_EQ(guard.CheckTime(kNow + 100 * kRequestTimeUs), CloseReason::kNone);
 }
 
+TEST(FrameGuardTest, TimeThatIsNotReadIsNotTheClients) {
+  constexpr int64_t kUnreadUs = 200'000'000;
+  FrameGuard silent(SmallLimits(), kNow);
+  silent.Defer(kUnreadUs);
+  EXPECT_EQ(silent.CheckTime(kNow + kUnreadUs + kPrefaceTimeUs), CloseReason::kNone);
+  EXPECT_EQ(silent.CheckTime(kNow + kUnreadUs + kPrefaceTimeUs + 1), CloseReason::kPrefaceTime);
+  FrameGuard guard(SmallLimits(), kNow);
+  guard.Defer(kUnreadUs);  // what was not read before a request is no time of the request
+  ASSERT_EQ(guard.FromClient(Http2Hello() + Headers(1, 0), kNow), CloseReason::kNone);
+  EXPECT_EQ(guard.CheckTime(kNow + kHeaderTimeUs + 1), CloseReason::kHeaderTime);
+  guard.Defer(kUnreadUs);
+  EXPECT_EQ(guard.CheckTime(kNow + kUnreadUs + kHeaderTimeUs), CloseReason::kNone);
+  ASSERT_EQ(guard.FromClient(Frame(FrameType::kContinuation, kFlagEndHeaders, 1), kNow),
+            CloseReason::kNone);
+  EXPECT_EQ(guard.CheckTime(kNow + kUnreadUs + kRequestTimeUs), CloseReason::kNone);
+  EXPECT_EQ(guard.CheckTime(kNow + kUnreadUs + kRequestTimeUs + 1), CloseReason::kRequestTime);
+  // A request does not last for ever, even if it is never read.
+  guard.Defer(kLongestRequestTimeUs);
+  EXPECT_EQ(guard.CheckTime(kNow + kLongestRequestTimeUs), CloseReason::kNone);
+  EXPECT_EQ(guard.CheckTime(kNow + kLongestRequestTimeUs + 1), CloseReason::kRequestTime);
+}
+
 TEST(FrameGuardTest, GoAwayIsSentBetweenFramesOnly) {
   FrameGuard guard(SmallLimits(), kNow);
   EXPECT_EQ(guard.GoAway(CloseReason::kResets), "");  // no preface
@@ -246,6 +317,18 @@ TEST(FrameGuardTest, GoAwayIsSentBetweenFramesOnly) {
   EXPECT_EQ(guard.GoAway(CloseReason::kResets), expected);
   guard.FromServer(Frame(FrameType::kData, 0, 1, "half").substr(0, 10));
   EXPECT_EQ(guard.GoAway(CloseReason::kResets), "");
+}
+
+TEST(TokenBucketTest, ADebtIsBounded) {
+  TokenBucket bucket(10, 20, kNow);  // two seconds fill it
+  bucket.Force(20, kNow);
+  EXPECT_FALSE(bucket.InDebt(kNow));
+  bucket.Force(1e9, kNow);
+  EXPECT_TRUE(bucket.InDebt(kNow + 1'900'000));
+  EXPECT_FALSE(bucket.InDebt(kNow + 2'100'000));
+  // What is forced later does not lengthen the debt that had ended before.
+  bucket.Force(5, kNow + 3'000'000);
+  EXPECT_FALSE(bucket.InDebt(kNow + 3'000'000));
 }
 
 TEST(FrameGuardTest, EachReasonHasANameAndAText) {
