@@ -357,6 +357,33 @@ TEST_F(AdapterRegistryTest, FilesAreCheckedWhenTheyAreRegistered) {
   EXPECT_THAT(missing.message(), HasSubstr(file + ": no such file; an adapter is a folder with"));
 }
 
+// A folder of adapters may have one that is still being copied.
+TEST_F(AdapterRegistryTest, ListedAdaptersThatCannotBeLoadedAreSkipped) {
+  AdapterRegistryOptions options = Options();
+  options.inspect = [](const AdapterModel&, const AdapterSource& source,
+                       bool) -> absl::StatusOr<AdapterFacts> {
+    if (source.name == "blue") return absl::InvalidArgumentError("is no LoRA");
+    return AdapterFacts{8, 4096};
+  };
+  AdapterRegistry registry({{"model", {}}}, options);
+  for (const char* name : {"a+b", "model"}) Write(name, "1");
+  std::vector<AdapterSource> sources = FindAdapters(dir_, 0).value();
+  ASSERT_EQ(sources.size(), 4);
+  EXPECT_FALSE(registry.Register(sources).ok()) << "who cannot be told gets an error";
+  EXPECT_TRUE(registry.List().empty());
+  std::vector<absl::Status> skipped;
+  ASSERT_TRUE(registry.Register(sources, &skipped).ok());
+  ASSERT_EQ(registry.List().size(), 1);
+  EXPECT_EQ(registry.List()[0].name, "red");
+  ASSERT_EQ(skipped.size(), 3);
+  EXPECT_THAT(skipped[0].message(), HasSubstr("the name of the adapter at " + dir_ + "/a+b"));
+  EXPECT_EQ(skipped[1].message(), "adapter blue: is no LoRA");
+  EXPECT_EQ(skipped[2].code(), absl::StatusCode::kAlreadyExists);
+  const std::vector<AdapterSource> named = FindAdapters(dir_ + "/blue", 0).value();
+  EXPECT_EQ(registry.Register(named, &skipped).message(), "adapter blue: is no LoRA");
+  EXPECT_EQ(skipped.size(), 3);
+}
+
 TEST_F(AdapterRegistryTest, TooManyAdaptersAreRefused) {
   AdapterRegistryOptions options = Options();
   options.max_adapters = 2;

@@ -84,6 +84,30 @@ TEST(ServerStartTest, ACheckFindsWhatAStartFinds) {
               })).ok());
 }
 
+// A folder of adapters may have one that is still being copied.
+TEST(ServerStartTest, AnAdapterThatCannotBeLoadedDoesNotKeepTheOthersFromServing) {
+  const std::string dir = ::testing::TempDir() + absl::StrCat("/node_adapters_", getpid());
+  const std::string from = absl::StrCat(kModel, "/adapters/zorvan-1");
+  std::filesystem::create_directories(dir);
+  for (const char* name : {"/whole", "/half"}) std::filesystem::copy(from, dir + name);
+  std::filesystem::resize_file(dir + "/half/adapter_model.safetensors", 1000);
+  const auto config_of = [](const std::string& path) {
+    return ConfigWith([&](v1::Config* c) { c->mutable_adapters()->add_paths(path); });
+  };
+  {
+    testing::LogCapture log;
+    const auto node = StartNode(config_of(dir));
+    EXPECT_TRUE(node.ok()) << node.status();
+    EXPECT_NE(log.text().find("[info] 1 adapters registered"), std::string::npos) << log.text();
+    EXPECT_NE(log.text().find("[warning] skipped at the start: adapter half: "), std::string::npos)
+        << log.text();
+  }
+  const absl::Status check = CheckNode(config_of(dir)).status();
+  EXPECT_NE(check.message().find("adapter half: "), std::string::npos) << check;
+  EXPECT_FALSE(StartNode(config_of(dir + "/half")).ok()) << "it is named by itself";
+  std::filesystem::remove_all(dir);
+}
+
 TEST(ServerStartTest, AnAddressThatOtherMachinesReachIsWarnedOf) {
   const auto lines = [](const std::string& listen) {
     testing::LogCapture log;

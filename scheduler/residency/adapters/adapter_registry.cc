@@ -76,24 +76,21 @@ bool IsInMemory(const AdapterStatus& status) {
 
 }  // namespace
 
-absl::Status AdapterRegistry::CheckNames(const std::vector<AdapterSource>& sources) const {
-  for (const AdapterSource& source : sources) {
-    if (const std::string wrong = WrongWithAdapterName(source.name); !wrong.empty()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the name of the adapter at ", absl::Utf8SafeCHexEscape(source.path), " ",
-                       wrong, ", by a name of its own or by renaming the folder"));
-    }
-    const std::string wrong = source.revision.empty() ? "" : WrongWithAdapterName(source.revision);
-    if (!wrong.empty()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the revision of the adapter ", source.name, " ", wrong));
-    }
-    for (const AdapterModel& model : models_) {
-      if (model.name != source.name) continue;
-      return absl::AlreadyExistsError(absl::StrCat("a model is called ", source.name,
-                                                   ": give the adapter at ", source.path,
-                                                   " another name"));
-    }
+absl::Status AdapterRegistry::CheckName(const AdapterSource& source) const {
+  if (const std::string wrong = WrongWithAdapterName(source.name); !wrong.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the name of the adapter at ", absl::Utf8SafeCHexEscape(source.path), " ",
+                     wrong, ", by a name of its own or by renaming the folder"));
+  }
+  const std::string wrong = source.revision.empty() ? "" : WrongWithAdapterName(source.revision);
+  if (!wrong.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the revision of the adapter ", source.name, " ", wrong));
+  }
+  for (const AdapterModel& model : models_) {
+    if (model.name != source.name) continue;
+    return absl::AlreadyExistsError(absl::StrCat(
+        "a model is called ", source.name, ": give the adapter at ", source.path, " another name"));
   }
   return absl::OkStatus();
 }
@@ -105,6 +102,7 @@ absl::StatusOr<AdapterRegistry::Entry> AdapterRegistry::NewEntry(
                         absl::StrCat("adapter ", source.name, ": ", status.message()));
   };
   CHECK_LT(static_cast<size_t>(source.model), models_.size());
+  RETURN_IF_ERROR(CheckName(source));
   Entry entry;
   entry.source = source;
   absl::StatusOr<std::string> identity = options_.identity(source.path);
@@ -118,14 +116,20 @@ absl::StatusOr<AdapterRegistry::Entry> AdapterRegistry::NewEntry(
   return entry;
 }
 
-absl::Status AdapterRegistry::Register(const std::vector<AdapterSource>& sources) {
-  RETURN_IF_ERROR(CheckNames(sources));
+absl::Status AdapterRegistry::Register(const std::vector<AdapterSource>& sources,
+                                       std::vector<absl::Status>* skipped) {
   const std::lock_guard<std::mutex> files_lock(files_mutex_);
   std::vector<Entry> entries;
   entries.reserve(sources.size());
   for (const AdapterSource& source : sources) {
-    ASSIGN_OR_RETURN(Entry entry, NewEntry(source));
-    entries.push_back(std::move(entry));
+    absl::StatusOr<Entry> entry = NewEntry(source);
+    if (entry.ok()) {
+      entries.push_back(*std::move(entry));
+    } else if (skipped != nullptr && source.listed) {
+      skipped->push_back(entry.status());
+    } else {
+      return entry.status();
+    }
   }
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto num_new = absl::c_count_if(

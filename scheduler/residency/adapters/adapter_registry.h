@@ -78,8 +78,10 @@ class AdapterRegistry final {
   // Registers all sources, or none on an error, whose message names the adapter: a name that is a
   // model's or breaks the grammar (adapter_name.h), a missing file, a configuration or a header
   // that does not fit the model. RESOURCE_EXHAUSTED: too many adapters. Replaces adapters that have
-  // the same names: later requests get the new files. Accesses the disk.
-  absl::Status Register(const std::vector<AdapterSource>& sources);
+  // the same names: later requests get the new files. With `skipped`, a listed source that has an
+  // error is left out instead, and the error is added to `skipped`. Accesses the disk.
+  absl::Status Register(const std::vector<AdapterSource>& sources,
+                        std::vector<absl::Status>* skipped = nullptr);
   // Removes an adapter: later requests for it and for its blends are refused. Returns the versions
   // that used it, which are now retired (adapter_status.h); the caller unloads them, and sequences
   // that hold one finish with it. NOT_FOUND: no adapter has this name.
@@ -164,7 +166,7 @@ class AdapterRegistry final {
   };
 
   absl::StatusOr<AdapterImage> BuildFrom(const Content& content, std::string* content_name) const;
-  absl::Status CheckNames(const std::vector<AdapterSource>& sources) const;
+  absl::Status CheckName(const AdapterSource& source) const;
   absl::StatusOr<Entry> NewEntry(const AdapterSource& source) const;
   void CheckFiles(const std::string& name);
   void CheckNextFiles();
