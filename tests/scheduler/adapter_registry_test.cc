@@ -520,6 +520,44 @@ TEST_F(AdapterRegistryTest, ARelativePathIsSaidToBeTheServers) {
             absl::string_view::npos);
 }
 
+// The check of a registration reads headers only, so it does not find damaged values.
+TEST_F(AdapterRegistryTest, DamageThatALoadFindsIsNotReadAgain) {
+  const LogCapture log;
+  for (const float weight : {1.0f, 0.5f}) {
+    const std::string name = weight == 1.0f ? "red" : "blue";
+    const std::vector<AdapterUse> uses = {{name, "", weight}};
+    const int64_t revision = registry_.revision();
+    {
+      const ResolvedAdapter adapter = Get(uses);
+      const absl::Status damage = registry_.Build(adapter.id).status();  // "{}" is no configuration
+      ASSERT_EQ(damage.code(), absl::StatusCode::kInvalidArgument) << damage;
+      EXPECT_EQ(registry_.Resolve(0, uses).status().message(),
+                absl::StrCat("adapter ", name, ": ", damage.message()));
+    }
+    EXPECT_GT(registry_.revision(), revision);
+    const AdapterListing listing = registry_.List()[name == "red" ? 0 : 1];
+    EXPECT_EQ(listing.files, AdapterFilesState::kInvalid);
+    EXPECT_THAT(listing.files_error, HasSubstr("adapter_config.json"));
+    // A check of the headers clears nothing while the files are the same.
+    registry_.CheckFilesNow();
+    RegisterBoth(&registry_);
+    EXPECT_FALSE(registry_.Resolve(0, uses).ok());
+    Write(name, "other bytes");
+    registry_.CheckFilesNow();
+    EXPECT_TRUE(registry_.Resolve(0, uses).ok());
+  }
+  EXPECT_EQ(NumLines(log, "[warning] adapter red: "), 1);
+}
+
+// A load that fails because of other files says nothing about the files that are there now.
+TEST_F(AdapterRegistryTest, DamageOfOtherFilesIsNotNoted) {
+  const ResolvedAdapter older = Get({{"red", "", {}}});
+  Write("red", "other bytes");
+  EXPECT_FALSE(registry_.Build(older.id).ok());
+  EXPECT_EQ(registry_.List()[0].files, AdapterFilesState::kPresent);
+  EXPECT_NE(Get({{"red", "", {}}}).id, older.id);
+}
+
 // Only Register and the registry's own thread access the disk; Resolve, FindBlend and List do not.
 TEST_F(AdapterRegistryTest, RequestsDoNotAskTheDisk) {
   std::mutex mutex;

@@ -472,24 +472,45 @@ absl::StatusOr<AdapterImage> AdapterRegistry::Build(AdapterId id) {
     hold = AdapterHold(built);
   }
   std::string content_name;
-  absl::StatusOr<AdapterImage> image = BuildFrom(built->content, &content_name);
+  const Part* unread = nullptr;
+  absl::StatusOr<AdapterImage> image = BuildFrom(built->content, &content_name, &unread);
   if (image.ok()) {
     const std::lock_guard<std::mutex> lock(mutex_);
     built->content_name = std::move(content_name);
     return image;
   }
+  if (unread != nullptr) NoteDamage(built->content.model, *unread, image.status());
   // A client that sends the request again gets the current files.
   for (const Part& part : built->content.parts) CheckFiles(part.name);
   return image;
 }
 
+// Lets Resolve refuse an adapter whose headers fit the model and whose values are damaged.
+// Otherwise each request would read the adapter again. A status that is not INVALID_ARGUMENT says
+// nothing about the content.
+void AdapterRegistry::NoteDamage(int32_t model, const Part& part, const absl::Status& damage) {
+  if (!absl::IsInvalidArgument(damage)) return;
+  const absl::StatusOr<std::string> identity = options_.identity(part.path);
+  if (!identity.ok() || *identity != part.identity) return;  // other files may have been read
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Entry* const entry = FindEntry(part.name);
+  if (entry == nullptr || entry->source.model != model || entry->source.path != part.path) return;
+  if (entry->seen != part.identity || !entry->files.ok()) return;
+  TLOG_WARN("adapter {}: {}", part.name, std::string(damage.message()));
+  entry->files = damage;
+  AnnounceChange();
+}
+
 absl::StatusOr<AdapterImage> AdapterRegistry::BuildFrom(const Content& content,
-                                                        std::string* content_name) const {
+                                                        std::string* content_name,
+                                                        const Part** unread) const {
   const AdapterModel& model = models_[static_cast<size_t>(content.model)];
   std::vector<std::unique_ptr<PeftAdapter>> adapters;
   std::vector<WeightedAdapter> weighted;
   for (const Part& part : content.parts) {
+    *unread = &part;
     ASSIGN_OR_RETURN(auto adapter, PeftAdapter::Open(model.spec, part.path, part.roots));
+    *unread = nullptr;
     ASSIGN_OR_RETURN(const std::string identity, options_.identity(part.path));
     if (identity != part.identity) {
       return absl::FailedPreconditionError(absl::StrCat(

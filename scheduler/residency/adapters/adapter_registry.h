@@ -165,7 +165,9 @@ class AdapterRegistry final {
     AdapterHold hold = AdapterHold();  // hold of `latest`
   };
 
-  absl::StatusOr<AdapterImage> BuildFrom(const Content& content, std::string* content_name) const;
+  absl::StatusOr<AdapterImage> BuildFrom(const Content& content, std::string* content_name,
+                                         const Part** unread) const;
+  void NoteDamage(int32_t model, const Part& part, const absl::Status& damage);
   absl::Status CheckName(const AdapterSource& source) const;
   absl::StatusOr<Entry> NewEntry(const AdapterSource& source) const;
   void CheckFiles(const std::string& name);
