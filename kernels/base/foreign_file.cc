@@ -49,11 +49,15 @@ absl::Status SystemError(const std::string& path, int error) {
       return absl::NotFoundError(message);
     case ENOTDIR:
       return absl::NotFoundError(message);
+    case ELOOP:
+    case ENAMETOOLONG:
+      return absl::InvalidArgumentError(message);
     case EACCES:
-      return absl::InvalidArgumentError(
+    case EPERM:
+      return absl::FailedPreconditionError(
           absl::StrCat(message, "; give the user of this process the right to read it"));
     default:
-      return absl::InvalidArgumentError(message);
+      return absl::UnavailableError(message);
   }
 }
 

@@ -520,6 +520,42 @@ TEST_F(AdapterRegistryTest, ARelativePathIsSaidToBeTheServers) {
             absl::string_view::npos);
 }
 
+// The files become readable although nothing of their identity changes: their mode, or the number
+// of files that the process may open.
+TEST_F(AdapterRegistryTest, FilesThatCanBeReadAgainAreServedAgain) {
+  absl::Status reading = absl::OkStatus();
+  AdapterRegistryOptions options = Options();
+  options.inspect = [&](const AdapterModel&, const AdapterSource&,
+                        bool) -> absl::StatusOr<AdapterFacts> {
+    if (!reading.ok()) return reading;
+    return AdapterFacts{8, 128};
+  };
+  AdapterRegistry registry({{"model", {}}}, options);
+  RegisterBoth(&registry);
+  const std::vector<AdapterUse> red = {{"red", "", {}}};
+  for (const absl::Status& passing :
+       {absl::UnavailableError("too many open files"), absl::FailedPreconditionError("no right")}) {
+    Write("red", std::string(passing.message()));
+    reading = passing;
+    registry.CheckFilesNow();
+    EXPECT_EQ(registry.List()[0].files, AdapterFilesState::kInvalid);
+    const int64_t revision = registry.revision();
+    registry.CheckFilesNow();
+    EXPECT_EQ(registry.revision(), revision) << "nothing changed";
+    reading = absl::OkStatus();
+    registry.CheckFilesNow();
+    EXPECT_GT(registry.revision(), revision);
+    EXPECT_EQ(registry.List()[0].files, AdapterFilesState::kPresent);
+    EXPECT_TRUE(registry.Resolve(0, red).ok());
+  }
+  Write("red", "damaged");
+  reading = absl::InvalidArgumentError("damaged");
+  registry.CheckFilesNow();
+  reading = absl::OkStatus();
+  registry.CheckFilesNow();
+  EXPECT_FALSE(registry.Resolve(0, red).ok()) << "the content is the same";
+}
+
 // The check of a registration reads headers only, so it does not find damaged values.
 TEST_F(AdapterRegistryTest, DamageThatALoadFindsIsNotReadAgain) {
   const LogCapture log;

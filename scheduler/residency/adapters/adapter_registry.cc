@@ -70,6 +70,9 @@ AdapterFilesState StateOf(const absl::Status& files) {
   return absl::IsNotFound(files) ? AdapterFilesState::kMissing : AdapterFilesState::kInvalid;
 }
 
+// Whether the same files may be loaded later: the error is not of their content.
+bool MayPass(const absl::Status& files) { return !files.ok() && !absl::IsInvalidArgument(files); }
+
 bool IsInMemory(const AdapterStatus& status) {
   return status.residency.load(std::memory_order_relaxed) != AdapterResidency::kDisk;
 }
@@ -199,6 +202,7 @@ void AdapterRegistry::CheckFiles(const std::string& name) {
   const std::lock_guard<std::mutex> files_lock(files_mutex_);
   AdapterSource source;
   std::string seen;
+  bool look_again = false;
   bool in_memory = false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -206,11 +210,13 @@ void AdapterRegistry::CheckFiles(const std::string& name) {
     if (entry == nullptr) return;
     source = entry->source;
     seen = entry->seen;
+    look_again = MayPass(entry->files);
     in_memory = entry->latest != nullptr && IsInMemory(entry->latest->status);
   }
   const absl::StatusOr<std::string> identity = options_.identity(source.path);
   const std::string now = identity.ok() ? *identity : "";
-  if (now == seen) return;
+  const bool is_same = now == seen;
+  if (is_same && !look_again) return;
   // New files are read whole before they replace a version in memory.
   const auto inspect = [&]() -> absl::StatusOr<AdapterFacts> {
     RETURN_IF_ERROR(identity.status());
@@ -220,9 +226,10 @@ void AdapterRegistry::CheckFiles(const std::string& name) {
   const std::lock_guard<std::mutex> lock(mutex_);
   Entry* const entry = FindEntry(name);
   if (entry == nullptr) return;  // unregistered meanwhile
+  if (is_same && facts.status() == entry->files) return;
   entry->seen = now;
   if (facts.ok()) {
-    TLOG_INFO("adapter {}: its files changed", name);
+    TLOG_INFO("adapter {}: its files {}", name, is_same ? "can be read" : "changed");
     entry->identity = now;
     entry->facts = *facts;
   } else if (entry->files.ok()) {

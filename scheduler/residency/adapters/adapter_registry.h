@@ -160,6 +160,7 @@ class AdapterRegistry final {
     AdapterFacts facts;    // of these files
     std::string seen;      // state of the files when they were last examined; empty: missing
     // Why the files that were last examined cannot be loaded. OK: they are those of `identity`.
+    // INVALID_ARGUMENT stays until the files change; the cause of another error may go away.
     absl::Status files;
     Version* latest = nullptr;         // the last resolved version that is not a blend
     AdapterHold hold = AdapterHold();  // hold of `latest`
