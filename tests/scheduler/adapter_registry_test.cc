@@ -198,6 +198,15 @@ TEST_F(AdapterRegistryTest, TheLatestOfARegisteredAdapterStays) {
     EXPECT_EQ(registry_.num_versions(), 2);
   }
   EXPECT_EQ(registry_.num_versions(), 1);
+  registry_.status(Get({{"red", "", {}}}).id)->residency = AdapterResidency::kPool;
+  RegisterBoth(&registry_);
+  EXPECT_EQ(registry_.num_versions(), 1) << "the same files are the same version";
+  EXPECT_EQ(registry_.List()[0].residency, AdapterResidency::kPool);
+  ASSERT_TRUE(registry_.Register({{"red", "v2", 0, dir_ + "/red"}}).ok());
+  EXPECT_EQ(registry_.num_versions(), 0) << "another revision is another version";
+  RegisterBoth(&registry_);
+  Get({{"red", "", {}}});
+  Write("red", "new");
   RegisterBoth(&registry_);
   EXPECT_EQ(registry_.num_versions(), 0);
 }

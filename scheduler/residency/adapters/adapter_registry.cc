@@ -145,7 +145,9 @@ absl::Status AdapterRegistry::Register(const std::vector<AdapterSource>& sources
   for (Entry& entry : entries) {
     const auto [it, is_new] = by_name_.try_emplace(entry.source.name, next_entry_);
     next_entry_ += is_new ? 1 : 0;
-    entries_[it->second] = std::move(entry);
+    Entry& registered = entries_[it->second];
+    if (!is_new) KeepWhatIsSame(&registered, &entry);
+    registered = std::move(entry);
   }
   if (watch_ == nullptr && options_.check_interval_us > 0 && !entries_.empty()) {
     watch_ = std::make_unique<FileWatch>(options_.check_interval_us, [this] { CheckNextFiles(); });
@@ -153,6 +155,17 @@ absl::Status AdapterRegistry::Register(const std::vector<AdapterSource>& sources
   ForgetUnheld();
   AnnounceChange();
   return absl::OkStatus();
+}
+
+// An adapter that is registered again with the same files keeps its version, and what a load found
+// in the files, because a registration checks their headers only.
+void AdapterRegistry::KeepWhatIsSame(Entry* old, Entry* fresh) {
+  const AdapterSource& source = fresh->source;
+  if (old->source.path != source.path || old->source.model != source.model) return;
+  if (old->seen == fresh->seen && absl::IsInvalidArgument(old->files)) fresh->files = old->files;
+  if (old->source.revision != source.revision || old->identity != fresh->identity) return;
+  fresh->latest = old->latest;
+  fresh->hold = std::move(old->hold);
 }
 
 absl::StatusOr<std::vector<ResolvedAdapter>> AdapterRegistry::Unregister(const std::string& name) {

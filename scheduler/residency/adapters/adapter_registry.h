@@ -173,6 +173,7 @@ class AdapterRegistry final {
   absl::StatusOr<Entry> NewEntry(const AdapterSource& source) const;
   void CheckFiles(const std::string& name);
   void CheckNextFiles();
+  static void KeepWhatIsSame(Entry* old, Entry* fresh);
   // REQUIRES for the functions below: the caller holds mutex_.
   Entry* FindEntry(const std::string& name);
   absl::StatusOr<EntryId> FindEntry(int32_t model, const AdapterUse& use) const;
