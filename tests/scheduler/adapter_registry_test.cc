@@ -6,9 +6,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -563,6 +566,32 @@ TEST_F(AdapterRegistryTest, FilesThatCanBeReadAgainAreServedAgain) {
   reading = absl::OkStatus();
   registry.CheckFilesNow();
   EXPECT_FALSE(registry.Resolve(0, red).ok()) << "the content is the same";
+}
+
+// A registration of thousands of adapters takes long. Loads of other adapters go on meanwhile.
+TEST_F(AdapterRegistryTest, AFailedLoadDoesNotWaitForARegistration) {
+  std::promise<void> begun;
+  std::promise<void> end;
+  std::atomic<bool> blocks{false};
+  AdapterRegistryOptions options = Options();
+  options.inspect = [&](const AdapterModel&, const AdapterSource&, bool) {
+    if (blocks.exchange(false)) {
+      begun.set_value();
+      end.get_future().wait();
+    }
+    return kAnyFacts;
+  };
+  AdapterRegistry registry({{"model", {}}}, options);
+  RegisterBoth(&registry);
+  const ResolvedAdapter red = registry.Resolve(0, {{"red", "", {}}}).value();
+  blocks = true;
+  std::thread registration([&] { RegisterBoth(&registry); });
+  begun.get_future().wait();
+  auto build = std::async(std::launch::async, [&] { return registry.Build(red.id).ok(); });
+  EXPECT_EQ(build.wait_for(std::chrono::seconds(30)), std::future_status::ready);
+  end.set_value();
+  registration.join();
+  EXPECT_FALSE(build.get());
 }
 
 // The check of a registration reads headers only, so it does not find damaged values.

@@ -210,9 +210,13 @@ void AdapterRegistry::CheckNextFiles() {
   for (const std::string& name : names) CheckFiles(name);
 }
 
-// Accesses the disk without holding mutex_, so that a slow disk does not delay requests.
 void AdapterRegistry::CheckFiles(const std::string& name) {
   const std::lock_guard<std::mutex> files_lock(files_mutex_);
+  Examine(name);
+}
+
+// Accesses the disk without holding mutex_, so that a slow disk does not delay requests.
+void AdapterRegistry::Examine(const std::string& name) {
   AdapterSource source;
   std::string seen;
   bool look_again = false;
@@ -500,8 +504,12 @@ absl::StatusOr<AdapterImage> AdapterRegistry::Build(AdapterId id) {
     return image;
   }
   if (unread != nullptr) NoteDamage(built->content.model, *unread, image.status());
-  // A client that sends the request again gets the current files.
-  for (const Part& part : built->content.parts) CheckFiles(part.name);
+  // A client that sends the request again gets the current files. A registration may hold the mutex
+  // for long, and other adapters wait for this thread; then the registry's thread examines the
+  // files later.
+  const std::unique_lock<std::mutex> files_lock(files_mutex_, std::try_to_lock);
+  if (!files_lock.owns_lock()) return image;
+  for (const Part& part : built->content.parts) Examine(part.name);
   return image;
 }
 

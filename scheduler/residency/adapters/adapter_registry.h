@@ -114,7 +114,7 @@ class AdapterRegistry final {
   int64_t revision() const { return revision_.load(std::memory_order_relaxed); }
 
   // Reads a version's files. FAILED_PRECONDITION: the files have changed; the registry then knows
-  // their new state. Slow; loader threads. REQUIRES for these six: the version has a hold.
+  // their new state, or soon if a registration is in progress. Slow; loader threads. REQUIRES for these six: the version has a hold.
   absl::StatusOr<AdapterImage> Build(AdapterId id);
   // The hash of a version's content: its adapters' tensors, ranks and scales, the blend's weights
   // and rank, and the dtype in the pool; not names, folders or times. Empty before the first Build.
@@ -172,6 +172,7 @@ class AdapterRegistry final {
   absl::Status CheckName(const AdapterSource& source) const;
   absl::StatusOr<Entry> NewEntry(const AdapterSource& source) const;
   void CheckFiles(const std::string& name);
+  void Examine(const std::string& name);  // REQUIRES: the caller holds files_mutex_
   void CheckNextFiles();
   static void KeepWhatIsSame(Entry* old, Entry* fresh);
   // REQUIRES for the functions below: the caller holds mutex_.
