@@ -207,8 +207,9 @@ TEST_F(PeftErrorsTest, PatternsTakeABoundedTime) {
   // What users write. None of them matches a module of this adapter, so all steps are taken.
   Json usual = config_["alpha_pattern"];
   for (const char* key :
-       {"model.layers.99.self_attn.q_proj", R"(model\.layers\.(9[0-9]|1[0-9][0-9])\..*\.(q|v)_proj)",
-        ".*attn.*no_proj", R"(.*\.layers\..*\.self_attn\..*x)", "layers.*.self_attn.*.x_proj",
+       {"model.layers.99.self_attn.q_proj",
+        R"(model\.layers\.(9[0-9]|1[0-9][0-9])\..*\.(q|v)_proj)", ".*attn.*no_proj",
+        R"(.*\.layers\..*\.self_attn\..*x)", "layers.*.self_attn.*.x_proj",
         ".*model.*layers.*mlp.*x_proj", R"(^.*\.(x|y)_proj$)", R"((.*\.)?layers\.\d+\.mlp\.x)"}) {
     usual[key] = 5;
   }

@@ -176,9 +176,8 @@ class PeftConfig::Pattern {
     const Owned<pcre2_match_data> data(pcre2_match_data_create(1, nullptr));
     const Owned<pcre2_match_context> context(pcre2_match_context_create(nullptr));
     pcre2_set_match_limit(context.get(), kMatchLimit);
-    const int result =
-        pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(module.data()), module.size(), 0, 0,
-                    data.get(), context.get());
+    const int result = pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(module.data()),
+                                   module.size(), 0, 0, data.get(), context.get());
     if (result >= 0 || result == PCRE2_ERROR_NOMATCH) return result >= 0;
     return absl::InvalidArgumentError(
         absl::StrCat("a key of rank_pattern or alpha_pattern takes more than ", kMatchLimit,
