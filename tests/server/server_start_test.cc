@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "server/config/listener.h"
 #include "server/config/net.h"
 #include "server/end_by_exception.h"
 #include "server/node.h"
@@ -40,10 +41,10 @@ v1::Config ConfigWith(const std::function<void(v1::Config*)>& change) {
 }
 
 TEST(ServerStartTest, ProbesAnswerFromTheStartOfLoadingOn) {
-  const auto free = OpenListener("--metrics-listen", {"127.0.0.1", 0});
+  auto free = Listener::Open("--metrics-listen", {"127.0.0.1", 0});
   ASSERT_TRUE(free.ok()) << free.status();
-  close(free->fd);
-  const std::string address = absl::StrCat("127.0.0.1:", free->port);
+  const std::string address = FormatHostPort(free->local_address());
+  free->Close();
   std::string progress;
   const auto probe = [&] {
     EXPECT_EQ(HttpGet(address, "/healthz").rfind("HTTP/1.1 200", 0), 0u);
