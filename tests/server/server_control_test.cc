@@ -402,8 +402,8 @@ TEST_F(AdapterControlTest, AFolderIsRegisteredWithoutWhatCannotBeLoaded) {
   ASSERT_TRUE(control_->RegisterAdapters(NewContext().get(), request, &response).ok());
   EXPECT_EQ(response.registered(), 2);
   ASSERT_EQ(response.skipped_size(), 1);
-  EXPECT_EQ(response.skipped(0).rfind("adapter half: " + dir_ + "/half/adapter_model", 0), 0u)
-      << response.skipped(0);
+  EXPECT_EQ(response.skipped(0).rfind("adapter half: ", 0), 0u) << response.skipped(0);
+  EXPECT_NE(response.skipped(0).find("/half/adapter_model"), std::string::npos);
   EXPECT_EQ(List().adapters_size(), 2);
   EXPECT_EQ(Register(dir_ + "/half").error_code(), grpc::StatusCode::NOT_FOUND) << "it is named";
   // A name in the request names the adapter, even if it is in a folder of adapters.
