@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
@@ -71,6 +72,10 @@ class RunningNode final : public Node {
     };
     ASSIGN_OR_RETURN(NodeParts parts, PrepareNode(config, on_stage));
     LogLines(DescribePlan(parts.options, parts.plan));
+    for (const std::string& why : parts.skipped_adapters) {
+      TLOG_WARN("skipped at the start: {}; register it when it is whole (Control.RegisterAdapters)",
+                why);
+    }
     RETURN_IF_ERROR(Load(std::move(parts), on_stage));
     SetLimits(config);
     return Serve(config);
@@ -233,6 +238,10 @@ absl::StatusOr<std::unique_ptr<Node>> StartNode(const v1::Config& config,
 
 absl::StatusOr<std::string> CheckNode(const v1::Config& config) {
   ASSIGN_OR_RETURN(const NodeParts parts, PrepareNode(config, [](const std::string&) {}));
+  if (!parts.skipped_adapters.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("a start skips these adapters: ",
+                                                   absl::StrJoin(parts.skipped_adapters, "; ")));
+  }
   return DescribePlan(parts.options, parts.plan);
 }
 

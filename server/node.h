@@ -47,6 +47,7 @@ absl::StatusOr<std::unique_ptr<Node>> StartNode(const v1::Config& config,
                                                 const std::function<void()>& while_loading = {});
 
 // Finds the errors that StartNode would find, without loading weights and without opening ports.
+// Adapters that StartNode would skip are an error, too.
 // Returns the memory plan as text.
 absl::StatusOr<std::string> CheckNode(const v1::Config& config);
 

@@ -62,9 +62,11 @@ absl::Status RegisterAtStart(const v1::AdaptersConfig& config, NodeParts* parts)
   ServingContext context;
   context.models = parts->models.get();
   context.adapters = parts->device.adapters.get();
-  v1::RegisterAdaptersResponse response;
-  RETURN_IF_ERROR(RegisterAdapters(context, /*roots=*/{}, request, &response));
-  TLOG_INFO("{} adapters registered", response.registered());
+  std::vector<absl::Status> skipped;
+  ASSIGN_OR_RETURN(const int64_t registered,
+                   RegisterLoadable(context, /*roots=*/{}, request, &skipped));
+  TLOG_INFO("{} adapters registered", registered);
+  parts->skipped_adapters = DescribeSkipped(skipped);
   return absl::OkStatus();
 }
 

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "scheduler/device/assemble.h"
@@ -23,6 +24,8 @@ struct NodeParts {
   MemoryPlan plan;
   std::unique_ptr<ModelRegistry> models;  // without revisions, which need the weights
   DeviceParts device;                     // its registry has the adapters of `adapters.paths`
+  // Why adapters in folders of `adapters.paths` are not registered. A start warns, a check fails.
+  std::vector<std::string> skipped_adapters;
 };
 
 // Makes the parts. Errors say what to change. Calls `on_stage` before each part with what is done

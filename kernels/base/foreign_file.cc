@@ -49,11 +49,15 @@ absl::Status SystemError(const std::string& path, int error) {
       return absl::NotFoundError(message);
     case ENOTDIR:
       return absl::NotFoundError(message);
+    case ELOOP:
+    case ENAMETOOLONG:
+      return absl::InvalidArgumentError(message);
     case EACCES:
-      return absl::InvalidArgumentError(
+    case EPERM:
+      return absl::FailedPreconditionError(
           absl::StrCat(message, "; give the user of this process the right to read it"));
     default:
-      return absl::InvalidArgumentError(message);
+      return absl::UnavailableError(message);
   }
 }
 
@@ -89,8 +93,9 @@ absl::Status CheckRoots(const ForeignFile& file, const std::vector<std::string>&
   const bool is_inside = std::any_of(
       roots.begin(), roots.end(), [&real](const std::string& root) { return IsBelow(real, root); });
   if (is_inside) return absl::OkStatus();
-  return Refused(file.path(), absl::StrCat("lies outside the allowed folders (",
-                                           absl::StrJoin(roots, ", "), "); move it there"));
+  return Refused(file.path(),
+                 absl::StrCat("lies outside the allowed folders (", absl::StrJoin(roots, ", "),
+                              "); move it there, or add its folder to adapters.roots"));
 }
 
 absl::Status CheckNoLfsPointer(const ForeignFile& file) {

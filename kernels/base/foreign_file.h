@@ -6,7 +6,10 @@
 // same promise).
 //
 // Errors name the path, say what is there, and say what to change. They quote no bytes of the file.
-// NOT_FOUND: nothing has this path. INVALID_ARGUMENT: something else is wrong.
+// NOT_FOUND: nothing has this path. INVALID_ARGUMENT: the path names something else, or the content
+// is wrong. Two errors are not of the file, and the same file may be read later:
+// FAILED_PRECONDITION: the process has not the right to read it. UNAVAILABLE: the system cannot
+// read it now (too many open files, an error of the disk).
 //
 // A ForeignFile owns its descriptor. It is immutable after Open; any thread.
 #pragma once

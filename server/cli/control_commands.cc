@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "kernels/base/log.h"
 #include "server/cli/commands.h"
 #include "server/cli/session.h"
 
@@ -206,7 +207,11 @@ grpc::Status ChangeAdapter(const Arguments& arguments, v1::Control::Stub* contro
     if (words.size() == 3) source->set_name(words[1]);
     source->set_path(words.back());
     if (const auto model = arguments.Text("--model")) source->set_model(*model);
-    return control->RegisterAdapters(context, request, &response);
+    const grpc::Status status = control->RegisterAdapters(context, request, &response);
+    for (const std::string& why : response.skipped()) {
+      std::fprintf(stderr, "tessera: skipped: %s\n", LogText(why).c_str());
+    }
+    return status;
   }
   if (verb == "unregister") {
     v1::UnregisterAdapterRequest request;

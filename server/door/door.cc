@@ -25,10 +25,10 @@
 #include "absl/strings/str_format.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
+#include "server/config/listener.h"
 #include "server/config/net.h"
 #include "server/door/connection_table.h"
 #include "server/door/descriptors.h"
-#include "server/door/listener.h"
 #include "server/door/token_bucket.h"
 
 namespace tessera {

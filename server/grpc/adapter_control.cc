@@ -20,6 +20,8 @@
 namespace tessera {
 namespace {
 
+constexpr size_t kMaxSkippedShown = 100;
+
 v1::AdapterResidency ResidencyOf(AdapterResidency residency) {
   switch (residency) {
     case AdapterResidency::kPool:
@@ -50,11 +52,17 @@ absl::StatusOr<std::vector<ResolvedAdapter>> FindVersions(const ServingContext& 
   return versions;
 }
 
+// The message of an error that may contain names of files.
+std::string WireText(const std::string& message) {
+  return BoundedMessage(IsValidUtf8(message) ? message : absl::CHexEscape(message));
+}
+
 }  // namespace
 
-absl::Status RegisterAdapters(const ServingContext& context, const std::vector<std::string>& roots,
-                              const v1::RegisterAdaptersRequest& request,
-                              v1::RegisterAdaptersResponse* response) {
+absl::StatusOr<int64_t> RegisterLoadable(const ServingContext& context,
+                                         const std::vector<std::string>& roots,
+                                         const v1::RegisterAdaptersRequest& request,
+                                         std::vector<absl::Status>* skipped) {
   std::vector<AdapterSource> sources;
   for (int i = 0; i < request.adapters_size(); ++i) {
     const v1::AdapterSource& wire = request.adapters(i);
@@ -64,6 +72,9 @@ absl::Status RegisterAdapters(const ServingContext& context, const std::vector<s
     }
     const std::string wrong = wire.name().empty() ? "" : WrongWithAdapterName(wire.name());
     if (!wrong.empty()) return FieldError(field + ".name", wrong);
+    const std::string wrong_revision =
+        wire.revision().empty() ? "" : WrongWithAdapterName(wire.revision());
+    if (!wrong_revision.empty()) return FieldError(field + ".revision", wrong_revision);
     ASSIGN_OR_RETURN(const ServedModel* const model, context.models->Find(wire.model()));
     absl::StatusOr<std::vector<AdapterSource>> sources_at =
         FindAdapters(wire.path(), model->index, roots);
@@ -77,6 +88,7 @@ absl::Status RegisterAdapters(const ServingContext& context, const std::vector<s
                                                         "as its folder"));
       }
       found[0].name = wire.name();
+      found[0].listed = false;
     }
     for (AdapterSource& source : found) {
       source.revision = wire.revision();
@@ -87,8 +99,31 @@ absl::Status RegisterAdapters(const ServingContext& context, const std::vector<s
                                                  " adapters; register them by several calls"));
     }
   }
-  RETURN_IF_ERROR(AdapterError(context.adapters->Register(sources)));
-  response->set_registered(static_cast<int64_t>(sources.size()));
+  const size_t num_before = skipped->size();
+  RETURN_IF_ERROR(AdapterError(context.adapters->Register(sources, skipped)));
+  return static_cast<int64_t>(sources.size() - (skipped->size() - num_before));
+}
+
+std::vector<std::string> DescribeSkipped(const std::vector<absl::Status>& skipped) {
+  std::vector<std::string> texts;
+  for (const absl::Status& each : skipped) {
+    if (texts.size() == kMaxSkippedShown) {
+      texts.push_back(absl::StrCat("and ", skipped.size() - kMaxSkippedShown, " more"));
+      break;
+    }
+    texts.push_back(WireText(std::string(each.message())));
+  }
+  return texts;
+}
+
+absl::Status RegisterAdapters(const ServingContext& context, const std::vector<std::string>& roots,
+                              const v1::RegisterAdaptersRequest& request,
+                              v1::RegisterAdaptersResponse* response) {
+  std::vector<absl::Status> skipped;
+  ASSIGN_OR_RETURN(const int64_t registered, RegisterLoadable(context, roots, request, &skipped));
+  if (registered == 0 && !skipped.empty()) return AdapterError(skipped.front());
+  response->set_registered(registered);
+  for (std::string& text : DescribeSkipped(skipped)) response->add_skipped(std::move(text));
   return absl::OkStatus();
 }
 
@@ -144,9 +179,7 @@ void FillAdapters(const ServingContext& context, v1::ListAdaptersResponse* respo
     info->set_rank(listing.rank);
     info->set_running(listing.num_running);
     if (!listing.is_blend) info->set_files(FilesOf(listing.files));
-    info->set_files_error(BoundedMessage(IsValidUtf8(listing.files_error)
-                                             ? listing.files_error
-                                             : absl::CHexEscape(listing.files_error)));
+    info->set_files_error(WireText(listing.files_error));
     if (listing.last_use_us > 0) {
       info->set_idle_ms(std::max<int64_t>(0, now_us - listing.last_use_us) / 1000);
     }

@@ -20,7 +20,16 @@ class RegisterAdaptersResponse;
 
 struct ServingContext;
 
-// Registers adapters whose files lie below one of `roots` (empty: anywhere).
+// Registers adapters whose files lie below one of `roots` (empty: anywhere). Returns their number.
+// Those that were found in a folder of adapters and cannot be loaded are left out; their errors are
+// added to `skipped`.
+absl::StatusOr<int64_t> RegisterLoadable(const ServingContext& context,
+                                         const std::vector<std::string>& roots,
+                                         const v1::RegisterAdaptersRequest& request,
+                                         std::vector<absl::Status>* skipped);
+// The messages of the first 100, and how many more there are. Valid UTF-8.
+std::vector<std::string> DescribeSkipped(const std::vector<absl::Status>& skipped);
+// RegisterLoadable, which must register at least one adapter if it skips any.
 absl::Status RegisterAdapters(const ServingContext& context, const std::vector<std::string>& roots,
                               const v1::RegisterAdaptersRequest& request,
                               v1::RegisterAdaptersResponse* response);

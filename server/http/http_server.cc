@@ -9,13 +9,17 @@
 #include <cstdio>
 #include <iterator>
 #include <list>
+#include <memory>
+#include <mutex>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "server/config/config.h"
+#include "server/config/listener.h"
 #include "server/config/net.h"
 
 namespace tessera {
@@ -69,7 +73,7 @@ MHD_Result Send(MHD_Connection* connection, const HttpResponse& answer) {
   return queued;
 }
 
-// The open connections. The library reports them on the server's thread.
+// The open connections of one socket. The library reports them on the socket's thread.
 class ConnectionTable {
  public:
   struct Entry;
@@ -115,9 +119,11 @@ class ConnectionTable {
 class MicrohttpdServer final : public HttpServer {
  public:
   MicrohttpdServer(size_t max_connections, std::vector<HttpRoute> routes)
-      : routes_(std::move(routes)), max_connections_(max_connections), table_(max_connections) {}
+      : routes_(std::move(routes)), max_connections_(max_connections) {}
   ~MicrohttpdServer() override {
-    if (daemon_ != nullptr) MHD_stop_daemon(daemon_);
+    for (const auto& port : ports_) {
+      if (port->daemon != nullptr) MHD_stop_daemon(port->daemon);
+    }
   }
 
   absl::Status Start(const HttpOptions& options) {
@@ -126,22 +132,18 @@ class MicrohttpdServer final : public HttpServer {
       return absl::InvalidArgumentError(
           absl::StrCat(options.flag, " ", address.status().message()));
     }
-    ASSIGN_OR_RETURN(const ListenSocket listener, OpenListener(options.flag, *address));
-    daemon_ = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_USE_ERROR_LOG, 0, nullptr, nullptr,
-        &OnRequest, this, MHD_OPTION_EXTERNAL_LOGGER, &LogFromLibrary, nullptr,
-        MHD_OPTION_LISTEN_SOCKET, listener.fd, MHD_OPTION_CONNECTION_LIMIT,
-        static_cast<unsigned>(max_connections_ + kLibrarySlack), MHD_OPTION_CONNECTION_TIMEOUT,
-        static_cast<unsigned>(options.idle_seconds), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        kConnectionBytes, MHD_OPTION_NOTIFY_CONNECTION, &OnConnection, this,
-        MHD_OPTION_NOTIFY_COMPLETED, &OnCompleted, this, MHD_OPTION_END);
-    if (daemon_ == nullptr) {
+    ASSIGN_OR_RETURN(Listener listener, Listener::Open(options.flag, *address));
+    const size_t max_per_port = std::max<size_t>(1, max_connections_ / listener.fds().size());
+    while (!listener.fds().empty()) {
+      ports_.push_back(std::make_unique<Port>(this, max_per_port));
+      ports_.back()->daemon = Serve(options, listener.Take(), max_per_port, ports_.back().get());
+      if (ports_.back()->daemon != nullptr) continue;
       return absl::ResourceExhaustedError(
           absl::StrCat(options.flag, " ", options.listen,
                        ": the thread of the HTTP server cannot be created: raise the limits of "
                        "processes and open files (ulimit -u, ulimit -n, pids.max)"));
     }
-    address_ = FormatHostPort({address->host, listener.port});
+    address_ = FormatHostPort({address->host, listener.port()});
     return absl::OkStatus();
   }
 
@@ -149,6 +151,25 @@ class MicrohttpdServer final : public HttpServer {
 
  private:
   using Entry = ConnectionTable::Entry;
+  // A listening socket, and the connections that the library's thread has accepted from it.
+  struct Port {
+    Port(MicrohttpdServer* server, size_t max_connections)
+        : server(server), table(max_connections) {}
+    MicrohttpdServer* const server;
+    ConnectionTable table;
+    MHD_Daemon* daemon = nullptr;
+  };
+
+  static MHD_Daemon* Serve(const HttpOptions& options, int fd, size_t max_connections, Port* port) {
+    return MHD_start_daemon(
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_USE_ERROR_LOG, 0, nullptr, nullptr,
+        &OnRequest, port, MHD_OPTION_EXTERNAL_LOGGER, &LogFromLibrary, nullptr,
+        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
+        static_cast<unsigned>(max_connections + kLibrarySlack), MHD_OPTION_CONNECTION_TIMEOUT,
+        static_cast<unsigned>(options.idle_seconds), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        kConnectionBytes, MHD_OPTION_NOTIFY_CONNECTION, &OnConnection, port,
+        MHD_OPTION_NOTIFY_COMPLETED, &OnCompleted, port, MHD_OPTION_END);
+  }
 
   static void OnConnection(void* self, MHD_Connection* connection, void** context,
                            MHD_ConnectionNotificationCode what) {
@@ -156,7 +177,7 @@ class MicrohttpdServer final : public HttpServer {
       ConnectionTable::Close(static_cast<Entry*>(*context));
       return;
     }
-    *context = static_cast<MicrohttpdServer*>(self)->table_.Open(
+    *context = static_cast<Port*>(self)->table.Open(
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd);
   }
 
@@ -171,23 +192,23 @@ class MicrohttpdServer final : public HttpServer {
   static MHD_Result OnRequest(void* self, MHD_Connection* connection, const char* target,
                               const char* method, const char*, const char*, size_t* body_bytes,
                               void** request) {
-    auto* const server = static_cast<MicrohttpdServer*>(self);
+    auto* const port = static_cast<Port*>(self);
     const bool is_first = std::exchange(*request, self) == nullptr;
     if (is_first && IsRead(method)) return MHD_YES;
     if (*body_bytes > 0) {  // the body of a GET has no meaning
       *body_bytes = 0;
       return MHD_YES;
     }
-    server->table_.BeginAnswer(EntryOf(connection));
-    return Send(connection, server->Answer(method, target));
+    port->table.BeginAnswer(EntryOf(connection));
+    return Send(connection, port->server->Answer(method, target));
   }
 
   static void OnCompleted(void* self, MHD_Connection* connection, void**,
                           MHD_RequestTerminationCode) {
-    static_cast<MicrohttpdServer*>(self)->table_.EndAnswer(EntryOf(connection));
+    static_cast<Port*>(self)->table.EndAnswer(EntryOf(connection));
   }
 
-  HttpResponse Answer(absl::string_view method, absl::string_view target) const {
+  HttpResponse Answer(absl::string_view method, absl::string_view target) {
     const absl::string_view path = PathOf(target);
     const auto route = std::find_if(routes_.begin(), routes_.end(),
                                     [path](const HttpRoute& r) { return r.path == path; });
@@ -195,14 +216,15 @@ class MicrohttpdServer final : public HttpServer {
     if (!IsRead(method)) {
       return {405, HttpResponse().content_type, "use GET\n"};
     }
+    const std::lock_guard<std::mutex> lock(answer_mutex_);
     return route->answer();
   }
 
   const std::vector<HttpRoute> routes_;
   const size_t max_connections_;
-  ConnectionTable table_;
+  std::mutex answer_mutex_;  // held while a route answers
   std::string address_;
-  MHD_Daemon* daemon_ = nullptr;
+  std::vector<std::unique_ptr<Port>> ports_;
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -84,7 +85,20 @@ TEST_F(ForeignFileTest, AnUnreadableFileSaysSo) {
     ASSERT_EQ(seteuid(kNobody), 0);
   }
   EXPECT_THAT(ErrorOf(path), HasSubstr("right to read"));
+  EXPECT_TRUE(absl::IsFailedPrecondition(ForeignFile::Open(path, {}).status()));
   ASSERT_EQ(seteuid(user), 0);
+}
+
+TEST_F(ForeignFileTest, TooManyOpenFilesAreNotTheFilesFault) {
+  const std::string path = zoo_.File("f", "x");
+  rlimit limit = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const rlimit none = {0, limit.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const absl::Status refused = ForeignFile::Open(path, {}).status();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  EXPECT_TRUE(absl::IsUnavailable(refused)) << refused;
+  EXPECT_TRUE(ForeignFile::Open(path, {}).ok());
 }
 
 TEST_F(ForeignFileTest, TheSizeIsBounded) {
@@ -111,7 +125,8 @@ TEST_F(ForeignFileTest, RootsBoundTheRealPath) {
   const ForeignFileOptions options{.max_bytes = 100, .roots = {zoo_.Path("root")}};
   EXPECT_EQ(*ReadForeignFile(inside, options), "in");
   EXPECT_EQ(*ReadForeignFile(zoo_.Link("other/in", inside), options), "in");
-  EXPECT_THAT(ErrorOf(outside, options), HasSubstr("outside the allowed folders"));
+  EXPECT_THAT(ErrorOf(outside, options), ::testing::AllOf(HasSubstr("outside the allowed folders"),
+                                                          HasSubstr("adapters.roots")));
   EXPECT_THAT(ErrorOf(zoo_.Path("root/../other/f"), options), HasSubstr("outside"));
   EXPECT_THAT(ErrorOf(zoo_.Link("root/link", outside), options), HasSubstr("outside"));
   // A folder whose name continues the root's name is not below the root.

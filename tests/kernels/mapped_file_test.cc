@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <csignal>
 #include <string>
@@ -105,17 +106,28 @@ TEST_F(MappedFileTest, OneFileOfManyIsLost) {
 TEST_F(MappedFileTest, ThreadsReadWhileTheFileIsTruncated) {
   const std::string path = Pages("f", 512);
   const auto file = Open(path);
-  std::atomic<int> started{0};
+  constexpr size_t kThreads = 3;
   std::atomic<bool> stop{false};
+  std::array<std::atomic<int64_t>, kThreads> passes{};
   std::vector<std::thread> threads;
-  for (int i = 0; i < 3; ++i) {
+  for (std::atomic<int64_t>& pass : passes) {
     threads.emplace_back([&] {
-      ++started;
-      while (!stop) EXPECT_EQ(Count(*file, 'x') + Count(*file, '\0') > 0, true);
+      for (; !stop; ++pass) {
+        int64_t num_other = 0;
+        for (const char of : file->bytes()) num_other += of == 'x' || of == '\0' ? 0 : 1;
+        EXPECT_EQ(num_other, 0);
+      }
     });
   }
-  while (started < 3) std::this_thread::yield();
+  const auto await_passes = [&](int64_t more) {
+    for (std::atomic<int64_t>& pass : passes) {
+      const int64_t end = pass + more;
+      while (pass < end) std::this_thread::yield();
+    }
+  };
+  await_passes(1);
   for (int64_t pages = 448; pages >= 0; pages -= 64) FileZoo::Truncate(path, pages * page_);
+  await_passes(2);  // the first of them may have begun before the last truncation
   stop = true;
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(Count(*file, '\0'), 512 * page_);

@@ -195,6 +195,27 @@ TEST_F(PeftErrorsTest, WhatComputesSomethingElseIsRefusedByName) {
   EXPECT_THAT(ErrorWith("rank_pattern", Json::object()), HasSubstr("has rank"));
 }
 
+TEST_F(PeftErrorsTest, PatternsTakeABoundedTime) {
+  for (const char* key : {"rank_pattern", "alpha_pattern"}) {
+    EXPECT_THAT(ErrorWith(key, {{"(?:.+)+(?:.+)+[=#]", 3}}),
+                ::testing::AllOf(HasSubstr("adapter_config.json: a key of rank_pattern"),
+                                 HasSubstr("takes more than 1000 steps")));
+    Json many = Json::object();
+    for (int i = 0; i < 1025; ++i) many[std::to_string(i)] = 1;
+    EXPECT_THAT(ErrorWith(key, many), HasSubstr("has more than 1024 patterns"));
+  }
+  // What users write. None of them matches a module of this adapter, so all steps are taken.
+  Json usual = config_["alpha_pattern"];
+  for (const char* key :
+       {"model.layers.99.self_attn.q_proj",
+        R"(model\.layers\.(9[0-9]|1[0-9][0-9])\..*\.(q|v)_proj)", ".*attn.*no_proj",
+        R"(.*\.layers\..*\.self_attn\..*x)", "layers.*.self_attn.*.x_proj",
+        ".*model.*layers.*mlp.*x_proj", R"(^.*\.(x|y)_proj$)", R"((.*\.)?layers\.\d+\.mlp\.x)"}) {
+    usual[key] = 5;
+  }
+  EXPECT_EQ(ErrorWith("alpha_pattern", usual), "");
+}
+
 // Every key of LoraConfig in PEFT 0.21 that changes what a finished adapter computes.
 TEST_F(PeftErrorsTest, EachVariantOfLoraIsRefusedByName) {
   const std::map<std::string, Json> variants = {

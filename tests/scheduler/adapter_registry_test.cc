@@ -6,9 +6,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -198,6 +201,15 @@ TEST_F(AdapterRegistryTest, TheLatestOfARegisteredAdapterStays) {
     EXPECT_EQ(registry_.num_versions(), 2);
   }
   EXPECT_EQ(registry_.num_versions(), 1);
+  registry_.status(Get({{"red", "", {}}}).id)->residency = AdapterResidency::kPool;
+  RegisterBoth(&registry_);
+  EXPECT_EQ(registry_.num_versions(), 1) << "the same files are the same version";
+  EXPECT_EQ(registry_.List()[0].residency, AdapterResidency::kPool);
+  ASSERT_TRUE(registry_.Register({{"red", "v2", 0, dir_ + "/red"}}).ok());
+  EXPECT_EQ(registry_.num_versions(), 0) << "another revision is another version";
+  RegisterBoth(&registry_);
+  Get({{"red", "", {}}});
+  Write("red", "new");
   RegisterBoth(&registry_);
   EXPECT_EQ(registry_.num_versions(), 0);
 }
@@ -357,6 +369,33 @@ TEST_F(AdapterRegistryTest, FilesAreCheckedWhenTheyAreRegistered) {
   EXPECT_THAT(missing.message(), HasSubstr(file + ": no such file; an adapter is a folder with"));
 }
 
+// A folder of adapters may have one that is still being copied.
+TEST_F(AdapterRegistryTest, ListedAdaptersThatCannotBeLoadedAreSkipped) {
+  AdapterRegistryOptions options = Options();
+  options.inspect = [](const AdapterModel&, const AdapterSource& source,
+                       bool) -> absl::StatusOr<AdapterFacts> {
+    if (source.name == "blue") return absl::InvalidArgumentError("is no LoRA");
+    return AdapterFacts{8, 4096};
+  };
+  AdapterRegistry registry({{"model", {}}}, options);
+  for (const char* name : {"a+b", "model"}) Write(name, "1");
+  std::vector<AdapterSource> sources = FindAdapters(dir_, 0).value();
+  ASSERT_EQ(sources.size(), 4);
+  EXPECT_FALSE(registry.Register(sources).ok()) << "who cannot be told gets an error";
+  EXPECT_TRUE(registry.List().empty());
+  std::vector<absl::Status> skipped;
+  ASSERT_TRUE(registry.Register(sources, &skipped).ok());
+  ASSERT_EQ(registry.List().size(), 1);
+  EXPECT_EQ(registry.List()[0].name, "red");
+  ASSERT_EQ(skipped.size(), 3);
+  EXPECT_THAT(skipped[0].message(), HasSubstr("/a+b is"));
+  EXPECT_EQ(skipped[1].message(), "adapter blue: is no LoRA");
+  EXPECT_EQ(skipped[2].code(), absl::StatusCode::kAlreadyExists);
+  const std::vector<AdapterSource> named = FindAdapters(dir_ + "/blue", 0).value();
+  EXPECT_EQ(registry.Register(named, &skipped).message(), "adapter blue: is no LoRA");
+  EXPECT_EQ(skipped.size(), 3);
+}
+
 TEST_F(AdapterRegistryTest, TooManyAdaptersAreRefused) {
   AdapterRegistryOptions options = Options();
   options.max_adapters = 2;
@@ -491,6 +530,106 @@ TEST_F(AdapterRegistryTest, ARelativePathIsSaidToBeTheServers) {
   EXPECT_THAT(FindAdapters("tests/scheduler", 0, {dir_}).status().message(), HasSubstr(where));
   EXPECT_EQ(FindAdapters(dir_ + "/none", 0).status().message().find("working"),
             absl::string_view::npos);
+}
+
+// The files become readable although nothing of their identity changes: their mode, or the number
+// of files that the process may open.
+TEST_F(AdapterRegistryTest, FilesThatCanBeReadAgainAreServedAgain) {
+  absl::Status reading = absl::OkStatus();
+  AdapterRegistryOptions options = Options();
+  options.inspect = [&](const AdapterModel&, const AdapterSource&,
+                        bool) -> absl::StatusOr<AdapterFacts> {
+    if (!reading.ok()) return reading;
+    return AdapterFacts{8, 128};
+  };
+  AdapterRegistry registry({{"model", {}}}, options);
+  RegisterBoth(&registry);
+  const std::vector<AdapterUse> red = {{"red", "", {}}};
+  for (const absl::Status& passing :
+       {absl::UnavailableError("too many open files"), absl::FailedPreconditionError("no right")}) {
+    Write("red", std::string(passing.message()));
+    reading = passing;
+    registry.CheckFilesNow();
+    EXPECT_EQ(registry.List()[0].files, AdapterFilesState::kInvalid);
+    const int64_t revision = registry.revision();
+    registry.CheckFilesNow();
+    EXPECT_EQ(registry.revision(), revision) << "nothing changed";
+    reading = absl::OkStatus();
+    registry.CheckFilesNow();
+    EXPECT_GT(registry.revision(), revision);
+    EXPECT_EQ(registry.List()[0].files, AdapterFilesState::kPresent);
+    EXPECT_TRUE(registry.Resolve(0, red).ok());
+  }
+  Write("red", "damaged");
+  reading = absl::InvalidArgumentError("damaged");
+  registry.CheckFilesNow();
+  reading = absl::OkStatus();
+  registry.CheckFilesNow();
+  EXPECT_FALSE(registry.Resolve(0, red).ok()) << "the content is the same";
+}
+
+// A registration of thousands of adapters takes long. Loads of other adapters go on meanwhile.
+TEST_F(AdapterRegistryTest, AFailedLoadDoesNotWaitForARegistration) {
+  std::promise<void> begun;
+  std::promise<void> end;
+  std::atomic<bool> blocks{false};
+  AdapterRegistryOptions options = Options();
+  options.inspect = [&](const AdapterModel&, const AdapterSource&, bool) {
+    if (blocks.exchange(false)) {
+      begun.set_value();
+      end.get_future().wait();
+    }
+    return kAnyFacts;
+  };
+  AdapterRegistry registry({{"model", {}}}, options);
+  RegisterBoth(&registry);
+  const ResolvedAdapter red = registry.Resolve(0, {{"red", "", {}}}).value();
+  blocks = true;
+  std::thread registration([&] { RegisterBoth(&registry); });
+  begun.get_future().wait();
+  auto build = std::async(std::launch::async, [&] { return registry.Build(red.id).ok(); });
+  EXPECT_EQ(build.wait_for(std::chrono::seconds(30)), std::future_status::ready);
+  end.set_value();
+  registration.join();
+  EXPECT_FALSE(build.get());
+}
+
+// The check of a registration reads headers only, so it does not find damaged values.
+TEST_F(AdapterRegistryTest, DamageThatALoadFindsIsNotReadAgain) {
+  const LogCapture log;
+  for (const float weight : {1.0f, 0.5f}) {
+    const std::string name = weight == 1.0f ? "red" : "blue";
+    const std::vector<AdapterUse> uses = {{name, "", weight}};
+    const int64_t revision = registry_.revision();
+    {
+      const ResolvedAdapter adapter = Get(uses);
+      const absl::Status damage = registry_.Build(adapter.id).status();  // "{}" is no configuration
+      ASSERT_EQ(damage.code(), absl::StatusCode::kInvalidArgument) << damage;
+      EXPECT_EQ(registry_.Resolve(0, uses).status().message(),
+                absl::StrCat("adapter ", name, ": ", damage.message()));
+    }
+    EXPECT_GT(registry_.revision(), revision);
+    const AdapterListing listing = registry_.List()[name == "red" ? 0 : 1];
+    EXPECT_EQ(listing.files, AdapterFilesState::kInvalid);
+    EXPECT_THAT(listing.files_error, HasSubstr("adapter_config.json"));
+    // A check of the headers clears nothing while the files are the same.
+    registry_.CheckFilesNow();
+    RegisterBoth(&registry_);
+    EXPECT_FALSE(registry_.Resolve(0, uses).ok());
+    Write(name, "other bytes");
+    registry_.CheckFilesNow();
+    EXPECT_TRUE(registry_.Resolve(0, uses).ok());
+  }
+  EXPECT_EQ(NumLines(log, "[warning] adapter red: "), 1);
+}
+
+// A load that fails because of other files says nothing about the files that are there now.
+TEST_F(AdapterRegistryTest, DamageOfOtherFilesIsNotNoted) {
+  const ResolvedAdapter older = Get({{"red", "", {}}});
+  Write("red", "other bytes");
+  EXPECT_FALSE(registry_.Build(older.id).ok());
+  EXPECT_EQ(registry_.List()[0].files, AdapterFilesState::kPresent);
+  EXPECT_NE(Get({{"red", "", {}}}).id, older.id);
 }
 
 // Only Register and the registry's own thread access the disk; Resolve, FindBlend and List do not.

@@ -2,6 +2,8 @@
 #include "server/http/http_server.h"
 
 #include <gtest/gtest.h>
+#include <netdb.h>
+#include <sys/socket.h>
 
 #include <chrono>
 #include <memory>
@@ -10,6 +12,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "server/config/net.h"
 #include "tests/lib/http_client.h"
 
 namespace tessera {
@@ -188,6 +191,22 @@ TEST(HttpServerTest, ListensOnIpv6) {
   const std::string port = every->address().substr(every->address().rfind(':'));
   ExpectQuickProbe("[::1]" + port);
   ExpectQuickProbe("127.0.0.1" + port);
+}
+
+TEST(HttpServerTest, ListensOnAllAddressesOfAHost) {
+  if (!HasIpv6()) GTEST_SKIP() << "this machine has no IPv6";
+  HttpOptions options;
+  options.listen = "localhost:0";
+  const auto server = Start(options);
+  ASSERT_NE(server, nullptr);
+  const std::string port = server->address().substr(server->address().rfind(':'));
+  std::string why;
+  const AddressList found = LookUp({"localhost", 0}, &why);
+  ASSERT_NE(found, nullptr) << why;
+  if (found->ai_next == nullptr) GTEST_SKIP() << "localhost has one address on this machine";
+  for (const addrinfo* each = found.get(); each != nullptr; each = each->ai_next) {
+    ExpectQuickProbe((each->ai_family == AF_INET6 ? "[::1]" : "127.0.0.1") + port);
+  }
 }
 
 TEST(HttpServerTest, AddressesThatCannotBe) {

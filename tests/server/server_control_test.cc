@@ -392,6 +392,43 @@ TEST_F(AdapterControlTest, NamesThatWouldBreakTheListAreRefused) {
   EXPECT_EQ(List().adapters_size(), 1);
 }
 
+TEST_F(AdapterControlTest, AFolderIsRegisteredWithoutWhatCannotBeLoaded) {
+  MakeAdapter("/blue");
+  MakeAdapter("/half");
+  std::filesystem::remove(dir_ + "/half/adapter_model.safetensors");
+  v1::RegisterAdaptersRequest request;
+  v1::RegisterAdaptersResponse response;
+  request.add_adapters()->set_path(dir_);
+  ASSERT_TRUE(control_->RegisterAdapters(NewContext().get(), request, &response).ok());
+  EXPECT_EQ(response.registered(), 2);
+  ASSERT_EQ(response.skipped_size(), 1);
+  EXPECT_EQ(response.skipped(0).rfind("adapter half: ", 0), 0u) << response.skipped(0);
+  EXPECT_NE(response.skipped(0).find("/half/adapter_model"), std::string::npos);
+  EXPECT_EQ(List().adapters_size(), 2);
+  EXPECT_EQ(Register(dir_ + "/half").error_code(), grpc::StatusCode::NOT_FOUND) << "it is named";
+  // A name in the request names the adapter, even if it is in a folder of adapters.
+  MakeAdapter("/few/one");
+  std::filesystem::remove(dir_ + "/few/one/adapter_model.safetensors");
+  EXPECT_EQ(Register(dir_ + "/few", "one").error_code(), grpc::StatusCode::NOT_FOUND);
+
+  for (int i = 0; i < 101; ++i) {
+    MakeAdapter(absl::StrCat("/bad-", i));
+    std::filesystem::remove(absl::StrCat(dir_, "/bad-", i, "/adapter_model.safetensors"));
+  }
+  ASSERT_TRUE(control_->RegisterAdapters(NewContext().get(), request, &response).ok());
+  ASSERT_EQ(response.skipped_size(), 101);
+  EXPECT_EQ(response.skipped(100), "and 2 more");
+}
+
+TEST_F(AdapterControlTest, ARevisionThatWouldBreakTheListIsRefused) {
+  v1::RegisterAdaptersRequest request;
+  v1::RegisterAdaptersResponse response;
+  request.add_adapters()->set_path(dir_);
+  request.mutable_adapters(0)->set_revision("a+b");
+  const grpc::Status refused = control_->RegisterAdapters(NewContext().get(), request, &response);
+  EXPECT_EQ(FactsOf(refused).bad_field, "adapters[0].revision");
+}
+
 // A call that waits for an adapter holds its version, even a blend that no other call uses.
 TEST_F(ControlTest, AWaitForABlendHoldsIt) {
   const std::string dir = ::testing::TempDir() + "/control_wait_" + std::to_string(getpid());

@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "server/config/listener.h"
 #include "server/config/net.h"
 #include "server/end_by_exception.h"
 #include "server/node.h"
@@ -40,10 +41,10 @@ v1::Config ConfigWith(const std::function<void(v1::Config*)>& change) {
 }
 
 TEST(ServerStartTest, ProbesAnswerFromTheStartOfLoadingOn) {
-  const auto free = OpenListener("--metrics-listen", {"127.0.0.1", 0});
+  auto free = Listener::Open("--metrics-listen", {"127.0.0.1", 0});
   ASSERT_TRUE(free.ok()) << free.status();
-  close(free->fd);
-  const std::string address = absl::StrCat("127.0.0.1:", free->port);
+  const std::string address = FormatHostPort(free->local_address());
+  free->Close();
   std::string progress;
   const auto probe = [&] {
     EXPECT_EQ(HttpGet(address, "/healthz").rfind("HTTP/1.1 200", 0), 0u);
@@ -82,6 +83,30 @@ TEST(ServerStartTest, ACheckFindsWhatAStartFinds) {
   EXPECT_TRUE(CheckNode(ConfigWith([](v1::Config* c) {
                 c->mutable_adapters()->add_paths(absl::StrCat(kModel, "/adapters"));
               })).ok());
+}
+
+// A folder of adapters may have one that is still being copied.
+TEST(ServerStartTest, AnAdapterThatCannotBeLoadedDoesNotKeepTheOthersFromServing) {
+  const std::string dir = ::testing::TempDir() + absl::StrCat("/node_adapters_", getpid());
+  const std::string from = absl::StrCat(kModel, "/adapters/zorvan-1");
+  std::filesystem::create_directories(dir);
+  for (const char* name : {"/whole", "/half"}) std::filesystem::copy(from, dir + name);
+  std::filesystem::resize_file(dir + "/half/adapter_model.safetensors", 1000);
+  const auto config_of = [](const std::string& path) {
+    return ConfigWith([&](v1::Config* c) { c->mutable_adapters()->add_paths(path); });
+  };
+  {
+    testing::LogCapture log;
+    const auto node = StartNode(config_of(dir));
+    EXPECT_TRUE(node.ok()) << node.status();
+    EXPECT_NE(log.text().find("[info] 1 adapters registered"), std::string::npos) << log.text();
+    EXPECT_NE(log.text().find("[warning] skipped at the start: adapter half: "), std::string::npos)
+        << log.text();
+  }
+  const absl::Status check = CheckNode(config_of(dir)).status();
+  EXPECT_NE(check.message().find("adapter half: "), std::string::npos) << check;
+  EXPECT_FALSE(StartNode(config_of(dir + "/half")).ok()) << "it is named by itself";
+  std::filesystem::remove_all(dir);
 }
 
 TEST(ServerStartTest, AnAddressThatOtherMachinesReachIsWarnedOf) {

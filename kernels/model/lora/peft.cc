@@ -164,13 +164,19 @@ absl::Status PeftAdapter::Take(const ModelSpec& spec, const std::string& dir,
                          " has ", LoraTargetName(target), " in target_modules"));
       }
       const int32_t rank = static_cast<int32_t>(matrices.a->shape[0]);
-      if (rank != config.RankOf(module)) {
+      const absl::StatusOr<int32_t> rank_of_config = config.RankOf(module);
+      const absl::StatusOr<float> scale = config.ScaleOf(module, rank);
+      for (const absl::Status& matched : {rank_of_config.status(), scale.status()}) {
+        if (matched.ok()) continue;
+        return absl::InvalidArgumentError(absl::StrCat(config_path, ": ", matched.message()));
+      }
+      if (rank != *rank_of_config) {
         return absl::InvalidArgumentError(
             absl::StrCat(file, ": ", kPrefix, module, ".lora_A.weight has rank ", rank,
                          ", and r or rank_pattern in ", config_path,
                          " gives it another one; both files must be of one adapter"));
       }
-      matrices.scale = config.ScaleOf(module, rank);
+      matrices.scale = *scale;
       ranks_[Index(layer, target)] = rank;
     }
   }

@@ -19,8 +19,12 @@
 namespace tessera {
 namespace {
 
-constexpr uint32_t kMatchLimit = 100'000;  // PCRE2's backtracking steps in one match
-constexpr size_t kMaxPatterns = 4096;
+// PCRE2's backtracking steps in one match. A module name has about 40 characters, so that a pattern
+// with a few wildcards takes some hundred. A hostile file has all patterns at this limit.
+constexpr uint32_t kMatchLimit = 1000;
+// An adapter whose ranks were chosen by the training has one for each module: 882 in a model of 126
+// layers.
+constexpr size_t kMaxPatterns = 1024;
 constexpr double kMaxAlpha = 1e6;
 
 struct Deleter {
@@ -167,13 +171,17 @@ class PeftConfig::Pattern {
     return Pattern(std::move(code));
   }
 
-  // A pattern that exceeds kMatchLimit does not match.
-  bool Matches(const std::string& module) const {
+  // INVALID_ARGUMENT: the match exceeds kMatchLimit.
+  absl::StatusOr<bool> Matches(const std::string& module) const {
     const Owned<pcre2_match_data> data(pcre2_match_data_create(1, nullptr));
     const Owned<pcre2_match_context> context(pcre2_match_context_create(nullptr));
     pcre2_set_match_limit(context.get(), kMatchLimit);
-    return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(module.data()), module.size(), 0,
-                       0, data.get(), context.get()) >= 0;
+    const int result = pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(module.data()),
+                                   module.size(), 0, 0, data.get(), context.get());
+    if (result >= 0 || result == PCRE2_ERROR_NOMATCH) return result >= 0;
+    return absl::InvalidArgumentError(
+        absl::StrCat("a key of rank_pattern or alpha_pattern takes more than ", kMatchLimit,
+                     " steps to compare with ", module, "; write names of modules, or fewer *"));
   }
 
  private:
@@ -227,20 +235,22 @@ absl::StatusOr<PeftConfig> PeftConfig::Open(const std::string& path,
   return result;
 }
 
-int32_t PeftConfig::RankOf(const std::string& module) const {
-  for (const auto& [pattern, rank] : ranks_) {
-    if (pattern.Matches(module)) return rank;
+template <class Value>
+absl::StatusOr<Value> PeftConfig::Find(const std::vector<std::pair<Pattern, Value>>& patterns,
+                                       const std::string& module, Value otherwise) {
+  for (const auto& [pattern, value] : patterns) {
+    ASSIGN_OR_RETURN(const bool matches, pattern.Matches(module));
+    if (matches) return value;
   }
-  return rank_;
+  return otherwise;
 }
 
-float PeftConfig::ScaleOf(const std::string& module, int32_t rank) const {
-  double alpha = alpha_;
-  for (const auto& [pattern, value] : alphas_) {
-    if (!pattern.Matches(module)) continue;
-    alpha = value;
-    break;
-  }
+absl::StatusOr<int32_t> PeftConfig::RankOf(const std::string& module) const {
+  return Find(ranks_, module, rank_);
+}
+
+absl::StatusOr<float> PeftConfig::ScaleOf(const std::string& module, int32_t rank) const {
+  ASSIGN_OR_RETURN(const double alpha, Find(alphas_, module, alpha_));
   return static_cast<float>(alpha / (rank_stabilised_ ? std::sqrt(rank) : rank));
 }
 

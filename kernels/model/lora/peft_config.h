@@ -25,11 +25,11 @@ class PeftConfig final {
   ~PeftConfig();
 
   // The rank of a module ("model.layers.0.self_attn.q_proj"): the value of the first key of
-  // rank_pattern that matches the module, else `r`.
-  int32_t RankOf(const std::string& module) const;
+  // rank_pattern that matches the module, else `r`. INVALID_ARGUMENT: a match takes too long.
+  absl::StatusOr<int32_t> RankOf(const std::string& module) const;
   // The factor of the module's B A: alpha / rank, or alpha / sqrt(rank) for rank-stabilised
-  // adapters.
-  float ScaleOf(const std::string& module, int32_t rank) const;
+  // adapters. INVALID_ARGUMENT: a match takes too long.
+  absl::StatusOr<float> ScaleOf(const std::string& module, int32_t rank) const;
   // Whether the file names `linear` in target_modules and adapts it in all layers.
   bool Expects(absl::string_view linear) const;
 
@@ -37,6 +37,11 @@ class PeftConfig final {
   class Pattern;
 
   PeftConfig();
+
+  // The value of the first pattern that matches the module, else `otherwise`.
+  template <class Value>
+  static absl::StatusOr<Value> Find(const std::vector<std::pair<Pattern, Value>>& patterns,
+                                    const std::string& module, Value otherwise);
 
   int32_t rank_ = 0;
   double alpha_ = 0.0;

@@ -76,19 +76,19 @@ absl::StatusOr<std::vector<AdapterSource>> FindAdapters(const std::string& path,
   RETURN_IF_ERROR(CheckBelow(path, roots));
   const std::filesystem::path folder = std::filesystem::path(path).lexically_normal();
   std::vector<AdapterSource> sources;
-  const auto add = [&](const std::filesystem::path& of) {
+  const auto add = [&](const std::filesystem::path& of, bool listed) {
     const std::string name = of.has_filename() ? of.filename() : of.parent_path().filename();
-    sources.push_back({name, "", model, of.string(), roots});
+    sources.push_back({name, "", model, of.string(), roots, listed});
   };
   if (IsAdapterFolder(folder.string())) {
-    add(folder);
+    add(folder, /*listed=*/false);
     return sources;
   }
   std::error_code error;
   std::filesystem::directory_iterator it(folder, error);
   const std::filesystem::directory_iterator end;
   for (; !error && it != end; it.increment(error)) {
-    if (IsAdapterFolder(it->path().string())) add(it->path());
+    if (IsAdapterFolder(it->path().string())) add(it->path(), /*listed=*/true);
     if (sources.size() <= kMaxAdaptersAtOnce) continue;
     return absl::InvalidArgumentError(
         absl::StrCat(path, " holds more than ", kMaxAdaptersAtOnce,

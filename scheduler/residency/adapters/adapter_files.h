@@ -25,6 +25,8 @@ struct AdapterSource {
   // Folders. The files of `path` must lie below one of them after all links are resolved. Empty:
   // the files may lie anywhere.
   std::vector<std::string> roots = {};
+  // FindAdapters found it in a folder of adapters; nobody named it.
+  bool listed = false;
 };
 
 // What a model needs its adapters to be.

@@ -70,30 +70,30 @@ AdapterFilesState StateOf(const absl::Status& files) {
   return absl::IsNotFound(files) ? AdapterFilesState::kMissing : AdapterFilesState::kInvalid;
 }
 
+// Whether the same files may be loaded later: the error is not of their content.
+bool MayPass(const absl::Status& files) { return !files.ok() && !absl::IsInvalidArgument(files); }
+
 bool IsInMemory(const AdapterStatus& status) {
   return status.residency.load(std::memory_order_relaxed) != AdapterResidency::kDisk;
 }
 
 }  // namespace
 
-absl::Status AdapterRegistry::CheckNames(const std::vector<AdapterSource>& sources) const {
-  for (const AdapterSource& source : sources) {
-    if (const std::string wrong = WrongWithAdapterName(source.name); !wrong.empty()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the name of the adapter at ", absl::Utf8SafeCHexEscape(source.path), " ",
-                       wrong, ", by a name of its own or by renaming the folder"));
-    }
-    const std::string wrong = source.revision.empty() ? "" : WrongWithAdapterName(source.revision);
-    if (!wrong.empty()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the revision of the adapter ", source.name, " ", wrong));
-    }
-    for (const AdapterModel& model : models_) {
-      if (model.name != source.name) continue;
-      return absl::AlreadyExistsError(absl::StrCat("a model is called ", source.name,
-                                                   ": give the adapter at ", source.path,
-                                                   " another name"));
-    }
+absl::Status AdapterRegistry::CheckName(const AdapterSource& source) const {
+  if (const std::string wrong = WrongWithAdapterName(source.name); !wrong.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the name of the adapter at ", absl::Utf8SafeCHexEscape(source.path), " ",
+                     wrong, ", by a name of its own or by renaming the folder"));
+  }
+  const std::string wrong = source.revision.empty() ? "" : WrongWithAdapterName(source.revision);
+  if (!wrong.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the revision of the adapter ", source.name, " ", wrong));
+  }
+  for (const AdapterModel& model : models_) {
+    if (model.name != source.name) continue;
+    return absl::AlreadyExistsError(absl::StrCat(
+        "a model is called ", source.name, ": give the adapter at ", source.path, " another name"));
   }
   return absl::OkStatus();
 }
@@ -105,6 +105,7 @@ absl::StatusOr<AdapterRegistry::Entry> AdapterRegistry::NewEntry(
                         absl::StrCat("adapter ", source.name, ": ", status.message()));
   };
   CHECK_LT(static_cast<size_t>(source.model), models_.size());
+  RETURN_IF_ERROR(CheckName(source));
   Entry entry;
   entry.source = source;
   absl::StatusOr<std::string> identity = options_.identity(source.path);
@@ -118,14 +119,20 @@ absl::StatusOr<AdapterRegistry::Entry> AdapterRegistry::NewEntry(
   return entry;
 }
 
-absl::Status AdapterRegistry::Register(const std::vector<AdapterSource>& sources) {
-  RETURN_IF_ERROR(CheckNames(sources));
+absl::Status AdapterRegistry::Register(const std::vector<AdapterSource>& sources,
+                                       std::vector<absl::Status>* skipped) {
   const std::lock_guard<std::mutex> files_lock(files_mutex_);
   std::vector<Entry> entries;
   entries.reserve(sources.size());
   for (const AdapterSource& source : sources) {
-    ASSIGN_OR_RETURN(Entry entry, NewEntry(source));
-    entries.push_back(std::move(entry));
+    absl::StatusOr<Entry> entry = NewEntry(source);
+    if (entry.ok()) {
+      entries.push_back(*std::move(entry));
+    } else if (skipped != nullptr && source.listed) {
+      skipped->push_back(entry.status());
+    } else {
+      return entry.status();
+    }
   }
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto num_new = absl::c_count_if(
@@ -138,7 +145,9 @@ absl::Status AdapterRegistry::Register(const std::vector<AdapterSource>& sources
   for (Entry& entry : entries) {
     const auto [it, is_new] = by_name_.try_emplace(entry.source.name, next_entry_);
     next_entry_ += is_new ? 1 : 0;
-    entries_[it->second] = std::move(entry);
+    Entry& registered = entries_[it->second];
+    if (!is_new) KeepWhatIsSame(&registered, &entry);
+    registered = std::move(entry);
   }
   if (watch_ == nullptr && options_.check_interval_us > 0 && !entries_.empty()) {
     watch_ = std::make_unique<FileWatch>(options_.check_interval_us, [this] { CheckNextFiles(); });
@@ -146,6 +155,17 @@ absl::Status AdapterRegistry::Register(const std::vector<AdapterSource>& sources
   ForgetUnheld();
   AnnounceChange();
   return absl::OkStatus();
+}
+
+// An adapter that is registered again with the same files keeps its version, and what a load found
+// in the files, because a registration checks their headers only.
+void AdapterRegistry::KeepWhatIsSame(Entry* old, Entry* fresh) {
+  const AdapterSource& source = fresh->source;
+  if (old->source.path != source.path || old->source.model != source.model) return;
+  if (old->seen == fresh->seen && absl::IsInvalidArgument(old->files)) fresh->files = old->files;
+  if (old->source.revision != source.revision || old->identity != fresh->identity) return;
+  fresh->latest = old->latest;
+  fresh->hold = std::move(old->hold);
 }
 
 absl::StatusOr<std::vector<ResolvedAdapter>> AdapterRegistry::Unregister(const std::string& name) {
@@ -190,11 +210,16 @@ void AdapterRegistry::CheckNextFiles() {
   for (const std::string& name : names) CheckFiles(name);
 }
 
-// Accesses the disk without holding mutex_, so that a slow disk does not delay requests.
 void AdapterRegistry::CheckFiles(const std::string& name) {
   const std::lock_guard<std::mutex> files_lock(files_mutex_);
+  Examine(name);
+}
+
+// Accesses the disk without holding mutex_, so that a slow disk does not delay requests.
+void AdapterRegistry::Examine(const std::string& name) {
   AdapterSource source;
   std::string seen;
+  bool look_again = false;
   bool in_memory = false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -202,11 +227,13 @@ void AdapterRegistry::CheckFiles(const std::string& name) {
     if (entry == nullptr) return;
     source = entry->source;
     seen = entry->seen;
+    look_again = MayPass(entry->files);
     in_memory = entry->latest != nullptr && IsInMemory(entry->latest->status);
   }
   const absl::StatusOr<std::string> identity = options_.identity(source.path);
   const std::string now = identity.ok() ? *identity : "";
-  if (now == seen) return;
+  const bool is_same = now == seen;
+  if (is_same && !look_again) return;
   // New files are read whole before they replace a version in memory.
   const auto inspect = [&]() -> absl::StatusOr<AdapterFacts> {
     RETURN_IF_ERROR(identity.status());
@@ -216,9 +243,10 @@ void AdapterRegistry::CheckFiles(const std::string& name) {
   const std::lock_guard<std::mutex> lock(mutex_);
   Entry* const entry = FindEntry(name);
   if (entry == nullptr) return;  // unregistered meanwhile
+  if (is_same && facts.status() == entry->files) return;
   entry->seen = now;
   if (facts.ok()) {
-    TLOG_INFO("adapter {}: its files changed", name);
+    TLOG_INFO("adapter {}: its files {}", name, is_same ? "can be read" : "changed");
     entry->identity = now;
     entry->facts = *facts;
   } else if (entry->files.ok()) {
@@ -468,24 +496,49 @@ absl::StatusOr<AdapterImage> AdapterRegistry::Build(AdapterId id) {
     hold = AdapterHold(built);
   }
   std::string content_name;
-  absl::StatusOr<AdapterImage> image = BuildFrom(built->content, &content_name);
+  const Part* unread = nullptr;
+  absl::StatusOr<AdapterImage> image = BuildFrom(built->content, &content_name, &unread);
   if (image.ok()) {
     const std::lock_guard<std::mutex> lock(mutex_);
     built->content_name = std::move(content_name);
     return image;
   }
-  // A client that sends the request again gets the current files.
-  for (const Part& part : built->content.parts) CheckFiles(part.name);
+  if (unread != nullptr) NoteDamage(built->content.model, *unread, image.status());
+  // A client that sends the request again gets the current files. A registration may hold the mutex
+  // for long, and other adapters wait for this thread; then the registry's thread examines the
+  // files later.
+  const std::unique_lock<std::mutex> files_lock(files_mutex_, std::try_to_lock);
+  if (!files_lock.owns_lock()) return image;
+  for (const Part& part : built->content.parts) Examine(part.name);
   return image;
 }
 
+// Lets Resolve refuse an adapter whose headers fit the model and whose values are damaged.
+// Otherwise each request would read the adapter again. A status that is not INVALID_ARGUMENT says
+// nothing about the content.
+void AdapterRegistry::NoteDamage(int32_t model, const Part& part, const absl::Status& damage) {
+  if (!absl::IsInvalidArgument(damage)) return;
+  const absl::StatusOr<std::string> identity = options_.identity(part.path);
+  if (!identity.ok() || *identity != part.identity) return;  // other files may have been read
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Entry* const entry = FindEntry(part.name);
+  if (entry == nullptr || entry->source.model != model || entry->source.path != part.path) return;
+  if (entry->seen != part.identity || !entry->files.ok()) return;
+  TLOG_WARN("adapter {}: {}", part.name, std::string(damage.message()));
+  entry->files = damage;
+  AnnounceChange();
+}
+
 absl::StatusOr<AdapterImage> AdapterRegistry::BuildFrom(const Content& content,
-                                                        std::string* content_name) const {
+                                                        std::string* content_name,
+                                                        const Part** unread) const {
   const AdapterModel& model = models_[static_cast<size_t>(content.model)];
   std::vector<std::unique_ptr<PeftAdapter>> adapters;
   std::vector<WeightedAdapter> weighted;
   for (const Part& part : content.parts) {
+    *unread = &part;
     ASSIGN_OR_RETURN(auto adapter, PeftAdapter::Open(model.spec, part.path, part.roots));
+    *unread = nullptr;
     ASSIGN_OR_RETURN(const std::string identity, options_.identity(part.path));
     if (identity != part.identity) {
       return absl::FailedPreconditionError(absl::StrCat(

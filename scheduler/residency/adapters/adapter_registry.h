@@ -50,14 +50,11 @@ struct AdapterUse {
 };
 
 struct AdapterRegistryOptions {
-  // Time after which the registry's thread examines the files of the next 1,000 adapters. A smaller
-  // value finds changed files sooner. 0: only CheckFilesNow examines files.
+  // Time after which the registry's thread examines the files of the next 1,000 adapters. 0: never.
   int64_t check_interval_us = 1'000'000;
   // The largest number of registered adapters. Each takes about a kilobyte.
   size_t max_adapters = size_t{1} << 18;
-  // The largest number of blends that may be held at once: by requests, and by the store for those
-  // in memory. Each takes about a kilobyte of the registry. A registered adapter has one version,
-  // and an old one for each time that its files changed while requests used it.
+  // The largest number of blends that requests and the store may hold at once, a kilobyte each.
   int64_t max_blends = int64_t{1} << 16;
   // Returns a string that changes when the files at `path` change. Only tests replace it.
   std::function<absl::StatusOr<std::string>(const std::string& path)> identity =
@@ -78,15 +75,16 @@ class AdapterRegistry final {
   // Registers all sources, or none on an error, whose message names the adapter: a name that is a
   // model's or breaks the grammar (adapter_name.h), a missing file, a configuration or a header
   // that does not fit the model. RESOURCE_EXHAUSTED: too many adapters. Replaces adapters that have
-  // the same names: later requests get the new files. Accesses the disk.
-  absl::Status Register(const std::vector<AdapterSource>& sources);
+  // the same names: later requests get the new files. With `skipped`, a listed source that has an
+  // error is left out instead, and the error is added to `skipped`. Accesses the disk.
+  absl::Status Register(const std::vector<AdapterSource>& sources,
+                        std::vector<absl::Status>* skipped = nullptr);
   // Removes an adapter: later requests for it and for its blends are refused. Returns the versions
   // that used it, which are now retired (adapter_status.h); the caller unloads them, and sequences
   // that hold one finish with it. NOT_FOUND: no adapter has this name.
   absl::StatusOr<std::vector<ResolvedAdapter>> Unregister(const std::string& name);
 
-  // Examines the files of all registered adapters on disk. Files that changed before the call are
-  // new versions after it.
+  // Examines the files of all adapters. Files that changed before the call are then new versions.
   void CheckFilesNow();
 
   // The current version of `uses`, re-compressed to at most `max_rank` (0: exact). NOT_FOUND names
@@ -104,14 +102,13 @@ class AdapterRegistry final {
   // The registered adapters, then the blends in memory. The name of a blend is its recipe: its
   // adapters, their weights and the requested rank, as in "zorvan-1*0.6+keltish-1@v2*0.4:r8".
   std::vector<AdapterListing> List() const;
-  // The blend of that recipe. Blends in memory are preferred, then newer ones. Returns id
-  // kNoAdapter if no blend of that recipe is held.
+  // The blend of that recipe: one in memory, or else the newest; kNoAdapter if none is held.
   ResolvedAdapter FindBlend(const std::string& recipe);
   int64_t num_versions();  // number of versions that are held
-  // A number that changes with every registration and every change of a version's state.
+  // Changes with every registration and every change of a version's state.
   int64_t revision() const { return revision_.load(std::memory_order_relaxed); }
 
-  // Reads a version's files. FAILED_PRECONDITION: the files have changed; the registry then knows
+  // Reads a version's files. FAILED_PRECONDITION: the files have changed; the registry soon knows
   // their new state. Slow; loader threads. REQUIRES for these six: the version has a hold.
   absl::StatusOr<AdapterImage> Build(AdapterId id);
   // The hash of a version's content: its adapters' tensors, ranks and scales, the blend's weights
@@ -157,17 +154,22 @@ class AdapterRegistry final {
     std::string identity;  // state of the last files that could be loaded
     AdapterFacts facts;    // of these files
     std::string seen;      // state of the files when they were last examined; empty: missing
-    // Why the files that were last examined cannot be loaded. OK: they are those of `identity`.
+    // Why the files `seen` cannot be loaded. OK: they are those of `identity`. INVALID_ARGUMENT
+    // stays until the files change; the cause of another error may go away.
     absl::Status files;
     Version* latest = nullptr;         // the last resolved version that is not a blend
-    AdapterHold hold = AdapterHold();  // hold of `latest`
+    AdapterHold hold = AdapterHold();  // of `latest`
   };
 
-  absl::StatusOr<AdapterImage> BuildFrom(const Content& content, std::string* content_name) const;
-  absl::Status CheckNames(const std::vector<AdapterSource>& sources) const;
+  absl::StatusOr<AdapterImage> BuildFrom(const Content& content, std::string* content_name,
+                                         const Part** unread) const;
+  void NoteDamage(int32_t model, const Part& part, const absl::Status& damage);
+  absl::Status CheckName(const AdapterSource& source) const;
   absl::StatusOr<Entry> NewEntry(const AdapterSource& source) const;
   void CheckFiles(const std::string& name);
+  void Examine(const std::string& name);  // REQUIRES: the caller holds files_mutex_
   void CheckNextFiles();
+  static void KeepWhatIsSame(Entry* old, Entry* fresh);
   // REQUIRES for the functions below: the caller holds mutex_.
   Entry* FindEntry(const std::string& name);
   absl::StatusOr<EntryId> FindEntry(int32_t model, const AdapterUse& use) const;

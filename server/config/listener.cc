@@ -1,4 +1,4 @@
-#include "server/door/listener.h"
+#include "server/config/listener.h"
 
 #include <netdb.h>
 #include <netinet/in.h>
@@ -9,8 +9,8 @@
 #include <cstring>
 #include <memory>
 
+#include "absl/algorithm/container.h"
 #include "server/config/net.h"
-#include "server/door/peer.h"
 
 namespace tessera {
 namespace {
@@ -26,29 +26,25 @@ void SetPort(int port, addrinfo* address) {
   }
 }
 
-// Returns whether an address is valid on one network interface only, such as fe80::1%eth0.
-bool HasInterface(const sockaddr_storage& address) {
-  if (address.ss_family != AF_INET6) return false;
-  sockaddr_in6 v6;
-  std::memcpy(&v6, &address, sizeof(v6));
-  return v6.sin6_scope_id != 0;
+std::string NumericHost(const sockaddr* address, socklen_t size) {
+  char host[NI_MAXHOST];
+  if (getnameinfo(address, size, host, sizeof(host), nullptr, 0, NI_NUMERICHOST) != 0) return "";
+  return host;
 }
 
 // The address of a bound socket, at which this machine reaches it.
 HostPort LocalAddress(int fd) {
   sockaddr_storage bound = {};
   socklen_t size = sizeof(bound);
-  if (getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size) != 0) return {};
-  const PeerAddress address = PeerFrom(bound);
+  auto* const address = reinterpret_cast<sockaddr*>(&bound);
+  if (getsockname(fd, address, &size) != 0) return {};
+  const std::string host = NumericHost(address, size);
+  const int port =
+      ntohs(bound.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port
+                                        : reinterpret_cast<sockaddr_in*>(&bound)->sin_port);
   // A socket on all addresses takes clients of IPv4, or another socket of the same port does.
-  const bool is_any = address.host == "0.0.0.0" || address.host == "::";
-  if (is_any) return {"127.0.0.1", address.port};
-  char host[NI_MAXHOST];
-  if (HasInterface(bound) && getnameinfo(reinterpret_cast<const sockaddr*>(&bound), size, host,
-                                         sizeof(host), nullptr, 0, NI_NUMERICHOST) == 0) {
-    return {host, address.port};  // with the name of the interface
-  }
-  return {address.host, address.port};
+  const bool is_any = host == "0.0.0.0" || host == "::";
+  return {is_any ? "127.0.0.1" : host, port};
 }
 
 // Returns a listening socket, or -1 and sets errno.
@@ -72,18 +68,16 @@ int ListenOn(const addrinfo& address, bool is_only_one) {
 }  // namespace
 
 absl::StatusOr<Listener> Listener::Open(const std::string& flag, const HostPort& address) {
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
-  addrinfo* found = nullptr;
-  const std::string port = std::to_string(address.port);
-  if (getaddrinfo(address.host.c_str(), port.c_str(), &hints, &found) != 0) {
-    return ListenError(flag, address);
-  }
-  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, freeaddrinfo);
+  std::string why;
+  const AddressList found = LookUp(address, &why);
+  if (found == nullptr) return ListenError(flag, address, why);
   Listener listener;
   listener.port_ = address.port;
-  for (addrinfo* each = found; each != nullptr; each = each->ai_next) {
+  std::vector<std::string> hosts;  // the system may name an address twice
+  for (addrinfo* each = found.get(); each != nullptr; each = each->ai_next) {
+    const std::string host = NumericHost(each->ai_addr, each->ai_addrlen);
+    if (absl::c_linear_search(hosts, host)) continue;
+    hosts.push_back(host);
     if (listener.port_ != 0) SetPort(listener.port_, each);
     const int fd = ListenOn(*each, found->ai_next == nullptr);
     if (fd >= 0) {
@@ -92,11 +86,19 @@ absl::StatusOr<Listener> Listener::Open(const std::string& flag, const HostPort&
       listener.port_ = listener.local_.port;
       continue;
     }
+    const int error = errno;
+    why = std::strerror(error);
     // A machine without IPv6 still resolves localhost to ::1. A port in use is an error.
-    if (errno == EADDRINUSE || errno == EACCES) return ListenError(flag, address);
+    if (error == EADDRINUSE || error == EACCES) return ListenError(flag, address, why);
   }
-  if (listener.fds_.empty()) return ListenError(flag, address);
+  if (listener.fds_.empty()) return ListenError(flag, address, why);
   return listener;
+}
+
+int Listener::Take() {
+  const int fd = fds_.back();
+  fds_.pop_back();
+  return fd;
 }
 
 void Listener::Close() {

@@ -1,5 +1,4 @@
-// The listening sockets of one address. Owned by the door. Open is called before the door's thread
-// starts; afterwards only that thread uses the listener.
+// The listening sockets of one address: one for each address of the host. Owned by one thread.
 #pragma once
 
 #include <string>
@@ -29,6 +28,8 @@ class Listener final {
   // A numeric address at which this machine reaches the port.
   HostPort local_address() const { return local_; }
   void Close();
+  // Gives one socket to the caller, who closes it. REQUIRES: fds() is not empty.
+  int Take();
 
  private:
   Listener() = default;
