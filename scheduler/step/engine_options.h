@@ -33,7 +33,7 @@ struct EngineOptions : SchedulerOptions {
   // While the load exceeds what the device can serve, requests that would wait longer than this for
   // their first step are refused (queue_gate.h). A smaller value gives a shorter time to the first
   // token under overload, a larger value refuses less. 0: no bound.
-  int64_t max_queue_delay_us = 1'500'000;
+  int64_t max_queue_delay_us = 750'000;
   // The adapters that requests may use; null: no adapters. Outlives the engine.
   AdapterRegistry* adapters = nullptr;
   // The number of bytes of adapters that are kept in host memory after they have left the pool.
