@@ -207,7 +207,7 @@ grpc::Status ChangeAdapter(const Arguments& arguments, v1::Control::Stub* contro
     if (words.size() == 3) source->set_name(words[1]);
     source->set_path(words.back());
     if (const auto model = arguments.Text("--model")) source->set_model(*model);
-    const grpc::Status status = control->RegisterAdapters(context, request, &response);
+    grpc::Status status = control->RegisterAdapters(context, request, &response);
     for (const std::string& why : response.skipped()) {
       std::fprintf(stderr, "tessera: skipped: %s\n", LogText(why).c_str());
     }
