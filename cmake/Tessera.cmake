@@ -6,16 +6,27 @@
 #       SANITIZE: the test is also built and run in the asan and tsan presets (engine, store, parsers, server)
 #       SANITIZE_ADDRESS: the test is also built and run in the asan preset. Tests over gRPC use this: Debian's gRPC is
 #       not built for tsan, which then reports false races inside gRPC
-#   tessera_fuzzer(NAME SRCS ... [DEPS ...])              -> binary in the `fuzz` preset only (clang, libFuzzer)
+#   tessera_fuzzer(NAME SRCS ... [DEPS ...])              -> build/asan/fuzz/NAME in the asan preset only
 #       The target `fuzzers` builds all fuzzers.
 include_guard(GLOBAL)
+
+# The options of libraries and product binaries of all rooms, unless the CMakeLists.txt of a room clears them.
+# TESSERA_HARDENING: an overflow of a buffer on the stack, or of one whose size the compiler knows, ends the process.
+# Cleared by floor 1, which has the hot loops and reads no foreign bytes.
+set(TESSERA_HARDENING $<$<CONFIG:Release>:-fstack-protector-strong> $<$<CONFIG:Release>:-D_FORTIFY_SOURCE=2>)
+# TESSERA_COVERAGE: the code reports to libFuzzer which branches an input takes. Cleared by the rooms that no fuzzer
+# aims at.
+set(TESSERA_COVERAGE "")
+if(TESSERA_FUZZ)
+  set(TESSERA_COVERAGE -fsanitize=fuzzer-no-link)
+endif()
 
 function(tessera_library name)
   cmake_parse_arguments(ARG "" "" "SRCS;DEPS;OPTIONS" ${ARGN})
   add_library(${name} STATIC ${ARG_SRCS})
   target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR})
   target_link_libraries(${name} PUBLIC ${ARG_DEPS})
-  target_compile_options(${name} PRIVATE ${ARG_OPTIONS})
+  target_compile_options(${name} PRIVATE ${TESSERA_HARDENING} ${TESSERA_COVERAGE} ${ARG_OPTIONS})
 endfunction()
 
 function(tessera_binary name)
@@ -23,6 +34,7 @@ function(tessera_binary name)
   add_executable(${name} ${ARG_SRCS})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS})
+  target_compile_options(${name} PRIVATE ${TESSERA_HARDENING})
   # A position-independent binary, whose addresses of functions in libraries are set at start and then read-only.
   target_link_options(${name} PRIVATE -pie -Wl,-z,relro -Wl,-z,now)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
@@ -55,6 +67,7 @@ function(tessera_fuzzer name)
   add_executable(${name} ${ARG_SRCS})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS})
+  target_compile_options(${name} PRIVATE ${TESSERA_COVERAGE})
   target_link_options(${name} PRIVATE -fsanitize=fuzzer)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz)
   if(NOT TARGET fuzzers)

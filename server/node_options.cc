@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "tessera/v1/config.pb.h"
@@ -93,17 +94,39 @@ DoorOptions DoorOptionsOf(const v1::LimitsConfig& limits) {
   return door;
 }
 
-absl::Status CheckOptions(const AssembleOptions& options) {
-  if (options.backend == "ref" && options.num_threads > 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("engine.threads is ", options.num_threads,
-                     ", but engine.device ref computes on one thread: leave engine.threads out"));
+absl::Status CheckOptions(const v1::Config& config) {
+  const v1::EngineConfig& engine = config.engine();
+  const auto refused = [](const auto&... parts) {
+    return absl::InvalidArgumentError(absl::StrCat(parts...));
+  };
+  if (engine.device() == "ref" && engine.threads() > 1) {
+    return refused("engine.threads is ", engine.threads(),
+                   ", but engine.device ref computes on one thread: leave engine.threads out");
   }
-  if (options.engine.max_num_batched_tokens >= options.engine.max_num_seqs) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("engine.max_num_batched_tokens (", options.engine.max_num_batched_tokens,
-                   ") must be at least engine.max_num_seqs (", options.engine.max_num_seqs,
-                   "): every running stream needs a token in every step"));
+  if (engine.has_pack_cache_bytes() && engine.pack_cache().empty()) {
+    return refused(
+        "engine.pack_cache_bytes has no effect without engine.pack_cache (--pack-cache): name a "
+        "folder there, or leave it out");
+  }
+  const bool is_early_abort = engine.queue_policy() == "early_abort";
+  if (engine.has_early_abort_ms() && !is_early_abort) {
+    return refused(
+        "engine.early_abort_ms has no effect without engine.queue_policy (--queue-policy) "
+        "early_abort: set that too, or leave it out");
+  }
+  for (const auto& [is_given, key] :
+       {std::pair(engine.has_ageing_ms(), "ageing_ms"),
+        std::pair(engine.has_max_queue_delay_ms(), "max_queue_delay_ms")}) {
+    if (is_given && is_early_abort) {
+      return refused("engine.", key,
+                     " has no effect with engine.queue_policy early_abort: leave one of them out");
+    }
+  }
+  const EngineOptions options = OptionsOf(config).engine;
+  if (options.max_num_batched_tokens >= options.max_num_seqs) return absl::OkStatus();
+  return refused("engine.max_num_batched_tokens (", options.max_num_batched_tokens,
+                 ") must be at least engine.max_num_seqs (", options.max_num_seqs,
+                 "): every running stream needs a token in every step");
 }
 
 std::string ListenAddressOf(const v1::ServerConfig& server) {

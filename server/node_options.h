@@ -24,8 +24,9 @@ AssembleOptions OptionsOf(const v1::Config& config);
 // The limits of connections, without the address.
 DoorOptions DoorOptionsOf(const v1::LimitsConfig& limits);
 
-// Returns an error if options contradict each other.
-absl::Status CheckOptions(const AssembleOptions& options);
+// Returns an error if values contradict each other, or if one is given that has no effect because
+// of another.
+absl::Status CheckOptions(const v1::Config& config);
 
 // The addresses of the gRPC server and of metrics and probes, as HOST:PORT.
 std::string ListenAddressOf(const v1::ServerConfig& server);

@@ -117,8 +117,8 @@ absl::StatusOr<NodeParts> PrepareNode(
     const v1::Config& config, const std::function<void(const std::string& stage)>& on_stage) {
   NodeParts parts;
   on_stage("planning the memory");
+  RETURN_IF_ERROR(CheckOptions(config));
   parts.options = OptionsOf(config);
-  RETURN_IF_ERROR(CheckOptions(parts.options));
   RETURN_IF_ERROR(CheckAddresses(config.server()));
   ASSIGN_OR_RETURN(parts.plan, PlanMemory(parts.options));
   RETURN_IF_ERROR(CheckThreads(ThreadsOf(config, parts.plan)));

@@ -7,7 +7,7 @@ release  all tests, optimised
 lint     tests/lint.py
 asan     engine, store, parsers and server under the address and undefined-behaviour sanitizers
 tsan     the same under the thread sanitizer
-fuzz     every libFuzzer target for FUZZ_SECONDS (30) seconds
+fuzz     every libFuzzer target for FUZZ_SECONDS (30) seconds, from the build of asan
 
 A test that skips because ../shared/data is absent is reported; where the data is present such a skip counts as a failure.
 """
@@ -88,8 +88,10 @@ def ctest(stage, directory, tally):
     os.makedirs(reports)
     env = dict(os.environ, GTEST_OUTPUT=f"xml:{reports}/", **SANITIZER_ENV.get(stage, {}))
     junit = os.path.join(reports, "ctest.junit")
-    shell(["ctest", "--test-dir", directory, "--output-on-failure", "--output-junit", junit, "--timeout", "900"],
-          os.path.join(directory, "ctest.log"), env)
+    # Release tests run alone, as they also measure. Under a sanitizer most threads of a test wait for one of them.
+    at_once = 1 if stage == "release" else os.cpu_count() or 1
+    shell(["ctest", "--test-dir", directory, "--output-on-failure", "--output-junit", junit, "--timeout", "900",
+           "--parallel", str(at_once)], os.path.join(directory, "ctest.log"), env)
     if not os.path.exists(junit):
         tally.add(f"{stage}: ctest", False, "ctest wrote no report")
         return
@@ -111,8 +113,8 @@ def sanitized(stage, tally):
 
 
 def fuzz(tally):
-    directory = os.path.join(ROOT, "build", "fuzz")
-    if not build("fuzz", directory, tally, target="fuzzers"):
+    directory = os.path.join(ROOT, "build", "asan")
+    if not build("asan", directory, tally, target="fuzzers"):
         return
     targets = sorted(t for t in glob.glob(os.path.join(directory, "fuzz", "*")) if os.access(t, os.X_OK))
     running = []
@@ -134,7 +136,7 @@ def fuzz(tally):
 def finish_fuzzer(item, tally):
     name, process = item
     code = process.wait()
-    tally.add(f"fuzz: {name}", code == 0, f"see build/fuzz/{name}.log")
+    tally.add(f"fuzz: {name}", code == 0, f"see build/asan/{name}.log")
 
 
 def main():

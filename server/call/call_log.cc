@@ -121,6 +121,12 @@ void CallLog::Ended(const CallFacts& call, const absl::Status& status, int64_t n
   spdlog::log(level, "{}", LineOf(call, status, error));
 }
 
+void CallLog::ReplyDropped(const UnreadReplies::Drop& drop, int64_t now_us) {
+  if (!limiter_.Admit("an unread reply", now_us)) return;
+  TLOG_WARN("a reply of {} bytes was dropped: {} has not read it, and too many replies are unread",
+            drop.bytes, drop.client);
+}
+
 void CallLog::LogSummaries(int64_t now_us, bool all) {
   for (const LogLimiter::Summary& summary : limiter_.TakeSummaries(now_us, all)) {
     TLOG_INFO("{} more calls ended with {} in the last {:.1f} s", summary.count, summary.kind,

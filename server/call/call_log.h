@@ -12,6 +12,7 @@
 #include "kernels/base/log_limiter.h"
 #include "scheduler/request.h"
 #include "server/call/prepare.h"
+#include "server/call/unread_replies.h"
 
 namespace tessera {
 
@@ -41,6 +42,9 @@ class CallLog final {
   // Logs the end of a call at level WARN if the server is to blame, else at level INFO. `status` is
   // the status that ended the call, as an operator may read it.
   void Ended(const CallFacts& call, const absl::Status& status, int64_t now_us);
+
+  // Logs that the bound of unread replies has dropped one.
+  void ReplyDropped(const UnreadReplies::Drop& drop, int64_t now_us);
 
   // Logs the summaries that are due, or all of them at the end of the process.
   void LogSummaries(int64_t now_us, bool all = false);

@@ -53,17 +53,9 @@ void AppendJsonString(std::string_view text, std::string* out) {
 
 PlainContent::PlainContent(const Tokenizer* tokenizer) : tokenizer_(tokenizer) {
   CHECK(!tokenizer->normalizes_special());
-  for (TokenId id = 0; id < tokenizer->vocab_size(); ++id) {
-    if (!tokenizer->IsSpecial(id)) continue;
-    const std::string_view text = tokenizer->TokenText(id);
-    for (size_t at = 0; at < text.size();) {
-      const Utf8Unit unit = NextUtf8(text, at);
-      at += unit.length;
-      const bool is_ascii = unit.code_point < 0x80;
-      if (unit.kind != Utf8Kind::kValid) continue;
-      if (is_ascii && !absl::ascii_ispunct(static_cast<unsigned char>(unit.code_point))) continue;
-      if (unit.code_point != '_') marks_.insert(unit.code_point);
-    }
+  for (const char32_t c : tokenizer->special_characters()) {
+    const bool is_mark = c >= 0x80 || absl::ascii_ispunct(static_cast<unsigned char>(c));
+    if (is_mark && c != '_') marks_.insert(c);
   }
 }
 

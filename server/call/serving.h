@@ -46,7 +46,8 @@ inline constexpr int kNumStatusCodes = 17;  // number of gRPC status codes
 struct ServerStats {
   // Ended calls by method and status code.
   std::array<std::array<Counter, kNumStatusCodes>, kNumMethods> calls;
-  Counter streams_paused;  // times that a stream was paused because its reader was slow
+  Counter streams_paused;   // times that a stream was paused because its reader was slow
+  Counter replies_dropped;  // unary replies that ended unread (UnreadReplies)
 };
 
 // The engine's operations on adapters; see Engine.

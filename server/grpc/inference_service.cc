@@ -1,6 +1,7 @@
 #include "server/grpc/inference_service.h"
 
 #include <atomic>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -8,6 +9,8 @@
 #include "server/call/call_port.h"
 #include "server/call/responder_pool.h"
 #include "server/call/serving.h"
+#include "server/call/unread_replies.h"
+#include "server/door/peer.h"
 #include "server/grpc/byte_buffers.h"
 #include "server/grpc/status.h"
 #include "tessera/v1/inference.grpc.pb.h"
@@ -87,11 +90,17 @@ class StreamReactor final : public grpc::ServerWriteReactor<ByteBuffer>, public 
   absl::Status failure_;  // why a message could not be encoded
 };
 
+// The address of a client without the port, as "ipv4:1.2.3.4".
+std::string HostOf(const CallbackServerContext& call) {
+  const std::string client = ClientOf(call.peer());
+  return client.substr(0, client.rfind(':'));
+}
+
 class UnaryReactor final : public grpc::ServerUnaryReactor, public CallBase {
  public:
   UnaryReactor(ServingContext* context, ResponderPool* pool, const ByteBuffer* request,
-               ByteBuffer* response)
-      : CallBase(context, pool, request), response_(response) {}
+               UnreadReplies* unread, CallbackServerContext* call, ByteBuffer* response)
+      : CallBase(context, pool, request), unread_(unread), call_(call), response_(response) {}
   void Start(Method method) { responder_->Open(id_, method, this); }
 
   void StartWrite(const Message&) override { CHECK(false) << "a unary call has no stream"; }
@@ -101,14 +110,25 @@ class UnaryReactor final : public grpc::ServerUnaryReactor, public CallBase {
   }
   // The call stays open until the client has read the answer, so that a drain waits for it.
   void Reply(const Message& message) override {
-    grpc::ServerUnaryReactor::Finish(ToGrpcStatus(Serialize(message, response_)));
+    const grpc::Status status = ToGrpcStatus(Serialize(message, response_));
+    if (status.ok()) {
+      reply_ = unread_->Add(HostOf(*call_), static_cast<int64_t>(response_->Length()),
+                            [call = call_] { call->TryCancel(); });
+    }
+    grpc::ServerUnaryReactor::Finish(status);
   }
 
   void OnCancel() override { NoteCancelled(); }
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    if (reply_ != nullptr) unread_->Remove(reply_);
+    delete this;
+  }
 
  private:
+  UnreadReplies* const unread_;
+  CallbackServerContext* const call_;
   ByteBuffer* const response_;
+  std::shared_ptr<UnreadReplies::Reply> reply_;  // null: nothing has been sent
 };
 
 using RawBase =
@@ -118,7 +138,13 @@ using RawBase =
 
 class InferenceService final : public RawBase {
  public:
-  InferenceService(ServingContext* context, ResponderPool* pool) : context_(context), pool_(pool) {}
+  InferenceService(ServingContext* context, ResponderPool* pool, int64_t max_unread_bytes)
+      : context_(context),
+        pool_(pool),
+        unread_(max_unread_bytes, [context](const UnreadReplies::Drop& drop) {
+          context->stats.replies_dropped.Add();
+          context->log.ReplyDropped(drop, context->clock->NowUs());
+        }) {}
 
   grpc::ServerWriteReactor<ByteBuffer>* Generate(CallbackServerContext*,
                                                  const ByteBuffer* request) override {
@@ -128,17 +154,17 @@ class InferenceService final : public RawBase {
                                              const ByteBuffer* request) override {
     return Stream(Method::kChat, request);
   }
-  grpc::ServerUnaryReactor* Embed(CallbackServerContext*, const ByteBuffer* request,
+  grpc::ServerUnaryReactor* Embed(CallbackServerContext* call, const ByteBuffer* request,
                                   ByteBuffer* response) override {
-    return Unary(Method::kEmbed, request, response);
+    return Unary(Method::kEmbed, call, request, response);
   }
-  grpc::ServerUnaryReactor* Tokenize(CallbackServerContext*, const ByteBuffer* request,
+  grpc::ServerUnaryReactor* Tokenize(CallbackServerContext* call, const ByteBuffer* request,
                                      ByteBuffer* response) override {
-    return Unary(Method::kTokenize, request, response);
+    return Unary(Method::kTokenize, call, request, response);
   }
-  grpc::ServerUnaryReactor* Detokenize(CallbackServerContext*, const ByteBuffer* request,
+  grpc::ServerUnaryReactor* Detokenize(CallbackServerContext* call, const ByteBuffer* request,
                                        ByteBuffer* response) override {
-    return Unary(Method::kDetokenize, request, response);
+    return Unary(Method::kDetokenize, call, request, response);
   }
 
  private:
@@ -147,20 +173,23 @@ class InferenceService final : public RawBase {
     reactor->Start(method);
     return reactor;
   }
-  grpc::ServerUnaryReactor* Unary(Method method, const ByteBuffer* request, ByteBuffer* response) {
-    auto* reactor = new UnaryReactor(context_, pool_, request, response);
+  grpc::ServerUnaryReactor* Unary(Method method, CallbackServerContext* call,
+                                  const ByteBuffer* request, ByteBuffer* response) {
+    auto* reactor = new UnaryReactor(context_, pool_, request, &unread_, call, response);
     reactor->Start(method);
     return reactor;
   }
 
   ServingContext* const context_;
   ResponderPool* const pool_;
+  UnreadReplies unread_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> NewInferenceService(ServingContext* context, ResponderPool* pool) {
-  return std::make_unique<InferenceService>(context, pool);
+std::unique_ptr<grpc::Service> NewInferenceService(ServingContext* context, ResponderPool* pool,
+                                                   int64_t max_unread_bytes) {
+  return std::make_unique<InferenceService>(context, pool, max_unread_bytes);
 }
 
 }  // namespace tessera

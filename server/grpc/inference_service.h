@@ -3,6 +3,7 @@
 // parse error in detail.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 namespace grpc {
@@ -14,7 +15,9 @@ namespace tessera {
 class ResponderPool;
 struct ServingContext;
 
-// `context` and `pool` outlive the service.
-std::unique_ptr<grpc::Service> NewInferenceService(ServingContext* context, ResponderPool* pool);
+// `context` and `pool` outlive the service. `max_unread_bytes` bounds the unary replies that
+// clients have not read.
+std::unique_ptr<grpc::Service> NewInferenceService(ServingContext* context, ResponderPool* pool,
+                                                   int64_t max_unread_bytes);
 
 }  // namespace tessera

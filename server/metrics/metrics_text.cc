@@ -183,6 +183,9 @@ void AddServer(const ServingContext& context, Families* families) {
   families->Count("tessera_streams_paused_total",
                   "Number of times that a stream was paused because its reader was slow.",
                   context.stats.streams_paused.value());
+  families->Count("tessera_replies_dropped_total",
+                  "Unary replies that were dropped because their clients did not read them.",
+                  context.stats.replies_dropped.value());
   families->Value("tessera_draining", "1 when new requests are refused.",
                   context.draining.load(std::memory_order_relaxed) ? 1.0 : 0.0);
 }

@@ -12,6 +12,7 @@
 #include "absl/algorithm/container.h"
 #include "tests/lib/log_capture.h"
 #include "tests/lib/real_stack.h"
+#include "tests/lib/sanitizers.h"
 #include "tests/lib/tiny_model.h"
 
 namespace tessera::testing {
@@ -19,12 +20,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr int64_t kRandomRounds =
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    150;
-#else
-    800;
-#endif
+constexpr int64_t kRandomRounds = kSanitized ? 150 : 800;
 
 const char* const kModel = "qwen2";
 const std::string kAdapters = "tests/golden/adapters/qwen2/";

@@ -15,17 +15,14 @@
 #include "tests/lib/kv_rows.h"
 #include "tests/lib/op_fixtures.h"
 #include "tests/lib/op_properties.h"
+#include "tests/lib/sanitizers.h"
 
 namespace tessera::testing {
 namespace {
 
 // Tests with one thread run every kGridStride-th case of the grid. Under the thread sanitizer these
 // tests take ten times as long and cannot find a data race, so they skip most cases.
-#if defined(__SANITIZE_THREAD__)
-constexpr int kGridStride = 5;
-#else
-constexpr int kGridStride = 1;
-#endif
+constexpr int kGridStride = kThreadSanitizer ? 5 : 1;
 
 // A score is a sum of head_dim products of unit normal numbers, with |score| <= 5 and an error of
 // about 1e-6. The exponential of the score has that error as a relative error. An output is a

@@ -15,6 +15,7 @@
 #include "kernels/device/backend.h"
 #include "kernels/step/adapter_layout.h"
 #include "tests/lib/op_fixtures.h"
+#include "tests/lib/sanitizers.h"
 
 namespace tessera::testing {
 namespace {
@@ -354,9 +355,7 @@ class CpuLoraTest : public ::testing::TestWithParam<std::string> {
 // Sanitizer builds test only the best ISA and the AMX kernels with emulated tile registers.
 std::vector<std::string> Isas() {
   std::vector<std::string> isas = CpuIsas();
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  if (isas.size() > 1) isas.resize(1);
-#endif
+  if (kSanitized && isas.size() > 1) isas.resize(1);
   if (!isas.empty()) isas.emplace_back("amxtwin");
   return isas;
 }

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "kernels/base/thread_limit.h"
+#include "tests/lib/sanitizers.h"
 
 namespace tessera {
 namespace {
@@ -108,9 +109,7 @@ TEST_F(MemoryTest, NumbersThatCannotBeReadAreNoLimit) {
 }
 
 TEST_F(MemoryTest, LimitsOfTheProcessBind) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers reserve terabytes of address space";
-#endif
+  if (testing::kSanitized) GTEST_SKIP() << "sanitizers reserve terabytes of address space";
   Write("status", "VmSize:\t 102400 kB\nVmData:\t 102400 kB");
   EXPECT_EXIT(ExpectLimit(RLIMIT_AS, files_, "the limit of address space, ulimit -v"),
               ::testing::ExitedWithCode(0), "");

@@ -8,17 +8,14 @@
 #include "kernels/step/page_layout.h"
 #include "kvstore/identity.h"
 #include "kvstore/kv_manager.h"
+#include "tests/lib/sanitizers.h"
 
 namespace tessera::testing {
 
 inline constexpr int64_t kSlabBytes = 4096;
 
 // A verb takes several times longer under a sanitizer.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr int64_t kWorkDivisor = 25;
-#else
-inline constexpr int64_t kWorkDivisor = 1;
-#endif
+inline constexpr int64_t kWorkDivisor = kSanitized ? 25 : 1;
 
 // A layout with one group per window (0: full attention).
 inline PageLayout MakeLayout(int32_t page_tokens, const std::vector<int32_t>& windows,

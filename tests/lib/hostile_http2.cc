@@ -124,6 +124,7 @@ int64_t HostileHttp2::SendData(uint32_t stream, absl::string_view bytes, int64_t
   const auto size = static_cast<int64_t>(bytes.size());
   while (true) {
     if (!Drain()) return -1;
+    if (!acks_.empty() && !Send(std::exchange(acks_, {}))) return -1;
     int64_t& window = windows_.try_emplace(stream, initial_window_).first->second;
     if (window >= size && windows_[0] >= size) {
       window -= size;
@@ -189,6 +190,11 @@ void HostileHttp2::OnFrame() {
   ++num_frames_;
   const FrameHeader& frame = reader_.header();
   if (frame.type == FrameType::kGoAway) go_away_ = payload_;
+  const bool is_asked = frame.type == FrameType::kSettings || frame.type == FrameType::kPing;
+  if (is_asked && !frame.Has(kFlagAck)) {
+    absl::StrAppend(&acks_, Frame(frame.type, kFlagAck, 0,
+                                  frame.type == FrameType::kPing ? payload_ : std::string()));
+  }
   if (frame.type == FrameType::kWindowUpdate) {
     windows_.try_emplace(frame.stream, initial_window_).first->second += FromBigEndian(payload_);
   }

@@ -43,7 +43,8 @@ class HostileHttp2 final {
   bool WaitClosed(int64_t timeout_ms = 10'000);
   // Reads and drops bytes until a GOAWAY arrives. Returns false if none does.
   bool WaitGoAway(int64_t timeout_ms = 10'000);
-  // Sends a DATA frame as soon as the windows that the server announced permit it. Returns the
+  // Sends a DATA frame as soon as the windows that the server announced permit it. Acknowledges the
+  // server's SETTINGS and PING frames, as gRPC then opens the windows further. Returns the
   // bytes sent, -1 if the connection is closed, 0 if the server does not open the windows in time.
   int64_t SendData(uint32_t stream, absl::string_view bytes, int64_t timeout_ms = 10'000);
   // Sends no more (FIN), but still reads.
@@ -69,6 +70,7 @@ class HostileHttp2 final {
   int64_t initial_window_ = 65'535;
   int64_t num_frames_ = 0;
   std::string go_away_;
+  std::string acks_;  // of the server's SETTINGS and PING frames
 };
 
 }  // namespace tessera::testing

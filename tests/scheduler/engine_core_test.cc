@@ -11,17 +11,14 @@
 
 #include "tests/lib/core_stack.h"
 #include "tests/lib/log_capture.h"
+#include "tests/lib/sanitizers.h"
 
 namespace tessera {
 namespace {
 
 using testing::RequestOutput;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kRandomRounds = 3000;
-#else
-constexpr int kRandomRounds = 30000;
-#endif
+constexpr int kRandomRounds = testing::kSanitized ? 3000 : 30000;
 
 class DropSink final : public TokenSink {
  public:

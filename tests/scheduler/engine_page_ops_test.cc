@@ -9,15 +9,12 @@
 
 #include "tests/lib/core_stack.h"
 #include "tests/lib/put_kv.h"
+#include "tests/lib/sanitizers.h"
 
 namespace tessera::testing {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kRandomRounds = 3000;
-#else
-constexpr int kRandomRounds = 30000;
-#endif
+constexpr int kRandomRounds = kSanitized ? 3000 : 30000;
 
 class EnginePageOpsTest : public ::testing::Test {
  protected:

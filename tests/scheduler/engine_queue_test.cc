@@ -9,15 +9,12 @@
 #include "absl/strings/str_cat.h"
 #include "tests/lib/core_stack.h"
 #include "tests/lib/gate_policy.h"
+#include "tests/lib/sanitizers.h"
 
 namespace tessera::testing {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kMany = 10'000;
-#else
-constexpr int kMany = 100'000;
-#endif
+constexpr int kMany = kSanitized ? 10'000 : 100'000;
 
 class EngineQueueTest : public ::testing::Test {
  protected:

@@ -1,5 +1,6 @@
 // Compares the queue of waiting sequences with a naive model: a list sorted by the policy's keys.
 #include "scheduler/plan/queue.h"
+#include "tests/lib/sanitizers.h"
 
 #include <gtest/gtest.h>
 
@@ -12,11 +13,7 @@
 namespace tessera {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kVerbs = 4'000;
-#else
-constexpr int kVerbs = 40'000;
-#endif
+constexpr int kVerbs = testing::kSanitized ? 4'000 : 40'000;
 constexpr int32_t kModels = 2;
 constexpr int32_t kTenants = 3;
 constexpr NeedId kNeeds = 4;

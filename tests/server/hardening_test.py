@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests that the linker has hardened the release binaries, from their ELF headers (readelf).
+"""Tests that compiler and linker have hardened the release binaries, from their ELF files (readelf).
 
     hardening_test.py BINARY...
 """
@@ -35,6 +35,9 @@ class HardeningTest(unittest.TestCase):
         for path in BINARIES:
             flags = re.search(r"GNU_STACK(?:\s+0x\w+){5}\s+(\w+)", readelf("--program-headers", path)).group(1)
             self.assertEqual(flags, "RW", path)
+
+    def test_overflows_of_buffers_end_the_process(self):
+        self.for_each("--dyn-syms", r"\b__stack_chk_fail\b", r"\b__\w+_chk@GLIBC")
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ v1::GenerateRequest ServerTest::TextRequest(const std::string& text, int64_t max
 }
 
 void ServerTest::WaitFor(const char* what, const std::function<bool()>& condition) {
-  for (int i = 0; i < 10'000; ++i) {
+  for (int i = 0; i < 60'000; ++i) {
     if (condition()) return;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }

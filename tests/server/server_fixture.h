@@ -50,7 +50,7 @@ class ServerTest : public ::testing::Test {
   StreamResult Chat(const v1::ChatRequest& request);
   static v1::GenerateRequest TextRequest(const std::string& text, int64_t max_tokens = 4);
 
-  // Waits until `condition` holds; fails the test after ten seconds.
+  // Waits until `condition` holds; fails the test after a minute.
   static void WaitFor(const char* what, const std::function<bool()>& condition);
 
   std::unique_ptr<FakeGenerator> generator_;

@@ -97,6 +97,7 @@ TEST_F(MetricsTest, EverySeriesIsThereAtZero) {
                              "vllm:kv_cache_usage_perc",
                              "tessera_grpc_calls_total{method=\"Generate\",code=\"OK\"}",
                              "tessera_grpc_calls_open",
+                             "tessera_replies_dropped_total",
                              "tessera_connections_open",
                              "tessera_connections_accepted_total",
                              "tessera_connections_refused_total{reason=\"no_descriptors\"}",

@@ -1,7 +1,11 @@
 // Tests that every key of the configuration sets its option, in the option's unit.
 #include "server/node_options.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
 
 #include "tessera/v1/config.pb.h"
 
@@ -93,11 +97,52 @@ TEST(NodeOptions, ThreadsThatTheDeviceDoesNotUseAreRefused) {
   v1::Config config;
   config.mutable_engine()->set_device("ref");
   config.mutable_engine()->set_threads(1);
-  EXPECT_TRUE(CheckOptions(OptionsOf(config)).ok());
+  EXPECT_TRUE(CheckOptions(config).ok());
   config.mutable_engine()->set_threads(2);
-  const absl::Status refused = CheckOptions(OptionsOf(config));
+  const absl::Status refused = CheckOptions(config);
   EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_NE(refused.message().find("engine.threads is 2"), absl::string_view::npos) << refused;
+}
+
+TEST(NodeOptions, KeysThatAnotherKeyTurnsOffAreRefused) {
+  const auto refusal = [](const std::function<void(v1::EngineConfig*)>& change) {
+    v1::Config config;
+    change(config.mutable_engine());
+    const absl::Status status = CheckOptions(config);
+    EXPECT_TRUE(status.ok() || status.code() == absl::StatusCode::kInvalidArgument) << status;
+    return std::string(status.message());
+  };
+  using ::testing::StartsWith;
+  EXPECT_THAT(refusal([](auto* e) { e->set_pack_cache_bytes(2 << 20); }),
+              StartsWith("engine.pack_cache_bytes has no effect without engine.pack_cache"));
+  EXPECT_EQ(refusal([](auto* e) {
+              e->set_pack_cache_bytes(2 << 20);
+              e->set_pack_cache("/cache");
+            }),
+            "");
+  EXPECT_THAT(refusal([](auto* e) { e->set_early_abort_ms(600); }),
+              StartsWith("engine.early_abort_ms has no effect without engine.queue_policy"));
+  EXPECT_THAT(refusal([](auto* e) {
+                e->set_early_abort_ms(600);
+                e->set_queue_policy("priority");
+              }),
+              StartsWith("engine.early_abort_ms has no effect without engine.queue_policy"));
+  EXPECT_EQ(refusal([](auto* e) {
+              e->set_early_abort_ms(600);
+              e->set_queue_policy("early_abort");
+            }),
+            "");
+  for (const bool is_delay : {false, true}) {
+    EXPECT_THAT(refusal([&](auto* e) {
+                  e->set_queue_policy("early_abort");
+                  if (is_delay) {
+                    e->set_max_queue_delay_ms(500);
+                  } else {
+                    e->set_ageing_ms(500);
+                  }
+                }),
+                ::testing::HasSubstr("has no effect with engine.queue_policy early_abort"));
+  }
 }
 
 TEST(NodeOptions, ServerKeysHaveDefaults) {
@@ -138,9 +183,9 @@ TEST(NodeOptions, StreamsAndTokensOfAStepGoTogether) {
   v1::Config many_streams;
   many_streams.mutable_engine()->set_max_num_seqs(2000);
   EXPECT_EQ(OptionsOf(many_streams).engine.max_num_batched_tokens, 2000);
-  EXPECT_TRUE(CheckOptions(OptionsOf(many_streams)).ok());
+  EXPECT_TRUE(CheckOptions(many_streams).ok());
   many_streams.mutable_engine()->set_max_num_batched_tokens(1999);
-  const absl::Status refused = CheckOptions(OptionsOf(many_streams));
+  const absl::Status refused = CheckOptions(many_streams);
   EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_NE(refused.message().find("engine.max_num_batched_tokens (1999)"),
             absl::string_view::npos);

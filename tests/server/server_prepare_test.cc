@@ -18,6 +18,7 @@
 #include "server/call/wire_check.h"
 #include "tessera/v1/inference.pb.h"
 #include "tests/lib/any_files.h"
+#include "tests/lib/sanitizers.h"
 #include "tests/server/fake_models.h"
 
 namespace tessera::testing {
@@ -246,12 +247,8 @@ TEST_F(PrepareTest, FreshBlendsLeaveNothingWhenTheirRequestsAreRefused) {
   ASSERT_TRUE(adapters_.Register({{"red", "", 0, dir}}).ok());
   auto request = WithAdapters<v1::GenerateRequest>({"red", "red"});
   request.set_text("abc");
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  constexpr int kNumRequests = 10'000;
-#else
-  constexpr int kNumRequests = 30'000;
+  constexpr int kNumRequests = kSanitized ? 10'000 : 30'000;
   const int64_t before = ResidentBytes();
-#endif
   for (int i = 0; i < kNumRequests; ++i) {
     request.mutable_adapters(0)->set_weight(static_cast<float>(i) / 1000.0f);
     const PreparedCall call = Run(Method::kGenerate, request.SerializeAsString());
@@ -260,9 +257,9 @@ TEST_F(PrepareTest, FreshBlendsLeaveNothingWhenTheirRequestsAreRefused) {
     live_.Unregister(call.request_id, 1);
   }
   EXPECT_EQ(adapters_.num_versions(), 0);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  EXPECT_LT(ResidentBytes() - before, 64 << 20);
-#endif
+  if (!kSanitized) {
+    EXPECT_LT(ResidentBytes() - before, 64 << 20);
+  }
   std::filesystem::remove_all(dir);
 }
 

@@ -1,5 +1,6 @@
 #include "server/text/tokenizer/tokenizer.h"
 
+#include <set>
 #include <utility>
 
 #include "kernels/base/log.h"
@@ -33,12 +34,27 @@ bool HasOtherSpecial(const TokenTable& table, const std::vector<AddedToken>& raw
   return false;
 }
 
+std::vector<char32_t> SpecialCharacters(const TokenTable& table) {
+  std::set<char32_t> characters;
+  for (TokenId id = 0; id < table.size(); ++id) {
+    if (!table.Has(id) || !table.is_special(id)) continue;
+    const std::string_view text = table.content(id);
+    for (size_t at = 0; at < text.size();) {
+      const Utf8Unit unit = NextUtf8(text, at);
+      at += unit.length;
+      if (unit.kind == Utf8Kind::kValid) characters.insert(unit.code_point);
+    }
+  }
+  return {characters.begin(), characters.end()};
+}
+
 }  // namespace
 
 Tokenizer::Tokenizer(Parts parts)
     : table_(std::move(parts.table)),
       raw_splitter_(parts.raw_tokens, ContentsOf(parts.raw_tokens)),
       normalizes_special_(HasOtherSpecial(*table_, parts.raw_tokens)),
+      special_characters_(SpecialCharacters(*table_)),
       prefix_(std::move(parts.prefix)),
       suffix_(std::move(parts.suffix)),
       bos_id_(parts.bos_id),

@@ -65,6 +65,9 @@ class Tokenizer {
   // Whether Encode also searches special tokens in normalized text, where FindSpecial does not.
   bool normalizes_special() const { return normalizes_special_; }
 
+  // The characters of the strings of all special tokens, each once, in ascending order.
+  const std::vector<char32_t>& special_characters() const { return special_characters_; }
+
   // Decodes ids with the result of Hugging Face's `decode` without clean-up of spaces. An unknown
   // id adds no text.
   std::string Decode(std::span<const TokenId> ids, bool skip_special) const;
@@ -105,6 +108,7 @@ class Tokenizer {
   const std::unique_ptr<const TokenTable> table_;
   const AddedTokenSplitter raw_splitter_;
   const bool normalizes_special_;
+  const std::vector<char32_t> special_characters_;
   const std::vector<TokenId> prefix_;
   const std::vector<TokenId> suffix_;
   const std::optional<TokenId> bos_id_;
