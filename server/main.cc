@@ -15,6 +15,7 @@
 #include "kernels/base/version.h"
 #include "server/config/flags.h"
 #include "server/end_by_exception.h"
+#include "server/end_watch.h"
 #include "server/node.h"
 #include "tessera/v1/config.pb.h"
 
@@ -22,6 +23,9 @@ namespace tessera {
 namespace {
 
 constexpr int kExitConfig = 2;
+// The longest time that the process takes to end: to notice a signal while models load, or to stop
+// its threads after the drain.
+constexpr int64_t kMaxEndUs = 20'000'000;
 constexpr long kTickNs = 100'000'000;  // interval between two checks of health or of the drain
 
 // Waits one tick for SIGTERM or SIGINT. Returns true if one arrived. REQUIRES: all threads block
@@ -56,6 +60,7 @@ void Drain(Node* node, const sigset_t& signals, int64_t drain_seconds) {
 }
 
 int Serve(const v1::Config& config, const sigset_t& signals) {
+  EndWatch watch(signals, kMaxEndUs);
   auto node = StartNode(config, [&signals] { EndIfAsked(signals); });
   if (!node.ok()) {
     std::fprintf(stderr, "tesserad: %s\n", LogText(node.status().message()).c_str());
@@ -67,6 +72,7 @@ int Serve(const v1::Config& config, const sigset_t& signals) {
   while (!WaitForSignal(signals) && !(*node)->exit_requested()) (*node)->UpdateHealth();
   Drain(node->get(), signals,
         config.server().has_drain_seconds() ? config.server().drain_seconds() : 30);
+  watch.Arm();
   (*node)->Shutdown();
   TLOG_INFO("ended");
   return 0;

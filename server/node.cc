@@ -242,6 +242,7 @@ absl::StatusOr<std::string> CheckNode(const v1::Config& config) {
     return absl::InvalidArgumentError(absl::StrCat("a start skips these adapters: ",
                                                    absl::StrJoin(parts.skipped_adapters, "; ")));
   }
+  RETURN_IF_ERROR(CheckFiles(parts.options, parts.plan, parts.device));
   return DescribePlan(parts.options, parts.plan);
 }
 

@@ -46,9 +46,10 @@ class Node {
 absl::StatusOr<std::unique_ptr<Node>> StartNode(const v1::Config& config,
                                                 const std::function<void()>& while_loading = {});
 
-// Finds the errors that StartNode would find, without loading weights and without opening ports.
-// Adapters that StartNode would skip are an error, too.
-// Returns the memory plan as text.
+// Finds the errors that StartNode would find, without packing weights and without opening ports: a
+// node with the same ports may be running. The values in weights and adapters are read and checked.
+// Adapters that StartNode would skip or that requests could not load are an error, too. Returns the
+// memory plan as text.
 absl::StatusOr<std::string> CheckNode(const v1::Config& config);
 
 }  // namespace tessera

@@ -69,6 +69,9 @@ AssembleOptions OptionsOf(const v1::Config& config) {
   if (config.adapters().has_host_bytes()) {
     e.adapter_host_bytes = static_cast<int64_t>(config.adapters().host_bytes());
   }
+  if (config.adapters().has_load_timeout_seconds()) {
+    e.max_adapter_read_us = config.adapters().load_timeout_seconds() * 1'000'000;
+  }
   options.adapter_dtype = AdapterDtypeOf(config.adapters().dtype());
   e.deployment_secret = engine.deployment_secret();
   return options;

@@ -1,7 +1,7 @@
 // The parts of a node that take little time to make: options, memory plan, tokenizers and
 // templates, backend, registered adapters. A start and `tesserad --check` make the same parts, so
-// the check finds what a start would find; only a start loads weights and opens the ports. Called
-// on main's thread.
+// the check finds what a start would find. Then a start loads the weights and opens the ports, and
+// a check reads the values in the files (CheckFiles). Called on main's thread.
 #pragma once
 
 #include <functional>

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The checkers: the floors (layering.py), clang-format on every C++ file, the words of comments, clang-tidy on every product source.
+"""The checkers: the floors (layering.py), clang-format on every C++ file, the words of comments, the run bits
+of scripts, clang-tidy on every product source.
 
 Prints what is wrong and exits non-zero; `main()` returns a list of (name, ok, text) for run_all.py.
 """
@@ -45,6 +46,11 @@ def words():
     return errors
 
 
+def first_bytes(path):
+    with open(os.path.join(ROOT, path), "rb") as f:
+        return f.read(2)
+
+
 def tidy(path):
     ok, text = run(["clang-tidy", "--quiet", "-p", "build", "--extra-arg=-Wno-unknown-warning-option", path])
     lines = [l for l in text.splitlines() if "warnings generated" not in l and "Suppressed" not in l]
@@ -57,6 +63,8 @@ def main():
     results.append(("layering", ok, text))
     ok, text = run(["clang-format", "--dry-run", "-Werror", *files("*.h", "*.cc")])
     results.append(("clang-format", ok, "\n".join(text.splitlines()[:40])))
+    scripts = [f for f in files("*") if first_bytes(f) == b"#!" and not os.access(os.path.join(ROOT, f), os.X_OK)]
+    results.append(("run bits", not scripts, "".join(f"{f}: chmod +x\n" for f in scripts)))
     habits = words()
     results.append(("words", not habits, "\n".join(habits)))
     run(["cmake", "--preset", "release"])  # `make run` may have configured it without tests

@@ -107,6 +107,18 @@ absl::StatusOr<DeviceParts> PrepareDevice(const AssembleOptions& options, const 
   return parts;
 }
 
+absl::Status CheckFiles(const AssembleOptions& options, const MemoryPlan& plan,
+                        const DeviceParts& parts) {
+  for (size_t i = 0; i < plan.models.size(); ++i) {
+    ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::OpenDir(options.models[i].dir));
+    WeightOptions weight_options;
+    weight_options.dtype = options.weight_dtype;
+    weight_options.team = parts.runner.team.get();
+    RETURN_IF_ERROR(CheckWeights(plan.models[i].spec, *checkpoint, weight_options));
+  }
+  return parts.adapters->CheckValues();
+}
+
 absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan& plan,
                                 DeviceParts parts) {
   RunnerDevice& runner = parts.runner;

@@ -39,6 +39,11 @@ struct DeviceParts {
 
 absl::StatusOr<DeviceParts> PrepareDevice(const AssembleOptions& options, const MemoryPlan& plan);
 
+// Reads the weights of all models and the adapters of `parts` and checks the values in them, as a
+// load does. Changes nothing.
+absl::Status CheckFiles(const AssembleOptions& options, const MemoryPlan& plan,
+                        const DeviceParts& parts);
+
 // Loads the weights and allocates the page pool, as planned. REQUIRES: `parts` was made for the
 // same options and plan.
 absl::StatusOr<Device> Assemble(const AssembleOptions& options, const MemoryPlan& plan,

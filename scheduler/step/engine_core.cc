@@ -25,6 +25,13 @@ EngineOptions WithSecret(EngineOptions options) {
   return options;
 }
 
+AdapterStoreOptions StoreOptionsOf(const EngineOptions& options) {
+  AdapterStoreOptions store;
+  store.host_bytes = options.adapter_host_bytes;
+  store.max_read_us = options.max_adapter_read_us;
+  return store;
+}
+
 OutputToken MakeOutputToken(const StepResult& result, const SampledRow& row) {
   OutputToken token;
   token.token = row.token;
@@ -78,10 +85,10 @@ EngineCore::EngineCore(EngineOptions options, std::unique_ptr<KvManager> kv,
       runner_(std::move(runner)),
       stats_(stats),
       on_left_queue_(std::move(on_left_queue)),
-      adapters_(loader == nullptr ? nullptr
-                                  : std::make_unique<AdapterStore>(
-                                        AdapterStoreOptions{options_.adapter_host_bytes},
-                                        options_.adapters, kv_.get(), loader.get(), &clock_)),
+      adapters_(loader == nullptr
+                    ? nullptr
+                    : std::make_unique<AdapterStore>(StoreOptionsOf(options_), options_.adapters,
+                                                     kv_.get(), loader.get(), &clock_)),
       loader_(std::move(loader)),
       residency_(kv_.get(), adapters_.get(), options_.models.size()),
       operator_loads_(&residency_),
@@ -252,7 +259,10 @@ ProbeResult EngineCore::Probe(const ProbeQuery& query) {
 }
 
 int64_t EngineCore::NextDeadlineUs() const {
-  return time_limits_.empty() ? -1 : time_limits_.begin()->first;
+  const int64_t request_us = time_limits_.empty() ? -1 : time_limits_.begin()->first;
+  const int64_t read_us = adapters_ == nullptr ? -1 : adapters_->NextReadLimitUs();
+  if (request_us < 0 || read_us < 0) return std::max(request_us, read_us);
+  return std::min(request_us, read_us);
 }
 
 void EngineCore::ExpireTimeLimits() {
@@ -271,6 +281,7 @@ void EngineCore::ExpireTimeLimits() {
 
 bool EngineCore::LaunchStep() {
   ExpireTimeLimits();
+  if (adapters_ != nullptr) adapters_->FailLateReads();
   const bool has_settled = Settle();
   if (num_inflight() == runner_->depth()) return has_settled;
   StepPlan plan = scheduler_.Schedule();

@@ -38,6 +38,8 @@ struct EngineOptions : SchedulerOptions {
   AdapterRegistry* adapters = nullptr;
   // The number of bytes of adapters that are kept in host memory after they have left the pool.
   int64_t adapter_host_bytes = int64_t{1} << 30;
+  // The time after which the requests that wait for the files of an adapter fail.
+  int64_t max_adapter_read_us = 60'000'000;
   // The secret in every Identity. If empty, the engine draws a random secret. Engines that share KV
   // have the same secret.
   std::string deployment_secret;

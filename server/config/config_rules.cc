@@ -41,6 +41,7 @@ constexpr ConfigRule kRules[] = {
     {"limits.max_incoming_bytes", 80 << 20, kNoBound, nullptr, nullptr},
     {"adapters.dtype", 0, 0, "auto|float32|bfloat16|int8", nullptr},
     {"adapters.host_bytes", 0, kNoBound, nullptr, nullptr},
+    {"adapters.load_timeout_seconds", 1, 3600, nullptr, nullptr},
     {"log.level", 0, 0, "trace|debug|info|warn|error", nullptr},
 };
 

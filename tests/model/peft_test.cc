@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <tuple>
 
+#include "tests/lib/file_zoo.h"
 #include "tests/lib/shared_data.h"
 #include "tests/lib/tiny_model.h"
 
@@ -299,6 +300,46 @@ TEST_F(PeftErrorsTest, ErrorsShowNoValuesOfTheConfiguration) {
   const std::string error = ErrorWith("r", 31337);
   EXPECT_NE(error, "");
   EXPECT_EQ(error.find("31337"), std::string::npos) << error;
+}
+
+TEST_F(PeftErrorsTest, ErrorsShowNothingOfFilesThatAreNoAdapters) {
+  const std::string secret = "hunter2";
+  const auto errors = [&] {
+    return std::string(PeftAdapter::ReadRanks(spec_, dir_).status().message()) +
+           std::string(PeftAdapter::Open(spec_, dir_).status().message());
+  };
+  for (const std::string& text : {secret, "\"" + secret, "{\"r\": " + secret + "}"}) {
+    std::ofstream(dir_ + "/adapter_config.json") << text;
+    EXPECT_THAT(errors(), HasSubstr("adapter_config.json"));
+    EXPECT_EQ(errors().find(secret), std::string::npos) << errors();
+  }
+  std::ofstream(dir_ + "/adapter_config.json") << config_.dump();
+  const std::string header = R"({"a": {"dtype": ")" + secret + R"(", "shape": [], )" +
+                             R"("data_offsets": [0, 0]}, "__metadata__": {"k": ")" + secret +
+                             "\"}}";
+  for (const std::string& text : {header, secret, header.substr(0, 30)}) {
+    std::string size(8, '\0');
+    size[0] = static_cast<char>(text.size());
+    std::ofstream(dir_ + "/adapter_model.safetensors") << size << text;
+    EXPECT_THAT(errors(), HasSubstr("adapter_model.safetensors"));
+    EXPECT_EQ(errors().find(secret), std::string::npos) << errors();
+  }
+}
+
+TEST_F(PeftErrorsTest, EveryFileMustBeAFile) {
+  FileZoo zoo;
+  for (const FileZoo::Beast& beast : FileZoo::Beasts()) {
+    for (const char* name : {"adapter_config.json", "adapter_model.safetensors"}) {
+      SCOPED_TRACE(std::string(beast.kind) + " " + name);
+      std::filesystem::remove_all(zoo.dir());
+      std::filesystem::copy(dir_, zoo.dir());
+      (zoo.*beast.make)(name);
+      for (const absl::Status& status : {PeftAdapter::ReadRanks(spec_, zoo.dir()).status(),
+                                         PeftAdapter::Open(spec_, zoo.dir()).status()}) {
+        EXPECT_THAT(std::string(status.message()), HasSubstr(beast.says));
+      }
+    }
+  }
 }
 
 TEST_F(PeftErrorsTest, ValuesThatAreNotFiniteAreRefusedWithTheTensorsName) {

@@ -360,6 +360,45 @@ TEST_F(ResidencyTest, WhatIsUnloadedWhileItIsReadIsGoneAfterTheRead) {
   EXPECT_TRUE(loader_->is_reading()) << "no image was kept";
 }
 
+TEST_F(ResidencyTest, AReadThatTakesTooLongFails) {
+  Start(20, {1}, {4});
+  EXPECT_EQ(store_->NextReadLimitUs(), -1);
+  EXPECT_EQ(Want(0), NeedState::kLoading);
+  EXPECT_EQ(store_->NextReadLimitUs(), 60'000'000);
+  clock_.Advance(59'999'999);
+  store_->FailLateReads();
+  EXPECT_TRUE(residency_->TakeChanges().empty());
+  clock_.Advance(1);
+  store_->FailLateReads();
+  const auto changes = residency_->TakeChanges();
+  ASSERT_EQ(changes.size(), 1u);
+  EXPECT_EQ(changes[0].id, Id(0));
+  EXPECT_TRUE(absl::IsUnavailable(changes[0].status)) << changes[0].status;
+  EXPECT_EQ(store_->NextReadLimitUs(), -1);
+  FinishRead();
+  EXPECT_TRUE(residency_->TakeChanges().empty()) << "nobody waits for it";
+  EXPECT_EQ(Residence(0), AdapterResidency::kDisk);
+  EXPECT_EQ(Want(0), NeedState::kLoading);
+  EXPECT_TRUE(loader_->is_reading());
+}
+
+TEST_F(ResidencyTest, ANewDemandWaitsForTheReadThatStillRuns) {
+  Start(20, {1}, {4, 4});
+  EXPECT_EQ(Want(0), NeedState::kLoading);
+  clock_.Advance(60'000'000);
+  store_->FailLateReads();
+  residency_->TakeChanges();
+  EXPECT_EQ(Want(0), NeedState::kLoading);
+  EXPECT_EQ(store_->NextReadLimitUs(), 120'000'000);
+  EXPECT_EQ(Want(1), NeedState::kLoading);
+  FinishRead();
+  EXPECT_EQ(loader_->next_read(), Id(1)) << "the first was read once";
+  EXPECT_EQ(ChangedIds(), std::vector<NeedId>{Id(0)});
+  EXPECT_EQ(Want(0), NeedState::kLoading);
+  loader_->FinishCopy();
+  EXPECT_EQ(Want(0), NeedState::kReady);
+}
+
 TEST_F(ResidencyTest, WhatIsPinnedWhileItIsUnloadedStays) {
   Start(20, {1}, {4});
   Load(0);

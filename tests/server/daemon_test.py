@@ -92,6 +92,16 @@ class DescriptorsTest(unittest.TestCase):
             server.process.send_signal(signal.SIGTERM)
             self.assertRegex(server.process.stderr.read(), r"(refused|closed) 1 connections, the last from 127.0.0.1:")
 
+    def test_the_soft_limit_is_raised(self):
+        with Daemon(prefix=("/bin/sh", "-c", 'ulimit -Sn 64; exec "$@"', "sh")) as server:
+            host_and_port = ("127.0.0.1", int(server.address.rsplit(":", 1)[1]))
+            with contextlib.ExitStack() as clients:
+                for _ in range(80):
+                    clients.enter_context(socket.create_connection(host_and_port, timeout=60))
+                self.assertEqual(server.client("health").stdout, "SERVING\n")
+                self.assertNotRegex(self.status(server, "/metrics")[1],
+                                    r'tessera_connections_(refused|closed)_total\{reason="[^"]*"\} [1-9]')
+
     def test_no_descriptors_for_connections(self):
         done = subprocess.run(
             ["/bin/sh", "-c", 'ulimit -n 24; exec "$@"', "sh", DAEMON, "--model", MODEL, "--listen", "127.0.0.1:0",
@@ -367,6 +377,11 @@ class ClientTest(unittest.TestCase):
         done = self.server.client(*words, **options)
         self.assertEqual(done.returncode, code, done.stdout + done.stderr)
         return done
+
+    def test_text_that_is_no_utf8(self):
+        done = self.run_client("generate", b"\xff", code=1)
+        self.assertIn("text", done.stderr)
+        self.assertNotIn("libprotobuf", done.stderr)
 
     def test_generate(self):
         greedy = ("--temperature", "0", "--max-tokens", "12", "--ignore-eos")

@@ -88,9 +88,10 @@ class ServerEnd {
 
 class DoorTest : public ::testing::Test {
  protected:
-  void Start(DoorOptions options = {}, const std::string& host = "127.0.0.1") {
+  void Start(DoorOptions options = {}, const std::string& host = "127.0.0.1",
+             const Clock* clock = nullptr) {
     options.listen = {host, 0};
-    auto door = OpenDoor(options, &clock_, &stats_);
+    auto door = OpenDoor(options, clock == nullptr ? &clock_ : clock, &stats_);
     ASSERT_TRUE(door.ok()) << door.status();
     door_ = *std::move(door);
     door_->Start([this](int fd) {
@@ -178,6 +179,34 @@ TEST_F(DoorTest, IPv6AndLocalhost) {
     const std::string name = Next()->PeerName();
     EXPECT_TRUE(absl::StartsWith(ClientOf(name), "ipv4:127.0.0.1:")) << any << " " << name;
   }
+}
+
+TEST_F(DoorTest, SlowClientsAreClosed) {
+  ManualClock clock;
+  Start({}, "127.0.0.1", &clock);
+  std::vector<std::unique_ptr<ServerEnd>> servers;
+  // Connects and sends bytes, which the guard has seen when they arrive at the server.
+  const auto connect = [&](const std::string& bytes) {
+    auto client = Connect();
+    servers.push_back(Next());
+    EXPECT_TRUE(client->Send(bytes));
+    EXPECT_EQ(servers.back()->Read(bytes.size()), bytes);
+    return client;
+  };
+  const auto silent = connect("");
+  const auto no_end = connect(Http2Hello() + Frame(FrameType::kHeaders, 0, 1, "a block"));
+  const auto in_part = connect(
+      Http2Hello() + Frame(FrameType::kHeaders, kFlagEndHeaders, 1, "a block") + Data(1, 10));
+  clock.Advance(10'500'000);
+  EXPECT_TRUE(no_end->WaitClosed());
+  EXPECT_TRUE(silent->WaitClosed());
+  EXPECT_EQ(Closed(CloseReason::kHeaderTime), 1);
+  EXPECT_EQ(Closed(CloseReason::kPrefaceTime), 1);
+  EXPECT_FALSE(in_part->WaitClosed(300));
+  clock.Advance(50'000'000);
+  EXPECT_TRUE(in_part->WaitClosed());
+  EXPECT_EQ(Closed(CloseReason::kRequestTime), 1);
+  door_.reset();  // it uses the clock
 }
 
 // An address of IPv6 that is valid on one interface only, as fe80::1%eth0; empty if there is none.

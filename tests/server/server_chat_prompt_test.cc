@@ -3,13 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "server/call/plain_content.h"
 #include "server/call/prompt.h"
+#include "server/text/template/chat_templates.h"
 #include "server/text/tokenizer/tokenizer.h"
 #include "tessera/v1/inference.pb.h"
 #include "tests/lib/shared_data.h"
@@ -53,6 +56,30 @@ constexpr char kPlainTemplate[] =
 constexpr char kTrimTemplate[] =
     "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}</s>\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}";
+
+// transformers passes an empty list on, and Llama 3.1 then writes the preamble of tools without a
+// tool.
+TEST(Tools, AnEmptyListIsNoTools) {
+  const ServedModel model = ByteModel("{{ tools is none }}");
+  const std::string dir = MakeTempDir("tools");
+  std::ofstream(dir + "/tokenizer_config.json") << R"({"chat_template": [
+      {"name": "default", "template": "plain"}, {"name": "tool_use", "template": "with tools"}]})";
+  ServedModel named = ByteModel("");
+  named.chat_templates = std::make_shared<const ChatTemplates>(ChatTemplates::Load(dir));
+  std::filesystem::remove_all(dir);
+  const auto text = [](const ServedModel& model, const char* tools) {
+    v1::ChatPrompt chat = ChatOf({"hi"});
+    if (tools != nullptr) chat.set_tools_json(tools);
+    const auto rendered = RenderChat(chat, model);
+    return rendered.ok() ? rendered->text : std::string(rendered.status().message());
+  };
+  for (const char* none : {static_cast<const char*>(nullptr), "[]", "null"}) {
+    EXPECT_EQ(text(model, none), "True");
+    EXPECT_EQ(text(named, none), "plain");
+  }
+  EXPECT_EQ(text(model, "[{}]"), "False");
+  EXPECT_EQ(text(named, "[{}]"), "with tools");
+}
 
 TEST(ContinueFinalMessage, EndsThePromptInTheMessage) {
   const ServedModel keeps = ByteModel(kPlainTemplate);

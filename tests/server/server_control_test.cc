@@ -100,6 +100,10 @@ TEST_F(ControlTest, Models) {
 TEST_F(ControlTest, Load) {
   v1::GetLoadResponse response;
   ASSERT_TRUE(control_->GetLoad(NewContext().get(), {}, &response).ok());
+  EXPECT_EQ(response.running(), 0);
+  EXPECT_EQ(response.waiting(), 2);
+  EXPECT_EQ(response.paused(), 3);
+  EXPECT_EQ(response.queue_delay_us(), 1'500'000);
   EXPECT_EQ(response.pool_bytes(), 100);
   EXPECT_EQ(response.kv_cache_usage(), 0.25);
   EXPECT_FALSE(response.draining());

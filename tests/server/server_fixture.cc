@@ -101,6 +101,9 @@ void ServerTest::Start(FakeGeneratorOptions fake, ServerOptions options) {
   context_->load = [this] {
     LoadSnapshot load;
     load.running = generator_->num_live();
+    load.waiting = 2;
+    load.paused = 3;
+    load.queue_delay_us = 1'500'000;
     load.pool_bytes = 100;
     load.kv_bytes = 25;
     load.free_bytes = 75;

@@ -209,15 +209,26 @@ TEST_F(LogTest, LoadsAndPinsAreAudited) {
   v1::UnloadAdapterResponse unloaded;
   unload.set_name("red");
   ASSERT_TRUE(control_->UnloadAdapter(NewContext().get(), unload, &unloaded).ok());
-  for (const char* method : {"LoadAdapter", "PinAdapter", "UnpinAdapter", "UnloadAdapter"}) {
-    ExpectMatch(Line(absl::StrCat("control ", method)),
-                absl::StrCat("\\[info\\] control ", method, " peer=\\S+ object=\"red\" code=OK"));
-  }
   // A call with an adapter names it.
   v1::GenerateRequest request = TextRequest("abc");
   request.add_adapters()->set_name("red");
   Generate(request).ExpectWellFormed();
   EXPECT_NE(Line("call Generate").find(" model=\"bytes\" adapter=\"red\" n=1 "), std::string::npos);
+  v1::UnregisterAdapterRequest unregister;
+  v1::UnregisterAdapterResponse unregistered;
+  unregister.set_name("red");
+  ASSERT_TRUE(control_->UnregisterAdapter(NewContext().get(), unregister, &unregistered).ok());
+  for (const char* method :
+       {"LoadAdapter", "PinAdapter", "UnpinAdapter", "UnloadAdapter", "UnregisterAdapter"}) {
+    ExpectMatch(Line(absl::StrCat("control ", method)),
+                absl::StrCat("\\[info\\] control ", method, " peer=\\S+ object=\"red\" code=OK"));
+  }
+  v1::RegisterAdaptersRequest again;
+  v1::RegisterAdaptersResponse registered;
+  again.add_adapters()->set_path(dir);
+  ASSERT_TRUE(control_->RegisterAdapters(NewContext().get(), again, &registered).ok());
+  ExpectMatch(Line("control RegisterAdapters"),
+              "\\[info\\] control RegisterAdapters peer=\\S+ object=\".*/red\" code=OK");
   std::filesystem::remove_all(dir);
 }
 

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <string>
 
 #include "absl/strings/match.h"
@@ -39,6 +40,19 @@ class ModelLoaderTest : public ::testing::Test {
 
   const std::string dir_;
 };
+
+TEST_F(ModelLoaderTest, TemplatesKnowEachNamedToken) {
+  Write("special_tokens_map.json",
+        R"({"unk_token": "<unk>", "pad_token": {"content": "<pad>"}, "sep_token": "<sep>"})");
+  const auto model = Load();
+  ASSERT_TRUE(model.ok()) << model.status();
+  std::map<std::string, std::string> names(model->special_tokens.begin(),
+                                           model->special_tokens.end());
+  EXPECT_EQ(names["bos_token"], "<s>");
+  EXPECT_EQ(names["eos_token"], "</s>");
+  EXPECT_EQ(names["unk_token"], "<unk>");
+  EXPECT_EQ(names["pad_token"], "<pad>");
+}
 
 TEST_F(ModelLoaderTest, SamplingDefaultsAreThoseOfTheFile) {
   Write("generation_config.json",

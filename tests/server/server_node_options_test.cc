@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "tessera/v1/config.pb.h"
 
@@ -26,6 +27,7 @@ TEST(NodeOptions, EngineKeysReachTheEngineInItsUnits) {
   engine.set_early_abort_ms(777);
   engine.set_deployment_secret("secret");
   config.mutable_adapters()->set_host_bytes(88);
+  config.mutable_adapters()->set_load_timeout_seconds(9);
   const EngineOptions options = OptionsOf(config).engine;
   EXPECT_EQ(options.max_num_seqs, 11);
   EXPECT_EQ(options.max_num_batched_tokens, 22);
@@ -38,6 +40,7 @@ TEST(NodeOptions, EngineKeysReachTheEngineInItsUnits) {
   EXPECT_EQ(options.early_abort_us, 777'000);
   EXPECT_EQ(options.deployment_secret, "secret");
   EXPECT_EQ(options.adapter_host_bytes, 88);
+  EXPECT_EQ(options.max_adapter_read_us, 9'000'000);
 }
 
 TEST(NodeOptions, LimitsReachTheGrpcPort) {
@@ -90,6 +93,16 @@ TEST(NodeOptions, DeviceKeysReachTheDevice) {
   EXPECT_EQ(options.pack_cache.dir, "/cache");
   EXPECT_EQ(options.pack_cache.max_bytes, 2 << 20);
   EXPECT_EQ(options.adapter_dtype, AdapterDtype::kBF16);
+}
+
+TEST(NodeOptions, ClientsMayRegisterBelowTheRootsOrTheFoldersOfTheConfiguration) {
+  v1::AdaptersConfig adapters;
+  EXPECT_TRUE(AdapterRootsOf(adapters).empty());
+  adapters.add_paths("small=/a/b");
+  adapters.add_paths("/c");
+  EXPECT_EQ(AdapterRootsOf(adapters), (std::vector<std::string>{"/a/b", "/c"}));
+  adapters.add_roots("/d");
+  EXPECT_EQ(AdapterRootsOf(adapters), std::vector<std::string>{"/d"});
 }
 
 // The device ref computes on one thread.

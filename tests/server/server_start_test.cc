@@ -16,6 +16,7 @@
 #include "server/config/listener.h"
 #include "server/config/net.h"
 #include "server/end_by_exception.h"
+#include "server/end_watch.h"
 #include "server/node.h"
 #include "tessera/v1/config.pb.h"
 #include "tests/lib/http_client.h"
@@ -85,6 +86,36 @@ TEST(ServerStartTest, ACheckFindsWhatAStartFinds) {
               })).ok());
 }
 
+// Copies a folder and puts a NaN at the end of its file `name`.
+std::string CopyWithNan(const std::string& from, const std::string& name) {
+  const std::string dir = ::testing::TempDir() + absl::StrCat("/node_nan_", getpid(), "/", name);
+  std::filesystem::create_directories(dir);
+  std::filesystem::copy(from, dir, std::filesystem::copy_options::recursive);
+  std::fstream file(dir + "/" + name, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(-4, std::ios::end);
+  file.write("\xff\xff\xff\xff", 4);
+  EXPECT_TRUE(file.good());
+  return dir;
+}
+
+TEST(ServerStartTest, ACheckReadsTheValuesInTheFiles) {
+  const std::string model = CopyWithNan(kModel, "model.safetensors");
+  const v1::Config of_model =
+      ConfigWith([&](v1::Config* c) { c->mutable_models(0)->set_path(model); });
+  const absl::Status check = CheckNode(of_model).status();
+  EXPECT_NE(check.message().find("NaN"), std::string::npos) << check;
+  EXPECT_EQ(check, StartNode(of_model).status());
+
+  const std::string adapter =
+      CopyWithNan(absl::StrCat(kModel, "/adapters/zorvan-1"), "adapter_model.safetensors");
+  const absl::Status of_adapter = CheckNode(ConfigWith([&](v1::Config* c) {
+                                    c->mutable_adapters()->add_paths(adapter);
+                                  })).status();
+  EXPECT_EQ(of_adapter.message().find("adapter "), 0u) << of_adapter;
+  EXPECT_EQ(of_adapter.code(), absl::StatusCode::kInvalidArgument) << of_adapter;
+  std::filesystem::remove_all(std::filesystem::path(model).parent_path());
+}
+
 // A folder of adapters may have one that is still being copied.
 TEST(ServerStartTest, AnAdapterThatCannotBeLoadedDoesNotKeepTheOthersFromServing) {
   const std::string dir = ::testing::TempDir() + absl::StrCat("/node_adapters_", getpid());
@@ -145,6 +176,34 @@ TEST(ServerStartTest, WhatTheSystemRefusesEndsTheProcessWithALine) {
               "tesserad: .*ulimit -u");
   EXPECT_EXIT(RunWithoutHandler(&AllocateTooMuch), ::testing::ExitedWithCode(1),
               "tesserad: out of memory: .*ulimit -v");
+}
+
+// Runs a watch with a limit of 0.2 s in a process that never ends by itself.
+void Hang(bool is_armed) {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
+  EndWatch watch(signals, 200'000);
+  if (is_armed) {
+    watch.Arm();
+  } else {
+    kill(getpid(), SIGTERM);
+  }
+  for (;;) pause();
+}
+
+TEST(ServerStartTest, AProcessThatHangsWhenItMustEndIsEnded) {
+  EXPECT_EXIT(Hang(true), ::testing::ExitedWithCode(1), "ended by force: .*a thread hangs");
+  EXPECT_EXIT(Hang(false), ::testing::ExitedWithCode(1), "ended by force: .*a thread hangs");
+}
+
+TEST(ServerStartTest, AWatchThatNobodyNeedsEndsNothing) {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  EndWatch watch(signals, 1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));  // some ticks of the watch
 }
 
 }  // namespace

@@ -187,9 +187,7 @@ absl::StatusOr<StoredTensor> CheckEntry(const std::string& file, const HeaderHan
   const StoredType* const type = FindType(entry.dtype);
   if (type == nullptr) {
     return Error(file, entry.name,
-                 absl::StrCat("has the unknown dtype ",
-                              absl::CHexEscape(entry.dtype.substr(0, kMaxShownName)),
-                              "; weights may be F32, F16 or BF16"));
+                 "has a dtype that is not known; weights may be F32, F16 or BF16");
   }
   if (entry.offsets.size() != 2 || entry.offsets[0] > entry.offsets[1]) {
     return Error(file, entry.name, "must have data_offsets [begin, end] with begin <= end");

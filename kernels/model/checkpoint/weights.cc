@@ -47,6 +47,13 @@ class Loader final {
         own_team_(options.team == nullptr ? std::make_unique<ThreadTeam>(1) : nullptr),
         hashes_(team()) {}
 
+  // Reads all tensors and packs none.
+  absl::Status Check() {
+    const absl::Status status = CheckAll();
+    RETURN_IF_ERROR(checkpoint_.CheckIntact());
+    return status;
+  }
+
   absl::StatusOr<ModelWeights> Load() {
     const absl::Status status = LoadAll();
     // A file that changed meanwhile explains every other error.
@@ -56,6 +63,23 @@ class Loader final {
   }
 
  private:
+  absl::Status CheckAll() {
+    for (const FusedWeight& weight : PresentWeights(spec_)) {
+      const int num_layers = IsPerLayer(weight.role) ? spec_.num_layers : 1;
+      for (int layer = 0; layer < num_layers; ++layer) {
+        if (weight.is_vector()) {
+          for (const WeightRow* row : weight.rows) {
+            RETURN_IF_ERROR(Read(WeightName(*row, layer)).status());
+          }
+          continue;
+        }
+        ASSIGN_OR_RETURN(const std::vector<StoredMatrix> stored, Find(weight, layer));
+        RETURN_IF_ERROR(ReadAll(stored));
+      }
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status LoadAll() {
     weights_.dtype = plan_.dtype;
     weights_.layers.resize(spec_.num_layers);
@@ -133,7 +157,8 @@ class Loader final {
     return absl::OkStatus();
   }
 
-  absl::Status Pack(const FusedWeight& weight, int layer) {
+  // The stored matrices that a weight consists of.
+  absl::StatusOr<std::vector<StoredMatrix>> Find(const FusedWeight& weight, int layer) const {
     std::vector<StoredMatrix> stored;
     for (const WeightRow* row : weight.rows) {
       ASSIGN_OR_RETURN(StoredMatrix matrix,
@@ -141,6 +166,11 @@ class Loader final {
                                   DimSize(row->rows, spec_), DimSize(row->cols, spec_)));
       stored.push_back(std::move(matrix));
     }
+    return stored;
+  }
+
+  absl::Status Pack(const FusedWeight& weight, int layer) {
+    ASSIGN_OR_RETURN(const std::vector<StoredMatrix> stored, Find(weight, layer));
     std::unique_ptr<PackedWeight>* const out =
         MatrixOf(weight.role, IsPerLayer(weight.role) ? &weights_.layers[layer] : nullptr);
     const WeightFormat& format = plan_.Of(weight.role, layer).format;
@@ -151,6 +181,11 @@ class Loader final {
                : options_.pack_cache->Find(backend_, stored, format, interleave_gate, team(), pack,
                                            &hashes_);
     if (*out == nullptr) return OutOfMemory(WeightName(*weight.rows[0], layer));
+    return ReadAll(stored);
+  }
+
+  // Reads all tensors of the matrices and drops their file pages.
+  absl::Status ReadAll(const std::vector<StoredMatrix>& stored) {
     for (const StoredMatrix& matrix : stored) {
       for (const std::string& name : matrix.tensor_names) RETURN_IF_ERROR(Read(name).status());
       checkpoint_.Drop(*matrix.weight);
@@ -277,6 +312,13 @@ absl::StatusOr<ModelWeights> LoadWeights(const ModelSpec& spec, const Checkpoint
   ASSIGN_OR_RETURN(const WeightPlan plan,
                    PlanWeights(spec, checkpoint, options.dtype, options.int4));
   return Loader(spec, checkpoint, backend, plan, options).Load();
+}
+
+absl::Status CheckWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
+                          const WeightOptions& options) {
+  ASSIGN_OR_RETURN(const WeightPlan plan,
+                   PlanWeights(spec, checkpoint, options.dtype, options.int4));
+  return Loader(spec, checkpoint, /*backend=*/nullptr, plan, options).Check();
 }
 
 }  // namespace tessera

@@ -74,4 +74,9 @@ struct WeightOptions {
 absl::StatusOr<ModelWeights> LoadWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
                                          Backend* backend, const WeightOptions& options);
 
+// Reads the tensors that LoadWeights would read and returns the errors that it would return because
+// of their bytes. Takes the time of reading the files and little memory.
+absl::Status CheckWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
+                          const WeightOptions& options);
+
 }  // namespace tessera

@@ -17,6 +17,10 @@
 namespace tessera {
 namespace {
 
+absl::Status OfAdapter(const std::string& name, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat("adapter ", name, ": ", status.message()));
+}
+
 constexpr size_t kMaxBlend = 16;
 constexpr float kMaxWeight = 1e6f;
 // The number of adapters whose files are examined per interval. This takes some milliseconds of a
@@ -100,10 +104,7 @@ absl::Status AdapterRegistry::CheckName(const AdapterSource& source) const {
 
 absl::StatusOr<AdapterRegistry::Entry> AdapterRegistry::NewEntry(
     const AdapterSource& source) const {
-  const auto refuse = [&](const absl::Status& status) {
-    return absl::Status(status.code(),
-                        absl::StrCat("adapter ", source.name, ": ", status.message()));
-  };
+  const auto refuse = [&](const absl::Status& status) { return OfAdapter(source.name, status); };
   CHECK_LT(static_cast<size_t>(source.model), models_.size());
   RETURN_IF_ERROR(CheckName(source));
   Entry entry;
@@ -117,6 +118,20 @@ absl::StatusOr<AdapterRegistry::Entry> AdapterRegistry::NewEntry(
   entry.seen = entry.identity;
   entry.facts = *facts;
   return entry;
+}
+
+absl::Status AdapterRegistry::CheckValues() const {
+  std::vector<AdapterSource> sources;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& [id, entry] : entries_) sources.push_back(entry.source);
+  }
+  for (const AdapterSource& source : sources) {
+    const AdapterModel& model = models_[static_cast<size_t>(source.model)];
+    const absl::Status status = options_.inspect(model, source, /*whole=*/true).status();
+    if (!status.ok()) return OfAdapter(source.name, status);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status AdapterRegistry::Register(const std::vector<AdapterSource>& sources,

@@ -84,6 +84,9 @@ class AdapterRegistry final {
   // that hold one finish with it. NOT_FOUND: no adapter has this name.
   absl::StatusOr<std::vector<ResolvedAdapter>> Unregister(const std::string& name);
 
+  // Reads the files of all adapters whole and returns the first error, as a load would. Slow.
+  absl::Status CheckValues() const;
+
   // Examines the files of all adapters. Files that changed before the call are then new versions.
   void CheckFilesNow();
 

@@ -29,7 +29,7 @@ bool AdapterStore::IsReady(AdapterId id) const {
 AdapterStore::Access AdapterStore::Want(AdapterId id) {
   const auto it = entries_.find(id);
   if (it == entries_.end()) {
-    if (num_reading_ >= kMaxReads) return Access::kBusy;
+    if (static_cast<int64_t>(reading_.size()) >= kMaxReads) return Access::kBusy;
     BeginRead(id);
     return Access::kLoading;
   }
@@ -57,9 +57,26 @@ AdapterStore::Entry& AdapterStore::BeginRead(AdapterId id) {
   entry.hold = registry_->Hold(id);
   entry.status = registry_->status(id);
   entry.model = registry_->model(id);
-  ++num_reading_;
-  loader_->Read(id);
+  entry.read_begin_us = clock_->NowUs();
+  reading_.push_back(id);
+  if (late_reads_.erase(id) == 0) loader_->Read(id);
   return entry;
+}
+
+int64_t AdapterStore::NextReadLimitUs() const {
+  if (reading_.empty()) return -1;
+  return entries_.at(reading_.front()).read_begin_us + options_.max_read_us;
+}
+
+void AdapterStore::FailLateReads() {
+  while (!reading_.empty() && NextReadLimitUs() <= clock_->NowUs()) {
+    const AdapterId id = reading_.front();
+    reading_.erase(reading_.begin());
+    late_reads_.emplace(id, entries_.at(id).hold);
+    Fail(id, absl::UnavailableError(absl::StrCat(
+                 "the adapter's files could not be read within ", options_.max_read_us / 1'000'000,
+                 " s (adapters.load_timeout_seconds): look at the file system of its folder")));
+  }
 }
 
 bool AdapterStore::Place(AdapterId id) {
@@ -82,9 +99,10 @@ void AdapterStore::FailForRoom(AdapterId id) {
 }
 
 void AdapterStore::OnRead(AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us) {
+  if (late_reads_.erase(id) > 0) return;
   const auto it = entries_.find(id);
   CHECK(it != entries_.end() && it->second.state == State::kReading) << "adapter " << id;
-  --num_reading_;
+  reading_.erase(std::find(reading_.begin(), reading_.end(), id));
   Entry& entry = it->second;
   if (!image.ok()) {
     Fail(id, image.status());

@@ -44,6 +44,9 @@ struct AdapterStoreOptions {
   int64_t host_bytes = int64_t{1} << 30;
   // The largest number of these images. It bounds the memory of the records of many small blends.
   int64_t max_host_images = 32'768;
+  // The time after which a read from disk fails for those who wait for it. A file system may hang,
+  // and a read cannot be interrupted.
+  int64_t max_read_us = 60'000'000;
 };
 
 class AdapterStore final : public PageOwner {
@@ -88,6 +91,12 @@ class AdapterStore final : public PageOwner {
   void Unpin(AdapterId id);
   void Unload(AdapterId id, bool unpin);
 
+  // The time at which the oldest read reaches its limit; -1: nothing is being read.
+  int64_t NextReadLimitUs() const;
+  // Fails the adapters whose reads have reached the limit. The loader may still end such a read: a
+  // new demand for the adapter waits for it, and its result is dropped otherwise.
+  void FailLateReads();
+
   // Reports of the loader.
   void OnRead(AdapterId id, absl::StatusOr<AdapterImage> image, int64_t read_us);
   void OnCopied(AdapterId id);
@@ -131,7 +140,8 @@ class AdapterStore final : public PageOwner {
     AdapterHold hold;                 // keeps the version known to the registry
     AdapterStatus* status = nullptr;  // the registry's status of the version, which is updated here
     int32_t model = 0;
-    int64_t slabs = 0;  // number of slabs that the adapter takes in the pool; 0 in kReading
+    int64_t read_begin_us = 0;  // in kReading: when somebody first asked for it
+    int64_t slabs = 0;          // number of slabs that the adapter takes in the pool; 0 in kReading
     // Null in kReading. DropImage frees the bytes of its pages and keeps its layout.
     std::unique_ptr<AdapterImage> image;
     int64_t image_bytes = 0;    // number of bytes of the image's pages in host memory
@@ -172,6 +182,8 @@ class AdapterStore final : public PageOwner {
   AdapterLoader* const loader_;
   const Clock* const clock_;
   absl::flat_hash_map<AdapterId, Entry> entries_;
+  // The holds of adapters whose reads have failed because of their time and still run.
+  absl::flat_hash_map<AdapterId, AdapterHold> late_reads_;
   absl::flat_hash_map<AdapterId, int64_t> awaited_;  // number of waiting sequences, by adapter
   std::list<AdapterId> host_order_;  // adapters with an image in host memory, least recent first
   int64_t host_bytes_ = 0;           // sum of Entry::image_bytes
@@ -179,7 +191,7 @@ class AdapterStore final : public PageOwner {
   std::vector<int64_t> idle_pages_;  // [models]: pages of idle adapters, of each model's own size
   std::vector<std::pair<AdapterId, absl::Status>> changes_;
   std::vector<AdapterId> retired_;  // retired adapters that a sequence has stopped to use or await
-  int64_t num_reading_ = 0;
+  std::vector<AdapterId> reading_;  // adapters in kReading, in the order of read_begin_us
   int64_t num_copying_ = 0;
   int64_t num_loads_ = 0;
   int64_t num_evictions_ = 0;
