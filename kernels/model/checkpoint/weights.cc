@@ -49,7 +49,7 @@ class Loader final {
 
   // Reads all tensors and packs none.
   absl::Status Check() {
-    const absl::Status status = CheckAll();
+    absl::Status status = CheckAll();
     RETURN_IF_ERROR(checkpoint_.CheckIntact());
     return status;
   }
