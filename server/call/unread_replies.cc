@@ -1,14 +1,13 @@
 #include "server/call/unread_replies.h"
 
-#include <algorithm>
 #include <utility>
 
 namespace tessera {
 
 class UnreadReplies::Reply {
  public:
-  Reply(std::string client, int64_t bytes, std::function<void()> cancel)
-      : client(std::move(client)), bytes(bytes), cancel_(std::move(cancel)) {}
+  Reply(std::string client, int64_t bytes, int64_t sent_us, std::function<void()> cancel)
+      : client(std::move(client)), bytes(bytes), sent_us(sent_us), cancel_(std::move(cancel)) {}
 
   void Cancel() {
     std::lock_guard<std::recursive_mutex> lock(mutex_);
@@ -24,6 +23,7 @@ class UnreadReplies::Reply {
 
   const std::string client;
   const int64_t bytes;
+  const int64_t sent_us;
   // Under the account's mutex.
   bool is_counted = false;
   Replies::iterator place;  // among the client's replies
@@ -35,7 +35,7 @@ class UnreadReplies::Reply {
 
 std::shared_ptr<UnreadReplies::Reply> UnreadReplies::Add(const std::string& client, int64_t bytes,
                                                          std::function<void()> cancel) {
-  auto reply = std::make_shared<Reply>(client, bytes, std::move(cancel));
+  auto reply = std::make_shared<Reply>(client, bytes, clock_->NowUs(), std::move(cancel));
   Replies dropped;
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -72,16 +72,24 @@ void UnreadReplies::Discount(Reply* reply) {
 
 UnreadReplies::Replies UnreadReplies::MakeRoom(const Reply* newest) {
   Replies dropped;
-  while (bytes_ > max_bytes_) {
-    const auto most = std::max_element(
-        clients_.begin(), clients_.end(),
-        [](const auto& a, const auto& b) { return a.second.bytes < b.second.bytes; });
-    const std::shared_ptr<Reply> oldest = most->second.replies.front();
-    if (oldest.get() == newest) break;
+  while (bytes_ > limits_.max_bytes) {
+    const bool is_far_above = bytes_ > 4 * limits_.max_bytes;
+    const std::shared_ptr<Reply> oldest =
+        OldestOfMost(is_far_above ? newest->sent_us : newest->sent_us - limits_.patience_us);
+    if (oldest == nullptr || oldest.get() == newest) break;
     Discount(oldest.get());
     dropped.push_back(oldest);
   }
   return dropped;
+}
+
+std::shared_ptr<UnreadReplies::Reply> UnreadReplies::OldestOfMost(int64_t until_us) const {
+  const Client* most = nullptr;
+  for (const auto& [name, client] : clients_) {
+    if (client.replies.front()->sent_us > until_us) continue;
+    if (most == nullptr || client.bytes > most->bytes) most = &client;
+  }
+  return most == nullptr ? nullptr : most->replies.front();
 }
 
 }  // namespace tessera

@@ -1,8 +1,9 @@
 // Bounds the bytes of unary replies that clients have not read. gRPC keeps a reply in memory until
 // the client's flow-control window permits it to be sent, and a client may leave the window shut.
-// When all unread replies together pass the bound, the client with the most bytes loses the reply
-// that has waited longest, until they fit again; so a client that reads loses nothing. The server's
-// service owns the object. Any thread.
+// When all unread replies together pass the bound, the clients with the most bytes lose replies
+// that have waited for some seconds, the oldest first, until the rest fits. Replies that are being
+// read are younger, so a burst of large ones may pass the bound; it never passes four times the
+// bound. The server's service owns the object. Any thread.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +12,10 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "kernels/base/clock.h"
 
 namespace tessera {
 
@@ -22,9 +25,15 @@ class UnreadReplies final {
     std::string client;
     int64_t bytes = 0;
   };
-  // `on_drop` is told of each reply that is dropped; it runs on the thread of Add.
-  UnreadReplies(int64_t max_bytes, std::function<void(const Drop&)> on_drop)
-      : max_bytes_(max_bytes), on_drop_(std::move(on_drop)) {}
+  struct Limits {
+    int64_t max_bytes = int64_t{128} << 20;
+    int64_t patience_us = 5'000'000;  // how long a reply may be unread
+  };
+
+  // `on_drop` is told of each reply that is dropped; it runs on the thread of Add. `clock` outlives
+  // the object.
+  UnreadReplies(const Limits& limits, const Clock* clock, std::function<void(const Drop&)> on_drop)
+      : limits_(limits), clock_(clock), on_drop_(std::move(on_drop)) {}
 
   class Reply;
   // Counts a reply that is about to be sent to `client`. `cancel` ends its call and with it the
@@ -51,8 +60,12 @@ class UnreadReplies final {
   void Discount(Reply* reply);
   // Takes the replies that must be dropped out of the account and returns them.
   Replies MakeRoom(const Reply* newest);
+  // The oldest reply of the client that has the most bytes among those whose oldest reply was sent
+  // at `until_us` at the latest; null: there is none.
+  std::shared_ptr<Reply> OldestOfMost(int64_t until_us) const;
 
-  const int64_t max_bytes_;
+  const Limits limits_;
+  const Clock* const clock_;
   const std::function<void(const Drop&)> on_drop_;
   mutable std::mutex mutex_;
   absl::flat_hash_map<std::string, Client> clients_;

@@ -138,10 +138,11 @@ using RawBase =
 
 class InferenceService final : public RawBase {
  public:
-  InferenceService(ServingContext* context, ResponderPool* pool, int64_t max_unread_bytes)
+  InferenceService(ServingContext* context, ResponderPool* pool,
+                   const UnreadReplies::Limits& unread)
       : context_(context),
         pool_(pool),
-        unread_(max_unread_bytes, [context](const UnreadReplies::Drop& drop) {
+        unread_(unread, context->clock, [context](const UnreadReplies::Drop& drop) {
           context->stats.replies_dropped.Add();
           context->log.ReplyDropped(drop, context->clock->NowUs());
         }) {}
@@ -188,8 +189,8 @@ class InferenceService final : public RawBase {
 }  // namespace
 
 std::unique_ptr<grpc::Service> NewInferenceService(ServingContext* context, ResponderPool* pool,
-                                                   int64_t max_unread_bytes) {
-  return std::make_unique<InferenceService>(context, pool, max_unread_bytes);
+                                                   const UnreadReplies::Limits& unread) {
+  return std::make_unique<InferenceService>(context, pool, unread);
 }
 
 }  // namespace tessera

@@ -3,8 +3,9 @@
 // parse error in detail.
 #pragma once
 
-#include <cstdint>
 #include <memory>
+
+#include "server/call/unread_replies.h"
 
 namespace grpc {
 class Service;
@@ -15,9 +16,9 @@ namespace tessera {
 class ResponderPool;
 struct ServingContext;
 
-// `context` and `pool` outlive the service. `max_unread_bytes` bounds the unary replies that
-// clients have not read.
+// `context` and `pool` outlive the service. `unread` bounds the unary replies that clients have not
+// read.
 std::unique_ptr<grpc::Service> NewInferenceService(ServingContext* context, ResponderPool* pool,
-                                                   int64_t max_unread_bytes);
+                                                   const UnreadReplies::Limits& unread);
 
 }  // namespace tessera

@@ -104,7 +104,7 @@ class GrpcServer final : public Server {
   GrpcServer(const ServerOptions& options, ServingContext* context)
       : context_(context),
         pool_(options.responder_threads, options.preparer_bytes, context),
-        inference_(NewInferenceService(context, &pool_, options.max_unread_bytes)),
+        inference_(NewInferenceService(context, &pool_, options.unread)),
         control_(NewControlService(context, &pool_, [this] { BeginDrain(); })),
         reflection_(NewReflectionService(ServiceNames())) {}
   ~GrpcServer() override { Shutdown(0); }

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "server/call/unread_replies.h"
 #include "server/door/door.h"
 
 namespace tessera {
@@ -21,10 +22,10 @@ struct ServerOptions {
   int32_t responder_threads = 2;
   int32_t max_connection_age_seconds = 0;  // 0: connections have no maximum age
   int32_t keepalive_seconds = 60;
-  int64_t preparer_bytes = 256 << 20;    // largest total size of large requests in preparation
-  int64_t max_unread_bytes = 128 << 20;  // of unary replies that clients have not read
-  DoorOptions door;                      // the limits of connections; `listen` is ignored
-  DoorStats* door_stats = nullptr;       // outlives the server; null: nobody reads the counters
+  int64_t preparer_bytes = 256 << 20;  // largest total size of large requests in preparation
+  UnreadReplies::Limits unread;        // of unary replies that clients have not read
+  DoorOptions door;                    // the limits of connections; `listen` is ignored
+  DoorStats* door_stats = nullptr;     // outlives the server; null: nobody reads the counters
   // Interval of the checks that the port answers. After three failed checks the health status is
   // NOT_SERVING until a check succeeds.
   int64_t port_check_us = 5'000'000;

@@ -265,7 +265,7 @@ TEST_F(AttacksTest, MessagesWithoutAnEnd) {
 
 TEST_F(AttacksTest, RepliesThatNobodyReads) {
   ServerOptions options;
-  options.max_unread_bytes = 16 << 20;
+  options.unread = {.max_bytes = 16 << 20, .patience_us = 0};
   Restart(options);
   v1::TokenizeRequest request;
   request.set_text(std::string(200'000, 'a'));  // a token is a byte

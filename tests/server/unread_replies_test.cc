@@ -14,14 +14,17 @@ namespace {
 class UnreadRepliesTest : public ::testing::Test {
  protected:
   std::shared_ptr<UnreadReplies::Reply> Add(const std::string& client, int64_t bytes) {
+    clock_.Advance(10);  // so that the replies before are old enough
     return unread_.Add(client, bytes, [this, client] { cancelled_.push_back(client); });
   }
 
   std::vector<std::string> dropped_;
   std::vector<std::string> cancelled_;
-  UnreadReplies unread_{100, [this](const UnreadReplies::Drop& drop) {
-                          dropped_.push_back(drop.client + " " + std::to_string(drop.bytes));
-                        }};
+  ManualClock clock_;
+  UnreadReplies unread_{
+      {.max_bytes = 100, .patience_us = 10}, &clock_, [this](const UnreadReplies::Drop& drop) {
+        dropped_.push_back(drop.client + " " + std::to_string(drop.bytes));
+      }};
 };
 
 TEST_F(UnreadRepliesTest, RepliesThatFitStay) {
@@ -52,6 +55,24 @@ TEST_F(UnreadRepliesTest, TheClientWithTheMostBytesLosesItsOldest) {
   EXPECT_EQ(unread_.bytes(), 0);
 }
 
+TEST_F(UnreadRepliesTest, WhatIsBeingReadStaysUnlessThereIsFarTooMuch) {
+  const auto young = [this](const std::string& client, int64_t bytes) {
+    return unread_.Add(client, bytes, [this, client] { cancelled_.push_back(client); });
+  };
+  const auto small = young("b", 30);
+  clock_.Advance(9);
+  const auto first = young("a", 90);
+  const auto second = young("a", 270);
+  EXPECT_EQ(unread_.bytes(), 390);
+  EXPECT_TRUE(dropped_.empty());
+  clock_.Advance(1);
+  const auto third = young("a", 1);
+  EXPECT_EQ(dropped_, std::vector<std::string>{"b 30"}) << "the only one that has waited for long";
+  const auto fourth = young("a", 40);
+  EXPECT_EQ(dropped_, (std::vector<std::string>{"b 30", "a 90"})) << "more than four times 100";
+  EXPECT_EQ(unread_.bytes(), 311);
+}
+
 TEST_F(UnreadRepliesTest, SeveralMakeRoomForALargeOne) {
   std::vector<std::shared_ptr<UnreadReplies::Reply>> replies;
   for (int i = 0; i < 10; ++i) replies.push_back(Add("a", 10));
@@ -77,7 +98,8 @@ TEST_F(UnreadRepliesTest, ACancelMayRemoveItsReply) {
 }
 
 TEST_F(UnreadRepliesTest, ARemovedReplyIsNeverCancelled) {
-  UnreadReplies unread(5'000, [](const UnreadReplies::Drop&) {});
+  UnreadReplies unread({.max_bytes = 5'000, .patience_us = 0}, &clock_,
+                       [](const UnreadReplies::Drop&) {});
   std::vector<std::thread> clients;
   for (int client = 0; client < 4; ++client) {
     clients.emplace_back([&unread, client] {
