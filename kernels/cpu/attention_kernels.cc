@@ -35,8 +35,9 @@ constexpr int64_t RowBytes(Element element, int32_t head_dim) {
 }
 
 // Prefetches a row. The rows of a block lie in pages that are scattered over memory, which the
-// hardware prefetcher cannot predict. Prefetching a null row is harmless.
+// hardware prefetcher cannot predict. The row may be null.
 TESSERA_INLINE void Prefetch(const void* row, int64_t bytes) {
+  if (row == nullptr) return;
   for (int64_t at = 0; at < bytes; at += kCacheLine) {
     __builtin_prefetch(static_cast<const char*>(row) + at, 0, 2);
   }

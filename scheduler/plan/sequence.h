@@ -140,6 +140,7 @@ struct Sequence {
 // sequence that they visit kPrefetchTurns iterations later.
 inline constexpr size_t kPrefetchTurns = 8;
 inline void PrefetchSequence(const Sequence* sequence) {
+  if (sequence == nullptr) return;
   constexpr size_t kLineBytes = 64;
   const char* const first = reinterpret_cast<const char*>(sequence);
   __builtin_prefetch(first);

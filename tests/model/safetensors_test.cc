@@ -144,7 +144,7 @@ std::vector<BadFile> BadFiles() {
        {"weight.x", "object inside"}},
       {"unknown_dtype",
        one(R"({"dtype":"F13","shape":[1],"data_offsets":[0,4]})", 4),
-       {"weight.x", "F13", "F32, F16 or BF16"}},
+       {"weight.x", "not known", "F32, F16 or BF16"}},
       {"dtype_is_a_number",
        one(R"({"dtype":7,"shape":[1],"data_offsets":[0,4]})", 4),
        {"weight.x", "number where none"}},
