@@ -298,7 +298,11 @@ TEST_P(RandomPageOpsTest, EveryRequestGetsTheTokensItGetsAlone) {
   EXPECT_GT(num_copied_, kRandomRounds / 20);
   EXPECT_GT(num_holes_, kRandomRounds / 50);
   EXPECT_GT(num_dropped_, 0);
-  EXPECT_GT(stack_.stats->preemptions.value(), 0);
+  // Compilers evaluate arguments in different orders, so the drawn operations differ. The fewer
+  // rounds under a sanitizer may have no preemption.
+  if (!kSanitized) {
+    EXPECT_GT(stack_.stats->preemptions.value(), 0);
+  }
   EXPECT_GT(stack_.stats->adapter_evictions.value(), 0);
   EXPECT_GT(stack_.stats->cached_prompt_tokens.value(), 0);
 }
