@@ -13,6 +13,7 @@ CoreDriver::CoreDriver(EngineCore* core, const Clock* clock, std::function<void(
       finish_oldest_(std::move(finish_oldest)),
       done_(std::make_shared<Mailbox<Completion>>()) {
   core_->runner()->SetOnDone([done = done_](Completion step) { done->Send(std::move(step)); });
+  core_->BeginRound(clock_->NowUs());  // a test may call the core before the first round
 }
 
 bool CoreDriver::RunOnce() {
