@@ -34,6 +34,7 @@ void EndWatch::Loop() {
         (sigismember(&signals_, SIGINT) == 1 && sigismember(&pending, SIGINT) == 1);
     if (!waits && !armed_.load()) {
       asked_us = -1;
+      num_looks_.fetch_add(1);
       continue;
     }
     if (asked_us < 0) asked_us = clock.NowUs();

@@ -21,6 +21,8 @@ class EndWatch final {
 
   // Main ends the process from now on.
   void Arm() { armed_.store(true); }
+  // How often the watch has looked and has let the process live.
+  int64_t num_looks() const { return num_looks_.load(); }
 
  private:
   void Loop();
@@ -29,6 +31,7 @@ class EndWatch final {
   const int64_t limit_us_;
   std::atomic<bool> armed_{false};
   std::atomic<bool> stopping_{false};
+  std::atomic<int64_t> num_looks_{0};
   std::thread thread_;  // the last member, because the thread uses the members above
 };
 

@@ -2,8 +2,8 @@
 // the client's flow-control window permits it to be sent, and a client may leave the window shut.
 // When all unread replies together pass the bound, the clients with the most bytes lose replies
 // that have waited for some seconds, the oldest first, until the rest fits. Replies that are being
-// read are younger, so a burst of large ones may pass the bound; it never passes four times the
-// bound. The server's service owns the object. Any thread.
+// read are younger, so a burst of large ones may pass the bound, by at most four times and the
+// newest reply. The server's service owns the object. Any thread.
 #pragma once
 
 #include <cstdint>

@@ -510,6 +510,16 @@ bool Accepts(const EngineOptions& options, int num_queued) {
   return gate.Enter(1, *policy).ok();
 }
 
+// Registers the adapter "patterns" and returns a request that uses it.
+Request WithPatterns(RealStack* stack) {
+  EXPECT_TRUE(stack->adapters()
+                  .Register({{"patterns", "", 0, "tests/golden/adapters/qwen2/patterns"}})
+                  .ok());
+  Request request = Base();
+  request.adapter = *stack->adapters().Resolve(0, {{"patterns", "", {}}});
+  return request;
+}
+
 // The number of times that an adapter is read from disk, if a request uses it, a long request takes
 // its pages, and another request uses it.
 int64_t NumLoads(int64_t adapter_host_bytes) {
@@ -518,11 +528,7 @@ int64_t NumLoads(int64_t adapter_host_bytes) {
   options.num_slabs = 18;
   options.engine.adapter_host_bytes = adapter_host_bytes;
   RealStack stack(options);
-  EXPECT_TRUE(stack.adapters()
-                  .Register({{"patterns", "", 0, "tests/golden/adapters/qwen2/patterns"}})
-                  .ok());
-  Request request = Base();
-  request.adapter = *stack.adapters().Resolve(0, {{"patterns", "", {}}});
+  const Request request = WithPatterns(&stack);
   Request long_request = Base();
   long_request.prompt.assign(220, 3);
   EXPECT_EQ(stack.Run(request).tokens.size(), 6u);
@@ -536,11 +542,7 @@ absl::Status WithoutItsAdapter(int64_t max_adapter_read_us) {
   RealStackOptions options = Options();
   options.engine.max_adapter_read_us = max_adapter_read_us;
   RealStack stack(options);
-  EXPECT_TRUE(stack.adapters()
-                  .Register({{"patterns", "", 0, "tests/golden/adapters/qwen2/patterns"}})
-                  .ok());
-  Request request = Base();
-  request.adapter = *stack.adapters().Resolve(0, {{"patterns", "", {}}});
+  const Request request = WithPatterns(&stack);
   const int number = stack.Submit(request);
   for (int round = 0; round < 5; ++round) stack.RunOnce();
   const absl::Status status = stack.result(number).status;

@@ -109,7 +109,9 @@ TEST_F(MemoryTest, NumbersThatCannotBeReadAreNoLimit) {
 }
 
 TEST_F(MemoryTest, LimitsOfTheProcessBind) {
-  if (testing::kSanitized) GTEST_SKIP() << "sanitizers reserve terabytes of address space";
+  if (testing::kSanitized) {
+    GTEST_SKIP() << "sanitizers reserve terabytes of address space, which the limit forbids";
+  }
   Write("status", "VmSize:\t 102400 kB\nVmData:\t 102400 kB");
   EXPECT_EXIT(ExpectLimit(RLIMIT_AS, files_, "the limit of address space, ulimit -v"),
               ::testing::ExitedWithCode(0), "");

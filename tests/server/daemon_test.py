@@ -75,12 +75,17 @@ class DescriptorsTest(unittest.TestCase):
         with urllib.request.urlopen(f"http://{server.metrics_address}{path}", timeout=60) as answer:
             return answer.status, answer.read().decode()
 
+    @contextlib.contextmanager
+    def many_connections(self, server):
+        host_and_port = ("127.0.0.1", int(server.address.rsplit(":", 1)[1]))
+        with contextlib.ExitStack() as clients:
+            for _ in range(80):
+                clients.enter_context(socket.create_connection(host_and_port, timeout=60))
+            yield
+
     def test_few_descriptors(self):
         with Daemon(prefix=("/bin/sh", "-c", 'ulimit -n 64; exec "$@"', "sh")) as server:
-            host_and_port = ("127.0.0.1", int(server.address.rsplit(":", 1)[1]))
-            with contextlib.ExitStack() as clients:
-                for _ in range(80):
-                    clients.enter_context(socket.create_connection(host_and_port, timeout=60))
+            with self.many_connections(server):
                 self.assertEqual(server.client("health").stdout, "SERVING\n")
                 self.assertEqual(self.status(server, "/readyz")[0], 200)
             self.assertEqual(server.client("health").stdout, "SERVING\n")
@@ -94,10 +99,7 @@ class DescriptorsTest(unittest.TestCase):
 
     def test_the_soft_limit_is_raised(self):
         with Daemon(prefix=("/bin/sh", "-c", 'ulimit -Sn 64; exec "$@"', "sh")) as server:
-            host_and_port = ("127.0.0.1", int(server.address.rsplit(":", 1)[1]))
-            with contextlib.ExitStack() as clients:
-                for _ in range(80):
-                    clients.enter_context(socket.create_connection(host_and_port, timeout=60))
+            with self.many_connections(server):
                 self.assertEqual(server.client("health").stdout, "SERVING\n")
                 self.assertNotRegex(self.status(server, "/metrics")[1],
                                     r'tessera_connections_(refused|closed)_total\{reason="[^"]*"\} [1-9]')
