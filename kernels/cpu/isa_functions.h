@@ -19,7 +19,7 @@ void GemmF32(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end,
 void GemmBF16(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
               int64_t row_end);
 void QuantizeRow(const float* x, const float* weight, float eps, const QuantShape& shape,
-                 void* out);
+                 float* values, void* out);
 void GemmI8(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
             int64_t row_end);
 void GemmI4(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,

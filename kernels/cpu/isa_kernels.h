@@ -130,9 +130,10 @@ struct IsaKernels {
   void (*gemm_bf16)(const GemmProblem&, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
                     int64_t row_end) = nullptr;
 
-  // Prepares one row for quantised weights: RMSNorm (if `weight`), then codes, sums and scale.
+  // Prepares one row for quantised weights: RMSNorm (if `weight`), rotation, then codes, sums and
+  // scale. `values` is room for the row before it is quantised, in whole panels of columns.
   void (*quantize_row)(const float* x, const float* weight, float eps, const QuantShape& shape,
-                       void* out) = nullptr;
+                       float* values, void* out) = nullptr;
   void (*gemm_i8)(const GemmProblem&, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
                   int64_t row_end) = nullptr;
   void (*gemm_i4)(const GemmProblem&, int64_t panel_begin, int64_t panel_end, int64_t row_begin,

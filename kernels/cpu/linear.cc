@@ -68,11 +68,15 @@ void LinearOp::PrepareRows(const Rows& rows, const NormArgs& norm, const CpuWeig
   // sets.
   const int64_t stride = (CeilDiv(row_bytes, kCacheLine) | 1) * kCacheLine;
   char* const out = prepared_.Bytes(static_cast<size_t>(stride * rows.count));
+  const int64_t value_stride = RoundUp<int64_t>(weight.cols(), kPanel);
+  float* const values =
+      quant == nullptr ? nullptr : row_values_.Floats(team_->num_threads() * value_stride);
   const auto prepare = [&](int64_t begin, int64_t end, int member) {
     for (int64_t i = begin; i < end; ++i) {
       if (adapted != nullptr) lora_.PrepareRow(*adapted, i);
       if (quant != nullptr) {
-        kernels_.quantize_row(rows.row(i), norm.weight, norm.eps, *quant, out + i * stride);
+        kernels_.quantize_row(rows.row(i), norm.weight, norm.eps, *quant,
+                              values + member * value_stride, out + i * stride);
         continue;
       }
       kernels_.prepare_row(rows.row(i), norm.weight, norm.eps, weight.cols(), padded_cols, round,

@@ -24,10 +24,12 @@ class LinearOp final {
         work_(team),
         lora_(kernels, team, num_grown),
         prepared_(num_grown),
+        row_values_(num_grown),
         before_norm_(num_grown) {}
 
   bool Reserve(const WorkPlan& plan) {
     return prepared_.Reserve(plan.Bytes(WorkPart::kRows)) &&
+           row_values_.Reserve(plan.Bytes(WorkPart::kRowValues)) &&
            before_norm_.Reserve(plan.Bytes(WorkPart::kOutputs)) && lora_.Reserve(plan);
   }
   void BeginStep(const BatchView& batch) { lora_.BeginStep(batch); }
@@ -60,6 +62,7 @@ class LinearOp final {
   WorkRanges work_;
   LoraOp lora_;
   Scratch prepared_;
+  Scratch row_values_;  // a row for each member
   Scratch before_norm_;
 };
 

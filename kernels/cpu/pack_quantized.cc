@@ -62,6 +62,7 @@ QuantShape NewQuantShape(int64_t cols, const WeightFormat& format, DType scale_d
   const int64_t lines = CeilDiv(cols, line_cols);
   shape.cols = cols;
   shape.group_size = format.group_size == 0 ? cols : format.group_size;
+  shape.rotation = format.rotation;
   shape.line_cols = line_cols;
   shape.num_groups = format.NumGroups(cols);
   shape.group_lines = format.group_size == 0 ? lines : format.group_size / line_cols;

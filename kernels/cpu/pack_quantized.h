@@ -41,7 +41,8 @@ QuantShape NewQuantShape(int64_t cols, const WeightFormat& format, DType scale_d
 void PackQuantizedPanel(const PanelRows& rows, const QuantShape& shape, RowQuantizer* quantizer,
                         char* out);
 
-// Returns the weight scale * (code - zero) of column k of output `lane` of a panel.
+// Returns the weight scale * (code - zero) of column k of output `lane` of a panel, which is still
+// rotated if the shape has a rotation.
 float QuantElement(const QuantShape& shape, const char* panel, int64_t lane, int64_t k);
 
 }  // namespace tessera::cpu

@@ -174,6 +174,7 @@ std::unique_ptr<CpuWeight> CpuWeight::Allocate(const std::vector<WeightView>& pa
   if (format.quantized()) {
     CHECK_LE(weight->cols_, kMaxQuantizedCols);
     const DType scale_dtype = ScaleDType(parts, format);
+    CHECK(format.rotation == 0 || weight->cols_ % format.rotation == 0) << " " << format.rotation;
     weight->quant_ = NewQuantShape(weight->cols_, format, scale_dtype);
     weight->panel_bytes_ = QuantPanelBytes(weight->cols_, format, scale_dtype);
   }
@@ -221,7 +222,9 @@ void CpuWeight::GatherRow(int64_t row, float scale, float* out) const {
   const char* const panel = panels() + row / kPanel * panel_bytes();
   const int64_t lane = row % kPanel;
   if (format_.quantized()) {
-    for (int64_t k = 0; k < cols_; ++k) out[k] = QuantElement(quant_, panel, lane, k) * scale;
+    for (int64_t k = 0; k < cols_; ++k) out[k] = QuantElement(quant_, panel, lane, k);
+    if (format_.rotation != 0) RotateRow(format_.rotation, cols_, out);
+    for (int64_t k = 0; k < cols_; ++k) out[k] *= scale;
     return;
   }
   if (format_.dtype == DType::kBF16) {

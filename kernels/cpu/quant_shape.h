@@ -22,6 +22,7 @@ struct QuantShape {
   int64_t cols = 0;
   int64_t group_size = 0;  // columns of a group; cols if the whole row is one group
   int64_t num_groups = 0;
+  int32_t rotation = 0;     // size of the blocks of columns that are rotated; 0: none
   int64_t line_cols = 0;    // columns of a line
   int64_t group_lines = 0;  // lines of a group in a panel; the last group may have fewer
   int64_t scales = 0;       // offset in bytes of the scales from the start of a panel

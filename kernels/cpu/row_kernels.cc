@@ -94,6 +94,86 @@ TESSERA_INLINE void StorePrepared(V16 value, bool round, int64_t i, int64_t coun
   StoreElements(Element::kF32, out, i, value, count);
 }
 
+// The stage of a rotation in which pairs of vectors lie kStride vectors apart.
+template <int kStride, int kVectors>
+TESSERA_INLINE void RotateStage(V16 (&block)[kVectors]) {
+#pragma GCC unroll 4
+  for (int pair = 0; pair < kVectors / 2; ++pair) {
+    const int i = pair / kStride * 2 * kStride + pair % kStride;
+    const V16 sum = Add(block[i], block[i + kStride]);
+    block[i + kStride] = Sub(block[i], block[i + kStride]);
+    block[i] = sum;
+  }
+}
+
+// Rotates a block of 16 * kVectors numbers (RotateRow in kernels/device/quantize.h).
+template <int kVectors>
+TESSERA_INLINE void RotateBlock(V16 (&block)[kVectors]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kVectors; ++i) block[i] = RotateLanes(block[i]);
+  if constexpr (kVectors >= 2) RotateStage<1>(block);
+  if constexpr (kVectors >= 4) RotateStage<2>(block);
+  if constexpr (kVectors >= 8) RotateStage<4>(block);
+}
+
+// Writes a row to `values` after the norm (if `weight`), rotated in blocks of kVectors vectors.
+// Returns the largest bit pattern of the magnitudes of each lane.
+template <int kVectors>
+I16 WriteRotated(const float* x, const float* weight, V16 inverse_rms, int64_t cols,
+                 float* values) {
+  I16 largest = BroadcastInt(0);
+  for (int64_t i = 0; i < cols; i += 16 * kVectors) {
+    V16 block[kVectors];
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) block[j] = Load(x + i + 16 * j);
+    if (weight != nullptr) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kVectors; ++j) {
+        block[j] = Normed(block[j], inverse_rms, Load(weight + i + 16 * j));
+      }
+    }
+    RotateBlock(block);
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) {
+      largest = MaxInts(largest, Bits(Abs(block[j])));
+      Store(values + i + 16 * j, block[j]);
+    }
+  }
+  return largest;
+}
+
+// Does what WriteRotated does, without the rotation. `cols` may be any number.
+I16 WriteNormed(const float* x, const float* weight, V16 inverse_rms, int64_t cols,
+                float* values) {
+  I16 largest = BroadcastInt(0);
+  for (int64_t i = 0; i < cols; i += 16) {
+    V16 value = LoadN(x + i, cols - i);
+    if (weight != nullptr) value = Normed(value, inverse_rms, LoadN(weight + i, cols - i));
+    largest = MaxInts(largest, Bits(Abs(value)));
+    Store(values + i, value);
+  }
+  return largest;
+}
+
+// Calls WriteRotated or WriteNormed, as the shape requires.
+I16 WriteValues(const float* x, const float* weight, float eps, const QuantShape& shape,
+                float* values) {
+  const int64_t cols = shape.cols;
+  const V16 inverse_rms = weight != nullptr ? Set1(InverseRms(x, eps, cols)) : Zero();
+  switch (shape.rotation) {
+    case 128:
+      return WriteRotated<8>(x, weight, inverse_rms, cols, values);
+    case 64:
+      return WriteRotated<4>(x, weight, inverse_rms, cols, values);
+    case 32:
+      return WriteRotated<2>(x, weight, inverse_rms, cols, values);
+    case 16:
+      return WriteRotated<1>(x, weight, inverse_rms, cols, values);
+    default:
+      return WriteNormed(x, weight, inverse_rms, cols, values);
+  }
+}
+
 }  // namespace
 
 void PrepareRow(const float* x, const float* weight, float eps, int64_t cols, int64_t padded_cols,
@@ -112,20 +192,12 @@ void PrepareRow(const float* x, const float* weight, float eps, int64_t cols, in
 }
 
 void QuantizeRow(const float* x, const float* weight, float eps, const QuantShape& shape,
-                 void* out) {
+                 float* values, void* out) {
   char* const codes = static_cast<char*>(out);
   int32_t* const sums = reinterpret_cast<int32_t*>(codes + shape.row_sums);
   float* const row_scale = reinterpret_cast<float*>(codes + shape.row_scale);
   const int64_t cols = shape.cols;
-  const V16 inverse_rms = weight != nullptr ? Set1(InverseRms(x, eps, cols)) : Zero();
-  const auto value_at = [&](int64_t i) {
-    const int64_t count = cols - i;
-    const V16 value = LoadN(x + i, count);
-    return weight != nullptr ? Normed(value, inverse_rms, LoadN(weight + i, count)) : value;
-  };
-  I16 largest = BroadcastInt(0);
-  for (int64_t i = 0; i < cols; i += 16) largest = MaxInts(largest, Bits(Abs(value_at(i))));
-  const RowGrid grid = GridOf(largest);
+  const RowGrid grid = GridOf(WriteValues(x, weight, eps, shape, values));
   *row_scale = grid.scale;
   if (grid.inverse == 0.0f) {
     std::memset(codes, 0, static_cast<size_t>(shape.row_sums));
@@ -138,7 +210,7 @@ void QuantizeRow(const float* x, const float* weight, float eps, const QuantShap
     const int64_t end = g + 1 < shape.num_groups ? i + shape.group_size : cols;
     I16 sum = BroadcastInt(0);
     for (; i < end; i += 16) {
-      const I16 code = RoundToInts(Mul(value_at(i), inverse));
+      const I16 code = RoundToInts(Mul(Load(values + i), inverse));
       StoreBytes(codes + i, code);
       sum = AddInts(sum, code);
     }

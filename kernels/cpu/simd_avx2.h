@@ -98,6 +98,23 @@ TESSERA_INLINE V16 KeepLanes(V16 x, int32_t begin, int32_t end, V16 other) {
   return {KeepLanes8(x.lo, 0, begin, end, other.lo), KeepLanes8(x.hi, 8, begin, end, other.hi)};
 }
 
+// The stages of strides 1, 2 and 4 of RotateLanes on 8 lanes.
+TESSERA_INLINE __m256 RotateLanes8(__m256 x) {
+  const __m256 sign1 = _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1);
+  const __m256 sign2 = _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1);
+  const __m256 sign4 = _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1);
+  x = _mm256_fmadd_ps(x, sign1, _mm256_permute_ps(x, 0xb1));
+  x = _mm256_fmadd_ps(x, sign2, _mm256_permute_ps(x, 0x4e));
+  return _mm256_fmadd_ps(x, sign4, _mm256_permute2f128_ps(x, x, 1));
+}
+// Returns the stages of strides 1, 2, 4 and 8 of a rotation (kernels/device/quantize.h) of the
+// lanes. The multiplication of a lane by -1 is exact.
+TESSERA_INLINE V16 RotateLanes(V16 x) {
+  const __m256 lo = RotateLanes8(x.lo);
+  const __m256 hi = RotateLanes8(x.hi);
+  return {_mm256_add_ps(lo, hi), _mm256_sub_ps(lo, hi)};
+}
+
 // ReduceAdd and ReduceMax combine the 16 lanes in a fixed order: lane i with lane i + 8, then with
 // lanes i + 4, i + 2 and i + 1.
 TESSERA_INLINE float ReduceAdd(V16 x) {

@@ -71,6 +71,20 @@ TESSERA_INLINE V16 KeepLanes(V16 x, int32_t begin, int32_t end, V16 other) {
   return {_mm512_mask_blend_ps(keep, other.v, x.v)};
 }
 
+// Returns other - x in the lanes of kSecond, and x + other in the other lanes.
+template <unsigned kSecond>
+TESSERA_INLINE __m512 AddOrSubtract(__m512 x, __m512 other) {
+  return _mm512_mask_sub_ps(_mm512_add_ps(x, other), static_cast<__mmask16>(kSecond), other, x);
+}
+// Returns the stages of strides 1, 2, 4 and 8 of a rotation (kernels/device/quantize.h) of the
+// lanes.
+TESSERA_INLINE V16 RotateLanes(V16 x) {
+  x.v = AddOrSubtract<0xaaaau>(x.v, _mm512_permute_ps(x.v, 0xb1));
+  x.v = AddOrSubtract<0xccccu>(x.v, _mm512_permute_ps(x.v, 0x4e));
+  x.v = AddOrSubtract<0xf0f0u>(x.v, _mm512_shuffle_f32x4(x.v, x.v, 0xb1));
+  return {AddOrSubtract<0xff00u>(x.v, _mm512_shuffle_f32x4(x.v, x.v, 0x4e))};
+}
+
 // ReduceAdd and ReduceMax combine the 16 lanes in a fixed order: lane i with lane i + 8, then with
 // lanes i + 4, i + 2 and i + 1.
 TESSERA_INLINE float ReduceAdd(V16 x) {

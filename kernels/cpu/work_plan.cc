@@ -77,6 +77,8 @@ WorkPlan PlanWork(const StepShape& shape, const StepBounds& bounds, int num_thre
   const int64_t rows = bounds.num_tokens;
   if (rows == 0) return plan;
   plan.Set(WorkPart::kRows, PreparedBytes(rows, shape.widest_input));
+  plan.Set(WorkPart::kRowValues,
+           FloatBytes(num_threads * RoundUp<int64_t>(shape.widest_input, kPanel)));
   plan.Set(WorkPart::kOutputs, FloatBytes(rows * shape.post_norm_cols));
   int32_t rope_dim = 0;
   for (const int32_t dim : shape.rope_dims) rope_dim = std::max(rope_dim, dim);

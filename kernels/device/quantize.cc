@@ -73,7 +73,44 @@ float ReadScale(const void* scales, DType dtype, int64_t i) {
   return 0.0f;
 }
 
+// The stages of strides 1, 2 and 4 of a rotation, on 8 numbers.
+void RotateEight(float* x) {
+  const float a0 = x[0] + x[1], a1 = x[0] - x[1], a2 = x[2] + x[3], a3 = x[2] - x[3];
+  const float a4 = x[4] + x[5], a5 = x[4] - x[5], a6 = x[6] + x[7], a7 = x[6] - x[7];
+  const float b0 = a0 + a2, b1 = a1 + a3, b2 = a0 - a2, b3 = a1 - a3;
+  const float b4 = a4 + a6, b5 = a5 + a7, b6 = a4 - a6, b7 = a5 - a7;
+  x[0] = b0 + b4;
+  x[1] = b1 + b5;
+  x[2] = b2 + b6;
+  x[3] = b3 + b7;
+  x[4] = b0 - b4;
+  x[5] = b1 - b5;
+  x[6] = b2 - b6;
+  x[7] = b3 - b7;
+}
+
 }  // namespace
+
+void RotateRow(int32_t rotation, int64_t cols, float* row) {
+  CHECK(rotation > 0 && RotationOf(rotation) == rotation && cols % rotation == 0)
+      << " a rotation of " << rotation << " for " << cols << " columns";
+  constexpr int32_t kLanes = 8;
+  for (int64_t i = 0; i < cols; i += kLanes) RotateEight(row + i);
+  for (float* block = row; block < row + cols; block += rotation) {
+    for (int32_t stride = kLanes; stride < rotation; stride *= 2) {
+      for (int32_t i = 0; i < rotation; i += 2 * stride) {
+        float* const first = block + i;
+        float* const second = first + stride;
+        for (int32_t lane = 0; lane < stride; ++lane) {
+          const float a = first[lane];
+          const float b = second[lane];
+          first[lane] = a + b;
+          second[lane] = a - b;
+        }
+      }
+    }
+  }
+}
 
 DType ScaleDType(const std::vector<WeightView>& parts, const WeightFormat& format) {
   if (format.group_size == 0) return DType::kF32;
@@ -147,6 +184,7 @@ void RowQuantizer::QuantizeGroup(const float* weights, int64_t count, uint8_t* c
 void RowQuantizer::TakeReady(const WeightView& view, int64_t row) {
   CHECK(view.dtype == format_.dtype) << DTypeName(view.dtype);
   CHECK(view.zeros == nullptr || format_.asymmetric);
+  CHECK_EQ(format_.rotation, 0) << " ready codes cannot be rotated";
   const int64_t num_groups = static_cast<int64_t>(scales_.size());
   const uint8_t* const codes = static_cast<const uint8_t*>(view.data) + row * view.cols;
   std::copy(codes, codes + view.cols, codes_.begin());
@@ -167,6 +205,11 @@ void RowQuantizer::Load(const WeightView& view, int64_t row) {
   if (view.quantized()) return TakeReady(view, row);
   floats_.resize(static_cast<size_t>(cols));
   LoadWeightRow(view, row, floats_.data());
+  if (format_.rotation != 0) {
+    RotateRow(format_.rotation, cols, floats_.data());
+    const float share = 1.0f / static_cast<float>(format_.rotation);  // a power of two: exact
+    for (float& weight : floats_) weight *= share;
+  }
   const int64_t group = format_.group_size == 0 ? cols : format_.group_size;
   for (size_t g = 0; g < num_groups; ++g) {
     const int64_t begin = static_cast<int64_t>(g) * group;

@@ -7,8 +7,9 @@
 //   symmetric int4: scale = w / -8 for the weight w of largest magnitude. The scale may be
 //     negative, so that code 0 (-8 from the zero) represents w up to the rounding of the scale.
 //   asymmetric: scale = (max - min) / 255 or 15, over the weights and 0; zero = round(-min / scale)
-// Scales of groups are rounded to bf16 before the codes are chosen. The scale is 0 if all weights
-// of the group are zero or too small, and NaN if a weight is a NaN or an infinity.
+// In a format with a rotation, the rotated weights are rounded. Scales of groups are rounded to
+// bf16 before the codes are chosen. The scale is 0 if all weights of the group are zero or too
+// small, and NaN if a weight is a NaN or an infinity.
 //
 // The scale is not searched. Choosing the scale with the least squared error among eleven
 // candidates changed perplexity by less than its statistical error (bench/notes/weight_formats.md).
@@ -30,13 +31,19 @@ DType ScaleDType(const std::vector<WeightView>& parts, const WeightFormat& forma
 // Converts row `row` of a weight to floats. REQUIRES: !view.quantized().
 void LoadWeightRow(const WeightView& view, int64_t row, float* out);  // [cols]
 
+// Multiplies each block of `rotation` numbers of a row by the Hadamard matrix of that size, in
+// place. Stages of strides 1, 2, ..., rotation / 2 replace each pair (a, b) of numbers that lie a
+// stride apart by (a + b, a - b). All backends compute these sums, in fp32, so their bits agree.
+// REQUIRES: `rotation` is a valid size and divides `cols`.
+void RotateRow(int32_t rotation, int64_t cols, float* row);  // [cols]
+
 // Quantises rows one at a time, and reuses its buffers for all rows. For one thread.
 class RowQuantizer final {
  public:
   explicit RowQuantizer(const WeightFormat& format) : format_(format) {}
 
   // Quantises row `row` of a weight, or copies its codes, scales and zeros if it is quantised. The
-  // result is in codes(), scales() and zeros().
+  // result is in codes(), scales() and zeros(). REQUIRES: a quantised weight has no rotation.
   void Load(const WeightView& view, int64_t row);
 
   const uint8_t* codes() const { return codes_.data(); }  // [cols]

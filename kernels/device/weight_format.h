@@ -6,8 +6,15 @@
 //   weight[n][k] = scale[n][g] * (code[n][k] - zero[n][g]),  g = k / group_size
 // Codes are unsigned: 0..255 (kI8) or 0..15 (kI4). In symmetric formats every zero is 128 or 8.
 //
+// Rotation. A few channels of the activations of a language model are many times larger than the
+// others, and they take the scale of the whole row (LLM.int8(), 2208.07339). A rotation spreads
+// them (QuaRot, 2404.00456). A format with a rotation of size B cuts a row into blocks of B and
+// multiplies each block by the Hadamard matrix H, whose elements are 1 and -1 and for which H H = B
+// I. It stores H w / B instead of a row w of the weight and quantises H x instead of the row x of
+// activations, so that the product is that of w and x. RotateRow defines the order of the sums.
+//
 // The activations that a quantised weight multiplies are quantised by row, for any number of rows.
-// After the norm, with m = max |x[k]|,
+// After the norm and the rotation, with m = max |x[k]|,
 //   code[k] = round(x[k] * (127 / m)), to nearest, ties to even      row scale = m / 127
 // A row with m < kLeastRowMaximum becomes zeros. A row with a NaN or an infinity has the scale NaN,
 // so all its outputs are NaN, and those of other rows are not affected.
@@ -29,6 +36,17 @@ namespace tessera {
 inline constexpr int32_t kGroupGranule = 32;  // the size of a group is a multiple of this number
 inline constexpr int64_t kMaxQuantizedCols = 65536;  // longer sums could overflow 32 bits
 inline constexpr float kLeastRowMaximum = 1e-30f;    // rows with a smaller maximum become zeros
+inline constexpr int32_t kMinRotation = 16;          // smallest and largest size of a rotation
+inline constexpr int32_t kMaxRotation = 128;
+
+// Returns the largest power of two that divides `cols` and is a valid size of a rotation; 0 if
+// there is none.
+constexpr int32_t RotationOf(int64_t cols) {
+  for (int32_t size = kMaxRotation; size >= kMinRotation; size /= 2) {
+    if (cols % size == 0) return size;
+  }
+  return 0;
+}
 
 struct WeightFormat {
   DType dtype = DType::kF32;  // kF32, kBF16, kI8 or kI4
@@ -36,11 +54,16 @@ struct WeightFormat {
   // kGroupGranule. 0: the whole row has one scale.
   int32_t group_size = 0;
   bool asymmetric = false;  // for kI8 and kI4: each group has its own zero point
+  // For kI8 and kI4: the size of the rotation's blocks, a power of two from kMinRotation to
+  // kMaxRotation that divides the number of columns. 0: no rotation, as in a weight that another
+  // program has quantised.
+  int32_t rotation = 0;
 
   // The constructor is implicit, so that a DType converts to the format with that type.
   constexpr WeightFormat(  // NOLINT(google-explicit-constructor)
-      DType dtype = DType::kF32, int32_t group_size = 0, bool asymmetric = false)
-      : dtype(dtype), group_size(group_size), asymmetric(asymmetric) {}
+      DType dtype = DType::kF32, int32_t group_size = 0, bool asymmetric = false,
+      int32_t rotation = 0)
+      : dtype(dtype), group_size(group_size), asymmetric(asymmetric), rotation(rotation) {}
 
   constexpr bool quantized() const { return dtype == DType::kI8 || dtype == DType::kI4; }
   constexpr int symmetric_zero() const { return dtype == DType::kI8 ? 128 : 8; }
@@ -49,11 +72,17 @@ struct WeightFormat {
     return group_size == 0 ? 1 : CeilDiv<int64_t>(cols, group_size);
   }
   constexpr bool valid() const {
-    if (!quantized()) return group_size == 0 && !asymmetric && DTypeIsFloat();
-    return group_size >= 0 && group_size % kGroupGranule == 0;
+    if (!quantized()) return group_size == 0 && !asymmetric && rotation == 0 && DTypeIsFloat();
+    return group_size >= 0 && group_size % kGroupGranule == 0 &&
+           (rotation == 0 || RotationOf(rotation) == rotation);
+  }
+  // The format with the largest rotation that suits a weight of `cols` columns.
+  constexpr WeightFormat Rotated(int64_t cols) const {
+    return {dtype, group_size, asymmetric, RotationOf(cols)};
   }
   constexpr bool operator==(const WeightFormat& other) const {
-    return dtype == other.dtype && group_size == other.group_size && asymmetric == other.asymmetric;
+    return dtype == other.dtype && group_size == other.group_size &&
+           asymmetric == other.asymmetric && rotation == other.rotation;
   }
 
  private:

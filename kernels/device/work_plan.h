@@ -49,6 +49,7 @@ struct StepBounds {
 // The purpose of a part of the working memory.
 enum class WorkPart : int32_t {
   kRows = 0,     // rows of a linear's input, normed, rounded or quantised
+  kRowValues,    // for each thread, one fp32 row that is normed and rotated before it is quantised
   kOutputs,      // rows of a linear's output before its post norm
   kRotations,    // cosines and sines, one part of this size for each rope
   kAdapterRows,  // normed fp32 rows, which adapters read
@@ -58,7 +59,7 @@ enum class WorkPart : int32_t {
   kTiles,        // queries, keys and scores of one thread, one part of this size for each thread
   kTapSums,      // log-sum-exps of one thread's tapped streams, one part for each thread
 };
-inline constexpr size_t kNumWorkParts = 9;
+inline constexpr size_t kNumWorkParts = 10;
 
 struct WorkPlan {
   std::array<int64_t, kNumWorkParts> bytes{};    // bytes of one part of each WorkPart

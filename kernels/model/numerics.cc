@@ -24,6 +24,7 @@ std::string FormatText(const WeightFormat& format) {
   std::string text = DTypeName(format.dtype);
   if (format.group_size > 0) absl::StrAppend(&text, "/", format.group_size);
   if (format.asymmetric) text += "a";
+  if (format.rotation > 0) absl::StrAppend(&text, "h", format.rotation);
   return text;
 }
 

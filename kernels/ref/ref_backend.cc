@@ -133,9 +133,9 @@ void RefBackend::Embed(const EmbedArgs& args) {
       const TokenId token =
           tokens[row] == kLastSampledToken ? args.slot_tokens[segment.slot] : tokens[row];
       CHECK(token >= 0 && token < table.rows()) << "token " << token;
-      for (int64_t k = 0; k < table.cols(); ++k) {
-        args.out.f32(row)[k] = table.at(token, k) * args.scale;
-      }
+      float* const out = args.out.f32(row);
+      table.LoadRow(token, out);
+      for (int64_t k = 0; k < table.cols(); ++k) out[k] *= args.scale;
     }
   }
 }

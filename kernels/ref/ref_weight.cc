@@ -34,8 +34,8 @@ class FloatWeight final : public RefWeight {
 
   bool allocated() const { return memory_ != nullptr; }
   size_t bytes() const override { return static_cast<size_t>(NumBytes()); }
-  float at(int64_t n, int64_t k) const override {
-    return LoadElement(dtype(), memory_.get(), Index(n, k));
+  void LoadRow(int64_t n, float* out) const override {
+    for (int64_t k = 0; k < cols_; ++k) out[k] = LoadElement(dtype(), memory_.get(), Index(n, k));
   }
 
   void Multiply(float* x, float* y) const override {
@@ -96,13 +96,17 @@ class QuantizedWeight final : public RefWeight {
   size_t bytes() const override {
     return static_cast<size_t>(rows_ * (cols_ + num_groups_ * (1 + DTypeBytes(DType::kF32))));
   }
-  float at(int64_t n, int64_t k) const override {
-    const int64_t g = k / group_;
-    return scale(n, g) * static_cast<float>(code(n, k) - zero(n, g));
+  void LoadRow(int64_t n, float* out) const override {
+    for (int64_t k = 0; k < cols_; ++k) {
+      const int64_t g = k / group_;
+      out[k] = scale(n, g) * static_cast<float>(code(n, k) - zero(n, g));
+    }
+    if (format_.rotation != 0) RotateRow(format_.rotation, cols_, out);
   }
 
   void Multiply(float* x, float* y) const override {
     std::vector<int32_t> codes(static_cast<size_t>(cols_));
+    if (format_.rotation != 0) RotateRow(format_.rotation, cols_, x);
     const float row_scale = QuantizeRow(x, cols_, codes.data());
     for (int64_t n = 0; n < rows_; ++n) {
       float sum = 0.0f;

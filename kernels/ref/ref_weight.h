@@ -20,8 +20,8 @@ class RefWeight : public PackedWeight {
   int64_t cols() const override { return cols_; }
   const WeightFormat& format() const override { return format_; }
 
-  // Returns the element in row n and column k as a float.
-  virtual float at(int64_t n, int64_t k) const = 0;
+  // Reads row n of the weight.
+  virtual void LoadRow(int64_t n, float* out) const = 0;  // [cols]
   // y[n] := x, rounded or quantised as the format requires, times row n of the weight. `y` has
   // PaddedRows() elements. Overwrites `x`.
   virtual void Multiply(float* x, float* y) const = 0;

@@ -72,6 +72,22 @@ TEST_P(CpuQuantizedTest, RaggedShapesEqualRef) {
   }
 }
 
+// Every size of a rotation, with rows that end inside a panel, a group or a tile of rows.
+TEST_P(CpuQuantizedTest, RotatedShapesEqualRef) {
+  for (const WeightFormat& plain : QuantizedFormats()) {
+    for (const int64_t rows : {1, 2, 7, 13, 33}) {
+      for (const auto& [n, k] :
+           {std::pair<int64_t, int64_t>{15, 16}, {49, 144}, {20, 96}, {17, 192}, {33, 384}}) {
+        const WeightFormat format = plain.Rotated(k);
+        ASSERT_NE(format.rotation, 0);
+        const BuiltLinear built = BuildLinear({rows, n, k, format}, 17);
+        ExpectSameBits(RunLinear(cpu_.get(), built), RunLinear(ref_.get(), built),
+                       built.linear.name());
+      }
+    }
+  }
+}
+
 // A row's norm may differ from ref's in its last bit, which changes one code in some thousands by
 // 1. This changes an output by 1 / 127 of the row's maximum (about 3 sigma) times one weight (about
 // 1 / sqrt(k)).
@@ -83,7 +99,8 @@ TEST_P(CpuQuantizedTest, NormsAndEpiloguesMatchRef) {
             LinearCase{rows, 2 * 40, 96, format, false, false, false, Epilogue::kGatedAct,
                        Activation::kGeluTanh},
             LinearCase{rows, 50, 172, format, true, true, true, Epilogue::kResidualAdd},
-            LinearCase{rows, 64, 320, format, true}}) {
+            LinearCase{rows, 64, 320, format, true},
+            LinearCase{rows, 48, 320, format.Rotated(320), true}}) {
         const BuiltLinear built = BuildLinear(linear, 13);
         const double flip = linear.pre_norm ? 0.1 / std::sqrt(static_cast<double>(linear.k)) : 0.0;
         ExpectClose(RunLinear(cpu_.get(), built), RunLinear(ref_.get(), built), 5e-6 + flip, 1e-5,
@@ -100,6 +117,7 @@ TEST_P(CpuQuantizedTest, RowAloneEqualsRowInBatch) {
                                      WeightFormat(DType::kI4, 64, true)}) {
     for (const LinearCase& base :
          {LinearCase{200, 150, 131, format, true, true, false, Epilogue::kResidualAdd},
+          LinearCase{200, 50, 96, format.Rotated(96), true},
           LinearCase{200, 2 * 85, 96, format, true, false, false, Epilogue::kGatedAct}}) {
       const BuiltLinear built = BuildLinear(base, 3);
       const ptrdiff_t cols = built.out_cols();
@@ -201,11 +219,12 @@ TEST_P(CpuQuantizedTest, ReadyPartsAreTakenAsTheyAre) {
 // The outputs of a row of zeros are 0. All outputs of a row that contains NaN or infinity are NaN.
 // The other rows of the batch are not affected.
 TEST_P(CpuQuantizedTest, ZerosAndBrokenRows) {
-  constexpr int64_t kCols = 75;
+  constexpr int64_t kCols = 80;
   constexpr int64_t kOutputs = 33;
   const float infinity = std::numeric_limits<float>::infinity();
-  for (const WeightFormat& format : {WeightFormat(DType::kI8), WeightFormat(DType::kI4, 32),
-                                     WeightFormat(DType::kI4, 32, true)}) {
+  for (const WeightFormat& format :
+       {WeightFormat(DType::kI8), WeightFormat(DType::kI4, 32), WeightFormat(DType::kI4, 32, true),
+        WeightFormat(DType::kI8).Rotated(kCols)}) {
     const BuiltLinear built = BuildLinear({7, kOutputs, kCols, format}, 21);
     BuiltLinear broken = built;
     const auto x = [&broken](int64_t row, int64_t k) -> float& {
@@ -238,7 +257,7 @@ TEST_P(CpuQuantizedTest, ZerosAndBrokenRows) {
 // One packed weight serves both Embed and Logits (tied embeddings).
 TEST_P(CpuQuantizedTest, EmbedAndLogitsEqualRef) {
   constexpr int64_t kVocab = 77;
-  constexpr int64_t kHidden = 70;
+  constexpr int64_t kHidden = 80;
   const std::vector<float> table = RandomFloats(kVocab * kHidden, 0.3f, 1);
   std::vector<float> hidden = RandomFloats(9 * kHidden, 1.0f, 2);
   BatchArena arena;
@@ -246,7 +265,9 @@ TEST_P(CpuQuantizedTest, EmbedAndLogitsEqualRef) {
   batch.tokens = arena.AddCopy(std::vector<TokenId>{3, 0, 76, 16, 15});
   batch.segments = arena.AddCopy(std::vector<Segment>{{0, 0, 5, -1}});
   const std::vector<int32_t> token_rows = {8, 0, 3};
-  for (const WeightFormat& format : QuantizedFormats()) {
+  std::vector<WeightFormat> formats = QuantizedFormats();
+  for (const WeightFormat& plain : QuantizedFormats()) formats.push_back(plain.Rotated(kHidden));
+  for (const WeightFormat& format : formats) {
     std::vector<float> embedded[2];
     std::vector<float> logits[2];
     Backend* const backends[2] = {cpu_.get(), ref_.get()};

@@ -34,6 +34,11 @@ TEST(WeightFormatTest, KnowsWhatIsValid) {
   EXPECT_FALSE(WeightFormat(DType::kBF16, 0, true).valid());
   EXPECT_FALSE(WeightFormat(DType::kI4, 48).valid());
   EXPECT_FALSE(WeightFormat(DType::kI8, -32).valid());
+  EXPECT_FALSE(WeightFormat(DType::kF32, 0, false, 16).valid());
+  EXPECT_FALSE(WeightFormat(DType::kI8, 0, false, 48).valid());
+  EXPECT_FALSE(WeightFormat(DType::kI8, 0, false, 8).valid());
+  EXPECT_FALSE(WeightFormat(DType::kI8, 0, false, 256).valid());
+  EXPECT_FALSE(WeightFormat(DType::kI8) == WeightFormat(DType::kI8, 0, false, 16));
   EXPECT_EQ(WeightFormat(DType::kI4, 32).NumGroups(65), 3);
   EXPECT_EQ(WeightFormat(DType::kI4).NumGroups(65), 1);
 }
@@ -56,6 +61,63 @@ TEST(HalfTest, RoundsToNearestEven) {
   EXPECT_EQ(FloatToF16(65519.0f), 0x7bff);
   EXPECT_EQ(FloatToF16(65520.0f), 0x7c00);
   EXPECT_EQ(FloatToF16(-1e30f), 0xfc00);
+}
+
+TEST(RotationTest, SizeIsTheLargestThatDividesTheColumns) {
+  EXPECT_EQ(RotationOf(896), 128);
+  EXPECT_EQ(RotationOf(576), 64);
+  EXPECT_EQ(RotationOf(1504), 32);
+  EXPECT_EQ(RotationOf(48), 16);
+  EXPECT_EQ(RotationOf(40), 0);
+  EXPECT_EQ(RotationOf(33), 0);
+  for (const int64_t cols : {896, 576, 48, 40}) {
+    const WeightFormat format = WeightFormat(DType::kI4, 32, true).Rotated(cols);
+    EXPECT_TRUE(format.valid());
+    EXPECT_TRUE(format == WeightFormat(DType::kI4, 32, true, RotationOf(cols)));
+  }
+}
+
+// The element in row i and column j of a Hadamard matrix is -1 if i & j has an odd number of bits.
+TEST(RotationTest, IsTheProductWithTheHadamardMatrix) {
+  for (const int32_t size : {16, 32, 64, 128}) {
+    const int64_t cols = 3 * size;
+    const std::vector<float> x = RandomFloats(cols, 1.0f, static_cast<uint64_t>(size));
+    std::vector<float> rotated = x;
+    RotateRow(size, cols, rotated.data());
+    for (int64_t i = 0; i < cols; ++i) {
+      double sum = 0.0;
+      for (int64_t j = 0; j < size; ++j) {
+        const bool odd = __builtin_popcountll(static_cast<uint64_t>(i % size & j)) % 2 != 0;
+        const double value = x[static_cast<size_t>(i / size * size + j)];
+        sum += odd ? -value : value;
+      }
+      EXPECT_NEAR(rotated[static_cast<size_t>(i)], sum, 1e-4) << size << " " << i;
+    }
+    RotateRow(size, cols, rotated.data());
+    for (size_t i = 0; i < x.size(); ++i) {
+      EXPECT_NEAR(rotated[i] / static_cast<float>(size), x[i], 1e-5) << size << " " << i;
+    }
+  }
+}
+
+TEST(RowQuantizerTest, RotatedWeightsAreQuantised) {
+  constexpr int64_t kCols = 192;
+  const std::vector<float> weights = RandomFloats(kCols, 0.1f, 5);
+  for (const WeightFormat& plain : QuantizedFormats()) {
+    const WeightFormat format = plain.Rotated(kCols);
+    ASSERT_EQ(format.rotation, 64);
+    std::vector<float> rotated = weights;
+    RotateRow(format.rotation, kCols, rotated.data());
+    for (float& weight : rotated) weight /= 64.0f;
+    RowQuantizer expected(plain);
+    expected.Load(ViewOf(rotated, kCols), 0);
+    RowQuantizer row(format);
+    row.Load(ViewOf(weights, kCols), 0);
+    EXPECT_TRUE(std::equal(row.codes(), row.codes() + kCols, expected.codes()));
+    const int64_t num_groups = format.NumGroups(kCols);
+    EXPECT_TRUE(std::equal(row.scales(), row.scales() + num_groups, expected.scales()));
+    EXPECT_TRUE(std::equal(row.zeros(), row.zeros() + num_groups, expected.zeros()));
+  }
 }
 
 // The error of every weight is at most half a step of its group. The error of the largest weight is
@@ -246,6 +308,25 @@ TEST(RefQuantized, IsNearTheFloatResult) {
     ExpectClose(quantized, RunLinear(backend.get(), built), format.dtype == DType::kI8 ? 0.06 : 0.7,
                 0.0, linear.name());
   }
+}
+
+// A rotation changes the error of a product, not the product. Where one channel of the activations
+// is much larger than the others, the error is much smaller.
+TEST(RefQuantized, ARotationSpreadsOutliers) {
+  const auto backend = NewRefBackend();
+  const auto error_of = [&backend](const WeightFormat& format) {
+    BuiltLinear built = BuildLinear({6, 40, 256, format}, 9);
+    for (int64_t row = 0; row < 6; ++row) built.x[static_cast<size_t>(row * 256 + 77)] *= 100.0f;
+    const std::vector<float> quantized = RunLinear(backend.get(), built);
+    built.linear.format = DType::kF32;
+    const std::vector<float> exact = RunLinear(backend.get(), built);
+    double error = 0.0;
+    for (size_t i = 0; i < exact.size(); ++i) error += std::pow(quantized[i] - exact[i], 2);
+    return std::sqrt(error / static_cast<double>(exact.size()));
+  };
+  const double plain = error_of(DType::kI8);
+  EXPECT_LT(error_of(WeightFormat(DType::kI8, 0, false, 128)), 0.5 * plain);
+  EXPECT_LT(error_of(WeightFormat(DType::kI8, 0, false, 16)), 0.8 * plain);
 }
 
 }  // namespace

@@ -294,6 +294,7 @@ std::string FormatName(const WeightFormat& format) {
   std::string name = DTypeName(format.dtype);
   if (format.group_size != 0) name += "_g" + std::to_string(format.group_size);
   if (format.asymmetric) name += "_asymmetric";
+  if (format.rotation != 0) name += "_h" + std::to_string(format.rotation);
   return name;
 }
 

@@ -147,8 +147,8 @@ TEST(NumericsKeyTest, NamesTheFormatsAndEndsWithTheTag) {
   const auto tag = NumericsTag(device.backend.get(), &model.model(), model.layout());
   const auto key = NumericsKey(device.backend.get(), &model.model(), model.layout());
   ASSERT_TRUE(tag.ok() && key.ok());
-  EXPECT_EQ(*key, absl::StrCat("embed int8; head int8; layers 0-2 int4/32 int8 int4/32 int4/32; "
-                               "attention blocks of 256; kv bfloat16; tag ",
+  EXPECT_EQ(*key, absl::StrCat("embed int8h32; head int8h32; layers 0-2 int4/32h32 int8h32 "
+                               "int4/32h32 int4/32; attention blocks of 256; kv bfloat16; tag ",
                                *tag));
 }
 
@@ -163,8 +163,9 @@ TEST(NumericsKeyTest, LayersOfOtherFormatsAreListedApart) {
     return device.backend->Pack({view}, format, false);
   };
   weights.embed = pack(DType::kF32);
-  for (const WeightFormat& format : {WeightFormat(DType::kBF16), WeightFormat(DType::kBF16),
-                                     WeightFormat(DType::kI4, 32, true)}) {
+  for (const WeightFormat& format :
+       {WeightFormat(DType::kBF16), WeightFormat(DType::kBF16), WeightFormat(DType::kI4, 32, true),
+        WeightFormat(DType::kI8, 0, false, 16)}) {
     LayerWeights& layer = weights.layers.emplace_back();
     for (auto* weight : {&layer.qkv, &layer.out, &layer.gate_up, &layer.down}) {
       *weight = pack(format);
@@ -174,7 +175,8 @@ TEST(NumericsKeyTest, LayersOfOtherFormatsAreListedApart) {
   layout.groups.resize(2);
   EXPECT_EQ(FormatsText(weights, layout),
             "embed float32; head tied; layers 0-1 bfloat16 bfloat16 bfloat16 bfloat16; 2-2 "
-            "int4/32a int4/32a int4/32a int4/32a; attention blocks of 256; kv float32 float32");
+            "int4/32a int4/32a int4/32a int4/32a; 3-3 int8h16 int8h16 int8h16 int8h16; attention "
+            "blocks of 256; kv float32 float32");
 }
 
 }  // namespace

@@ -279,17 +279,22 @@ TEST_F(WeightsTest, QuantizedFormatsBySlot) {
   const auto int4 = Load(options);
   ASSERT_TRUE(int4.ok()) << int4.status();
   EXPECT_EQ(int4->dtype, DType::kI4);
-  EXPECT_TRUE(int4->layers[0].qkv->format() == options.int4);
-  EXPECT_TRUE(int4->layers[2].gate_up->format() == options.int4);
-  EXPECT_TRUE(int4->layers[2].down->format() == options.int4);
-  EXPECT_TRUE(int4->layers[0].out->format() == WeightFormat(DType::kI8));
-  EXPECT_TRUE(int4->embed->format() == WeightFormat(DType::kI8));
-  EXPECT_TRUE(int4->lm_head->format() == WeightFormat(DType::kI8));
+  // Each weight has the largest rotation that its number of columns allows.
+  const auto is = [](const std::unique_ptr<PackedWeight>& weight, const WeightFormat& format) {
+    return weight->format() == format.Rotated(weight->cols());
+  };
+  EXPECT_EQ(int4->embed->format().rotation, 32);  // 32 columns
+  EXPECT_TRUE(is(int4->layers[0].qkv, options.int4));
+  EXPECT_TRUE(is(int4->layers[2].gate_up, options.int4));
+  EXPECT_TRUE(is(int4->layers[2].down, options.int4));
+  EXPECT_TRUE(is(int4->layers[0].out, DType::kI8));
+  EXPECT_TRUE(is(int4->embed, DType::kI8));
+  EXPECT_TRUE(is(int4->lm_head, DType::kI8));
   options.dtype = WeightDtype::kI8;
   const auto int8 = Load(options);
   ASSERT_TRUE(int8.ok()) << int8.status();
-  EXPECT_TRUE(int8->layers[0].down->format() == WeightFormat(DType::kI8));
-  EXPECT_TRUE(int8->head()->format() == WeightFormat(DType::kI8));
+  EXPECT_TRUE(is(int8->layers[0].down, DType::kI8));
+  EXPECT_TRUE(is(int8->lm_head, DType::kI8));
 }
 
 TEST_F(WeightsTest, ProgressCountsUpToTheCheckpoint) {

@@ -145,9 +145,10 @@ absl::StatusOr<std::unique_ptr<PackCache>> PackCache::Open(const PackCacheOption
 std::string PackCache::KeyOf(const Backend& backend, const std::vector<StoredMatrix>& parts,
                              const WeightFormat& format, bool interleave_gate, ThreadTeam* team,
                              TensorHashes* hashes) const {
-  std::string record = absl::StrCat(
-      build_, "\n", backend.name(), "\n", static_cast<int>(format.dtype), " ", format.group_size,
-      " ", static_cast<int>(format.asymmetric), " ", static_cast<int>(interleave_gate), "\n");
+  std::string record =
+      absl::StrCat(build_, "\n", backend.name(), "\n", static_cast<int>(format.dtype), " ",
+                   format.group_size, " ", static_cast<int>(format.asymmetric), " ",
+                   format.rotation, " ", static_cast<int>(interleave_gate), "\n");
   for (const StoredMatrix& part : parts) record += Describe(part, team, hashes);
   return HashText(record);
 }

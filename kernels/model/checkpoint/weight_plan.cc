@@ -201,9 +201,12 @@ WeightPlan PlanFloatWeights(const ModelSpec& spec, DType dtype, const WeightForm
   WeightPlan plan;
   plan.dtype = dtype;
   plan.layers.resize(static_cast<size_t>(spec.num_layers));
-  for (WeightPlan::Formats& layer : plan.layers) {
-    for (size_t role = 0; role < layer.size(); ++role) {
-      layer[role].format = FloatFormat(static_cast<WeightRole>(role), dtype, int4);
+  for (const FusedWeight& weight : PresentWeights(spec)) {
+    if (weight.is_vector()) continue;
+    WeightFormat format = FloatFormat(weight.role, dtype, int4);
+    if (format.quantized()) format = format.Rotated(DimSize(weight.rows[0]->cols, spec));
+    for (int layer = 0; layer < NumLayers(weight, spec); ++layer) {
+      plan.layers[static_cast<size_t>(layer)][static_cast<size_t>(weight.role)].format = format;
     }
   }
   return plan;
