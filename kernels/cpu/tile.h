@@ -1,7 +1,8 @@
 // The register tile of a matrix product, which Linear, Logits and the attention scores share: R
 // rows times P panels of 16 outputs. Each output has one accumulator, which sums over k in
-// ascending order, so the choice of R and P does not change any result. Included by the per-ISA
-// sources only; pure functions.
+// ascending order, so the choice of R and P does not change any result. With fp32 panels, runs of
+// kRunSteps products are summed apart and their sums are added, which makes the rounding error of a
+// long sum several times smaller. Included by the per-ISA sources only; pure functions.
 #pragma once
 
 #include "kernels/cpu/isa_kernels.h"
@@ -9,10 +10,13 @@
 
 namespace tessera::cpu::TESSERA_ISA {
 
+inline constexpr int64_t kOneRun = int64_t{1} << 62;
+
 // A Panel type defines one step of the product: 64 bytes of a panel are multiplied with the next
-// kRowBytes bytes of a row, in kParts multiply-adds.
+// kRowBytes bytes of a row, in kParts multiply-adds. The steps are summed in runs of kRunSteps.
 struct F32Panel {  // fp32 rows and fp32 panels: one k per step
   static constexpr int kParts = 1;
+  static constexpr int64_t kRunSteps = 64;
   static constexpr int64_t kRowBytes = 4;
   TESSERA_INLINE V16 Outputs(const char* b, int part) { return Load(b); }
   TESSERA_INLINE V16 Row(const char* a, int part) { return BroadcastWord(a); }
@@ -20,6 +24,7 @@ struct F32Panel {  // fp32 rows and fp32 panels: one k per step
 };
 struct BF16Panel {  // fp32 rows and panels of bf16 pairs: two k per step
   static constexpr int kParts = 2;
+  static constexpr int64_t kRunSteps = kOneRun;
   static constexpr int64_t kRowBytes = 8;
   TESSERA_INLINE V16 Outputs(const char* b, int part) {
     return part == 0 ? LoadPairsFirst(b) : LoadPairsSecond(b);
@@ -29,6 +34,7 @@ struct BF16Panel {  // fp32 rows and panels of bf16 pairs: two k per step
 };
 struct Int8Panel {  // fp32 rows and panels of int8 codes: four k per step
   static constexpr int kParts = 4;
+  static constexpr int64_t kRunSteps = kOneRun;
   static constexpr int64_t kRowBytes = 16;
   TESSERA_INLINE V16 Outputs(const char* b, int part) {
     return ToFloats(LoadSignedBytes(b + kPanel * part));
@@ -39,6 +45,7 @@ struct Int8Panel {  // fp32 rows and panels of int8 codes: four k per step
 #if defined(TESSERA_HAS_DOT_BF16)
 struct BF16DotPanel {  // bf16 rows and panels of bf16 pairs: two k per step, in one instruction
   static constexpr int kParts = 1;
+  static constexpr int64_t kRunSteps = kOneRun;
   static constexpr int64_t kRowBytes = 4;
   TESSERA_INLINE V16 Outputs(const char* b, int part) { return Load(b); }
   TESSERA_INLINE V16 Row(const char* a, int part) { return BroadcastWord(a); }
@@ -74,6 +81,20 @@ struct TileProblem {
   int64_t out_stride = 0;  // floats
 };
 
+// Stores the sums of a run, or adds them to those of the runs before it.
+template <int kRows, int kPanels>
+TESSERA_INLINE void EndRun(bool first, const V16 (&acc)[kRows][kPanels], float* out,
+                           int64_t out_stride) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      float* const sum = out + r * out_stride + p * kPanel;
+      Store(sum, first ? acc[r][p] : Add(Load(sum), acc[r][p]));
+    }
+  }
+}
+
 template <class Panel, int kRows, int kPanels>
 static void ComputeTile(const TileProblem& problem) {
   const char* a = problem.a;
@@ -82,43 +103,42 @@ static void ComputeTile(const TileProblem& problem) {
   const int64_t next_stride = problem.prefetch_stride;
   const int64_t a_stride = problem.a_stride;
   const int64_t panel_bytes = problem.panel_bytes;
-  float* const out = problem.out;
-  const int64_t out_stride = problem.out_stride;
-  V16 acc[kRows][kPanels];
+  int64_t steps_left = problem.steps;
+  do {
+    const bool first = steps_left == problem.steps;
+    const int64_t end = steps_left > Panel::kRunSteps ? steps_left - Panel::kRunSteps : 0;
+    V16 acc[kRows][kPanels];
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) acc[r][p] = Zero();
-  }
-  for (int64_t s = problem.steps; s > 0; --s) {
-    if (s == problem.jump_steps) next += problem.prefetch_jump;
+      for (int p = 0; p < kPanels; ++p) acc[r][p] = Zero();
+    }
+    for (; steps_left > end; --steps_left) {
+      if (steps_left == problem.jump_steps) next += problem.prefetch_jump;
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) __builtin_prefetch(next + p * panel_bytes);
-    next += next_stride;
+      for (int p = 0; p < kPanels; ++p) __builtin_prefetch(next + p * panel_bytes);
+      next += next_stride;
 #pragma GCC unroll 4
-    for (int part = 0; part < Panel::kParts; ++part) {
-      V16 outputs[kPanels];
+      for (int part = 0; part < Panel::kParts; ++part) {
+        V16 outputs[kPanels];
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) outputs[p] = Panel::Outputs(b + p * panel_bytes, part);
+        for (int p = 0; p < kPanels; ++p) outputs[p] = Panel::Outputs(b + p * panel_bytes, part);
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        const V16 row = Panel::Row(a + r * a_stride, part);
+        for (int r = 0; r < kRows; ++r) {
+          const V16 row = Panel::Row(a + r * a_stride, part);
 #pragma GCC unroll 4
-        for (int p = 0; p < kPanels; ++p) {
-          acc[r][p] = Panel::MultiplyAdd(acc[r][p], row, outputs[p]);
-          // Without this call g++ interleaves the parts and spills registers.
-          if constexpr (Panel::kParts > 1) KeepInRegister(&acc[r][p]);
+          for (int p = 0; p < kPanels; ++p) {
+            acc[r][p] = Panel::MultiplyAdd(acc[r][p], row, outputs[p]);
+            // Without this call g++ interleaves the parts and spills registers.
+            if constexpr (Panel::kParts > 1) KeepInRegister(&acc[r][p]);
+          }
         }
       }
+      a += Panel::kRowBytes;
+      b += kCacheLine;
     }
-    a += Panel::kRowBytes;
-    b += kCacheLine;
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) Store(out + r * out_stride + p * kPanel, acc[r][p]);
-  }
+    EndRun(first, acc, problem.out, problem.out_stride);
+  } while (steps_left > 0);
 }
 
 using TileFunction = void (*)(const TileProblem&);

@@ -42,11 +42,11 @@ class FloatWeight final : public RefWeight {
     for (int64_t k = 0; k < cols_; ++k) x[k] = RoundTo(dtype(), x[k]);
     for (int64_t n = 0; n < rows_; n += kPanel) {
       if (dtype() == DType::kF32) {
-        MultiplyPanel(reinterpret_cast<const float*>(memory_.get()) + n * cols_, x, y + n,
-                      [](float w) { return w; });
+        MultiplyPanel<double>(reinterpret_cast<const float*>(memory_.get()) + n * cols_, x, y + n,
+                              [](float w) { return w; });
       } else {
-        MultiplyPanel(reinterpret_cast<const BF16*>(memory_.get()) + n * cols_, x, y + n,
-                      BF16ToFloat);
+        MultiplyPanel<float>(reinterpret_cast<const BF16*>(memory_.get()) + n * cols_, x, y + n,
+                             BF16ToFloat);
       }
     }
   }
@@ -66,13 +66,15 @@ class FloatWeight final : public RefWeight {
     return ((n / kPanel) * cols_ + k) * kPanel + n % kPanel;
   }
 
-  template <class T, class ToFloat>
+  // Sums in `Sum`: products of fp32 weights are exact in double.
+  template <class Sum, class T, class ToFloat>
   void MultiplyPanel(const T* panel, const float* x, float* y, const ToFloat& to_float) const {
-    float sums[kPanel] = {};
+    Sum sums[kPanel] = {};
     for (int64_t k = 0; k < cols_; ++k) {
-      for (int64_t i = 0; i < kPanel; ++i) sums[i] += x[k] * to_float(panel[k * kPanel + i]);
+      const Sum value = x[k];
+      for (int64_t i = 0; i < kPanel; ++i) sums[i] += value * to_float(panel[k * kPanel + i]);
     }
-    std::memcpy(y, sums, sizeof(sums));
+    for (int64_t i = 0; i < kPanel; ++i) y[i] = static_cast<float>(sums[i]);
   }
 
   Memory memory_;

@@ -206,6 +206,12 @@ absl::StatusOr<MemoryPlan> PlanMemory(const AssembleOptions& options) {
     ASSIGN_OR_RETURN(m.spec, LoadModelSpec(model.dir));
     RETURN_IF_ERROR(CheckStepTokens(model, m.spec.hidden, options.engine.max_num_batched_tokens));
     ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::OpenDir(model.dir));
+    if (checkpoint->num_left_out() > 0) {
+      TLOG_WARN(
+          "{}: {} tensors of other parts than the language model (vision, for example) are "
+          "left out; requests can have text only",
+          model.dir, checkpoint->num_left_out());
+    }
     UntieStoredHead(*checkpoint, &m.spec);
     ASSIGN_OR_RETURN(const WeightPlan weights,
                      PlanWeights(m.spec, *checkpoint, options.weight_dtype));

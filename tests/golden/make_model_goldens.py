@@ -73,6 +73,22 @@ MODELS = {
     "llama_fp16": ("llama", "float16", 20, None, dict(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         vocab_size=128, tie_word_embeddings=True, max_position_embeddings=256)),
+    # Qwen3: norms of queries and keys, heads whose size is not hidden_size / heads, windows from layer 2 on.
+    "qwen3": ("qwen3", "float32", 24, None, dict(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+        vocab_size=128, tie_word_embeddings=True, max_position_embeddings=256, use_sliding_window=True, sliding_window=8,
+        max_window_layers=2, attention_bias=True)),
+    # Gemma 2: windows alternate, norms around both blocks, both soft caps, a scale of queries of its own.
+    "gemma2": ("gemma2", "float32", 30, None, dict(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+        vocab_size=128, max_position_embeddings=256, sliding_window=8, query_pre_attn_scalar=24, attn_logit_softcapping=5.0,
+        final_logit_softcapping=6.0, eos_token_id=1)),
+    # Gemma 3: five local layers to one global one, which have other rotary embeddings; six KV groups.
+    "gemma3": ("gemma3_text", "float32", 30, None, dict(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=7, num_attention_heads=4, num_key_value_heads=1, head_dim=16,
+        vocab_size=128, max_position_embeddings=256, sliding_window=8, query_pre_attn_scalar=20, eos_token_id=[1, 9],
+        rope_parameters={"full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+                         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}})),
 }
 
 
@@ -81,11 +97,11 @@ def randomise(model, generator):
     for name, parameter in model.named_parameters():
         values = torch.randn(parameter.shape, generator=generator)
         if name.endswith("norm.weight"):
-            values = 1.0 + 0.1 * values
+            values = (0.0 if "gemma" in model.config.model_type else 1.0) + 0.1 * values
         elif name.endswith("bias"):
             values = 0.3 * values
         elif "embed_tokens" in name or "lm_head" in name:
-            values = 0.3 * values
+            values = (0.12 if "gemma" in model.config.model_type else 0.3) * values  # Gemma multiplies embeddings by sqrt(hidden_size)
         else:
             values = values * (1.3 / parameter.shape[-1] ** 0.5)
         parameter.data.copy_(values)
@@ -123,7 +139,8 @@ def make(name):
     else:
         raise SystemExit(f"{name}: no seed without ties")
     shutil.rmtree(folder, ignore_errors=True)
-    inv_freq = model.model.rotary_emb.inv_freq.tolist()
+    rotary = model.model.rotary_emb  # Gemma 3 has one embedding for each kind of layer
+    inv_freq = (rotary.inv_freq if hasattr(rotary, "inv_freq") else rotary.full_attention_inv_freq).tolist()
     sharding = {"max_shard_size": shard} if shard else {}
     model.to(getattr(torch, dtype)).save_pretrained(folder, **sharding)
     for file in os.listdir(folder):

@@ -57,6 +57,25 @@ TEST_P(CpuLinearTest, MatchesRef) {
   }
 }
 
+// The rounding errors of one long fp32 sum of positive numbers grow with its length; those of sums
+// of runs do not. ref sums in fp64.
+TEST_P(CpuLinearTest, LongFp32SumsAreNearTheExactOnes) {
+  ThreadTeam team(2);
+  const auto cpu = New(&team);
+  const auto ref = NewRefBackend();
+  BuiltLinear built = BuildLinear({3, 64, 4096, DType::kF32}, 29);
+  for (std::vector<float>* numbers : {&built.x, &built.weight}) {
+    for (float& number : *numbers) number = 1.0f + std::fabs(number);
+  }
+  const std::vector<float> out = RunLinear(cpu.get(), built);
+  const std::vector<float> exact = RunLinear(ref.get(), built);
+  double error = 0.0;
+  for (size_t i = 0; i < out.size(); ++i) error += std::fabs(out[i] / exact[i] - 1.0);
+  error /= static_cast<double>(out.size());
+  RecordProperty("error", std::to_string(1e9 * error));
+  EXPECT_LT(error, 2.5e-7);
+}
+
 // The shapes end inside a panel, a pair of k, a vector or a tile of rows.
 TEST_P(CpuLinearTest, RaggedShapesMatchRef) {
   ThreadTeam team(2);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Measures the quality loss of each format of weights and of the KV cache, relative to bfloat16.
+"""Measures the quality loss of each format of weights and of the KV cache, relative to bfloat16 (real models: to float32).
 
-    quality.py TESSERAD [--python PYTHON] [--models NAME,..] [--formats W/KV,..] [--texts N] [--per-cell K] [--seed N] [--threads N] [--json FILE]
+    quality.py TESSERAD [--python PYTHON] [--real FOLDER,..] [--models NAME,..] [--formats W/KV,..] [--texts N] [--per-cell K] [--seed N] [--threads N] [--json FILE]
 
 Serves every model in every format on a free port and measures
 - the perplexity of texts that the model has not seen (from prompt_logprobs), and for the lab's models the perplexity of the right answers to the tasks' questions;
@@ -9,7 +9,8 @@ Serves every model in every format on a free port and measures
 - for the lab's models, the share of right answers to the tasks of TASKS at all difficulties, with score.py's samples and judgement.
 
 The models are the two shipped models, the outlier twin of each, and the stories models of ../shared/data if that folder exists. outlier_twin.py makes the twins in a temporary folder;
-PYTHON must have torch and safetensors for that, and without them the twins are left out. This script itself needs grpcio, protobuf and protoc. A format that the daemon refuses is left
+PYTHON must have torch and safetensors for that, and without them the twins are left out. With --real, the models are the given folders instead: language models that people
+trained (../shared/tools/real_models.py makes two), which read essays, verse and dialogues of ../shared/data/eval, 20,000 tokens in all. This script itself needs grpcio, protobuf and protoc. A format that the daemon refuses is left
 out, and the reason is printed. All seeds are fixed and a tesserad's results do not depend on timing, so two runs on one machine give the same table.
 
 A change of perplexity comes with the half-width of its 95 % interval. All formats read the same texts, so the interval is computed from the differences of each text.
@@ -35,6 +36,10 @@ TASKS = ["recall", "two_hop", "multi_document", "transform"]
 CONTEXT = 512
 STORIES = os.path.join(daemon.ROOT, "..", "shared", "data", "models")
 STORY_TOKENS = 400
+EVAL = os.path.join(daemon.ROOT, "..", "shared", "data", "eval")
+EXACT = ("float32", "float32")
+REAL_TEXTS = 40
+REAL_TOKENS = 500
 
 
 def progress(text):
@@ -105,6 +110,28 @@ def story_texts(client, seed, num):
         return [(ids, 1) for ids in threads.map(lambda i: client.draw("Once upon a time", 1000 * seed + i, STORY_TOKENS), range(num))]
 
 
+def eval_texts():
+    """Returns the essays, the verse and the dialogues of ../shared/data/eval, in turns, as strings of enough characters for REAL_TOKENS tokens."""
+    characters = 8 * REAL_TOKENS
+    essays = os.path.join(EVAL, "needle", "PaulGrahamEssays")
+    prose = []
+    for name in sorted(os.listdir(essays)):
+        with open(os.path.join(essays, name), encoding="utf-8") as file:
+            prose.append(file.read()[200:200 + characters])
+    with open(os.path.join(EVAL, "tinyshakespeare", "input.txt"), encoding="utf-8") as file:
+        verse = file.read()
+    verse = [verse[begin:begin + characters] for begin in range(0, len(verse), 50000)]
+    with open(os.path.join(EVAL, "locomo", "locomo10.json"), encoding="utf-8") as file:
+        talks = [entry["conversation"] for entry in json.load(file)]
+    sessions = [session for i in (1, 2) for talk in talks for session in [talk[f"session_{i}"]]]
+    dialogues = ["\n".join(f"{turn['speaker']}: {turn['text']}" for turn in session)[:characters] for session in sessions]
+    return [text for texts in zip(prose, verse, dialogues) for text in texts]
+
+
+def real_texts(client):
+    return [(client.ids_of(text)[:REAL_TOKENS], 1) for text in eval_texts()[:REAL_TEXTS]]
+
+
 def read_all(client, texts):
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
         return list(threads.map(client.read, texts))
@@ -129,8 +156,9 @@ def agreement(read, base):
 
 
 class Model:
-    def __init__(self, name, folder, lab):
-        self.name, self.folder, self.lab = name, folder, lab
+    def __init__(self, name, folder, lab, real=False):
+        self.name, self.folder, self.lab, self.real = name, folder, lab, real
+        self.base = EXACT if real else BASE
 
     def serve(self, args, weights, kv):
         return daemon.Daemon(args.tesserad, [self.folder], "--dtype", weights, "--kv-cache-dtype", kv, *args.flags)
@@ -139,6 +167,8 @@ class Model:
         """Returns the model's texts by kind."""
         with self.serve(args, "float32", "float32") as served:
             client = Client(served.address)
+            if self.real:
+                return {"texts": real_texts(client)}
             if not self.lab:
                 return {"texts": story_texts(client, args.seed, args.texts)}
             return {"texts": lab_texts(client, args.seed, args.texts), "answers": lab_answers(client, args.seed, args.texts)}
@@ -164,20 +194,21 @@ def row_of(model, weights, kv, read, cells, base):
         of_task = [c for c in cells if c["task"] == task]
         row.setdefault("accuracy", {})[task] = sum(c["accuracy"] for c in of_task) / len(of_task)
     row["cells"] = cells
+    row["is_base"] = (weights, kv) == model.base
     return row
 
 
 def measure_model(model, args, formats, rows):
-    """Appends the model's rows to `rows`; the row of bfloat16 comes first."""
+    """Appends the model's rows to `rows`; the row of the format that the others are compared with comes first."""
     texts, base = model.prepare(args), None
-    for weights, kv in sorted(formats, key=lambda f: f != BASE):
+    for weights, kv in sorted(formats, key=lambda f: f != model.base):
         progress(f"{model.name}, weights {weights}, KV {kv}")
         try:
             read, cells = model.measure(args, texts, weights, kv)
         except daemon.Refused as refused:
             progress(f"  left out: {refused}")
             if base is None:
-                return  # without bfloat16 the other formats cannot be compared
+                return  # the other formats cannot be compared
             continue
         base = base or read
         rows.append(row_of(model, weights, kv, read, cells, base))
@@ -195,8 +226,7 @@ def line_of(row):
             fields += ["-", "-"]
             continue
         of = row[kind]
-        is_base = (row["weights"], row["kv"]) == BASE
-        fields += [f"{of['perplexity']:.4f}", "-" if is_base else f"{100 * of['change']:+.2f} ± {100 * of['half_width']:.2f}"]
+        fields += [f"{of['perplexity']:.4f}", "-" if row["is_base"] else f"{100 * of['change']:+.2f} ± {100 * of['half_width']:.2f}"]
     fields.append(percent(row["texts"]["same_best"]))
     fields += [percent(row["accuracy"][task]) if "accuracy" in row else "-" for task in TASKS]
     return "| " + " | ".join(fields) + " |"
@@ -220,6 +250,8 @@ def make_twin(python, folder, out):
 
 
 def find_models(args, work):
+    if args.real:
+        return [Model(os.path.basename(os.path.normpath(folder)), folder, False, real=True) for folder in args.real.split(",")]
     wanted = args.models.split(",") if args.models else None
 
     def is_wanted(name):
@@ -241,6 +273,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tesserad")
     parser.add_argument("--python", default=sys.executable, help="one that has torch, for the twins")
+    parser.add_argument("--real", default="", help="measure the language models of these folders")
     parser.add_argument("--models", default="", help="only these")
     parser.add_argument("--formats", default="", help="only these and bfloat16/bfloat16: weights/KV, by commas")
     parser.add_argument("--texts", type=int, default=100, help="texts of each kind")
@@ -251,7 +284,7 @@ def main():
     args = parser.parse_args()
     args.flags = ["--threads", args.threads] if args.threads else []
     only = [tuple(f.split("/")) for f in args.formats.split(",")] if args.formats else FORMATS
-    formats = [f for f in FORMATS if f in only or f == BASE]
+    formats = [f for f in FORMATS if f in only or f == (EXACT if args.real else BASE)]
     rows = []
     with tempfile.TemporaryDirectory() as work:
         for model in find_models(args, work):

@@ -34,6 +34,9 @@ Json BaseConfig(const std::string& architecture) {
 Json Llama() { return BaseConfig("LlamaForCausalLM"); }
 Json Mistral() { return BaseConfig("MistralForCausalLM"); }
 Json Qwen2() { return BaseConfig("Qwen2ForCausalLM"); }
+Json Qwen3() { return BaseConfig("Qwen3ForCausalLM"); }
+Json Gemma2() { return BaseConfig("Gemma2ForCausalLM"); }
+Json Gemma3() { return BaseConfig("Gemma3ForCausalLM"); }
 
 // Returns `base` with the keys of `patch` set. A null in `patch` becomes a null in the result.
 Json With(Json base, const Json& patch) {
@@ -128,6 +131,101 @@ TEST(Families, Qwen2HasWindowsFromLayer28OnUnlessToldOtherwise) {
   EXPECT_EQ(Windows(Spec(With(Qwen2(), on))), expected);
 }
 
+TEST(Families, Qwen3) {
+  const ModelSpec spec = Spec(Qwen3());
+  EXPECT_EQ(spec.family, "qwen3");
+  EXPECT_TRUE(spec.qk_norm);
+  EXPECT_FALSE(spec.qkv_bias || spec.o_bias || spec.post_norms || spec.tied_embeddings);
+  EXPECT_EQ(spec.head_dim, 128);
+  EXPECT_THAT(Windows(spec), ElementsAre(0, 0, 0, 0));
+  const ModelSpec windowed = Spec(With(Qwen3(), {{"attention_bias", true},
+                                                 {"use_sliding_window", true},
+                                                 {"sliding_window", 8},
+                                                 {"max_window_layers", 3}}));
+  EXPECT_TRUE(windowed.qkv_bias && windowed.o_bias);
+  EXPECT_THAT(Windows(windowed), ElementsAre(0, 0, 0, 8));
+}
+
+TEST(Families, Gemma2) {
+  const ModelSpec spec = Spec(With(Gemma2(), {{"sliding_window", 8}}));
+  EXPECT_EQ(spec.family, "gemma2");
+  EXPECT_TRUE(spec.norm_plus_one && spec.post_norms && spec.tied_embeddings);
+  EXPECT_FALSE(spec.qk_norm || spec.qkv_bias);
+  EXPECT_EQ(spec.activation, Activation::kGeluTanh);
+  EXPECT_EQ(spec.head_dim, 256);
+  EXPECT_FLOAT_EQ(spec.embedding_scale, 8.0f);
+  EXPECT_FLOAT_EQ(spec.attention_scale, 1.0f / 16.0f);
+  EXPECT_FLOAT_EQ(spec.attention_softcap, 50.0f);
+  EXPECT_FLOAT_EQ(spec.logit_softcap, 30.0f);
+  EXPECT_THAT(Windows(spec), ElementsAre(8, 0, 8, 0));
+  EXPECT_EQ(spec.ropes.size(), 1u);
+  const ModelSpec plain = Spec(With(Gemma2(), {{"attn_logit_softcapping", nullptr},
+                                               {"final_logit_softcapping", nullptr},
+                                               {"query_pre_attn_scalar", 64}}));
+  EXPECT_EQ(plain.attention_softcap, 0.0f);
+  EXPECT_EQ(plain.logit_softcap, 0.0f);
+  EXPECT_FLOAT_EQ(plain.attention_scale, 0.125f);
+}
+
+TEST(Families, Gemma3OldAndNewLayoutOfItsRopes) {
+  const Json old_keys = {{"sliding_window", 8},
+                         {"rope_theta", 500.0},
+                         {"rope_local_base_freq", 50.0},
+                         {"rope_scaling", {{"rope_type", "linear"}, {"factor", 8.0}}},
+                         {"sliding_window_pattern", 3}};
+  const Json new_keys = {
+      {"sliding_window", 8},
+      {"layer_types",
+       {"sliding_attention", "sliding_attention", "full_attention", "sliding_attention"}},
+      {"rope_parameters",
+       {{"full_attention", {{"rope_type", "linear"}, {"rope_theta", 500.0}, {"factor", 8.0}}},
+        {"sliding_attention", {{"rope_theta", 50.0}}}}}};
+  for (const Json& keys : {old_keys, new_keys}) {
+    const ModelSpec spec = Spec(With(Gemma3(), keys));
+    EXPECT_TRUE(spec.norm_plus_one && spec.post_norms && spec.qk_norm && spec.tied_embeddings);
+    EXPECT_EQ(spec.attention_softcap, 0.0f);
+    EXPECT_EQ(spec.logit_softcap, 0.0f);
+    EXPECT_THAT(Windows(spec), ElementsAre(8, 8, 0, 8));
+    ASSERT_EQ(spec.ropes.size(), 2u);
+    EXPECT_EQ(spec.ropes[0].inv_freq, LinearRope(500.0, 256, 8.0).inv_freq);
+    EXPECT_EQ(spec.ropes[1].inv_freq, DefaultRope(50.0, 256).inv_freq);
+    EXPECT_EQ(spec.layers[2].rope, 0);
+    EXPECT_EQ(spec.layers[3].rope, 1);
+  }
+  const ModelSpec plain = Spec(Gemma3());
+  EXPECT_EQ(plain.ropes[0].inv_freq, DefaultRope(10'000.0, 256).inv_freq);  // all layers are local
+  const ModelSpec one_global =
+      Spec(With(Gemma3(), {{"num_hidden_layers", 6}, {"sliding_window", 8}}));
+  EXPECT_THAT(Windows(one_global), ElementsAre(8, 8, 8, 8, 8, 0));
+  EXPECT_EQ(one_global.ropes[0].inv_freq, DefaultRope(1'000'000.0, 256).inv_freq);
+}
+
+// The text part of a multimodal model, with the few keys that published files have.
+TEST(Families, Gemma3InAMultimodalConfig) {
+  const Json config = {{"architectures", {"Gemma3ForConditionalGeneration"}},
+                       {"eos_token_id", {1, 106}},
+                       {"torch_dtype", "bfloat16"},
+                       {"vision_config", {{"hidden_size", 1152}}},
+                       {"text_config",
+                        {{"hidden_size", 2560},
+                         {"intermediate_size", 10240},
+                         {"model_type", "gemma3_text"},
+                         {"num_hidden_layers", 34},
+                         {"rope_scaling", {{"factor", 8.0}, {"rope_type", "linear"}}},
+                         {"sliding_window", 1024}}}};
+  const ModelSpec spec = Spec(config);
+  EXPECT_EQ(spec.family, "gemma3");
+  EXPECT_EQ(spec.hidden, 2560);
+  EXPECT_EQ(spec.heads, 8);
+  EXPECT_EQ(spec.kv_heads, 4);
+  EXPECT_EQ(spec.head_dim, 256);
+  EXPECT_EQ(spec.vocab_size, 262'208);
+  EXPECT_EQ(spec.max_positions, 131'072);
+  EXPECT_EQ(spec.stored_dtype, DType::kBF16);
+  EXPECT_THAT(spec.eos_ids, ElementsAre(1, 106));
+  EXPECT_EQ(spec.kv_groups.size(), 6u);
+}
+
 TEST(Families, LayerTypesDecide) {
   const Json types = {"sliding_attention", "full_attention", "full_attention", "sliding_attention"};
   for (const Json& base : {Llama(), Mistral()}) {
@@ -192,7 +290,8 @@ TEST(Rope, FrequenciesAreHuggingFaces) {
     ASSERT_TRUE(spec.ok()) << spec.status();
     std::ifstream file(dir + "/golden.json");
     const std::vector<float> expected = Json::parse(file)["inv_freq"];
-    ASSERT_EQ(spec->ropes.size(), 1u);
+    // The first rotary embedding is that of the layers with full attention.
+    ASSERT_EQ(spec->ropes.size(), spec->family == "gemma3_text" ? 2u : 1u) << dir;
     ASSERT_EQ(spec->ropes[0].inv_freq.size(), expected.size()) << dir;
     for (size_t i = 0; i < expected.size(); ++i) {
       EXPECT_NEAR(spec->ropes[0].inv_freq[i], expected[i], 1.3e-7f * expected[i])
@@ -386,6 +485,31 @@ std::vector<BadConfig> BadConfigs() {
        {{"model_type", "mamba"}},
        Json::object(),
        {"model_type is \"mamba\"", "llama, mistral, qwen2"}},
+      {"multimodal_without_text",
+       {{"architectures", {"Gemma3ForConditionalGeneration"}}},
+       Json::object(),
+       {"text_config is missing"}},
+      {"text_config_key_is_named",
+       {{"architectures", {"Gemma3ForConditionalGeneration"}}},
+       {{"text_config", {{"hidden_size", "x"}}}},
+       {"text_config.hidden_size is"}},
+      {"bidirectional",
+       Gemma3(),
+       {{"use_bidirectional_attention", true}},
+       {"use_bidirectional_attention is true", "causal"}},
+      {"gemma3_attention_softcap",
+       Gemma3(),
+       {{"attn_logit_softcapping", 50.0}},
+       {"attn_logit_softcapping is 50", "null"}},
+      {"softcap_is_negative",
+       Gemma2(),
+       {{"final_logit_softcapping", -1.0}},
+       {"final_logit_softcapping is -1"}},
+      {"scalar_is_zero", Gemma2(), {{"query_pre_attn_scalar", 0}}, {"query_pre_attn_scalar is 0"}},
+      {"local_theta_is_zero",
+       Gemma3(),
+       {{"rope_local_base_freq", 0}, {"sliding_window", 8}},
+       {"rope_local_base_freq is 0"}},
       {"nothing", Json::object(), Json::object(), {"architectures is missing"}},
       {"quantised",
        Llama(),

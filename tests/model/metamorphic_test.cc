@@ -42,10 +42,11 @@ WeightDtype DtypeOf(DType dtype) {
 std::vector<Case> Cases() {
   std::vector<Case> cases;
   for (const std::string& backend : AllBackends()) {
-    for (const char* model : {"llama32", "mistral", "qwen2_alternating", "qwen2_padded_group"}) {
+    for (const char* model :
+         {"llama32", "mistral", "qwen2_alternating", "qwen2_padded_group", "gemma3"}) {
       cases.push_back({backend, model, DType::kF32});
     }
-    for (const char* model : {"llama32", "qwen2_alternating"}) {
+    for (const char* model : {"llama32", "qwen2_alternating", "gemma2"}) {
       cases.push_back({backend, model, DType::kBF16});
       cases.push_back({backend, model, DType::kI8});
       cases.push_back({backend, model, DType::kI4});

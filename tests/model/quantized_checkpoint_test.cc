@@ -119,7 +119,7 @@ class QuantizedGoldenTest : public QuantizedTest,
     const Json golden = ReadJson(QuantizedDir(GetParam()) + "/golden.json");
     ThreadTeam team(2);
     RawTensors floats;
-    for (const WeightRow& row : WeightTable("llama")) {
+    for (const WeightRow& row : WeightTable()) {
       const std::string name = WeightName(row, 0);
       const std::string module = name.substr(0, name.rfind('.'));
       if (row.cols != WeightDim::kOne && golden.contains(module)) {

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 namespace tessera {
 namespace {
@@ -253,6 +254,40 @@ TEST_F(CheckpointTest, Shards) {
   EXPECT_EQ((*checkpoint)->Find("c"), nullptr);
   (*checkpoint)->Drop(*(*checkpoint)->Find("b"));
   EXPECT_EQ((*checkpoint)->Find("b")->data[3], 3);
+}
+
+// Older and newer versions of transformers name the parts of a multimodal model differently.
+TEST_F(CheckpointTest, OfAMultimodalModelTheLanguageModelIsTaken) {
+  const std::vector<std::vector<const char*>> layouts = {
+      {"language_model.model.norm.weight", "language_model.lm_head.weight", "vision_tower.a.weight",
+       "multi_modal_projector.b.weight"},
+      {"model.language_model.norm.weight", "lm_head.weight", "model.vision_tower.a.weight",
+       "model.multi_modal_projector.b.weight"}};
+  for (const std::vector<const char*>& names : layouts) {
+    nlohmann::json map;
+    for (size_t i = 0; i < names.size(); ++i) {
+      const std::string file = "part" + std::to_string(i) + ".safetensors";
+      WriteShard(file, names[i]);
+      map[names[i]] = file;
+    }
+    Write("model.safetensors.index.json", nlohmann::json{{"weight_map", map}}.dump());
+    const auto checkpoint = Checkpoint::OpenDir(dir_);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    EXPECT_EQ((*checkpoint)->tensors().size(), 2u);
+    EXPECT_EQ((*checkpoint)->num_left_out(), 2);
+    ASSERT_NE((*checkpoint)->Find("model.norm.weight"), nullptr);
+    EXPECT_EQ((*checkpoint)->Find("model.norm.weight")->data[3], 3);
+    EXPECT_NE((*checkpoint)->Find("lm_head.weight"), nullptr);
+  }
+}
+
+TEST_F(CheckpointTest, ATensorOfTheLanguageModelIsStoredOnce) {
+  WriteShard("one.safetensors", "language_model.model.a");
+  WriteShard("two.safetensors", "model.language_model.a");
+  Write("model.safetensors.index.json",
+        R"({"weight_map":{"language_model.model.a":"one.safetensors",)"
+        R"("model.language_model.a":"two.safetensors"}})");
+  EXPECT_THAT(Error(), HasSubstr("is a second model.a of the language model"));
 }
 
 TEST_F(CheckpointTest, IndexNamesAMissingShard) {

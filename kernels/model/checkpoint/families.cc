@@ -32,16 +32,33 @@ constexpr int64_t kNoToken = -1;  // how published files write that the model ha
 constexpr char kFull[] = "full_attention";
 constexpr char kSliding[] = "sliding_attention";
 
-// A family's defaults for absent keys, as in Hugging Face's configuration classes, and its reader.
+// What absent keys mean, as in Hugging Face's configuration classes. 0: the key must be present,
+// unless a comment says what 0 means.
+struct Defaults {
+  int64_t kv_heads = 0;  // 0: equal to the number of query heads
+  int64_t window = 0;    // tokens; 0: no sliding window
+  int64_t heads = 0;
+  int64_t head_dim = 0;  // 0: hidden_size / num_attention_heads
+  int64_t vocab = 0;
+  int64_t positions = 0;
+  bool tied = false;
+  const char* activation_key = "hidden_act";
+  const char* activation = "silu";
+  double theta = 10'000.0;
+  double local_theta = 0.0;  // theta of the layers with a window; 0: that of all layers
+};
+
 struct Family {
   const char* name;
   const char* architecture;
-  int64_t default_kv_heads;  // 0: equal to the number of query heads
-  int64_t default_window;    // tokens; 0: no sliding window
+  Defaults defaults;
   // Reads the keys that only this family has. Fills `windows` [layers] with the layers' sliding
   // windows, 0 for full attention.
   void (*read)(const JsonFile& config, int32_t window, ModelSpec* spec,
                std::vector<int32_t>* windows);
+  // The model is the text part of a multimodal model: its keys lie in `text_config`, except those
+  // of tokens, types and quantisation.
+  bool multimodal = false;
 };
 
 void ReadLlama(const JsonFile& config, int32_t window, ModelSpec* spec,
@@ -64,10 +81,94 @@ void ReadQwen2(const JsonFile& config, int32_t window, ModelSpec* spec,
   for (int64_t layer = num_full; layer < spec->num_layers; ++layer) (*windows)[layer] = window;
 }
 
+void ReadQwen3(const JsonFile& config, int32_t window, ModelSpec* spec,
+               std::vector<int32_t>* windows) {
+  ReadQwen2(config, window, spec, windows);
+  spec->qkv_bias = config.Bool("attention_bias", false);
+  spec->o_bias = spec->qkv_bias;
+  spec->qk_norm = true;
+}
+
+// What Gemma 2 and 3 have in common. Every `pattern`-th layer has full attention, the others have a
+// window.
+void ReadGemma(const JsonFile& config, int32_t window, int64_t pattern, ModelSpec* spec,
+               std::vector<int32_t>* windows) {
+  constexpr double kMaxScale = 1e6;
+  spec->norm_plus_one = true;
+  spec->post_norms = true;
+  spec->qkv_bias = config.Bool("attention_bias", false);
+  spec->o_bias = spec->qkv_bias;
+  spec->embedding_scale = static_cast<float>(std::sqrt(static_cast<double>(spec->hidden)));
+  const double scalar = config.Number("query_pre_attn_scalar", 1e-6, kMaxScale, 256.0);
+  spec->attention_scale = static_cast<float>(1.0 / std::sqrt(scalar));
+  if (config.Bool("use_bidirectional_attention", false)) {
+    config.Fail("use_bidirectional_attention", "only causal attention is supported");
+  }
+  if (window == 0) return;
+  for (int64_t layer = 0; layer < spec->num_layers; ++layer) {
+    (*windows)[static_cast<size_t>(layer)] = (layer + 1) % pattern == 0 ? 0 : window;
+  }
+}
+
+// Reads a soft cap; null turns it off.
+float ReadSoftcap(const JsonFile& config, absl::string_view key, double fallback) {
+  constexpr double kMaxSoftcap = 1e6;
+  if (config.IsNull(key)) return 0.0f;
+  return static_cast<float>(config.Number(key, 0.0, kMaxSoftcap, fallback));
+}
+
+void ReadGemma2(const JsonFile& config, int32_t window, ModelSpec* spec,
+                std::vector<int32_t>* windows) {
+  ReadGemma(config, window, /*pattern=*/2, spec, windows);
+  spec->attention_softcap = ReadSoftcap(config, "attn_logit_softcapping", 50.0);
+  spec->logit_softcap = ReadSoftcap(config, "final_logit_softcapping", 30.0);
+}
+
+void ReadGemma3(const JsonFile& config, int32_t window, ModelSpec* spec,
+                std::vector<int32_t>* windows) {
+  ReadGemma(config, window, config.Int("sliding_window_pattern", 1, kMaxLayers, 6), spec, windows);
+  spec->qk_norm = true;
+  spec->logit_softcap = ReadSoftcap(config, "final_logit_softcapping", 0.0);
+  if (config.Has("attn_logit_softcapping")) {
+    config.Fail("attn_logit_softcapping", "Gemma 3 has none: it must be null");
+  }
+}
+
+// For aggregates without the fields that a family does not name.
+constexpr Defaults WithWindow(int64_t kv_heads, int64_t window, int64_t head_dim = 0) {
+  Defaults defaults;
+  defaults.kv_heads = kv_heads;
+  defaults.window = window;
+  defaults.head_dim = head_dim;
+  return defaults;
+}
+
+constexpr Defaults Gemma(int64_t vocab, int64_t positions) {
+  Defaults defaults = WithWindow(4, 4096, 256);
+  defaults.heads = 8;
+  defaults.vocab = vocab;
+  defaults.positions = positions;
+  defaults.tied = true;
+  defaults.activation_key = "hidden_activation";
+  defaults.activation = "gelu_pytorch_tanh";
+  return defaults;
+}
+
+constexpr Defaults Gemma3() {
+  Defaults defaults = Gemma(262'208, 131'072);
+  defaults.theta = 1'000'000.0;
+  defaults.local_theta = 10'000.0;
+  return defaults;
+}
+
 constexpr Family kFamilies[] = {
-    {"llama", "LlamaForCausalLM", 0, 0, &ReadLlama},
-    {"mistral", "MistralForCausalLM", 8, 4096, &ReadMistral},
-    {"qwen2", "Qwen2ForCausalLM", 32, 4096, &ReadQwen2},
+    {"llama", "LlamaForCausalLM", {}, &ReadLlama},
+    {"mistral", "MistralForCausalLM", WithWindow(8, 4096), &ReadMistral},
+    {"qwen2", "Qwen2ForCausalLM", WithWindow(32, 4096), &ReadQwen2},
+    {"qwen3", "Qwen3ForCausalLM", WithWindow(32, 4096, 128), &ReadQwen3},
+    {"gemma2", "Gemma2ForCausalLM", Gemma(256'000, 8192), &ReadGemma2},
+    {"gemma3_text", "Gemma3ForCausalLM", Gemma3(), &ReadGemma3},
+    {"gemma3", "Gemma3ForConditionalGeneration", Gemma3(), &ReadGemma3, /*multimodal=*/true},
 };
 
 const Family* FindFamily(const JsonFile& config) {
@@ -84,52 +185,59 @@ const Family* FindFamily(const JsonFile& config) {
   config.Fail(by_architecture || !config.Has("model_type") ? "architectures" : "model_type",
               absl::StrCat("supported are ", absl::StrJoin(supported, ", "),
                            ": serve a model of one of these families (Llama 2 and 3, Mistral, "
-                           "Qwen2 and 2.5)"));
+                           "Qwen2, 2.5 and 3, Gemma 2 and 3)"));
   return nullptr;
 }
 
-void ReadShape(const JsonFile& config, const Family& family, ModelSpec* spec) {
+// 0 in Defaults: the key has no default.
+std::optional<int64_t> DefaultOr(int64_t value) {
+  return value > 0 ? std::optional<int64_t>(value) : std::nullopt;
+}
+
+void ReadShape(const JsonFile& config, const Defaults& defaults, ModelSpec* spec) {
   spec->hidden = config.Int("hidden_size", 1, kMaxHidden);
   spec->intermediate = config.Int("intermediate_size", 1, kMaxIntermediate);
-  spec->vocab_size = config.Int("vocab_size", 1, kMaxVocab);
+  spec->vocab_size = config.Int("vocab_size", 1, kMaxVocab, DefaultOr(defaults.vocab));
   spec->num_layers = static_cast<int32_t>(config.Int("num_hidden_layers", 1, kMaxLayers));
-  spec->heads = static_cast<int32_t>(config.Int("num_attention_heads", 1, kMaxHeads));
+  spec->heads = static_cast<int32_t>(
+      config.Int("num_attention_heads", 1, kMaxHeads, DefaultOr(defaults.heads)));
   const bool is_null = config.IsNull("num_key_value_heads");
-  const int64_t kv_default =
-      family.default_kv_heads > 0 && !is_null ? family.default_kv_heads : spec->heads;
+  const int64_t kv_default = defaults.kv_heads > 0 && !is_null ? defaults.kv_heads : spec->heads;
   spec->kv_heads =
       static_cast<int32_t>(config.Int("num_key_value_heads", 1, spec->heads, kv_default));
   if (spec->heads % spec->kv_heads != 0) {
     config.Fail("num_key_value_heads",
                 absl::StrCat("must divide num_attention_heads ", spec->heads));
   }
-  const bool derive = !config.Has("head_dim");
+  const bool derive = !config.Has("head_dim") && defaults.head_dim == 0;
   if (derive && spec->hidden % spec->heads != 0) {
     config.Fail("hidden_size",
                 absl::StrCat("must be a multiple of num_attention_heads ", spec->heads));
   }
-  spec->head_dim =
-      static_cast<int32_t>(config.Int("head_dim", 1, kMaxHeadDim, spec->hidden / spec->heads));
+  spec->head_dim = static_cast<int32_t>(config.Int(
+      "head_dim", 1, kMaxHeadDim, derive ? spec->hidden / spec->heads : defaults.head_dim));
   if (spec->head_dim < 2 || spec->head_dim > kMaxHeadDim || spec->head_dim % 2 != 0) {
     config.Fail(derive ? "num_attention_heads" : "head_dim",
                 absl::StrCat("the heads' size must be even and from 2 to ", kMaxHeadDim, ", not ",
                              spec->head_dim));
   }
-  spec->max_positions = config.Int("max_position_embeddings", 1, kMaxPositions);
+  spec->max_positions =
+      config.Int("max_position_embeddings", 1, kMaxPositions, DefaultOr(defaults.positions));
   spec->norm_eps = static_cast<float>(config.Number("rms_norm_eps", 0.0, 1.0, 1e-6));
-  spec->tied_embeddings = config.Bool("tie_word_embeddings", false);
+  spec->tied_embeddings = config.Bool("tie_word_embeddings", defaults.tied);
   spec->attention_scale =
       static_cast<float>(1.0 / std::sqrt(static_cast<double>(std::max(spec->head_dim, 1))));
 }
 
-void ReadActivation(const JsonFile& config, ModelSpec* spec) {
-  const std::string name = config.String("hidden_act", "silu");
+void ReadActivation(const JsonFile& config, const Defaults& defaults, ModelSpec* spec) {
+  const char* key = defaults.activation_key;
+  const std::string name = config.String(key, defaults.activation);
   if (name == "silu" || name == "swish") {
     spec->activation = Activation::kSilu;
   } else if (name == "gelu_pytorch_tanh" || name == "gelu_new") {
     spec->activation = Activation::kGeluTanh;
   } else {
-    config.Fail("hidden_act", "supported are silu and gelu_pytorch_tanh");
+    config.Fail(key, "supported are silu and gelu_pytorch_tanh");
   }
 }
 
@@ -164,9 +272,10 @@ RopeSpec ReadLlama3Rope(const JsonFile& config, const JsonFile& rope, double the
 
 // Reads the object `rope`, which describes one rotary embedding. Older files have rope_theta in
 // `config` instead.
-RopeSpec ReadRope(const JsonFile& config, const JsonFile& rope, const ModelSpec& spec) {
+RopeSpec ReadRope(const JsonFile& config, const JsonFile& rope, double default_theta,
+                  const ModelSpec& spec) {
   const double theta =
-      (rope.Has("rope_theta") ? rope : config).Number("rope_theta", 1e-3, kMaxTheta, 10'000.0);
+      (rope.Has("rope_theta") ? rope : config).Number("rope_theta", 1e-3, kMaxTheta, default_theta);
   const JsonFile& partial = rope.Has("partial_rotary_factor") ? rope : config;
   if (partial.Number("partial_rotary_factor", 0.0, 1.0, 1.0) != 1.0) {
     partial.Fail("partial_rotary_factor", "only 1 is supported for this architecture");
@@ -183,28 +292,43 @@ RopeSpec ReadRope(const JsonFile& config, const JsonFile& rope, const ModelSpec&
   return RopeSpec();
 }
 
+// The rotary embedding of the layers with a window in the older files of a family whose layers of
+// the two kinds differ: the base is a key of its own, and `rope_scaling` is not theirs.
+RopeSpec ReadLocalRope(const JsonFile& config, double default_theta, const ModelSpec& spec) {
+  const double theta = config.Number("rope_local_base_freq", 1e-3, kMaxTheta, default_theta);
+  return config.status().ok() ? DefaultRope(theta, spec.head_dim) : RopeSpec();
+}
+
 // Reads one rotary embedding for all layers, or one for each kind of layer (transformers 5 nests
 // them under the kind's name).
-void ReadRopes(const JsonFile& config, const std::vector<int32_t>& windows, ModelSpec* spec) {
+void ReadRopes(const JsonFile& config, const Defaults& defaults,
+               const std::vector<int32_t>& windows, ModelSpec* spec) {
   const char* key = config.Has("rope_scaling") ? "rope_scaling" : "rope_parameters";
   const JsonFile rope = config.Object(key).value_or(config.Empty(key));
-  if (!rope.Has(kFull) && !rope.Has(kSliding)) {
-    spec->ropes.push_back(ReadRope(config, rope, *spec));
+  const bool nested = rope.Has(kFull) || rope.Has(kSliding);
+  if (!nested && defaults.local_theta == 0.0) {
+    spec->ropes.push_back(ReadRope(config, rope, defaults.theta, *spec));
     return;
   }
   for (const bool sliding : {false, true}) {
     const char* kind = sliding ? kSliding : kFull;
     const auto is_kind = [sliding](int32_t window) { return (window > 0) == sliding; };
     if (std::none_of(windows.begin(), windows.end(), is_kind)) continue;
-    const std::optional<JsonFile> inner = rope.Object(kind);
-    if (!inner.has_value()) {
+    const std::optional<JsonFile> inner = nested ? rope.Object(kind) : rope;
+    if (!inner.has_value() && defaults.local_theta == 0.0) {
       rope.Fail(kind, "this kind of layer needs its rotary embedding");
       return;
     }
     for (size_t layer = 0; layer < windows.size(); ++layer) {
       if (is_kind(windows[layer])) spec->layers[layer].rope = static_cast<int>(spec->ropes.size());
     }
-    spec->ropes.push_back(ReadRope(config, *inner, *spec));
+    const bool local = sliding && defaults.local_theta > 0.0;
+    if (local && !nested) {
+      spec->ropes.push_back(ReadLocalRope(config, defaults.local_theta, *spec));
+      continue;
+    }
+    spec->ropes.push_back(ReadRope(config, inner.value_or(rope.Empty(kind)),
+                                   local ? defaults.local_theta : defaults.theta, *spec));
   }
 }
 
@@ -235,7 +359,7 @@ void ReadLayerTypes(const JsonFile& config, int32_t window, std::vector<int32_t>
 }
 
 void ReadLayers(const JsonFile& config, const Family& family, ModelSpec* spec) {
-  const int64_t fallback = config.IsNull("sliding_window") ? 0 : family.default_window;
+  const int64_t fallback = config.IsNull("sliding_window") ? 0 : family.defaults.window;
   int32_t window = config.Has("sliding_window")
                        ? static_cast<int32_t>(config.Int("sliding_window", 1, kMaxPositions))
                        : static_cast<int32_t>(fallback);
@@ -243,7 +367,7 @@ void ReadLayers(const JsonFile& config, const Family& family, ModelSpec* spec) {
   family.read(config, window, spec, &windows);
   ReadLayerTypes(config, window, &windows);
   spec->layers.resize(windows.size());
-  ReadRopes(config, windows, spec);
+  ReadRopes(config, family.defaults, windows, spec);
   // A window as long as the context never hides a token, so it is full attention.
   for (int32_t& layer_window : windows) {
     if (layer_window >= spec->max_positions) layer_window = 0;
@@ -262,6 +386,26 @@ void ReadEos(const JsonFile& file, ModelSpec* spec) {
   for (const int64_t id : file.IntOrList("eos_token_id", kNoToken, spec->vocab_size - 1)) {
     if (id != kNoToken) spec->eos_ids.push_back(static_cast<TokenId>(id));
   }
+}
+
+void ReadBos(const JsonFile& file, ModelSpec* spec) {
+  if (!file.Has("bos_token_id")) return;
+  const int64_t id = file.Int("bos_token_id", kNoToken, spec->vocab_size - 1);
+  if (id != kNoToken) spec->bos_id = static_cast<TokenId>(id);
+}
+
+// The object with the keys of the text model: the file itself, or its text_config.
+absl::StatusOr<JsonFile> TextConfig(const JsonFile& file, const Family& family) {
+  if (!family.multimodal) return file;
+  std::optional<JsonFile> text = file.Object("text_config");
+  if (!text.has_value()) file.Fail("text_config", "this architecture needs its text model");
+  RETURN_IF_ERROR(file.status());
+  return *std::move(text);
+}
+
+// The object that has the key: the file or, in a multimodal model, its text_config.
+const JsonFile& HolderOf(absl::string_view key, const JsonFile& file, const JsonFile& text) {
+  return file.Has(key) ? file : text;
 }
 
 absl::Status ReadGeneration(const JsonFile& file, ModelSpec* spec) {
@@ -289,23 +433,22 @@ absl::StatusOr<ModelSpec> ParseModelSpec(const std::string& config_name,
                                          absl::string_view config_json,
                                          const std::string& generation_name,
                                          absl::string_view generation_json) {
-  ASSIGN_OR_RETURN(const JsonFile config, JsonFile::Parse(config_name, config_json));
-  const Family* const family = FindFamily(config);
-  if (family == nullptr) return config.status();
+  ASSIGN_OR_RETURN(const JsonFile file, JsonFile::Parse(config_name, config_json));
+  const Family* const family = FindFamily(file);
+  if (family == nullptr) return file.status();
+  const absl::StatusOr<JsonFile> config = TextConfig(file, *family);
+  RETURN_IF_ERROR(config.status());
   ModelSpec spec;
   spec.family = family->name;
-  ReadShape(config, *family, &spec);
-  RETURN_IF_ERROR(config.status());
-  ReadActivation(config, &spec);
-  ReadStoredDtype(config, &spec);
-  spec.quantization = ReadQuantization(config);
-  ReadLayers(config, *family, &spec);
-  ReadEos(config, &spec);
-  if (config.Has("bos_token_id")) {
-    const int64_t id = config.Int("bos_token_id", kNoToken, spec.vocab_size - 1);
-    if (id != kNoToken) spec.bos_id = static_cast<TokenId>(id);
-  }
-  RETURN_IF_ERROR(config.status());
+  ReadShape(*config, family->defaults, &spec);
+  RETURN_IF_ERROR(file.status());
+  ReadActivation(*config, family->defaults, &spec);
+  ReadLayers(*config, *family, &spec);
+  ReadStoredDtype(HolderOf(file.Has("dtype") ? "dtype" : "torch_dtype", file, *config), &spec);
+  spec.quantization = ReadQuantization(file);
+  ReadEos(HolderOf("eos_token_id", file, *config), &spec);
+  ReadBos(HolderOf("bos_token_id", file, *config), &spec);
+  RETURN_IF_ERROR(file.status());
   if (generation_json.empty()) return spec;
   ASSIGN_OR_RETURN(const JsonFile generation, JsonFile::Parse(generation_name, generation_json));
   RETURN_IF_ERROR(ReadGeneration(generation, &spec));

@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -334,7 +336,11 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenFile(const std::stri
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenDir(const std::string& dir) {
   const std::string single = absl::StrCat(dir, "/model.safetensors");
-  if (PathExists(single)) return OpenFile(single);
+  if (PathExists(single)) {
+    ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, OpenFile(single));
+    RETURN_IF_ERROR(checkpoint->TakeLanguageModel());
+    return checkpoint;
+  }
   const std::string index_name = single + ".index.json";
   if (!PathExists(index_name)) return NoSafetensors(dir);
   ASSIGN_OR_RETURN(const JsonFile index, JsonFile::Open(index_name));
@@ -362,7 +368,42 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenDir(const std::strin
     if (tensor != nullptr && tensor->file == absl::StrCat(dir, "/", shard)) continue;
     return Error(index_name, name, absl::StrCat("is not in ", shard, " as the index says"));
   }
+  RETURN_IF_ERROR(checkpoint->TakeLanguageModel());
   return checkpoint;
+}
+
+absl::Status Checkpoint::TakeLanguageModel() {
+  // The names that older and newer versions of transformers write, and what a model of text alone
+  // has instead.
+  constexpr std::pair<const char*, const char*> kPrefixes[] = {
+      {"language_model.model.", "model."},
+      {"language_model.lm_head.", "lm_head."},
+      {"model.language_model.", "model."},
+      {"lm_head.", "lm_head."},
+  };
+  const auto is_of_language_model = [](const auto& entry) {
+    return absl::StartsWith(entry.first, "language_model.") ||
+           absl::StartsWith(entry.first, "model.language_model.");
+  };
+  if (std::none_of(tensors_.begin(), tensors_.end(), is_of_language_model)) {
+    return absl::OkStatus();
+  }
+  StoredTensors taken;
+  for (auto& [name, tensor] : tensors_) {
+    const auto* const prefix =
+        std::find_if(std::begin(kPrefixes), std::end(kPrefixes),
+                     [&name](const auto& entry) { return absl::StartsWith(name, entry.first); });
+    if (prefix == std::end(kPrefixes)) continue;
+    const std::string new_name =
+        absl::StrCat(prefix->second, name.substr(std::strlen(prefix->first)));
+    const std::string file = tensor.file;
+    if (!taken.emplace(new_name, std::move(tensor)).second) {
+      return Error(file, name, absl::StrCat("is a second ", new_name, " of the language model"));
+    }
+  }
+  num_left_out_ = static_cast<int64_t>(tensors_.size() - taken.size());
+  tensors_ = std::move(taken);
+  return absl::OkStatus();
 }
 
 absl::Status Checkpoint::CheckIntact() const {

@@ -48,7 +48,9 @@ class Checkpoint final {
  public:
   // Maps one file.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenFile(const std::string& path);
-  // Maps `dir`/model.safetensors, or the shards that `dir`/model.safetensors.index.json lists.
+  // Maps `dir`/model.safetensors, or the shards that `dir`/model.safetensors.index.json lists. Of a
+  // multimodal model, the tensors of the language model are taken and renamed as in a model of text
+  // alone ("model.layers..."); the others are left out.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenDir(const std::string& dir);
 
   // OK, or an error that names a mapped file which changed since it was opened. The bytes of its
@@ -59,6 +61,8 @@ class Checkpoint final {
   // The tensor with this name; nullptr when there is none.
   const StoredTensor* Find(absl::string_view name) const;
   const StoredTensors& tensors() const { return tensors_; }
+  // The tensors of a multimodal model's other parts, which OpenDir leaves out.
+  int64_t num_left_out() const { return num_left_out_; }
 
   // Tells the operating system that the tensor's bytes are needed soon, so that it reads ahead.
   void Prefetch(const StoredTensor& tensor) const;
@@ -70,9 +74,11 @@ class Checkpoint final {
  private:
   Checkpoint() = default;
   absl::Status Add(const std::string& path);
+  absl::Status TakeLanguageModel();
 
   std::vector<std::unique_ptr<MappedFile>> files_;
   StoredTensors tensors_;
+  int64_t num_left_out_ = 0;
 };
 
 }  // namespace tessera

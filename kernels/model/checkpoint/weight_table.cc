@@ -10,9 +10,11 @@ using Role = WeightRole;
 using Dim = WeightDim;
 using If = WeightIf;
 
-// The table of Llama 2, 3, 3.x, Mistral, Qwen2 and Qwen2.5, which use the same names. A tensor that
-// some of these models lack has a condition.
-const std::vector<WeightRow>& LlamaTable() {
+}  // namespace
+
+// A tensor that some models lack has a condition. The norm before the MLP is called
+// post_attention_layernorm, except in models that also have a norm after the attention.
+const std::vector<WeightRow>& WeightTable() {
   static const std::vector<WeightRow>* const table = new std::vector<WeightRow>{
       {Role::kEmbed, "model.embed_tokens.weight", Dim::kVocab, Dim::kHidden},
       {Role::kFinalNorm, "model.norm.weight", Dim::kHidden, Dim::kOne},
@@ -34,7 +36,12 @@ const std::vector<WeightRow>& LlamaTable() {
       {Role::kOut, "model.layers.*.self_attn.o_proj.weight", Dim::kHidden, Dim::kQuery},
       {Role::kOutBias, "model.layers.*.self_attn.o_proj.bias", Dim::kHidden, Dim::kOne,
        If::kOutBias},
-      {Role::kMlpNorm, "model.layers.*.post_attention_layernorm.weight", Dim::kHidden, Dim::kOne},
+      {Role::kPostAttentionNorm, "model.layers.*.post_attention_layernorm.weight", Dim::kHidden,
+       Dim::kOne, If::kPostNorms},
+      {Role::kMlpNorm, "model.layers.*.post_attention_layernorm.weight", Dim::kHidden, Dim::kOne,
+       If::kNoPostNorms},
+      {Role::kMlpNorm, "model.layers.*.pre_feedforward_layernorm.weight", Dim::kHidden, Dim::kOne,
+       If::kPostNorms},
       {Role::kGateUp, "model.layers.*.mlp.gate_proj.weight", Dim::kIntermediate, Dim::kHidden},
       {Role::kGateUp, "model.layers.*.mlp.up_proj.weight", Dim::kIntermediate, Dim::kHidden},
       {Role::kGateUpBias, "model.layers.*.mlp.gate_proj.bias", Dim::kIntermediate, Dim::kOne,
@@ -43,20 +50,15 @@ const std::vector<WeightRow>& LlamaTable() {
        If::kMlpBias},
       {Role::kDown, "model.layers.*.mlp.down_proj.weight", Dim::kHidden, Dim::kIntermediate},
       {Role::kDownBias, "model.layers.*.mlp.down_proj.bias", Dim::kHidden, Dim::kOne, If::kMlpBias},
+      {Role::kPostMlpNorm, "model.layers.*.post_feedforward_layernorm.weight", Dim::kHidden,
+       Dim::kOne, If::kPostNorms},
   };
   return *table;
 }
 
-}  // namespace
-
-const std::vector<WeightRow>& WeightTable(const std::string& family) {
-  CHECK(family == "llama" || family == "mistral" || family == "qwen2") << family;
-  return LlamaTable();
-}
-
 std::vector<FusedWeight> PresentWeights(const ModelSpec& spec) {
   std::vector<FusedWeight> weights;
-  for (const WeightRow& row : WeightTable(spec.family)) {
+  for (const WeightRow& row : WeightTable()) {
     if (!IsPresent(row.present, spec)) continue;
     if (weights.empty() || weights.back().role != row.role) weights.push_back({row.role, {}});
     weights.back().rows.push_back(&row);
@@ -112,6 +114,8 @@ bool IsPresent(WeightIf condition, const ModelSpec& spec) {
       return spec.qk_norm;
     case If::kPostNorms:
       return spec.post_norms;
+    case If::kNoPostNorms:
+      return !spec.post_norms;
   }
   return false;
 }

@@ -55,6 +55,7 @@ enum class WeightIf : int32_t {
   kMlpBias,
   kQkNorm,
   kPostNorms,
+  kNoPostNorms,
 };
 
 struct WeightRow {
@@ -73,8 +74,8 @@ struct FusedWeight {
   bool is_vector() const { return rows[0]->cols == WeightDim::kOne; }
 };
 
-// The table of ModelSpec::family.
-const std::vector<WeightRow>& WeightTable(const std::string& family);
+// The table of all families, which use the same names.
+const std::vector<WeightRow>& WeightTable();
 
 // The weights that this model has, in table order.
 std::vector<FusedWeight> PresentWeights(const ModelSpec& spec);
