@@ -16,7 +16,7 @@ inline constexpr int64_t kOneRun = int64_t{1} << 62;
 // kRowBytes bytes of a row, in kParts multiply-adds. The steps are summed in runs of kRunSteps.
 struct F32Panel {  // fp32 rows and fp32 panels: one k per step
   static constexpr int kParts = 1;
-  static constexpr int64_t kRunSteps = 64;
+  static constexpr int64_t kRunSteps = 128;
   static constexpr int64_t kRowBytes = 4;
   TESSERA_INLINE V16 Outputs(const char* b, int part) { return Load(b); }
   TESSERA_INLINE V16 Row(const char* a, int part) { return BroadcastWord(a); }

@@ -10,7 +10,7 @@
 // (after the norm) to bf16; with an fp32 weight nothing is rounded; with an int8 or int4 weight
 // rows are quantised as kernels/device/weight_format.h defines. A Linear accumulates in fp32 over k
 // in ascending order, whatever the number of rows. With an fp32 weight, ref accumulates in fp64,
-// and cpu adds the sums of runs of 64 products: in one long fp32 sum, the rounding errors of a
+// and cpu adds the sums of runs of 128 products: in one long fp32 sum, the rounding errors of a
 // channel that is thousands of times larger than the others would drown them. K and V are rounded
 // to the pages' dtype, or quantised by row (kernels/step/page_layout.h), when they are appended.
 // Attention computes in fp32 over fixed blocks of kAttentionBlock key positions of each stream

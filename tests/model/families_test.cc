@@ -223,7 +223,7 @@ TEST(Families, Gemma3InAMultimodalConfig) {
   EXPECT_EQ(spec.max_positions, 131'072);
   EXPECT_EQ(spec.stored_dtype, DType::kBF16);
   EXPECT_THAT(spec.eos_ids, ElementsAre(1, 106));
-  EXPECT_EQ(spec.kv_groups.size(), 6u);
+  EXPECT_EQ(spec.kv_groups.size(), 7u);  // 29 local layers and 5 global ones, 5 a group
 }
 
 TEST(Families, LayerTypesDecide) {
