@@ -143,8 +143,7 @@ I16 WriteRotated(const float* x, const float* weight, V16 inverse_rms, int64_t c
 }
 
 // Does what WriteRotated does, without the rotation. `cols` may be any number.
-I16 WriteNormed(const float* x, const float* weight, V16 inverse_rms, int64_t cols,
-                float* values) {
+I16 WriteNormed(const float* x, const float* weight, V16 inverse_rms, int64_t cols, float* values) {
   I16 largest = BroadcastInt(0);
   for (int64_t i = 0; i < cols; i += 16) {
     V16 value = LoadN(x + i, cols - i);

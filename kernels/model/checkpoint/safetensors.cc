@@ -390,9 +390,9 @@ absl::Status Checkpoint::TakeLanguageModel() {
   }
   StoredTensors taken;
   for (auto& [name, tensor] : tensors_) {
-    const auto* const prefix =
-        std::find_if(std::begin(kPrefixes), std::end(kPrefixes),
-                     [&name](const auto& entry) { return absl::StartsWith(name, entry.first); });
+    const auto* const prefix = std::find_if(
+        std::begin(kPrefixes), std::end(kPrefixes),
+        [&name = name](const auto& entry) { return absl::StartsWith(name, entry.first); });
     if (prefix == std::end(kPrefixes)) continue;
     const std::string new_name =
         absl::StrCat(prefix->second, name.substr(std::strlen(prefix->first)));
