@@ -25,8 +25,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     CHECK_EQ(static_cast<int>(rope.inv_freq.size()) * 2, spec->head_dim);
   }
   for (const tessera::TokenId id : spec->eos_ids) CHECK(id >= 0 && id < spec->vocab_size);
-  const auto plan = tessera::PlanFloatWeights(*spec, tessera::DType::kF32);
-  CHECK_GT(tessera::PlannedWeightBytes(*spec, plan), 0);
+  for (const tessera::DType dtype : {tessera::DType::kF32, tessera::DType::kI4}) {
+    const auto plan = tessera::PlanFloatWeights(*spec, dtype);
+    CHECK_GT(tessera::PlannedWeightBytes(*spec, plan), 0);
+    for (const tessera::PackedFormat& packed : plan.layers.back()) CHECK(packed.format.valid());
+  }
   const tessera::QuantizationSpec& quantization = spec->quantization;
   CHECK_EQ(quantization.method == tessera::QuantMethod::kNone, quantization.grids.empty());
   for (const tessera::QuantGrid& grid : quantization.grids) {
