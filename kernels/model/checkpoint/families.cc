@@ -134,7 +134,7 @@ void ReadGemma3(const JsonFile& config, int32_t window, ModelSpec* spec,
   }
 }
 
-// For aggregates without the fields that a family does not name.
+// The defaults of a family that names only these three.
 constexpr Defaults WithWindow(int64_t kv_heads, int64_t window, int64_t head_dim = 0) {
   Defaults defaults;
   defaults.kv_heads = kv_heads;
