@@ -12,7 +12,10 @@
 #include <nlohmann/json.hpp>
 #include <tuple>
 
+#include "absl/strings/str_replace.h"
 #include "tests/lib/file_zoo.h"
+#include "tests/lib/log_capture.h"
+#include "tests/lib/raw_checkpoint.h"
 #include "tests/lib/shared_data.h"
 #include "tests/lib/tiny_model.h"
 
@@ -32,16 +35,91 @@ std::vector<float> ReadFloatFile(const std::string& path) {
   return values;
 }
 
+// Where versions of transformers have the language model of a multimodal model.
+const std::vector<std::string> kNestings = {"model.language_model.", "language_model.model."};
+
+// A folder that is deleted with this object.
+class Folder final {
+ public:
+  explicit Folder(const std::string& name)
+      : path_(::testing::TempDir() + "/" + name + "_" + std::to_string(getpid())) {
+    std::filesystem::remove_all(path_);
+    std::filesystem::create_directories(path_);
+  }
+  ~Folder() { std::filesystem::remove_all(path_); }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+RawTensors ReadAdapterTensors(const std::string& dir) {
+  const Folder copy("peft_copy");
+  std::filesystem::copy_file(dir + "/adapter_model.safetensors",
+                             copy.path() + "/model.safetensors");
+  return ReadRawTensors(copy.path());
+}
+
+void WriteAdapterTensors(const std::string& dir, const RawTensors& tensors) {
+  WriteRawTensors(dir, tensors);
+  std::filesystem::rename(dir + "/model.safetensors", dir + "/adapter_model.safetensors");
+}
+
+// Replaces the start of a name. `from` must be its start.
+std::string Renamed(const std::string& name, const std::string& from, const std::string& to) {
+  EXPECT_EQ(name.substr(0, from.size()), from);
+  return to + name.substr(from.size());
+}
+
+// Writes the multimodal model of which gemma3_nested has adapters.
+void WriteNestedModel(const std::string& nesting, const std::string& dir) {
+  std::filesystem::copy_file(kAdapters + "gemma3_nested/config.json", dir + "/config.json");
+  RawTensors tensors;
+  for (auto& [name, tensor] : ReadRawTensors(GoldenModelDir("gemma3"))) {
+    tensors[Renamed(name, "model.", nesting)] = std::move(tensor);
+  }
+  tensors["vision_tower.post_layernorm.weight"] = {"F32", {1}, std::string(4, '\0')};
+  WriteRawTensors(dir, tensors);
+}
+
+// Copies an adapter of gemma3_nested; `nesting` takes the place of "model.language_model." in its
+// names and patterns. With "model." the copy is an adapter of a model of text alone.
+void WriteNestedAdapter(const std::string& name, const std::string& nesting,
+                        const std::string& dir) {
+  const std::string from = kAdapters + "gemma3_nested/" + name;
+  RawTensors tensors;
+  for (auto& [key, tensor] : ReadAdapterTensors(from)) {
+    const bool vision = key.find("vision_tower") != std::string::npos;
+    tensors[vision ? key
+                   : Renamed(key, "base_model.model." + kNestings[0],
+                             "base_model.model." + nesting)] = std::move(tensor);
+  }
+  WriteAdapterTensors(dir, tensors);
+  Json config = Json::parse(std::ifstream(from + "/adapter_config.json"));
+  const std::string regex = absl::StrReplaceAll(nesting, {{".", "\\."}});
+  for (const char* key : {"rank_pattern", "alpha_pattern"}) {
+    Json patterns = Json::object();
+    for (const auto& [pattern, value] : config[key].items()) {
+      patterns[absl::StrReplaceAll(pattern, {{"model\\.language_model\\.", regex},
+                                             {"language_model.layers", nesting + "layers"}})] =
+          value;
+    }
+    config[key] = patterns;
+  }
+  std::ofstream(dir + "/adapter_config.json") << config.dump();
+}
+
 class PeftGoldenTest : public ::testing::TestWithParam<std::string> {
  protected:
-  // The image of a golden case, which lists adapters with their weights.
-  static AdapterImage ImageOf(const TinyModel& tiny, const std::string& model, const Json& parts,
+  // The image of a golden case, which lists adapters in the folder `dir` with their weights.
+  static AdapterImage ImageOf(const TinyModel& tiny, const std::string& dir, const Json& parts,
                               DType dtype, int32_t max_rank = 0) {
     std::vector<std::unique_ptr<PeftAdapter>> adapters;
     std::vector<WeightedAdapter> weighted;
     for (const Json& part : parts) {
-      auto adapter =
-          PeftAdapter::Open(tiny.spec(), kAdapters + model + "/" + part[0].get<std::string>());
+      auto adapter = PeftAdapter::Open(tiny.spec(), dir + "/" + part[0].get<std::string>());
       EXPECT_TRUE(adapter.ok()) << adapter.status();
       adapters.push_back(*std::move(adapter));
       weighted.push_back({adapters.back().get(), part[1].get<float>()});
@@ -57,14 +135,15 @@ INSTANTIATE_TEST_SUITE_P(Backend, PeftGoldenTest, ::testing::ValuesIn(AllBackend
                          [](const auto& info) { return info.param; });
 
 TEST_P(PeftGoldenTest, ComputesWhatPeftDoes) {
-  for (const std::string model : {"qwen2", "mistral", "llama32"}) {
+  for (const std::string model : {"qwen2", "mistral", "llama32", "qwen3", "gemma2", "gemma3"}) {
     const Json golden = Json::parse(std::ifstream(kAdapters + model + "/golden.json"));
     const auto prompt = golden["prompt_ids"].get<std::vector<TokenId>>();
     TestBackend backend(GetParam());
     TinyModel tiny(GoldenModelDir(model), backend.backend.get());
     for (const auto& [name, parts] : golden["cases"].items()) {
       const int adapter =
-          parts.empty() ? -1 : tiny.AddAdapter(ImageOf(tiny, model, parts, DType::kF32));
+          parts.empty() ? -1
+                        : tiny.AddAdapter(ImageOf(tiny, kAdapters + model, parts, DType::kF32));
       const std::vector<float> want = ReadFloatFile(kAdapters + model + "/" + name + ".f32");
       for (const int chunk : {64, 5, 1}) {
         EXPECT_LT(MaxDifference(tiny.AllLogits(prompt, chunk, adapter), want), 1e-4f)
@@ -77,33 +156,65 @@ TEST_P(PeftGoldenTest, ComputesWhatPeftDoes) {
 // One step has decode and prefill segments of the base model, two adapters and a blend. Each
 // segment's logits have the bits of a step with that segment alone.
 TEST_P(PeftGoldenTest, AMixedBatchIsEachRequestAlone) {
-  const std::string model = "qwen2";
-  const Json golden = Json::parse(std::ifstream(kAdapters + model + "/golden.json"));
+  for (const std::string model : {"qwen2", "qwen3", "gemma2", "gemma3"}) {
+    SCOPED_TRACE(model);
+    const Json golden = Json::parse(std::ifstream(kAdapters + model + "/golden.json"));
+    const auto prompt = golden["prompt_ids"].get<std::vector<TokenId>>();
+    TestBackend backend(GetParam(), 2);
+    TinyModel tiny(GoldenModelDir(model), backend.backend.get());
+    std::vector<int> adapters = {-1};
+    for (const std::string name : {"plain", "patterns", "blend"}) {
+      adapters.push_back(
+          tiny.AddAdapter(ImageOf(tiny, kAdapters + model, golden["cases"][name], DType::kBF16)));
+    }
+    const std::vector<int> lengths = {1, 20, 1, 7, 1, 1};
+    std::vector<TinySegment> segments;
+    std::vector<std::vector<float>> alone;
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      const int adapter = adapters[(i * 3 + 1) % adapters.size()];
+      const std::vector<TokenId> tokens(prompt.begin() + static_cast<int>(i),
+                                        prompt.begin() + static_cast<int>(i) + lengths[i]);
+      alone.push_back(tiny.AllLogits(tokens, 64, adapter));
+      TinySegment segment = {tiny.AddSequence(tokens), lengths[i]};
+      segment.adapter = adapter;
+      segments.push_back(segment);
+    }
+    tiny.Step(segments);
+    std::vector<float> want;
+    for (const std::vector<float>& logits : alone) {
+      want.insert(want.end(), logits.begin(), logits.end());
+    }
+    EXPECT_TRUE(SameBits(tiny.LastLogits(), want));
+  }
+}
+
+// Adapters of the language model in a multimodal model. Both versions' names of the model go with
+// all names of the adapter.
+TEST_P(PeftGoldenTest, ANestedModelComputesWhatPeftDoes) {
+  const std::string dir = kAdapters + "gemma3_nested";
+  const Json golden = Json::parse(std::ifstream(dir + "/golden.json"));
   const auto prompt = golden["prompt_ids"].get<std::vector<TokenId>>();
-  TestBackend backend(GetParam(), 2);
-  TinyModel tiny(GoldenModelDir(model), backend.backend.get());
-  std::vector<int> adapters = {-1};
-  for (const std::string name : {"plain", "patterns", "blend"}) {
-    adapters.push_back(tiny.AddAdapter(ImageOf(tiny, model, golden["cases"][name], DType::kBF16)));
+  for (const std::string& of_model : kNestings) {
+    const Folder folder("peft_nested_model");
+    WriteNestedModel(of_model, folder.path());
+    TestBackend backend(GetParam());
+    TinyModel tiny(folder.path(), backend.backend.get());
+    for (const std::string& of_adapter : {kNestings[0], kNestings[1], std::string("model.")}) {
+      const Folder adapters("peft_nested_adapters");
+      for (const std::string name : {"plain", "patterns"}) {
+        std::filesystem::create_directories(adapters.path() + "/" + name);
+        WriteNestedAdapter(name, of_adapter, adapters.path() + "/" + name);
+      }
+      for (const auto& [name, parts] : golden["cases"].items()) {
+        const int adapter =
+            parts.empty() ? -1
+                          : tiny.AddAdapter(ImageOf(tiny, adapters.path(), parts, DType::kF32));
+        const std::vector<float> want = ReadFloatFile(dir + "/" + name + ".f32");
+        EXPECT_LT(MaxDifference(tiny.AllLogits(prompt, 5, adapter), want), 1e-4f)
+            << name << " of " << of_adapter << " on " << of_model;
+      }
+    }
   }
-  const std::vector<int> lengths = {1, 20, 1, 7, 1, 1};
-  std::vector<TinySegment> segments;
-  std::vector<std::vector<float>> alone;
-  for (size_t i = 0; i < lengths.size(); ++i) {
-    const int adapter = adapters[(i * 3 + 1) % adapters.size()];
-    const std::vector<TokenId> tokens(prompt.begin() + static_cast<int>(i),
-                                      prompt.begin() + static_cast<int>(i) + lengths[i]);
-    alone.push_back(tiny.AllLogits(tokens, 64, adapter));
-    TinySegment segment = {tiny.AddSequence(tokens), lengths[i]};
-    segment.adapter = adapter;
-    segments.push_back(segment);
-  }
-  tiny.Step(segments);
-  std::vector<float> want;
-  for (const std::vector<float>& logits : alone) {
-    want.insert(want.end(), logits.begin(), logits.end());
-  }
-  EXPECT_TRUE(SameBits(tiny.LastLogits(), want));
 }
 
 // A blend of an adapter with itself has twice the adapter's rank. Re-compressed to the adapter's
@@ -115,15 +226,16 @@ TEST_P(PeftGoldenTest, OneBesideItselfRecompressedIsTheOne) {
     const auto prompt = golden["prompt_ids"].get<std::vector<TokenId>>();
     TestBackend backend(GetParam());
     TinyModel tiny(GoldenModelDir(model), backend.backend.get());
-    const AdapterImage one = ImageOf(tiny, model, golden["cases"]["plain"], DType::kF32);
+    const AdapterImage one =
+        ImageOf(tiny, kAdapters + model, golden["cases"]["plain"], DType::kF32);
     int32_t rank = 0;
     for (const LoraMatrices& matrices : one.layout.matrices) rank = std::max(rank, matrices.rank);
-    const AdapterImage image = ImageOf(tiny, model, twice, DType::kF32, rank);
+    const AdapterImage image = ImageOf(tiny, kAdapters + model, twice, DType::kF32, rank);
     EXPECT_EQ(image.layout.num_bytes, one.layout.num_bytes);
     const std::vector<float> want = ReadFloatFile(kAdapters + model + "/plain.f32");
     EXPECT_LT(MaxDifference(tiny.AllLogits(prompt, 64, tiny.AddAdapter(image)), want), 1e-4f);
     // Re-compression to one rank less changes the result.
-    const AdapterImage less = ImageOf(tiny, model, twice, DType::kF32, rank - 1);
+    const AdapterImage less = ImageOf(tiny, kAdapters + model, twice, DType::kF32, rank - 1);
     EXPECT_GT(MaxDifference(tiny.AllLogits(prompt, 64, tiny.AddAdapter(less)), want), 1e-3f);
   }
 }
@@ -133,10 +245,10 @@ TEST_P(PeftGoldenTest, NoLinearHasMoreThanTheRankAskedFor) {
   TinyModel tiny(GoldenModelDir("qwen2"), backend.backend.get());
   const Json golden = Json::parse(std::ifstream(kAdapters + "qwen2/golden.json"));
   const Json& parts = golden["cases"]["blend"];
-  const AdapterImage exact = ImageOf(tiny, "qwen2", parts, DType::kBF16);
+  const AdapterImage exact = ImageOf(tiny, kAdapters + "qwen2", parts, DType::kBF16);
   int num_less = 0;
   for (const int32_t rank : {1, 2, 6, 4096}) {
-    const AdapterImage image = ImageOf(tiny, "qwen2", parts, DType::kBF16, rank);
+    const AdapterImage image = ImageOf(tiny, kAdapters + "qwen2", parts, DType::kBF16, rank);
     ASSERT_EQ(image.layout.matrices.size(), exact.layout.matrices.size());
     for (size_t i = 0; i < image.layout.matrices.size(); ++i) {
       const int32_t whole = exact.layout.matrices[i].rank;
@@ -469,6 +581,124 @@ TEST_F(PeftErrorsTest, FilesThatAreNotThereOrCutAreErrors) {
   dir_ += "/nowhere";
   EXPECT_THAT(PeftAdapter::Open(spec_, dir_).status().message(), HasSubstr("adapter_config.json"));
   dir_ = std::filesystem::path(dir_).parent_path();
+}
+
+// A copy of an adapter of gemma3_nested, whose tensors a test changes.
+class PeftNamesTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    spec_ = *LoadModelSpec(GoldenModelDir("gemma3"));
+    Copy("patterns");
+  }
+  void Copy(const std::string& name) {
+    WriteNestedAdapter(name, kNestings[0], folder_.path());
+    tensors_ = ReadAdapterTensors(folder_.path());
+  }
+  // Opens the changed adapter; its header alone gives the same answer.
+  absl::StatusOr<std::unique_ptr<PeftAdapter>> Open() const {
+    WriteAdapterTensors(folder_.path(), tensors_);
+    auto adapter = PeftAdapter::Open(spec_, folder_.path());
+    const auto ranks = PeftAdapter::ReadRanks(spec_, folder_.path());
+    EXPECT_EQ(ranks.status(), adapter.status());
+    if (adapter.ok() && ranks.ok()) {
+      EXPECT_EQ(*ranks, (*adapter)->ranks());
+    }
+    return adapter;
+  }
+  std::string Error() const { return std::string(Open().status().message()); }
+  void Rename(const std::string& from, const std::string& to) {
+    ASSERT_EQ(tensors_.count(from), 1u);
+    tensors_[to] = tensors_[from];
+    tensors_.erase(from);
+  }
+
+  const Folder folder_{"peft_names"};
+  ModelSpec spec_;
+  RawTensors tensors_;
+  const std::string nested_ = "base_model.model.model.language_model.";
+  const std::string older_ = "base_model.model.language_model.model.";
+};
+
+TEST_F(PeftNamesTest, TheNamesDoNotChangeTheAdapter) {
+  const auto newer = Open();
+  ASSERT_TRUE(newer.ok()) << newer.status();
+  EXPECT_EQ((*newer)->num_left_out(), 0);
+  for (const std::string& nesting : {kNestings[1], std::string("model.")}) {
+    WriteNestedAdapter("patterns", nesting, folder_.path());
+    const auto other = PeftAdapter::Open(spec_, folder_.path());
+    ASSERT_TRUE(other.ok()) << nesting << ": " << other.status();
+    EXPECT_EQ((*other)->ranks(), (*newer)->ranks());
+    EXPECT_EQ((*other)->ContentHash(), (*newer)->ContentHash());
+  }
+}
+
+// The patterns are written for the names of the file. Layer 0's MLP has rank 2 by a pattern that
+// matches no name of the older kind.
+TEST_F(PeftNamesTest, PatternsMatchTheNamesOfTheFile) {
+  RawTensors renamed;
+  for (const auto& [name, tensor] : tensors_) renamed[Renamed(name, nested_, older_)] = tensor;
+  tensors_ = renamed;
+  EXPECT_THAT(Error(), HasSubstr(older_ + "layers.0.mlp.gate_proj.lora_A.weight has rank 2, and"));
+}
+
+TEST_F(PeftNamesTest, ALinearHasOneName) {
+  const std::string linear = "layers.2.self_attn.q_proj.";
+  Rename(nested_ + linear + "lora_B.weight", older_ + linear + "lora_B.weight");
+  EXPECT_THAT(Error(), HasSubstr("the file must name each linear in one way"));
+  tensors_[older_ + linear + "lora_A.weight"] = tensors_.at(nested_ + linear + "lora_A.weight");
+  EXPECT_THAT(Error(), HasSubstr("are of the same linear"));
+  Copy("patterns");
+  EXPECT_EQ(Error(), "");
+  Rename(nested_ + linear + "lora_B.weight", nested_ + "layers.02.self_attn.q_proj.lora_B.weight");
+  EXPECT_THAT(Error(), HasSubstr("layers.02.self_attn.q_proj.lora_B.weight is no LoRA tensor"));
+}
+
+TEST_F(PeftNamesTest, TheVisionTowerIsLeftOutWithAWarning) {
+  Copy("plain");
+  ASSERT_EQ(tensors_.size(), 7u * 2 * 2 + 4);
+  // Nobody reads the values and types of what is left out.
+  const std::string vision = "base_model.model.model.vision_tower.encoder.layers.0.self_attn.";
+  tensors_.at(vision + "q_proj.lora_A.weight").bytes.assign(3 * 16 * 2, '\xff');
+  tensors_["base_model.model.vision_tower.vision_model.encoder.layers.0.mlp.fc1.lora_A.weight"] = {
+      "I8", {2}, "ab"};
+  tensors_["base_model.model.multi_modal_projector.linear.lora_B.weight"] = {"I8", {2}, "ab"};
+  const LogCapture log;
+  const auto adapter = Open();
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  EXPECT_EQ((*adapter)->num_left_out(), 6);
+  EXPECT_THAT(log.text(),
+              HasSubstr(folder_.path() + ": 6 tensors of other parts than the language model"));
+}
+
+TEST_F(PeftNamesTest, WithoutTheLanguageModelAnAdapterIsRefused) {
+  Copy("plain");
+  std::erase_if(tensors_, [](const auto& entry) {
+    return entry.first.find("vision_tower") == std::string::npos;
+  });
+  std::ofstream(folder_.path() + "/adapter_config.json")
+      << R"({"peft_type": "LORA", "r": 3, "lora_alpha": 8})";
+  EXPECT_THAT(Error(), HasSubstr("holds no tensors of the language model, only of the other parts "
+                                 "of a multimodal model"));
+}
+
+// Only what text alone never uses is left out.
+TEST_F(PeftNamesTest, WhatElseChangesTheTextIsRefused) {
+  for (const std::string name :
+       {"base_model.model.lm_head.lora_A.weight",
+        "base_model.model.language_model.lm_head.lora_A.weight",
+        "base_model.model.model.language_model.embed_tokens.lora_embedding_A",
+        "base_model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight",
+        "base_model.model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.weight",
+        "base_model.model.model.audio_tower.layers.0.self_attn.q_proj.lora_A.weight",
+        "vision_tower.layers.0.self_attn.q_proj.lora_A.weight"}) {
+    tensors_[name] = {"F32", {1, 1}, std::string(4, '\0')};
+    EXPECT_THAT(Error(), HasSubstr(name + " is no LoRA tensor of this model")) << name;
+    EXPECT_THAT(Error(), HasSubstr("of base_model.model.model.layers.N, "
+                                   "base_model.model.model.language_model.layers.N, "
+                                   "base_model.model.language_model.model.layers.N"));
+    tensors_.erase(name);
+  }
+  EXPECT_EQ(Error(), "");
 }
 
 TEST(PublicAdaptersTest, OthersAreRefusedByName) {

@@ -14,6 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "kernels/base/foreign_file.h"
 #include "kernels/base/paths.h"
 #include "kernels/base/status.h"
@@ -372,30 +373,27 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenDir(const std::strin
   return checkpoint;
 }
 
-absl::Status Checkpoint::TakeLanguageModel() {
-  // The names that older and newer versions of transformers write, and what a model of text alone
-  // has instead.
-  constexpr std::pair<const char*, const char*> kPrefixes[] = {
+std::optional<std::string> NameInTextModel(absl::string_view name) {
+  constexpr std::pair<absl::string_view, absl::string_view> kPrefixes[] = {
       {"language_model.model.", "model."},
       {"language_model.lm_head.", "lm_head."},
       {"model.language_model.", "model."},
-      {"lm_head.", "lm_head."},
   };
-  const auto is_of_language_model = [](const auto& entry) {
-    return absl::StartsWith(entry.first, "language_model.") ||
-           absl::StartsWith(entry.first, "model.language_model.");
-  };
-  if (std::none_of(tensors_.begin(), tensors_.end(), is_of_language_model)) {
-    return absl::OkStatus();
+  for (const auto& [nested, text] : kPrefixes) {
+    if (absl::ConsumePrefix(&name, nested)) return absl::StrCat(text, name);
   }
+  return std::nullopt;
+}
+
+absl::Status Checkpoint::TakeLanguageModel() {
+  const auto is_nested = [](const auto& entry) { return NameInTextModel(entry.first).has_value(); };
+  if (std::none_of(tensors_.begin(), tensors_.end(), is_nested)) return absl::OkStatus();
   StoredTensors taken;
   for (auto& [name, tensor] : tensors_) {
-    const auto* const prefix = std::find_if(
-        std::begin(kPrefixes), std::end(kPrefixes),
-        [&name = name](const auto& entry) { return absl::StartsWith(name, entry.first); });
-    if (prefix == std::end(kPrefixes)) continue;
+    // The newer versions of transformers have the head beside the language model.
     const std::string new_name =
-        absl::StrCat(prefix->second, name.substr(std::strlen(prefix->first)));
+        NameInTextModel(name).value_or(absl::StartsWith(name, "lm_head.") ? name : "");
+    if (new_name.empty()) continue;
     const std::string file = tensor.file;
     if (!taken.emplace(new_name, std::move(tensor)).second) {
       return Error(file, name, absl::StrCat("is a second ", new_name, " of the language model"));

@@ -44,6 +44,12 @@ absl::StatusOr<StoredTensors> ParseSafetensors(const std::string& file, absl::st
 absl::StatusOr<StoredTensors> ReadSafetensorsHeader(const std::string& path,
                                                     const ForeignFileOptions& options);
 
+// The name that a tensor of a multimodal model's language model has in a model of text alone, for
+// the names that older and newer versions of transformers write: "model.layers..." for
+// "language_model.model.layers..." and "model.language_model.layers...". nullopt: the name is none
+// of these.
+std::optional<std::string> NameInTextModel(absl::string_view name);
+
 class Checkpoint final {
  public:
   // Maps one file.

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <map>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -23,11 +26,15 @@ namespace {
 constexpr int64_t kMaxTensorsBytes = int64_t{16} << 30;
 constexpr size_t kMaxShownName = 200;
 constexpr absl::string_view kPrefix = "base_model.model.";
+constexpr absl::string_view kLayers = "model.layers.";
+// The other parts of a multimodal model. Newer versions of transformers have "model." before them.
+constexpr absl::string_view kOtherParts[] = {"vision_tower.", "multi_modal_projector."};
 constexpr const char* kBlocks[kNumLoraTargets] = {
     "self_attn", "self_attn", "self_attn", "self_attn", "mlp", "mlp", "mlp"};
 
 // The parts of an adapter tensor's name.
 struct TensorName {
+  std::string module;  // "model.layers.0.self_attn.q_proj", or how else the file names the linear
   int layer = 0;
   LoraTarget target = LoraTarget::kQuery;
   bool is_a = false;
@@ -35,23 +42,35 @@ struct TensorName {
 
 std::optional<TensorName> ParseName(absl::string_view name, int num_layers) {
   TensorName parsed;
-  if (!absl::ConsumePrefix(&name, kPrefix) || !absl::ConsumePrefix(&name, "model.layers.")) {
-    return std::nullopt;
-  }
-  const size_t dot = name.find('.');
-  if (dot == absl::string_view::npos || !absl::SimpleAtoi(name.substr(0, dot), &parsed.layer) ||
-      parsed.layer < 0 || parsed.layer >= num_layers) {
-    return std::nullopt;
-  }
+  if (!absl::ConsumePrefix(&name, kPrefix)) return std::nullopt;
   parsed.is_a = absl::ConsumeSuffix(&name, ".lora_A.weight");
   if (!parsed.is_a && !absl::ConsumeSuffix(&name, ".lora_B.weight")) return std::nullopt;
-  if (dot >= name.size()) return std::nullopt;  // nothing between the layer and the suffix
+  parsed.module = std::string(name);
+  const std::string text_name = NameInTextModel(name).value_or(parsed.module);
+  name = text_name;
+  if (!absl::ConsumePrefix(&name, kLayers)) return std::nullopt;
+  if (!absl::SimpleAtoi(name.substr(0, name.find('.')), &parsed.layer) || parsed.layer < 0 ||
+      parsed.layer >= num_layers) {
+    return std::nullopt;
+  }
   for (int t = 0; t < kNumLoraTargets; ++t) {
     parsed.target = static_cast<LoraTarget>(t);
-    const std::string module = LoraModuleName(parsed.layer, parsed.target);
-    if (absl::EndsWith(module, absl::StrCat(".", name.substr(dot + 1)))) return parsed;
+    if (text_name == LoraModuleName(parsed.layer, parsed.target)) return parsed;
   }
   return std::nullopt;
+}
+
+bool IsOfOtherPart(absl::string_view name) {
+  if (!absl::ConsumePrefix(&name, kPrefix)) return false;
+  absl::ConsumePrefix(&name, "model.");
+  return std::any_of(std::begin(kOtherParts), std::end(kOtherParts),
+                     [name](absl::string_view part) { return absl::StartsWith(name, part); });
+}
+
+// Removes the tensors of a multimodal model's other parts, and returns their number.
+int64_t LeaveOutOtherParts(StoredTensors* tensors) {
+  return static_cast<int64_t>(
+      std::erase_if(*tensors, [](const auto& entry) { return IsOfOtherPart(entry.first); }));
 }
 
 // A tensor's name in an error message. Control characters are escaped, and long names are cut.
@@ -111,7 +130,7 @@ LoraTensors Concatenate(const std::vector<WeightedAdapter>& adapters, int layer,
 }  // namespace
 
 std::string LoraModuleName(int layer, LoraTarget target) {
-  return absl::StrCat("model.layers.", layer, ".", kBlocks[static_cast<int>(target)], ".",
+  return absl::StrCat(kLayers, layer, ".", kBlocks[static_cast<int>(target)], ".",
                       LoraTargetName(target));
 }
 
@@ -122,6 +141,7 @@ absl::StatusOr<std::unique_ptr<PeftAdapter>> PeftAdapter::Open(
   std::unique_ptr<PeftAdapter> adapter(new PeftAdapter());
   ASSIGN_OR_RETURN(adapter->bytes_, ReadForeignFile(file, {kMaxTensorsBytes, roots}));
   ASSIGN_OR_RETURN(adapter->tensors_, ParseSafetensors(file, adapter->bytes_));
+  adapter->num_left_out_ = LeaveOutOtherParts(&adapter->tensors_);
   RETURN_IF_ERROR(adapter->Take(spec, dir, config, adapter->tensors_));
   for (const auto& [name, tensor] : adapter->tensors_) {
     const int64_t count = tensor.num_bytes / DTypeBytes(*tensor.dtype);
@@ -138,10 +158,17 @@ absl::StatusOr<std::vector<int32_t>> PeftAdapter::ReadRanks(const ModelSpec& spe
                                                             const std::string& dir,
                                                             const std::vector<std::string>& roots) {
   ASSIGN_OR_RETURN(const PeftConfig config, PeftConfig::Open(ConfigFile(dir), roots));
-  ASSIGN_OR_RETURN(const StoredTensors tensors,
+  ASSIGN_OR_RETURN(StoredTensors tensors,
                    ReadSafetensorsHeader(TensorsFile(dir), {kMaxTensorsBytes, roots}));
   PeftAdapter adapter;
+  adapter.num_left_out_ = LeaveOutOtherParts(&tensors);
   RETURN_IF_ERROR(adapter.Take(spec, dir, config, tensors));
+  if (adapter.num_left_out_ > 0) {
+    TLOG_WARN(
+        "{}: {} tensors of other parts than the language model (vision, for example) are left out; "
+        "requests can have text only",
+        dir, adapter.num_left_out_);
+  }
   return std::move(adapter.ranks_);
 }
 
@@ -155,13 +182,13 @@ absl::Status PeftAdapter::Take(const ModelSpec& spec, const std::string& dir,
   for (int layer = 0; layer < spec.num_layers; ++layer) {
     for (int t = 0; t < kNumLoraTargets; ++t) {
       const LoraTarget target = static_cast<LoraTarget>(t);
-      const std::string module = LoraModuleName(layer, target);
       Matrices& matrices = matrices_[Index(layer, target)];
+      const std::string& module = matrices.module;
       if (matrices.a == nullptr) {
         if (!config.Expects(LoraTargetName(target))) continue;
-        return absl::InvalidArgumentError(
-            absl::StrCat(file, ": ", kPrefix, module, ".lora_A.weight is missing; ", config_path,
-                         " has ", LoraTargetName(target), " in target_modules"));
+        return absl::InvalidArgumentError(absl::StrCat(
+            file, ": ", kPrefix, LoraModuleName(layer, target), ".lora_A.weight is missing; ",
+            config_path, " has ", LoraTargetName(target), " in target_modules"));
       }
       const int32_t rank = static_cast<int32_t>(matrices.a->shape[0]);
       const absl::StatusOr<int32_t> rank_of_config = config.RankOf(module);
@@ -194,7 +221,8 @@ absl::Status PeftAdapter::TakeTensors(const ModelSpec& spec, const std::string& 
           spec.num_layers,
           " layers; adapters may change q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and "
           "down_proj of ",
-          kPrefix, "model.layers.N"));
+          kPrefix, kLayers, "N, ", kPrefix, "model.language_model.layers.N, ", kPrefix,
+          "language_model.model.layers.N"));
     }
     if (!tensor.dtype.has_value()) {
       return absl::InvalidArgumentError(absl::StrCat(file, ": ", name, " has the type ",
@@ -202,6 +230,12 @@ absl::Status PeftAdapter::TakeTensors(const ModelSpec& spec, const std::string& 
                                                      "; F32, F16 and BF16 are supported"));
     }
     Matrices& matrices = matrices_[Index(parsed->layer, parsed->target)];
+    if (!matrices.module.empty() && matrices.module != parsed->module) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(file, ": ", name, " and the tensors of ", kPrefix, matrices.module,
+                       " are of the same linear; the file must name each linear in one way"));
+    }
+    matrices.module = parsed->module;
     (parsed->is_a ? matrices.a : matrices.b) = &tensor;
   }
   return absl::OkStatus();
@@ -215,7 +249,7 @@ absl::Status PeftAdapter::CheckShapes(const ModelSpec& spec, const std::string& 
       const LoraTarget target = static_cast<LoraTarget>(t);
       const Matrices& matrices = matrices_[Index(layer, target)];
       if (matrices.a == nullptr && matrices.b == nullptr) continue;
-      const std::string name = absl::StrCat(kPrefix, LoraModuleName(layer, target));
+      const std::string name = absl::StrCat(kPrefix, matrices.module);
       if (matrices.a == nullptr || matrices.b == nullptr) {
         return absl::InvalidArgumentError(absl::StrCat(
             file, ": ", name, matrices.a == nullptr ? ".lora_A.weight" : ".lora_B.weight",
@@ -243,7 +277,13 @@ absl::Status PeftAdapter::CheckShapes(const ModelSpec& spec, const std::string& 
       any = true;
     }
   }
-  if (!any) return absl::InvalidArgumentError(absl::StrCat(file, ": holds no tensors"));
+  if (!any) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        file, ": holds no tensors",
+        num_left_out_ == 0 ? ""
+                           : " of the language model, only of the other parts of a multimodal "
+                             "model, which are left out"));
+  }
   return absl::OkStatus();
 }
 

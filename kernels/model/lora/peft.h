@@ -3,8 +3,10 @@
 // scaling, and may change any subset of a layer's seven linears. Open refuses by name every setting
 // under which the adapter computes something else (DoRA, modules_to_save, biases, fan_in_fan_out,
 // ...). Open checks all tensors against the model and refuses values that are not finite; an error
-// names the file and the key or tensor.
-// Immutable after Open; any thread.
+// names the file and the key or tensor. The layers may be named as in a model of text alone, or as
+// in a multimodal model by the older or newer versions of transformers; of an adapter of a
+// multimodal model, the tensors of the other parts (vision) are left out, as those of its
+// checkpoint are. Immutable after Open; any thread.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +32,7 @@ class PeftAdapter final {
   static absl::StatusOr<std::unique_ptr<PeftAdapter>> Open(
       const ModelSpec& spec, const std::string& dir, const std::vector<std::string>& roots = {});
   // Checks the configuration and the header of the tensors as Open does, without reading the
-  // tensors, and returns what ranks() would be.
+  // tensors, and returns what ranks() would be. Logs a warning if tensors are left out.
   static absl::StatusOr<std::vector<int32_t>> ReadRanks(const ModelSpec& spec,
                                                         const std::string& dir,
                                                         const std::vector<std::string>& roots = {});
@@ -38,6 +40,8 @@ class PeftAdapter final {
   // [layers, kNumLoraTargets]; 0: the adapter does not change this linear.
   const std::vector<int32_t>& ranks() const { return ranks_; }
   int32_t max_rank() const;
+  // The number of tensors of a multimodal model's other parts. They change no text without images.
+  int64_t num_left_out() const { return num_left_out_; }
   // SHA-256 of the tensors as they are stored and of the ranks and scales that the configuration
   // gives them. The metadata of the files does not count.
   Sha256Digest ContentHash() const;
@@ -47,6 +51,7 @@ class PeftAdapter final {
 
  private:
   struct Matrices {
+    std::string module;  // the linear's name in the file; the configuration's patterns match it
     const StoredTensor* a = nullptr;
     const StoredTensor* b = nullptr;
     float scale = 0.0f;
@@ -67,9 +72,11 @@ class PeftAdapter final {
   StoredTensors tensors_;
   std::vector<Matrices> matrices_;  // [layers, kNumLoraTargets]
   std::vector<int32_t> ranks_;
+  int64_t num_left_out_ = 0;
 };
 
-// Hugging Face's name of the linear: "model.layers.LAYER.self_attn.q_proj", ...
+// Hugging Face's name of the linear in a model of text alone:
+// "model.layers.LAYER.self_attn.q_proj", ...
 std::string LoraModuleName(int layer, LoraTarget target);
 
 // One adapter of a blend.

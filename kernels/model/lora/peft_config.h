@@ -24,8 +24,9 @@ class PeftConfig final {
   PeftConfig(PeftConfig&&) noexcept;
   ~PeftConfig();
 
-  // The rank of a module ("model.layers.0.self_attn.q_proj"): the value of the first key of
-  // rank_pattern that matches the module, else `r`. INVALID_ARGUMENT: a match takes too long.
+  // The rank of a module ("model.layers.0.self_attn.q_proj", as the adapter's file names it): the
+  // value of the first key of rank_pattern that matches the module, else `r`. INVALID_ARGUMENT: a
+  // match takes too long.
   absl::StatusOr<int32_t> RankOf(const std::string& module) const;
   // The factor of the module's B A: alpha / rank, or alpha / sqrt(rank) for rank-stabilised
   // adapters. INVALID_ARGUMENT: a match takes too long.
