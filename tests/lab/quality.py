@@ -1,19 +1,25 @@
 #!/usr/bin/env python3
-"""Measures the quality loss of each format of weights and of the KV cache, relative to bfloat16 (real models: to float32).
+"""Measures the quality loss of each format of weights and of the KV cache.
 
-    quality.py TESSERAD [--python PYTHON] [--real FOLDER,..] [--models NAME,..] [--formats W/KV,..] [--texts N] [--per-cell K] [--seed N] [--threads N] [--json FILE]
+    quality.py TESSERAD [--python PYTHON] [--models NAME,..] [--formats W/KV,..] [--texts N] [--per-cell K] [--seed N] [--threads N] [--json FILE]
+    quality.py TESSERAD --real FOLDER,.. [--llama PREFIX] [--formats DTYPE:ACTIVATIONS:KV,..] [--threads N] [--json FILE]
 
-Serves every model in every format on a free port and measures
+The first form serves every laboratory model in every format on a free port and measures, relative to bfloat16,
 - the perplexity of texts that the model has not seen (from prompt_logprobs), and for the lab's models the perplexity of the right answers to the tasks' questions;
 - the share of those texts' tokens for which the format and bfloat16 have the same likeliest next token;
 - for the lab's models, the share of right answers to the tasks of TASKS at all difficulties, with score.py's samples and judgement.
 
 The models are the two shipped models, the outlier twin of each, and the stories models of ../shared/data if that folder exists. outlier_twin.py makes the twins in a temporary folder;
-PYTHON must have torch and safetensors for that, and without them the twins are left out. With --real, the models are the given folders instead: language models that people
-trained (../shared/tools/real_models.py makes two), which read essays, verse and dialogues of ../shared/data/eval, 20,000 tokens in all. This script itself needs grpcio, protobuf and protoc. A format that the daemon refuses is left
+PYTHON must have torch and safetensors for that, and without them the twins are left out. This form needs grpcio, protobuf and protoc. A format that the daemon refuses is left
 out, and the reason is printed. All seeds are fixed and a tesserad's results do not depend on timing, so two runs on one machine give the same table.
 
-A change of perplexity comes with the half-width of its 95 % interval. All formats read the same texts, so the interval is computed from the differences of each text.
+The second form measures language models that people trained (../shared/tools/real_models.py makes two, degrid.py their twins) by tessera_quality_bench, the program beside TESSERAD. They read essays,
+verse and dialogues of ../shared/data/eval, 20,000 tokens in all, and the base is float32. All formats are in memory at once: the default ones take about 30 bytes a weight. This form needs the package
+tokenizers. With --llama, the table also has llama.cpp's formats, each against its own float32 run: PREFIX is a llama.cpp checkout with the programs llama-perplexity and llama-quantize in PREFIX,
+PREFIX/bin or PREFIX/build/bin, PYTHON must have what its convert_hf_to_gguf.py imports, and the package gguf is needed. llama-perplexity cuts the same texts into chunks of 512 tokens and scores the
+second half of each, so its perplexities are its own, and only its differences compare. It keeps the base's log-probabilities in 16 bits: a KL of less than 1e-4 is rounding.
+
+A change of perplexity comes with the half-width of its 95 % interval. All formats read the same texts, so the interval is computed from the differences of each text (llama.cpp: of each token).
 """
 import argparse
 import concurrent.futures
@@ -21,6 +27,8 @@ import json
 import math
 import os
 import random
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,9 +45,11 @@ CONTEXT = 512
 STORIES = os.path.join(daemon.ROOT, "..", "shared", "data", "models")
 STORY_TOKENS = 400
 EVAL = os.path.join(daemon.ROOT, "..", "shared", "data", "eval")
-EXACT = ("float32", "float32")
 REAL_TEXTS = 40
 REAL_TOKENS = 500
+REAL_FORMATS = [f"{weights}:{kv}" for weights in ("float32:auto", "bfloat16:auto", "int8:auto", "int8:bfloat16", "int4:auto", "int4:bfloat16")
+                for kv in ("float32", "bfloat16", "int8") if (weights, kv) != ("float32:auto", "float32")]  # that one is the base
+LLAMA_FORMATS = ["Q8_0", "Q4_0", "Q4_K_M"]
 
 
 def progress(text):
@@ -110,28 +120,6 @@ def story_texts(client, seed, num):
         return [(ids, 1) for ids in threads.map(lambda i: client.draw("Once upon a time", 1000 * seed + i, STORY_TOKENS), range(num))]
 
 
-def eval_texts():
-    """Returns the essays, the verse and the dialogues of ../shared/data/eval, in turns, as strings of enough characters for REAL_TOKENS tokens."""
-    characters = 8 * REAL_TOKENS
-    essays = os.path.join(EVAL, "needle", "PaulGrahamEssays")
-    prose = []
-    for name in sorted(os.listdir(essays)):
-        with open(os.path.join(essays, name), encoding="utf-8") as file:
-            prose.append(file.read()[200:200 + characters])
-    with open(os.path.join(EVAL, "tinyshakespeare", "input.txt"), encoding="utf-8") as file:
-        verse = file.read()
-    verse = [verse[begin:begin + characters] for begin in range(0, len(verse), 50000)]
-    with open(os.path.join(EVAL, "locomo", "locomo10.json"), encoding="utf-8") as file:
-        talks = [entry["conversation"] for entry in json.load(file)]
-    sessions = [session for i in (1, 2) for talk in talks for session in [talk[f"session_{i}"]]]
-    dialogues = ["\n".join(f"{turn['speaker']}: {turn['text']}" for turn in session)[:characters] for session in sessions]
-    return [text for texts in zip(prose, verse, dialogues) for text in texts]
-
-
-def real_texts(client):
-    return [(client.ids_of(text)[:REAL_TOKENS], 1) for text in eval_texts()[:REAL_TEXTS]]
-
-
 def read_all(client, texts):
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
         return list(threads.map(client.read, texts))
@@ -156,9 +144,8 @@ def agreement(read, base):
 
 
 class Model:
-    def __init__(self, name, folder, lab, real=False):
-        self.name, self.folder, self.lab, self.real = name, folder, lab, real
-        self.base = EXACT if real else BASE
+    def __init__(self, name, folder, lab):
+        self.name, self.folder, self.lab = name, folder, lab
 
     def serve(self, args, weights, kv):
         return daemon.Daemon(args.tesserad, [self.folder], "--dtype", weights, "--kv-cache-dtype", kv, *args.flags)
@@ -167,8 +154,6 @@ class Model:
         """Returns the model's texts by kind."""
         with self.serve(args, "float32", "float32") as served:
             client = Client(served.address)
-            if self.real:
-                return {"texts": real_texts(client)}
             if not self.lab:
                 return {"texts": story_texts(client, args.seed, args.texts)}
             return {"texts": lab_texts(client, args.seed, args.texts), "answers": lab_answers(client, args.seed, args.texts)}
@@ -194,14 +179,14 @@ def row_of(model, weights, kv, read, cells, base):
         of_task = [c for c in cells if c["task"] == task]
         row.setdefault("accuracy", {})[task] = sum(c["accuracy"] for c in of_task) / len(of_task)
     row["cells"] = cells
-    row["is_base"] = (weights, kv) == model.base
+    row["is_base"] = (weights, kv) == BASE
     return row
 
 
 def measure_model(model, args, formats, rows):
-    """Appends the model's rows to `rows`; the row of the format that the others are compared with comes first."""
+    """Appends the model's rows to `rows`, BASE first."""
     texts, base = model.prepare(args), None
-    for weights, kv in sorted(formats, key=lambda f: f != model.base):
+    for weights, kv in sorted(formats, key=lambda f: f != BASE):
         progress(f"{model.name}, weights {weights}, KV {kv}")
         try:
             read, cells = model.measure(args, texts, weights, kv)
@@ -232,10 +217,13 @@ def line_of(row):
     return "| " + " | ".join(fields) + " |"
 
 
-def print_table(rows):
-    names = ["model", "weights", "KV", "perplexity", "change, %", "of answers", "change, %", "same best token, %"] + [f"{task}, %" for task in TASKS]
+def print_head(names):
     print("| " + " | ".join(names) + " |")
     print("|" + "---|" * len(names))
+
+
+def print_table(rows):
+    print_head(["model", "weights", "KV", "perplexity", "change, %", "of answers", "change, %", "same best token, %"] + [f"{task}, %" for task in TASKS])
     for row in rows:
         print(line_of(row))
 
@@ -250,8 +238,6 @@ def make_twin(python, folder, out):
 
 
 def find_models(args, work):
-    if args.real:
-        return [Model(os.path.basename(os.path.normpath(folder)), folder, False, real=True) for folder in args.real.split(",")]
     wanted = args.models.split(",") if args.models else None
 
     def is_wanted(name):
@@ -269,30 +255,150 @@ def find_models(args, work):
     return found
 
 
+def eval_texts():
+    """Returns the essays, the verse and the dialogues of ../shared/data/eval, in turns, as strings of enough characters for REAL_TOKENS tokens."""
+    characters = 8 * REAL_TOKENS
+    essays = os.path.join(EVAL, "needle", "PaulGrahamEssays")
+    prose = []
+    for name in sorted(os.listdir(essays)):
+        with open(os.path.join(essays, name), encoding="utf-8") as file:
+            prose.append(file.read()[200:200 + characters])
+    with open(os.path.join(EVAL, "tinyshakespeare", "input.txt"), encoding="utf-8") as file:
+        verse = file.read()
+    verse = [verse[begin:begin + characters] for begin in range(0, len(verse), 50000)]
+    with open(os.path.join(EVAL, "locomo", "locomo10.json"), encoding="utf-8") as file:
+        talks = [entry["conversation"] for entry in json.load(file)]
+    sessions = [session for i in (1, 2) for talk in talks for session in [talk[f"session_{i}"]]]
+    dialogues = ["\n".join(f"{turn['speaker']}: {turn['text']}" for turn in session)[:characters] for session in sessions]
+    return [text for texts in zip(prose, verse, dialogues) for text in texts]
+
+
+def write_real_texts(folder, work):
+    """Writes the texts as token ids for tessera_quality_bench and as text for llama-perplexity, and returns the two paths."""
+    import tokenizers
+    tokenizer = tokenizers.Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+    texts = [tokenizer.encode(text).ids[:REAL_TOKENS] for text in eval_texts()[:REAL_TEXTS]]
+    paths = os.path.join(work, "texts.jsonl"), os.path.join(work, "texts.txt")
+    with open(paths[0], "w", encoding="utf-8") as ids, open(paths[1], "w", encoding="utf-8") as plain:
+        for text in texts:
+            ids.write(json.dumps(text) + "\n")
+            plain.write(tokenizer.decode(text) + "\n\n")
+    return paths
+
+
+def output_of(command, stderr=None):
+    """Returns what a program prints. A program that fails ends this script."""
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    except FileNotFoundError:
+        sys.exit(f"there is no {command[0]}; build it first")
+    if done.returncode != 0:
+        sys.exit(f"{done.stdout[-2000:]}\n{command[0]} failed")
+    return done.stdout
+
+
+def measure_real(args, folder, tokens):
+    """Returns tessera_quality_bench's rows of a model."""
+    program = os.path.join(os.path.dirname(os.path.abspath(args.tesserad)), "tessera_quality_bench")
+    command = [program, "--model", folder, "--tokens", tokens, "--formats", args.formats or ",".join(REAL_FORMATS), *args.flags]
+    return [json.loads(line) for line in output_of(command).splitlines()]
+
+
+def parse_llama(text):
+    """Reads the statistics that llama-perplexity --kl-divergence prints. Its intervals are one standard error wide."""
+    def number(label):
+        found = re.search(rf"^{re.escape(label)}\s*:\s*([-\d.]+)(?:\s*±\s*([\d.]+))?", text, re.MULTILINE)
+        if not found:
+            sys.exit(f"llama-perplexity printed no line '{label}'; use a newer llama.cpp:\n{text[-2000:]}")
+        return float(found[1]), 1.96 * float(found[2] or 0)
+    change, half = number("Mean ln(PPL(Q)/PPL(base))")
+    row = dict(perplexity=number("Mean PPL(Q)")[0], change_percent=100 * math.expm1(change), change_percent_half_width=100 * math.exp(change) * half)
+    row["kl"], row["kl_half_width"] = number("Mean    KLD")
+    row["kl_p99"] = number("99.0%   KLD")[0]
+    row["same_best_percent"], row["same_best_percent_half_width"] = number("Same top p")
+    return row
+
+
+def measure_llama(args, folder, texts, work):
+    """Returns the rows of llama.cpp's formats."""
+    import gguf
+    places = os.pathsep.join(os.path.join(args.llama, *below) for below in ([], ["bin"], ["build", "bin"]))
+    perplexity_program, quantize = shutil.which("llama-perplexity", path=places), shutil.which("llama-quantize", path=places)
+    if not perplexity_program or not quantize:
+        progress(f"llama.cpp is left out: {args.llama} has no llama-perplexity or no llama-quantize")
+        return []
+    exact, base = os.path.join(work, "exact.gguf"), os.path.join(work, "base.kld")
+
+    def run(*command):
+        return output_of(command, subprocess.STDOUT)
+    run(args.python, os.path.join(args.llama, "convert_hf_to_gguf.py"), folder, "--outtype", "f32", "--outfile", exact)
+    measure = [perplexity_program, "-c", "512", "--kl-divergence-base", base, *args.flags]
+    run(*measure, "-m", exact, "-f", texts)
+    rows = []
+    for name in LLAMA_FORMATS:
+        path = os.path.join(work, name + ".gguf")
+        run(quantize, exact, path, name)
+        size = sum(int(tensor.n_bytes) for tensor in gguf.GGUFReader(path).tensors)
+        rows.append(dict(format="llama.cpp " + name, kv="float16", weight_bytes=size, **parse_llama(run(*measure, "-m", path, "--kl-divergence"))))
+    return rows
+
+
+def measure_real_models(args, rows):
+    for folder in args.real.split(","):
+        name = os.path.basename(os.path.normpath(folder))
+        progress(name)
+        with tempfile.TemporaryDirectory() as work:
+            tokens, texts = write_real_texts(folder, work)
+            of_model = measure_real(args, folder, tokens)
+            of_model += measure_llama(args, folder, texts, work) if args.llama else []
+        rows += [dict(model=name, **row) for row in of_model]
+
+
+def print_real_table(rows):
+    print_head(["model", "weights", "activations", "KV", "MB", "KV bytes a token", "perplexity", "change, %", "KL", "99 % of KL below", "same best token, %"])
+    for row in rows:
+        def with_interval(key, digits, sign=""):
+            return f"{row[key]:{sign}.{digits}f} ± {row[key + '_half_width']:.{digits}f}"
+        fields = [row["model"], row.get("weights", row["format"]), row.get("activations", "-"), row["kv"], f"{row['weight_bytes'] / 1e6:.1f}", str(row.get("kv_bytes_per_token", "-")),
+                  f"{row['perplexity']:.4f}", with_interval("change_percent", 2, "+"), with_interval("kl", 5), f"{row['kl_p99']:.4f}", with_interval("same_best_percent", 2)]
+        print("| " + " | ".join(fields) + " |")
+
+
+def measure_lab_models(args, rows, save):
+    only = [tuple(f.split("/")) for f in args.formats.split(",")] if args.formats else FORMATS
+    with tempfile.TemporaryDirectory() as work:
+        for model in find_models(args, work):
+            measure_model(model, args, [f for f in FORMATS if f in only or f == BASE], rows)
+            save()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tesserad")
-    parser.add_argument("--python", default=sys.executable, help="one that has torch, for the twins")
+    parser.add_argument("--python", default=sys.executable, help="one that has torch, for the twins and for --llama")
     parser.add_argument("--real", default="", help="measure the language models of these folders")
+    parser.add_argument("--llama", default="", help="with --real: measure llama.cpp's formats too")
     parser.add_argument("--models", default="", help="only these")
-    parser.add_argument("--formats", default="", help="only these and bfloat16/bfloat16: weights/KV, by commas")
+    parser.add_argument("--formats", default="", help="only these and the base, by commas: weights/KV, with --real weights:activations:KV")
     parser.add_argument("--texts", type=int, default=100, help="texts of each kind")
     parser.add_argument("--per-cell", type=int, default=20, help="questions of a task at a difficulty")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", help="of tesserad; no figure depends on it")
+    parser.add_argument("--threads", help="no figure depends on it")
     parser.add_argument("--json")
     args = parser.parse_args()
     args.flags = ["--threads", args.threads] if args.threads else []
-    only = [tuple(f.split("/")) for f in args.formats.split(",")] if args.formats else FORMATS
-    formats = [f for f in FORMATS if f in only or f == (EXACT if args.real else BASE)]
     rows = []
-    with tempfile.TemporaryDirectory() as work:
-        for model in find_models(args, work):
-            measure_model(model, args, formats, rows)
-            if args.json:
-                with open(args.json, "w", encoding="utf-8") as file:
-                    json.dump(dict(seed=args.seed, texts=args.texts, per_cell=args.per_cell, rows=rows), file, indent=1)
-    print_table(rows)
+
+    def save():
+        if args.json:
+            with open(args.json, "w", encoding="utf-8") as file:
+                json.dump(dict(seed=args.seed, texts=args.texts, per_cell=args.per_cell, rows=rows), file, indent=1)
+    if args.real:
+        measure_real_models(args, rows)
+    else:
+        measure_lab_models(args, rows, save)
+    save()
+    (print_real_table if args.real else print_table)(rows)
 
 
 if __name__ == "__main__":
