@@ -34,7 +34,8 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: tessera_engine_bench --model DIR [--threads N] [--backend ref|ISA]\n"
-    "           [--dtype auto|float32|bfloat16|int8|int4] [--kv-dtype auto|float32|bfloat16|int8]\n"
+    "           [--dtype auto|float32|bfloat16|int8|int4] [--activations auto|bfloat16|int8]\n"
+    "           [--kv-dtype auto|float32|bfloat16|int8]\n"
     "           [--kv-cache-bytes N] [--adapters DIR] [--adapter-dtype "
     "auto|float32|bfloat16|int8]\n"
     "           [--adapter-host-bytes N] [--adapter-pages N] [--pack-cache DIR]\n"
@@ -58,6 +59,13 @@ const Names<WeightDtype>& WeightDtypes() {
                                            {"bfloat16", WeightDtype::kBF16},
                                            {"int8", WeightDtype::kI8},
                                            {"int4", WeightDtype::kI4}};
+  return names;
+}
+
+const Names<ActivationDtype>& ActivationDtypes() {
+  static const Names<ActivationDtype> names = {{"auto", ActivationDtype::kAuto},
+                                               {"bfloat16", ActivationDtype::kBF16},
+                                               {"int8", ActivationDtype::kI8}};
   return names;
 }
 
@@ -106,6 +114,7 @@ absl::StatusOr<AssembleOptions> ReadOptions(const Flags& flags) {
   if (flags.count("--backend") > 0) options.backend = flags.at("--backend");
   RETURN_IF_ERROR(ReadNumber(flags, "--threads", &options.num_threads));
   RETURN_IF_ERROR(ReadName(flags, "--dtype", WeightDtypes(), &options.weight_dtype));
+  RETURN_IF_ERROR(ReadName(flags, "--activations", ActivationDtypes(), &options.activations));
   RETURN_IF_ERROR(ReadName(flags, "--kv-dtype", KvDtypes(), &options.kv_dtype));
   RETURN_IF_ERROR(ReadName(flags, "--adapter-dtype", AdapterDtypes(), &options.adapter_dtype));
   RETURN_IF_ERROR(ReadNumber(flags, "--kv-cache-bytes", &options.kv_cache_bytes));

@@ -183,7 +183,7 @@ void BenchLinear(benchmark::State& state, Machine* machine, const LinearShape& s
   }
   Report(state, *machine, static_cast<double>(weight_bytes),
          2.0 * static_cast<double>(rows) * static_cast<double>(shape.n * shape.k),
-         format.quantized());
+         format.quantized() && format.activations == DType::kI8);
 }
 
 // A batch of segments of `rows` tokens, each after a prefix of `prefix` tokens. The pages of the
@@ -423,6 +423,8 @@ void RegisterAll(Machine* machine) {
       {"int8", DType::kI8},
       {"int4g32", {DType::kI4, 32}},
       {"int4g128z", {DType::kI4, 128, true}},
+      {"int4g128x16", WeightFormat(DType::kI4, 128).WithBF16Activations()},
+      {"int8x16", WeightFormat(DType::kI8).WithBF16Activations()},
   };
   for (const LinearShape& shape : kShapes) {
     for (int64_t rows : {1, 4, 16, 32, 64, 512}) {

@@ -70,6 +70,7 @@ absl::StatusOr<ServedModel> LoadServedModel(const AssembleModel& source, int32_t
   model.hidden = plan.spec.hidden;
   model.num_parameters = CountParameters(plan.spec);
   model.dtype = DTypeName(plan.weight_dtype);
+  model.activations = DTypeName(plan.activations);
   model.kv_dtype = DTypeName(plan.kv_dtype);
   model.max_prompt_bytes =
       max_prompt_bytes > 0 ? max_prompt_bytes : DefaultMaxPromptBytes(plan.max_model_len);

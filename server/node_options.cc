@@ -18,6 +18,11 @@ WeightDtype WeightDtypeOf(const std::string& name) {
   return name == "bfloat16" ? WeightDtype::kBF16 : WeightDtype::kAuto;
 }
 
+ActivationDtype ActivationDtypeOf(const std::string& name) {
+  if (name == "int8") return ActivationDtype::kI8;
+  return name == "bfloat16" ? ActivationDtype::kBF16 : ActivationDtype::kAuto;
+}
+
 KvDtype KvDtypeOf(const std::string& name) {
   if (name == "float32") return KvDtype::kF32;
   if (name == "int8") return KvDtype::kI8;
@@ -41,6 +46,7 @@ AssembleOptions OptionsOf(const v1::Config& config) {
   if (engine.device() == "ref") options.backend = "ref";
   options.num_threads = engine.threads();
   options.weight_dtype = WeightDtypeOf(engine.dtype());
+  options.activations = ActivationDtypeOf(engine.activations());
   options.kv_dtype = KvDtypeOf(engine.kv_cache_dtype());
   options.kv_cache_bytes = static_cast<int64_t>(engine.kv_cache_bytes());
   options.max_model_len = engine.max_model_len();

@@ -83,10 +83,10 @@ std::string DescribePlan(const AssembleOptions& options, const MemoryPlan& plan)
   for (size_t i = 0; i < plan.models.size(); ++i) {
     const MemoryPlan::PerModel& m = plan.models[i];
     absl::StrAppend(&text, "model ", options.models[i].name, ": ", m.spec.family, ", weights ",
-                    DTypeName(m.weight_dtype), " ", FormatSize(m.weight_bytes), ", KV ",
-                    DTypeName(m.kv_dtype), " in pages of ", m.layout.page_tokens(),
-                    " tokens, buffers ", FormatSize(m.arena_bytes), ", max-model-len ",
-                    m.max_model_len, "\n");
+                    DTypeName(m.weight_dtype), " ", FormatSize(m.weight_bytes), ", activations ",
+                    DTypeName(m.activations), ", KV ", DTypeName(m.kv_dtype), " in pages of ",
+                    m.layout.page_tokens(), " tokens, buffers ", FormatSize(m.arena_bytes),
+                    ", max-model-len ", m.max_model_len, "\n");
     if (m.spec.quantization.method != QuantMethod::kNone) {
       absl::StrAppend(&text, "model ", options.models[i].name, ": layers are taken as ",
                       QuantMethodName(m.spec.quantization.method), " quantised them\n");

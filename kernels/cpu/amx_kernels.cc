@@ -1,10 +1,13 @@
 // The inner loops of Linear and Logits on AMX tiles: up to 32 token rows times 2 panels of 16
 // outputs, accumulated in four C tiles. 16 lines (of 64 bytes) of a packed panel are a B tile
-// without any conversion, except that int4 codes are unpacked to bytes. A row's result does not
-// depend on the tile, because products of one row are never added to the sums of another row.
+// without any conversion, except that int4 codes are unpacked to bytes, and int8 and int4 codes to
+// bf16 for bf16 rows. A row's result does not depend on the tile, because products of one row are
+// never added to the sums of another row.
 #include "kernels/cpu/amx_tiles.h"
 #include "kernels/cpu/gemm_loop.h"
 #include "kernels/cpu/isa_functions.h"
+#include "kernels/cpu/quant_tile.h"
+#include "kernels/cpu/weight_columns.h"
 
 namespace tessera::cpu::TESSERA_ISA {
 namespace {
@@ -111,31 +114,52 @@ struct BF16Tiles {
   }
 };
 
-// Int8Lines and Int4Lines load weights [k, k + count) of 16 outputs into a B tile of k_bytes / 4
-// lines with 4 k each, and zeros after them. k_bytes is 64, or 32 if a group is not a multiple of
-// 64.
-struct Int8Lines {
+// A Lines type multiplies tiles of one kind of quantised weights and prepared rows. Its LoadLines
+// loads weights [k, k + count) of 16 outputs into a B tile, and zeros after them.
+
+// int8 rows. A tile product takes 64 columns, or 32 if a group is not a multiple of 64.
+struct ByteRows {
+  static constexpr int kElementBytes = 1;
+  static constexpr bool kScaledRows = true;
+  static int StepBytes(const QuantShape& shape) {
+    return shape.num_groups > 1 && shape.group_size % 64 != 0 ? 32 : 64;
+  }
   template <int kTile>
-  static void Load(TileUnit* unit, const TileProblem& tile, int p, int64_t k, int count,
-                   int k_bytes) {
+  static void LoadRows(TileUnit* unit, const char* a, int64_t a_stride, int rows, int64_t k,
+                       int count) {
+    unit->Load<kTile>(a + k, a_stride);
+  }
+  template <int kC, int kA, int kB>
+  static void Multiply(TileUnit* unit) {
+    unit->DotBytes<kC, kA, kB>();
+  }
+  // Returns the products of a row with weights code - zero. `sum` is the sum of the row's elements.
+  static V16 Centred(const void* dots, I16 zero, const char* sum) {
+    return ToFloats(SubInts(LoadInts(dots), MulInts(zero, BroadcastBytes(sum))));
+  }
+};
+struct Int8Lines : ByteRows {
+  template <int kTile>
+  static void LoadLines(TileUnit* unit, const TileProblem& tile, int p, int64_t k, int count,
+                        int step_bytes) {
     const char* const lines = tile.b + p * tile.panel_bytes + k / 4 * kCacheLine;
     const int num_lines = (count + 3) / 4;
     PrefetchAt(tile, p, k / 4, num_lines);
-    if (4 * num_lines == k_bytes) return unit->Load<kTile>(lines, kCacheLine);
+    if (4 * num_lines == step_bytes) return unit->Load<kTile>(lines, kCacheLine);
     alignas(64) char copy[kTileBytes] = {};
     std::memcpy(copy, lines, static_cast<size_t>(num_lines * kCacheLine));
     unit->Load<kTile>(copy, kCacheLine);
   }
 };
-struct Int4Lines {
+struct Int4Lines : ByteRows {
   template <int kTile>
-  static void Load(TileUnit* unit, const TileProblem& tile, int p, int64_t k, int count,
-                   int k_bytes) {
+  static void LoadLines(TileUnit* unit, const TileProblem& tile, int p, int64_t k, int count,
+                        int step_bytes) {
     const char* const lines = tile.b + p * tile.panel_bytes + k / 8 * kCacheLine;
     const int num_lines = (count + 7) / 8;
     PrefetchAt(tile, p, k / 8, num_lines);
     alignas(64) char bytes[kTileBytes];
-    if (8 * num_lines != k_bytes) std::memset(bytes, 0, sizeof(bytes));
+    if (8 * num_lines != step_bytes) std::memset(bytes, 0, sizeof(bytes));
     for (int i = 0; i < num_lines; ++i) {
       const I16 codes = LoadInts(lines + i * kCacheLine);
       const I16 low = LowNibbles(codes);
@@ -147,26 +171,89 @@ struct Int4Lines {
   }
 };
 
-// Adds one group of columns to the outputs of `rows` rows and one panel: out = fma(scale, dot -
-// zero * sum, out), where `sum` is the sum of the row's codes. The first group overwrites `out`.
-void AddGroup(const QuantShape& shape, const TileProblem& tile, int64_t g, int row, int rows,
-              int panel, const int32_t* dots) {
-  const char* const b = tile.b + panel * tile.panel_bytes;
-  const char* const scales = b + shape.scales;
-  V16 scale;
-  if (shape.scale_type == ScaleType::kF32) {
-    scale = Load(scales + 4 * kPanel * g);
-  } else {
-    const char* const half = scales + 2 * kPanel * g;
-    scale = shape.scale_type == ScaleType::kBF16 ? LoadBF16(half) : LoadF16(half);
+// bf16 rows (RoundRow in weight_only_kernels.cc). A tile product takes 32 columns: 16 pairs of
+// columns that lie two apart.
+template <class Columns>
+struct RoundedLines {
+  static constexpr int kElementBytes = 2;
+  static constexpr bool kScaledRows = false;
+  static constexpr int kPairs = Columns::kCols / 2;  // of a line
+  static int StepBytes(const QuantShape& shape) { return kTileRows * 4; }
+
+  template <int kTile>
+  static void LoadRows(TileUnit* unit, const char* a, int64_t a_stride, int rows, int64_t k,
+                       int count) {
+    if (BF16Rows::kNarrow) return unit->Load<kTile>(a + kElementBytes * k, a_stride);
+    alignas(64) char copy[kTileBytes] = {};
+    const int whole = (count + 3) / 4 * 4;
+    for (int r = 0; r < rows; ++r) {
+      for (int i = 0; i < whole; ++i) {
+        // Columns 0, 2, 1, 3 of each run of four; the upper half of an fp32 value is its bf16
+        // value.
+        const int column = i / 4 * 4 + i % 2 * 2 + i / 2 % 2;
+        std::memcpy(copy + r * kCacheLine + 2 * i, a + r * a_stride + 4 * (k + column) + 2, 2);
+      }
+    }
+    unit->Load<kTile>(copy, kCacheLine);
   }
+
+  template <int kTile>
+  static void LoadLines(TileUnit* unit, const TileProblem& tile, int p, int64_t k, int count,
+                        int step_bytes) {
+    const int64_t line = k / Columns::kCols;
+    const char* const lines = tile.b + p * tile.panel_bytes + line * kCacheLine;
+    const int num_lines = (count + Columns::kCols - 1) / Columns::kCols;
+    PrefetchAt(tile, p, line, num_lines);
+    alignas(64) char pairs[kTileBytes];
+    if (num_lines * kPairs != kTileRows) std::memset(pairs, 0, sizeof(pairs));
+    for (int i = 0; i < num_lines; ++i) {
+      for (int pair = 0; pair < kPairs; ++pair) {
+        const V16 w = PairOf(lines + i * kCacheLine, pair);
+        std::memcpy(pairs + (i * kPairs + pair) * kCacheLine, &w, sizeof(w));
+      }
+    }
+    unit->Load<kTile>(pairs, kCacheLine);
+  }
+  template <int kC, int kA, int kB>
+  static void Multiply(TileUnit* unit) {
+    unit->DotBF16<kC, kA, kB>();
+  }
+  static V16 Centred(const void* dots, I16 zero, const char* sum) {
+    const V16 share = ToFloats(SubInts(BroadcastInt(Columns::kShift), zero));
+    return Fma(share, BroadcastWord(sum), Load(static_cast<const float*>(dots)));
+  }
+
+ private:
+  // Returns the bf16 pairs of the two columns of pair `pair` of a line.
+  static V16 PairOf(const char* line, int pair) {
+#if defined(TESSERA_HAS_DOT_BF16)
+    return Columns::Outputs(line, pair);
+#else
+    const int column = pair / 2 * 4 + pair % 2;
+    alignas(64) uint32_t first[kPanel];
+    alignas(64) uint32_t second[kPanel];
+    Store(reinterpret_cast<float*>(first), Columns::Outputs(line, column));
+    Store(reinterpret_cast<float*>(second), Columns::Outputs(line, column + 2));
+    for (int i = 0; i < kPanel; ++i) first[i] = first[i] >> 16 | (second[i] & 0xffff0000u);
+    return Load(reinterpret_cast<const float*>(first));
+#endif
+  }
+};
+
+// Adds one group of columns to the outputs of `rows` rows and one panel: out = fma(scale, dots,
+// out), where `dots` are the tile's sums. The first group overwrites `out`.
+template <class Lines>
+void AddGroup(const QuantShape& shape, const TileProblem& tile, int64_t g, int row, int rows,
+              int panel, const char* dots) {
+  const char* const b = tile.b + panel * tile.panel_bytes;
+  const V16 scale = LoadScales(shape, b, g);
   const I16 zero = shape.zeros != 0 ? LoadWideBytes(b + shape.zeros + kPanel * g)
                                     : BroadcastInt(shape.symmetric_zero);
   for (int r = 0; r < rows; ++r) {
-    const I16 sum = BroadcastBytes(tile.a + (row + r) * tile.a_stride + shape.row_sums + 4 * g);
-    const I16 dot = SubInts(LoadInts(dots + r * kPanel), MulInts(zero, sum));
+    const char* const sum = tile.a + (row + r) * tile.a_stride + shape.row_sums + 4 * g;
     float* const out = tile.out + (row + r) * tile.out_stride + panel * kPanel;
-    Store(out, Fma(scale, ToFloats(dot), g == 0 ? Zero() : Load(out)));
+    const V16 dot = Lines::Centred(dots + r * kCacheLine, zero, sum);
+    Store(out, Fma(scale, dot, g == 0 ? Zero() : Load(out)));
   }
 }
 
@@ -179,43 +266,46 @@ struct QuantTiles {
   static void Run(const QuantShape& shape, const TileProblem& tile, int rows) {
     const int rows0 = LeastOf(rows, kTileRows);
     const int rows1 = rows - rows0;
-    const int k_bytes = shape.num_groups > 1 && shape.group_size % 64 != 0 ? 32 : 64;
+    const char* const a1 = tile.a + kTileRows * tile.a_stride;
+    const int bytes = Lines::StepBytes(shape);
+    const int step = bytes / Lines::kElementBytes;
     TileUnit unit;
-    unit.Configure(MakeTileConfig(rows0, rows1, k_bytes));
-    alignas(64) int32_t dots[kTileRows * kPanel];
+    unit.Configure(MakeTileConfig(rows0, rows1, bytes));
+    alignas(64) char dots[kTileBytes];
     for (int64_t g = 0; g < shape.num_groups; ++g) {
       unit.Zero<0>();
       if (kTwoPanels) unit.Zero<1>();
       if (kTwoRows) unit.Zero<2>();
       if (kTwoRows && kTwoPanels) unit.Zero<3>();
       const int64_t end = g + 1 < shape.num_groups ? (g + 1) * shape.group_size : shape.cols;
-      for (int64_t k = g * shape.group_size; k < end; k += k_bytes) {
-        const int count = LeastOf(end - k, k_bytes);
-        unit.Load<4>(tile.a + k, tile.a_stride);
-        if (kTwoRows) unit.Load<5>(tile.a + kTileRows * tile.a_stride + k, tile.a_stride);
-        Lines::template Load<6>(&unit, tile, 0, k, count, k_bytes);
-        unit.DotBytes<0, 4, 6>();
-        if (kTwoRows) unit.DotBytes<2, 5, 6>();
+      for (int64_t k = g * shape.group_size; k < end; k += step) {
+        const int count = LeastOf(end - k, step);
+        Lines::template LoadRows<4>(&unit, tile.a, tile.a_stride, rows0, k, count);
+        if (kTwoRows) Lines::template LoadRows<5>(&unit, a1, tile.a_stride, rows1, k, count);
+        Lines::template LoadLines<6>(&unit, tile, 0, k, count, bytes);
+        Lines::template Multiply<0, 4, 6>(&unit);
+        if (kTwoRows) Lines::template Multiply<2, 5, 6>(&unit);
         if (!kTwoPanels) continue;
-        Lines::template Load<7>(&unit, tile, 1, k, count, k_bytes);
-        unit.DotBytes<1, 4, 7>();
-        if (kTwoRows) unit.DotBytes<3, 5, 7>();
+        Lines::template LoadLines<7>(&unit, tile, 1, k, count, bytes);
+        Lines::template Multiply<1, 4, 7>(&unit);
+        if (kTwoRows) Lines::template Multiply<3, 5, 7>(&unit);
       }
       unit.Store<0>(dots, kCacheLine);
-      AddGroup(shape, tile, g, 0, rows0, 0, dots);
+      AddGroup<Lines>(shape, tile, g, 0, rows0, 0, dots);
       if (kTwoPanels) {
         unit.Store<1>(dots, kCacheLine);
-        AddGroup(shape, tile, g, 0, rows0, 1, dots);
+        AddGroup<Lines>(shape, tile, g, 0, rows0, 1, dots);
       }
       if (kTwoRows) {
         unit.Store<2>(dots, kCacheLine);
-        AddGroup(shape, tile, g, kTileRows, rows1, 0, dots);
+        AddGroup<Lines>(shape, tile, g, kTileRows, rows1, 0, dots);
       }
       if (kTwoRows && kTwoPanels) {
         unit.Store<3>(dots, kCacheLine);
-        AddGroup(shape, tile, g, kTileRows, rows1, 1, dots);
+        AddGroup<Lines>(shape, tile, g, kTileRows, rows1, 1, dots);
       }
     }
+    if (!Lines::kScaledRows) return;
     for (int r = 0; r < rows; ++r) {
       const V16 row_scale = BroadcastWord(tile.a + r * tile.a_stride + shape.row_scale);
       for (int p = 0; p < (kTwoPanels ? 2 : 1); ++p) {
@@ -247,6 +337,18 @@ void GemmI8(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, 
 void GemmI4(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
             int64_t row_end) {
   GemmLoop<QuantTiles<Int4Lines>>(problem, panel_begin, panel_end, row_begin, row_end);
+}
+
+void GemmI8Rounded(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end,
+                   int64_t row_begin, int64_t row_end) {
+  GemmLoop<QuantTiles<RoundedLines<Int8Columns>>>(problem, panel_begin, panel_end, row_begin,
+                                                  row_end);
+}
+
+void GemmI4Rounded(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end,
+                   int64_t row_begin, int64_t row_end) {
+  GemmLoop<QuantTiles<RoundedLines<Int4Columns>>>(problem, panel_begin, panel_end, row_begin,
+                                                  row_end);
 }
 
 // Runs four independent tile products per iteration, as the GEMM loops do.
@@ -281,6 +383,8 @@ const IsaKernels& Kernels() {
     table.gemm_bf16 = &GemmBF16;
     table.gemm_i8 = &GemmI8;
     table.gemm_i4 = &GemmI4;
+    table.gemm_i8_rounded = &GemmI8Rounded;
+    table.gemm_i4_rounded = &GemmI4Rounded;
     table.spin_multiply_adds = &SpinMultiplyAdds;
     table.spin_dots = &SpinDots;
     return table;

@@ -139,6 +139,15 @@ struct IsaKernels {
   void (*gemm_i4)(const GemmProblem&, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
                   int64_t row_end) = nullptr;
 
+  // The same for quantised weights whose activations are bf16: RMSNorm (if `weight`) and rounding,
+  // then elements and sums.
+  void (*round_row)(const float* x, const float* weight, float eps, const QuantShape& shape,
+                    float* values, void* out) = nullptr;
+  void (*gemm_i8_rounded)(const GemmProblem&, int64_t panel_begin, int64_t panel_end,
+                          int64_t row_begin, int64_t row_end) = nullptr;
+  void (*gemm_i4_rounded)(const GemmProblem&, int64_t panel_begin, int64_t panel_end,
+                          int64_t row_begin, int64_t row_end) = nullptr;
+
   void (*lora_shrink)(const LoraShrinkProblem&) = nullptr;
 
   void (*append_head)(const AppendProblem&) = nullptr;

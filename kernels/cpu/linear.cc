@@ -28,14 +28,15 @@ GemmProblem NewProblem(const CpuWeight& weight) {
   return problem;
 }
 
-decltype(IsaKernels::gemm_f32) GemmOf(const IsaKernels& kernels, DType dtype) {
-  switch (dtype) {
+decltype(IsaKernels::gemm_f32) GemmOf(const IsaKernels& kernels, const WeightFormat& format) {
+  const bool rounded = format.activations == DType::kBF16;
+  switch (format.dtype) {
     case DType::kBF16:
       return kernels.gemm_bf16;
     case DType::kI8:
-      return kernels.gemm_i8;
+      return rounded ? kernels.gemm_i8_rounded : kernels.gemm_i8;
     case DType::kI4:
-      return kernels.gemm_i4;
+      return rounded ? kernels.gemm_i4_rounded : kernels.gemm_i4;
     default:
       return kernels.gemm_f32;
   }
@@ -71,12 +72,14 @@ void LinearOp::PrepareRows(const Rows& rows, const NormArgs& norm, const CpuWeig
   const int64_t value_stride = RoundUp<int64_t>(weight.cols(), kPanel);
   float* const values =
       quant == nullptr ? nullptr : row_values_.Floats(team_->num_threads() * value_stride);
+  const auto prepare_quant =
+      weight.format().activations == DType::kBF16 ? kernels_.round_row : kernels_.quantize_row;
   const auto prepare = [&](int64_t begin, int64_t end, int member) {
     for (int64_t i = begin; i < end; ++i) {
       if (adapted != nullptr) lora_.PrepareRow(*adapted, i);
       if (quant != nullptr) {
-        kernels_.quantize_row(rows.row(i), norm.weight, norm.eps, *quant,
-                              values + member * value_stride, out + i * stride);
+        prepare_quant(rows.row(i), norm.weight, norm.eps, *quant, values + member * value_stride,
+                      out + i * stride);
         continue;
       }
       kernels_.prepare_row(rows.row(i), norm.weight, norm.eps, weight.cols(), padded_cols, round,
@@ -102,7 +105,7 @@ void LinearOp::RunGemm(const CpuWeight& weight, int64_t num_rows, const GemmProb
   const int64_t panel_tasks = CeilDiv(num_panels, task_panels);
   const int64_t most_rows = std::max<int64_t>(48, kRowBlockBytes / problem.a_stride);
   const int64_t row_tasks = CeilDiv(num_rows, most_rows);
-  const auto gemm = GemmOf(kernels_, weight.dtype());
+  const auto gemm = GemmOf(kernels_, weight.format());
   work_.For(panel_tasks * row_tasks, [&](int64_t task, int member) {
     const int64_t row_task = task / panel_tasks;
     const int64_t panel = task % panel_tasks * task_panels;

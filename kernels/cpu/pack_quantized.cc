@@ -71,7 +71,9 @@ QuantShape NewQuantShape(int64_t cols, const WeightFormat& format, DType scale_d
   shape.zeros = format.asymmetric ? shape.scales + scale_bytes : 0;
   shape.scale_type = ScaleTypeOf(scale_dtype);
   shape.symmetric_zero = format.symmetric_zero();
-  shape.row_sums = RoundUp(lines * line_cols, kCacheLine);
+  const int64_t element_bytes =
+      format.activations == DType::kBF16 ? DTypeBytes(DType::kF32) : DTypeBytes(DType::kI8);
+  shape.row_sums = RoundUp(lines * line_cols * element_bytes, kCacheLine);
   shape.row_scale = shape.row_sums + 4 * shape.num_groups;
   return shape;
 }

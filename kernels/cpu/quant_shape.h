@@ -8,8 +8,13 @@
 //   next 4 k.
 // Codes after the last k, and the codes of outputs after the last, are 0.
 //
-// A prepared row is: codes (signed bytes, padded with zeros); then the sum of the codes of each
-// group (int32); then the scale of the row (fp32).
+// A prepared row for int8 activations is: codes (signed bytes, padded with zeros); then the sum of
+// the codes of each group (int32); then the scale of the row (fp32).
+//
+// A prepared row for bf16 activations is: elements, padded with zeros; then, at the place that
+// follows fp32 elements, the sum of the elements of each group (fp32). An ISA with a bf16 dot
+// product stores the elements as bf16, in the order 0, 2, 1, 3 of each run of four columns; other
+// ISAs store fp32 numbers in their own order.
 #pragma once
 
 #include <cstdint>

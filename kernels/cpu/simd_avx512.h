@@ -130,7 +130,7 @@ TESSERA_INLINE void StoreBF16(void* p, V16 x) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(bits));
 }
 
-#if defined(TESSERA_ISA_AVX512BF16)
+#if defined(TESSERA_ISA_AVX512BF16) || defined(TESSERA_ISA_AMX)
 #define TESSERA_HAS_DOT_BF16 1
 // Returns acc + a.first * b.first + a.second * b.second for the bf16 pair in each lane.
 TESSERA_INLINE V16 DotPairs(V16 acc, V16 a, V16 b) {

@@ -100,6 +100,23 @@ TESSERA_INLINE I16 BroadcastBytes(const void* p) {
   return BroadcastInt(word);
 }
 
+// Returns the bits [32 - right, 32) of x << left, as signed numbers.
+TESSERA_INLINE I16 SignedBits(I16 x, int left, int right) {
+  return {_mm256_srai_epi32(_mm256_slli_epi32(x.lo, left), right),
+          _mm256_srai_epi32(_mm256_slli_epi32(x.hi, left), right)};
+}
+// FlipBytes and FlipNibbles turn unsigned codes into signed numbers that are 128 or 8 less.
+TESSERA_INLINE I16 FlipBytes(I16 x) {
+  const __m256i flip = _mm256_set1_epi8(-128);
+  return {_mm256_xor_si256(x.lo, flip), _mm256_xor_si256(x.hi, flip)};
+}
+TESSERA_INLINE I16 FlipNibbles(I16 x) {
+  const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x88));
+  return {_mm256_xor_si256(x.lo, flip), _mm256_xor_si256(x.hi, flip)};
+}
+// Stores 16 elements of a row for weights of RoundRow (weight_only_kernels.cc).
+TESSERA_INLINE void StoreColumns(void* p, V16 x) { Store(static_cast<float*>(p), x); }
+
 TESSERA_INLINE I16 LowNibbles(I16 x) {
   const __m256i mask = _mm256_set1_epi8(15);
   return {_mm256_and_si256(x.lo, mask), _mm256_and_si256(x.hi, mask)};

@@ -61,6 +61,47 @@ TESSERA_INLINE I16 BroadcastBytes(const void* p) {
   return {_mm512_set1_epi32(word)};
 }
 
+TESSERA_INLINE I16 ShiftRight(I16 x, int bits) {
+  return {_mm512_srli_epi32(x.v, static_cast<unsigned>(bits))};
+}
+// Returns the bits [32 - right, 32) of x << left, as signed numbers.
+TESSERA_INLINE I16 SignedBits(I16 x, int left, int right) {
+  return {_mm512_srai_epi32(_mm512_slli_epi32(x.v, static_cast<unsigned>(left)),
+                            static_cast<unsigned>(right))};
+}
+// FlipBytes and FlipNibbles turn unsigned codes into signed numbers that are 128 or 8 less.
+TESSERA_INLINE I16 FlipBytes(I16 x) { return {_mm512_xor_si512(x.v, _mm512_set1_epi8(-128))}; }
+TESSERA_INLINE I16 FlipNibbles(I16 x) {
+  return {_mm512_xor_si512(x.v, _mm512_set1_epi8(static_cast<char>(0x88)))};
+}
+#if defined(TESSERA_HAS_DOT_BF16)
+// Returns the bf16 pair of the two integers in each lane. REQUIRES: they are in [-256, 256], so
+// that bf16 represents them exactly.
+TESSERA_INLINE V16 PairOfSmallInts(I16 first, I16 second) {
+  const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(first.v)), 16);
+  const __m512i high = _mm512_castps_si512(_mm512_cvtepi32_ps(second.v));
+  return {_mm512_castsi512_ps(_mm512_mask_blend_epi16(0xaaaaaaaau, low, high))};
+}
+// Returns, for each lane, the bf16 pair of the int4 weights code - 8 whose codes are the lowest
+// bits of the lane's two halves. The upper bits of the halves may have any value.
+TESSERA_INLINE V16 PairsOfNibbles(I16 x) {
+  // The permutation reads 5 bits of each half as an index, so the table holds the weights twice.
+  const __m512i weights = _mm512_broadcast_i64x4(_mm256_setr_epi16(
+      static_cast<int16_t>(0xc100), static_cast<int16_t>(0xc0e0), static_cast<int16_t>(0xc0c0),
+      static_cast<int16_t>(0xc0a0), static_cast<int16_t>(0xc080), static_cast<int16_t>(0xc040),
+      static_cast<int16_t>(0xc000), static_cast<int16_t>(0xbf80), 0x0000, 0x3f80, 0x4000, 0x4040,
+      0x4080, 0x40a0, 0x40c0, 0x40e0));
+  return {_mm512_castsi512_ps(_mm512_permutexvar_epi16(x.v, weights))};
+}
+// Stores 16 numbers that bf16 represents exactly in the order of columns of RoundRow
+// (weight_only_kernels.cc): columns 0, 2, 1, 3 of each run of four.
+TESSERA_INLINE void StoreColumns(void* p, V16 x) {
+  StoreNormalBF16(p, {_mm512_permute_ps(x.v, 0xd8)});
+}
+#else
+TESSERA_INLINE void StoreColumns(void* p, V16 x) { _mm512_storeu_ps(p, x.v); }
+#endif
+
 TESSERA_INLINE I16 LowNibbles(I16 x) { return {_mm512_and_si512(x.v, _mm512_set1_epi8(15))}; }
 TESSERA_INLINE I16 HighNibbles(I16 x) {
   return {_mm512_and_si512(_mm512_srli_epi32(x.v, 4), _mm512_set1_epi8(15))};

@@ -50,10 +50,14 @@ constexpr int64_t PackedBytes(int64_t parts, int64_t rows, int64_t cols, const W
 }
 
 // The bytes of `rows` rows that Linear has normed, rounded or quantised. A row takes an odd number
-// of cache lines: at most those of an fp32 row, or the three lines of a short quantised row.
+// of cache lines: at most those of an fp32 row with a sum for each group of columns, or the three
+// lines of a short quantised row.
 constexpr int64_t PreparedBytes(int64_t rows, int64_t cols) {
   constexpr int64_t kShortRowLines = 3;
-  const int64_t lines = CeilDiv<int64_t>(cols * DTypeBytes(DType::kF32), kLineBytes) | 1;
+  constexpr int64_t kFloatBytes = DTypeBytes(DType::kF32);
+  const int64_t row_lines = CeilDiv<int64_t>(cols * kFloatBytes, kLineBytes);
+  const int64_t sum_bytes = CeilDiv<int64_t>(cols, kGroupGranule) * kFloatBytes;
+  const int64_t lines = (row_lines + CeilDiv<int64_t>(sum_bytes + kFloatBytes, kLineBytes)) | 1;
   return WorkBytes(rows * (lines < kShortRowLines ? kShortRowLines : lines) * kLineBytes);
 }
 

@@ -13,8 +13,10 @@
 // I. It stores H w / B instead of a row w of the weight and quantises H x instead of the row x of
 // activations, so that the product is that of w and x. RotateRow defines the order of the sums.
 //
-// The activations that a quantised weight multiplies are quantised by row, for any number of rows.
-// After the norm and the rotation, with m = max |x[k]|,
+// The format also fixes the type of the activations that a quantised weight multiplies, for any
+// number of rows.
+//
+// int8 activations are quantised by row. After the norm and the rotation, with m = max |x[k]|,
 //   code[k] = round(x[k] * (127 / m)), to nearest, ties to even      row scale = m / 127
 // A row with m < kLeastRowMaximum becomes zeros. A row with a NaN or an infinity has the scale NaN,
 // so all its outputs are NaN, and those of other rows are not affected.
@@ -25,6 +27,11 @@
 //   y      = sum * row scale
 // The order of sums within a group therefore does not change the result. All backends agree bit for
 // bit, unless the norm before the Linear rounds differently.
+//
+// bf16 activations are x[k], after the norm, rounded to nearest. The codes are not rounded:
+//   dot[g] = sum of (code[n][k] - zero[n][g]) * bf16(x[k])           in fp32, in any fixed order
+//   y      = fma(scale[n][g], dot[g], y), from 0
+// Backends agree within the rounding errors of these sums, as they do for bf16 weights.
 #pragma once
 
 #include <cstdint>
@@ -58,6 +65,8 @@ struct WeightFormat {
   // kMaxRotation that divides the number of columns. 0: no rotation, as in a weight that another
   // program has quantised.
   int32_t rotation = 0;
+  // For kI8 and kI4: the type of the activations, kI8 or kBF16. A format with a rotation has kI8.
+  DType activations = DType::kI8;
 
   // The constructor is implicit, so that a DType converts to the format with that type.
   constexpr WeightFormat(  // NOLINT(google-explicit-constructor)
@@ -73,16 +82,25 @@ struct WeightFormat {
   }
   constexpr bool valid() const {
     if (!quantized()) return group_size == 0 && !asymmetric && rotation == 0 && DTypeIsFloat();
+    if (activations != DType::kI8 && (activations != DType::kBF16 || rotation != 0)) return false;
     return group_size >= 0 && group_size % kGroupGranule == 0 &&
            (rotation == 0 || RotationOf(rotation) == rotation);
   }
-  // The format with the largest rotation that suits a weight of `cols` columns.
+  // The format with the largest rotation that suits a weight of `cols` columns, for int8
+  // activations.
   constexpr WeightFormat Rotated(int64_t cols) const {
     return {dtype, group_size, asymmetric, RotationOf(cols)};
   }
+  // The format for bf16 activations, which has no rotation.
+  constexpr WeightFormat WithBF16Activations() const {
+    WeightFormat format(dtype, group_size, asymmetric);
+    format.activations = DType::kBF16;
+    return format;
+  }
   constexpr bool operator==(const WeightFormat& other) const {
     return dtype == other.dtype && group_size == other.group_size &&
-           asymmetric == other.asymmetric && rotation == other.rotation;
+           asymmetric == other.asymmetric && rotation == other.rotation &&
+           activations == other.activations;
   }
 
  private:

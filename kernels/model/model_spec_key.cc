@@ -37,8 +37,8 @@ std::string QuantizationKey(const QuantizationSpec& quantization) {
   std::string key = absl::StrCat(static_cast<int>(method), " ", static_cast<int>(gptq_zeros), " ",
                                  static_cast<int>(needs_group_index));
   for (const QuantGrid& grid : grids) {
-    const auto& [bits, group_size] = grid;
-    absl::StrAppend(&key, " ", bits, "/", group_size);
+    const auto& [bits, group_size, int8_activations] = grid;
+    absl::StrAppend(&key, " ", bits, "/", group_size, int8_activations ? "x8" : "");
   }
   return key;
 }

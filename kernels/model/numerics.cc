@@ -25,6 +25,9 @@ std::string FormatText(const WeightFormat& format) {
   if (format.group_size > 0) absl::StrAppend(&text, "/", format.group_size);
   if (format.asymmetric) text += "a";
   if (format.rotation > 0) absl::StrAppend(&text, "h", format.rotation);
+  if (format.quantized() && format.activations != DType::kI8) {
+    absl::StrAppend(&text, ":", DTypeName(format.activations));
+  }
   return text;
 }
 

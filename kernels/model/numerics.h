@@ -22,7 +22,8 @@ namespace tessera {
 
 // Returns the formats, for example "embed bfloat16; head tied; layers 0-23 bfloat16 bfloat16
 // bfloat16 bfloat16; kv bfloat16". A layer has the formats of qkv, out, gate_up and down;
-// "int4/32a" is int4 in groups of 32 weights, each group with its own zero point.
+// "int4/32a:bfloat16" is int4 in groups of 32 weights, each group with its own zero point, for bf16
+// activations; without the last part, quantised weights have int8 activations.
 std::string FormatsText(const ModelWeights& weights, const PageLayout& layout);
 
 // Returns the tag: the hash, as 32 hex digits, of the K and V rows of 16 fixed tokens in the first

@@ -107,6 +107,7 @@ class QuantizedWeight final : public RefWeight {
   }
 
   void Multiply(float* x, float* y) const override {
+    if (format_.activations == DType::kBF16) return MultiplyRounded(x, y);
     std::vector<int32_t> codes(static_cast<size_t>(cols_));
     if (format_.rotation != 0) RotateRow(format_.rotation, cols_, x);
     const float row_scale = QuantizeRow(x, cols_, codes.data());
@@ -135,6 +136,20 @@ class QuantizedWeight final : public RefWeight {
   }
 
  private:
+  void MultiplyRounded(float* x, float* y) const {
+    for (int64_t k = 0; k < cols_; ++k) x[k] = RoundTo(DType::kBF16, x[k]);
+    for (int64_t n = 0; n < rows_; ++n) {
+      double sum = 0.0;
+      for (int64_t g = 0; g < num_groups_; ++g) {
+        double dot = 0.0;
+        const int64_t end = std::min(cols_, (g + 1) * group_);
+        for (int64_t k = g * group_; k < end; ++k) dot += (code(n, k) - zero(n, g)) * double{x[k]};
+        sum += double{scale(n, g)} * dot;
+      }
+      y[n] = static_cast<float>(sum);
+    }
+  }
+
   static uint8_t* Bytes(const Memory& memory) { return reinterpret_cast<uint8_t*>(memory.get()); }
   int32_t code(int64_t n, int64_t k) const { return Bytes(codes_)[n * cols_ + k]; }
   int32_t zero(int64_t n, int64_t g) const { return Bytes(zeros_)[n * num_groups_ + g]; }

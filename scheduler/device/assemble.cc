@@ -35,7 +35,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const AssembleOptions& options,
                                                  PackCache* pack_cache, RunnerDevice* runner) {
   ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::OpenDir(source.dir));
   WeightOptions weight_options;
-  weight_options.dtype = options.weight_dtype;
+  weight_options.request = options.weight_request();
   weight_options.team = runner->team.get();
   weight_options.pack_cache = pack_cache;
   if (options.progress) {
@@ -112,7 +112,7 @@ absl::Status CheckFiles(const AssembleOptions& options, const MemoryPlan& plan,
   for (size_t i = 0; i < plan.models.size(); ++i) {
     ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::OpenDir(options.models[i].dir));
     WeightOptions weight_options;
-    weight_options.dtype = options.weight_dtype;
+    weight_options.request = options.weight_request();
     weight_options.team = parts.runner.team.get();
     RETURN_IF_ERROR(CheckWeights(plan.models[i].spec, *checkpoint, weight_options));
   }

@@ -214,8 +214,9 @@ absl::StatusOr<MemoryPlan> PlanMemory(const AssembleOptions& options) {
     }
     UntieStoredHead(*checkpoint, &m.spec);
     ASSIGN_OR_RETURN(const WeightPlan weights,
-                     PlanWeights(m.spec, *checkpoint, options.weight_dtype));
+                     PlanWeights(m.spec, *checkpoint, options.weight_request()));
     m.weight_dtype = weights.dtype;
+    m.activations = weights.activations;
     m.kv_dtype = KvDtypeOf(options.kv_dtype, m.weight_dtype);
     m.weight_bytes = PlannedWeightBytes(m.spec, weights);
     const ModelLimits limits = LimitsOf(options);

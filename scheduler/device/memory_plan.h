@@ -51,6 +51,7 @@ struct AssembleOptions {
   std::string backend;
   int32_t num_threads = 0;  // 0: NumUsableCores()
   WeightDtype weight_dtype = WeightDtype::kAuto;
+  ActivationDtype activations = ActivationDtype::kAuto;
   KvDtype kv_dtype = KvDtype::kAuto;
   AdapterDtype adapter_dtype = AdapterDtype::kAuto;
   // The bytes of the page pool. 0: the bytes that max_num_seqs sequences of max_model_len need, but
@@ -74,6 +75,8 @@ struct AssembleOptions {
       new_backend;
   // Called repeatedly while weights are packed. May be empty.
   std::function<void(const std::string& model, int64_t done_bytes, int64_t total_bytes)> progress;
+
+  WeightRequest weight_request() const { return {weight_dtype, activations, kInt4Format}; }
 };
 
 // The memory of one device.
@@ -81,6 +84,7 @@ struct MemoryPlan {
   struct PerModel {
     ModelSpec spec;
     DType weight_dtype = DType::kF32;
+    DType activations = DType::kF32;
     DType kv_dtype = DType::kF32;
     PageLayout layout;
     int64_t weight_bytes = 0;  // bytes of the packed weights

@@ -32,6 +32,7 @@ struct ServedModel {
   int64_t hidden = 0;
   int64_t num_parameters = 0;  // 0: not known
   std::string dtype;
+  std::string activations;
   std::string kv_dtype;
   int64_t max_prompt_bytes = 0;  // bytes of prompt text before tokenisation
   // At most the size of the engine's queue: more inputs could never be submitted together.

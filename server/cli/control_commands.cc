@@ -30,11 +30,13 @@ int RunModels(const Arguments& arguments, Session* session) {
   }
   for (const v1::ModelInfo& model : response.models()) {
     std::printf(
-        "%s%s: %s, %.1fM parameters, %s weights, %s KV, context %lld, vocabulary %lld%s\n",
+        "%s%s: %s, %.1fM parameters, %s weights, %s activations, %s KV, context %lld, vocabulary "
+        "%lld%s\n",
         model.name().c_str(), model.is_default() ? " (default)" : "", model.family().c_str(),
         static_cast<double>(model.num_parameters()) / 1e6, model.dtype().c_str(),
-        model.kv_cache_dtype().c_str(), static_cast<long long>(model.max_model_len()),
-        static_cast<long long>(model.vocab_size()), model.has_chat_template() ? ", chat" : "");
+        model.activations().c_str(), model.kv_cache_dtype().c_str(),
+        static_cast<long long>(model.max_model_len()), static_cast<long long>(model.vocab_size()),
+        model.has_chat_template() ? ", chat" : "");
   }
   return kOk;
 }

@@ -77,6 +77,7 @@ void FillModels(const ServingContext& context, v1::ListModelsResponse* response)
     info->set_trained_context(model.trained_context);
     info->set_num_parameters(model.num_parameters);
     info->set_dtype(model.dtype);
+    info->set_activations(model.activations);
     info->set_kv_cache_dtype(model.kv_dtype);
     info->set_hidden_size(model.hidden);
     info->set_has_chat_template(model.chat_templates->CanRender());

@@ -39,6 +39,16 @@ TEST(WeightFormatTest, KnowsWhatIsValid) {
   EXPECT_FALSE(WeightFormat(DType::kI8, 0, false, 8).valid());
   EXPECT_FALSE(WeightFormat(DType::kI8, 0, false, 256).valid());
   EXPECT_FALSE(WeightFormat(DType::kI8) == WeightFormat(DType::kI8, 0, false, 16));
+  const WeightFormat weight_only = WeightFormat(DType::kI4, 32).WithBF16Activations();
+  EXPECT_TRUE(weight_only.valid());
+  EXPECT_FALSE(weight_only == WeightFormat(DType::kI4, 32));
+  WeightFormat rotated = weight_only.Rotated(128);
+  EXPECT_EQ(rotated.activations, DType::kI8);
+  rotated.activations = DType::kBF16;
+  EXPECT_FALSE(rotated.valid());
+  rotated = weight_only;
+  rotated.activations = DType::kF32;
+  EXPECT_FALSE(rotated.valid());
   EXPECT_EQ(WeightFormat(DType::kI4, 32).NumGroups(65), 3);
   EXPECT_EQ(WeightFormat(DType::kI4).NumGroups(65), 1);
 }

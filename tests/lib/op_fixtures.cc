@@ -295,6 +295,7 @@ std::string FormatName(const WeightFormat& format) {
   if (format.group_size != 0) name += "_g" + std::to_string(format.group_size);
   if (format.asymmetric) name += "_asymmetric";
   if (format.rotation != 0) name += "_h" + std::to_string(format.rotation);
+  if (format.quantized() && format.activations == DType::kBF16) name += "_bf16";
   return name;
 }
 

@@ -105,7 +105,8 @@ TinyModel::TinyModel(const std::string& dir, Backend* backend, const TinyOptions
   const auto checkpoint = Checkpoint::OpenDir(dir);
   CHECK(checkpoint.ok()) << checkpoint.status();
   WeightOptions weight_options;
-  weight_options.dtype = options.dtype;
+  weight_options.request.dtype = options.dtype;
+  weight_options.request.activations = options.activations;
   weight_options.pack_cache = options.pack_cache;
   absl::StatusOr<ModelWeights> weights = LoadWeights(*spec, **checkpoint, backend_, weight_options);
   CHECK(weights.ok()) << weights.status();

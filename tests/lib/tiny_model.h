@@ -63,6 +63,7 @@ class TinyPool {
 
 struct TinyOptions {
   WeightDtype dtype = WeightDtype::kAuto;
+  ActivationDtype activations = ActivationDtype::kAuto;
   DType kv_dtype = DType::kF32;
   int32_t page_tokens = 16;
   int32_t max_tokens = 512;

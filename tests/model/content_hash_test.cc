@@ -252,7 +252,7 @@ TEST_F(ContentOfWeightsTest, FormatsThreadsAndThePackCacheDoNotCount) {
   WeightOptions options;
   options.team = &team;
   EXPECT_EQ(HashOf(dir(), options), hash);
-  options.dtype = WeightDtype::kI4;
+  options.request.dtype = WeightDtype::kI4;
   EXPECT_EQ(HashOf(dir(), options), hash);
   const std::string backend = AllBackends().back();
   EXPECT_EQ(HashOf(dir(), options, backend), hash);

@@ -116,6 +116,13 @@ TEST_P(GoldenTest, QuantizedAgreesWithRef) {
   }
 }
 
+TEST_P(GoldenTest, QuantizedWithBF16ActivationsAgreesWithRef) {
+  TinyOptions options;
+  options.dtype = WeightDtype::kI4;
+  options.activations = ActivationDtype::kBF16;
+  ExpectAgreesWithRef(model_name(), backend_name(), options, 0.5, 5e-2f);
+}
+
 TEST_P(GoldenTest, Int8KvAgreesWithRef) {
   TinyOptions options;
   options.dtype = WeightDtype::kF32;

@@ -24,6 +24,7 @@ struct Case {
   std::string backend;
   std::string model;
   DType dtype;
+  ActivationDtype activations = ActivationDtype::kAuto;
 };
 
 WeightDtype DtypeOf(DType dtype) {
@@ -51,6 +52,7 @@ std::vector<Case> Cases() {
       cases.push_back({backend, model, DType::kI8});
       cases.push_back({backend, model, DType::kI4});
     }
+    cases.push_back({backend, "llama32", DType::kI4, ActivationDtype::kBF16});
   }
   return cases;
 }
@@ -63,6 +65,7 @@ class MetamorphicTest : public ::testing::TestWithParam<Case> {
   TinyOptions Options() const {
     TinyOptions options;
     options.dtype = DtypeOf(GetParam().dtype);
+    options.activations = GetParam().activations;
     options.kv_dtype = GetParam().dtype == DType::kI4 ? DType::kBF16 : GetParam().dtype;
     options.max_tokens = 1024;
     options.max_num_seqs = 128;
@@ -363,7 +366,9 @@ TEST_P(MetamorphicTest, StepsWithoutTokens) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, MetamorphicTest, ::testing::ValuesIn(Cases()), [](const auto& info) {
-  return info.param.backend + "_" + info.param.model + "_" + DTypeName(info.param.dtype);
+  const char* const suffix =
+      info.param.activations == ActivationDtype::kBF16 ? "_bf16_activations" : "";
+  return info.param.backend + "_" + info.param.model + "_" + DTypeName(info.param.dtype) + suffix;
 });
 
 }  // namespace

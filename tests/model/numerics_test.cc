@@ -165,7 +165,7 @@ TEST(NumericsKeyTest, LayersOfOtherFormatsAreListedApart) {
   weights.embed = pack(DType::kF32);
   for (const WeightFormat& format :
        {WeightFormat(DType::kBF16), WeightFormat(DType::kBF16), WeightFormat(DType::kI4, 32, true),
-        WeightFormat(DType::kI8, 0, false, 16)}) {
+        WeightFormat(DType::kI8, 0, false, 16), WeightFormat(DType::kI8).WithBF16Activations()}) {
     LayerWeights& layer = weights.layers.emplace_back();
     for (auto* weight : {&layer.qkv, &layer.out, &layer.gate_up, &layer.down}) {
       *weight = pack(format);
@@ -175,8 +175,9 @@ TEST(NumericsKeyTest, LayersOfOtherFormatsAreListedApart) {
   layout.groups.resize(2);
   EXPECT_EQ(FormatsText(weights, layout),
             "embed float32; head tied; layers 0-1 bfloat16 bfloat16 bfloat16 bfloat16; 2-2 "
-            "int4/32a int4/32a int4/32a int4/32a; 3-3 int8h16 int8h16 int8h16 int8h16; attention "
-            "blocks of 256; kv float32 float32");
+            "int4/32a int4/32a int4/32a int4/32a; 3-3 int8h16 int8h16 int8h16 int8h16; 4-4 "
+            "int8:bfloat16 int8:bfloat16 int8:bfloat16 int8:bfloat16; attention blocks of 256; kv "
+            "float32 float32");
 }
 
 }  // namespace

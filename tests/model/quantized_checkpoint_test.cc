@@ -88,13 +88,14 @@ class QuantizedTest : public ::testing::Test {
     std::ofstream(dir_ + "/config.json") << config_;
     WriteRawTensors(dir_, tensors_, header_padding);
   }
-  absl::StatusOr<WeightPlan> Plan(WeightDtype dtype = WeightDtype::kAuto) {
+  absl::StatusOr<WeightPlan> Plan(WeightDtype dtype = WeightDtype::kAuto,
+                                  ActivationDtype activations = ActivationDtype::kAuto) {
     Write();
     const auto spec = LoadModelSpec(dir_);
     if (!spec.ok()) return spec.status();
     const auto checkpoint = Checkpoint::OpenDir(dir_);
     if (!checkpoint.ok()) return checkpoint.status();
-    return PlanWeights(*spec, **checkpoint, dtype);
+    return PlanWeights(*spec, **checkpoint, {dtype, activations});
   }
   std::string Error() { return std::string(Plan().status().message()); }
   Json& quantization() { return config_["quantization_config"]; }
@@ -146,19 +147,33 @@ class QuantizedGoldenTest : public QuantizedTest,
     config_.erase("quantization_config");
     Write();
   }
+
+  void ExpectLikeTheDequantizedModel(ActivationDtype activations, double tolerance);
 };
 
 TEST_P(QuantizedGoldenTest, WeightsAreThoseOfTheLibrary) { WriteDequantized(0); }
 TEST_P(QuantizedGoldenTest, TensorsMayLieAnywhere) { WriteDequantized(/*header_padding=*/3); }
 
-// The quantised model differs from the dequantised model only in the rounding of activations to
-// int8.
+// The quantised model differs from the dequantised model only in the rounding of activations, to
+// bf16 or int8.
 TEST_P(QuantizedGoldenTest, RunsLikeTheDequantizedModel) {
+  for (const auto& [activations, tolerance] :
+       {std::pair(ActivationDtype::kBF16, 0.012), std::pair(ActivationDtype::kI8, 0.06)}) {
+    ExpectLikeTheDequantizedModel(activations, tolerance);
+  }
+}
+
+void QuantizedGoldenTest::ExpectLikeTheDequantizedModel(ActivationDtype activations,
+                                                        double tolerance) {
   WriteDequantized(0);
+  TinyOptions options;
+  options.activations = activations;
   TestBackend ref("ref");
   TinyModel floats(dir_, ref.backend.get());
-  TinyModel quantized(QuantizedDir(GetParam()), ref.backend.get());
-  EXPECT_TRUE(quantized.model().weights().layers[0].qkv->format().quantized());
+  TinyModel quantized(QuantizedDir(GetParam()), ref.backend.get(), options);
+  const WeightFormat& format = quantized.model().weights().layers[0].qkv->format();
+  EXPECT_TRUE(format.quantized());
+  EXPECT_EQ(format.activations, activations == ActivationDtype::kI8 ? DType::kI8 : DType::kBF16);
   EXPECT_EQ(quantized.model().weights().embed->dtype(), DType::kF32);
   EXPECT_EQ(quantized.model().weights().lm_head->dtype(), DType::kF32);
   const std::vector<TokenId> ids = {1, 5, 3, 2, 7, 0, 4, 6, 6, 1, 2};
@@ -171,11 +186,12 @@ TEST_P(QuantizedGoldenTest, RunsLikeTheDequantizedModel) {
     error += std::pow(logits[i] - expected[i], 2);
     square += std::pow(expected[i], 2);
   }
-  EXPECT_LE(std::sqrt(error / square), 0.06);
+  EXPECT_LE(std::sqrt(error / square), tolerance);
+  RecordProperty(DTypeName(format.activations), std::to_string(std::sqrt(error / square)));
   EXPECT_TRUE(SameBits(quantized.AllLogits(ids, 3), logits));
   for (const std::string& name : CpuBackends()) {
     TestBackend cpu(name, 2);
-    TinyModel model(QuantizedDir(GetParam()), cpu.backend.get());
+    TinyModel model(QuantizedDir(GetParam()), cpu.backend.get(), options);
     EXPECT_LE(MaxDifference(model.AllLogits(ids, 512), logits), 5e-2f) << name;
   }
 }
@@ -200,7 +216,7 @@ INSTANTIATE_TEST_SUITE_P(All, QuantizedGoldenTest, ::testing::ValuesIn(Quantized
 // The requested dtype applies only to matrices that the checkpoint stores as floats.
 TEST_F(QuantizedTest, DtypeIsOfTheFloats) {
   Copy("awq");
-  const WeightFormat own(DType::kI4, 32, /*asymmetric=*/true);
+  const WeightFormat own = WeightFormat(DType::kI4, 32, /*asymmetric=*/true).WithBF16Activations();
   for (const auto& [asked, table] :
        {std::pair(WeightDtype::kAuto, DType::kF32), std::pair(WeightDtype::kBF16, DType::kBF16),
         std::pair(WeightDtype::kI4, DType::kI8)}) {
@@ -214,6 +230,45 @@ TEST_F(QuantizedTest, DtypeIsOfTheFloats) {
     EXPECT_TRUE(plan->Of(WeightRole::kQkv, 0).format == own);
     EXPECT_TRUE(plan->Of(WeightRole::kEmbed, 0).format == of_table);
     EXPECT_TRUE(plan->Of(WeightRole::kLmHead, 0).format == of_table);
+  }
+}
+
+// A checkpoint declares the activations for which it was quantised, and a request overrides it.
+TEST_F(QuantizedTest, ActivationsAreThoseOfTheCheckpointOrAsked) {
+  for (const auto& [name, declared] :
+       {std::pair("awq", DType::kBF16), std::pair("gptq_int4", DType::kBF16),
+        std::pair("gptq_int8_v2", DType::kBF16), std::pair("packed_int4", DType::kBF16),
+        std::pair("int8", DType::kI8)}) {
+    tensors_.clear();
+    Copy(name);
+    for (const auto& [asked, expected] : {std::pair(ActivationDtype::kAuto, declared),
+                                          std::pair(ActivationDtype::kBF16, DType::kBF16),
+                                          std::pair(ActivationDtype::kI8, DType::kI8)}) {
+      const auto plan = Plan(WeightDtype::kAuto, asked);
+      ASSERT_TRUE(plan.ok()) << plan.status();
+      EXPECT_EQ(plan->activations, expected) << name;
+      EXPECT_EQ(plan->Of(WeightRole::kQkv, 0).format.activations, expected) << name;
+      EXPECT_EQ(plan->Of(WeightRole::kDown, 0).format.activations, expected) << name;
+    }
+  }
+  Copy("int8");
+  scheme()["input_activations"] = nullptr;
+  const auto plan = Plan();
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->activations, DType::kBF16);
+}
+
+// What is quantised at load is rotated for int8 activations, and not for bf16 activations.
+TEST_F(QuantizedTest, ActivationsOfWhatIsQuantisedAtLoad) {
+  Copy("awq");
+  const int32_t rotation = RotationOf(LoadModelSpec(QuantizedDir("awq"))->hidden);
+  ASSERT_NE(rotation, 0);
+  for (const auto& [asked, expected] :
+       {std::pair(ActivationDtype::kAuto, WeightFormat(DType::kI8, 0, false, rotation)),
+        std::pair(ActivationDtype::kBF16, WeightFormat(DType::kI8).WithBF16Activations())}) {
+    const auto plan = Plan(WeightDtype::kI8, asked);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_TRUE(plan->Of(WeightRole::kEmbed, 0).format == expected);
   }
 }
 

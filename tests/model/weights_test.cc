@@ -172,7 +172,7 @@ TEST_F(WeightsTest, NanIsRefusedInEveryFormatAndPlace) {
         device_.backend.reset();
         device_ = TestBackend(backend, 2);
         WeightOptions options;
-        options.dtype = dtype;
+        options.request.dtype = dtype;
         EXPECT_THAT(std::string(Load(options).status().message()), HasSubstr(name)) << backend;
       }
     }
@@ -192,7 +192,7 @@ TEST_F(WeightsTest, AFileThatIsTruncatedWhileItIsLoadedIsNamed) {
         const auto bytes = static_cast<int64_t>(std::filesystem::file_size(file));
         int num_calls = 0;
         WeightOptions options;
-        options.dtype = dtype;
+        options.request.dtype = dtype;
         options.progress = [&](int64_t, int64_t) {
           if (num_calls++ == 0) FileZoo::Truncate(file, left < 0 ? bytes + left : left);
         };
@@ -233,10 +233,11 @@ TEST_F(WeightsTest, EstimateIsWhatIsPackedInWholePages) {
     ASSERT_TRUE(spec.ok() && checkpoint.ok());
     for (const WeightDtype dtype : {WeightDtype::kF32, WeightDtype::kBF16}) {
       WeightOptions options;
-      options.dtype = dtype;
+      options.request.dtype = dtype;
       const auto weights = LoadWeights(*spec, **checkpoint, device_.backend.get(), options);
       ASSERT_TRUE(weights.ok()) << weights.status();
-      const int64_t estimate = PlannedWeightBytes(*spec, *PlanWeights(*spec, **checkpoint, dtype));
+      const int64_t estimate =
+          PlannedWeightBytes(*spec, *PlanWeights(*spec, **checkpoint, {dtype}));
       // The estimate may exceed the packed bytes by one memory page for each buffer.
       const int64_t num_buffers = 3 + 4 * spec->num_layers;
       EXPECT_GE(estimate, weights->num_bytes()) << name;
@@ -256,12 +257,12 @@ TEST_F(WeightsTest, QuantizedEstimateIsWhatIsPacked) {
     for (const WeightDtype dtype : {WeightDtype::kI8, WeightDtype::kI4}) {
       for (const WeightFormat& int4 : {kInt4Format, WeightFormat(DType::kI4, 64, true)}) {
         WeightOptions options;
-        options.dtype = dtype;
-        options.int4 = int4;
+        options.request.dtype = dtype;
+        options.request.int4 = int4;
         const auto weights = LoadWeights(*spec, **checkpoint, cpu.backend.get(), options);
         ASSERT_TRUE(weights.ok()) << weights.status();
         const int64_t estimate =
-            PlannedWeightBytes(*spec, *PlanWeights(*spec, **checkpoint, dtype, int4));
+            PlannedWeightBytes(*spec, *PlanWeights(*spec, **checkpoint, options.request));
         const int64_t num_buffers = 3 + 4 * spec->num_layers;
         EXPECT_GE(estimate, weights->num_bytes()) << name;
         EXPECT_LT(estimate, weights->num_bytes() + num_buffers * 4096) << name;
@@ -274,8 +275,8 @@ TEST_F(WeightsTest, QuantizedFormatsBySlot) {
   CopyModel("llama2");
   Write();
   WeightOptions options;
-  options.dtype = WeightDtype::kI4;
-  options.int4 = WeightFormat(DType::kI4, 64, true);
+  options.request.dtype = WeightDtype::kI4;
+  options.request.int4 = WeightFormat(DType::kI4, 64, true);
   const auto int4 = Load(options);
   ASSERT_TRUE(int4.ok()) << int4.status();
   EXPECT_EQ(int4->dtype, DType::kI4);
@@ -284,13 +285,13 @@ TEST_F(WeightsTest, QuantizedFormatsBySlot) {
     return weight->format() == format.Rotated(weight->cols());
   };
   EXPECT_EQ(int4->embed->format().rotation, 32);  // 32 columns
-  EXPECT_TRUE(is(int4->layers[0].qkv, options.int4));
-  EXPECT_TRUE(is(int4->layers[2].gate_up, options.int4));
-  EXPECT_TRUE(is(int4->layers[2].down, options.int4));
+  EXPECT_TRUE(is(int4->layers[0].qkv, options.request.int4));
+  EXPECT_TRUE(is(int4->layers[2].gate_up, options.request.int4));
+  EXPECT_TRUE(is(int4->layers[2].down, options.request.int4));
   EXPECT_TRUE(is(int4->layers[0].out, DType::kI8));
   EXPECT_TRUE(is(int4->embed, DType::kI8));
   EXPECT_TRUE(is(int4->lm_head, DType::kI8));
-  options.dtype = WeightDtype::kI8;
+  options.request.dtype = WeightDtype::kI8;
   const auto int8 = Load(options);
   ASSERT_TRUE(int8.ok()) << int8.status();
   EXPECT_TRUE(is(int8->layers[0].down, DType::kI8));

@@ -133,7 +133,7 @@ class DaemonTest(unittest.TestCase):
         code, out, _ = daemon("--help")
         self.assertEqual(code, 0)
         for flag in ("--model", "--config", "--set", "--listen", "--metrics-listen", "--device", "--threads", "--dtype",
-                     "--kv-cache-dtype", "--kv-cache-bytes", "--max-num-seqs", "--max-num-batched-tokens",
+                     "--activations", "--kv-cache-dtype", "--kv-cache-bytes", "--max-num-seqs", "--max-num-batched-tokens",
                      "--max-model-len", "--max-queue", "--log-level", "--drain-seconds", "--check"):
             self.assertIn(flag, out)
 
@@ -224,7 +224,7 @@ class DaemonTest(unittest.TestCase):
         code, out, _ = daemon("--check", "--model", MODEL, "--log-level", "error")
         self.assertEqual(code, 0)
         self.assertIn("kv-cache-bytes", out)
-        self.assertIn("KV bfloat16", out)
+        self.assertIn("activations bfloat16, KV bfloat16", out)
         code, out, _ = daemon("--check", "--model", MODEL, "--kv-cache-dtype", "int8", "--log-level", "error")
         self.assertEqual(code, 0)
         self.assertIn("KV int8", out)
@@ -232,12 +232,12 @@ class DaemonTest(unittest.TestCase):
         self.assertEqual(daemon("--check", "--model", "/no/such")[0], 2)
 
     def test_quantized_weights(self):
-        for dtype in ("int8", "int4"):
-            server = Daemon("--dtype", dtype)
+        for dtype, activations in (("int8", "int8"), ("int4", "int8"), ("int4", "bfloat16")):
+            server = Daemon("--dtype", dtype, "--activations", activations)
             done = server.client("generate", "--ignore-eos", "--max-tokens", "20", "--temperature", "0", "Once upon a time")
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertIn(" ", done.stdout.strip())
-            self.assertIn(dtype, server.client("models").stdout)
+            self.assertIn(f"{dtype} weights, {activations} activations", server.client("models").stdout)
             self.assertEqual(server.end(), 0)
 
     def test_port_in_use(self):

@@ -157,6 +157,9 @@ TEST(ConfigTest, FlagErrors) {
   EXPECT_EQ(FlagError({"--model", "/m", "--dtype", "int4"}), "");
   EXPECT_EQ(FlagError({"--model", "/m", "--dtype", "int8"}), "");
   EXPECT_EQ(FlagError({"--model", "/m", "--kv-cache-dtype", "int8"}), "");
+  EXPECT_EQ(FlagError({"--model", "/m", "--activations", "bfloat16"}), "");
+  EXPECT_EQ(FlagError({"--model", "/m", "--activations", "float32"}),
+            "--activations: engine.activations is 'float32'; give one of auto, bfloat16, int8");
   EXPECT_EQ(FlagError({"--model", "/m", "--kv-cache-dtype", "int4"}),
             "--kv-cache-dtype: engine.kv_cache_dtype is 'int4'; give one of auto, float32, "
             "bfloat16, int8");

@@ -75,6 +75,7 @@ TEST(NodeOptions, DeviceKeysReachTheDevice) {
   engine.set_device("ref");
   engine.set_threads(3);
   engine.set_dtype("int4");
+  engine.set_activations("bfloat16");
   engine.set_kv_cache_dtype("int8");
   engine.set_kv_cache_bytes(1 << 20);
   engine.set_max_model_len(500);
@@ -87,6 +88,7 @@ TEST(NodeOptions, DeviceKeysReachTheDevice) {
   EXPECT_EQ(options.backend, "ref");
   EXPECT_EQ(options.num_threads, 3);
   EXPECT_EQ(options.weight_dtype, WeightDtype::kI4);
+  EXPECT_EQ(options.activations, ActivationDtype::kBF16);
   EXPECT_EQ(options.kv_dtype, KvDtype::kI8);
   EXPECT_EQ(options.kv_cache_bytes, 1 << 20);
   EXPECT_EQ(options.max_model_len, 500);

@@ -50,7 +50,7 @@ bool IsMadeByGptqModel(const JsonFile& config) {
 }
 
 void ReadGptq(const JsonFile& config, QuantizationSpec* spec) {
-  spec->grids = {{ReadBits(config, "bits"), ReadGroupSize(config, "group_size", -1)}};
+  spec->grids = {{ReadBits(config, "bits"), ReadGroupSize(config, "group_size", -1), false}};
   spec->needs_group_index = config.Bool("desc_act", false);
   const char* key = config.Has("checkpoint_format") ? "checkpoint_format" : "format";
   const std::string format = config.String(key, "gptq");
@@ -79,7 +79,7 @@ void ReadGptq(const JsonFile& config, QuantizationSpec* spec) {
 void ReadAwq(const JsonFile& config, QuantizationSpec* spec) {
   const char* bits_key = config.Has("bits") ? "bits" : "w_bit";
   const char* group_key = config.Has("group_size") ? "group_size" : "q_group_size";
-  spec->grids = {{ReadBits(config, bits_key), ReadGroupSize(config, group_key)}};
+  spec->grids = {{ReadBits(config, bits_key), ReadGroupSize(config, group_key), false}};
   if (spec->grids[0].bits != 4) config.Fail(bits_key, Supported("by AWQ is 4"));
   if (absl::AsciiStrToLower(config.String("version", "gemm")) != "gemm") {
     config.Fail("version", Supported("is gemm"));
@@ -87,14 +87,14 @@ void ReadAwq(const JsonFile& config, QuantizationSpec* spec) {
   if (!config.Bool("zero_point", true)) config.Fail("zero_point", Supported("is true"));
 }
 
-// Checks how the group's modules quantise activations. The backends quantise activations to int8
-// with one scale for each token, computed in the step; nothing else is supported.
-void CheckActivations(const JsonFile& group) {
+// Returns whether the group's modules quantise activations. The backends quantise activations to
+// int8 with one scale for each token, computed in the step; nothing else is supported.
+bool ReadActivations(const JsonFile& group) {
   if (group.Has("output_activations")) {
     group.Fail("output_activations", Supported("is null"));
   }
   const std::optional<JsonFile> input = group.Object("input_activations");
-  if (!input.has_value()) return;
+  if (!input.has_value()) return false;
   if (input->String("type", "int") != "int") input->Fail("type", Supported("is int"));
   if (input->Int("num_bits", 1, kMaxBits, 8) != 8) input->Fail("num_bits", Supported("is 8"));
   if (!input->Bool("dynamic", false)) {
@@ -104,6 +104,7 @@ void CheckActivations(const JsonFile& group) {
     input->Fail("strategy", Supported("is token"));
   }
   if (!input->Bool("symmetric", true)) input->Fail("symmetric", Supported("is true"));
+  return true;
 }
 
 QuantGrid ReadWeightGrid(const JsonFile& weights, bool* needs_group_index) {
@@ -146,10 +147,11 @@ void ReadCompressedTensors(const JsonFile& config, QuantizationSpec* spec) {
       (own_format ? *group : config)
           .Fail("format", Supported("are pack-quantized and int-quantized"));
     }
-    CheckActivations(*group);
+    const bool int8_activations = ReadActivations(*group);
     const std::optional<JsonFile> weights = group->Object("weights");
     if (!weights.has_value()) continue;
-    const QuantGrid grid = ReadWeightGrid(*weights, &spec->needs_group_index);
+    QuantGrid grid = ReadWeightGrid(*weights, &spec->needs_group_index);
+    grid.int8_activations = int8_activations;
     if (std::find(spec->grids.begin(), spec->grids.end(), grid) == spec->grids.end()) {
       spec->grids.push_back(grid);
     }

@@ -32,9 +32,13 @@ struct QuantGrid {
   int32_t bits = 4;  // 4 or 8
   // Number of inputs that share a scale, a multiple of kGroupGranule; 0: a whole row shares one.
   int32_t group_size = 0;
+  // The checkpoint was quantised for int8 activations (W8A8, W4A8). If not, it was quantised for
+  // activations that are not rounded further than to 16 bits (W8A16, W4A16).
+  bool int8_activations = false;
 
   bool operator==(const QuantGrid& other) const {
-    return bits == other.bits && group_size == other.group_size;
+    return bits == other.bits && group_size == other.group_size &&
+           int8_activations == other.int8_activations;
   }
 };
 

@@ -181,8 +181,9 @@ class Finder final {
     std::vector<std::string> wanted;
     for (const QuantGrid& grid : spec_.grids) {
       const std::optional<std::vector<int64_t>> shape = WeightShape(grid);
-      const WeightFormat format(grid.bits == 8 ? DType::kI8 : DType::kI4,
-                                grid.group_size >= matrix_->cols ? 0 : grid.group_size);
+      WeightFormat format(grid.bits == 8 ? DType::kI8 : DType::kI4,
+                          grid.group_size >= matrix_->cols ? 0 : grid.group_size);
+      if (!grid.int8_activations) format = format.WithBF16Activations();
       if (!shape.has_value()) continue;
       if (weight.shape == *shape && matrix_->scales->shape == ScaleShape(format)) {
         matrix_->format = format;

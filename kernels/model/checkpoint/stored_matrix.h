@@ -55,8 +55,8 @@ struct StoredMatrix {
   MatrixLayout layout = MatrixLayout::kFloat;
   int64_t rows = 0;  // N, outputs
   int64_t cols = 0;  // K, inputs
-  // Format of a quantised matrix: the checkpoint's own grid. The format is asymmetric if any zero
-  // point differs from the middle code.
+  // Format of a quantised matrix: the checkpoint's own grid, and the activations for which it was
+  // quantised. The format is asymmetric if any zero point differs from the middle code.
   WeightFormat format;
   const StoredTensor* weight = nullptr;  // null: the checkpoint has no such matrix
   const StoredTensor* scales = nullptr;

@@ -54,8 +54,8 @@ std::string Describe(const StoredMatrix& matrix) {
 // Checks the tensors of a checkpoint in one pass, then makes the plan.
 class Planner final {
  public:
-  Planner(const ModelSpec& spec, const Checkpoint& checkpoint)
-      : spec_(spec), checkpoint_(checkpoint) {}
+  Planner(const ModelSpec& spec, const Checkpoint& checkpoint, const WeightRequest& request)
+      : spec_(spec), checkpoint_(checkpoint), request_(request) {}
 
   absl::Status Check() {
     for (const FusedWeight& weight : PresentWeights(spec_)) {
@@ -79,11 +79,14 @@ class Planner final {
   }
 
   // REQUIRES: Check() returned OK.
-  WeightPlan Plan(WeightDtype dtype, const WeightFormat& int4) const {
-    WeightPlan plan = PlanFloatWeights(spec_, FloatDtype(dtype), int4);
+  WeightPlan Plan() const {
+    WeightPlan plan = PlanFloatWeights(spec_, FloatDtype(request_.dtype), request_);
     plan.stored_bytes = stored_bytes_;
     for (const Ready& ready : ready_) {
-      if (IsPerLayer(ready.role)) plan.dtype = ready.format.format.dtype;
+      if (IsPerLayer(ready.role)) {
+        plan.dtype = ready.format.format.dtype;
+        plan.activations = ready.format.format.activations;
+      }
       plan.layers[static_cast<size_t>(ready.layer)][static_cast<size_t>(ready.role)] = ready.format;
     }
     return plan;
@@ -162,8 +165,13 @@ class Planner final {
             "; they are one weight here, so use a checkpoint that quantises them alike"));
       }
       ready.format.format.asymmetric |= part.format.asymmetric;
+      if (part.format.activations == DType::kBF16) ready.format.format.activations = DType::kBF16;
     }
     if (!first.quantized()) return absl::OkStatus();
+    if (request_.activations != ActivationDtype::kAuto) {
+      ready.format.format.activations =
+          request_.activations == ActivationDtype::kI8 ? DType::kI8 : DType::kBF16;
+    }
     const bool same_scales = std::all_of(
         parts.begin(), parts.end(),
         [&first](const StoredMatrix& part) { return part.scales->dtype == first.scales->dtype; });
@@ -174,6 +182,7 @@ class Planner final {
 
   const ModelSpec& spec_;
   const Checkpoint& checkpoint_;
+  const WeightRequest& request_;
   std::set<std::string> expected_;
   std::vector<std::string> missing_;
   std::vector<Ready> ready_;
@@ -197,14 +206,22 @@ int64_t WeightBytes(const ModelSpec& spec, const FusedWeight& weight, const Pack
 
 }  // namespace
 
-WeightPlan PlanFloatWeights(const ModelSpec& spec, DType dtype, const WeightFormat& int4) {
+WeightPlan PlanFloatWeights(const ModelSpec& spec, DType dtype, const WeightRequest& request) {
+  const bool bf16_activations = request.activations == ActivationDtype::kBF16;
   WeightPlan plan;
   plan.dtype = dtype;
+  plan.activations = dtype;
+  if (WeightFormat(dtype).quantized()) {
+    plan.activations = bf16_activations ? DType::kBF16 : DType::kI8;
+  }
   plan.layers.resize(static_cast<size_t>(spec.num_layers));
   for (const FusedWeight& weight : PresentWeights(spec)) {
     if (weight.is_vector()) continue;
-    WeightFormat format = FloatFormat(weight.role, dtype, int4);
-    if (format.quantized()) format = format.Rotated(DimSize(weight.rows[0]->cols, spec));
+    WeightFormat format = FloatFormat(weight.role, dtype, request.int4);
+    if (format.quantized()) {
+      format = bf16_activations ? format.WithBF16Activations()
+                                : format.Rotated(DimSize(weight.rows[0]->cols, spec));
+    }
     for (int layer = 0; layer < NumLayers(weight, spec); ++layer) {
       plan.layers[static_cast<size_t>(layer)][static_cast<size_t>(weight.role)].format = format;
     }
@@ -244,13 +261,13 @@ void UntieStoredHead(const Checkpoint& checkpoint, ModelSpec* spec) {
 }
 
 absl::StatusOr<WeightPlan> PlanWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
-                                       WeightDtype dtype, const WeightFormat& int4) {
-  Planner planner(spec, checkpoint);
+                                       const WeightRequest& request) {
+  Planner planner(spec, checkpoint, request);
   const absl::Status status = planner.Check();
   // A file that changed meanwhile explains every other error.
   RETURN_IF_ERROR(checkpoint.CheckIntact());
   RETURN_IF_ERROR(status);
-  return planner.Plan(dtype, int4);
+  return planner.Plan();
 }
 
 }  // namespace tessera

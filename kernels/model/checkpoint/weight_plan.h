@@ -30,12 +30,28 @@ enum class WeightDtype : int32_t {
   kI4 = 4,
 };
 
-// The format of kI4 unless WeightOptions gives another: 4.5 bits a weight. Larger groups need
+// The requested type of the activations that int8 and int4 matrices multiply.
+enum class ActivationDtype : int32_t {
+  // int8 for matrices that are quantised at load, and for those that the checkpoint has quantised
+  // for int8 activations (compressed-tensors W8A8); bfloat16 for all others of the checkpoint.
+  kAuto = 0,
+  kBF16 = 1,
+  kI8 = 2,
+};
+
+// The format of kI4 unless a WeightRequest gives another: 4.5 bits a weight. Larger groups need
 // slightly less memory and are less exact; zero points need slightly more memory and are more
 // exact.
 inline constexpr WeightFormat kInt4Format(DType::kI4, 32);
 
 inline constexpr int64_t kVectorAlign = 16;  // alignment of each norm and bias, in floats
+
+// What a user asks of a model's matrices.
+struct WeightRequest {
+  WeightDtype dtype = WeightDtype::kAuto;
+  ActivationDtype activations = ActivationDtype::kAuto;
+  WeightFormat int4 = kInt4Format;  // format of kI4, without rotation
+};
 
 struct PackedFormat {
   WeightFormat format;
@@ -45,16 +61,18 @@ struct PackedFormat {
 struct WeightPlan {
   using Formats = std::array<PackedFormat, static_cast<size_t>(WeightRole::kNumRoles)>;
 
-  DType dtype = DType::kF32;    // type of the layers' matrices: kF32, kBF16, kI8 or kI4
-  std::vector<Formats> layers;  // weights outside the layers are in the first element
-  int64_t stored_bytes = 0;     // bytes of the checkpoint's tensors that the loader reads
+  DType dtype = DType::kF32;        // type of the layers' matrices: kF32, kBF16, kI8 or kI4
+  DType activations = DType::kF32;  // type of the activations that they multiply
+  std::vector<Formats> layers;      // weights outside the layers are in the first element
+  int64_t stored_bytes = 0;         // bytes of the checkpoint's tensors that the loader reads
 
   const PackedFormat& Of(WeightRole role, int layer) const {
     return layers[static_cast<size_t>(layer)][static_cast<size_t>(role)];
   }
 };
 
-// The plan of a model whose matrices are all stored as floats. `dtype` is kF32, kBF16, kI8 or kI4.
+// The plan of a model whose matrices are all stored as floats. `dtype` is kF32, kBF16, kI8 or kI4;
+// the request's own dtype is not read.
 // Under kI4 some matrices are int8:
 //   - The embedding table and the Logits weight (one table when they are tied). An error in them
 //     reaches every logit directly, and a step reads only single rows of the embedding table.
@@ -63,8 +81,7 @@ struct WeightPlan {
 //     a scale with larger weights and lose most of their bits where precision matters most. Keeping
 //     Out in int8 adds 4 to 6 % to the layers' bytes. On models with such channels it cuts the
 //     quality loss of int4 to a half or a third (bench/notes/weight_formats.md).
-WeightPlan PlanFloatWeights(const ModelSpec& spec, DType dtype,
-                            const WeightFormat& int4 = kInt4Format);
+WeightPlan PlanFloatWeights(const ModelSpec& spec, DType dtype, const WeightRequest& request = {});
 
 // Clears spec->tied_embeddings if the checkpoint has an output table of its own whose bytes are not
 // those of the embedding table, as transformers does, and logs a warning. Call it before the spec
@@ -74,7 +91,7 @@ void UntieStoredHead(const Checkpoint& checkpoint, ModelSpec* spec);
 // Plans the weights of a checkpoint. Missing tensors, wrong shapes and tensors that the model does
 // not use are errors, which name the tensors.
 absl::StatusOr<WeightPlan> PlanWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
-                                       WeightDtype dtype, const WeightFormat& int4 = kInt4Format);
+                                       const WeightRequest& request);
 
 // Upper bound of the packed weights' bytes on the backends that serve, including padding and the
 // rounding to whole memory pages.

@@ -309,15 +309,13 @@ int64_t ModelWeights::num_bytes() const {
 
 absl::StatusOr<ModelWeights> LoadWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
                                          Backend* backend, const WeightOptions& options) {
-  ASSIGN_OR_RETURN(const WeightPlan plan,
-                   PlanWeights(spec, checkpoint, options.dtype, options.int4));
+  ASSIGN_OR_RETURN(const WeightPlan plan, PlanWeights(spec, checkpoint, options.request));
   return Loader(spec, checkpoint, backend, plan, options).Load();
 }
 
 absl::Status CheckWeights(const ModelSpec& spec, const Checkpoint& checkpoint,
                           const WeightOptions& options) {
-  ASSIGN_OR_RETURN(const WeightPlan plan,
-                   PlanWeights(spec, checkpoint, options.dtype, options.int4));
+  ASSIGN_OR_RETURN(const WeightPlan plan, PlanWeights(spec, checkpoint, options.request));
   return Loader(spec, checkpoint, /*backend=*/nullptr, plan, options).Check();
 }
 

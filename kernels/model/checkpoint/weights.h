@@ -55,8 +55,7 @@ struct ModelWeights {
 };
 
 struct WeightOptions {
-  WeightDtype dtype = WeightDtype::kAuto;
-  WeightFormat int4 = kInt4Format;  // format of kI4
+  WeightRequest request;
   // The team that unpacks quantised matrices of the checkpoint; null: the calling thread unpacks
   // them. Must be the backend's own team or an idle one.
   ThreadTeam* team = nullptr;

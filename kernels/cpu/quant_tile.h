@@ -1,0 +1,225 @@
+// The register tile of a product with quantised weights, for int8 rows (quant_kernels.cc) and bf16
+// rows (weight_only_kernels.cc): dot products within a group of columns, fp32 sums across groups.
+// Every panel is read from memory once per block of rows; codes are unpacked in registers. Included
+// by the per-ISA sources only; pure functions.
+//
+// A Codes type defines one step of the product: a line of codes is unpacked into kParts vectors of
+// weights, which are multiplied with the next kRowBytes bytes of a row. It has
+//   kMaxRows                       the largest number of rows of a tile
+//   MostPanels(rows)               the largest number of panels of a tile
+//   SumsInRegisters(rows, panels)  whether the sums across groups stay in registers
+//   kParts, kRowBytes              as above
+//   kShift                         a weight is code - kShift
+//   kScaledRows                    whether a prepared row ends with its scale
+//   Dots                           the vector of 16 dot products: I16 or V16
+//   Weights, Outputs(line, part)   the weights of one part of a line
+//   Row(row, part)                 the elements of a row for one part, in every lane
+//   Dot(dots, weights, row)        dots + weights * row
+//   Share(zero, sum)               zero * the sum of a group of a row, which is stored at `sum`
+#pragma once
+
+#include "kernels/cpu/gemm_loop.h"
+
+namespace tessera::cpu::TESSERA_ISA {
+
+TESSERA_INLINE V16 ToFloats(V16 x) { return x; }
+
+// Returns the 16 scales of group g of a panel.
+TESSERA_INLINE V16 LoadScales(const QuantShape& shape, const char* panel, int64_t g) {
+  const char* const scales = panel + shape.scales;
+  if (shape.scale_type == ScaleType::kBF16) return LoadBF16(scales + 2 * kPanel * g);
+  if (shape.scale_type == ScaleType::kF16) return LoadF16(scales + 2 * kPanel * g);
+  return Load(scales + 4 * kPanel * g);
+}
+
+// Prefetches the scales and zero points of a tile's panels, if the tile is bound by memory (the
+// only tile of its panels). The codes are prefetched line by line during the product.
+template <int kPanels>
+TESSERA_INLINE void PrefetchScales(const QuantShape& shape, const TileProblem& tile) {
+  if (tile.prefetch_stride != kCacheLine || shape.num_groups == 1) return;
+  for (int64_t at = shape.scales; at < tile.panel_bytes; at += kCacheLine) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) __builtin_prefetch(tile.b + p * tile.panel_bytes + at);
+  }
+}
+
+// Starts the dot products of group g with the share of the group's zero points: (kShift - zero) *
+// sum of the row's elements.
+template <class Codes, int kRows, int kPanels>
+TESSERA_INLINE void StartGroup(const QuantShape& shape, const TileProblem& tile, int64_t g,
+                               typename Codes::Dots (&dots)[kRows][kPanels]) {
+  if constexpr (!Codes::kScaledRows) {
+    // For bf16 rows, kShift is the zero point of symmetric formats.
+    if (shape.zeros == 0) {
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) dots[r][p] = Zero();
+      }
+      return;
+    }
+  }
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) {
+    I16 zero = BroadcastInt(Codes::kShift - shape.symmetric_zero);
+    if (shape.zeros != 0) {
+      const char* const zeros = tile.b + p * tile.panel_bytes + shape.zeros + kPanel * g;
+      zero = SubInts(BroadcastInt(Codes::kShift), LoadWideBytes(zeros));
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      dots[r][p] = Codes::Share(zero, tile.a + r * tile.a_stride + shape.row_sums + 4 * g);
+    }
+  }
+}
+
+// Adds the products of one line: `a` are the next elements of the first row, `b` is the line of the
+// first panel.
+template <class Codes, int kRows, int kPanels>
+TESSERA_INLINE void AddLine(const char* a, int64_t a_stride, const char* b, int64_t panel_bytes,
+                            typename Codes::Dots (&dots)[kRows][kPanels]) {
+#pragma GCC unroll 8
+  for (int part = 0; part < Codes::kParts; ++part) {
+    typename Codes::Weights w[kPanels];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) w[p] = Codes::Outputs(b + p * panel_bytes, part);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const typename Codes::Dots x = Codes::Row(a + r * a_stride, part);
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        dots[r][p] = Codes::Dot(dots[r][p], w[p], x);
+        KeepInRegister(&dots[r][p]);  // without this call g++ reorders and spills registers
+      }
+    }
+  }
+}
+
+// Adds the scaled dot products of group g to the sums across groups, which are `sums` if
+// kSumsInRegisters, else tile.out.
+template <bool kSumsInRegisters, class Dots, int kRows, int kPanels>
+TESSERA_INLINE void EndGroup(const QuantShape& shape, const TileProblem& tile, int64_t g,
+                             const Dots (&dots)[kRows][kPanels], V16 (&sums)[kRows][kPanels]) {
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) {
+    const V16 scales = LoadScales(shape, tile.b + p * tile.panel_bytes, g);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      float* const stored = tile.out + r * tile.out_stride + p * kPanel;
+      V16 sum = sums[r][p];
+      if (!kSumsInRegisters && g > 0) sum = Load(stored);
+      sum = Fma(scales, ToFloats(dots[r][p]), sum);
+      if (kSumsInRegisters) {
+        sums[r][p] = sum;
+      } else {
+        Store(stored, sum);
+      }
+    }
+  }
+}
+
+// Stores the sums across groups, multiplied by the rows' scales if the rows have scales.
+template <class Codes, bool kSumsInRegisters, int kRows, int kPanels>
+TESSERA_INLINE void StoreSums(const QuantShape& shape, const TileProblem& tile,
+                              const V16 (&sums)[kRows][kPanels]) {
+  if (!Codes::kScaledRows && !kSumsInRegisters) return;  // EndGroup has stored them
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    V16 row_scale = Zero();
+    if (Codes::kScaledRows) {
+      row_scale = BroadcastWord(tile.a + r * tile.a_stride + shape.row_scale);
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      float* const y = tile.out + r * tile.out_stride + p * kPanel;
+      const V16 sum = kSumsInRegisters ? sums[r][p] : Load(y);
+      Store(y, Codes::kScaledRows ? Mul(sum, row_scale) : sum);
+    }
+  }
+}
+
+// Computes one register tile of kRows rows times kPanels panels. The sums across groups stay in
+// registers if they fit. Otherwise they are loaded and stored once per group, which with groups of
+// 32 costs as much as the group's dot products.
+template <class Codes, int kRows, int kPanels>
+static void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
+  constexpr bool kSumsInRegisters = Codes::SumsInRegisters(kRows, kPanels);
+  const char* a = tile.a;
+  const char* b = tile.b;
+  const char* next = tile.prefetch;
+  const int64_t next_stride = tile.prefetch_stride;
+  const int64_t a_stride = tile.a_stride;
+  const int64_t panel_bytes = tile.panel_bytes;
+  int64_t lines_left = tile.steps;
+  PrefetchScales<kPanels>(shape, tile);
+  V16 sums[kRows][kPanels];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) sums[r][p] = Zero();
+  }
+  for (int64_t g = 0; g < shape.num_groups; ++g) {
+    typename Codes::Dots dots[kRows][kPanels];
+    StartGroup<Codes>(shape, tile, g, dots);
+    const int64_t lines = lines_left < shape.group_lines ? lines_left : shape.group_lines;
+    lines_left -= lines;
+    for (int64_t s = lines; s > 0; --s) {
+      if (lines_left + s == tile.jump_steps) next += tile.prefetch_jump;
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) __builtin_prefetch(next + p * panel_bytes);
+      next += next_stride;
+      AddLine<Codes>(a, a_stride, b, panel_bytes, dots);
+      a += Codes::kRowBytes;
+      b += kCacheLine;
+    }
+    EndGroup<kSumsInRegisters>(shape, tile, g, dots, sums);
+  }
+  StoreSums<Codes, kSumsInRegisters>(shape, tile, sums);
+}
+
+using QuantTile = void (*)(const QuantShape&, const TileProblem&);
+
+template <class Codes, int kRows>
+static QuantTile FindQuantTileOfRows(int panels) {
+  constexpr int kMost = Codes::MostPanels(kRows);
+  if constexpr (kMost >= 4) {
+    if (panels >= 4) return &ComputeQuantTile<Codes, kRows, 4>;
+  }
+  if constexpr (kMost >= 2) {
+    if (panels >= 2) return &ComputeQuantTile<Codes, kRows, 2>;
+  }
+  return &ComputeQuantTile<Codes, kRows, 1>;
+}
+
+template <class Codes, int kRows = 1>
+static QuantTile FindQuantTile(int rows, int panels) {
+  if constexpr (kRows < Codes::kMaxRows) {
+    if (rows > kRows) return FindQuantTile<Codes, kRows + 1>(rows, panels);
+  }
+  return FindQuantTileOfRows<Codes, kRows>(panels);
+}
+
+template <class Codes>
+struct QuantFormat {
+  static constexpr int kMaxRows = Codes::kMaxRows;
+  // A tile that is alone with its panels is bound by memory and takes as many panels as possible.
+  // Other tiles are bound by arithmetic and take two panels if their sums then fit in registers.
+  static constexpr int Panels(int rows, bool alone) {
+    const int panels = Codes::MostPanels(rows);
+    return !alone && Codes::SumsInRegisters(rows, 2) ? 2 : panels;
+  }
+  static void Compute(const GemmProblem& problem, TileProblem tile, int rows, int panels) {
+    for (int width = Codes::MostPanels(rows); width > 0; width /= 2) {
+      if (panels < width) continue;
+      const QuantTile compute = FindQuantTile<Codes>(rows, width);
+      for (; panels >= width; panels -= width) {
+        compute(*problem.quant, tile);
+        tile.b += width * tile.panel_bytes;
+        tile.prefetch += width * tile.panel_bytes;
+        tile.out += width * kPanel;
+      }
+    }
+  }
+};
+
+}  // namespace tessera::cpu::TESSERA_ISA
