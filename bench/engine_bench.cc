@@ -34,7 +34,7 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: tessera_engine_bench --model DIR [--threads N] [--backend ref|ISA]\n"
-    "           [--dtype auto|float32|bfloat16|int8|int4] [--activations auto|bfloat16|int8]\n"
+    "           [--dtype auto|float32|bfloat16|int8|int5|int4] [--activations auto|bfloat16|int8]\n"
     "           [--kv-dtype auto|float32|bfloat16|int8]\n"
     "           [--kv-cache-bytes N] [--adapters DIR] [--adapter-dtype "
     "auto|float32|bfloat16|int8]\n"
@@ -54,11 +54,10 @@ template <class T>
 using Names = std::map<std::string, T>;
 
 const Names<WeightDtype>& WeightDtypes() {
-  static const Names<WeightDtype> names = {{"auto", WeightDtype::kAuto},
-                                           {"float32", WeightDtype::kF32},
-                                           {"bfloat16", WeightDtype::kBF16},
-                                           {"int8", WeightDtype::kI8},
-                                           {"int4", WeightDtype::kI4}};
+  static const Names<WeightDtype> names = {
+      {"auto", WeightDtype::kAuto},     {"float32", WeightDtype::kF32},
+      {"bfloat16", WeightDtype::kBF16}, {"int8", WeightDtype::kI8},
+      {"int5", WeightDtype::kI5},       {"int4", WeightDtype::kI4}};
   return names;
 }
 

@@ -422,6 +422,7 @@ void RegisterAll(Machine* machine) {
       {"bf16", DType::kBF16},
       {"int8", DType::kI8},
       {"int4g32", {DType::kI4, 32}},
+      {"int5g32", {DType::kI5, 32}},
       {"int4g128z", {DType::kI4, 128, true}},
       {"int4g128x16", WeightFormat(DType::kI4, 128).WithBF16Activations()},
       {"int8x16", WeightFormat(DType::kI8).WithBF16Activations()},

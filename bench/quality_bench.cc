@@ -71,10 +71,11 @@ struct Format {
 template <class T, size_t N>
 using Names = std::array<std::pair<const char*, T>, N>;
 
-constexpr Names<WeightDtype, 5> kWeightNames = {{{"auto", WeightDtype::kAuto},
+constexpr Names<WeightDtype, 6> kWeightNames = {{{"auto", WeightDtype::kAuto},
                                                  {"float32", WeightDtype::kF32},
                                                  {"bfloat16", WeightDtype::kBF16},
                                                  {"int8", WeightDtype::kI8},
+                                                 {"int5", WeightDtype::kI5},
                                                  {"int4", WeightDtype::kI4}}};
 constexpr Names<ActivationDtype, 3> kActivationNames = {{{"auto", ActivationDtype::kAuto},
                                                          {"bfloat16", ActivationDtype::kBF16},

@@ -14,6 +14,7 @@ namespace {
 WeightDtype WeightDtypeOf(const std::string& name) {
   if (name == "float32" || name == "float16") return WeightDtype::kF32;
   if (name == "int8") return WeightDtype::kI8;
+  if (name == "int5") return WeightDtype::kI5;
   if (name == "int4") return WeightDtype::kI4;
   return name == "bfloat16" ? WeightDtype::kBF16 : WeightDtype::kAuto;
 }

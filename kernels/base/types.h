@@ -16,9 +16,9 @@ inline constexpr PageId kNullPage = 0;
 // the device knows yet.
 inline constexpr TokenId kLastSampledToken = -1;
 
-enum class DType : uint8_t { kF32 = 0, kBF16 = 1, kF16 = 2, kI8 = 3, kI4 = 4, kI32 = 5 };
+enum class DType : uint8_t { kF32 = 0, kBF16 = 1, kF16 = 2, kI8 = 3, kI4 = 4, kI32 = 5, kI5 = 6 };
 
-// Bytes of one element. REQUIRES: dtype != kI4, because two kI4 elements share a byte.
+// Bytes of one element that is stored alone. Packed weights of kI4 and kI5 store elements together.
 constexpr int64_t DTypeBytes(DType dtype) {
   switch (dtype) {
     case DType::kF32:
@@ -29,6 +29,7 @@ constexpr int64_t DTypeBytes(DType dtype) {
       return 2;
     case DType::kI8:
     case DType::kI4:
+    case DType::kI5:
       return 1;
   }
   return 0;
@@ -46,6 +47,8 @@ constexpr const char* DTypeName(DType dtype) {
       return "int8";
     case DType::kI4:
       return "int4";
+    case DType::kI5:
+      return "int5";
     case DType::kI32:
       return "int32";
   }

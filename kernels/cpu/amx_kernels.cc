@@ -1,6 +1,6 @@
 // The inner loops of Linear and Logits on AMX tiles: up to 32 token rows times 2 panels of 16
 // outputs, accumulated in four C tiles. 16 lines (of 64 bytes) of a packed panel are a B tile
-// without any conversion, except that int4 codes are unpacked to bytes, and int8 and int4 codes to
+// without any conversion, except that int5 and int4 codes are unpacked to bytes, and all codes to
 // bf16 for bf16 rows. A row's result does not depend on the tile, because products of one row are
 // never added to the sums of another row.
 #include "kernels/cpu/amx_tiles.h"
@@ -170,6 +170,26 @@ struct Int4Lines : ByteRows {
     unit->Load<kTile>(bytes, kCacheLine);
   }
 };
+struct Int5Lines : ByteRows {
+  template <int kTile>
+  static void LoadLines(TileUnit* unit, const TileProblem& tile, int p, int64_t k, int count,
+                        int step_bytes) {
+    constexpr int kCols = Int5Columns::kCols;
+    constexpr int kRuns = kCols / 4;
+    const int64_t line = k / kCols * Int5Columns::kLines;
+    const char* const lines = tile.b + p * tile.panel_bytes + line * kCacheLine;
+    const int num_steps = (count + kCols - 1) / kCols;
+    PrefetchAt(tile, p, line, num_steps * Int5Columns::kLines);
+    alignas(64) char bytes[kTileBytes];
+    if (kCols * num_steps != step_bytes) std::memset(bytes, 0, sizeof(bytes));
+    for (int run = 0; run < num_steps * kRuns; ++run) {
+      const I16 codes =
+          FiveBitCodes(lines + run / kRuns * Int5Columns::kLines * kCacheLine, run % kRuns);
+      std::memcpy(bytes + run * kCacheLine, &codes, sizeof(codes));
+    }
+    unit->Load<kTile>(bytes, kCacheLine);
+  }
+};
 
 // bf16 rows (RoundRow in weight_only_kernels.cc). A tile product takes 32 columns: 16 pairs of
 // columns that lie two apart.
@@ -177,7 +197,7 @@ template <class Columns>
 struct RoundedLines {
   static constexpr int kElementBytes = 2;
   static constexpr bool kScaledRows = false;
-  static constexpr int kPairs = Columns::kCols / 2;  // of a line
+  static constexpr int kPairs = Columns::kCols / 2;  // of a step of Columns
   static int StepBytes(const QuantShape& shape) { return kTileRows * 4; }
 
   template <int kTile>
@@ -200,15 +220,15 @@ struct RoundedLines {
   template <int kTile>
   static void LoadLines(TileUnit* unit, const TileProblem& tile, int p, int64_t k, int count,
                         int step_bytes) {
-    const int64_t line = k / Columns::kCols;
+    const int64_t line = k / Columns::kCols * Columns::kLines;
     const char* const lines = tile.b + p * tile.panel_bytes + line * kCacheLine;
-    const int num_lines = (count + Columns::kCols - 1) / Columns::kCols;
-    PrefetchAt(tile, p, line, num_lines);
+    const int num_steps = (count + Columns::kCols - 1) / Columns::kCols;
+    PrefetchAt(tile, p, line, num_steps * Columns::kLines);
     alignas(64) char pairs[kTileBytes];
-    if (num_lines * kPairs != kTileRows) std::memset(pairs, 0, sizeof(pairs));
-    for (int i = 0; i < num_lines; ++i) {
+    if (num_steps * kPairs != kTileRows) std::memset(pairs, 0, sizeof(pairs));
+    for (int i = 0; i < num_steps; ++i) {
       for (int pair = 0; pair < kPairs; ++pair) {
-        const V16 w = PairOf(lines + i * kCacheLine, pair);
+        const V16 w = PairOf(lines + i * Columns::kLines * kCacheLine, pair);
         std::memcpy(pairs + (i * kPairs + pair) * kCacheLine, &w, sizeof(w));
       }
     }
@@ -224,16 +244,16 @@ struct RoundedLines {
   }
 
  private:
-  // Returns the bf16 pairs of the two columns of pair `pair` of a line.
-  static V16 PairOf(const char* line, int pair) {
+  // Returns the bf16 pairs of the two columns of pair `pair` of a step.
+  static V16 PairOf(const char* lines, int pair) {
 #if defined(TESSERA_HAS_DOT_BF16)
-    return Columns::Outputs(line, pair);
+    return Columns::Outputs(lines, pair);
 #else
     const int column = pair / 2 * 4 + pair % 2;
     alignas(64) uint32_t first[kPanel];
     alignas(64) uint32_t second[kPanel];
-    Store(reinterpret_cast<float*>(first), Columns::Outputs(line, column));
-    Store(reinterpret_cast<float*>(second), Columns::Outputs(line, column + 2));
+    Store(reinterpret_cast<float*>(first), Columns::Outputs(lines, column));
+    Store(reinterpret_cast<float*>(second), Columns::Outputs(lines, column + 2));
     for (int i = 0; i < kPanel; ++i) first[i] = first[i] >> 16 | (second[i] & 0xffff0000u);
     return Load(reinterpret_cast<const float*>(first));
 #endif
@@ -339,6 +359,11 @@ void GemmI4(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, 
   GemmLoop<QuantTiles<Int4Lines>>(problem, panel_begin, panel_end, row_begin, row_end);
 }
 
+void GemmI5(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
+            int64_t row_end) {
+  GemmLoop<QuantTiles<Int5Lines>>(problem, panel_begin, panel_end, row_begin, row_end);
+}
+
 void GemmI8Rounded(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end,
                    int64_t row_begin, int64_t row_end) {
   GemmLoop<QuantTiles<RoundedLines<Int8Columns>>>(problem, panel_begin, panel_end, row_begin,
@@ -348,6 +373,12 @@ void GemmI8Rounded(const GemmProblem& problem, int64_t panel_begin, int64_t pane
 void GemmI4Rounded(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end,
                    int64_t row_begin, int64_t row_end) {
   GemmLoop<QuantTiles<RoundedLines<Int4Columns>>>(problem, panel_begin, panel_end, row_begin,
+                                                  row_end);
+}
+
+void GemmI5Rounded(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end,
+                   int64_t row_begin, int64_t row_end) {
+  GemmLoop<QuantTiles<RoundedLines<Int5Columns>>>(problem, panel_begin, panel_end, row_begin,
                                                   row_end);
 }
 
@@ -383,8 +414,10 @@ const IsaKernels& Kernels() {
     table.gemm_bf16 = &GemmBF16;
     table.gemm_i8 = &GemmI8;
     table.gemm_i4 = &GemmI4;
+    table.gemm_i5 = &GemmI5;
     table.gemm_i8_rounded = &GemmI8Rounded;
     table.gemm_i4_rounded = &GemmI4Rounded;
+    table.gemm_i5_rounded = &GemmI5Rounded;
     table.spin_multiply_adds = &SpinMultiplyAdds;
     table.spin_dots = &SpinDots;
     return table;

@@ -24,11 +24,15 @@ void GemmI8(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, 
             int64_t row_end);
 void GemmI4(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
             int64_t row_end);
+void GemmI5(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
+            int64_t row_end);
 void RoundRow(const float* x, const float* weight, float eps, const QuantShape& shape,
               float* values, void* out);
 void GemmI8Rounded(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end,
                    int64_t row_begin, int64_t row_end);
 void GemmI4Rounded(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end,
+                   int64_t row_begin, int64_t row_end);
+void GemmI5Rounded(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end,
                    int64_t row_begin, int64_t row_end);
 double SpinDots(int64_t iterations);
 void LoraShrink(const LoraShrinkProblem& problem);

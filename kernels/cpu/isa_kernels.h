@@ -42,9 +42,10 @@ struct GemmProblem {
   int64_t a_stride = 0;     // bytes
   const void* b = nullptr;  // panels
   int64_t panel_bytes = 0;
-  // Number of 64-byte lines of a panel: k (fp32), k / 2 (bf16), k / 4 (int8), k / 8 (int4).
+  // Number of 64-byte lines of a panel: k (fp32), k / 2 (bf16), k / 4 (int8), k / 8 (int4), 5 k /
+  // 32 (int5).
   int64_t steps = 0;
-  const QuantShape* quant = nullptr;  // layout of int8 and int4 weights
+  const QuantShape* quant = nullptr;  // layout of quantised weights
   int64_t columns = 0;                // columns of `out`
   const float* bias = nullptr;        // [columns], or null; of a gated weight, the bias of gate
   const float* up_bias = nullptr;     // [columns], or null; of a gated weight, the bias of up
@@ -139,6 +140,8 @@ struct IsaKernels {
   void (*gemm_i4)(const GemmProblem&, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
                   int64_t row_end) = nullptr;
 
+  void (*gemm_i5)(const GemmProblem&, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
+                  int64_t row_end) = nullptr;
   // The same for quantised weights whose activations are bf16: RMSNorm (if `weight`) and rounding,
   // then elements and sums.
   void (*round_row)(const float* x, const float* weight, float eps, const QuantShape& shape,
@@ -146,6 +149,8 @@ struct IsaKernels {
   void (*gemm_i8_rounded)(const GemmProblem&, int64_t panel_begin, int64_t panel_end,
                           int64_t row_begin, int64_t row_end) = nullptr;
   void (*gemm_i4_rounded)(const GemmProblem&, int64_t panel_begin, int64_t panel_end,
+                          int64_t row_begin, int64_t row_end) = nullptr;
+  void (*gemm_i5_rounded)(const GemmProblem&, int64_t panel_begin, int64_t panel_end,
                           int64_t row_begin, int64_t row_end) = nullptr;
 
   void (*lora_shrink)(const LoraShrinkProblem&) = nullptr;

@@ -35,6 +35,8 @@ decltype(IsaKernels::gemm_f32) GemmOf(const IsaKernels& kernels, const WeightFor
       return kernels.gemm_bf16;
     case DType::kI8:
       return rounded ? kernels.gemm_i8_rounded : kernels.gemm_i8;
+    case DType::kI5:
+      return rounded ? kernels.gemm_i5_rounded : kernels.gemm_i5;
     case DType::kI4:
       return rounded ? kernels.gemm_i4_rounded : kernels.gemm_i4;
     default:

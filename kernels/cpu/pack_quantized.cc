@@ -1,5 +1,6 @@
 #include "kernels/cpu/pack_quantized.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace tessera::cpu {
@@ -23,13 +24,46 @@ uint32_t FourCodes(const uint8_t* codes, int64_t cols, int64_t k) {
   return word;
 }
 
+// Returns the offset of the line of lower bits that holds column k.
+int64_t LineOffset(const QuantShape& shape, int64_t k) {
+  const int64_t line = k / shape.line_cols;
+  return (line + (shape.run_lines == 0 ? 0 : line / shape.run_lines)) * kCacheLine;
+}
+
+// The byte and, in it, the lowest bit that hold the highest bits of columns [k / 4 * 4, k / 4 * 4 +
+// 4) of an output.
+struct HighBits {
+  int64_t offset;
+  int shift;
+};
+HighBits HighBitsOf(const QuantShape& shape, int64_t lane, int64_t k) {
+  const int64_t run_cols = shape.run_lines * shape.line_cols;
+  const int64_t line = LineOffset(shape, k / run_cols * run_cols) + shape.run_lines * kCacheLine;
+  const int64_t bit = (k % run_cols / kStepCols * kPanel + lane) * kStepCols;
+  return {line + bit / 8, static_cast<int>(bit % 8)};
+}
+
+// Packs the highest bits of four int5 codes, of which `word` has one in each byte.
+void PackHighBits(const QuantShape& shape, int64_t lane, int64_t k, uint32_t word, char* panel) {
+  uint32_t bits = 0;
+  for (int i = 0; i < kStepCols; ++i) bits |= (word >> (8 * i + 4) & 1) << i;
+  const HighBits high = HighBitsOf(shape, lane, k);
+  panel[high.offset] = static_cast<char>(panel[high.offset] | static_cast<int>(bits << high.shift));
+}
+
 void PackCodes(const uint8_t* codes, const QuantShape& shape, int64_t lane, char* panel) {
   const int64_t line_cols = shape.line_cols;
-  char* out = panel + kStepCols * lane;
-  for (int64_t k = 0; k < shape.cols; k += line_cols, out += kCacheLine) {
-    uint32_t word = FourCodes(codes, shape.cols, k);
-    if (line_cols > kStepCols) word |= FourCodes(codes, shape.cols, k + kStepCols) << 4;
-    std::memcpy(out, &word, sizeof(word));
+  for (int64_t k = 0; k < shape.cols; k += line_cols) {
+    uint32_t word = 0;
+    for (int64_t part = 0; part < line_cols; part += kStepCols) {
+      uint32_t four = FourCodes(codes, shape.cols, k + part);
+      if (shape.run_lines != 0) {
+        PackHighBits(shape, lane, k + part, four, panel);
+        four &= 0x0f0f0f0fu;
+      }
+      word |= four << part;  // the second run of four columns has the upper nibbles
+    }
+    std::memcpy(panel + LineOffset(shape, k) + kStepCols * lane, &word, sizeof(word));
   }
 }
 
@@ -59,13 +93,14 @@ float LoadScale(ScaleType type, int64_t index, const char* scales) {
 QuantShape NewQuantShape(int64_t cols, const WeightFormat& format, DType scale_dtype) {
   QuantShape shape;
   const int64_t line_cols = ColsPerLine(format.dtype);
-  const int64_t lines = CeilDiv(cols, line_cols);
+  const int64_t lines = NumLines(format.dtype, cols);
   shape.cols = cols;
   shape.group_size = format.group_size == 0 ? cols : format.group_size;
   shape.rotation = format.rotation;
   shape.line_cols = line_cols;
+  shape.run_lines = format.dtype == DType::kI5 ? kInt5RunLines : 0;
   shape.num_groups = format.NumGroups(cols);
-  shape.group_lines = format.group_size == 0 ? lines : format.group_size / line_cols;
+  shape.group_lines = format.group_size == 0 ? lines : NumLines(format.dtype, format.group_size);
   shape.scales = lines * kCacheLine;
   const int64_t scale_bytes = kPanel * shape.num_groups * DTypeBytes(scale_dtype);
   shape.zeros = format.asymmetric ? shape.scales + scale_bytes : 0;
@@ -73,7 +108,8 @@ QuantShape NewQuantShape(int64_t cols, const WeightFormat& format, DType scale_d
   shape.symmetric_zero = format.symmetric_zero();
   const int64_t element_bytes =
       format.activations == DType::kBF16 ? DTypeBytes(DType::kF32) : DTypeBytes(DType::kI8);
-  shape.row_sums = RoundUp(lines * line_cols * element_bytes, kCacheLine);
+  const int64_t padded_cols = RoundUp(cols, line_cols * std::max<int64_t>(1, shape.run_lines));
+  shape.row_sums = RoundUp(padded_cols * element_bytes, kCacheLine);
   shape.row_scale = shape.row_sums + 4 * shape.num_groups;
   return shape;
 }
@@ -97,8 +133,12 @@ float QuantElement(const QuantShape& shape, const char* panel, int64_t lane, int
   const uint8_t* const bytes = reinterpret_cast<const uint8_t*>(panel);
   const int64_t index = k / shape.group_size * kPanel + lane;
   const int64_t line_cols = shape.line_cols;
-  int32_t code = bytes[k / line_cols * kCacheLine + kStepCols * lane + k % kStepCols];
+  int32_t code = bytes[LineOffset(shape, k) + kStepCols * lane + k % kStepCols];
   if (line_cols > kStepCols) code = k % line_cols < kStepCols ? code & 15 : code >> 4;
+  if (shape.run_lines != 0) {
+    const HighBits high = HighBitsOf(shape, lane, k);
+    code |= (bytes[high.offset] >> (high.shift + k % kStepCols) & 1) << 4;
+  }
   const int32_t zero = shape.zeros != 0 ? bytes[shape.zeros + index] : shape.symmetric_zero;
   return LoadScale(shape.scale_type, index, panel + shape.scales) * static_cast<float>(code - zero);
 }

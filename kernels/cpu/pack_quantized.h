@@ -12,6 +12,8 @@
 
 namespace tessera::cpu {
 
+inline constexpr int64_t kInt5RunLines = 4;  // lines between two lines of highest bits
+
 // Returns the number of columns in a line of 64 bytes, which holds the weights of 16 outputs.
 constexpr int64_t ColsPerLine(DType dtype) {
   switch (dtype) {
@@ -19,11 +21,18 @@ constexpr int64_t ColsPerLine(DType dtype) {
       return 2;
     case DType::kI8:
       return 4;
+    case DType::kI5:
     case DType::kI4:
       return 8;
     default:
       return 1;
   }
+}
+
+// Returns the number of lines of `cols` columns of a panel.
+constexpr int64_t NumLines(DType dtype, int64_t cols) {
+  const int64_t lines = CeilDiv(cols, ColsPerLine(dtype));
+  return dtype == DType::kI5 ? CeilDiv(lines, kInt5RunLines) * (kInt5RunLines + 1) : lines;
 }
 
 // The row of a checkpoint tensor that becomes an output of a panel. If `part` is null, the output

@@ -38,7 +38,7 @@ class CpuWeight final : public PackedWeight {
 
   bool gated() const { return gated_; }
   int64_t num_panels() const { return num_panels_; }
-  int64_t steps() const { return CeilDiv(cols_, ColsPerLine(format_.dtype)); }
+  int64_t steps() const { return NumLines(format_.dtype, cols_); }
   int64_t panel_bytes() const { return panel_bytes_; }
   const char* panels() const { return buffer_->bytes(); }
   // REQUIRES: format().quantized().

@@ -1,4 +1,4 @@
-// The inner loops of Linear and Logits on int8 and int4 weights with int8 rows
+// The inner loops of Linear and Logits on int8, int5 and int4 weights with int8 rows
 // (kernels/device/weight_format.h): exact integer dot products within a group of columns, fp32 sums
 // across groups. With few rows, the time is that of reading the weight's bytes from memory; with
 // many rows, the dot products of 4 bytes per lane limit the speed.
@@ -13,6 +13,7 @@ struct Int8Codes {
   static constexpr int MostPanels(int rows) { return QuantTilePanels(rows); }
   // An int8 weight often has one group, so its sums are rarely loaded and stored.
   static constexpr bool SumsInRegisters(int rows, int panels) { return false; }
+  static constexpr int kLines = 1;
   static constexpr int kParts = 1;
   static constexpr int64_t kRowBytes = 4;
   static constexpr int kShift = kByteShift;
@@ -28,6 +29,7 @@ struct Int4Codes {
   static constexpr int kMaxRows = kMaxGroupedRows;
   static constexpr int MostPanels(int rows) { return QuantTilePanels(rows); }
   static constexpr bool SumsInRegisters(int rows, int panels) { return GroupSumsFit(rows, panels); }
+  static constexpr int kLines = 1;
   static constexpr int kParts = 2;
   static constexpr int64_t kRowBytes = 8;
   static constexpr int kShift = 0;
@@ -41,6 +43,18 @@ struct Int4Codes {
   TESSERA_INLINE I16 Row(const char* a, int part) { return BroadcastBytes(a + 4 * part); }
   TESSERA_INLINE I16 Dot(I16 acc, const Weights& w, I16 x) { return DotNibbles(acc, w, x); }
 };
+// Five lines: four of lower bits and one of highest bits.
+struct Int5Codes : Int4Codes {
+  // Unpacking takes registers too: 6 rows times 4 panels would leave too few.
+  static constexpr int MostPanels(int rows) { return rows == 6 ? 2 : QuantTilePanels(rows); }
+  static constexpr int kLines = 5;
+  static constexpr int kParts = 8;
+  static constexpr int64_t kRowBytes = 32;
+  TESSERA_INLINE Weights Outputs(const char* b, int part) {
+    return WithFifthBits(Int4Codes::Outputs(b + part / 2 * kCacheLine, part % 2),
+                         b + 4 * kCacheLine + 8 * part);
+  }
+};
 
 }  // namespace
 
@@ -52,6 +66,11 @@ void GemmI8(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, 
 void GemmI4(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
             int64_t row_end) {
   GemmLoop<QuantFormat<Int4Codes>>(problem, panel_begin, panel_end, row_begin, row_end);
+}
+
+void GemmI5(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
+            int64_t row_end) {
+  GemmLoop<QuantFormat<Int5Codes>>(problem, panel_begin, panel_end, row_begin, row_end);
 }
 
 double SpinDots(int64_t iterations) {
@@ -80,6 +99,7 @@ const IsaKernels& Kernels() {
     table.name = TESSERA_ISA_NAME;
     table.gemm_i8 = &GemmI8;
     table.gemm_i4 = &GemmI4;
+    table.gemm_i5 = &GemmI5;
     table.spin_dots = &SpinDots;
     return table;
   }();

@@ -6,6 +6,8 @@
 //   A line of int8 codes is [16 outputs][4 k].
 //   A line of int4 codes is [16 outputs][4 bytes]: the low nibbles are 4 k, the high nibbles the
 //   next 4 k.
+//   Five lines of int5 codes are 32 k: four lines with the lower 4 bits of the codes, as int4 codes
+//   are, and a line of [8 runs of 4 k][16 outputs][4 k] with the highest bit of each code.
 // Codes after the last k, and the codes of outputs after the last, are 0.
 //
 // A prepared row for int8 activations is: codes (signed bytes, padded with zeros); then the sum of
@@ -28,7 +30,8 @@ struct QuantShape {
   int64_t group_size = 0;  // columns of a group; cols if the whole row is one group
   int64_t num_groups = 0;
   int32_t rotation = 0;     // size of the blocks of columns that are rotated; 0: none
-  int64_t line_cols = 0;    // columns of a line
+  int64_t line_cols = 0;    // columns of a line, without the lines of highest bits
+  int64_t run_lines = 0;    // number of lines between two lines of highest bits; 0: there are none
   int64_t group_lines = 0;  // lines of a group in a panel; the last group may have fewer
   int64_t scales = 0;       // offset in bytes of the scales from the start of a panel
   int64_t zeros = 0;        // offset in bytes of the zero points; 0: the format is symmetric

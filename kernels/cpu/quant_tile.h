@@ -3,16 +3,16 @@
 // Every panel is read from memory once per block of rows; codes are unpacked in registers. Included
 // by the per-ISA sources only; pure functions.
 //
-// A Codes type defines one step of the product: a line of codes is unpacked into kParts vectors of
-// weights, which are multiplied with the next kRowBytes bytes of a row. It has
+// A Codes type defines one step of the product: kLines lines of codes are unpacked into kParts
+// vectors of weights, which are multiplied with the next kRowBytes bytes of a row. It has
 //   kMaxRows                       the largest number of rows of a tile
 //   MostPanels(rows)               the largest number of panels of a tile
 //   SumsInRegisters(rows, panels)  whether the sums across groups stay in registers
-//   kParts, kRowBytes              as above
+//   kLines, kParts, kRowBytes      as above
 //   kShift                         a weight is code - kShift
 //   kScaledRows                    whether a prepared row ends with its scale
 //   Dots                           the vector of 16 dot products: I16 or V16
-//   Weights, Outputs(line, part)   the weights of one part of a line
+//   Weights, Outputs(line, part)   the weights of one part of a step
 //   Row(row, part)                 the elements of a row for one part, in every lane
 //   Dot(dots, weights, row)        dots + weights * row
 //   Share(zero, sum)               zero * the sum of a group of a row, which is stored at `sum`
@@ -73,10 +73,10 @@ TESSERA_INLINE void StartGroup(const QuantShape& shape, const TileProblem& tile,
   }
 }
 
-// Adds the products of one line: `a` are the next elements of the first row, `b` is the line of the
-// first panel.
+// Adds the products of one step: `a` are the next elements of the first row, `b` is the first line
+// of the step in the first panel.
 template <class Codes, int kRows, int kPanels>
-TESSERA_INLINE void AddLine(const char* a, int64_t a_stride, const char* b, int64_t panel_bytes,
+TESSERA_INLINE void AddStep(const char* a, int64_t a_stride, const char* b, int64_t panel_bytes,
                             typename Codes::Dots (&dots)[kRows][kPanels]) {
 #pragma GCC unroll 8
   for (int part = 0; part < Codes::kParts; ++part) {
@@ -163,14 +163,17 @@ static void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
     StartGroup<Codes>(shape, tile, g, dots);
     const int64_t lines = lines_left < shape.group_lines ? lines_left : shape.group_lines;
     lines_left -= lines;
-    for (int64_t s = lines; s > 0; --s) {
-      if (lines_left + s == tile.jump_steps) next += tile.prefetch_jump;
+    for (int64_t s = lines; s > 0; s -= Codes::kLines) {
+#pragma GCC unroll 5
+      for (int line = 0; line < Codes::kLines; ++line) {
+        if (lines_left + s - line == tile.jump_steps) next += tile.prefetch_jump;
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) __builtin_prefetch(next + p * panel_bytes);
-      next += next_stride;
-      AddLine<Codes>(a, a_stride, b, panel_bytes, dots);
+        for (int p = 0; p < kPanels; ++p) __builtin_prefetch(next + p * panel_bytes);
+        next += next_stride;
+      }
+      AddStep<Codes>(a, a_stride, b, panel_bytes, dots);
       a += Codes::kRowBytes;
-      b += kCacheLine;
+      b += Codes::kLines * kCacheLine;
     }
     EndGroup<kSumsInRegisters>(shape, tile, g, dots, sums);
   }

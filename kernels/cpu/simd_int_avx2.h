@@ -125,6 +125,22 @@ TESSERA_INLINE I16 HighNibbles(I16 x) {
   return LowNibbles({_mm256_srli_epi32(x.lo, 4), _mm256_srli_epi32(x.hi, 4)});
 }
 
+TESSERA_INLINE __m256i FifthBits(int32_t bits) {
+  const __m256i byte_of =
+      _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i bit_of = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
+  const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), byte_of);
+  const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit_of), bit_of);
+  return _mm256_and_si256(set, _mm256_set1_epi8(16));
+}
+// Returns x with bit 4 of byte i set if bit i of the 64 bits at p is set. REQUIRES: the bytes of x
+// are in [0, 15].
+TESSERA_INLINE I16 WithFifthBits(I16 x, const void* p) {
+  int32_t bits[2];
+  std::memcpy(bits, p, sizeof(bits));
+  return {_mm256_or_si256(x.lo, FifthBits(bits[0])), _mm256_or_si256(x.hi, FifthBits(bits[1]))};
+}
+
 // DotBytes multiplies by code - kByteShift, where the codes are the unsigned bytes that
 // LoadByteWeights reads.
 #if defined(__AVXVNNI__)

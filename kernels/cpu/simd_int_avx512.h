@@ -98,6 +98,14 @@ TESSERA_INLINE V16 PairsOfNibbles(I16 x) {
 TESSERA_INLINE void StoreColumns(void* p, V16 x) {
   StoreNormalBF16(p, {_mm512_permute_ps(x.v, 0xd8)});
 }
+// The same for int5 weights code - 16, whose codes are the lowest 5 bits of the halves.
+TESSERA_INLINE V16 PairsOfFiveBits(I16 x) {
+  alignas(64) static constexpr uint16_t kWeights[32] = {
+      0xc180, 0xc170, 0xc160, 0xc150, 0xc140, 0xc130, 0xc120, 0xc110, 0xc100, 0xc0e0, 0xc0c0,
+      0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0,
+      0x40c0, 0x40e0, 0x4100, 0x4110, 0x4120, 0x4130, 0x4140, 0x4150, 0x4160, 0x4170};
+  return {_mm512_castsi512_ps(_mm512_permutexvar_epi16(x.v, _mm512_load_si512(kWeights)))};
+}
 #else
 TESSERA_INLINE void StoreColumns(void* p, V16 x) { _mm512_storeu_ps(p, x.v); }
 #endif
@@ -105,6 +113,14 @@ TESSERA_INLINE void StoreColumns(void* p, V16 x) { _mm512_storeu_ps(p, x.v); }
 TESSERA_INLINE I16 LowNibbles(I16 x) { return {_mm512_and_si512(x.v, _mm512_set1_epi8(15))}; }
 TESSERA_INLINE I16 HighNibbles(I16 x) {
   return {_mm512_and_si512(_mm512_srli_epi32(x.v, 4), _mm512_set1_epi8(15))};
+}
+
+// Returns x with bit 4 of byte i set if bit i of the 64 bits at p is set. REQUIRES: the bytes of x
+// are in [0, 15].
+TESSERA_INLINE I16 WithFifthBits(I16 x, const void* p) {
+  uint64_t bits;
+  std::memcpy(&bits, p, sizeof(bits));
+  return {_mm512_mask_add_epi8(x.v, bits, x.v, _mm512_set1_epi8(16))};
 }
 
 // DotBytes multiplies by code - kByteShift, where the codes are the unsigned bytes that

@@ -1,4 +1,4 @@
-// The inner loops of Linear and Logits on int8 and int4 weights with bf16 rows
+// The inner loops of Linear and Logits on int8, int5 and int4 weights with bf16 rows
 // (kernels/device/weight_format.h). Codes are unpacked to the exact numbers code - zero, and the
 // scale of a group is applied to the group's dot product, so that no weight is rounded. With few
 // rows, the time is that of reading the weight's bytes from memory or of unpacking them; with many
@@ -56,12 +56,10 @@ void RoundRow(const float* x, const float* weight, float eps, const QuantShape& 
     }
     sums[g] = ReduceAdd(sum);
   }
-#if defined(TESSERA_HAS_DOT_BF16)
-  // A tile product of AMX reads whole runs of kTileCols columns.
-  constexpr int64_t kTileCols = 32;
-  const int64_t tail = (kTileCols - i % kTileCols) % kTileCols;
-  std::memset(elements + kElementBytes * i, 0, static_cast<size_t>(kElementBytes * tail));
-#endif
+  // Steps of int5 weights and tile products of AMX read whole runs of kRunCols columns.
+  constexpr int64_t kRunCols = 32;
+  const int64_t end = kElementBytes * ((i + kRunCols - 1) / kRunCols * kRunCols);
+  for (int64_t at = kElementBytes * i; at < end && at < shape.row_sums; ++at) elements[at] = 0;
 }
 
 void GemmI8Rounded(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end,
@@ -73,6 +71,12 @@ void GemmI8Rounded(const GemmProblem& problem, int64_t panel_begin, int64_t pane
 void GemmI4Rounded(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end,
                    int64_t row_begin, int64_t row_end) {
   GemmLoop<QuantFormat<RoundedRowCodes<Int4Columns>>>(problem, panel_begin, panel_end, row_begin,
+                                                      row_end);
+}
+
+void GemmI5Rounded(const GemmProblem& problem, int64_t panel_begin, int64_t panel_end,
+                   int64_t row_begin, int64_t row_end) {
+  GemmLoop<QuantFormat<RoundedRowCodes<Int5Columns>>>(problem, panel_begin, panel_end, row_begin,
                                                       row_end);
 }
 

@@ -31,8 +31,9 @@ constexpr int64_t WorkBytes(int64_t bytes) {
 // The bytes of a panel of a quantised weight: its codes, scales and (asymmetric) zero points,
 // rounded up to whole cache lines.
 constexpr int64_t QuantPanelBytes(int64_t cols, const WeightFormat& format, DType scale_dtype) {
-  const int64_t code_bytes =
-      format.dtype == DType::kI8 ? RoundUp<int64_t>(cols, 4) : RoundUp<int64_t>(cols, 8) / 2;
+  const int64_t code_bytes = format.dtype == DType::kI8   ? RoundUp<int64_t>(cols, 4)
+                             : format.dtype == DType::kI5 ? RoundUp<int64_t>(cols, 32) / 8 * 5
+                                                          : RoundUp<int64_t>(cols, 8) / 2;
   const int64_t group_bytes = DTypeBytes(scale_dtype) + (format.asymmetric ? 1 : 0);
   return RoundUp(kPackedOutputs * (code_bytes + format.NumGroups(cols) * group_bytes), kLineBytes);
 }

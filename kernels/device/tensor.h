@@ -41,8 +41,8 @@ class RowObserver {
 
 // A read-only view of a weight of a checkpoint: [rows, cols], row-major. A vector has rows = 1.
 //
-// With kI8 or kI4, the checkpoint is quantised (GPTQ, AWQ, compressed-tensors) and its codes are
-// not quantised again. `data` then has one code per byte (kI4: 0..15), as defined by
+// With kI8, kI5 or kI4, the weight is quantised (GPTQ, AWQ, compressed-tensors) and its codes are
+// not quantised again. `data` then has one code per byte (kI4: 0..15, kI5: 0..31), as defined by
 // kernels/device/weight_format.h. `scales` has a scale for every group of the format into which the
 // weight is packed.
 struct WeightView {
@@ -57,7 +57,9 @@ struct WeightView {
   // packing.
   RowObserver* observer = nullptr;
 
-  bool quantized() const { return dtype == DType::kI8 || dtype == DType::kI4; }
+  bool quantized() const {
+    return dtype == DType::kI8 || dtype == DType::kI5 || dtype == DType::kI4;
+  }
 };
 
 }  // namespace tessera

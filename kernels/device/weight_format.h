@@ -1,10 +1,11 @@
 // The number format of a packed weight, and the definition of the quantised formats. Pure data; any
 // thread. Uses no absl and no spdlog, because CUDA sources include it.
 //
-// Quantised weights (kI8, kI4). A row of K weights is cut into groups. Each group has a scale, and
+// Quantised weights (kI8, kI5, kI4). A row of K weights is cut into groups. Each has a scale, and
 // its own zero point if the format is asymmetric:
 //   weight[n][k] = scale[n][g] * (code[n][k] - zero[n][g]),  g = k / group_size
-// Codes are unsigned: 0..255 (kI8) or 0..15 (kI4). In symmetric formats every zero is 128 or 8.
+// Codes are unsigned: 0..255 (kI8), 0..31 (kI5) or 0..15 (kI4). In symmetric formats every zero is
+// 128, 16 or 8.
 //
 // Rotation. A few channels of the activations of a language model are many times larger than the
 // others, and they take the scale of the whole row (LLM.int8(), 2208.07339). A rotation spreads
@@ -56,16 +57,17 @@ constexpr int32_t RotationOf(int64_t cols) {
 }
 
 struct WeightFormat {
-  DType dtype = DType::kF32;  // kF32, kBF16, kI8 or kI4
-  // For kI8 and kI4: the number of weights of a row that share a scale, a multiple of
+  DType dtype = DType::kF32;  // kF32, kBF16, kI8, kI5 or kI4
+  // For quantised types: the number of weights of a row that share a scale, a multiple of
   // kGroupGranule. 0: the whole row has one scale.
   int32_t group_size = 0;
-  bool asymmetric = false;  // for kI8 and kI4: each group has its own zero point
-  // For kI8 and kI4: the size of the rotation's blocks, a power of two from kMinRotation to
+  bool asymmetric = false;  // for quantised types: each group has its own zero point
+  // For quantised types: the size of the rotation's blocks, a power of two from kMinRotation to
   // kMaxRotation that divides the number of columns. 0: no rotation, as in a weight that another
   // program has quantised.
   int32_t rotation = 0;
-  // For kI8 and kI4: the type of the activations, kI8 or kBF16. A format with a rotation has kI8.
+  // For quantised types: the type of the activations, kI8 or kBF16. A format with a rotation has
+  // kI8.
   DType activations = DType::kI8;
 
   // The constructor is implicit, so that a DType converts to the format with that type.
@@ -74,9 +76,13 @@ struct WeightFormat {
       int32_t rotation = 0)
       : dtype(dtype), group_size(group_size), asymmetric(asymmetric), rotation(rotation) {}
 
-  constexpr bool quantized() const { return dtype == DType::kI8 || dtype == DType::kI4; }
-  constexpr int symmetric_zero() const { return dtype == DType::kI8 ? 128 : 8; }
-  constexpr int max_code() const { return dtype == DType::kI8 ? 255 : 15; }
+  constexpr bool quantized() const {
+    return dtype == DType::kI8 || dtype == DType::kI5 || dtype == DType::kI4;
+  }
+  constexpr int symmetric_zero() const {
+    return dtype == DType::kI8 ? 128 : dtype == DType::kI5 ? 16 : 8;
+  }
+  constexpr int max_code() const { return 2 * symmetric_zero() - 1; }
   constexpr int64_t NumGroups(int64_t cols) const {
     return group_size == 0 ? 1 : CeilDiv<int64_t>(cols, group_size);
   }

@@ -10,7 +10,7 @@ constexpr int64_t kNoBound = std::numeric_limits<int64_t>::max();
 constexpr ConfigRule kRules[] = {
     {"engine.device", 0, 0, "auto|ref|cpu|cuda", "cuda"},
     {"engine.threads", 1, 1024, nullptr, nullptr},
-    {"engine.dtype", 0, 0, "auto|float32|bfloat16|float16|int8|int4", nullptr},
+    {"engine.dtype", 0, 0, "auto|float32|bfloat16|float16|int8|int5|int4", nullptr},
     {"engine.activations", 0, 0, "auto|bfloat16|int8", nullptr},
     {"engine.kv_cache_dtype", 0, 0, "auto|float32|bfloat16|int8", nullptr},
     {"engine.kv_cache_bytes", 1 << 16, kNoBound, nullptr, nullptr},
@@ -54,9 +54,9 @@ constexpr ConfigFlag kFlags[] = {
     {"--device", "engine.device", "auto|ref|cpu|cuda", "where models run (auto)"},
     {"--threads", "engine.threads", "N", "compute threads (one per physical core)"},
     {"--dtype", "engine.dtype", "TYPE",
-     "format of weights: auto, float32, bfloat16, float16, int8, int4 (auto: as stored)"},
+     "format of weights: auto, float32, bfloat16, float16, int8, int5, int4 (auto: as stored)"},
     {"--activations", "engine.activations", "TYPE",
-     "what int8 and int4 weights multiply: auto, bfloat16, int8 (auto: int8, but bfloat16 for a "
+     "what quantised weights multiply: auto, bfloat16, int8 (auto: int8, but bfloat16 for a "
      "checkpoint that was quantised for 16-bit activations)"},
     {"--kv-cache-dtype", "engine.kv_cache_dtype", "TYPE",
      "format of the KV cache: auto, float32, bfloat16, int8 (auto: follows the weights)"},

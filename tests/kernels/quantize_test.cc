@@ -181,6 +181,11 @@ TEST(RowQuantizerTest, TheLargestWeightIsMetExactly) {
   EXPECT_EQ(negative.scales()[0], 0.125f);
   EXPECT_EQ(negative.codes()[5], 0);
   EXPECT_EQ(negative.codes()[0], 10);
+  RowQuantizer five(WeightFormat(DType::kI5, 32));
+  five.Load(ViewOf(weights, 32), 0);
+  EXPECT_EQ(five.scales()[0], 0.0625f);
+  EXPECT_EQ(five.codes()[5], 0);
+  EXPECT_EQ(five.codes()[0], 20);
   RowQuantizer bytes{WeightFormat(DType::kI8)};
   bytes.Load(ViewOf(weights, 32), 0);
   EXPECT_EQ(bytes.codes()[5], 1);
@@ -209,7 +214,7 @@ TEST(RowQuantizerTest, WeightsCountWhereverTheyLie) {
 // Every asymmetric grid represents 0 exactly.
 TEST(RowQuantizerTest, AsymmetricGridsHaveZero) {
   for (float low : {-1.0f, 0.5f, 0.0f, -3.0f}) {
-    for (DType dtype : {DType::kI4, DType::kI8}) {
+    for (DType dtype : {DType::kI4, DType::kI5, DType::kI8}) {
       std::vector<float> weights(64, low);
       weights[1] = low + 1.0f;
       weights[2] = 0.0f;

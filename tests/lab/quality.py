@@ -37,7 +37,7 @@ import daemon
 import score
 import tasks
 
-FORMATS = [("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "bfloat16"), ("int4", "bfloat16"), ("bfloat16", "int8"), ("int8", "int8"), ("int4", "int8")]
+FORMATS = [("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "bfloat16"), ("int5", "bfloat16"), ("int4", "bfloat16"), ("bfloat16", "int8"), ("int8", "int8"), ("int4", "int8")]
 BASE = ("bfloat16", "bfloat16")
 # The tasks at which the models are good enough to lose accuracy, with the context length on which both models were trained.
 TASKS = ["recall", "two_hop", "multi_document", "transform"]
@@ -47,7 +47,7 @@ STORY_TOKENS = 400
 EVAL = os.path.join(daemon.ROOT, "..", "shared", "data", "eval")
 REAL_TEXTS = 40
 REAL_TOKENS = 500
-REAL_FORMATS = [f"{weights}:{kv}" for weights in ("float32:auto", "bfloat16:auto", "int8:auto", "int8:bfloat16", "int4:auto", "int4:bfloat16")
+REAL_FORMATS = [f"{weights}:{kv}" for weights in ("float32:auto", "bfloat16:auto", "int8:auto", "int8:bfloat16", "int5:auto", "int4:auto", "int4:bfloat16")
                 for kv in ("float32", "bfloat16", "int8") if (weights, kv) != ("float32:auto", "float32")]  # that one is the base
 LLAMA_FORMATS = ["Q8_0", "Q4_0", "Q4_K_M"]
 

@@ -116,6 +116,7 @@ std::vector<WeightFormat> QuantizedFormats() {
     for (const int32_t group_size : {0, 32, 128}) {
       formats.push_back({DType::kI8, group_size, asymmetric});
       formats.push_back({DType::kI4, group_size, asymmetric});
+      formats.push_back({DType::kI5, group_size, asymmetric});
     }
     formats.push_back({DType::kI4, 64, asymmetric});
   }

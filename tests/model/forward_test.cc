@@ -109,7 +109,7 @@ TEST_P(GoldenTest, Bf16AgreesWithRef) {
 }
 
 TEST_P(GoldenTest, QuantizedAgreesWithRef) {
-  for (const WeightDtype dtype : {WeightDtype::kI8, WeightDtype::kI4}) {
+  for (const WeightDtype dtype : {WeightDtype::kI8, WeightDtype::kI5, WeightDtype::kI4}) {
     TinyOptions options;
     options.dtype = dtype;
     ExpectAgreesWithRef(model_name(), backend_name(), options, 0.2, 0.2f);
@@ -148,15 +148,15 @@ double RelativeError(const std::vector<float>& a, const std::vector<float>& b) {
 // random.
 TEST_P(GoldenTest, QuantizedIsNearFp32) {
   const Golden golden = LoadGoldenModel(model_name());
-  for (const WeightDtype dtype : {WeightDtype::kI8, WeightDtype::kI4}) {
+  for (const WeightDtype dtype : {WeightDtype::kI8, WeightDtype::kI5, WeightDtype::kI4}) {
     TestBackend device(backend_name());
     TinyOptions options;
     options.dtype = dtype;
     TinyModel model(GoldenModelDir(model_name()), device.backend.get(), options);
     const std::vector<float> logits = model.AllLogits(golden.all_ids(), 512);
     const double relative = RelativeError(logits, golden.logits);
-    EXPECT_LE(relative, dtype == WeightDtype::kI8 ? 0.06 : 0.6);
-    RecordProperty(dtype == WeightDtype::kI8 ? "int8" : "int4", std::to_string(relative));
+    EXPECT_LE(relative, dtype == WeightDtype::kI8 ? 0.06 : dtype == WeightDtype::kI5 ? 0.4 : 0.6);
+    RecordProperty(DTypeName(model.model().weights().dtype), std::to_string(relative));
     EXPECT_TRUE(SameBits(model.AllLogits(golden.all_ids(), 7), logits));
     EXPECT_EQ(model.Greedy(golden.prompt_ids, 8).size(), 8u);
   }

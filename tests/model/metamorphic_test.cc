@@ -33,6 +33,8 @@ WeightDtype DtypeOf(DType dtype) {
       return WeightDtype::kBF16;
     case DType::kI8:
       return WeightDtype::kI8;
+    case DType::kI5:
+      return WeightDtype::kI5;
     case DType::kI4:
       return WeightDtype::kI4;
     default:
@@ -52,6 +54,7 @@ std::vector<Case> Cases() {
       cases.push_back({backend, model, DType::kI8});
       cases.push_back({backend, model, DType::kI4});
     }
+    cases.push_back({backend, "llama32", DType::kI5});
     cases.push_back({backend, "llama32", DType::kI4, ActivationDtype::kBF16});
   }
   return cases;
@@ -66,7 +69,8 @@ class MetamorphicTest : public ::testing::TestWithParam<Case> {
     TinyOptions options;
     options.dtype = DtypeOf(GetParam().dtype);
     options.activations = GetParam().activations;
-    options.kv_dtype = GetParam().dtype == DType::kI4 ? DType::kBF16 : GetParam().dtype;
+    const bool below_a_byte = GetParam().dtype == DType::kI4 || GetParam().dtype == DType::kI5;
+    options.kv_dtype = below_a_byte ? DType::kBF16 : GetParam().dtype;
     options.max_tokens = 1024;
     options.max_num_seqs = 128;
     options.pool_bytes = int64_t{32} << 20;

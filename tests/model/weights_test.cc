@@ -254,7 +254,7 @@ TEST_F(WeightsTest, QuantizedEstimateIsWhatIsPacked) {
     const auto spec = LoadModelSpec(GoldenModelDir(name));
     const auto checkpoint = Checkpoint::OpenDir(GoldenModelDir(name));
     ASSERT_TRUE(spec.ok() && checkpoint.ok());
-    for (const WeightDtype dtype : {WeightDtype::kI8, WeightDtype::kI4}) {
+    for (const WeightDtype dtype : {WeightDtype::kI8, WeightDtype::kI5, WeightDtype::kI4}) {
       for (const WeightFormat& int4 : {kInt4Format, WeightFormat(DType::kI4, 64, true)}) {
         WeightOptions options;
         options.request.dtype = dtype;
@@ -291,6 +291,16 @@ TEST_F(WeightsTest, QuantizedFormatsBySlot) {
   EXPECT_TRUE(is(int4->layers[0].out, DType::kI8));
   EXPECT_TRUE(is(int4->embed, DType::kI8));
   EXPECT_TRUE(is(int4->lm_head, DType::kI8));
+  options.request.dtype = WeightDtype::kI5;
+  const auto int5 = Load(options);
+  ASSERT_TRUE(int5.ok()) << int5.status();
+  EXPECT_EQ(int5->dtype, DType::kI5);
+  EXPECT_TRUE(is(int5->layers[0].qkv, kInt5Format));
+  EXPECT_TRUE(is(int5->layers[0].out, kInt5Format));
+  EXPECT_TRUE(is(int5->layers[2].gate_up, kInt5Format));
+  EXPECT_TRUE(is(int5->layers[2].down, kInt5Format));
+  EXPECT_TRUE(is(int5->embed, DType::kI8));
+  EXPECT_TRUE(is(int5->lm_head, DType::kI8));
   options.request.dtype = WeightDtype::kI8;
   const auto int8 = Load(options);
   ASSERT_TRUE(int8.ok()) << int8.status();

@@ -142,7 +142,7 @@ class DaemonTest(unittest.TestCase):
         self.expect_refused("nearest known flag is --model", "--modle", MODEL)
         self.expect_refused("/no/such", "--model", "/no/such")
         self.expect_refused("later release", "--model", MODEL, "--device", "cuda")
-        self.expect_refused("give one of auto", "--model", MODEL, "--dtype", "int5")
+        self.expect_refused("give one of auto", "--model", MODEL, "--dtype", "int3")
         self.expect_refused("give one of auto", "--model", MODEL, "--kv-cache-dtype", "int4")
         self.expect_refused("whole number", "--model", MODEL, "--max-num-seqs", "many")
         with tempfile.TemporaryDirectory() as directory:
@@ -232,7 +232,7 @@ class DaemonTest(unittest.TestCase):
         self.assertEqual(daemon("--check", "--model", "/no/such")[0], 2)
 
     def test_quantized_weights(self):
-        for dtype, activations in (("int8", "int8"), ("int4", "int8"), ("int4", "bfloat16")):
+        for dtype, activations in (("int8", "int8"), ("int5", "int8"), ("int4", "int8"), ("int4", "bfloat16")):
             server = Daemon("--dtype", dtype, "--activations", activations)
             done = server.client("generate", "--ignore-eos", "--max-tokens", "20", "--temperature", "0", "Once upon a time")
             self.assertEqual(done.returncode, 0, done.stderr)

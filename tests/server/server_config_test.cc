@@ -165,7 +165,7 @@ TEST(ConfigTest, FlagErrors) {
             "bfloat16, int8");
   EXPECT_EQ(FlagError({"--model", "/m", "--dtype", "fp8"}),
             "--dtype: engine.dtype is 'fp8'; give one of auto, float32, bfloat16, float16, int8, "
-            "int4");
+            "int5, int4");
 }
 
 TEST(ConfigTest, FlagsOfOtherServersNameTheFlagThatSetsTheSame) {

@@ -110,6 +110,8 @@ class Planner final {
         return DType::kI8;
       case WeightDtype::kI4:
         return DType::kI4;
+      case WeightDtype::kI5:
+        return DType::kI5;
       case WeightDtype::kAuto:
         break;
     }
@@ -191,9 +193,11 @@ class Planner final {
 };
 
 WeightFormat FloatFormat(WeightRole role, DType dtype, const WeightFormat& int4) {
-  if (dtype != DType::kI4) return dtype;
+  if (dtype != DType::kI4 && dtype != DType::kI5) return dtype;
   const bool is_table = role == WeightRole::kEmbed || role == WeightRole::kLmHead;
-  return is_table || role == WeightRole::kOut ? WeightFormat(DType::kI8) : int4;
+  if (is_table) return DType::kI8;
+  if (dtype == DType::kI5) return kInt5Format;
+  return role == WeightRole::kOut ? WeightFormat(DType::kI8) : int4;
 }
 
 int64_t WeightBytes(const ModelSpec& spec, const FusedWeight& weight, const PackedFormat& packed) {

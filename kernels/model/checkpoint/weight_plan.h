@@ -28,6 +28,8 @@ enum class WeightDtype : int32_t {
   // One scale for each group of inputs. The attention's output projection, the embedding table and
   // the Logits weight are int8.
   kI4 = 4,
+  // One scale for each group of inputs. The embedding table and the Logits weight are int8.
+  kI5 = 5,
 };
 
 // The requested type of the activations that int8 and int4 matrices multiply.
@@ -43,6 +45,7 @@ enum class ActivationDtype : int32_t {
 // slightly less memory and are less exact; zero points need slightly more memory and are more
 // exact.
 inline constexpr WeightFormat kInt4Format(DType::kI4, 32);
+inline constexpr WeightFormat kInt5Format(DType::kI5, 32);  // 5.5 bits a weight
 
 inline constexpr int64_t kVectorAlign = 16;  // alignment of each norm and bias, in floats
 
@@ -61,7 +64,7 @@ struct PackedFormat {
 struct WeightPlan {
   using Formats = std::array<PackedFormat, static_cast<size_t>(WeightRole::kNumRoles)>;
 
-  DType dtype = DType::kF32;        // type of the layers' matrices: kF32, kBF16, kI8 or kI4
+  DType dtype = DType::kF32;        // type of the layers' matrices: kF32, kBF16, kI8, kI5 or kI4
   DType activations = DType::kF32;  // type of the activations that they multiply
   std::vector<Formats> layers;      // weights outside the layers are in the first element
   int64_t stored_bytes = 0;         // bytes of the checkpoint's tensors that the loader reads
@@ -71,12 +74,13 @@ struct WeightPlan {
   }
 };
 
-// The plan of a model whose matrices are all stored as floats. `dtype` is kF32, kBF16, kI8 or kI4;
-// the request's own dtype is not read.
-// Under kI4 some matrices are int8:
+// The plan of a model whose matrices are all stored as floats. `dtype` is kF32, kBF16, kI8, kI5 or
+// kI4; the request's own dtype is not read.
+// Under kI4 and kI5 some matrices are int8:
 //   - The embedding table and the Logits weight (one table when they are tied). An error in them
 //     reaches every logit directly, and a step reads only single rows of the embedding table.
-//   - Out, the attention's output projection. Its inputs are sums of values, which no norm has
+//   - Under kI4, Out, the attention's output projection. Its inputs are sums of values, which no
+//   norm has
 //     scaled. Where a value channel is large, Out's weights for that channel are small; they share
 //     a scale with larger weights and lose most of their bits where precision matters most. Keeping
 //     Out in int8 adds 4 to 6 % to the layers' bytes. On models with such channels it cuts the
