@@ -16,7 +16,7 @@ out, and the reason is printed. All seeds are fixed and a tesserad's results do 
 The second form measures language models that people trained (../shared/tools/real_models.py makes two, degrid.py their twins) by tessera_quality_bench, the program beside TESSERAD. They read essays,
 verse and dialogues of ../shared/data/eval, 20,000 tokens in all, and the base is float32. All formats are in memory at once: the default ones take about 30 bytes a weight. This form needs the package
 tokenizers. With --llama, the table also has llama.cpp's formats, each against its own float32 run: PREFIX is a llama.cpp checkout with the programs llama-perplexity and llama-quantize in PREFIX,
-PREFIX/bin or PREFIX/build/bin, PYTHON must have what its convert_hf_to_gguf.py imports, and the package gguf is needed. llama-perplexity cuts the same texts into chunks of 512 tokens and scores the
+PREFIX/bin or PREFIX/build/bin, PYTHON must have what its convert_hf_to_gguf.py imports (or FOLDER-f32.gguf is the model in F32), and the package gguf is needed. llama-perplexity cuts the same texts into chunks of 512 tokens and scores the
 second half of each, so its perplexities are its own, and only its differences compare. It keeps the base's log-probabilities in 16 bits: a KL of less than 1e-4 is rounding.
 
 A change of perplexity comes with the half-width of its 95 % interval. All formats read the same texts, so the interval is computed from the differences of each text (llama.cpp: of each token).
@@ -331,7 +331,11 @@ def measure_llama(args, folder, texts, work):
 
     def run(*command):
         return output_of(command, subprocess.STDOUT)
-    run(args.python, os.path.join(args.llama, "convert_hf_to_gguf.py"), folder, "--outtype", "f32", "--outfile", exact)
+    ready = os.path.normpath(folder) + "-f32.gguf"
+    if os.path.exists(ready):
+        exact = ready
+    else:
+        run(args.python, os.path.join(args.llama, "convert_hf_to_gguf.py"), folder, "--outtype", "f32", "--outfile", exact)
     measure = [perplexity_program, "-c", "512", "--kl-divergence-base", base, *args.flags]
     run(*measure, "-m", exact, "-f", texts)
     rows = []
