@@ -5,9 +5,8 @@
 //
 //   weight_bytes, kv_bytes_per_token   size of the packed weights, and of a token's K and V
 //   perplexity, change_percent         of the texts, and its change against the base
-//   kl, kl_p99                         mean and 99th percentile over positions of KL(base ||
-//   format) same_best_percent                  share of positions with the base's likeliest next
-//   token
+//   kl, kl_p99                         mean and 99th percentile of KL(base || format)
+//   same_best_percent                  share of positions with the base's likeliest next token
 //
 // A change, a mean KL and a share come with NAME_half_width, the half of its 95 % interval. All
 // formats read the same texts, so each figure is a ratio of sums over texts, and the interval

@@ -134,7 +134,7 @@ struct ByteRows {
     unit->DotBytes<kC, kA, kB>();
   }
   // Returns the products of a row with weights code - zero. `sum` is the sum of the row's elements.
-  static V16 Centred(const void* dots, I16 zero, const char* sum) {
+  static V16 Centred(const QuantShape& shape, const void* dots, I16 zero, const char* sum) {
     return ToFloats(SubInts(LoadInts(dots), MulInts(zero, BroadcastBytes(sum))));
   }
 };
@@ -238,7 +238,9 @@ struct RoundedLines {
   static void Multiply(TileUnit* unit) {
     unit->DotBF16<kC, kA, kB>();
   }
-  static V16 Centred(const void* dots, I16 zero, const char* sum) {
+  static V16 Centred(const QuantShape& shape, const void* dots, I16 zero, const char* sum) {
+    // kShift is the zero point of symmetric formats.
+    if (shape.zeros == 0) return Load(static_cast<const float*>(dots));
     const V16 share = ToFloats(SubInts(BroadcastInt(Columns::kShift), zero));
     return Fma(share, BroadcastWord(sum), Load(static_cast<const float*>(dots)));
   }
@@ -272,7 +274,7 @@ void AddGroup(const QuantShape& shape, const TileProblem& tile, int64_t g, int r
   for (int r = 0; r < rows; ++r) {
     const char* const sum = tile.a + (row + r) * tile.a_stride + shape.row_sums + 4 * g;
     float* const out = tile.out + (row + r) * tile.out_stride + panel * kPanel;
-    const V16 dot = Lines::Centred(dots + r * kCacheLine, zero, sum);
+    const V16 dot = Lines::Centred(shape, dots + r * kCacheLine, zero, sum);
     Store(out, Fma(scale, dot, g == 0 ? Zero() : Load(out)));
   }
 }

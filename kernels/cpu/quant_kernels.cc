@@ -45,8 +45,7 @@ struct Int4Codes {
 };
 // Five lines: four of lower bits and one of highest bits.
 struct Int5Codes : Int4Codes {
-  // Unpacking takes registers too: 6 rows times 4 panels would leave too few.
-  static constexpr int MostPanels(int rows) { return rows == 6 ? 2 : QuantTilePanels(rows); }
+  static constexpr int MostPanels(int rows) { return UnpackingPanels(rows); }
   static constexpr int kLines = 5;
   static constexpr int kParts = 8;
   static constexpr int64_t kRowBytes = 32;

@@ -24,6 +24,13 @@ namespace tessera::cpu::TESSERA_ISA {
 
 TESSERA_INLINE V16 ToFloats(V16 x) { return x; }
 
+// The largest number of panels of a tile if unpacking the codes takes several registers: beside 6
+// rows times 4 panels, too few would be left.
+constexpr int UnpackingPanels(int rows) {
+  const int panels = QuantTilePanels(rows);
+  return rows == 6 && panels > 2 ? 2 : panels;
+}
+
 // Returns the 16 scales of group g of a panel.
 TESSERA_INLINE V16 LoadScales(const QuantShape& shape, const char* panel, int64_t g) {
   const char* const scales = panel + shape.scales;

@@ -152,7 +152,7 @@ TESSERA_INLINE ByteWeights LoadByteWeights(const void* p) { return LoadInts(p); 
 TESSERA_INLINE I16 DotBytes(I16 acc, ByteWeights w, I16 x) {
   return {_mm256_dpbusd_avx_epi32(acc.lo, w.lo, x.lo), _mm256_dpbusd_avx_epi32(acc.hi, w.hi, x.hi)};
 }
-// Adds to each lane of `acc` the sum over the lane's 4 bytes of w * x, for w in [0, 15].
+// Adds to each lane of `acc` the sum over the lane's 4 bytes of w * x, for w in [0, 31].
 TESSERA_INLINE I16 DotNibbles(I16 acc, I16 w, I16 x) { return DotBytes(acc, w, x); }
 #else
 // maddubs multiplies unsigned with signed bytes and saturates the sum of two products to 16 bits.

@@ -93,11 +93,6 @@ TESSERA_INLINE V16 PairsOfNibbles(I16 x) {
       0x4080, 0x40a0, 0x40c0, 0x40e0));
   return {_mm512_castsi512_ps(_mm512_permutexvar_epi16(x.v, weights))};
 }
-// Stores 16 numbers that bf16 represents exactly in the order of columns of RoundRow
-// (weight_only_kernels.cc): columns 0, 2, 1, 3 of each run of four.
-TESSERA_INLINE void StoreColumns(void* p, V16 x) {
-  StoreNormalBF16(p, {_mm512_permute_ps(x.v, 0xd8)});
-}
 // The same for int5 weights code - 16, whose codes are the lowest 5 bits of the halves.
 TESSERA_INLINE V16 PairsOfFiveBits(I16 x) {
   alignas(64) static constexpr uint16_t kWeights[32] = {
@@ -105,6 +100,11 @@ TESSERA_INLINE V16 PairsOfFiveBits(I16 x) {
       0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0,
       0x40c0, 0x40e0, 0x4100, 0x4110, 0x4120, 0x4130, 0x4140, 0x4150, 0x4160, 0x4170};
   return {_mm512_castsi512_ps(_mm512_permutexvar_epi16(x.v, _mm512_load_si512(kWeights)))};
+}
+// Stores 16 numbers that bf16 represents exactly in the order of columns of RoundRow
+// (weight_only_kernels.cc): columns 0, 2, 1, 3 of each run of four.
+TESSERA_INLINE void StoreColumns(void* p, V16 x) {
+  StoreNormalBF16(p, {_mm512_permute_ps(x.v, 0xd8)});
 }
 #else
 TESSERA_INLINE void StoreColumns(void* p, V16 x) { _mm512_storeu_ps(p, x.v); }
@@ -136,7 +136,7 @@ TESSERA_INLINE ByteWeights LoadByteWeights(const void* p) { return {_mm512_loadu
 TESSERA_INLINE I16 DotBytes(I16 acc, ByteWeights w, I16 x) {
   return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)};
 }
-// Adds to each lane of `acc` the sum over the lane's 4 bytes of w * x, for w in [0, 15].
+// Adds to each lane of `acc` the sum over the lane's 4 bytes of w * x, for w in [0, 31].
 TESSERA_INLINE I16 DotNibbles(I16 acc, I16 w, I16 x) {
   return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)};
 }

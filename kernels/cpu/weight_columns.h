@@ -8,12 +8,13 @@
 
 namespace tessera::cpu::TESSERA_ISA {
 
-// A Columns type unpacks a line into kParts vectors of weights code - kShift; kCols is the number
-// of columns of a line.
+// A Columns type unpacks a step of kLines lines, which hold kCols columns, into kParts vectors of
+// weights code - kShift.
 //
 // Column k of a line lies in bits [8 k, 8 k + 8) of a lane (int8), or in 4 bits from 8 (k % 4) + 4
 // (k / 4) on (int4). A flipped code is a signed number, code - 128 or code - 8.
-// Returns the int5 codes, as bytes, of run `run` of four columns of five lines.
+
+// Returns the int5 codes, as bytes, of run `run` of four columns of a step of five lines.
 TESSERA_INLINE I16 FiveBitCodes(const char* b, int run) {
   const I16 line = LoadInts(b + run / 2 * kCacheLine);
   return WithFifthBits(run % 2 == 0 ? LowNibbles(line) : HighNibbles(line),

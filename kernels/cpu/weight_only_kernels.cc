@@ -23,8 +23,7 @@ TESSERA_INLINE V16 MultiplyAdd(V16 acc, V16 w, V16 x) { return Fma(w, x, acc); }
 template <class Columns>
 struct RoundedRowCodes : Columns {
   static constexpr int kMaxRows = kMaxQuantRows;
-  // Unpacking takes registers too: 6 rows times 4 panels would leave too few.
-  static constexpr int MostPanels(int rows) { return rows == 6 ? 2 : QuantTilePanels(rows); }
+  static constexpr int MostPanels(int rows) { return UnpackingPanels(rows); }
   static constexpr bool SumsInRegisters(int rows, int panels) { return false; }
   static constexpr int64_t kRowBytes = 4 * Columns::kParts;
   static constexpr bool kScaledRows = false;

@@ -7,16 +7,17 @@
 // Upload, Download and Transfer (transfer.h) copy bytes between device memory and host memory.
 //
 // Numbers. Activations between ops are fp32 rows. A Linear with a bf16 weight rounds its input rows
-// (after the norm) to bf16; with an fp32 weight nothing is rounded; with an int8 or int4 weight
-// rows are quantised as kernels/device/weight_format.h defines. A Linear accumulates in fp32 over k
-// in ascending order, whatever the number of rows. With an fp32 weight, ref accumulates in fp64,
-// and cpu adds the sums of runs of 128 products: in one long fp32 sum, the rounding errors of a
-// channel that is thousands of times larger than the others would drown them. K and V are rounded
-// to the pages' dtype, or quantised by row (kernels/step/page_layout.h), when they are appended.
-// Attention computes in fp32 over fixed blocks of kAttentionBlock key positions of each stream
-// (kernels/step/attention_plan.h). Each block gives a partial result, and partial results are
-// merged in the order of positions. All backends round at the same points, so tests compare them
-// with `ref` under tight bounds for bf16, too.
+// (after the norm) to bf16; with an fp32 weight nothing is rounded; with a quantised weight rows
+// are quantised or rounded as kernels/device/weight_format.h defines. A Linear with a bf16 or fp32
+// weight accumulates in fp32 over k in ascending order, whatever the number of rows. With an fp32
+// weight, ref accumulates in fp64, and cpu adds the sums of runs of 128 products: in one long fp32
+// sum, the rounding errors of a channel that is thousands of times larger than the others would
+// drown them. K and V are rounded to the pages' dtype, or quantised by row
+// (kernels/step/page_layout.h), when they are appended. Attention computes in fp32 over fixed
+// blocks of kAttentionBlock key positions of each stream (kernels/step/attention_plan.h). Each
+// block gives a partial result, and partial results are merged in the order of positions. All
+// backends round at the same points, so tests compare them with `ref` under tight bounds for bf16,
+// too.
 //
 // Batch invariance: on ref and cpu a row's results have the same bits in any batch and with any
 // number of threads.

@@ -56,7 +56,7 @@ constexpr int64_t PackedBytes(int64_t parts, int64_t rows, int64_t cols, const W
 constexpr int64_t PreparedBytes(int64_t rows, int64_t cols) {
   constexpr int64_t kShortRowLines = 3;
   constexpr int64_t kFloatBytes = DTypeBytes(DType::kF32);
-  const int64_t row_lines = CeilDiv<int64_t>(cols * kFloatBytes, kLineBytes);
+  const int64_t row_lines = CeilDiv(RoundUp<int64_t>(cols, 32) * kFloatBytes, kLineBytes);
   const int64_t sum_bytes = CeilDiv<int64_t>(cols, kGroupGranule) * kFloatBytes;
   const int64_t lines = (row_lines + CeilDiv<int64_t>(sum_bytes + kFloatBytes, kLineBytes)) | 1;
   return WorkBytes(rows * (lines < kShortRowLines ? kShortRowLines : lines) * kLineBytes);

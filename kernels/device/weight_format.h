@@ -32,7 +32,8 @@
 // bf16 activations are x[k], after the norm, rounded to nearest. The codes are not rounded:
 //   dot[g] = sum of (code[n][k] - zero[n][g]) * bf16(x[k])           in fp32, in any fixed order
 //   y      = fma(scale[n][g], dot[g], y), from 0
-// Backends agree within the rounding errors of these sums, as they do for bf16 weights.
+// Backends agree within the rounding errors of these sums, as they do for bf16 weights. A NaN in a
+// row makes all outputs of the row NaN; an infinity makes those that it reaches infinite or NaN.
 #pragma once
 
 #include <cstdint>

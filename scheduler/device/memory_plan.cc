@@ -152,7 +152,7 @@ absl::Status PlanPoolSize(const AssembleOptions& options, MemoryPlan* plan) {
       plan->pool_bytes() >> 20, " MiB, but only ", plan->available_bytes >> 20,
       " MiB are available (", plan->available_bound,
       "); lower --kv-cache-bytes, --max-model-len or --max-num-batched-tokens, use --dtype "
-      "bfloat16, int8 or int4, or serve fewer models"));
+      "bfloat16, int8, int5 or int4, or serve fewer models"));
 }
 
 // Sets each model's longest sequence: a given max_model_len, or what the pool holds.

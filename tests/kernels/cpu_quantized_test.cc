@@ -1,6 +1,6 @@
-// Compares Linear with int8 and int4 weights on every ISA with ref, bit for bit. Equality is exact
-// because integer sums are exact and the order of float operations is fixed. Only the norm before a
-// Linear may be rounded differently.
+// Compares Linear with int8, int5 and int4 weights on every ISA with ref, bit for bit. Equality is
+// exact because integer sums are exact and the order of float operations is fixed. Only the norm
+// before a Linear may be rounded differently.
 #include <gtest/gtest.h>
 
 #include <cmath>

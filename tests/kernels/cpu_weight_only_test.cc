@@ -1,5 +1,5 @@
-// Compares Linear with int8 and int4 weights and bf16 activations on every ISA with ref, which sums
-// in fp64. The weights are not rounded, so only the fp32 sums differ.
+// Compares Linear with int8, int5 and int4 weights and bf16 activations on every ISA with ref,
+// which sums in fp64. The weights are not rounded, so only the fp32 sums differ.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "kernels/base/thread_team.h"
+#include "kernels/cpu/pack_quantized.h"
 #include "kernels/device/backend.h"
+#include "kernels/device/footprint.h"
 #include "tests/lib/op_fixtures.h"
 
 namespace tessera::testing {
@@ -89,8 +91,9 @@ TEST_P(CpuWeightOnlyTest, NormsAndEpiloguesMatchRef) {
 TEST_P(CpuWeightOnlyTest, RowAloneEqualsRowInBatch) {
   ThreadTeam single(1);
   const auto alone = NewCpuBackend(GetParam(), &single);
-  for (const WeightFormat& plain : {WeightFormat(DType::kI8), WeightFormat(DType::kI4, 32),
-                                    WeightFormat(DType::kI4, 128, true)}) {
+  for (const WeightFormat& plain :
+       {WeightFormat(DType::kI8), WeightFormat(DType::kI4, 32), WeightFormat(DType::kI4, 128, true),
+        WeightFormat(DType::kI5, 32)}) {
     const WeightFormat format = plain.WithBF16Activations();
     for (const LinearCase& base :
          {LinearCase{200, 150, 131, format, true, true, false, Epilogue::kResidualAdd},
@@ -181,6 +184,22 @@ TEST_P(CpuWeightOnlyTest, ZerosAndBrokenRows) {
       EXPECT_TRUE(std::isnan(out[2 * kOutputs + i]));
       EXPECT_FALSE(std::isfinite(out[3 * kOutputs + i]) && out[3 * kOutputs + i] != 0.0f);
       EXPECT_EQ(out[4 * kOutputs + i], good[4 * kOutputs + i]);
+    }
+  }
+}
+
+// The workspace that a plan holds for prepared rows is at least what LinearOp uses.
+TEST(PreparedRowsTest, FitTheirPlan) {
+  constexpr int64_t kRows = 1 << 16;  // so many that the rounding to memory pages hides nothing
+  for (const WeightFormat& plain : QuantizedFormats()) {
+    for (const WeightFormat& format : {plain, plain.WithBF16Activations()}) {
+      for (int64_t cols = 1; cols <= 9000; cols += cols < 2200 ? 1 : 16) {
+        const cpu::QuantShape shape = cpu::NewQuantShape(cols, format, DType::kF32);
+        const int64_t row_bytes = shape.row_scale + static_cast<int64_t>(sizeof(float));
+        const int64_t lines = CeilDiv(row_bytes, cpu::kCacheLine) | 1;
+        ASSERT_GE(PreparedBytes(kRows, cols), kRows * lines * cpu::kCacheLine)
+            << FormatName(format) << " " << cols;
+      }
     }
   }
 }

@@ -117,10 +117,12 @@ TEST_P(GoldenTest, QuantizedAgreesWithRef) {
 }
 
 TEST_P(GoldenTest, QuantizedWithBF16ActivationsAgreesWithRef) {
-  TinyOptions options;
-  options.dtype = WeightDtype::kI4;
-  options.activations = ActivationDtype::kBF16;
-  ExpectAgreesWithRef(model_name(), backend_name(), options, 0.5, 5e-2f);
+  for (const WeightDtype dtype : {WeightDtype::kI5, WeightDtype::kI4}) {
+    TinyOptions options;
+    options.dtype = dtype;
+    options.activations = ActivationDtype::kBF16;
+    ExpectAgreesWithRef(model_name(), backend_name(), options, 0.5, 5e-2f);
+  }
 }
 
 TEST_P(GoldenTest, Int8KvAgreesWithRef) {

@@ -56,6 +56,7 @@ std::vector<Case> Cases() {
     }
     cases.push_back({backend, "llama32", DType::kI5});
     cases.push_back({backend, "llama32", DType::kI4, ActivationDtype::kBF16});
+    cases.push_back({backend, "llama32", DType::kI5, ActivationDtype::kBF16});
   }
   return cases;
 }

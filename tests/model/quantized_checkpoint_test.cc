@@ -258,6 +258,21 @@ TEST_F(QuantizedTest, ActivationsAreThoseOfTheCheckpointOrAsked) {
   EXPECT_EQ(plan->activations, DType::kBF16);
 }
 
+// Groups whose grids are the same may differ in their activations; the tensors do not tell which
+// group a matrix is of.
+TEST_F(QuantizedTest, AmbiguousActivationsAreTheMoreExactOnes) {
+  for (const bool int8_first : {true, false}) {
+    tensors_.clear();
+    Copy("int8");
+    Json other = scheme();
+    (int8_first ? other : scheme())["input_activations"] = nullptr;
+    quantization()["config_groups"]["group_1"] = other;
+    const auto plan = Plan();
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_EQ(plan->activations, DType::kBF16) << int8_first;
+  }
+}
+
 // What is quantised at load is rotated for int8 activations, and not for bf16 activations.
 TEST_F(QuantizedTest, ActivationsOfWhatIsQuantisedAtLoad) {
   Copy("awq");

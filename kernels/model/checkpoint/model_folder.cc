@@ -21,7 +21,8 @@ constexpr char kLayout[] =
     "a model is a folder in Hugging Face layout: config.json, *.safetensors, tokenizer files";
 constexpr char kNoGguf[] =
     "GGUF is not supported yet; download the model's original folder in Hugging Face layout "
-    "(config.json, *.safetensors, tokenizer files), which --dtype int8 or int4 quantises at load";
+    "(config.json, *.safetensors, tokenizer files), which --dtype int8, int5 or int4 quantises at "
+    "load";
 
 // The names of the folder's entries that end in one of `suffixes`, sorted.
 std::vector<std::string> NamesWith(const std::string& dir,

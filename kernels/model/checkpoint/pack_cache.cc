@@ -145,6 +145,7 @@ absl::StatusOr<std::unique_ptr<PackCache>> PackCache::Open(const PackCacheOption
 std::string PackCache::KeyOf(const Backend& backend, const std::vector<StoredMatrix>& parts,
                              const WeightFormat& format, bool interleave_gate, ThreadTeam* team,
                              TensorHashes* hashes) const {
+  // The format's activations do not change the packed bytes.
   std::string record =
       absl::StrCat(build_, "\n", backend.name(), "\n", static_cast<int>(format.dtype), " ",
                    format.group_size, " ", static_cast<int>(format.asymmetric), " ",

@@ -14,7 +14,7 @@ namespace tessera {
 namespace {
 
 constexpr char kInstead[] =
-    "use another checkpoint of the model, or its original weights with --dtype int8 or int4";
+    "use another checkpoint of the model, or its original weights with --dtype int8, int5 or int4";
 constexpr int64_t kMaxBits = 64;
 
 std::string Supported(absl::string_view what) {

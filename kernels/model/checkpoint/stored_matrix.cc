@@ -179,6 +179,7 @@ class Finder final {
                                       "; supported are F32, F16 and BF16"));
     }
     std::vector<std::string> wanted;
+    bool found = false;
     for (const QuantGrid& grid : spec_.grids) {
       const std::optional<std::vector<int64_t>> shape = WeightShape(grid);
       WeightFormat format(grid.bits == 8 ? DType::kI8 : DType::kI4,
@@ -186,12 +187,16 @@ class Finder final {
       if (!grid.int8_activations) format = format.WithBF16Activations();
       if (!shape.has_value()) continue;
       if (weight.shape == *shape && matrix_->scales->shape == ScaleShape(format)) {
-        matrix_->format = format;
-        return absl::OkStatus();
+        // The targets of compressed-tensors' groups are not read. Among groups that differ only in
+        // their activations, the more exact ones hold.
+        if (!found || format.activations == DType::kBF16) matrix_->format = format;
+        found = true;
       }
       wanted.push_back(absl::StrCat("[", absl::StrJoin(*shape, ", "), "] with scales [",
                                     absl::StrJoin(ScaleShape(format), ", "), "]"));
     }
+    if (found) return absl::OkStatus();
+    wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
     return TensorError(
         weight, WeightName(),
         absl::StrCat("has shape ", weight.ShapeString(), " with scales ",

@@ -82,10 +82,12 @@ class Planner final {
   WeightPlan Plan() const {
     WeightPlan plan = PlanFloatWeights(spec_, FloatDtype(request_.dtype), request_);
     plan.stored_bytes = stored_bytes_;
+    bool int8_activations = false;
     for (const Ready& ready : ready_) {
       if (IsPerLayer(ready.role)) {
         plan.dtype = ready.format.format.dtype;
-        plan.activations = ready.format.format.activations;
+        int8_activations |= ready.format.format.activations == DType::kI8;
+        plan.activations = int8_activations ? DType::kI8 : DType::kBF16;
       }
       plan.layers[static_cast<size_t>(ready.layer)][static_cast<size_t>(ready.role)] = ready.format;
     }

@@ -32,7 +32,7 @@ enum class WeightDtype : int32_t {
   kI5 = 5,
 };
 
-// The requested type of the activations that int8 and int4 matrices multiply.
+// The requested type of the activations that quantised matrices multiply.
 enum class ActivationDtype : int32_t {
   // int8 for matrices that are quantised at load, and for those that the checkpoint has quantised
   // for int8 activations (compressed-tensors W8A8); bfloat16 for all others of the checkpoint.
@@ -64,10 +64,11 @@ struct PackedFormat {
 struct WeightPlan {
   using Formats = std::array<PackedFormat, static_cast<size_t>(WeightRole::kNumRoles)>;
 
-  DType dtype = DType::kF32;        // type of the layers' matrices: kF32, kBF16, kI8, kI5 or kI4
-  DType activations = DType::kF32;  // type of the activations that they multiply
-  std::vector<Formats> layers;      // weights outside the layers are in the first element
-  int64_t stored_bytes = 0;         // bytes of the checkpoint's tensors that the loader reads
+  DType dtype = DType::kF32;  // type of the layers' matrices: kF32, kBF16, kI8, kI5 or kI4
+  // Type of the activations that they multiply: kI8 if any of them multiplies int8 activations.
+  DType activations = DType::kF32;
+  std::vector<Formats> layers;  // weights outside the layers are in the first element
+  int64_t stored_bytes = 0;     // bytes of the checkpoint's tensors that the loader reads
 
   const PackedFormat& Of(WeightRole role, int layer) const {
     return layers[static_cast<size_t>(layer)][static_cast<size_t>(role)];
@@ -75,16 +76,14 @@ struct WeightPlan {
 };
 
 // The plan of a model whose matrices are all stored as floats. `dtype` is kF32, kBF16, kI8, kI5 or
-// kI4; the request's own dtype is not read.
-// Under kI4 and kI5 some matrices are int8:
+// kI4; the request's own dtype is not read. Under kI4 and kI5 some matrices are int8:
 //   - The embedding table and the Logits weight (one table when they are tied). An error in them
 //     reaches every logit directly, and a step reads only single rows of the embedding table.
 //   - Under kI4, Out, the attention's output projection. Its inputs are sums of values, which no
-//   norm has
-//     scaled. Where a value channel is large, Out's weights for that channel are small; they share
-//     a scale with larger weights and lose most of their bits where precision matters most. Keeping
-//     Out in int8 adds 4 to 6 % to the layers' bytes. On models with such channels it cuts the
-//     quality loss of int4 to a half or a third (bench/notes/weight_formats.md).
+//     norm has scaled. Where a value channel is large, Out's weights for that channel are small;
+//     they share a scale with larger weights and lose most of their bits where precision matters
+//     most. Keeping Out in int8 adds 4 to 6 % to the layers' bytes. On models with such channels it
+//     cuts the quality loss of int4 to a half or a third (bench/notes/weight_formats.md).
 WeightPlan PlanFloatWeights(const ModelSpec& spec, DType dtype, const WeightRequest& request = {});
 
 // Clears spec->tied_embeddings if the checkpoint has an output table of its own whose bytes are not
