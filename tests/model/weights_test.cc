@@ -296,7 +296,7 @@ TEST_F(WeightsTest, QuantizedFormatsBySlot) {
   ASSERT_TRUE(int5.ok()) << int5.status();
   EXPECT_EQ(int5->dtype, DType::kI5);
   EXPECT_TRUE(is(int5->layers[0].qkv, kInt5Format));
-  EXPECT_TRUE(is(int5->layers[0].out, kInt5Format));
+  EXPECT_TRUE(is(int5->layers[0].out, DType::kI8));
   EXPECT_TRUE(is(int5->layers[2].gate_up, kInt5Format));
   EXPECT_TRUE(is(int5->layers[2].down, kInt5Format));
   EXPECT_TRUE(is(int5->embed, DType::kI8));

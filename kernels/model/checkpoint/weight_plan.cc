@@ -197,9 +197,8 @@ class Planner final {
 WeightFormat FloatFormat(WeightRole role, DType dtype, const WeightFormat& int4) {
   if (dtype != DType::kI4 && dtype != DType::kI5) return dtype;
   const bool is_table = role == WeightRole::kEmbed || role == WeightRole::kLmHead;
-  if (is_table) return DType::kI8;
-  if (dtype == DType::kI5) return kInt5Format;
-  return role == WeightRole::kOut ? WeightFormat(DType::kI8) : int4;
+  if (is_table || role == WeightRole::kOut) return DType::kI8;
+  return dtype == DType::kI5 ? kInt5Format : int4;
 }
 
 int64_t WeightBytes(const ModelSpec& spec, const FusedWeight& weight, const PackedFormat& packed) {

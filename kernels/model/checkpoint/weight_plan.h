@@ -28,7 +28,6 @@ enum class WeightDtype : int32_t {
   // One scale for each group of inputs. The attention's output projection, the embedding table and
   // the Logits weight are int8.
   kI4 = 4,
-  // One scale for each group of inputs. The embedding table and the Logits weight are int8.
   kI5 = 5,
 };
 
@@ -79,11 +78,11 @@ struct WeightPlan {
 // kI4; the request's own dtype is not read. Under kI4 and kI5 some matrices are int8:
 //   - The embedding table and the Logits weight (one table when they are tied). An error in them
 //     reaches every logit directly, and a step reads only single rows of the embedding table.
-//   - Under kI4, Out, the attention's output projection. Its inputs are sums of values, which no
-//     norm has scaled. Where a value channel is large, Out's weights for that channel are small;
-//     they share a scale with larger weights and lose most of their bits where precision matters
-//     most. Keeping Out in int8 adds 4 to 6 % to the layers' bytes. On models with such channels it
-//     cuts the quality loss of int4 to a half or a third (bench/notes/weight_formats.md).
+//   - Out, the attention's output projection. Its inputs are sums of values, which no norm has
+//     scaled. Where a value channel is large, Out's weights for that channel are small; they share
+//     a scale with larger weights and lose most of their bits where precision matters most. Keeping
+//     Out in int8 adds 3 to 6 % to the layers' bytes. On models with such channels it cuts the
+//     quality loss of int4 and int5 to a half or a third (bench/notes/weight_formats.md).
 WeightPlan PlanFloatWeights(const ModelSpec& spec, DType dtype, const WeightRequest& request = {});
 
 // Clears spec->tied_embeddings if the checkpoint has an output table of its own whose bytes are not
