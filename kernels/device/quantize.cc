@@ -156,9 +156,8 @@ void RowQuantizer::QuantizeGroup(const float* weights, int64_t count, uint8_t* c
     // Halving both bounds keeps their difference from overflowing.
     exact = (extent.max * 0.5f - extent.min * 0.5f) / (max_code * 0.5f);
   } else {
-    exact = format_.dtype == DType::kI8
-                ? std::fabs(largest) / 127.0f
-                : largest / -static_cast<float>(format_.symmetric_zero());
+    exact = format_.dtype == DType::kI8 ? std::fabs(largest) / 127.0f
+                                        : largest / -static_cast<float>(format_.symmetric_zero());
   }
   if (format_.group_size != 0) exact = BF16ToFloat(FloatToBF16(exact));
   *zero = static_cast<uint8_t>(format_.symmetric_zero());
