@@ -456,7 +456,9 @@ TEST_F(NodeTest, AThousandStreams) {
   }
   stubs.clear();
   ExpectIdle();
-  EXPECT_TRUE(WaitFor([&] { return CountThreads() <= threads_before + 4; }))
+  // gRPC's pools keep some of the threads that they started under load, but not one a stream.
+  constexpr int64_t kPoolThreads = 16;
+  EXPECT_TRUE(WaitFor([&] { return CountThreads() <= threads_before + kPoolThreads; }))
       << CountThreads() << " threads, before " << threads_before;
 }
 
