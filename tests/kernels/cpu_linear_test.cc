@@ -30,19 +30,12 @@ double LinearTolerance(const LinearCase& linear) {
   return fp32 + flip;
 }
 
-// Returns the instruction sets of this machine, and the AMX kernels with emulated tile registers.
-std::vector<std::string> Isas() {
-  std::vector<std::string> isas = CpuIsas();
-  if (!isas.empty()) isas.emplace_back("amxtwin");
-  return isas;
-}
-
 class CpuLinearTest : public ::testing::TestWithParam<std::string> {
  protected:
   std::unique_ptr<Backend> New(ThreadTeam* team) const { return NewCpuBackend(GetParam(), team); }
 };
 
-INSTANTIATE_TEST_SUITE_P(Isa, CpuLinearTest, ::testing::ValuesIn(Isas()),
+INSTANTIATE_TEST_SUITE_P(Isa, CpuLinearTest, ::testing::ValuesIn(IsasAndTwin()),
                          [](const auto& info) { return info.param; });
 
 TEST_P(CpuLinearTest, MatchesRef) {

@@ -17,13 +17,6 @@
 namespace tessera::testing {
 namespace {
 
-// Returns the instruction sets of this machine, and the AMX kernels with emulated tile registers.
-std::vector<std::string> Isas() {
-  std::vector<std::string> isas = CpuIsas();
-  if (!isas.empty()) isas.emplace_back("amxtwin");
-  return isas;
-}
-
 std::vector<WeightFormat> WeightOnlyFormats() {
   std::vector<WeightFormat> formats;
   for (const WeightFormat& format : QuantizedFormats()) {
@@ -55,7 +48,7 @@ class CpuWeightOnlyTest : public ::testing::TestWithParam<std::string> {
   std::unique_ptr<Backend> ref_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Isa, CpuWeightOnlyTest, ::testing::ValuesIn(Isas()),
+INSTANTIATE_TEST_SUITE_P(Isa, CpuWeightOnlyTest, ::testing::ValuesIn(IsasAndTwin()),
                          [](const auto& info) { return info.param; });
 
 // The shapes end inside a panel, a line, a group or a tile of rows.
@@ -98,20 +91,7 @@ TEST_P(CpuWeightOnlyTest, RowAloneEqualsRowInBatch) {
     for (const LinearCase& base :
          {LinearCase{200, 150, 131, format, true, true, false, Epilogue::kResidualAdd},
           LinearCase{200, 2 * 85, 96, format, true, false, false, Epilogue::kGatedAct}}) {
-      const BuiltLinear built = BuildLinear(base, 3);
-      const ptrdiff_t cols = built.out_cols();
-      std::vector<float> rows;
-      for (int64_t row = 0; row < base.rows; ++row) {
-        const std::vector<float> out = RunLinear(alone.get(), built, row, 1);
-        rows.insert(rows.end(), out.begin(), out.end());
-      }
-      ExpectSameBits(RunLinear(cpu_.get(), built), rows, base.name());
-      for (int64_t count = 1; count <= 30; ++count) {
-        const std::vector<float> expected(rows.begin() + 17 * cols,
-                                          rows.begin() + (17 + count) * cols);
-        ExpectSameBits(RunLinear(cpu_.get(), built, 17, count), expected,
-                       base.name() + " rows " + std::to_string(count));
-      }
+      ExpectRowsAsAlone(cpu_.get(), alone.get(), base, 3);
     }
   }
 }

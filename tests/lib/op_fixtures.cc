@@ -374,6 +374,28 @@ void RoundToBF16(std::vector<float>* values) {
   for (float& value : *values) value = BF16ToFloat(FloatToBF16(value));
 }
 
+void ExpectRowsAsAlone(Backend* backend, Backend* alone, const LinearCase& linear, uint64_t seed) {
+  const BuiltLinear built = BuildLinear(linear, seed);
+  const ptrdiff_t cols = built.out_cols();
+  std::vector<float> rows;
+  for (int64_t row = 0; row < linear.rows; ++row) {
+    const std::vector<float> out = RunLinear(alone, built, row, 1);
+    rows.insert(rows.end(), out.begin(), out.end());
+  }
+  ExpectSameBits(RunLinear(backend, built), rows, linear.name());
+  for (int64_t count = 1; count <= 30; ++count) {
+    const std::vector<float> expected(rows.begin() + 17 * cols, rows.begin() + (17 + count) * cols);
+    ExpectSameBits(RunLinear(backend, built, 17, count), expected,
+                   linear.name() + " rows " + std::to_string(count));
+  }
+}
+
+std::vector<std::string> IsasAndTwin() {
+  std::vector<std::string> isas = CpuIsas();
+  if (!isas.empty()) isas.emplace_back("amxtwin");
+  return isas;
+}
+
 void ExpectClose(const std::vector<float>& actual, const std::vector<float>& expected, double abs,
                  double rel, const std::string& what) {
   ASSERT_EQ(actual.size(), expected.size()) << what;

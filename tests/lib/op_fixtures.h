@@ -149,6 +149,13 @@ BuiltLinear BuildLinear(const LinearCase& linear, uint64_t seed);
 std::vector<float> RunLinear(Backend* backend, const BuiltLinear& built, int64_t begin = 0,
                              int64_t count = -1);
 
+// Expects that the backend computes the rows of a batch, and runs of 1 to 30 of them, with the bits
+// that `alone` computes for each row alone.
+void ExpectRowsAsAlone(Backend* backend, Backend* alone, const LinearCase& linear, uint64_t seed);
+
+// Returns the instruction sets of this machine, and the AMX kernels with emulated tile registers.
+std::vector<std::string> IsasAndTwin();
+
 std::vector<LinearCase> LinearGrid();
 
 // Returns normally distributed numbers with mean 0 and this standard deviation.
