@@ -35,7 +35,7 @@ class CpuLinearTest : public ::testing::TestWithParam<std::string> {
   std::unique_ptr<Backend> New(ThreadTeam* team) const { return NewCpuBackend(GetParam(), team); }
 };
 
-INSTANTIATE_TEST_SUITE_P(Isa, CpuLinearTest, ::testing::ValuesIn(IsasAndTwin()),
+INSTANTIATE_TEST_SUITE_P(Isa, CpuLinearTest, ::testing::ValuesIn(WithTwin(CpuIsas())),
                          [](const auto& info) { return info.param; });
 
 TEST_P(CpuLinearTest, MatchesRef) {

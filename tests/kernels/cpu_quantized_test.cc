@@ -46,7 +46,7 @@ class CpuQuantizedTest : public ::testing::TestWithParam<std::string> {
   std::unique_ptr<Backend> ref_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Isa, CpuQuantizedTest, ::testing::ValuesIn(IsasAndTwin()),
+INSTANTIATE_TEST_SUITE_P(Isa, CpuQuantizedTest, ::testing::ValuesIn(WithTwin(CpuIsas())),
                          [](const auto& info) { return info.param; });
 
 // The shapes end inside a panel, a line, a group or a tile of rows.

@@ -48,7 +48,7 @@ class CpuWeightOnlyTest : public ::testing::TestWithParam<std::string> {
   std::unique_ptr<Backend> ref_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Isa, CpuWeightOnlyTest, ::testing::ValuesIn(IsasAndTwin()),
+INSTANTIATE_TEST_SUITE_P(Isa, CpuWeightOnlyTest, ::testing::ValuesIn(WithTwin(CpuIsas())),
                          [](const auto& info) { return info.param; });
 
 // The shapes end inside a panel, a line, a group or a tile of rows.

@@ -390,8 +390,7 @@ void ExpectRowsAsAlone(Backend* backend, Backend* alone, const LinearCase& linea
   }
 }
 
-std::vector<std::string> IsasAndTwin() {
-  std::vector<std::string> isas = CpuIsas();
+std::vector<std::string> WithTwin(std::vector<std::string> isas) {
   if (!isas.empty()) isas.emplace_back("amxtwin");
   return isas;
 }

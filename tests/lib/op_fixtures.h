@@ -153,8 +153,9 @@ std::vector<float> RunLinear(Backend* backend, const BuiltLinear& built, int64_t
 // that `alone` computes for each row alone.
 void ExpectRowsAsAlone(Backend* backend, Backend* alone, const LinearCase& linear, uint64_t seed);
 
-// Returns the instruction sets of this machine, and the AMX kernels with emulated tile registers.
-std::vector<std::string> IsasAndTwin();
+// Returns the instruction sets and, unless there are none, the AMX kernels with emulated tile
+// registers.
+std::vector<std::string> WithTwin(std::vector<std::string> isas);
 
 std::vector<LinearCase> LinearGrid();
 
