@@ -39,10 +39,10 @@ Connection::Result Connection::OnClient(uint32_t events, size_t max_bytes, char*
     shutdown(server_, SHUT_WR);
     return Result::kOpen;
   }
-  if (server_ < 0) return Result::kOpen;  // gRPC has closed the connection: the bytes are dropped
   const absl::string_view bytes(scratch, static_cast<size_t>(received));
   close_reason_ = guard_.FromClient(bytes, now_us);
   if (close_reason_ != CloseReason::kNone) return Result::kGuarded;
+  if (server_ < 0) return Result::kOpen;  // gRPC has closed the connection: the bytes are dropped
   SendToServer(bytes);
   CountUnread(now_us);
   return Result::kOpen;

@@ -91,5 +91,20 @@ TEST_F(ConnectionTest, TheTimeOfAServerThatDoesNotReadIsNotTheClients) {
   ExpectDeferredBy(kUnreadUs);
 }
 
+TEST_F(ConnectionTest, AFloodIsJudgedAlsoAfterTheServerHasEnded) {
+  shutdown(server_[0], SHUT_RDWR);
+  EXPECT_EQ(connection_->OnServer(EPOLLIN, scratch_.data(), kBeginUs), Connection::Result::kOpen);
+  ASSERT_EQ(connection_->server_fd(), -1);
+  const std::string ping = Frame(FrameType::kPing, 0, 0, "01234567");
+  auto result = Connection::Result::kOpen;
+  for (int i = 0; result == Connection::Result::kOpen; ++i) {
+    ASSERT_LT(i, 1000);
+    ASSERT_GT(send(client_[0], ping.data(), ping.size(), MSG_NOSIGNAL), 0);
+    result = connection_->OnClient(EPOLLIN, kChunkBytes, scratch_.data(), kBeginUs);
+  }
+  EXPECT_EQ(result, Connection::Result::kGuarded);
+  EXPECT_EQ(connection_->close_reason(), CloseReason::kPings);
+}
+
 }  // namespace
 }  // namespace tessera::testing
