@@ -235,7 +235,7 @@ class Segments {
   }
 
   BatchView view() const { return {&batch_, arena_.base()}; }
-  int64_t row_bytes() const { return layout_.token_stride(); }
+  int64_t row_bytes() const { return layout_.token_bytes(); }
   void BeginStep(Backend* backend) const {
     StepShape shape;
     shape.hidden = kHidden;

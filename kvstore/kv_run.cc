@@ -15,18 +15,18 @@ static_assert(std::endian::native == std::endian::little);
 
 constexpr int kKeyAndValue = 2;
 
-// Calls copy(image, num_bytes) for each piece of one head's rows of the run that lies in one page,
-// in the order of tokens. `head_offset`: bytes from the start of a page to the head's first row.
+// Calls copy(image, num_bytes) for each piece of one head's elements of the run that lies in one
+// page, in the order of tokens. `array`: the elements, from the start of a page.
 template <class Image, class Copy>
 void ForEachPiece(const GroupLayout& group, const std::vector<Image>& pages, const RunPlace& place,
-                  int64_t head_offset, const Copy& copy) {
+                  const GroupLayout::TokenArray& array, const Copy& copy) {
   const int64_t end = place.first + place.count;
   for (int64_t token = place.first; token < end;) {
     const int64_t in_page = token % group.page_tokens;
     const int64_t num_tokens = std::min<int64_t>(group.page_tokens - in_page, end - token);
     const Image page = pages[static_cast<size_t>(token / group.page_tokens)];
     CHECK(page != nullptr) << "the run's token " << token << " has no page in a group";
-    copy(page + head_offset + in_page * group.token_stride(), num_tokens * group.token_stride());
+    copy(page + array.offset + in_page * array.element_bytes, num_tokens * array.element_bytes);
     token += num_tokens;
   }
 }
@@ -41,7 +41,10 @@ void ForEachPiece(const PageLayout& layout, absl::Span<const std::vector<Image>>
     CHECK_GE(static_cast<int64_t>(pages[g].size()) * group.page_tokens, place.first + place.count);
     const int64_t num_heads = int64_t{kKeyAndValue} * group.num_used_layers() * group.kv_heads;
     for (int64_t head = 0; head < num_heads; ++head) {
-      ForEachPiece(group, pages[g], place, head * group.head_stride(), copy);
+      for (GroupLayout::TokenArray array : group.token_arrays()) {
+        array.offset += head * group.head_stride();
+        if (array.element_bytes > 0) ForEachPiece(group, pages[g], place, array, copy);
+      }
     }
   }
 }
@@ -52,7 +55,7 @@ int64_t RunBytes(const PageLayout& layout, int64_t count) {
   int64_t token_bytes = 0;
   for (const GroupLayout& group : layout.groups) {
     token_bytes +=
-        int64_t{kKeyAndValue} * group.num_used_layers() * group.kv_heads * group.token_stride();
+        int64_t{kKeyAndValue} * group.num_used_layers() * group.kv_heads * group.token_bytes();
   }
   return token_bytes * count;
 }

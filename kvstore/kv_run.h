@@ -3,7 +3,7 @@
 // tokens its pages hold. The bytes are the rows of the run in the fixed order
 //   [group][layer of the group][K, V][kv_head][token][row bytes]
 // little endian, without padding of pages or of groups. Each row has the same bytes as in a page
-// (kernels/step/page_layout.h), so an int8 row includes its scale.
+// (kernels/step/page_layout.h). The scales [token] of a head's int8 rows follow its rows.
 //
 // Pure functions on host memory; any thread.
 #pragma once

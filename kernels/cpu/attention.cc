@@ -4,6 +4,7 @@
 
 #include "kernels/base/log.h"
 #include "kernels/cpu/work_plan.h"
+#include "kernels/device/key_rotation.h"
 
 namespace tessera::cpu {
 namespace {
@@ -82,13 +83,18 @@ void AttentionOp::AppendRow(const AttentionArgs& args, const RopeTables::Table& 
   problem.rotary_dim = static_cast<int32_t>(2 * rope.half);
   problem.head_dim = layout.head_dim;
   problem.element = ElementOf(layout.dtype);
-  if (layout.quantized()) problem.scale_offset = layout.scale_offset();
+  problem.key_rotation = KeyRotation(layout);
+  problem.row_bytes = layout.row_bytes();
   for (int32_t h = 0; h < layout.kv_heads; ++h) {
-    char* const cell = args.pool.Page(page) + layout.KeyOffset(args.layer_in_group, h, token);
+    char* const head = args.pool.Page(page) + layout.HeadOffset(args.layer_in_group, h);
     problem.k = keys + static_cast<int64_t>(h) * layout.head_dim;
     problem.v = problem.k + static_cast<int64_t>(layout.kv_heads) * layout.head_dim;
-    problem.k_out = cell;
-    problem.v_out = cell + layout.value_offset();
+    problem.k_out = head + token * problem.row_bytes;
+    problem.v_out = head + layout.value_offset() + token * problem.row_bytes;
+    if (layout.quantized()) {
+      problem.k_scale_out = head + layout.scales_offset() + token * GroupLayout::kScaleBytes;
+      problem.v_scale_out = static_cast<char*>(problem.k_scale_out) + layout.value_offset();
+    }
     kernels_.append_head(problem);
   }
 }
@@ -108,6 +114,7 @@ AttentionCall AttentionOp::NewCall(const AttentionArgs& args, const RopeTables::
   call.rope = rope;
   call.heads_per_kv = args.heads / args.layout->kv_heads;
   call.padded_dim = RoundUp(args.layout->head_dim, kPanel);
+  call.key_rotation = KeyRotation(*args.layout);
   const int64_t cells = RoundUp<int64_t>(call.work->num_partials(), kPanel);
   call.partial_max = partials_.Floats(cells * PartialFloats(args.layout->head_dim));
   call.partial_sum = call.partial_max + cells;

@@ -25,13 +25,9 @@ constexpr int64_t ElementBytes(Element element) {
 constexpr int64_t NumWords(Element element, int32_t head_dim) {
   return (head_dim * ElementBytes(element) + 3) / 4;
 }
-// Returns the bytes of a K or V row's elements without its scale.
-constexpr int64_t NumberBytes(Element element, int32_t head_dim) {
-  return head_dim * ElementBytes(element);
-}
-// Returns the bytes of a K or V row with its scale.
+// Returns the bytes of a K or V row's elements.
 constexpr int64_t RowBytes(Element element, int32_t head_dim) {
-  return NumberBytes(element, head_dim) + (element == Element::kI8 ? 4 : 0);
+  return head_dim * ElementBytes(element);
 }
 
 // Prefetches a row. The rows of a block lie in pages that are scattered over memory, which the
@@ -331,7 +327,7 @@ void PackKeys(const void* const* keys, const void* const* values, Element elemen
       Prefetch(ahead[i], row_bytes);
       Prefetch(values[p * kPanel + i], row_bytes);
     }
-    TransposeRows(keys + p * kPanel, NumberBytes(element, head_dim), out);
+    TransposeRows(keys + p * kPanel, row_bytes, out);
     if (element != Element::kI8) continue;
     for (int64_t w = 0; w < num_words; ++w) TransposeBytes(out + w * kCacheLine);
   }

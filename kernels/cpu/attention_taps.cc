@@ -10,10 +10,12 @@ namespace {
 // Returns the squared distance between a row's new V, as a page would store it, and the V that its
 // place in the page holds now.
 double ValueDeviation(const AttentionArgs& args, int64_t row) {
-  alignas(float) char cell_of_new[kMaxHeadDim * sizeof(float)];
+  alignas(float) char head_of_new[kMaxHeadDim * sizeof(float)];
   float stored[kMaxHeadDim];
   float old[kMaxHeadDim];
   const GroupLayout& layout = *args.layout;
+  GroupLayout one_token = layout;  // the new V, as a page of one token would hold it
+  one_token.page_tokens = 1;
   const int64_t place = args.batch.write_places(args.group)[row];
   if (place < layout.page_tokens) return 0.0;
   const PageId page = static_cast<PageId>(place / layout.page_tokens);
@@ -22,12 +24,11 @@ double ValueDeviation(const AttentionArgs& args, int64_t row) {
       args.qkv.f32(row) + static_cast<int64_t>(args.heads + layout.kv_heads) * layout.head_dim;
   double sum = 0.0;
   for (int32_t h = 0; h < layout.kv_heads; ++h) {
-    const char* const cell = args.pool.Page(page) +
-                             layout.KeyOffset(args.layer_in_group, h, token) +
-                             layout.value_offset();
-    StoreRow(layout, values + static_cast<int64_t>(h) * layout.head_dim, cell_of_new);
-    LoadRow(layout, cell_of_new, stored);
-    LoadRow(layout, cell, old);
+    const char* const head =
+        args.pool.Page(page) + layout.HeadOffset(args.layer_in_group, h) + layout.value_offset();
+    StoreRow(one_token, values + static_cast<int64_t>(h) * layout.head_dim, head_of_new, 0);
+    LoadRow(one_token, head_of_new, 0, stored);
+    LoadRow(layout, head, token, old);
     for (int32_t d = 0; d < layout.head_dim; ++d) {
       const double difference = static_cast<double>(stored[d]) - old[d];
       sum += difference * difference;

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/cpu/page_row.h"
 #include "kernels/cpu/work_plan.h"
+#include "kernels/device/key_rotation.h"
 
 namespace tessera::cpu {
 namespace {
@@ -81,6 +81,7 @@ void TileWorker::PrepareQueries(const AttentionCall& call, const AttentionTile& 
       tokens_[static_cast<size_t>(row)] = static_cast<int32_t>(token);
       kernels_.rotate_head(heads + h * head_dim, args.q_norm.weight, args.q_norm.eps, cos, sin,
                            static_cast<int32_t>(2 * call.rope.half), head_dim, q);
+      if (call.key_rotation != 0) kernels_.rotate_blocks(call.key_rotation, head_dim, q);
       kernels_.prepare_row(q, nullptr, 0.0f, head_dim, call.padded_dim,
                            args.layout->dtype == DType::kBF16, q);
     }
@@ -93,15 +94,25 @@ void TileWorker::FindRows(const AttentionCall& call, const AttentionTile& tile,
   const GroupLayout& layout = *args.layout;
   const PositionRange visible = VisibleInBlock(call, tile, stream, block);
   const int32_t base = block * kAttentionBlock;
-  *rows = BlockRows();
+  std::fill_n(rows->keys, kKeyBlock, nullptr);
+  std::fill_n(rows->values, kKeyBlock, nullptr);
+  rows->num_scale_pieces = 0;
   ForEachPiece(args.batch, stream, layout.page_tokens, visible.begin, visible.end,
                [&](const KeyPiece& piece) {
-                 const char* key = args.pool.Page(piece.page) +
-                                   layout.KeyOffset(args.layer_in_group, tile.kv_head, piece.token);
-                 for (int32_t i = 0; i < piece.count; ++i, key += layout.token_stride()) {
-                   rows->keys[piece.pos + i - base] = key;
-                   rows->values[piece.pos + i - base] = key + layout.value_offset();
+                 const char* const head = args.pool.Page(piece.page) +
+                                          layout.HeadOffset(args.layer_in_group, tile.kv_head);
+                 const int32_t first = piece.pos - base;
+                 const char* key = head + piece.token * layout.row_bytes();
+                 for (int32_t i = first; i < first + piece.count; ++i, key += layout.row_bytes()) {
+                   rows->keys[i] = key;
+                   rows->values[i] = key + layout.value_offset();
                  }
+                 if (!layout.quantized()) return;
+                 const char* const scales =
+                     head + layout.scales_offset() + piece.token * GroupLayout::kScaleBytes;
+                 __builtin_prefetch(scales);
+                 __builtin_prefetch(scales + layout.value_offset());
+                 rows->scale_pieces[rows->num_scale_pieces++] = {scales, first, piece.count};
                });
 }
 
@@ -141,12 +152,13 @@ void TileWorker::PadValues(const AttentionCall& call, int32_t begin, int32_t end
 }
 
 void TileWorker::LoadScales(const GroupLayout& layout, int32_t begin, int32_t end) {
-  const auto scale_of = [&layout](const void* row) {
-    return row == nullptr ? 0.0f : RowScale(layout, static_cast<const char*>(row));
-  };
-  for (int32_t i = begin; i < end; ++i) {
-    key_scales_[i] = scale_of(loaded_->keys[i]);
-    value_scales_[i] = scale_of(loaded_->values[i]);
+  std::fill(key_scales_ + begin, key_scales_ + end, 0.0f);
+  std::fill(value_scales_ + begin, value_scales_ + end, 0.0f);
+  for (int32_t i = 0; i < loaded_->num_scale_pieces; ++i) {
+    const ScalePiece& piece = loaded_->scale_pieces[i];
+    const size_t bytes = static_cast<size_t>(piece.count) * sizeof(float);
+    std::memcpy(key_scales_ + piece.first, piece.scales, bytes);
+    std::memcpy(value_scales_ + piece.first, piece.scales + layout.value_offset(), bytes);
   }
 }
 
@@ -182,7 +194,7 @@ void TileWorker::AttendRows(const AttentionCall& call, const KvStream& stream, i
   problem.element = ElementOf(args.layout->dtype);
   problem.visible_begin = visible_begin;
   problem.visible_end = visible_end;
-  problem.scale = args.scale;
+  problem.scale = args.scale * KeyRotationScale(*args.layout);
   problem.softcap = args.softcap;
   problem.temperature = stream.temperature;
   problem.scores = scores_;

@@ -23,7 +23,8 @@ struct AttentionCall {
   const AttentionWork* work = nullptr;
   RopeTables::Table rope;
   int32_t heads_per_kv = 0;
-  int32_t padded_dim = 0;  // head_dim rounded up to a multiple of 16
+  int32_t padded_dim = 0;    // head_dim rounded up to a multiple of 16
+  int32_t key_rotation = 0;  // KeyRotation of the layout
   // The partials of cut tiles: max [cells], sum [cells], out [cells, padded_dim]. A cell is one
   // query row and one block. pieces_left is, for each cut tile, the number of unfinished pieces.
   float* partial_max = nullptr;
@@ -69,12 +70,21 @@ class TileWorker final {
     int64_t first = 0;   // cell of block 0
     int64_t stride = 0;  // cells from block to block
   };
+  // Scales of int8 K rows that lie one after another in a page. Those of the V rows lie
+  // value_offset() bytes after them.
+  struct ScalePiece {
+    const char* scales;
+    int32_t first;  // position of the first row in the block
+    int32_t count;
+  };
   // The addresses of the K and V rows of a block, by position; null where the block has no key.
   struct BlockRows {
     const void* keys[kKeyBlock] = {};
     const void* values[kKeyBlock] = {};
     int32_t pack_begin = 0;  // key panels [pack_begin, pack_end) of a loaded block whose V is
     int32_t pack_end = 0;    // not packed yet
+    int32_t num_scale_pieces = 0;
+    ScalePiece scale_pieces[kKeyBlock];  // int8 only
   };
 
   void BeginTile(const AttentionCall& call, const AttentionTile& tile);

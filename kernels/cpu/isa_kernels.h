@@ -67,10 +67,12 @@ struct AppendProblem {
   int32_t rotary_dim = 0;
   int32_t head_dim = 0;
   Element element = Element::kF32;
-  void* k_out = nullptr;
+  int32_t key_rotation = 0;  // KeyRotation (kernels/device/key_rotation.h)
+  void* k_out = nullptr;     // the rows; bytes of kI8 rows from head_dim on become 0
   void* v_out = nullptr;
-  // kI8: offset in bytes of the scale from k_out and v_out. Bytes between codes and scale become 0.
-  int64_t scale_offset = 0;
+  int64_t row_bytes = 0;
+  void* k_scale_out = nullptr;  // kI8: the rows' scales, fp32
+  void* v_scale_out = nullptr;
 };
 
 // Attention of the query rows of one KV head to one block of keys.
@@ -156,6 +158,9 @@ struct IsaKernels {
   void (*lora_shrink)(const LoraShrinkProblem&) = nullptr;
 
   void (*append_head)(const AppendProblem&) = nullptr;
+  // Multiplies the blocks of `rotation` numbers of x [cols] by the Hadamard matrix, in place
+  // (RotateRow in kernels/device/quantize.h). REQUIRES: `rotation` > 0.
+  void (*rotate_blocks)(int32_t rotation, int64_t cols, float* x) = nullptr;
   // Applies RMSNorm (if `weight`) and the rotary embedding to one head. `out` may be `x`.
   void (*rotate_head)(const float* x, const float* weight, float eps, const float* cos,
                       const float* sin, int32_t rotary_dim, int32_t head_dim, float* out) = nullptr;

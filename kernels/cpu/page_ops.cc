@@ -28,11 +28,11 @@ class HeadOp {
         head_(head) {}
 
   void Copy() const {
-    char* const dst = Key(op_.dst, op_.dst_token);
-    const char* const src = Key(op_.src, op_.src_token);
-    const size_t bytes = static_cast<size_t>(op_.num_tokens * layout_.token_stride());
-    std::memmove(dst, src, bytes);
-    std::memmove(dst + layout_.value_offset(), src + layout_.value_offset(), bytes);
+    ForEachArray([&](int64_t offset, int64_t bytes) {
+      std::memmove(Head(op_.dst) + offset + op_.dst_token * bytes,
+                   Head(op_.src) + offset + op_.src_token * bytes,
+                   static_cast<size_t>(op_.num_tokens * bytes));
+    });
   }
 
   // Rotates the keys only; they already contain the rotary embedding's attention factor.
@@ -42,37 +42,43 @@ class HeadOp {
     const float* const cos = buffers->cos.data();
     const float* const sin = buffers->sin.data();
     for (int32_t t = 0; t < op_.num_tokens; ++t) {
-      char* const row = Key(op_.dst, op_.dst_token + t);
-      LoadRow(layout_, row, key);
+      LoadKey(layout_, Head(op_.dst), op_.dst_token + t, key);
       for (int64_t i = 0; i < half; ++i) {
         const float a = key[i];
         const float b = key[i + half];
         key[i] = a * cos[i] - b * sin[i];
         key[i + half] = b * cos[i] + a * sin[i];
       }
-      StoreRow(layout_, key, row);
+      StoreKey(layout_, key, Head(op_.dst), op_.dst_token + t);
     }
   }
 
   // Copies the tokens `indices` of src to dst. Reads all of src before it writes, because src may
   // be dst.
   void Gather(const int32_t* indices, std::vector<char>* rows) const {
-    const size_t stride = static_cast<size_t>(layout_.token_stride());
-    for (const int64_t part : {int64_t{0}, layout_.value_offset()}) {
-      const char* const src = Key(op_.src, 0) + part;
-      rows->assign(src, src + layout_.head_stride());
-      char* const dst = Key(op_.dst, op_.dst_token) + part;
+    ForEachArray([&](int64_t offset, int64_t bytes) {
+      const char* const src = Head(op_.src) + offset;
+      rows->assign(src, src + layout_.page_tokens * bytes);
+      char* const dst = Head(op_.dst) + offset + op_.dst_token * bytes;
       for (int32_t t = 0; t < op_.num_tokens; ++t) {
         CHECK(indices[t] >= 0 && indices[t] < layout_.page_tokens) << indices[t];
-        std::memcpy(dst + static_cast<size_t>(t) * stride,
-                    rows->data() + static_cast<size_t>(indices[t]) * stride, stride);
+        std::memcpy(dst + t * bytes, rows->data() + indices[t] * bytes, static_cast<size_t>(bytes));
       }
-    }
+    });
   }
 
  private:
-  char* Key(PageId page, int32_t token) const {
-    return pool_.Page(page) + layout_.KeyOffset(layer_, head_, token);
+  // The start of the head's K.
+  char* Head(PageId page) const { return pool_.Page(page) + layout_.HeadOffset(layer_, head_); }
+
+  // Calls visit(bytes from Head(), bytes of an element) for the arrays of K and of V.
+  template <class Visit>
+  void ForEachArray(const Visit& visit) const {
+    for (const int64_t part : {int64_t{0}, layout_.value_offset()}) {
+      for (const GroupLayout::TokenArray& array : layout_.token_arrays()) {
+        if (array.element_bytes > 0) visit(part + array.offset, array.element_bytes);
+      }
+    }
   }
 
   const PageOp& op_;

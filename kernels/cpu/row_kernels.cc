@@ -61,24 +61,23 @@ RowGrid GridOf(I16 largest) {
   return {max / 127.0f, 127.0f / max};
 }
 
-// Stores x as an int8 row of a page: the codes, zeros up to scale_offset, and the scale.
-void StoreInt8Row(const float* x, int32_t count, int64_t scale_offset, void* row) {
+// Stores x as an int8 row of a page: the codes, zeros up to row_bytes, and the scale.
+void StoreInt8Row(const float* x, int32_t count, int64_t row_bytes, void* row, void* scale) {
   alignas(64) char codes[kMaxHeadDim + kPanel];
   I16 largest = BroadcastInt(0);
   for (int32_t i = 0; i < count; i += 16) {
     largest = MaxInts(largest, Bits(Abs(LoadN(x + i, count - i))));
   }
   const RowGrid grid = GridOf(largest);
-  char* const out = static_cast<char*>(row);
-  std::memcpy(out + scale_offset, &grid.scale, sizeof(grid.scale));
+  std::memcpy(scale, &grid.scale, sizeof(grid.scale));
   if (grid.inverse == 0.0f) {
-    std::memset(out, 0, static_cast<size_t>(scale_offset));
+    std::memset(row, 0, static_cast<size_t>(row_bytes));
     return;
   }
   for (int32_t i = 0; i < count; i += 16) {
     StoreBytes(codes + i, RoundToInts(Mul(LoadN(x + i, count - i), Set1(grid.inverse))));
   }
-  std::memcpy(out, codes, static_cast<size_t>(scale_offset));
+  std::memcpy(row, codes, static_cast<size_t>(row_bytes));
 }
 
 TESSERA_INLINE V16 Normed(V16 x, V16 inverse, V16 weight) { return Mul(Mul(x, inverse), weight); }
@@ -251,13 +250,22 @@ void RotateHead(const float* x, const float* weight, float eps, const float* cos
   }
 }
 
+void RotateBlocks(int32_t rotation, int64_t cols, float* x) {
+  QuantShape shape;
+  shape.cols = static_cast<int32_t>(cols);
+  shape.rotation = rotation;
+  WriteValues(x, nullptr, 0.0f, shape, x);
+}
+
 void AppendHead(const AppendProblem& problem) {
   alignas(64) float key[kMaxHeadDim];
   RotateHead(problem.k, problem.k_norm, problem.k_norm_eps, problem.cos, problem.sin,
              problem.rotary_dim, problem.head_dim, key);
   if (problem.element == Element::kI8) {
-    StoreInt8Row(key, problem.head_dim, problem.scale_offset, problem.k_out);
-    StoreInt8Row(problem.v, problem.head_dim, problem.scale_offset, problem.v_out);
+    if (problem.key_rotation != 0) RotateBlocks(problem.key_rotation, problem.head_dim, key);
+    StoreInt8Row(key, problem.head_dim, problem.row_bytes, problem.k_out, problem.k_scale_out);
+    StoreInt8Row(problem.v, problem.head_dim, problem.row_bytes, problem.v_out,
+                 problem.v_scale_out);
     return;
   }
   for (int32_t i = 0; i < problem.head_dim; i += 16) {
@@ -293,6 +301,7 @@ const IsaKernels& Kernels() {
     &GemmI5Rounded,
     &LoraShrink,
     &AppendHead,
+    &RotateBlocks,
     &RotateHead,
     &PackKeys,
     &Attend,

@@ -139,10 +139,13 @@ class Probe final {
     for (int head = 0; head < group.kv_heads; ++head) {
       for (int32_t token = 0; token < kProbeTokens; ++token) {
         const char* const page = pool_.Page(PageOf(layer.group, token));
-        const int64_t key = group.KeyOffset(layer.layer_in_group, head, token % group.page_tokens);
-        std::string row(static_cast<size_t>(group.token_stride()), '\0');
-        backend_->Download(page + key + offset, row.data(), row.size());
-        *rows += row;
+        const int64_t at = group.HeadOffset(layer.layer_in_group, head) + offset;
+        for (const GroupLayout::TokenArray& array : group.token_arrays()) {
+          const int64_t element = array.offset + token % group.page_tokens * array.element_bytes;
+          std::string bytes(static_cast<size_t>(array.element_bytes), '\0');
+          backend_->Download(page + at + element, bytes.data(), bytes.size());
+          *rows += bytes;
+        }
       }
     }
   }

@@ -94,6 +94,7 @@ class SegmentAttention {
     std::vector<float> query(normed, normed + layout_.head_dim);
     Rotate(RotationAt(*args_.rope, position - stream.pos_delta, args_.rope->attention_factor),
            query.data());
+    RotateForPage(layout_, query.data());
     for (float& x : query) x = RoundedForPairs(x);
     const PositionRange visible = VisibleKeys(stream, layout_.window, position);
     Partial merged{{}, std::vector<float>(layout_.head_dim, 0.0f)};
@@ -111,23 +112,23 @@ class SegmentAttention {
                       int32_t begin, int32_t end) {
     float* scores = view_.scores.data() + stream.key_begin;  // indexed by position in the stream
     Partial block{{}, std::vector<float>(layout_.head_dim, 0.0f)};
-    ForEachKey(stream, head, begin, end, [&](int32_t pos, const char* key) {
+    ForEachKey(stream, head, begin, end, [&](int32_t pos, const char* keys, int32_t token) {
       float dot = 0.0f;
       for (int32_t d = 0; d < layout_.head_dim; ++d) {
-        dot += query[d] * PageElement(layout_, key, d);
+        dot += query[d] * PageElement(layout_, keys, token, d);
       }
-      dot *= PageScale(layout_, key);
+      dot *= PageScale(layout_, keys, token) * KeyRotationScale(layout_);
       const float score = Softcap(args_.softcap, dot * args_.scale) / stream.temperature;
       scores[pos - stream.pos_begin] = score;
       block.softmax.max = std::max(block.softmax.max, score);
     });
-    ForEachKey(stream, head, begin, end, [&](int32_t pos, const char* key) {
-      const char* value = key + layout_.value_offset();
+    ForEachKey(stream, head, begin, end, [&](int32_t pos, const char* keys, int32_t token) {
+      const char* values = keys + layout_.value_offset();
       const float weight = std::exp(scores[pos - stream.pos_begin] - block.softmax.max);
       block.softmax.sum += weight;
-      const float scaled = RoundedForPairs(weight) * PageScale(layout_, value);
+      const float scaled = RoundedForPairs(weight) * PageScale(layout_, values, token);
       for (int32_t d = 0; d < layout_.head_dim; ++d) {
-        block.out[d] += scaled * PageElement(layout_, value, d);
+        block.out[d] += scaled * PageElement(layout_, values, token, d);
       }
     });
     return block;
@@ -138,17 +139,16 @@ class SegmentAttention {
     return layout_.dtype == DType::kBF16 ? RoundTo(DType::kBF16, x) : x;
   }
 
-  // Calls visit(position, key row) for the keys at positions [begin, end), in ascending order.
+  // Calls visit(position, the head's K in a page, token in the page) for the keys at positions
+  // [begin, end), in ascending order.
   template <class Visit>
   void ForEachKey(const KvStream& stream, int32_t head, int32_t begin, int32_t end,
                   const Visit& visit) const {
     const int32_t kv_head = head / (args_.heads / layout_.kv_heads);
     ForEachPiece(args_.batch, stream, layout_.page_tokens, begin, end, [&](const KeyPiece& piece) {
-      const char* key = args_.pool.Page(piece.page) +
-                        layout_.KeyOffset(args_.layer_in_group, kv_head, piece.token);
-      for (int32_t i = 0; i < piece.count; ++i) {
-        visit(piece.pos + i, key + i * layout_.token_stride());
-      }
+      const char* keys =
+          args_.pool.Page(piece.page) + layout_.HeadOffset(args_.layer_in_group, kv_head);
+      for (int32_t i = 0; i < piece.count; ++i) visit(piece.pos + i, keys, piece.token + i);
     });
   }
 
@@ -174,8 +174,9 @@ void NormAndRotate(const AttentionArgs& args) {
   }
 }
 
-// Calls visit(cell, key, value) for each KV head of a batch row that is written to a page: `cell`
-// is the address of the K row in the page, `key` and `value` are the K and V of the batch.
+// Calls visit(keys, token, key, value) for each KV head of a batch row that is written to a page:
+// `keys` is the head's K in the page, `token` the row's token in the page, `key` and `value` are
+// the K and V of the batch.
 template <class Visit>
 void ForEachWrittenHead(const AttentionArgs& args, int32_t row, const Visit& visit) {
   const GroupLayout& layout = *args.layout;
@@ -188,17 +189,18 @@ void ForEachWrittenHead(const AttentionArgs& args, int32_t row, const Visit& vis
   for (int32_t h = 0; h < layout.kv_heads; ++h) {
     const float* key = keys + static_cast<int64_t>(h) * layout.head_dim;
     const float* value = key + static_cast<int64_t>(layout.kv_heads) * layout.head_dim;
-    visit(args.pool.Page(page) + layout.KeyOffset(args.layer_in_group, h, token), key, value);
+    visit(args.pool.Page(page) + layout.HeadOffset(args.layer_in_group, h), token, key, value);
   }
 }
 
 void AppendToPages(const AttentionArgs& args) {
   const GroupLayout& layout = *args.layout;
   for (int32_t row = 0; row < args.batch.num_tokens(); ++row) {
-    ForEachWrittenHead(args, row, [&](char* cell, const float* key, const float* value) {
-      StorePageRow(layout, key, cell);
-      StorePageRow(layout, value, cell + layout.value_offset());
-    });
+    ForEachWrittenHead(args, row,
+                       [&](char* keys, int32_t token, const float* key, const float* value) {
+                         StorePageKey(layout, key, keys, token);
+                         StorePageRow(layout, value, keys + layout.value_offset(), token);
+                       });
   }
 }
 
@@ -209,18 +211,21 @@ void AppendToPages(const AttentionArgs& args) {
 void TapValueDeviation(const AttentionArgs& args, const Tap& tap, float* out) {
   const GroupLayout& layout = *args.layout;
   const int32_t first = args.batch.segments()[tap.segment].token_begin + tap.row_begin;
-  std::vector<char> row(layout.token_stride());
+  GroupLayout one_token = layout;
+  one_token.page_tokens = 1;
+  std::vector<char> head(one_token.head_stride());
   for (int32_t i = 0; i < tap.num_rows; ++i) {
     double sum = 0.0;
-    ForEachWrittenHead(args, first + i, [&](char* cell, const float*, const float* value) {
-      StorePageRow(layout, value, row.data());
-      const std::vector<float> stored = LoadPageRow(layout, row.data());
-      const std::vector<float> old = LoadPageRow(layout, cell + layout.value_offset());
-      for (int32_t d = 0; d < layout.head_dim; ++d) {
-        const double difference = static_cast<double>(stored[d]) - old[d];
-        sum += difference * difference;
-      }
-    });
+    ForEachWrittenHead(
+        args, first + i, [&](char* keys, int32_t token, const float*, const float* value) {
+          StorePageRow(one_token, value, head.data(), 0);
+          const std::vector<float> stored = LoadPageRow(one_token, head.data(), 0);
+          const std::vector<float> old = LoadPageRow(layout, keys + layout.value_offset(), token);
+          for (int32_t d = 0; d < layout.head_dim; ++d) {
+            const double difference = static_cast<double>(stored[d]) - old[d];
+            sum += difference * difference;
+          }
+        });
     out[i] = static_cast<float>(sum);
   }
 }

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "kernels/device/backend.h"
+#include "kernels/device/key_rotation.h"
+#include "kernels/device/quantize.h"
 
 namespace tessera::ref {
 
@@ -103,31 +105,52 @@ inline float QuantizeRow(const float* x, int64_t count, int32_t* codes) {
   return max / 127.0f;
 }
 
-// The following functions read and write K and V rows of pages (kernels/step/page_layout.h).
-// Element d of a row is PageElement(d) * PageScale().
-inline float PageElement(const GroupLayout& layout, const char* row, int64_t d) {
-  return LoadElement(layout.dtype, row, d);
+// The following functions read and write K and V rows of pages (kernels/step/page_layout.h). A row
+// is that of token `token` of `head`, the start of a head's K or V in a page. Element d of a row is
+// PageElement(d) * PageScale().
+inline float PageElement(const GroupLayout& layout, const char* head, int32_t token, int64_t d) {
+  return LoadElement(layout.dtype, head + token * layout.row_bytes(), d);
 }
-inline float PageScale(const GroupLayout& layout, const char* row) {
-  return layout.quantized() ? *reinterpret_cast<const float*>(row + layout.scale_offset()) : 1.0f;
+inline float PageScale(const GroupLayout& layout, const char* head, int32_t token) {
+  if (!layout.quantized()) return 1.0f;
+  return reinterpret_cast<const float*>(head + layout.scales_offset())[token];
 }
-inline std::vector<float> LoadPageRow(const GroupLayout& layout, const char* row) {
+inline std::vector<float> LoadPageRow(const GroupLayout& layout, const char* head, int32_t token) {
   std::vector<float> x(layout.head_dim);
   for (int32_t d = 0; d < layout.head_dim; ++d) {
-    x[d] = PageElement(layout, row, d) * PageScale(layout, row);
+    x[d] = PageElement(layout, head, token, d) * PageScale(layout, head, token);
   }
   return x;
 }
-inline void StorePageRow(const GroupLayout& layout, const float* x, char* row) {
+inline void StorePageRow(const GroupLayout& layout, const float* x, char* head, int32_t token) {
+  char* const row = head + token * layout.row_bytes();
   if (!layout.quantized()) {
     for (int32_t d = 0; d < layout.head_dim; ++d) StoreElement(layout.dtype, x[d], row, d);
     return;
   }
   std::vector<int32_t> codes(layout.head_dim);
   const float scale = QuantizeRow(x, layout.head_dim, codes.data());
-  std::fill(row, row + layout.scale_offset(), 0);
+  std::fill(row, row + layout.row_bytes(), 0);
   for (int32_t d = 0; d < layout.head_dim; ++d) row[d] = static_cast<char>(codes[d]);
-  *reinterpret_cast<float*>(row + layout.scale_offset()) = scale;
+  reinterpret_cast<float*>(head + layout.scales_offset())[token] = scale;
+}
+
+// Multiplies a key or a query by the Hadamard matrix if the pages hold keys so
+// (kernels/device/key_rotation.h).
+inline void RotateForPage(const GroupLayout& layout, float* x) {
+  const int32_t rotation = KeyRotation(layout);
+  if (rotation != 0) RotateRow(rotation, layout.head_dim, x);
+}
+inline std::vector<float> LoadPageKey(const GroupLayout& layout, const char* head, int32_t token) {
+  std::vector<float> key = LoadPageRow(layout, head, token);
+  RotateForPage(layout, key.data());
+  for (float& x : key) x *= KeyRotationScale(layout);
+  return key;
+}
+inline void StorePageKey(const GroupLayout& layout, const float* key, char* head, int32_t token) {
+  std::vector<float> rotated(key, key + layout.head_dim);
+  RotateForPage(layout, rotated.data());
+  StorePageRow(layout, rotated.data(), head, token);
 }
 
 // Backend::Attention and Backend::Apply of the reference backend.

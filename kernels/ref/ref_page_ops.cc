@@ -10,21 +10,24 @@ namespace tessera::ref {
 namespace {
 
 void Copy(const GroupLayout& layout, const PoolView& pool, const PageOp& op, int layer, int head) {
-  char* dst = pool.Page(op.dst) + layout.KeyOffset(layer, head, op.dst_token);
-  const char* src = pool.Page(op.src) + layout.KeyOffset(layer, head, op.src_token);
-  const size_t bytes = op.num_tokens * layout.token_stride();
-  std::memmove(dst, src, bytes);
-  std::memmove(dst + layout.value_offset(), src + layout.value_offset(), bytes);
+  for (const int64_t part : {int64_t{0}, layout.value_offset()}) {
+    for (const GroupLayout::TokenArray& array : layout.token_arrays()) {
+      const int64_t offset = layout.HeadOffset(layer, head) + part + array.offset;
+      char* dst = pool.Page(op.dst) + offset + op.dst_token * array.element_bytes;
+      const char* src = pool.Page(op.src) + offset + op.src_token * array.element_bytes;
+      std::memmove(dst, src, op.num_tokens * array.element_bytes);
+    }
+  }
 }
 
 // Rotates the keys only; they already contain the rotary embedding's attention factor.
 void RopeShift(const GroupLayout& layout, const PoolView& pool, const PageOp& op, int layer,
                int head, const Rotation& rotation) {
   for (int32_t t = 0; t < op.num_tokens; ++t) {
-    char* cell = pool.Page(op.dst) + layout.KeyOffset(layer, head, op.dst_token + t);
-    std::vector<float> key = LoadPageRow(layout, cell);
+    char* keys = pool.Page(op.dst) + layout.HeadOffset(layer, head);
+    std::vector<float> key = LoadPageKey(layout, keys, op.dst_token + t);
     Rotate(rotation, key.data());
-    StorePageRow(layout, key.data(), cell);
+    StorePageKey(layout, key.data(), keys, op.dst_token + t);
   }
 }
 
@@ -32,14 +35,18 @@ void RopeShift(const GroupLayout& layout, const PoolView& pool, const PageOp& op
 // dst.
 void Gather(const GroupLayout& layout, const PoolView& pool, const PageOp& op, int layer, int head,
             const int32_t* indices) {
-  const int64_t stride = layout.token_stride();
   for (const int64_t part : {int64_t{0}, layout.value_offset()}) {
-    const char* src = pool.Page(op.src) + layout.KeyOffset(layer, head, 0) + part;
-    const std::vector<char> rows(src, src + layout.page_tokens * stride);
-    char* dst = pool.Page(op.dst) + layout.KeyOffset(layer, head, op.dst_token) + part;
+    const int64_t offset = layout.HeadOffset(layer, head) + part;
+    const char* src = pool.Page(op.src) + offset;
+    const std::vector<char> old(src, src + layout.head_stride());
+    char* dst = pool.Page(op.dst) + offset;
     for (int32_t t = 0; t < op.num_tokens; ++t) {
       CHECK(indices[t] >= 0 && indices[t] < layout.page_tokens);
-      std::memcpy(dst + t * stride, rows.data() + indices[t] * stride, stride);
+      for (const GroupLayout::TokenArray& array : layout.token_arrays()) {
+        std::memcpy(dst + array.offset + (op.dst_token + t) * array.element_bytes,
+                    old.data() + array.offset + indices[t] * array.element_bytes,
+                    array.element_bytes);
+      }
     }
   }
 }

@@ -112,8 +112,7 @@ TEST(AssembleTest, Int8KvTakesHalfThePool) {
     ASSERT_TRUE(plan.ok()) << plan.status();
     const GroupLayout& group = plan->models[0].layout.groups[0];
     EXPECT_EQ(group.dtype, dtype == KvDtype::kI8 ? DType::kI8 : DType::kBF16);
-    EXPECT_EQ(group.token_stride(),
-              dtype == KvDtype::kI8 ? group.head_dim + 4 : 2 * group.head_dim);
+    EXPECT_EQ(group.token_bytes(), dtype == KvDtype::kI8 ? group.head_dim + 4 : 2 * group.head_dim);
     EXPECT_GE(plan->models[0].layout.page_bytes(), group.page_bytes());
     pool_bytes[dtype == KvDtype::kI8] = plan->pool_bytes();
     EXPECT_TRUE(Assemble(options, *plan).ok());

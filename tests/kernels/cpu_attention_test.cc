@@ -62,9 +62,11 @@ std::vector<float> PoolValues(BuiltBatch* built) {
   const GroupLayout& layout = built->layout.groups[0];
   const char* const end = pool.base + pool.num_slabs * pool.slab_bytes;
   std::vector<float> values;
-  for (const char* row = pool.base; row < end; row += layout.token_stride()) {
-    const std::vector<float> numbers = LoadKvRow(layout, row);
-    values.insert(values.end(), numbers.begin(), numbers.end());
+  for (const char* head = pool.base; head < end; head += layout.head_stride()) {
+    for (int token = 0; token < layout.page_tokens; ++token) {
+      const std::vector<float> numbers = LoadKvRow(layout, head, token, 1);  // as they are stored
+      values.insert(values.end(), numbers.begin(), numbers.end());
+    }
   }
   return values;
 }
@@ -95,38 +97,42 @@ TEST(CpuAttentionGridTest, MatchesRef) {
 }
 
 // Rows of zeros, of tiny numbers, of numbers that are not finite, and of numbers halfway between
-// two codes must be stored byte for byte as kernels/step/page_layout.h defines.
+// two codes must be stored byte for byte as kernels/step/page_layout.h defines. Keys of 48 numbers
+// are rotated by blocks of 16, keys of 22 are not.
 TEST_P(CpuAttentionTest, Int8RowsAreStoredAsTheFormatSays) {
   ThreadTeam team(1);
   const auto cpu = New(&team);
   const auto ref = NewRefBackend();
   AttentionCase attention;
-  attention.head_dim = 22;
   attention.rotary_dim = 0;
   attention.kv_dtype = DType::kI8;
   attention.segments = {{0, 6}};
   const float specials[6][3] = {{0.0f, -0.0f, 0.0f},       {9e-31f, -1e-38f, 0.0f},
                                 {1e-30f, -3e-31f, 7e-31f}, {1.0f, -INFINITY, 2.0f},
                                 {NAN, 1.0f, -2.0f},        {-127.0f, 2.5f, 3.5f}};
-  for (Backend* const backend : {cpu.get(), ref.get()}) {
+  for (const auto& [backend, head_dim] :
+       {std::pair{cpu.get(), 22}, {ref.get(), 22}, {cpu.get(), 48}, {ref.get(), 48}}) {
+    attention.head_dim = head_dim;
     const auto built = BuildBatch(attention, 4);
     const GroupLayout& layout = built->layout.groups[0];
-    std::vector<char> expected(static_cast<size_t>(layout.token_stride()));
     for (int t = 0; t < 6; ++t) {
       float* const row = built->qkv.data() + static_cast<ptrdiff_t>(t) * built->qkv_cols();
-      for (int i = 0; i < built->qkv_cols(); ++i) row[i] = specials[t][i % 22 % 3];
+      for (int i = 0; i < built->qkv_cols(); ++i) row[i] = specials[t][i % head_dim % 3];
     }
     RunAttention(backend, built.get());
     for (int t = 0; t < 6; ++t) {
       const int64_t place = built->view().write_places(0)[t];
-      const char* const key = built->pool().Page(static_cast<PageId>(place / 16)) +
-                              layout.KeyOffset(0, 1, static_cast<int>(place % 16));
+      const int token = static_cast<int>(place % 16);
+      const char* const keys =
+          built->pool().Page(static_cast<PageId>(place / 16)) + layout.HeadOffset(0, 1);
       std::vector<float> numbers;
-      for (int d = 0; d < 22; ++d) numbers.push_back(specials[t][d % 3]);
-      StoreKvRow(layout, numbers, expected.data());
-      for (const char* const row : {key, key + layout.value_offset()}) {
-        EXPECT_EQ(std::vector<char>(row, row + layout.token_stride()), expected)
-            << backend->name() << " row " << t;
+      for (int d = 0; d < head_dim; ++d) numbers.push_back(specials[t][d % 3]);
+      for (const int part : {0, 1}) {
+        std::vector<char> expected(static_cast<size_t>(layout.head_stride()));
+        StoreKvRow(layout, numbers, expected.data(), token, part);
+        EXPECT_EQ(KvRowBytes(layout, keys + part * layout.value_offset(), token),
+                  KvRowBytes(layout, expected.data(), token))
+            << backend->name() << " head_dim " << head_dim << " row " << t << " part " << part;
       }
     }
   }

@@ -41,10 +41,10 @@ class Images {
     }
     return pointers;
   }
-  // Bytes of one token's row.
-  char* Row(const GroupLayout& group, size_t g, int64_t token, int64_t offset) {
+  // A token's element of an array that lies `offset` bytes after the start of its page.
+  char* Element(const GroupLayout& group, size_t g, int64_t token, int64_t offset, int64_t bytes) {
     return pages_[g][static_cast<size_t>(token / group.page_tokens)].data() + offset +
-           token % group.page_tokens * group.token_stride();
+           token % group.page_tokens * bytes;
   }
   friend bool operator==(const Images& a, const Images& b) { return a.pages_ == b.pages_; }
 
@@ -60,9 +60,14 @@ std::string NaiveExport(const PageLayout& layout, Images* images, const RunPlace
     for (int layer = 0; layer < group.num_layers - group.num_padding_layers; ++layer) {
       for (int kv = 0; kv < 2; ++kv) {
         for (int head = 0; head < group.kv_heads; ++head) {
-          const int64_t offset = group.KeyOffset(layer, head, 0) + kv * group.value_offset();
+          const int64_t rows = group.HeadOffset(layer, head) + kv * group.value_offset();
+          const int64_t scales = rows + group.page_tokens * group.row_bytes();
           for (int64_t t = place.first; t < place.first + place.count; ++t) {
-            run.append(images->Row(group, g, t, offset), static_cast<size_t>(group.token_stride()));
+            run.append(images->Element(group, g, t, rows, group.row_bytes()),
+                       static_cast<size_t>(group.row_bytes()));
+          }
+          for (int64_t t = place.first; group.quantized() && t < place.first + place.count; ++t) {
+            run.append(images->Element(group, g, t, scales, 4), 4);
           }
         }
       }

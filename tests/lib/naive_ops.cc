@@ -81,8 +81,8 @@ class Computation {
                          static_cast<size_t>(head) * attention_.head_dim;
     return Vector(begin, begin + attention_.head_dim);
   }
-  std::vector<float> Rounded(const Vector& x) const {
-    return AsStored(built_.layout.groups[group_], std::vector<float>(x.begin(), x.end()));
+  std::vector<float> Rounded(const Vector& x, int part) const {
+    return AsStored(built_.layout.groups[group_], std::vector<float>(x.begin(), x.end()), part);
   }
   // Returns a K or V row as the pages hold it after the step has appended its tokens.
   std::vector<float> Stored(int64_t place, int kv_head, int part) {
@@ -119,9 +119,9 @@ void Computation::Append() {
       Vector key = QkvHead(row, attention_.heads + h);
       Norm(built_.k_norm, attention_.qk_norm, &key);
       Turn(built_.rope, view.positions()[row], &key);
-      const std::vector<float> k = Rounded(key);
+      const std::vector<float> k = Rounded(key, 0);
       const std::vector<float> v =
-          Rounded(QkvHead(row, attention_.heads + attention_.kv_heads + h));
+          Rounded(QkvHead(row, attention_.heads + attention_.kv_heads + h), 1);
       result_.keys.insert(result_.keys.end(), k.begin(), k.end());
       result_.values.insert(result_.values.end(), v.begin(), v.end());
       if (place < page_tokens) continue;
@@ -204,9 +204,9 @@ NaiveAttention Computation::Run() {
 std::vector<float> ReadHead(BuiltBatch* built, int group, int layer_in_group, PageId page,
                             int token, int kv_head, int part) {
   const GroupLayout& layout = built->layout.groups[group];
-  const char* row = built->pool().Page(page) + layout.KeyOffset(layer_in_group, kv_head, token) +
-                    part * layout.value_offset();
-  return LoadKvRow(layout, row);
+  const char* head = built->pool().Page(page) + layout.HeadOffset(layer_in_group, kv_head) +
+                     part * layout.value_offset();
+  return LoadKvRow(layout, head, token, part);
 }
 
 NaiveAttention ComputeNaiveAttention(BuiltBatch* built, int group, int layer_in_group) {

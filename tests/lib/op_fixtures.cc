@@ -236,8 +236,8 @@ std::unique_ptr<BuiltBatch> BuildSharingBatch(DType kv_dtype, uint64_t seed) {
 void FillPool(BuiltBatch* built, uint64_t seed) {
   const GroupLayout& layout = built->layout.groups[0];  // pages of all groups have the same layout
   const PoolView pool = built->pool();
-  const int64_t stride = layout.token_stride();
-  const int64_t rows_per_page = layout.page_bytes() / stride;
+  const int64_t heads_per_page = layout.page_bytes() / layout.head_stride();  // of K and of V
+  const int64_t rows_per_page = heads_per_page * layout.page_tokens;
   const PageId slabs_per_page = built->layout.slabs_per_page;
   const int64_t num_pages = pool.num_slabs / slabs_per_page - 1;
   const std::vector<float> numbers =
@@ -245,8 +245,11 @@ void FillPool(BuiltBatch* built, uint64_t seed) {
   auto next = numbers.begin();
   for (PageId page = slabs_per_page; page < pool.num_slabs; page += slabs_per_page) {
     for (int64_t row = 0; row < rows_per_page; ++row, next += layout.head_dim) {
+      const int64_t head = row / layout.page_tokens;
       StoreKvRow(layout, std::vector<float>(next, next + layout.head_dim),
-                 pool.Page(page) + row * stride);
+                 pool.Page(page) + head * layout.head_stride(),
+                 static_cast<int>(row % layout.page_tokens),
+                 static_cast<int>(head / layout.kv_heads % 2));
     }
   }
 }

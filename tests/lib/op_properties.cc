@@ -56,11 +56,20 @@ void CopyToken(BuiltBatch* from, int64_t from_slot, BuiltBatch* to, int64_t to_s
   for (int layer = 0; layer < a.num_layers; ++layer) {
     for (int head = 0; head < a.kv_heads; ++head) {
       const char* src = from->pool().Page(static_cast<PageId>(from_slot / a.page_tokens)) +
-                        a.KeyOffset(layer, head, static_cast<int>(from_slot % a.page_tokens));
-      char* dst = to->pool().Page(static_cast<PageId>(to_slot / b.page_tokens)) +
-                  b.KeyOffset(layer, head, static_cast<int>(to_slot % b.page_tokens));
-      std::memcpy(dst, src, a.token_stride());
-      std::memcpy(dst + b.value_offset(), src + a.value_offset(), a.token_stride());
+                        a.HeadOffset(layer, head);
+      char* dst =
+          to->pool().Page(static_cast<PageId>(to_slot / b.page_tokens)) + b.HeadOffset(layer, head);
+      for (size_t i = 0; i < a.token_arrays().size(); ++i) {
+        const GroupLayout::TokenArray from_array = a.token_arrays()[i];
+        const GroupLayout::TokenArray to_array = b.token_arrays()[i];
+        const char* src_element =
+            src + from_array.offset + from_slot % a.page_tokens * from_array.element_bytes;
+        char* dst_element =
+            dst + to_array.offset + to_slot % b.page_tokens * to_array.element_bytes;
+        std::memcpy(dst_element, src_element, to_array.element_bytes);
+        std::memcpy(dst_element + b.value_offset(), src_element + a.value_offset(),
+                    to_array.element_bytes);
+      }
     }
   }
 }

@@ -61,11 +61,13 @@ class PageOpCheck {
             const std::vector<float> actual =
                 ReadHead(built_.get(), op.group, layer, op.dst, op.dst_token + t, head, part);
             ExpectClose(actual, want(layer, t, head, part), tolerance, tolerance, "page op");
-            const int64_t offset =
-                layout.KeyOffset(layer, head, op.dst_token + t) + part * layout.value_offset();
-            const char* row = built_->pool().Page(op.dst) + offset;
-            patches.push_back({before_->pool().Page(op.dst) + offset,
-                               std::vector<char>(row, row + layout.token_stride())});
+            for (const GroupLayout::TokenArray& array : layout.token_arrays()) {
+              const int64_t offset = layout.HeadOffset(layer, head) + part * layout.value_offset() +
+                                     array.offset + (op.dst_token + t) * array.element_bytes;
+              const char* element = built_->pool().Page(op.dst) + offset;
+              patches.push_back({before_->pool().Page(op.dst) + offset,
+                                 std::vector<char>(element, element + array.element_bytes)});
+            }
           }
         }
       }

@@ -447,16 +447,17 @@ TEST(PageLayout, KnowsTheLayersThatPadAGroup) {
   EXPECT_GT(num_padding_layers, 0);
 }
 
-TEST(PageLayout, Int8RowsHoldTheirScales) {
+TEST(PageLayout, Int8ScalesFollowTheRowsOfTheirHead) {
   const PageLayout layout = MakePageLayout(Spec(Llama()), DType::kI8, 16);
   GroupLayout group = layout.groups[0];
   EXPECT_EQ(group.head_dim, 16);
-  EXPECT_EQ(group.scale_offset(), 16);
-  EXPECT_EQ(group.token_stride(), 20);
+  EXPECT_EQ(group.row_bytes(), 16);
+  EXPECT_EQ(group.token_bytes(), 20);
+  EXPECT_EQ(group.scales_offset(), 16 * 16);
   EXPECT_EQ(group.page_bytes(), int64_t{group.num_layers} * 2 * group.kv_heads * 16 * 20);
-  group.head_dim = 10;  // scales stay aligned
-  EXPECT_EQ(group.scale_offset(), 12);
-  EXPECT_EQ(group.token_stride(), 16);
+  group.head_dim = 18;  // rows stay multiples of 16 bytes
+  EXPECT_EQ(group.row_bytes(), 32);
+  EXPECT_EQ(group.token_bytes(), 36);
 }
 
 struct BadConfig {

@@ -103,9 +103,13 @@ std::string KvBits(const std::string& backend, const TinyOptions& options) {
     const char* const page = model.pool().Page(model.pages(sequence, 0)[token / group.page_tokens]);
     for (int layer = 0; layer < 2; ++layer) {
       for (int head = 0; head < group.kv_heads; ++head) {
-        const char* const key = page + group.KeyOffset(layer, head, token % group.page_tokens);
-        bits.append(key, group.token_stride());
-        bits.append(key + group.value_offset(), group.token_stride());
+        const char* const keys = page + group.HeadOffset(layer, head);
+        for (const char* const rows : {keys, keys + group.value_offset()}) {
+          for (const GroupLayout::TokenArray& array : group.token_arrays()) {
+            const int64_t at = array.offset + token % group.page_tokens * array.element_bytes;
+            bits.append(rows + at, static_cast<size_t>(array.element_bytes));
+          }
+        }
       }
     }
   }
