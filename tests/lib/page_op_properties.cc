@@ -62,6 +62,7 @@ class PageOpCheck {
                 ReadHead(built_.get(), op.group, layer, op.dst, op.dst_token + t, head, part);
             ExpectClose(actual, want(layer, t, head, part), tolerance, tolerance, "page op");
             for (const GroupLayout::TokenArray& array : layout.token_arrays()) {
+              if (array.element_bytes == 0) continue;
               const int64_t offset = layout.HeadOffset(layer, head) + part * layout.value_offset() +
                                      array.offset + (op.dst_token + t) * array.element_bytes;
               const char* element = built_->pool().Page(op.dst) + offset;
