@@ -138,6 +138,49 @@ TEST_P(CpuAttentionTest, Int8RowsAreStoredAsTheFormatSays) {
   }
 }
 
+// One channel of all keys is many times larger than the others. V rows hold the same numbers and
+// are not rotated, so their error is what the keys would have without the rotation.
+TEST_P(CpuAttentionTest, ALargeChannelOfKeysDoesNotTakeTheScale) {
+  ThreadTeam team(1);
+  const auto cpu = New(&team);
+  const auto ref = NewRefBackend();
+  AttentionCase attention;
+  attention.head_dim = 64;
+  attention.rotary_dim = 0;
+  attention.kv_dtype = DType::kI8;
+  attention.segments = {{0, 8}};
+  for (Backend* const backend : {cpu.get(), ref.get()}) {
+    const auto built = BuildBatch(attention, 6);
+    const GroupLayout& layout = built->layout.groups[0];
+    const int keys_begin = attention.heads * attention.head_dim;
+    const int row_numbers = attention.kv_heads * attention.head_dim;
+    for (int t = 0; t < 8; ++t) {
+      float* const keys =
+          built->qkv.data() + static_cast<ptrdiff_t>(t) * built->qkv_cols() + keys_begin;
+      for (int i = 5; i < row_numbers; i += attention.head_dim) keys[i] = 40.0f;
+      std::copy_n(keys, row_numbers, keys + row_numbers);
+    }
+    const std::vector<float> qkv = built->qkv;
+    RunAttention(backend, built.get());
+    double squares[2] = {};  // of the errors of K and of V
+    for (int t = 0; t < 8; ++t) {
+      const int64_t place = built->view().write_places(0)[t];
+      const char* const page = built->pool().Page(static_cast<PageId>(place / 16));
+      for (int part : {0, 1}) {
+        const std::vector<float> stored =
+            LoadKvRow(layout, page + layout.HeadOffset(0, 0) + part * layout.value_offset(),
+                      static_cast<int>(place % 16), part);
+        for (int d = 0; d < attention.head_dim; ++d) {
+          const double error =
+              stored[d] - qkv[static_cast<size_t>(t * built->qkv_cols() + keys_begin + d)];
+          squares[part] += error * error;
+        }
+      }
+    }
+    EXPECT_LT(std::sqrt(squares[0]), std::sqrt(squares[1]) / 3.0) << backend->name();
+  }
+}
+
 // Cases: head_dim is not a multiple of the vector size; head_dim / 2 is odd; long windows cross
 // block borders.
 TEST_P(CpuAttentionTest, RaggedHeadsMatchRef) {
