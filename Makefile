@@ -4,7 +4,7 @@
 # Builds without the tests, which need packages that users do not need.
 all: packages
 	@test -f build/build.ninja || cmake --preset release -DTESSERA_BUILD_TESTS=OFF >/dev/null
-	@cmake --build --preset release --target tesserad tessera tessera-bench
+	@cmake --build --preset release --target tesserad tessera tessera-quantize tessera-bench
 
 run: all
 	@deploy/run_demo.sh

@@ -39,6 +39,7 @@
 #include "kernels/device/backend.h"
 #include "kernels/model/checkpoint/weights.h"
 #include "kernels/model/model.h"
+#include "kernels/model/whole_sequences.h"
 
 namespace tessera::bench {
 namespace {
@@ -47,19 +48,21 @@ constexpr char kUsage[] =
     "usage: tessera_quality_bench --model DIR --tokens FILE [--base FORMAT] [--formats "
     "FORMAT,...]\n"
     "           [--threads N] [--backend ref|ISA]\n"
-    "FORMAT is DTYPE[:ACTIVATIONS[:KV]], for example int4:bfloat16:int8. The base is\n"
+    "FORMAT is DTYPE[:ACTIVATIONS[:KV]][@DIR], for example int4:bfloat16:int8. With @DIR it is "
+    "the\n"
+    "format of another model with the same tokens, such as a quantised one. The base is\n"
     "float32:auto:float32 unless --base gives another. Each line of FILE is one text, a JSON "
     "array\n"
     "of 2 to 512 token ids.\n";
 
 constexpr int32_t kMaxTextTokens = 512;
 constexpr int32_t kPageTokens = 16;
-constexpr int64_t kPageAlign = 64;
 
 using Text = std::vector<TokenId>;
 
 struct Format {
   std::string name;  // as it was asked for
+  std::string dir;   // folder of the model; empty: that of --model
   WeightDtype weights = WeightDtype::kAuto;
   ActivationDtype activations = ActivationDtype::kAuto;
   // As the server's default: float32 beside float32 weights, otherwise bfloat16.
@@ -94,13 +97,15 @@ absl::StatusOr<T> Named(const std::string& name, const char* what, const Names<T
 }
 
 absl::StatusOr<Format> ParseFormat(const std::string& text) {
-  const std::vector<std::string> fields = absl::StrSplit(text, ':');
+  const size_t at = text.find('@');
+  const std::vector<std::string> fields = absl::StrSplit(text.substr(0, at), ':');
   if (fields.size() > 3) {
     return absl::InvalidArgumentError(
         absl::StrCat("the format '", text, "' has more parts than DTYPE:ACTIVATIONS:KV"));
   }
   Format format;
   format.name = text;
+  if (at != std::string::npos) format.dir = text.substr(at + 1);
   ASSIGN_OR_RETURN(format.weights, Named(fields[0], "the weights", kWeightNames));
   if (fields.size() > 1) {
     ASSIGN_OR_RETURN(format.activations, Named(fields[1], "the activations", kActivationNames));
@@ -134,18 +139,11 @@ class FormatModel final {
   explicit FormatModel(std::string name) : name_(std::move(name)) {}
 
   absl::Status LoadWeightsFrom(const std::string& dir, const Format& format, ThreadTeam* team);
-  absl::Status AllocatePages();
-  int32_t pages_of_group() const { return CeilDiv(kMaxTextTokens, kPageTokens); }
-  // The pages of all groups are consecutive; page 0 is the null page.
-  PageId PageOf(int32_t group, int32_t index) const { return 1 + group * pages_of_group() + index; }
-
   const std::string name_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Model> model_;
   DType activations_ = DType::kF32;
-  PageLayout layout_;
-  std::unique_ptr<DeviceBuffer> pages_;
-  PoolView pool_;
+  std::unique_ptr<WholeSequences> sequence_;
 };
 
 absl::StatusOr<std::unique_ptr<FormatModel>> FormatModel::Load(const std::string& dir,
@@ -157,7 +155,6 @@ absl::StatusOr<std::unique_ptr<FormatModel>> FormatModel::Load(const std::string
   loaded->backend_ = NewBackend(backend, team, nullptr, &error);
   if (loaded->backend_ == nullptr) return absl::InvalidArgumentError(error);
   RETURN_IF_ERROR(loaded->LoadWeightsFrom(dir, format, team));
-  RETURN_IF_ERROR(loaded->AllocatePages());
   return loaded;
 }
 
@@ -173,60 +170,21 @@ absl::Status FormatModel::LoadWeightsFrom(const std::string& dir, const Format& 
   ASSIGN_OR_RETURN(const WeightPlan plan, PlanWeights(spec, *checkpoint, options.request));
   activations_ = plan.activations;
   const DType auto_kv = plan.dtype == DType::kF32 ? DType::kF32 : DType::kBF16;
-  layout_ = MakePageLayout(spec, format.auto_kv ? auto_kv : format.kv, kPageTokens);
+  sequence_ = std::make_unique<WholeSequences>(
+      backend_.get(), MakePageLayout(spec, format.auto_kv ? auto_kv : format.kv, kPageTokens),
+      /*num_sequences=*/1, kMaxTextTokens);
+  if (!sequence_->allocated()) {
+    return absl::ResourceExhaustedError(
+        "no memory for the KV cache: ask for fewer formats at once");
+  }
   ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(spec, *checkpoint, backend_.get(), options));
   ASSIGN_OR_RETURN(model_,
                    Model::Create(backend_.get(), spec, std::move(weights), {kMaxTextTokens, 1}));
   return absl::OkStatus();
 }
 
-absl::Status FormatModel::AllocatePages() {
-  layout_.slab_bytes = RoundUp<int64_t>(layout_.groups[0].page_bytes(), kPageAlign);
-  const int64_t num_pages = 1 + int64_t{layout_.num_groups()} * pages_of_group();
-  pages_ = backend_->Allocate(static_cast<size_t>(num_pages * layout_.slab_bytes));
-  if (pages_ == nullptr) {
-    return absl::ResourceExhaustedError(
-        "no memory for the KV cache: ask for fewer formats at once");
-  }
-  pool_ = {static_cast<char*>(pages_->data()), layout_.slab_bytes, num_pages};
-  return absl::OkStatus();
-}
-
 void FormatModel::Read(const Text& text) {
-  const auto num_tokens = static_cast<int32_t>(text.size());
-  std::vector<int32_t> positions(text.size());
-  std::vector<int64_t> write_places;
-  std::vector<Range> run_ranges;
-  std::vector<KvRun> runs;
-  std::vector<PageId> pages;
-  for (int32_t group = 0; group < layout_.num_groups(); ++group) {
-    KvRun run;
-    run.page_begin = static_cast<int32_t>(pages.size());
-    run.num_pages = CeilDiv(num_tokens, kPageTokens);
-    run.count = num_tokens;
-    run_ranges.push_back({group, 1});
-    runs.push_back(run);
-    for (int32_t i = 0; i < run.num_pages; ++i) pages.push_back(PageOf(group, i));
-    for (int32_t i = 0; i < num_tokens; ++i) {
-      positions[i] = i;
-      write_places.push_back(int64_t{PageOf(group, i / kPageTokens)} * kPageTokens +
-                             i % kPageTokens);
-    }
-  }
-  Segment segment;
-  segment.num_tokens = num_tokens;
-  StepBatch batch;
-  BatchArena arena;
-  batch.num_groups = layout_.num_groups();
-  batch.tokens = arena.AddCopy(text);
-  batch.positions = arena.AddCopy(positions);
-  batch.write_places = arena.AddCopy(write_places);
-  batch.segments = arena.AddCopy(std::vector<Segment>{segment});
-  batch.run_ranges = arena.AddCopy(run_ranges);
-  batch.runs = arena.AddCopy(runs);
-  batch.pages = arena.AddCopy(pages);
-  StepResult result;
-  model_->Begin({&batch, arena.base()}, {pool_, &layout_}, &result);
+  sequence_->Begin(model_.get(), {text});
   model_->RunLayers(0, model_->spec().num_layers);
   model_->Finish();
 }
@@ -239,11 +197,11 @@ std::vector<float> FormatModel::Logits(int32_t begin, int32_t num_rows) {
 
 nlohmann::ordered_json FormatModel::Describe() const {
   int64_t page_bytes = 0;
-  for (const GroupLayout& group : layout_.groups) page_bytes += group.page_bytes();
+  for (const GroupLayout& group : sequence_->layout().groups) page_bytes += group.page_bytes();
   return {{"format", name_},
           {"weights", DTypeName(model_->weights().dtype)},
           {"activations", DTypeName(activations_)},
-          {"kv", DTypeName(layout_.groups[0].dtype)},
+          {"kv", DTypeName(sequence_->layout().groups[0].dtype)},
           {"weight_bytes", model_->weights().num_bytes()},
           {"kv_bytes_per_token", page_bytes / kPageTokens}};
 }
@@ -463,7 +421,13 @@ absl::Status Measure(const Options& options) {
   ThreadTeam team(options.num_threads);
   std::vector<std::unique_ptr<FormatModel>> models;
   for (const Format& format : options.formats) {
-    ASSIGN_OR_RETURN(auto model, FormatModel::Load(options.model, format, options.backend, &team));
+    const std::string& dir = format.dir.empty() ? options.model : format.dir;
+    ASSIGN_OR_RETURN(auto model, FormatModel::Load(dir, format, options.backend, &team));
+    if (!models.empty() && model->vocab_size() != models[0]->vocab_size()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(dir, " has ", model->vocab_size(), " tokens and the base has ",
+                       models[0]->vocab_size(), "; compare models with the same tokens"));
+    }
     models.push_back(std::move(model));
   }
   ASSIGN_OR_RETURN(const std::vector<Text> texts,

@@ -31,6 +31,7 @@ ALLOWED = {
     "kernels/model": KERNELS + MODEL,
     "kernels/model/checkpoint": KERNELS + MODEL,
     "kernels/model/lora": KERNELS + MODEL,
+    "kernels/model/quantize": KERNELS + MODEL,
     "kvstore": ["kernels/base", "kernels/step"],
     # The root of the room is what callers see: requests and generators.
     "scheduler": ["kernels/base", "kernels/step", "scheduler/residency/adapters"],
@@ -44,6 +45,7 @@ ALLOWED = {
     "server/text/template": ["kernels/base"],
     "server/cli": ["kernels/base", *WIRE],
     "server/config": ["kernels/base", *WIRE],
+    "server/quantize": ["kernels/base", "kernels/model/quantize", "server/cli", "server/text/tokenizer"],
     "server/call": ["kernels/base", "kernels/step", "scheduler", "scheduler/residency/adapters", *TEXT, *WIRE],
     "server/door": ["kernels/base", "server/config"],
     "server/grpc": ["kernels/base", "scheduler", "scheduler/residency/adapters", "server/call", "server/config",

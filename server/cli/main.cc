@@ -16,6 +16,7 @@
 #include "kernels/base/version.h"
 #include "server/cli/channel.h"
 #include "server/cli/commands.h"
+#include "server/cli/local_commands.h"
 #include "server/cli/output.h"
 #include "server/cli/session.h"
 
@@ -53,6 +54,9 @@ void PrintHelp(const std::vector<Command>& commands) {
   for (const Command& command : commands) {
     std::printf("  %-14s %s\n", command.name, command.summary);
   }
+  for (const LocalCommand& command : LocalCommands()) {
+    std::printf("  %-14s %s\n", command.name, command.summary);
+  }
   std::printf("\n%s", FlagHelp(GlobalFlags()).c_str());
 }
 
@@ -86,6 +90,7 @@ std::string TakeCommand(std::vector<std::string>* words) {
 int UnknownCommand(const std::string& name, const std::vector<Command>& commands) {
   std::vector<std::string> known = {"help", "version"};
   for (const Command& command : commands) known.emplace_back(command.name);
+  for (const LocalCommand& command : LocalCommands()) known.emplace_back(command.name);
   const std::string nearest = NearestWord(name, known);
   return UsageError(absl::StrCat(
       "unknown command '", name, "'; ",
@@ -98,6 +103,9 @@ int Help(const std::vector<std::string>& words, const std::vector<Command>& comm
   if (words.empty()) {
     PrintHelp(commands);
     return kOk;
+  }
+  if (const LocalCommand* const local = FindLocalCommand(words[0])) {
+    return RunLocalCommand(*local, {"--help"});
   }
   const Command* const command = FindCommand(commands, words[0]);
   if (command == nullptr) return UnknownCommand(words[0], commands);
@@ -127,6 +135,9 @@ int RunCommand(const Command& command, const Arguments& arguments) {
 int Dispatch(std::vector<std::string> words) {
   const std::vector<Command> commands = AllCommands();
   const std::string name = TakeCommand(&words);
+  if (const LocalCommand* const local = FindLocalCommand(name)) {
+    return RunLocalCommand(*local, words);
+  }
   const bool is_builtin = name.empty() || name == "help" || name == "version";
   const Command* const command = FindCommand(commands, name);
   if (command == nullptr && !is_builtin) return UnknownCommand(name, commands);

@@ -273,6 +273,24 @@ def eval_texts():
     return [text for texts in zip(prose, verse, dialogues) for text in texts]
 
 
+def calibration_text():
+    """Returns a text for `tessera quantize` of the same kinds as eval_texts(), but of other places."""
+    characters = 8 * REAL_TOKENS
+    essays = os.path.join(EVAL, "needle", "PaulGrahamEssays")
+    parts = []
+    for name in sorted(os.listdir(essays)):
+        with open(os.path.join(essays, name), encoding="utf-8") as file:
+            parts.append(file.read()[200 + characters:200 + 3 * characters])
+    with open(os.path.join(EVAL, "tinyshakespeare", "input.txt"), encoding="utf-8") as file:
+        verse = file.read()
+    parts += [verse[begin:begin + 2 * characters] for begin in range(25000, len(verse), 50000)]
+    with open(os.path.join(EVAL, "locomo", "locomo10.json"), encoding="utf-8") as file:
+        talks = [entry["conversation"] for entry in json.load(file)]
+    sessions = [talk[f"session_{i}"] for talk in talks for i in (3, 4, 5, 6)]
+    parts += ["\n".join(f"{turn['speaker']}: {turn['text']}" for turn in session) for session in sessions]
+    return "\n\n".join(parts)
+
+
 def write_real_texts(folder, work):
     """Writes the texts as token ids for tessera_quality_bench and as text for llama-perplexity, and returns the two paths."""
     import tokenizers
