@@ -33,13 +33,14 @@ std::string GroupKey(const KvGroupSpec& kv_group) {
 }
 
 std::string QuantizationKey(const QuantizationSpec& quantization) {
-  const auto& [method, grids, gptq_zeros, needs_group_index] = quantization;
-  std::string key = absl::StrCat(static_cast<int>(method), " ", static_cast<int>(gptq_zeros), " ",
-                                 static_cast<int>(needs_group_index));
+  const auto& [method, gptq_zeros, grids, grid_of, group_names] = quantization;
+  std::string key = absl::StrCat(static_cast<int>(method), " ", static_cast<int>(gptq_zeros));
   for (const QuantGrid& grid : grids) {
-    const auto& [bits, group_size, int8_activations] = grid;
-    absl::StrAppend(&key, " ", bits, "/", group_size, int8_activations ? "x8" : "");
+    const auto& [bits, group_size, int8_activations, needs_group_index] = grid;
+    absl::StrAppend(&key, " ", bits, "/", group_size, int8_activations ? "x8" : "",
+                    needs_group_index ? "i" : "");
   }
+  for (const auto& [module, grid] : grid_of) absl::StrAppend(&key, " ", module, "=", grid);
   return key;
 }
 

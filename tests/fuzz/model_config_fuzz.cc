@@ -36,5 +36,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     CHECK(grid.bits == 4 || grid.bits == 8);
     CHECK_EQ(grid.group_size % tessera::kGroupGranule, 0);
   }
+  for (const auto& [module, grid] : quantization.grid_of) {
+    CHECK_GE(grid, -1) << " of " << module;
+    CHECK_LT(grid, static_cast<int>(quantization.grids.size())) << " of " << module;
+  }
   return 0;
 }

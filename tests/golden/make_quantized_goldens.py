@@ -8,13 +8,15 @@ dequantised values of their matrices.
 Each folder has config.json, model.safetensors and golden.json. For every quantised module, golden.json has the FNV-1a hash
 of its weights [outputs, inputs] in little-endian float32, row-major, and the first weights. Codes, zero points and scales
 are random. Scales are powers of two times 1..7 / 8, so that float32 represents each weight exactly and no rounding hides a
-mistake.
+mistake. A model whose modules are of several config groups also has token ids and the logits [ids, vocabulary] of a forward
+in float64, whose linears take the activations of their group: int8 with a scale per token, or bfloat16.
 
 This script shares no code with the reader. It packs words field by field, as the libraries' own packers do (AutoGPTQ's
 QuantLinear.pack, AutoAWQ's WQLinear_GEMM.from_linear, compressed_tensors' pack_to_int32).
 """
 import json
 import os
+import re
 import struct
 import sys
 
@@ -120,32 +122,46 @@ def gptq_config(bits, group, symmetric, **more):
     return {"quant_method": "gptq", "bits": bits, "group_size": group, "sym": symmetric, "desc_act": False, **more}
 
 
-def compressed_config(layout, bits, group, symmetric, **more):
+def scheme_of(layout, bits, group, symmetric, targets, **more):
     weights = {"num_bits": bits, "type": "int", "symmetric": symmetric, "dynamic": False, "actorder": None,
-               "strategy": "channel" if group == -1 else "group", "group_size": None if group == -1 else group, **more}
+               "strategy": "channel" if group == -1 else "group", "group_size": None if group == -1 else group}
     activations = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": True, "strategy": "token"}
-    scheme = {"targets": ["Linear"], "weights": weights, "output_activations": None,
-              "input_activations": activations if layout == "int-quantized" else None}
+    return {"targets": targets, "weights": weights, "output_activations": None,
+            "input_activations": activations if layout == "int-quantized" else None, **more}
+
+
+def compressed_config(layout, bits, group, symmetric):
+    scheme = scheme_of(layout, bits, group, symmetric, ["Linear"])
     return {"quant_method": "compressed-tensors", "format": layout, "config_groups": {"group_0": scheme},
             "ignore": ["lm_head"], "kv_cache_scheme": None, "quantization_status": "compressed"}
 
 
-# name: (writer, bits, group, symmetric, least zero point, config)
+def mixed_config():
+    """W4A16 in the MLP, W8A8 in the attention."""
+    mlp = scheme_of("pack-quantized", 4, 32, True, ["re:.*mlp.*"], format="pack-quantized")
+    attention = scheme_of("int-quantized", 8, -1, True, ["re:.*self_attn.*"], format="int-quantized")
+    return {"quant_method": "compressed-tensors", "format": "mixed-precision",
+            "config_groups": {"group_0": mlp, "group_1": attention}, "ignore": ["lm_head"], "kv_cache_scheme": None,
+            "quantization_status": "compressed"}
+
+
+# name: (config, {pattern of modules' names: (writer, bits, group, symmetric, least zero point)})
 MODELS = {
-    "gptq_int4": (gptq, 4, 32, True, 1, gptq_config(4, 32, True)),
-    "gptq_int4_asym": (gptq, 4, 64, False, 1, gptq_config(4, 64, False, checkpoint_format="gptq")),
-    "gptq_int4_asym_model": (gptq, 4, 32, False, 0, gptq_config(
-        4, 32, False, checkpoint_format="gptq", meta={"quantizer": ["gptqmodel:1.7.0"]})),
-    "gptq_int8_v2": (gptq, 8, -1, False, 0, gptq_config(8, -1, False, checkpoint_format="gptq_v2")),
-    "awq": (awq, 4, 32, False, 0, {
-        "quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm",
-        "modules_to_not_convert": ["lm_head"]}),
-    "packed_int4": (pack_quantized, 4, 32, True, 0, compressed_config("pack-quantized", 4, 32, True)),
-    "packed_int4_asym": (pack_quantized, 4, 32, False, 0, compressed_config("pack-quantized", 4, 32, False)),
-    "packed_int8": (pack_quantized, 8, -1, True, 0, compressed_config("pack-quantized", 8, -1, True)),
-    "int8": (int_quantized, 8, -1, True, 0, compressed_config("int-quantized", 8, -1, True)),
-    "int8_asym": (int_quantized, 8, 32, False, 0, compressed_config("int-quantized", 8, 32, False)),
+    "gptq_int4": (gptq_config(4, 32, True), {"": (gptq, 4, 32, True, 1)}),
+    "gptq_int4_asym": (gptq_config(4, 64, False, checkpoint_format="gptq"), {"": (gptq, 4, 64, False, 1)}),
+    "gptq_int4_asym_model": (gptq_config(4, 32, False, checkpoint_format="gptq", meta={"quantizer": ["gptqmodel:1.7.0"]}),
+                             {"": (gptq, 4, 32, False, 0)}),
+    "gptq_int8_v2": (gptq_config(8, -1, False, checkpoint_format="gptq_v2"), {"": (gptq, 8, -1, False, 0)}),
+    "awq": ({"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm",
+             "modules_to_not_convert": ["lm_head"]}, {"": (awq, 4, 32, False, 0)}),
+    "packed_int4": (compressed_config("pack-quantized", 4, 32, True), {"": (pack_quantized, 4, 32, True, 0)}),
+    "packed_int4_asym": (compressed_config("pack-quantized", 4, 32, False), {"": (pack_quantized, 4, 32, False, 0)}),
+    "packed_int8": (compressed_config("pack-quantized", 8, -1, True), {"": (pack_quantized, 8, -1, True, 0)}),
+    "int8": (compressed_config("int-quantized", 8, -1, True), {"": (int_quantized, 8, -1, True, 0)}),
+    "int8_asym": (compressed_config("int-quantized", 8, 32, False), {"": (int_quantized, 8, 32, False, 0)}),
+    "w4a16_w8a8": (mixed_config(), {"mlp": (pack_quantized, 4, 32, True, 0), "self_attn": (int_quantized, 8, -1, True, 0)}),
 }
+IDS = [1, 5, 3, 2, 7, 0, 4, 6, 6, 1, 2]
 
 
 def write_safetensors(path, tensors):
@@ -160,24 +176,67 @@ def write_safetensors(path, tensors):
         out.write(struct.pack("<Q", len(text)) + text + data)
 
 
+def multiply(x, module, int8_activations):
+    """x [tokens, inputs] times the module's weights, with x rounded as the config group says."""
+    if int8_activations:
+        scale = np.abs(x).max(axis=1, keepdims=True) / 127
+        x = np.rint(x / scale) * scale
+    else:
+        bits = x.astype(np.float32).view(np.uint32)
+        x = ((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000).view(np.float32).astype(np.float64)
+    return x @ module.weights.T
+
+
+def norm_of(x, weight):
+    return x / np.sqrt((x * x).mean(axis=1, keepdims=True) + 1e-5) * weight
+
+
+def rotated(x):
+    angles = np.outer(np.arange(len(x)), 10000.0 ** (-np.arange(0, HEAD_DIM, 2) / HEAD_DIM))
+    low, high = x[:, :HEAD_DIM // 2], x[:, HEAD_DIM // 2:]
+    return np.concatenate([low * np.cos(angles) - high * np.sin(angles), high * np.cos(angles) + low * np.sin(angles)], axis=1)
+
+
+def logits_of(tensors, modules):
+    """The logits of a Llama with one head, whose attention's modules take int8 activations."""
+    floats = {name: array.astype(np.float64) for name, (dtype, array) in tensors.items() if dtype == "F16"}
+    x = floats["model.embed_tokens.weight"][IDS]
+    for layer in range(LAYERS):
+        prefix = f"model.layers.{layer}."
+        linear = lambda y, short: multiply(y, modules[prefix + short], "self_attn" in short)
+        y = norm_of(x, floats[prefix + "input_layernorm.weight"])
+        q, k, v = (linear(y, f"self_attn.{part}_proj") for part in "qkv")
+        scores = rotated(q) @ rotated(k).T / np.sqrt(HEAD_DIM)
+        scores[np.triu_indices(len(IDS), 1)] = -np.inf
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        x = x + linear(weights / weights.sum(axis=1, keepdims=True) @ v, "self_attn.o_proj")
+        y = norm_of(x, floats[prefix + "post_attention_layernorm.weight"])
+        gate, up = linear(y, "mlp.gate_proj"), linear(y, "mlp.up_proj")
+        x = x + linear(gate / (1 + np.exp(-gate)) * up, "mlp.down_proj")
+    return norm_of(x, floats["model.norm.weight"]) @ floats["lm_head.weight"].T
+
+
 def make(name):
-    writer, bits, group, symmetric, least_zero, quantization = MODELS[name]
+    quantization, recipes = MODELS[name]
     rng = np.random.default_rng(sorted(MODELS).index(name))
-    option = {"symmetric": symmetric, **quantization}
     floats = lambda rows, cols: ("F16", (0.3 * rng.standard_normal((rows, cols))).astype(np.float16))
     norm = lambda size: ("F16", (1 + 0.1 * rng.standard_normal(size)).astype(np.float16))
     tensors = {"model.embed_tokens.weight": floats(VOCAB, HIDDEN), "lm_head.weight": floats(VOCAB, HIDDEN),
                "model.norm.weight": norm(HIDDEN)}
-    golden = {}
+    golden, modules = {}, {}
     for layer in range(LAYERS):
         prefix = f"model.layers.{layer}."
         tensors[prefix + "input_layernorm.weight"] = norm(HIDDEN)
         tensors[prefix + "post_attention_layernorm.weight"] = norm(HIDDEN)
         for short, (rows, cols) in MODULES.items():
+            writer, bits, group, symmetric, least_zero = next(r for p, r in recipes.items() if re.match(p, short))
             module = Module(rng, rows, cols, bits, group, symmetric, least_zero)
-            tensors.update(writer(prefix + short, module, option))
+            tensors.update(writer(prefix + short, module, {"symmetric": symmetric, **quantization}))
             values = module.weights.astype("<f4")
             golden[prefix + short] = {"hash": fnv1a(values.tobytes()), "first": values[0, :3].tolist()}
+            modules[prefix + short] = module
+    if len(recipes) > 1:
+        golden.update(ids=IDS, logits=logits_of(tensors, modules).tolist())
     folder = os.path.join(OUT, name)
     os.makedirs(folder, exist_ok=True)
     write_safetensors(os.path.join(folder, "model.safetensors"), tensors)

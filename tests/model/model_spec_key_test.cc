@@ -71,7 +71,10 @@ TEST(ModelSpecKeyTest, EachNumberOfTheForwardChangesTheKey) {
         s->quantization.grids = {{4, 64}};
       },
       [](ModelSpec* s) { s->quantization.gptq_zeros = GptqZeros::kMinusOne; },
-      [](ModelSpec* s) { s->quantization.needs_group_index = true; },
+      [](ModelSpec* s) {
+        s->quantization.grids = {{4, 32, false, true}};
+      },
+      [](ModelSpec* s) { s->quantization.grid_of["lm_head"] = 0; },
   };
   std::set<std::string> keys = {ModelSpecKey(Spec("llama32"))};
   for (size_t i = 0; i < changes.size(); ++i) {

@@ -28,6 +28,7 @@ using Json = nlohmann::json;
 using ::testing::HasSubstr;
 
 constexpr char kQ[] = "model.layers.0.self_attn.q_proj.";
+constexpr char kMixed[] = "w4a16_w8a8";
 
 std::string QuantizedDir(const std::string& name) { return "tests/golden/quantized/" + name; }
 
@@ -258,18 +259,90 @@ TEST_F(QuantizedTest, ActivationsAreThoseOfTheCheckpointOrAsked) {
   EXPECT_EQ(plan->activations, DType::kBF16);
 }
 
-// Groups whose grids are the same may differ in their activations; the tensors do not tell which
-// group a matrix is of.
-TEST_F(QuantizedTest, AmbiguousActivationsAreTheMoreExactOnes) {
-  for (const bool int8_first : {true, false}) {
+// Each module is read as its own config group says: W8A8 in the attention, W4A16 in the MLP.
+TEST_F(QuantizedTest, ModulesAreOfTheirConfigGroups) {
+  Copy(kMixed);
+  const WeightFormat mlp = WeightFormat(DType::kI4, 32).WithBF16Activations();
+  auto plan = Plan();
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_TRUE(plan->Of(WeightRole::kQkv, 0).format == WeightFormat(DType::kI8));
+  EXPECT_TRUE(plan->Of(WeightRole::kOut, 0).format == WeightFormat(DType::kI8));
+  // The rows of down_proj are one group.
+  EXPECT_TRUE(plan->Of(WeightRole::kDown, 0).format ==
+              WeightFormat(DType::kI4).WithBF16Activations());
+  EXPECT_TRUE(plan->Of(WeightRole::kGateUp, 0).format == mlp);
+  EXPECT_EQ(plan->activations, DType::kI8);
+  // Groups may differ in their activations alone.
+  Json weight_only = quantization()["config_groups"]["group_1"];
+  weight_only["input_activations"] = nullptr;
+  weight_only["targets"] = {"re:.*o_proj"};
+  quantization()["config_groups"]["group_1"]["targets"] = {"Linear"};
+  quantization()["config_groups"]["group_2"] = weight_only;
+  plan = Plan();
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_TRUE(plan->Of(WeightRole::kQkv, 0).format == WeightFormat(DType::kI8));
+  EXPECT_TRUE(plan->Of(WeightRole::kOut, 0).format ==
+              WeightFormat(DType::kI8).WithBF16Activations());
+}
+
+// The logits are those of the golden's own forward, which takes int8 activations in the attention
+// and bfloat16 in the MLP. Other activations give other logits.
+TEST_F(QuantizedTest, MixedActivationsAreThoseOfTheGolden) {
+  const Json golden = ReadJson(QuantizedDir(kMixed) + "/golden.json");
+  const auto error_with = [&](const std::string& backend, ActivationDtype activations) {
+    TestBackend with(backend);
+    TinyOptions options;
+    options.activations = activations;
+    TinyModel model(QuantizedDir(kMixed), with.backend.get(), options);
+    const auto logits = model.AllLogits(golden["ids"].get<std::vector<TokenId>>(), 512);
+    float error = 0.0f;
+    for (size_t i = 0; i < logits.size(); ++i) {
+      error = std::max(error, std::fabs(logits[i] - golden["logits"][i / 8][i % 8].get<float>()));
+    }
+    return error;
+  };
+  EXPECT_LE(error_with("ref", ActivationDtype::kAuto), 1e-4f);
+  EXPECT_GE(error_with("ref", ActivationDtype::kBF16), 4e-3f);
+  EXPECT_GE(error_with("ref", ActivationDtype::kI8), 4e-3f);
+  for (const std::string& isa : CpuBackends()) {
+    EXPECT_LE(error_with(isa, ActivationDtype::kAuto), 5e-2f) << isa;
+  }
+}
+
+TEST_F(QuantizedTest, TargetsAndTensorsMustAgree) {
+  const auto error_with = [this](const char* key, const Json& value) {
     tensors_.clear();
-    Copy("int8");
-    Json other = scheme();
-    (int8_first ? other : scheme())["input_activations"] = nullptr;
-    quantization()["config_groups"]["group_1"] = other;
-    const auto plan = Plan();
-    ASSERT_TRUE(plan.ok()) << plan.status();
-    EXPECT_EQ(plan->activations, DType::kBF16) << int8_first;
+    Copy(kMixed);
+    quantization()[Json::json_pointer(key)] = value;
+    return Error();
+  };
+  constexpr char kTargets[] = "/config_groups/group_1/targets";
+  EXPECT_THAT(
+      error_with("/ignore", {"lm_head", "re:.*o_proj"}),
+      HasSubstr("o_proj.weight is quantised, but quantization_config of config.json ignores "
+                "its module; take model.layers.0.self_attn.o_proj out of ignore"));
+  EXPECT_THAT(error_with(kTargets, {"re:.*(q|k|v)_proj"}),
+              HasSubstr("o_proj.weight is quantised, but no config group has its module; add "
+                        "model.layers.0.self_attn.o_proj to the targets"));
+  EXPECT_THAT(error_with(kTargets, {"Linear", "Embedding"}),
+              HasSubstr("model.embed_tokens.weight is stored as F16, but the config group group_1 "
+                        "quantises its module; add model.embed_tokens to ignore"));
+  EXPECT_THAT(error_with(kTargets, {"Linear", "model.layers.0.mlp.up_proj"}),
+              HasSubstr("up_proj.weight_packed has shape [32, 8] with scales [32, 2] but"));
+  EXPECT_EQ(error_with("/ignore", Json::array()), "");
+  EXPECT_EQ(error_with(kTargets, {"Linear"}), "");
+}
+
+TEST_F(QuantizedTest, PartsOfOneWeightTakeTheSameActivations) {
+  Copy("int8");
+  Json weight_only = scheme();
+  weight_only["input_activations"] = nullptr;
+  weight_only["targets"] = {"re:.*v_proj"};
+  quantization()["config_groups"]["group_1"] = weight_only;
+  EXPECT_THAT(Error(), HasSubstr("q_proj.weight is quantised for int8 activations but "
+                                 "model.layers.0.self_attn.v_proj.weight for bfloat16"));
+  for (const ActivationDtype asked : {ActivationDtype::kBF16, ActivationDtype::kI8}) {
+    EXPECT_TRUE(Plan(WeightDtype::kAuto, asked).ok());
   }
 }
 
@@ -360,6 +433,7 @@ TEST_F(QuantizedTest, PartsOfOneWeightMustBeAlike) {
     tensors_.erase(v + part);
   }
   tensors_[v + "weight"] = {"BF16", {32, 64}, std::string(2 * 32 * 64, '\0')};
+  quantization()["ignore"].push_back("model.layers.0.self_attn.v_proj");
   EXPECT_THAT(Error(), HasSubstr("q_proj.weight is stored as int4 in groups of 32 but "
                                  "model.layers.0.self_attn.v_proj.weight as bfloat16"));
 }
@@ -456,6 +530,27 @@ std::vector<ConfigCase> ConfigCases() {
       {"fp8_activations", "int8", kActivations, float_activations, {"input_activations.type"}},
       {"kv_cache", "int8", "/kv_cache_scheme", {{"num_bits", 8}}, {"kv_cache_scheme"}},
       {"sparse", "int8", "/sparsity_config", {{"format", "marlin-24"}}, {"sparsity_config"}},
+      {"no_targets",
+       "int8",
+       "/config_groups/group_0/targets",
+       nullptr,
+       {"group_0.targets is missing", "list the modules"}},
+      {"bad_target",
+       "int8",
+       "/config_groups/group_0/targets",
+       {"re:.*(mlp"},
+       {"group_0.targets", "re:.*(mlp", "no regular expression"}},
+      {"slow_target",
+       "int8",
+       "/config_groups/group_0/targets",
+       {"re:.*.*.*.*.*.*[!%]"},
+       {"config_groups", "takes more than 10000 steps"}},
+      {"bad_ignore", "int8", "/ignore", {"re:*"}, {"ignore", "no regular expression"}},
+      {"no_weights",
+       "int8",
+       "/config_groups/group_0/weights",
+       nullptr,
+       {"group_0.weights is missing", "how weights are quantised"}},
       {"rotated",
        "int8",
        "/transform_config",

@@ -14,6 +14,7 @@
 #include "kernels/model/checkpoint/json_file.h"
 #include "kernels/model/checkpoint/model_folder.h"
 #include "kernels/model/checkpoint/rope.h"
+#include "kernels/model/checkpoint/weight_table.h"
 #include "kernels/model/kv_groups.h"
 
 namespace tessera {
@@ -445,7 +446,7 @@ absl::StatusOr<ModelSpec> ParseModelSpec(const std::string& config_name,
   ReadActivation(*config, family->defaults, &spec);
   ReadLayers(*config, *family, &spec);
   ReadStoredDtype(HolderOf(file.Has("dtype") ? "dtype" : "torch_dtype", file, *config), &spec);
-  spec.quantization = ReadQuantization(file);
+  spec.quantization = ReadQuantization(file, MatrixModules(spec.num_layers), family->multimodal);
   ReadEos(HolderOf("eos_token_id", file, *config), &spec);
   ReadBos(HolderOf("bos_token_id", file, *config), &spec);
   RETURN_IF_ERROR(file.status());

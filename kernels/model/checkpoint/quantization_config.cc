@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/device/weight_format.h"
 #include "kernels/model/checkpoint/json_file.h"
+#include "kernels/model/checkpoint/quantization_targets.h"
 
 namespace tessera {
 namespace {
@@ -50,8 +51,8 @@ bool IsMadeByGptqModel(const JsonFile& config) {
 }
 
 void ReadGptq(const JsonFile& config, QuantizationSpec* spec) {
-  spec->grids = {{ReadBits(config, "bits"), ReadGroupSize(config, "group_size", -1), false}};
-  spec->needs_group_index = config.Bool("desc_act", false);
+  spec->grids = {{ReadBits(config, "bits"), ReadGroupSize(config, "group_size", -1), false,
+                  config.Bool("desc_act", false)}};
   const char* key = config.Has("checkpoint_format") ? "checkpoint_format" : "format";
   const std::string format = config.String(key, "gptq");
   if (format != "gptq" && format != "gptq_v2") {
@@ -107,7 +108,7 @@ bool ReadActivations(const JsonFile& group) {
   return true;
 }
 
-QuantGrid ReadWeightGrid(const JsonFile& weights, bool* needs_group_index) {
+QuantGrid ReadWeightGrid(const JsonFile& weights) {
   QuantGrid grid;
   if (weights.String("type", "int") != "int") weights.Fail("type", Supported("is int"));
   grid.bits = ReadBits(weights, "num_bits");
@@ -123,41 +124,71 @@ QuantGrid ReadWeightGrid(const JsonFile& weights, bool* needs_group_index) {
   }
   // With "weight" and "static", a group is still a run of consecutive inputs.
   const std::string order = weights.String("actorder", "weight");
-  if (order == "group" || order == "dynamic") *needs_group_index = true;
+  grid.needs_group_index = order == "group" || order == "dynamic";
   return grid;
 }
 
-void ReadCompressedTensors(const JsonFile& config, QuantizationSpec* spec) {
+// Reads a config group of compressed-tensors. `format` is that of the whole file.
+QuantGrid ReadGroup(const JsonFile& config, const JsonFile& group, const std::string& format) {
+  const bool own_format = group.Has("format");
+  const std::string group_format = own_format ? group.String("format", "") : format;
+  if (group_format != "pack-quantized" && group_format != "int-quantized") {
+    (own_format ? group : config).Fail("format", Supported("are pack-quantized and int-quantized"));
+  }
+  const bool int8_activations = ReadActivations(group);
+  const std::optional<JsonFile> weights = group.Object("weights");
+  if (!weights.has_value()) {
+    group.Fail("weights", absl::StrCat("must say how weights are quantised; ", kInstead));
+    return {};
+  }
+  QuantGrid grid = ReadWeightGrid(*weights);
+  grid.int8_activations = int8_activations;
+  return grid;
+}
+
+// Reads the config groups' grids and what the groups quantise.
+void ReadGroups(const JsonFile& config, QuantizationSpec* spec, QuantizationTargets* targets) {
   const std::string format = config.String("format", "");
+  const std::optional<JsonFile> groups = config.Object("config_groups");
+  if (groups.has_value()) spec->group_names = groups->Keys();
+  for (const std::string& name : spec->group_names) {
+    const std::optional<JsonFile> group = groups->Object(name);
+    if (!group.has_value()) return;
+    if (!group->Has("targets")) group->Fail("targets", "must list the modules of the group");
+    for (const std::string& target : group->Strings("targets")) {
+      const absl::Status status =
+          targets->AddTarget(target, static_cast<int32_t>(spec->grids.size()));
+      if (!status.ok()) group->Fail("targets", status.message());
+    }
+    spec->grids.push_back(ReadGroup(config, *group, format));
+  }
+  if (spec->grids.empty()) {
+    config.Fail("config_groups", absl::StrCat("must say how weights are quantised; ", kInstead));
+  }
+  for (const std::string& ignored : config.Strings("ignore")) {
+    const absl::Status status = targets->AddIgnored(ignored);
+    if (!status.ok()) config.Fail("ignore", status.message());
+  }
+}
+
+void ReadCompressedTensors(const JsonFile& config, const std::vector<ModuleName>& modules,
+                           bool multimodal, QuantizationSpec* spec) {
   if (config.Has("kv_cache_scheme")) config.Fail("kv_cache_scheme", Supported("is null"));
   for (const char* key : {"sparsity_config", "transform_config"}) {
     const std::optional<JsonFile> object = config.Object(key);
     if (!object.has_value() || object->Keys().empty()) continue;
     if (object->String("format", "") != "dense") config.Fail(key, Supported("is none"));
   }
-  const std::optional<JsonFile> groups = config.Object("config_groups");
-  const std::vector<std::string> names =
-      groups.has_value() ? groups->Keys() : std::vector<std::string>();
-  for (const std::string& name : names) {
-    const std::optional<JsonFile> group = groups->Object(name);
-    if (!group.has_value()) return;
-    const bool own_format = group->Has("format");
-    const std::string group_format = own_format ? group->String("format", "") : format;
-    if (group_format != "pack-quantized" && group_format != "int-quantized") {
-      (own_format ? *group : config)
-          .Fail("format", Supported("are pack-quantized and int-quantized"));
+  QuantizationTargets targets(multimodal);
+  ReadGroups(config, spec, &targets);
+  if (!config.status().ok()) return;
+  for (const ModuleName& module : modules) {
+    const absl::StatusOr<std::optional<int32_t>> group = targets.GroupOf(module);
+    if (!group.ok()) {
+      config.Fail("config_groups", group.status().message());
+      return;
     }
-    const bool int8_activations = ReadActivations(*group);
-    const std::optional<JsonFile> weights = group->Object("weights");
-    if (!weights.has_value()) continue;
-    QuantGrid grid = ReadWeightGrid(*weights, &spec->needs_group_index);
-    grid.int8_activations = int8_activations;
-    if (std::find(spec->grids.begin(), spec->grids.end(), grid) == spec->grids.end()) {
-      spec->grids.push_back(grid);
-    }
-  }
-  if (spec->grids.empty()) {
-    config.Fail("config_groups", absl::StrCat("must say how weights are quantised; ", kInstead));
+    if (group->has_value()) spec->grid_of.emplace(module.name, **group);
   }
 }
 
@@ -177,7 +208,8 @@ const char* QuantMethodName(QuantMethod method) {
   return "?";
 }
 
-QuantizationSpec ReadQuantization(const JsonFile& config) {
+QuantizationSpec ReadQuantization(const JsonFile& config, const std::vector<ModuleName>& modules,
+                                  bool multimodal) {
   // Early versions of transformers used the key compression_config for compressed-tensors.
   const char* key =
       config.Has("quantization_config") ? "quantization_config" : "compression_config";
@@ -193,7 +225,7 @@ QuantizationSpec ReadQuantization(const JsonFile& config) {
     ReadAwq(*quantization, &spec);
   } else if (method == QuantMethodName(QuantMethod::kCompressedTensors)) {
     spec.method = QuantMethod::kCompressedTensors;
-    ReadCompressedTensors(*quantization, &spec);
+    ReadCompressedTensors(*quantization, modules, multimodal, &spec);
   } else {
     quantization->Fail("quant_method", Supported("are gptq, awq and compressed-tensors"));
   }

@@ -1,15 +1,21 @@
 // The `quantization_config` of config.json, which tells how another program quantised a checkpoint.
 // GPTQ, AWQ and compressed-tensors are supported, each in the layout of its own library
-// (stored_matrix.h). The checkpoint's tensors show which modules are quantised; the configuration
-// gives the meaning of their numbers. Pure functions; any thread.
+// (stored_matrix.h). The tensors of a GPTQ or AWQ checkpoint show which modules are quantised, and
+// the configuration gives the meaning of their numbers. The configuration of compressed-tensors
+// names the modules of each of its groups (quantization_targets.h), and the tensors must agree.
+// Pure functions; any thread.
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
 #include <vector>
 
 namespace tessera {
 
 class JsonFile;
+struct ModuleName;
 
 enum class QuantMethod : int32_t { kNone = 0, kGptq = 1, kAwq = 2, kCompressedTensors = 3 };
 
@@ -35,24 +41,29 @@ struct QuantGrid {
   // The checkpoint was quantised for int8 activations (W8A8, W4A8). If not, it was quantised for
   // activations that are not rounded further than to 16 bits (W8A16, W4A16).
   bool int8_activations = false;
-
-  bool operator==(const QuantGrid& other) const {
-    return bits == other.bits && group_size == other.group_size &&
-           int8_activations == other.int8_activations;
-  }
+  // The module was quantised with reordered inputs (desc_act, actorder), so it must store the group
+  // of every input.
+  bool needs_group_index = false;
 };
 
 struct QuantizationSpec {
   QuantMethod method = QuantMethod::kNone;
-  std::vector<QuantGrid> grids;  // one grid; compressed-tensors may have several
   GptqZeros gptq_zeros = GptqZeros::kAsTheyAre;
-  // The checkpoint was quantised with reordered inputs (desc_act, actorder), so each module must
-  // store the group of every input.
-  bool needs_group_index = false;
+  // GPTQ and AWQ have one grid, for all quantised modules. compressed-tensors has one for each of
+  // its config groups.
+  std::vector<QuantGrid> grids;
+  // Of compressed-tensors: the index in `grids` for each module that a config group quantises, and
+  // -1 for each module that `ignore` names. Keys are names of modules
+  // ("model.layers.0.mlp.up_proj").
+  std::map<std::string, int32_t, std::less<>> grid_of;
+  // Of compressed-tensors: the names of the config groups, which errors show.
+  std::vector<std::string> group_names;  // [grids]
 };
 
-// Reads the configuration. Errors are recorded in `config` and name the field, its value and what
-// to change.
-QuantizationSpec ReadQuantization(const JsonFile& config);
+// Reads the configuration. `modules` are those of the model that have a matrix; `multimodal` tells
+// that they lie in the language model of a multimodal model. Errors are recorded in `config` and
+// name the field, its value and what to change.
+QuantizationSpec ReadQuantization(const JsonFile& config, const std::vector<ModuleName>& modules,
+                                  bool multimodal);
 
 }  // namespace tessera

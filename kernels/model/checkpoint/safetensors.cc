@@ -29,6 +29,12 @@ using Json = nlohmann::json;
 constexpr size_t kLengthBytes = 8;
 constexpr size_t kMaxDims = 8;
 constexpr size_t kMaxShownName = 200;
+// Prefixes of the language model's tensors in a multimodal model and in a model of text alone.
+constexpr std::pair<absl::string_view, absl::string_view> kNestedPrefixes[] = {
+    {"language_model.model.", "model."},
+    {"language_model.lm_head.", "lm_head."},
+    {"model.language_model.", "model."},
+};
 
 struct StoredType {
   const char* name;
@@ -374,15 +380,19 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::OpenDir(const std::strin
 }
 
 std::optional<std::string> NameInTextModel(absl::string_view name) {
-  constexpr std::pair<absl::string_view, absl::string_view> kPrefixes[] = {
-      {"language_model.model.", "model."},
-      {"language_model.lm_head.", "lm_head."},
-      {"model.language_model.", "model."},
-  };
-  for (const auto& [nested, text] : kPrefixes) {
+  for (const auto& [nested, text] : kNestedPrefixes) {
     if (absl::ConsumePrefix(&name, nested)) return absl::StrCat(text, name);
   }
   return std::nullopt;
+}
+
+std::vector<std::string> NamesInMultimodalModel(absl::string_view name) {
+  std::vector<std::string> names;
+  for (const auto& [nested, text] : kNestedPrefixes) {
+    absl::string_view rest = name;
+    if (absl::ConsumePrefix(&rest, text)) names.push_back(absl::StrCat(nested, rest));
+  }
+  return names;
 }
 
 absl::Status Checkpoint::TakeLanguageModel() {

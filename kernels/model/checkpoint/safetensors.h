@@ -49,6 +49,8 @@ absl::StatusOr<StoredTensors> ReadSafetensorsHeader(const std::string& path,
 // "language_model.model.layers..." and "model.language_model.layers...". nullopt: the name is none
 // of these.
 std::optional<std::string> NameInTextModel(absl::string_view name);
+// The inverse: the names of a multimodal model that NameInTextModel() turns into `name`.
+std::vector<std::string> NamesInMultimodalModel(absl::string_view name);
 
 class Checkpoint final {
  public:

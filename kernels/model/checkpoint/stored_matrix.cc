@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
 
@@ -52,6 +53,7 @@ class Finder final {
     matrix_->weight = checkpoint_.Find(WeightName());
     if (!matrix_->found()) return absl::OkStatus();
     matrix_->tensor_names.push_back(WeightName());
+    RETURN_IF_ERROR(FindGrid());
     if (!matrix_->quantized()) return CheckFloats();
     if (matrix_->cols > kMaxQuantizedCols) {
       return TensorError(*matrix_->weight, WeightName(),
@@ -59,7 +61,7 @@ class Finder final {
                                       kMaxQuantizedCols));
     }
     ASSIGN_OR_RETURN(matrix_->scales, FindPart(ScaleName()));
-    RETURN_IF_ERROR(FindGrid());
+    RETURN_IF_ERROR(CheckGrid());
     RETURN_IF_ERROR(CheckShapeTensor());
     RETURN_IF_ERROR(CheckGroupIndex());
     RETURN_IF_ERROR(FindZeros());
@@ -168,8 +170,37 @@ class Finder final {
     return {matrix_->rows, groups};
   }
 
-  // Finds the grid of config.json that agrees with the tensors' shapes.
+  // Finds the grid to which the configuration quantises the module. The configuration of
+  // compressed-tensors and the tensors must agree whether the module is quantised.
   absl::Status FindGrid() {
+    if (spec_.method != QuantMethod::kCompressedTensors) {
+      if (matrix_->quantized()) grid_ = &spec_.grids[0];
+      return absl::OkStatus();
+    }
+    constexpr char kConfig[] = "quantization_config of config.json";
+    const absl::string_view module = absl::StripSuffix(module_, ".");
+    const auto it = spec_.grid_of.find(module);
+    const bool is_matched = it != spec_.grid_of.end();
+    const bool is_ignored = is_matched && it->second < 0;
+    if (is_matched && !is_ignored) grid_ = &spec_.grids[static_cast<size_t>(it->second)];
+    if (matrix_->quantized() == (grid_ != nullptr)) return absl::OkStatus();
+    if (grid_ != nullptr) {
+      const std::string& group = spec_.group_names[static_cast<size_t>(it->second)];
+      return TensorError(*matrix_->weight, WeightName(),
+                         absl::StrCat("is stored as ", matrix_->weight->dtype_name,
+                                      ", but the config group ", group, " quantises its module; ",
+                                      "add ", module, " to ignore in ", kConfig));
+    }
+    return TensorError(
+        *matrix_->weight, WeightName(),
+        is_ignored ? absl::StrCat("is quantised, but ", kConfig, " ignores its module; take ",
+                                  module, " out of ignore")
+                   : absl::StrCat("is quantised, but no config group has its module; add ", module,
+                                  " to the targets of its config group in ", kConfig));
+  }
+
+  // Checks the tensors' types and shapes against the grid.
+  absl::Status CheckGrid() {
     const StoredTensor& weight = *matrix_->weight;
     const bool is_int = matrix_->layout == MatrixLayout::kIntQuantized;
     RETURN_IF_ERROR(CheckType(weight, WeightName(), is_int ? kDtypeI8 : kDtypeI32));
@@ -178,33 +209,23 @@ class Finder final {
                          absl::StrCat("is stored as ", matrix_->scales->dtype_name,
                                       "; supported are F32, F16 and BF16"));
     }
-    std::vector<std::string> wanted;
-    bool found = false;
-    for (const QuantGrid& grid : spec_.grids) {
-      const std::optional<std::vector<int64_t>> shape = WeightShape(grid);
-      WeightFormat format(grid.bits == 8 ? DType::kI8 : DType::kI4,
-                          grid.group_size >= matrix_->cols ? 0 : grid.group_size);
-      if (!grid.int8_activations) format = format.WithBF16Activations();
-      if (!shape.has_value()) continue;
-      if (weight.shape == *shape && matrix_->scales->shape == ScaleShape(format)) {
-        // The targets of compressed-tensors' groups are not read. Among groups that differ only in
-        // their activations, the more exact ones hold.
-        if (!found || format.activations == DType::kBF16) matrix_->format = format;
-        found = true;
-      }
-      wanted.push_back(absl::StrCat("[", absl::StrJoin(*shape, ", "), "] with scales [",
-                                    absl::StrJoin(ScaleShape(format), ", "), "]"));
+    const std::optional<std::vector<int64_t>> shape = WeightShape(*grid_);
+    WeightFormat format(grid_->bits == 8 ? DType::kI8 : DType::kI4,
+                        grid_->group_size >= matrix_->cols ? 0 : grid_->group_size);
+    if (!grid_->int8_activations) format = format.WithBF16Activations();
+    if (weight.shape == shape && matrix_->scales->shape == ScaleShape(format)) {
+      matrix_->format = format;
+      return absl::OkStatus();
     }
-    if (found) return absl::OkStatus();
-    wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
     return TensorError(
         weight, WeightName(),
         absl::StrCat("has shape ", weight.ShapeString(), " with scales ",
                      matrix_->scales->ShapeString(), " but config.json makes it ",
-                     wanted.empty()
-                         ? absl::StrCat("a quantised matrix of ", matrix_->rows, " x ",
-                                        matrix_->cols, ", which its groups do not divide")
-                         : absl::StrJoin(wanted, " or ")));
+                     shape.has_value()
+                         ? absl::StrCat("[", absl::StrJoin(*shape, ", "), "] with scales [",
+                                        absl::StrJoin(ScaleShape(format), ", "), "]")
+                         : absl::StrCat("a quantised matrix of ", matrix_->rows, " x ",
+                                        matrix_->cols, ", which its groups do not divide")));
   }
 
   // compressed-tensors stores the matrix's shape in a tensor, which must agree with config.json.
@@ -233,7 +254,7 @@ class Finder final {
     const StoredTensor* const index = checkpoint_.Find(name);
     const int64_t group = matrix_->format.group_size;
     if (index == nullptr) {
-      if (!spec_.needs_group_index || group == 0) return absl::OkStatus();
+      if (!grid_->needs_group_index || group == 0) return absl::OkStatus();
       return FindPart(name).status();
     }
     matrix_->tensor_names.push_back(name);
@@ -243,7 +264,7 @@ class Finder final {
     const bool may_be_unset = matrix_->layout == MatrixLayout::kPackQuantized;
     for (int64_t k = 0; k < matrix_->cols; ++k) {
       const int32_t got = static_cast<int32_t>(LoadWord(*index, k));
-      if (may_be_unset && got == -1 && !spec_.needs_group_index) continue;
+      if (may_be_unset && got == -1 && !grid_->needs_group_index) continue;
       const int64_t expected = group == 0 ? 0 : k / group;
       if (got == expected) continue;
       return TensorError(
@@ -355,7 +376,8 @@ class Finder final {
   const Checkpoint& checkpoint_;
   const std::string& name_;
   StoredMatrix* const matrix_;
-  std::string module_;  // name of the module with its final dot
+  const QuantGrid* grid_ = nullptr;  // null: the configuration does not quantise the module
+  std::string module_;               // name of the module with its final dot
 };
 
 // Writes the first `count` codes of a word to `out`.

@@ -168,8 +168,16 @@ class Planner final {
             WeightName(*weight.rows[i], layer), " as ", Describe(part),
             "; they are one weight here, so use a checkpoint that quantises them alike"));
       }
+      if (part.format.activations != first.format.activations &&
+          request_.activations == ActivationDtype::kAuto) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            WeightName(*weight.rows[0], layer), " is quantised for ",
+            DTypeName(first.format.activations), " activations but ",
+            WeightName(*weight.rows[i], layer), " for ", DTypeName(part.format.activations),
+            "; they are one weight here, so choose the activations of all weights (bfloat16 or "
+            "int8)"));
+      }
       ready.format.format.asymmetric |= part.format.asymmetric;
-      if (part.format.activations == DType::kBF16) ready.format.format.activations = DType::kBF16;
     }
     if (!first.quantized()) return absl::OkStatus();
     if (request_.activations != ActivationDtype::kAuto) {

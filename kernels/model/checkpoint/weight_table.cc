@@ -78,6 +78,18 @@ int64_t NumElements(const FusedWeight& weight, const ModelSpec& spec) {
   return elements;
 }
 
+std::vector<ModuleName> MatrixModules(int num_layers) {
+  std::vector<ModuleName> modules;
+  for (const WeightRow& row : WeightTable()) {
+    if (row.cols == Dim::kOne) continue;
+    for (int layer = 0; layer < (IsPerLayer(row.role) ? num_layers : 1); ++layer) {
+      const std::string name = WeightName(row, layer);
+      modules.push_back({name.substr(0, name.rfind('.')), row.role == Role::kEmbed});
+    }
+  }
+  return modules;
+}
+
 int64_t DimSize(WeightDim dim, const ModelSpec& spec) {
   switch (dim) {
     case Dim::kOne:

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/model/checkpoint/quantization_targets.h"
 #include "kernels/model/model_spec.h"
 
 namespace tessera {
@@ -83,6 +84,10 @@ std::vector<FusedWeight> PresentWeights(const ModelSpec& spec);
 int NumLayers(const FusedWeight& weight, const ModelSpec& spec);
 // Number of elements of one layer's weight, over all its parts.
 int64_t NumElements(const FusedWeight& weight, const ModelSpec& spec);
+
+// The modules that have a matrix in a model of so many layers. The output table is among them even
+// if the model has none of its own.
+std::vector<ModuleName> MatrixModules(int num_layers);
 
 int64_t DimSize(WeightDim dim, const ModelSpec& spec);
 bool IsPresent(WeightIf condition, const ModelSpec& spec);

@@ -1,8 +1,5 @@
 #include "kernels/model/lora/peft_config.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
 #include <algorithm>
 #include <cmath>
 #include <iterator>
@@ -14,26 +11,18 @@
 #include "kernels/base/foreign_file.h"
 #include "kernels/base/status.h"
 #include "kernels/model/checkpoint/json_file.h"
+#include "kernels/model/checkpoint/name_pattern.h"
 #include "kernels/model/lora/peft.h"
 
 namespace tessera {
 namespace {
 
-// PCRE2's backtracking steps in one match. A module name has about 40 characters, so that a pattern
-// with a few wildcards takes some hundred. A hostile file has all patterns at this limit.
-constexpr uint32_t kMatchLimit = 1000;
+// Backtracking steps of one comparison. A hostile file has all patterns at this limit.
+constexpr uint32_t kMaxSteps = 1000;
 // An adapter whose ranks were chosen by the training has one for each module: 882 in a model of 126
 // layers.
 constexpr size_t kMaxPatterns = 1024;
 constexpr double kMaxAlpha = 1e6;
-
-struct Deleter {
-  void operator()(pcre2_code* p) const { pcre2_code_free(p); }
-  void operator()(pcre2_match_data* p) const { pcre2_match_data_free(p); }
-  void operator()(pcre2_match_context* p) const { pcre2_match_context_free(p); }
-};
-template <class T>
-using Owned = std::unique_ptr<T, Deleter>;
 
 // Keys that Open reads.
 constexpr absl::string_view kRead[] = {
@@ -153,43 +142,6 @@ absl::Status CheckSupported(const JsonFile& config) {
 
 }  // namespace
 
-// A key of rank_pattern or alpha_pattern: a regular expression that must match the whole module
-// name or the end of the module name that follows a dot.
-class PeftConfig::Pattern {
- public:
-  static absl::StatusOr<Pattern> Compile(const std::string& key) {
-    const std::string whole = absl::StrCat("^(?:.*\\.)?(?:", key, ")$");
-    int error = 0;
-    PCRE2_SIZE at = 0;
-    Owned<pcre2_code> code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(whole.data()), whole.size(),
-                                         PCRE2_UTF, &error, &at, nullptr));
-    if (code == nullptr) {
-      char message[256] = {};
-      pcre2_get_error_message(error, reinterpret_cast<PCRE2_UCHAR*>(message), sizeof(message));
-      return absl::InvalidArgumentError(absl::StrCat("is no regular expression: ", message));
-    }
-    return Pattern(std::move(code));
-  }
-
-  // INVALID_ARGUMENT: the match exceeds kMatchLimit.
-  absl::StatusOr<bool> Matches(const std::string& module) const {
-    const Owned<pcre2_match_data> data(pcre2_match_data_create(1, nullptr));
-    const Owned<pcre2_match_context> context(pcre2_match_context_create(nullptr));
-    pcre2_set_match_limit(context.get(), kMatchLimit);
-    const int result = pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(module.data()),
-                                   module.size(), 0, 0, data.get(), context.get());
-    if (result >= 0 || result == PCRE2_ERROR_NOMATCH) return result >= 0;
-    return absl::InvalidArgumentError(
-        absl::StrCat("a key of rank_pattern or alpha_pattern takes more than ", kMatchLimit,
-                     " steps to compare with ", module, "; write names of modules, or fewer *"));
-  }
-
- private:
-  explicit Pattern(Owned<pcre2_code> code) : code_(std::move(code)) {}
-
-  Owned<pcre2_code> code_;
-};
-
 PeftConfig::PeftConfig() = default;
 PeftConfig::PeftConfig(PeftConfig&&) noexcept = default;
 PeftConfig::~PeftConfig() = default;
@@ -212,7 +164,9 @@ absl::StatusOr<PeftConfig> PeftConfig::Open(const std::string& path,
       return;
     }
     for (const std::string& key : keys) {
-      absl::StatusOr<Pattern> pattern = Pattern::Compile(key);
+      // A key must match the whole module name or the end of the module name that follows a dot.
+      absl::StatusOr<NamePattern> pattern =
+          NamePattern::Compile(absl::StrCat("^(?:.*\\.)?(?:", key, ")$"), kMaxSteps);
       if (!pattern.ok()) {
         patterns->Fail(key, pattern.status().message());
         return;
@@ -236,11 +190,15 @@ absl::StatusOr<PeftConfig> PeftConfig::Open(const std::string& path,
 }
 
 template <class Value>
-absl::StatusOr<Value> PeftConfig::Find(const std::vector<std::pair<Pattern, Value>>& patterns,
+absl::StatusOr<Value> PeftConfig::Find(const std::vector<std::pair<NamePattern, Value>>& patterns,
                                        const std::string& module, Value otherwise) {
   for (const auto& [pattern, value] : patterns) {
-    ASSIGN_OR_RETURN(const bool matches, pattern.Matches(module));
-    if (matches) return value;
+    const absl::StatusOr<bool> matches = pattern.MatchesStart(module);
+    if (!matches.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a key of rank_pattern or alpha_pattern ", matches.status().message()));
+    }
+    if (*matches) return value;
   }
   return otherwise;
 }

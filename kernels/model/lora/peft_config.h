@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "kernels/model/checkpoint/name_pattern.h"
 
 namespace tessera {
 
@@ -35,20 +36,18 @@ class PeftConfig final {
   bool Expects(absl::string_view linear) const;
 
  private:
-  class Pattern;
-
   PeftConfig();
 
   // The value of the first pattern that matches the module, else `otherwise`.
   template <class Value>
-  static absl::StatusOr<Value> Find(const std::vector<std::pair<Pattern, Value>>& patterns,
+  static absl::StatusOr<Value> Find(const std::vector<std::pair<NamePattern, Value>>& patterns,
                                     const std::string& module, Value otherwise);
 
   int32_t rank_ = 0;
   double alpha_ = 0.0;
   bool rank_stabilised_ = false;
-  std::vector<std::pair<Pattern, int32_t>> ranks_;
-  std::vector<std::pair<Pattern, double>> alphas_;
+  std::vector<std::pair<NamePattern, int32_t>> ranks_;
+  std::vector<std::pair<NamePattern, double>> alphas_;
   std::vector<std::string> everywhere_;
 };
 
