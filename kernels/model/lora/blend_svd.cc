@@ -1,9 +1,8 @@
 #include "kernels/model/lora/blend_svd.h"
 
-// Without EIGEN_NO_CPUID, Eigen would choose its block sizes, and with them its order of summation,
-// by the machine's cache sizes.
-#define EIGEN_NO_CPUID
-#define EIGEN_DONT_PARALLELIZE
+// It comes before Eigen's other headers.
+#include "kernels/model/deterministic_eigen.h"
+
 #include <Eigen/QR>
 #include <Eigen/SVD>
 #include <algorithm>
@@ -15,7 +14,6 @@ namespace {
 
 using Eigen::Index;
 using Eigen::MatrixXd;
-using RowMajorFloats = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 // The factor R of the matrix that `qr` decomposes, without R's rows of zeros: [min(rows, cols),
 // cols].

@@ -1,9 +1,8 @@
 #include "kernels/model/quantize/input_moments.h"
 
-// Without EIGEN_NO_CPUID, Eigen would choose its block sizes, and with them its order of summation,
-// by the machine's cache sizes.
-#define EIGEN_NO_CPUID
-#define EIGEN_DONT_PARALLELIZE
+// It comes before Eigen's other headers.
+#include "kernels/model/deterministic_eigen.h"
+
 #include <Eigen/Cholesky>
 #include <algorithm>
 #include <numeric>
@@ -13,7 +12,6 @@ namespace {
 
 using Eigen::Index;
 using Eigen::MatrixXd;
-using RowMajorFloats = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 constexpr int64_t kSolveRows = 32;  // rows of one task
 
