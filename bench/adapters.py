@@ -220,7 +220,7 @@ class Adapters:
 
         def llama():
             libraries = self.workshop.llama()
-            gguf = self.workshop.gguf(SMALL, "bf16")
+            gguf = self.workshop.gguf_bf16(SMALL)
             return Command([self.workshop.python("venv-llama"), os.path.join(here, "llama_worker.py"), gguf, threads,
                             *[self.lora_gguf(path) for path in adapters]], {"LLAMA_CPP_LIB_PATH": libraries})
 

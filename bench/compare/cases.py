@@ -10,10 +10,11 @@ import dataclasses
 import json
 import os
 
-WEIGHTS = ("bf16", "int8", "int4")
+WEIGHTS = ("bf16", "int8", "int5", "int4")
 MODELS = ("qwen2.5-0.5b", "llama-3.2-1b")
-# Bytes per weight: (weights of the layers, weights of the logits' table). int4 has groups of 32 with a 16-bit scale, and int8 tables.
-BYTES = {"bf16": (2.0, 2.0), "int8": (1.0, 1.0), "int4": (4.5 / 8, 1.0)}
+# Bytes per weight: (weights of the layers, weights of the logits' table). int5 and int4 have groups of 32 with a 16-bit scale, and
+# int8 tables.
+BYTES = {"bf16": (2.0, 2.0), "int8": (1.0, 1.0), "int5": (5.5 / 8, 1.0), "int4": (4.5 / 8, 1.0)}
 KV_BYTES = 2  # bytes of a number in the KV cache, which is bf16
 
 
@@ -63,7 +64,7 @@ def model_costs(folder):
 def step_seconds(weights, costs, limits, rows, logit_rows, keys, pairs):
     """Returns the time of a step at the limits: the longer of reading every weight, key and value once, and all arithmetic.
 
-    Products with weights count at the peak of the format (int4 is computed in int8), attention at bf16's.
+    Products with weights count at the peak of the format (int5 and int4 are computed in int8), attention at bf16's.
     """
     layer_bytes, table_bytes = BYTES[weights]
     read = costs.layer_weights * layer_bytes + costs.table_weights * table_bytes + keys * costs.kv_numbers * KV_BYTES

@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 
+from compare.quality import WORSE
 from compare.workshop import ROOT, Unavailable, say
 
-SYSTEMS = ("tessera", "llama.cpp", "openvino")
+SYSTEMS = ("tessera", "llama.cpp", "openvino", "ik")
 HERE = os.path.dirname(os.path.abspath(__file__))
-DTYPES = {"bf16": "bfloat16", "int8": "int8", "int4": "int4"}
+DTYPES = {"bf16": "bfloat16", "int8": "int8", "int5": "int5", "int4": "int4"}
+OPENVINO_FORMATS = {"bf16": ["fp16"], "int8": ["int8"], "int5": [], "int4": ["int4"]}
+LLAMA_FORMATS = 1  # formats of llama.cpp for each of our formats
+IK_FORMATS = 3  # formats of ik_llama.cpp for each of our formats
 SERVERS = (sys.executable, os.path.join(HERE, "servers.py"))
 LINE_SECONDS = 1800  # a load or a case that takes longer hangs
 CLOSE_SECONDS = 60
@@ -107,21 +111,52 @@ class Command:
     environment: dict = dataclasses.field(default_factory=dict)
 
 
-class Systems:
-    """Makes the command of each system, and prepares a peer at its first use."""
+@dataclasses.dataclass(frozen=True)
+class Entrant:
+    """A system with one of its formats."""
 
-    def __init__(self, workshop, build, threads):
+    system: str
+    kind: str  # the system's own name of the format
+
+    @property
+    def name(self):
+        return self.system if self.system == "tessera" else f"{self.system} {self.kind}"
+
+
+class Systems:
+    """Makes the command of each system and format, and prepares a peer at its first use."""
+
+    def __init__(self, workshop, build, threads, qualities, ik=None, ik_formats=()):
         self.workshop = workshop
         self.build = build
         self.threads = str(threads)
+        self.qualities = qualities
+        self.ik_checkout = ik
+        self.ik_formats = ik_formats  # if any, instead of the formats that follow from the qualities
 
-    def command(self, system, shape, weights, clients):
-        """Returns the command of a system. `clients` is the number of clients of a served case, and 0 for other cases. Raises Unavailable.
-        REQUIRES: workshop.model(shape)."""
+    def entrants(self, system, weights):
+        """Returns the entrants of a system that are compared with our `weights`. Raises Unavailable if there are none."""
         if system == "tessera":
+            kinds = [weights]
+        elif system == "openvino":
+            kinds = OPENVINO_FORMATS[weights]
+        elif system == "ik" and self.ik_formats:
+            kinds = [kind for kind in self.ik_formats if self.qualities.verdict(f"ik {kind}", weights) != WORSE]
+        else:
+            kinds = self.qualities.candidates(system, weights, IK_FORMATS if system == "ik" else LLAMA_FORMATS)
+        if not kinds:
+            raise Unavailable(f"it has no format of which quality.json says that it is at least as good as our {weights}")
+        return [Entrant(system, kind) for kind in kinds]
+
+    def command(self, entrant, shape, weights, clients):
+        """Returns the command of an entrant. `clients` is the number of clients of a served case, and 0 for other cases. Raises Unavailable.
+        REQUIRES: workshop.model(shape)."""
+        if entrant.system == "tessera":
             return self.tessera(shape, weights, clients)
-        if system == "llama.cpp":
-            return self.llama(shape, weights, clients)
+        if entrant.system == "llama.cpp":
+            return self.llama(shape, entrant.kind, clients)
+        if entrant.system == "ik":
+            return self.ik(shape, entrant.kind, clients)
         folder = self.workshop.openvino(shape, weights)
         return Command([self.workshop.python("venv-models"), os.path.join(HERE, "openvino_worker.py"), folder, self.threads])
 
@@ -135,9 +170,9 @@ class Systems:
                             self.threads])
         return Command([self.program("tessera_engine_bench"), "--model", model, "--dtype", dtype, "--threads", self.threads])
 
-    def llama(self, shape, weights, clients):
+    def llama(self, shape, kind, clients):
         binaries = self.workshop.llama()
-        gguf = self.workshop.gguf(shape, weights)
+        gguf = self.workshop.gguf(shape, kind, "llama.cpp", os.path.join(binaries, "llama-quantize"))
         if not clients:
             return Command([self.workshop.python("venv-llama"), os.path.join(HERE, "llama_worker.py"), gguf, self.threads],
                            {"LLAMA_CPP_LIB_PATH": binaries})
@@ -145,3 +180,10 @@ class Systems:
             vocabulary = json.load(f)["vocab_size"]
         return Command([*SERVERS, "llama", os.path.join(binaries, "llama-server"), gguf, str(vocabulary), str(clients),
                         self.threads])
+
+    def ik(self, shape, kind, clients):
+        if clients:
+            raise Unavailable("served cases of ik_llama.cpp are not measured")
+        worker = self.workshop.ik(self.ik_checkout)
+        gguf = self.workshop.gguf(shape, kind, "ik", self.workshop.ik_quantize(self.ik_checkout))
+        return Command([worker, gguf, self.threads])

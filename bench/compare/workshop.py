@@ -1,9 +1,10 @@
 """Makes the environments, programs and models of a comparison in one work folder and keeps them, so that a second run makes nothing.
 
     venv-models/  torch, transformers, OpenVINO      models/SHAPE/             random weights, bf16
-    sdist/        llama.cpp's sources from PyPI      gguf/SHAPE.WEIGHTS.gguf
+    sdist/        llama.cpp's sources from PyPI      gguf/SHAPE.SYSTEM-TYPE.gguf
     llama-build/  its libraries and llama-server     openvino/SHAPE.WEIGHTS/
     venv-llama/   its Python binding                 log/  done/
+    ik_worker     ik_llama.cpp's worker; its checkout is given and holds its own build
 
 A peer that cannot be made raises Unavailable; the comparison continues without that peer.
 """
@@ -19,7 +20,9 @@ LLAMA_OPTIONS = {"CMAKE_BUILD_TYPE": "Release", "BUILD_SHARED_LIBS": "ON", "GGML
                  "LLAMA_BUILD_TOOLS": "ON", "LLAMA_BUILD_SERVER": "ON", "LLAMA_BUILD_TESTS": "OFF",
                  "LLAMA_BUILD_EXAMPLES": "OFF", "LLAMA_BUILD_APP": "OFF", "LLAMA_BUILD_UI": "OFF",
                  "LLAMA_USE_PREBUILT_UI": "OFF", "LLAMA_OPENSSL": "OFF"}
-LLAMA_TYPES = {"int8": "Q8_0", "int4": "Q4_0"}
+# Attention with quantised KV is left out: it takes most of the build, and the KV cache is fp16.
+IK_OPTIONS = {"CMAKE_BUILD_TYPE": "Release", "GGML_NATIVE": "ON", "GGML_IQK_FA_ALL_QUANTS": "OFF", "LLAMA_CURL": "OFF"}
+IK_WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ik_worker.c")
 OPENVINO_FLAGS = {"bf16": ["--weight-format", "fp16"],  # computed in bf16 if the machine supports it
                   "int8": ["--weight-format", "int8"],
                   "int4": ["--weight-format", "int4", "--group-size", "128", "--ratio", "1.0"]}
@@ -128,17 +131,43 @@ class Workshop:
         self.install("install-llama", "venv-llama", self.llama_sdist(), CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF")
         return self.at("llama-build", "bin")
 
-    def gguf(self, shape, weights):
-        """Returns the GGUF file of a model and format. REQUIRES: model(shape), llama()."""
-        path = self.at("gguf", f"{shape}.{weights}.gguf")
-        step = f"gguf-{shape}-{weights}"
-        if weights == "bf16":
-            convert = os.path.join(self.llama_sources(), "convert_hf_to_gguf.py")
-            return self.made(path, lambda part: self.call(
-                step, [self.python("venv-models"), convert, self.at("models", shape), "--outtype", "bf16", "--outfile", part]))
-        source = self.gguf(shape, "bf16")
-        quantize = self.at("llama-build", "bin", "llama-quantize")
-        return self.made(path, lambda part: self.call(step, [quantize, source, part, LLAMA_TYPES[weights]]))
+    def ik(self, checkout):
+        """Returns the path of ik_llama.cpp's worker. Builds the libraries and programs in the checkout if it has none."""
+        build = os.path.join(checkout, "build")
+
+        def libraries():
+            found = [glob.glob(os.path.join(build, "**", name), recursive=True) for name in ("libllama.so", "libggml.so")]
+            return [os.path.dirname(paths[0]) for paths in found if paths]
+
+        if len(libraries()) < 2 or not os.path.exists(self.ik_quantize(checkout)):
+            options = [f"-D{name}={value}" for name, value in IK_OPTIONS.items()]
+            self.call("build-ik", ["cmake", "-S", checkout, "-B", build, "-G", "Ninja", *options])
+            self.call("build-ik", ["cmake", "--build", build, "--target", "llama", "llama-quantize", "llama-perplexity",
+                                   "llama-bench"])
+        worker = self.at("ik_worker")
+        includes = ["-I" + os.path.join(checkout, "include"), "-I" + os.path.join(checkout, "ggml", "include")]
+        links = [word for folder in libraries() for word in ("-L" + folder, "-Wl,-rpath," + folder)]
+        self.call("ik-worker", ["cc", "-std=gnu17", "-O2", "-Wall", *includes, IK_WORKER, *links, "-lllama", "-lggml", "-o",
+                                worker])
+        return worker
+
+    def ik_quantize(self, checkout):
+        return os.path.join(checkout, "build", "bin", "llama-quantize")
+
+    def gguf_bf16(self, shape):
+        """Returns the GGUF file of a model in BF16, made by llama.cpp's converter. REQUIRES: model(shape)."""
+        convert = os.path.join(self.llama_sources(), "convert_hf_to_gguf.py")
+        return self.made(self.at("gguf", f"{shape}.bf16.gguf"), lambda part: self.call(
+            f"gguf-{shape}-bf16", [self.python("venv-models"), convert, self.at("models", shape), "--outtype", "bf16",
+                                   "--outfile", part]))
+
+    def gguf(self, shape, kind, system, quantize):
+        """Returns the GGUF file of a model in a format of a system, whose program llama-quantize is given. REQUIRES: model(shape)."""
+        source = self.gguf_bf16(shape)
+        if kind == "BF16":
+            return source
+        return self.made(self.at("gguf", f"{shape}.{system}-{kind}.gguf"), lambda part: self.call(
+            f"gguf-{shape}-{system}-{kind}", [quantize, source, part, kind]))
 
     def openvino(self, shape, weights):
         """Returns the folder of the OpenVINO export of a model and format. REQUIRES: model(shape)."""

@@ -2,7 +2,7 @@
 """Measures the quality loss of each format of weights and of the KV cache.
 
     quality.py TESSERAD [--python PYTHON] [--models NAME,..] [--formats W/KV,..] [--texts N] [--per-cell K] [--seed N] [--threads N] [--json FILE]
-    quality.py TESSERAD --real FOLDER,.. [--llama PREFIX] [--formats DTYPE:ACTIVATIONS:KV,..] [--threads N] [--json FILE]
+    quality.py TESSERAD --real FOLDER,.. [--llama PREFIX] [--llama-formats NAME,..] [--formats DTYPE:ACTIVATIONS:KV,..] [--threads N] [--json FILE]
 
 The first form serves every laboratory model in every format on a free port and measures, relative to bfloat16,
 - the perplexity of texts that the model has not seen (from prompt_logprobs), and for the lab's models the perplexity of the right answers to the tasks' questions;
@@ -357,11 +357,13 @@ def measure_llama(args, folder, texts, work):
     measure = [perplexity_program, "-c", "512", "--kl-divergence-base", base, *args.flags]
     run(*measure, "-m", exact, "-f", texts)
     rows = []
-    for name in LLAMA_FORMATS:
+    for name in args.llama_formats.split(","):
+        progress(f"llama.cpp {name}")
         path = os.path.join(work, name + ".gguf")
         run(quantize, exact, path, name)
         size = sum(int(tensor.n_bytes) for tensor in gguf.GGUFReader(path).tensors)
         rows.append(dict(format="llama.cpp " + name, kv="float16", weight_bytes=size, **parse_llama(run(*measure, "-m", path, "--kl-divergence"))))
+        os.remove(path)
     return rows
 
 
@@ -400,6 +402,7 @@ def main():
     parser.add_argument("--python", default=sys.executable, help="one that has torch, for the twins and for --llama")
     parser.add_argument("--real", default="", help="measure the language models of these folders")
     parser.add_argument("--llama", default="", help="with --real: measure llama.cpp's formats too")
+    parser.add_argument("--llama-formats", default=",".join(LLAMA_FORMATS), help="with --llama: these, by commas")
     parser.add_argument("--models", default="", help="only these")
     parser.add_argument("--formats", default="", help="only these and the base, by commas: weights/KV, with --real weights:activations:KV")
     parser.add_argument("--texts", type=int, default=100, help="texts of each kind")
