@@ -1,10 +1,12 @@
-/* Runs ik_llama.cpp in this process and answers the cases `prefill` and `decode` with one JSON line each.
+/* Runs ik_llama.cpp in this process and answers the cases `prefill` and `decode` with JSON lines.
  *
- *     ik_worker MODEL.gguf THREADS
+ *     ik_worker MODEL.gguf THREADS [plain]
  *
- * Tokens are random and nothing is sampled, as in llama_worker.py, so the peer does less work than a server would. Weights are
- * repacked for this CPU at the load (its users' flag -rtr), flash attention is on, and a step has at most 512 tokens. Output
- * that the library prints goes to stderr. workshop.py compiles this file against the checkout's header and libraries.
+ * Tokens are random and nothing is sampled, as in llama_worker.py, so the peer does less work than
+ * a server would. Weights are repacked for this CPU at the load (its users' flag -rtr) unless
+ * `plain` is given, flash attention is on, and a step has at most 512 tokens. Output that the
+ * library prints goes to stderr. workshop.py compiles this file against the checkout's header and
+ * libraries.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -110,7 +112,8 @@ static struct llama_context* filled_context(int streams, int length) {
   return context;
 }
 
-/* Measures decode. The prompts are computed once; each call removes the tokens that it has added. */
+/* Measures decode. The prompts are computed once; each call removes the tokens that it has added.
+ */
 static double generate_seconds(int streams, int length, int num_tokens) {
   if (streams > CHUNK || num_tokens > MAX_TOKENS) fail("a case has too many streams or tokens");
   struct llama_context* context = filled_context(streams, length);
@@ -126,12 +129,12 @@ static double generate_seconds(int streams, int length, int num_tokens) {
   return seconds;
 }
 
-static void load(const char* path) {
+static void load(const char* path, bool repacked) {
   llama_backend_init();
   llama_log_set(drop_log, NULL);
   struct llama_model_params params = llama_model_default_params();
-  params.repack_tensors = true;
-  params.use_mmap = false; /* mapped pages cannot be repacked */
+  params.repack_tensors = repacked;
+  params.use_mmap = !repacked; /* mapped pages cannot be repacked */
   params.flash_attn = true;
   model = llama_model_load_from_file(path, params);
   if (model == NULL) fail("could not load the model");
@@ -140,7 +143,8 @@ static void load(const char* path) {
   random_state = (uint64_t)time(NULL) ^ ((uint64_t)getpid() << 32);
 }
 
-/* Returns the file of the answers, and makes stdout the same as stderr for everything that the library prints. */
+/* Returns the file of the answers, and makes stdout the same as stderr for everything that the
+ * library prints. */
 static FILE* take_stdout(void) {
   FILE* out = fdopen(dup(STDOUT_FILENO), "w");
   if (out == NULL || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) fail("could not redirect stdout");
@@ -148,9 +152,10 @@ static FILE* take_stdout(void) {
 }
 
 int main(int argc, char** argv) {
-  if (argc != 3 || (num_threads = atoi(argv[2])) < 1) fail("usage: ik_worker MODEL.gguf THREADS");
+  if (argc < 3 || (num_threads = atoi(argv[2])) < 1)
+    fail("usage: ik_worker MODEL.gguf THREADS [plain]");
   FILE* out = take_stdout();
-  load(argv[1]);
+  load(argv[1], argc == 3);
   char description[128] = "";
   llama_model_desc(model, description, sizeof(description));
   fprintf(out, "{\"ready\": true, \"model\": \"%s\"}\n", description);
@@ -168,8 +173,8 @@ int main(int argc, char** argv) {
       fail("a line must be `prefill TOKENS` or `decode STREAMS CONTEXT TOKENS`");
     }
     const int tokens = streams * num_tokens;
-    fprintf(out, "{\"case\": \"%s\", \"tokens\": %d, \"seconds\": %.9f, \"tokens_per_s\": %.6f}\n", line, tokens, seconds,
-            tokens / seconds);
+    fprintf(out, "{\"case\": \"%s\", \"tokens\": %d, \"seconds\": %.9f, \"tokens_per_s\": %.6f}\n",
+            line, tokens, seconds, tokens / seconds);
     fflush(out);
   }
   return 0;

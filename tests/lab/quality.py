@@ -337,14 +337,19 @@ def parse_llama(text):
     return row
 
 
-def measure_llama(args, folder, texts, work):
-    """Returns the rows of llama.cpp's formats."""
+def header_bytes(path):
+    """Returns the size of a GGUF file without its tensors."""
     import gguf
+    return os.path.getsize(path) - sum(int(tensor.n_bytes) for tensor in gguf.GGUFReader(path).tensors)
+
+
+def measure_llama(args, folder, texts, work):
+    """Yields the rows of llama.cpp's formats."""
     places = os.pathsep.join(os.path.join(args.llama, *below) for below in ([], ["bin"], ["build", "bin"]))
     perplexity_program, quantize = shutil.which("llama-perplexity", path=places), shutil.which("llama-quantize", path=places)
     if not perplexity_program or not quantize:
         progress(f"llama.cpp is left out: {args.llama} has no llama-perplexity or no llama-quantize")
-        return []
+        return
     exact, base = os.path.join(work, "exact.gguf"), os.path.join(work, "base.kld")
 
     def run(*command):
@@ -356,26 +361,26 @@ def measure_llama(args, folder, texts, work):
         run(args.python, os.path.join(args.llama, "convert_hf_to_gguf.py"), folder, "--outtype", "f32", "--outfile", exact)
     measure = [perplexity_program, "-c", "512", "--kl-divergence-base", base, *args.flags]
     run(*measure, "-m", exact, "-f", texts)
-    rows = []
+    header = header_bytes(exact)  # the package gguf cannot read all formats of ik_llama.cpp
     for name in args.llama_formats.split(","):
         progress(f"llama.cpp {name}")
         path = os.path.join(work, name + ".gguf")
         run(quantize, exact, path, name)
-        size = sum(int(tensor.n_bytes) for tensor in gguf.GGUFReader(path).tensors)
-        rows.append(dict(format="llama.cpp " + name, kv="float16", weight_bytes=size, **parse_llama(run(*measure, "-m", path, "--kl-divergence"))))
+        measured = parse_llama(run(*measure, "-m", path, "--kl-divergence"))
+        yield dict(format="llama.cpp " + name, kv="float16", weight_bytes=os.path.getsize(path) - header, **measured)
         os.remove(path)
-    return rows
 
 
-def measure_real_models(args, rows):
+def measure_real_models(args, rows, save):
     for folder in args.real.split(","):
         name = os.path.basename(os.path.normpath(folder))
         progress(name)
         with tempfile.TemporaryDirectory() as work:
             tokens, texts = write_real_texts(folder, work)
-            of_model = measure_real(args, folder, tokens)
-            of_model += measure_llama(args, folder, texts, work) if args.llama else []
-        rows += [dict(model=name, **row) for row in of_model]
+            rows += [dict(model=name, **row) for row in measure_real(args, folder, tokens)]
+            for row in measure_llama(args, folder, texts, work) if args.llama else ():
+                rows.append(dict(model=name, **row))
+                save()
 
 
 def print_real_table(rows):
@@ -419,7 +424,7 @@ def main():
             with open(args.json, "w", encoding="utf-8") as file:
                 json.dump(dict(seed=args.seed, texts=args.texts, per_cell=args.per_cell, rows=rows), file, indent=1)
     if args.real:
-        measure_real_models(args, rows)
+        measure_real_models(args, rows, save)
     else:
         measure_lab_models(args, rows, save)
     save()
