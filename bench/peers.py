@@ -55,7 +55,7 @@ def parse_arguments(words=None):
     ap.add_argument("--systems", type=names(SYSTEMS), help="of " + ",".join(SYSTEMS))
     ap.add_argument("--ik", metavar="DIR", help="a checkout of ik_llama.cpp, which makes it a peer")
     ap.add_argument("--ik-formats", metavar="LIST", type=lambda text: text.split(","), default=[],
-                    help="formats of ik_llama.cpp that run, where their KL is not worse than ours, instead of the three smallest")
+                    help="formats of ik_llama.cpp that run, where their KL is not worse than ours, instead of those that follow from it")
     ap.add_argument("--rounds", type=int, help="paired rounds after the warm-up (5)")
     a = parse_with_workshop(ap, words)
     a.model = a.model or list(MODELS[:1] if a.quick else MODELS)

@@ -17,6 +17,8 @@ FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "quality.json")
 JUDGE = "smollm2-twin"
 MODELS = (JUDGE, "smollm2")
 RESOLUTION = 1e-4  # llama-perplexity keeps the base's log-probabilities in 16 bits, so a smaller difference of KL is rounding
+PLAIN = "Q8_0"
+LARGEST = 1.6  # a candidate has at most this many times our bytes: BF16 is none for int8
 EQUAL, WORSE, UNKNOWN = "counts", "KL is worse", "KL is unknown"
 # The row of tests/lab/quality.py that is a format of ours as it is served by default.
 OURS = {"bf16": "bfloat16:auto:bfloat16", "int8": "int8:auto:bfloat16", "int5": "int5:auto:bfloat16",
@@ -59,12 +61,13 @@ class Qualities:
         return EQUAL if is_at_least_as_good(theirs, ours) else WORSE
 
     def candidates(self, system, weights, number):
-        """Returns the formats of a peer that are at least as good as our `weights`, at most `number`, the smallest first: a small
-        format is fast where reading the weights takes the time."""
+        """Returns the formats of a peer that are at least as good as our `weights` and may be the fastest: the `number` smallest,
+        because reading the weights takes the time of a decode, and PLAIN, which needs the least arithmetic in a prefill."""
         own = [name for name in self.of_model.get(JUDGE, {}) if name.startswith(system + " ")]
-        equal = [name for name in own if self.verdict(name, weights) == EQUAL]
+        equal = [name for name in own if self.verdict(name, weights) == EQUAL
+                 and self.of(name).megabytes <= LARGEST * self.of(f"tessera {weights}").megabytes]
         equal.sort(key=lambda name: self.of(name).megabytes)
-        return [name[len(system) + 1:] for name in equal[:number]]
+        return [name[len(system) + 1:] for i, name in enumerate(equal) if i < number or name == f"{system} {PLAIN}"]
 
 
 def read():

@@ -14,8 +14,8 @@ SYSTEMS = ("tessera", "llama.cpp", "openvino", "ik")
 HERE = os.path.dirname(os.path.abspath(__file__))
 DTYPES = {"bf16": "bfloat16", "int8": "int8", "int5": "int5", "int4": "int4"}
 OPENVINO_FORMATS = {"bf16": ["fp16"], "int8": ["int8"], "int5": [], "int4": ["int4"]}
-LLAMA_FORMATS = 1  # formats of llama.cpp for each of our formats
-IK_FORMATS = 3  # formats of ik_llama.cpp for each of our formats
+# The number of the smallest formats of a peer that run for each of our formats.
+SMALLEST = {"llama.cpp": 1, "ik": 2}
 SERVERS = (sys.executable, os.path.join(HERE, "servers.py"))
 LINE_SECONDS = 1800  # a load or a case that takes longer hangs
 CLOSE_SECONDS = 60
@@ -143,7 +143,7 @@ class Systems:
         elif system == "ik" and self.ik_formats:
             kinds = [kind for kind in self.ik_formats if self.qualities.verdict(f"ik {kind}", weights) != WORSE]
         else:
-            kinds = self.qualities.candidates(system, weights, IK_FORMATS if system == "ik" else LLAMA_FORMATS)
+            kinds = self.qualities.candidates(system, weights, SMALLEST[system])
         if not kinds:
             raise Unavailable(f"it has no format of which quality.json says that it is at least as good as our {weights}")
         return [Entrant(system, kind) for kind in kinds]

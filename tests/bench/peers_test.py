@@ -160,11 +160,16 @@ class QualityTest(unittest.TestCase):
                          ["counts", "KL is worse", "KL is unknown", "counts"])
         self.assertEqual(known.verdict("ik Q8_0", "int5"), "KL is unknown")  # ours is not known
 
-    def test_candidates_are_the_smallest_that_are_at_least_as_good(self):
-        known = fake_qualities()
-        self.assertEqual(known.candidates("ik", "int4", 2), ["IQ4_KS", "Q8_0"])
-        self.assertEqual(known.candidates("ik", "int8", 1), ["Q8_0"])
-        self.assertEqual(known.candidates("llama.cpp", "int5", 1), [])
+    def test_candidates_are_the_smallest_that_are_at_least_as_good_and_the_plain_one(self):
+        rows = [("tessera int8", 0.005, 135), ("tessera int5", 0.07, 105), ("tessera int4", 0.25, 93), ("ik BF16", 0.0002, 269),
+                ("ik Q8_0", 0.004, 143), ("ik Q6_0", 0.02, 116), ("ik Q5_0", 0.08, 104), ("ik IQ4_KS", 0.16, 90), ("ik Q4_0", 0.33, 90)]
+        known = quality.Qualities([{"name": name, "model": quality.JUDGE, "kl": kl, "kl_half_width": 0.001, "megabytes": megabytes}
+                                   for name, kl, megabytes in rows])
+        self.assertEqual(known.candidates("ik", "int8", 2), ["Q8_0"])  # BF16 is too large
+        self.assertEqual(known.candidates("ik", "int5", 2), ["Q6_0", "Q8_0"])
+        self.assertEqual(known.candidates("ik", "int4", 1), ["IQ4_KS", "Q8_0"])
+        self.assertEqual(known.candidates("llama.cpp", "int4", 1), [])
+        self.assertEqual(known.candidates("ik", "bf16", 1), [])  # our KL is unknown
 
     def test_rows_of_the_laboratory_are_taken_over(self):
         row = {"model": quality.JUDGE, "kl": 0.004, "kl_half_width": 0.0001, "weight_bytes": 143e6}
