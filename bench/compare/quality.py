@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Which formats of the peers are at least as good as ours: the measured quality in quality.json, and the rule that compares it.
 
-    quality.py MEASURED.json DATE COMMAND    takes the rows of `tests/lab/quality.py --real ... --json` over into quality.json, and
-                                             those of `tests/lab/openvino_quality.py`
+    quality.py MEASURED.json DATE COMMAND    takes the rows of `tests/lab/quality.py --real ... --json` over into quality.json
 
 The quality of a format is its KL: the mean, over the texts of tests/lab/quality.py, of KL(the model in float32 || the model in that
 format). It is measured once for each format and not in a comparison. The twin of SmolLM2 is the judge, because SmolLM2's weights
@@ -79,8 +78,6 @@ def read():
 def names_of(row):
     """Returns the names of the formats that a row of tests/lab/quality.py measures."""
     words = row["format"].split()
-    if words[0] == "openvino":
-        return [row["format"]]
     if words[0] == "llama.cpp":
         return [f"ik {words[1]}"] + ([f"llama.cpp {words[1]}"] if words[1] in COMMON else [])
     return [f"tessera {weights}" for weights, measured in OURS.items() if measured == row["format"]]
