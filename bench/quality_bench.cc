@@ -13,6 +13,9 @@
 // follows from the differences of the texts by the delta method. It is null for a single text. All
 // models are in memory at once, so that the base reads each text only once. tests/lab/quality.py
 // --real makes the texts and prints a table. One thread and its team.
+//
+// With --base-logits the base is another program, which has computed the logits of the texts
+// (tests/lab/checkpoints.py), and the base has no line.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -45,15 +48,16 @@ namespace tessera::bench {
 namespace {
 
 constexpr char kUsage[] =
-    "usage: tessera_quality_bench --model DIR --tokens FILE [--base FORMAT] [--formats "
-    "FORMAT,...]\n"
-    "           [--threads N] [--backend ref|ISA]\n"
+    "usage: tessera_quality_bench --model DIR --tokens FILE [--base FORMAT | --base-logits FILE]\n"
+    "           [--formats FORMAT,...] [--threads N] [--backend ref|ISA]\n"
     "FORMAT is DTYPE[:ACTIVATIONS[:KV]][@DIR], for example int4:bfloat16:int8. With @DIR it is "
     "the\n"
     "format of another model with the same tokens, such as a quantised one. The base is\n"
     "float32:auto:float32 unless --base gives another. Each line of FILE is one text, a JSON "
     "array\n"
-    "of 2 to 512 token ids.\n";
+    "of 2 to 512 token ids. The file of --base-logits has raw float32, [positions, vocabulary], "
+    "for\n"
+    "all positions of all texts but the last of each.\n";
 
 constexpr int32_t kMaxTextTokens = 512;
 constexpr int32_t kPageTokens = 16;
@@ -264,15 +268,12 @@ void ScoreRow(const std::vector<const float*>& logits, size_t vocab, TokenId nex
 }
 
 // Adds the scores of positions [begin, begin + num_rows) of a text to the last text of each format.
-void ScoreBlock(const Text& text, int32_t begin, int32_t num_rows,
-                const std::vector<std::unique_ptr<FormatModel>>& models, ThreadTeam* team,
+// `logits` [format] are the format's [num_rows, vocab]; the first format is the base.
+void ScoreBlock(const Text& text, int32_t begin, int32_t num_rows, size_t vocab,
+                const std::vector<std::vector<float>>& logits, ThreadTeam* team,
                 std::vector<FormatScore>* scores) {
-  const auto vocab = static_cast<size_t>(models[0]->vocab_size());
-  std::vector<std::vector<float>> logits;
-  logits.reserve(models.size());
-  for (const auto& model : models) logits.push_back(model->Logits(begin, num_rows));
   std::vector<std::vector<RowScore>> rows(static_cast<size_t>(num_rows),
-                                          std::vector<RowScore>(models.size()));
+                                          std::vector<RowScore>(logits.size()));
   team->ParallelFor(num_rows, 1, [&](int64_t first, int64_t last, int /*member*/) {
     for (auto row = static_cast<size_t>(first); row < static_cast<size_t>(last); ++row) {
       std::vector<const float*> row_logits;
@@ -383,17 +384,17 @@ struct Options {
   std::string model;
   std::string tokens;
   std::string backend;
+  std::string base_logits;  // if empty, the first format is the base
   int num_threads = 0;
-  std::vector<Format> formats;  // the base is the first
+  std::vector<Format> formats;
 };
 
 absl::StatusOr<Options> ReadOptions(const std::vector<std::string>& words) {
-  std::map<std::string, std::string> flags = {{"--model", ""},
-                                              {"--tokens", ""},
-                                              {"--backend", ""},
-                                              {"--threads", std::to_string(NumUsableCores())},
-                                              {"--base", "float32:auto:float32"},
-                                              {"--formats", ""}};
+  std::map<std::string, std::string> flags = {
+      {"--model", ""},   {"--tokens", ""},
+      {"--backend", ""}, {"--threads", std::to_string(NumUsableCores())},
+      {"--base", ""},    {"--base-logits", ""},
+      {"--formats", ""}};
   for (size_t i = 0; i < words.size(); i += 2) {
     const auto flag = flags.find(words[i]);
     if (flag == flags.end() || i + 1 == words.size()) {
@@ -401,7 +402,8 @@ absl::StatusOr<Options> ReadOptions(const std::vector<std::string>& words) {
     }
     flag->second = words[i + 1];
   }
-  Options options = {flags["--model"], flags["--tokens"], flags["--backend"]};
+  Options options = {flags["--model"], flags["--tokens"], flags["--backend"],
+                     flags["--base-logits"]};
   if (options.model.empty() || options.tokens.empty()) {
     return absl::InvalidArgumentError("--model and --tokens are needed");
   }
@@ -409,12 +411,33 @@ absl::StatusOr<Options> ReadOptions(const std::vector<std::string>& words) {
     return absl::InvalidArgumentError("--threads wants a number of at least 1");
   }
   std::vector<std::string> names = absl::StrSplit(flags["--formats"], ',', absl::SkipEmpty());
-  names.insert(names.begin(), flags["--base"]);
+  if (options.base_logits.empty()) {
+    const std::string& base = flags["--base"];
+    names.insert(names.begin(), base.empty() ? "float32:auto:float32" : base);
+  } else if (names.empty() || !flags["--base"].empty()) {
+    return absl::InvalidArgumentError("--base-logits needs --formats and no --base");
+  }
   for (const std::string& name : names) {
     ASSIGN_OR_RETURN(Format format, ParseFormat(name));
     options.formats.push_back(std::move(format));
   }
   return options;
+}
+
+// Opens the file of --base-logits, after a check of its size.
+absl::StatusOr<std::ifstream> OpenBaseLogits(const std::string& path,
+                                             const std::vector<Text>& texts, size_t vocab) {
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  size_t rows = 0;
+  for (const Text& text : texts) rows += text.size() - 1;
+  const size_t bytes = rows * vocab * sizeof(float);
+  if (!file || static_cast<size_t>(file.tellg()) != bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(path, " cannot be read or does not have ", bytes,
+                                                   " bytes: ", rows, " positions of ", vocab,
+                                                   " float32"));
+  }
+  file.seekg(0);
+  return file;
 }
 
 absl::Status Measure(const Options& options) {
@@ -430,21 +453,35 @@ absl::Status Measure(const Options& options) {
     }
     models.push_back(std::move(model));
   }
+  const auto vocab = static_cast<size_t>(models[0]->vocab_size());
   ASSIGN_OR_RETURN(const std::vector<Text> texts,
                    ReadTexts(options.tokens, models[0]->vocab_size()));
-  std::vector<FormatScore> scores(models.size());
+  const size_t num_foreign = options.base_logits.empty() ? 0 : 1;
+  std::ifstream foreign;
+  if (num_foreign > 0) {
+    ASSIGN_OR_RETURN(foreign, OpenBaseLogits(options.base_logits, texts, vocab));
+  }
+  std::vector<FormatScore> scores(num_foreign + models.size());
   for (const Text& text : texts) {
     for (const auto& model : models) model->Read(text);
     for (FormatScore& score : scores) score.texts.emplace_back();
     const auto num_rows = static_cast<int32_t>(text.size()) - 1;  // the last predicts no token
     for (int32_t begin = 0; begin < num_rows; begin += kLogitBlock) {
-      ScoreBlock(text, begin, std::min(kLogitBlock, num_rows - begin), models, &team, &scores);
+      const int32_t count = std::min(kLogitBlock, num_rows - begin);
+      std::vector<std::vector<float>> logits(num_foreign);
+      for (std::vector<float>& of : logits) {
+        of.resize(static_cast<size_t>(count) * vocab);
+        foreign.read(reinterpret_cast<char*>(of.data()),
+                     static_cast<std::streamsize>(of.size() * sizeof(float)));
+      }
+      for (const auto& model : models) logits.push_back(model->Logits(begin, count));
+      ScoreBlock(text, begin, count, vocab, logits, &team, &scores);
     }
     std::cerr << "\rtext " << scores[0].texts.size() << " of " << texts.size() << std::flush;
   }
   std::cerr << "\n";
   for (size_t f = 0; f < models.size(); ++f) {
-    std::cout << Report(*models[f], scores[f]).dump() << std::endl;
+    std::cout << Report(*models[f], scores[num_foreign + f]).dump() << std::endl;
   }
   return absl::OkStatus();
 }
