@@ -101,9 +101,11 @@ class LabTest(unittest.TestCase):
         self.assertEqual({tool for tool, _ in checkpoints.RECIPES.values()}, set(checkpoints.MAKERS))
         rounding = {name for name, (_, recipe) in checkpoints.RECIPES.items() if checkpoints.rounds_activations(recipe)}
         self.assertEqual(rounding, {"ct-w8a8", "ct-mixed", "ct-some-layers"})
-        figures = dict(weights="int4", activations="bfloat16", kl=1e-4, kl_half_width=1e-5, kl_p99=1e-3, change_percent=0.1, same_best_percent=99.5)
+        figures = dict(weights="int4", activations="bfloat16", kl=1e-4, kl_half_width=1e-5, kl_p99=1e-3, change_percent=0.1,
+                       same_best_percent=99.5)
         row = dict(name="ct-w4a16", bytes=113_200_000, auto=figures, bfloat16=figures, int8=dict(figures, kl=0.04))
-        self.assertEqual(checkpoints.line_of(row), "| ct-w4a16 | 113.2 | int4, bfloat16 | 0.000100 ± 0.000010 | 0.00100 | +0.100 | 99.50 | 0.000100 | 0.040000 |")
+        expected = "| ct-w4a16 | 113.2 | int4, bfloat16 | 0.000100 ± 0.000010 | 0.00100 | +0.100 | 99.50 | 0.000100 | 0.040000 |"
+        self.assertEqual(checkpoints.line_of(row), expected)
         self.assertEqual(checkpoints.line_of(dict(name="gptq", error="not made")), "| gptq | not made |")
 
     def test_a_daemon_that_does_not_start(self):
