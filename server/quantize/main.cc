@@ -40,7 +40,7 @@ std::vector<cli::FlagSpec> Flags() {
       {"--tokens", "COUNT", "tokens of calibration text (16384)"},
       {"--sequence-tokens", "COUNT", "tokens of a calibration sequence (512)"},
       {"--damping", "SHARE", "trust the calibration text less: above 0, to 1 (0.01)"},
-      {"--drift", "SHARE", "share of the correction for earlier layers' errors, 0 to 1 (1)"},
+      {"--drift", "SHARE", "share of the correction for earlier layers' errors, 0 to 1 (0.5)"},
       {"--threads", "COUNT", "compute threads (all cores)"},
       {"--backend", "NAME", "instruction set (the best of this machine)"},
       {"--help", nullptr, "print this help"},
