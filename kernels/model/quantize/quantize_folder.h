@@ -1,5 +1,5 @@
-// Quantises a model folder in Hugging Face layout into a new folder that Tessera, vLLM and
-// transformers read: compressed-tensors, format pack-quantized, weights for 16-bit activations. One
+// Quantises a model folder in Hugging Face layout into a new folder that Tessera and transformers
+// read: compressed-tensors, format pack-quantized, weights for 16-bit activations. One
 // thread calls it.
 #pragma once
 
