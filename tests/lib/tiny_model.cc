@@ -76,8 +76,11 @@ std::vector<std::string> GoldenModels() {
 TinyPool::TinyPool(Backend* backend, int64_t slab_bytes, int64_t num_slabs)
     : memory_(backend->Allocate(slab_bytes * num_slabs)) {
   CHECK(memory_ != nullptr);
-  const std::string nans(memory_->size(), '\xff');  // in fp32 and bf16
-  backend->Upload(nans.data(), memory_->data(), nans.size());
+  const std::string nans(static_cast<size_t>(slab_bytes), '\xff');  // in fp32 and bf16
+  for (int64_t slab = 0; slab < num_slabs; ++slab) {
+    backend->Upload(nans.data(), static_cast<char*>(memory_->data()) + slab * slab_bytes,
+                    nans.size());
+  }
   view_ = {static_cast<char*>(memory_->data()), slab_bytes, num_slabs};
   low_ = kNullSlabs;
   high_ = num_slabs;
