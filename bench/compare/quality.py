@@ -78,6 +78,8 @@ def read():
 def names_of(row):
     """Returns the names of the formats that a row of tests/lab/quality.py measures."""
     words = row["format"].split()
+    if words[0] == "openvino":
+        return [row["format"]]
     if words[0] == "llama.cpp":
         return [f"ik {words[1]}"] + ([f"llama.cpp {words[1]}"] if words[1] in COMMON else [])
     return [f"tessera {weights}" for weights, measured in OURS.items() if measured == row["format"]]

@@ -25,7 +25,7 @@ IK_OPTIONS = {"CMAKE_BUILD_TYPE": "Release", "GGML_NATIVE": "ON", "GGML_IQK_FA_A
 IK_WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ik_worker.c")
 OPENVINO_FLAGS = {"bf16": ["--weight-format", "fp16"],  # computed in bf16 if the machine supports it
                   "int8": ["--weight-format", "int8"],
-                  "int4": ["--weight-format", "int4", "--group-size", "128", "--ratio", "1.0"]}
+                  "int4": ["--weight-format", "int4", "--group-size", "128", "--group-size-fallback", "adjust", "--ratio", "1.0"]}
 
 
 class Unavailable(Exception):

@@ -15,6 +15,7 @@ struct Int8Codes {
   static constexpr bool SumsInRegisters(int rows, int panels) { return false; }
   static constexpr int kLines = 1;
   static constexpr int kParts = 1;
+  static constexpr int kPartSums = 1;
   static constexpr int64_t kRowBytes = 4;
   static constexpr int kShift = kByteShift;
   static constexpr bool kScaledRows = true;
@@ -31,6 +32,7 @@ struct Int4Codes {
   static constexpr bool SumsInRegisters(int rows, int panels) { return GroupSumsFit(rows, panels); }
   static constexpr int kLines = 1;
   static constexpr int kParts = 2;
+  static constexpr int kPartSums = kHasNibbleProducts ? 2 : 1;
   static constexpr int64_t kRowBytes = 8;
   static constexpr int kShift = 0;
   static constexpr bool kScaledRows = true;
@@ -45,9 +47,13 @@ struct Int4Codes {
 };
 // Five lines: four of lower bits and one of highest bits.
 struct Int5Codes : Int4Codes {
+  // Unpacking takes as long as the products of some rows, so a tile has as many rows as registers
+  // can hold while the codes are unpacked.
+  static constexpr int kMaxRows = 6;
   static constexpr int MostPanels(int rows) { return UnpackingPanels(rows); }
   static constexpr int kLines = 5;
   static constexpr int kParts = 8;
+  static constexpr int kPartSums = kHasNibbleProducts ? 4 : 1;  // 4 * 2 * 31 * 127 < 2^15
   static constexpr int64_t kRowBytes = 32;
   TESSERA_INLINE Weights Outputs(const char* b, int part) {
     return WithFifthBits(Int4Codes::Outputs(b + part / 2 * kCacheLine, part % 2),
@@ -76,13 +82,14 @@ double SpinDots(int64_t iterations) {
   constexpr int kAccumulators = kMaxRows == 12 ? 24 : 4;
   alignas(64) const char ones[64] = {1};
   const ByteWeights w = LoadByteWeights(ones);
-  const I16 x = BroadcastInt(1);
+  I16 x = BroadcastInt(1);
   I16 acc[kAccumulators];
 #pragma GCC unroll 24
   for (int j = 0; j < kAccumulators; ++j) acc[j] = BroadcastInt(0);
   for (int64_t i = 0; i < iterations; ++i) {
 #pragma GCC unroll 24
     for (int j = 0; j < kAccumulators; ++j) {
+      KeepInRegister(&x);  // without this call g++ computes products on AVX2 only once
       acc[j] = DotBytes(acc[j], w, x);
       KeepInRegister(&acc[j]);
     }

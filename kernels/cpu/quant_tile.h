@@ -9,6 +9,8 @@
 //   MostPanels(rows)               the largest number of panels of a tile
 //   SumsInRegisters(rows, panels)  whether the sums across groups stay in registers
 //   kLines, kParts, kRowBytes      as above
+//   kPartSums                      the number of parts whose products are added as 16-bit numbers
+//                                  (NibbleProducts) before they are added to dots; 1: none
 //   kShift                         a weight is code - kShift
 //   kScaledRows                    whether a prepared row ends with its scale
 //   Dots                           the vector of 16 dot products: I16 or V16
@@ -86,17 +88,35 @@ template <class Codes, int kRows, int kPanels>
 TESSERA_INLINE void AddStep(const char* a, int64_t a_stride, const char* b, int64_t panel_bytes,
                             typename Codes::Dots (&dots)[kRows][kPanels]) {
 #pragma GCC unroll 8
-  for (int part = 0; part < Codes::kParts; ++part) {
-    typename Codes::Weights w[kPanels];
+  for (int first = 0; first < Codes::kParts; first += Codes::kPartSums) {
+    typename Codes::Dots words[kRows][kPanels];
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) w[p] = Codes::Outputs(b + p * panel_bytes, part);
+    for (int part = first; part < first + Codes::kPartSums; ++part) {
+      typename Codes::Weights w[kPanels];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) w[p] = Codes::Outputs(b + p * panel_bytes, part);
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const typename Codes::Dots x = Codes::Row(a + r * a_stride, part);
+      for (int r = 0; r < kRows; ++r) {
+        const typename Codes::Dots x = Codes::Row(a + r * a_stride, part);
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) {
-        dots[r][p] = Codes::Dot(dots[r][p], w[p], x);
-        KeepInRegister(&dots[r][p]);  // without this call g++ reorders and spills registers
+        for (int p = 0; p < kPanels; ++p) {
+          // Without KeepInRegister, g++ reorders and spills registers.
+          if constexpr (Codes::kPartSums == 1) {
+            dots[r][p] = Codes::Dot(dots[r][p], w[p], x);
+            KeepInRegister(&dots[r][p]);
+          } else {
+            words[r][p] = part == first ? NibbleProducts(w[p], x)
+                                        : AddWords(words[r][p], NibbleProducts(w[p], x));
+            KeepInRegister(&words[r][p]);
+          }
+        }
+      }
+    }
+    if constexpr (Codes::kPartSums > 1) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) dots[r][p] = AddPairs(dots[r][p], words[r][p]);
       }
     }
   }

@@ -145,6 +145,7 @@ TESSERA_INLINE I16 WithFifthBits(I16 x, const void* p) {
 // LoadByteWeights reads.
 #if defined(__AVXVNNI__)
 inline constexpr int kByteShift = 0;
+inline constexpr bool kHasNibbleProducts = false;
 using ByteWeights = I16;
 TESSERA_INLINE ByteWeights LoadByteWeights(const void* p) { return LoadInts(p); }
 // Adds to each lane of `acc` the sum over the lane's 4 bytes of (code - kByteShift) * x. REQUIRES:
@@ -159,6 +160,7 @@ TESSERA_INLINE I16 DotNibbles(I16 acc, I16 w, I16 x) { return DotBytes(acc, w, x
 // So the codes are shifted to signed weights; the unsigned operand is a weight's magnitude, and the
 // weight's sign is applied to x. A sum is then at most 2 * 128 * 127, which does not saturate.
 inline constexpr int kByteShift = 128;
+inline constexpr bool kHasNibbleProducts = true;
 struct ByteWeights {
   I16 w;
 };
@@ -167,17 +169,26 @@ TESSERA_INLINE ByteWeights LoadByteWeights(const void* p) {
   const __m256i flip = _mm256_set1_epi8(-128);
   return {{_mm256_xor_si256(w.lo, flip), _mm256_xor_si256(w.hi, flip)}};
 }
-TESSERA_INLINE __m256i AddDots(__m256i acc, __m256i w, __m256i x) {
-  const __m256i pairs = _mm256_maddubs_epi16(w, x);
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+// Returns the sums of two products w * x of neighbouring bytes, as 16-bit numbers of at most
+// 2 * max(w) * 127, for w in [0, 31]. The products of several pairs are added (AddWords) before
+// AddPairs widens them, which takes one multiplication for all of them.
+TESSERA_INLINE I16 NibbleProducts(I16 w, I16 x) {
+  return {_mm256_maddubs_epi16(w.lo, x.lo), _mm256_maddubs_epi16(w.hi, x.hi)};
 }
-TESSERA_INLINE I16 DotNibbles(I16 acc, I16 w, I16 x) {
-  return {AddDots(acc.lo, w.lo, x.lo), AddDots(acc.hi, w.hi, x.hi)};
+TESSERA_INLINE I16 AddWords(I16 a, I16 b) {
+  return {_mm256_add_epi16(a.lo, b.lo), _mm256_add_epi16(a.hi, b.hi)};
 }
+// Adds to each lane of `acc` the sum of the lane's two 16-bit numbers.
+TESSERA_INLINE I16 AddPairs(I16 acc, I16 words) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_add_epi32(acc.lo, _mm256_madd_epi16(words.lo, ones)),
+          _mm256_add_epi32(acc.hi, _mm256_madd_epi16(words.hi, ones))};
+}
+TESSERA_INLINE I16 DotNibbles(I16 acc, I16 w, I16 x) { return AddPairs(acc, NibbleProducts(w, x)); }
 TESSERA_INLINE I16 DotBytes(I16 acc, ByteWeights b, I16 x) {
   const I16& w = b.w;
-  return {AddDots(acc.lo, _mm256_abs_epi8(w.lo), _mm256_sign_epi8(x.lo, w.lo)),
-          AddDots(acc.hi, _mm256_abs_epi8(w.hi), _mm256_sign_epi8(x.hi, w.hi))};
+  const I16 magnitudes = {_mm256_abs_epi8(w.lo), _mm256_abs_epi8(w.hi)};
+  return DotNibbles(acc, magnitudes, {_mm256_sign_epi8(x.lo, w.lo), _mm256_sign_epi8(x.hi, w.hi)});
 }
 #endif
 

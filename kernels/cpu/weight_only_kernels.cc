@@ -25,6 +25,7 @@ struct RoundedRowCodes : Columns {
   static constexpr int kMaxRows = kMaxQuantRows;
   static constexpr int MostPanels(int rows) { return UnpackingPanels(rows); }
   static constexpr bool SumsInRegisters(int rows, int panels) { return false; }
+  static constexpr int kPartSums = 1;
   static constexpr int64_t kRowBytes = 4 * Columns::kParts;
   static constexpr bool kScaledRows = false;
   using Dots = V16;

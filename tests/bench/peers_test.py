@@ -174,12 +174,13 @@ class QualityTest(unittest.TestCase):
     def test_rows_of_the_laboratory_are_taken_over(self):
         row = {"model": quality.JUDGE, "kl": 0.004, "kl_half_width": 0.0001, "weight_bytes": 143e6}
         rows = [{**row, "format": "llama.cpp Q8_0"}, {**row, "format": "llama.cpp IQ4_K"},
-                {**row, "format": "int8:auto:bfloat16"}, {**row, "format": "int8:auto:int8"}]
+                {**row, "format": "openvino int8"}, {**row, "format": "int8:auto:bfloat16"},
+                {**row, "format": "int8:auto:int8"}]
         entries = quality.taken_over(rows, "2026-01-02", "command")
-        self.assertEqual([entry["name"] for entry in entries], ["ik Q8_0", "llama.cpp Q8_0", "ik IQ4_K", "tessera int8"])
+        self.assertEqual([entry["name"] for entry in entries], ["ik Q8_0", "llama.cpp Q8_0", "ik IQ4_K", "openvino int8", "tessera int8"])
         self.assertEqual(entries[1]["note"], "same format; measured with ik_llama.cpp")
         newer = [{**entries[0], "kl": 0.005}]
-        self.assertEqual([entry["kl"] for entry in quality.merged(entries, newer)], [0.005, 0.004, 0.004, 0.004])
+        self.assertEqual([entry["kl"] for entry in quality.merged(entries, newer)], [0.005, 0.004, 0.004, 0.004, 0.004])
 
     def test_the_measured_file_has_a_peer_for_each_of_our_formats(self):
         known = quality.read()

@@ -2,7 +2,7 @@
 """Measures the quality loss of each format of weights and of the KV cache.
 
     quality.py TESSERAD [--python PYTHON] [--models NAME,..] [--formats W/KV,..] [--texts N] [--per-cell K] [--seed N] [--threads N] [--json FILE]
-    quality.py TESSERAD --real FOLDER,.. [--llama PREFIX] [--llama-formats NAME,..] [--formats DTYPE:ACTIVATIONS:KV,..] [--threads N] [--json FILE]
+    quality.py TESSERAD --real FOLDER,.. [--llama PREFIX] [--llama-formats NAME,..] [--openvino PYTHON] [--formats DTYPE:ACTIVATIONS:KV,..] [--threads N] [--json FILE]
 
 The first form serves every laboratory model in every format on a free port and measures, relative to bfloat16,
 - the perplexity of texts that the model has not seen (from prompt_logprobs), and for the lab's models the perplexity of the right answers to the tasks' questions;
@@ -17,7 +17,8 @@ The second form measures language models that people trained (../shared/tools/re
 verse and dialogues of ../shared/data/eval, 20,000 tokens in all, and the base is float32. All formats are in memory at once: the default ones take about 30 bytes a weight. This form needs the package
 tokenizers. With --llama, the table also has llama.cpp's formats, each against its own float32 run: PREFIX is a llama.cpp checkout with the programs llama-perplexity and llama-quantize in PREFIX,
 PREFIX/bin or PREFIX/build/bin, PYTHON must have what its convert_hf_to_gguf.py imports (or FOLDER-f32.gguf is the model in F32), and the package gguf is needed. llama-perplexity cuts the same texts into chunks of 512 tokens and scores the
-second half of each, so its perplexities are its own, and only its differences compare. It keeps the base's log-probabilities in 16 bits: a KL of less than 1e-4 is rounding.
+second half of each, so its perplexities are its own, and only its differences compare. It keeps the base's log-probabilities in 16 bits: a KL of less than 1e-4 is rounding. With --openvino, the table also has
+OpenVINO's formats, each against its own float32 run (openvino_formats.py).
 
 A change of perplexity comes with the half-width of its 95 % interval. All formats read the same texts, so the interval is computed from the differences of each text (llama.cpp: of each token).
 """
@@ -50,6 +51,7 @@ REAL_TOKENS = 500
 REAL_FORMATS = [f"{weights}:{kv}" for weights in ("float32:auto", "bfloat16:auto", "int8:auto", "int8:bfloat16", "int5:auto", "int4:auto", "int4:bfloat16")
                 for kv in ("float32", "bfloat16", "int8") if (weights, kv) != ("float32:auto", "float32")]  # that one is the base
 LLAMA_FORMATS = ["Q8_0", "Q4_0", "Q4_K_M"]
+OPENVINO_FORMATS = ["fp16", "int8", "int4"]
 
 
 def progress(text):
@@ -255,39 +257,41 @@ def find_models(args, work):
     return found
 
 
-def eval_texts():
-    """Returns the essays, the verse and the dialogues of ../shared/data/eval, in turns, as strings of enough characters for REAL_TOKENS tokens."""
-    characters = 8 * REAL_TOKENS
-    essays = os.path.join(EVAL, "needle", "PaulGrahamEssays")
-    prose = []
-    for name in sorted(os.listdir(essays)):
-        with open(os.path.join(essays, name), encoding="utf-8") as file:
-            prose.append(file.read()[200:200 + characters])
+def eval_sources():
+    """Returns the essays, the verse and the conversations of ../shared/data/eval."""
+    essays = []
+    folder = os.path.join(EVAL, "needle", "PaulGrahamEssays")
+    for name in sorted(os.listdir(folder)):
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            essays.append(file.read())
     with open(os.path.join(EVAL, "tinyshakespeare", "input.txt"), encoding="utf-8") as file:
         verse = file.read()
-    verse = [verse[begin:begin + characters] for begin in range(0, len(verse), 50000)]
     with open(os.path.join(EVAL, "locomo", "locomo10.json"), encoding="utf-8") as file:
         talks = [entry["conversation"] for entry in json.load(file)]
-    sessions = [session for i in (1, 2) for talk in talks for session in [talk[f"session_{i}"]]]
-    dialogues = ["\n".join(f"{turn['speaker']}: {turn['text']}" for turn in session)[:characters] for session in sessions]
-    return [text for texts in zip(prose, verse, dialogues) for text in texts]
+    return essays, verse, talks
+
+
+def dialogue_of(session):
+    return "\n".join(f"{turn['speaker']}: {turn['text']}" for turn in session)
+
+
+def eval_texts():
+    """Returns essays, verse and dialogues, in turns, as strings of enough characters for REAL_TOKENS tokens."""
+    characters = 8 * REAL_TOKENS
+    essays, verse, talks = eval_sources()
+    prose = [essay[200:200 + characters] for essay in essays]
+    verses = [verse[begin:begin + characters] for begin in range(0, len(verse), 50000)]
+    dialogues = [dialogue_of(talk[f"session_{i}"])[:characters] for i in (1, 2) for talk in talks]
+    return [text for texts in zip(prose, verses, dialogues) for text in texts]
 
 
 def calibration_text():
     """Returns a text for `tessera quantize` of the same kinds as eval_texts(), but of other places."""
     characters = 8 * REAL_TOKENS
-    essays = os.path.join(EVAL, "needle", "PaulGrahamEssays")
-    parts = []
-    for name in sorted(os.listdir(essays)):
-        with open(os.path.join(essays, name), encoding="utf-8") as file:
-            parts.append(file.read()[200 + characters:200 + 3 * characters])
-    with open(os.path.join(EVAL, "tinyshakespeare", "input.txt"), encoding="utf-8") as file:
-        verse = file.read()
+    essays, verse, talks = eval_sources()
+    parts = [essay[200 + characters:200 + 3 * characters] for essay in essays]
     parts += [verse[begin:begin + 2 * characters] for begin in range(25000, len(verse), 50000)]
-    with open(os.path.join(EVAL, "locomo", "locomo10.json"), encoding="utf-8") as file:
-        talks = [entry["conversation"] for entry in json.load(file)]
-    sessions = [talk[f"session_{i}"] for talk in talks for i in (3, 4, 5, 6)]
-    parts += ["\n".join(f"{turn['speaker']}: {turn['text']}" for turn in session) for session in sessions]
+    parts += [dialogue_of(talk[f"session_{i}"]) for talk in talks for i in (3, 4, 5, 6)]
     return "\n\n".join(parts)
 
 
@@ -371,6 +375,13 @@ def measure_llama(args, folder, texts, work):
         os.remove(path)
 
 
+def measure_openvino(args, folder, tokens, work):
+    """Returns the rows of OpenVINO's formats."""
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "openvino_formats.py")
+    command = [args.openvino, script, folder, tokens, args.openvino_work or work, args.openvino_formats]
+    return [json.loads(line) for line in output_of(command).splitlines()]
+
+
 def measure_real_models(args, rows, save):
     for folder in args.real.split(","):
         name = os.path.basename(os.path.normpath(folder))
@@ -380,6 +391,9 @@ def measure_real_models(args, rows, save):
             rows += [dict(model=name, **row) for row in measure_real(args, folder, tokens)]
             for row in measure_llama(args, folder, texts, work) if args.llama else ():
                 rows.append(dict(model=name, **row))
+                save()
+            if args.openvino:
+                rows += [dict(model=name, **row) for row in measure_openvino(args, folder, tokens, work)]
                 save()
 
 
@@ -408,6 +422,9 @@ def main():
     parser.add_argument("--real", default="", help="measure the language models of these folders")
     parser.add_argument("--llama", default="", help="with --real: measure llama.cpp's formats too")
     parser.add_argument("--llama-formats", default=",".join(LLAMA_FORMATS), help="with --llama: these, by commas")
+    parser.add_argument("--openvino", default="", metavar="PYTHON", help="with --real: measure OpenVINO's formats too; PYTHON has optimum-intel and openvino")
+    parser.add_argument("--openvino-formats", default=",".join(OPENVINO_FORMATS), help="with --openvino: these, by commas")
+    parser.add_argument("--openvino-work", default="", metavar="DIR", help="with --openvino: keep the exports there")
     parser.add_argument("--models", default="", help="only these")
     parser.add_argument("--formats", default="", help="only these and the base, by commas: weights/KV, with --real weights:activations:KV")
     parser.add_argument("--texts", type=int, default=100, help="texts of each kind")
