@@ -123,11 +123,14 @@ TESSERA_INLINE I16 WithFifthBits(I16 x, const void* p) {
   return {_mm512_mask_add_epi8(x.v, bits, x.v, _mm512_set1_epi8(16))};
 }
 
+// Whether NibbleProducts exists (simd_int_avx2.h). Its sums would need more registers than the
+// tiles of AVX-512 leave.
+inline constexpr bool kHasNibbleProducts = false;
+
 // DotBytes multiplies by code - kByteShift, where the codes are the unsigned bytes that
 // LoadByteWeights reads.
 #if defined(__AVX512VNNI__)
 inline constexpr int kByteShift = 0;
-inline constexpr bool kHasNibbleProducts = false;
 struct ByteWeights {
   __m512i v;
 };
@@ -146,7 +149,6 @@ TESSERA_INLINE I16 DotNibbles(I16 acc, I16 w, I16 x) {
 // So the codes are shifted to signed weights; the unsigned operand is a weight's magnitude, and the
 // weight's sign is applied to x. A sum is then at most 2 * 128 * 127, which does not saturate.
 inline constexpr int kByteShift = 128;
-inline constexpr bool kHasNibbleProducts = true;
 struct ByteWeights {
   __m512i magnitude;
   __mmask64 negative;
@@ -155,16 +157,10 @@ TESSERA_INLINE ByteWeights LoadByteWeights(const void* p) {
   const __m512i w = _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(-128));
   return {_mm512_abs_epi8(w), _mm512_movepi8_mask(w)};
 }
-// Returns the sums of two products w * x of neighbouring bytes, as 16-bit numbers of at most
-// 2 * max(w) * 127, for w in [0, 31]. The products of several pairs are added (AddWords) before
-// AddPairs widens them, which takes one multiplication for all of them.
-TESSERA_INLINE I16 NibbleProducts(I16 w, I16 x) { return {_mm512_maddubs_epi16(w.v, x.v)}; }
-TESSERA_INLINE I16 AddWords(I16 a, I16 b) { return {_mm512_add_epi16(a.v, b.v)}; }
-// Adds to each lane of `acc` the sum of the lane's two 16-bit numbers.
-TESSERA_INLINE I16 AddPairs(I16 acc, I16 words) {
-  return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(words.v, _mm512_set1_epi16(1)))};
+TESSERA_INLINE I16 DotNibbles(I16 acc, I16 w, I16 x) {
+  const __m512i pairs = _mm512_maddubs_epi16(w.v, x.v);
+  return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
 }
-TESSERA_INLINE I16 DotNibbles(I16 acc, I16 w, I16 x) { return AddPairs(acc, NibbleProducts(w, x)); }
 TESSERA_INLINE I16 DotBytes(I16 acc, ByteWeights w, I16 x) {
   const __m512i signed_x = _mm512_mask_sub_epi8(x.v, w.negative, _mm512_setzero_si512(), x.v);
   return DotNibbles(acc, {w.magnitude}, {signed_x});

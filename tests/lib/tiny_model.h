@@ -68,7 +68,7 @@ struct TinyOptions {
   int32_t page_tokens = 16;
   int32_t max_tokens = 512;
   int32_t max_num_seqs = 64;
-  int64_t pool_bytes = int64_t{1} << 20;
+  int64_t pool_bytes = int64_t{4} << 20;
   PackCache* pack_cache = nullptr;
   TinyPool* pool = nullptr;  // pool to share with other models; null: the model creates a pool
 };
