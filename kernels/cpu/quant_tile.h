@@ -82,11 +82,11 @@ TESSERA_INLINE void StartGroup(const QuantShape& shape, const TileProblem& tile,
   }
 }
 
-// Adds the products of one step: `a` are the next elements of the first row, `b` is the first line
-// of the step in the first panel.
+// AddStep for Codes whose products are added as 16-bit numbers first.
 template <class Codes, int kRows, int kPanels>
-TESSERA_INLINE void AddStep(const char* a, int64_t a_stride, const char* b, int64_t panel_bytes,
-                            typename Codes::Dots (&dots)[kRows][kPanels]) {
+TESSERA_INLINE void AddStepInWords(const char* a, int64_t a_stride, const char* b,
+                                   int64_t panel_bytes,
+                                   typename Codes::Dots (&dots)[kRows][kPanels]) {
 #pragma GCC unroll 8
   for (int first = 0; first < Codes::kParts; first += Codes::kPartSums) {
     typename Codes::Dots words[kRows][kPanels];
@@ -100,23 +100,37 @@ TESSERA_INLINE void AddStep(const char* a, int64_t a_stride, const char* b, int6
         const typename Codes::Dots x = Codes::Row(a + r * a_stride, part);
 #pragma GCC unroll 4
         for (int p = 0; p < kPanels; ++p) {
-          // Without KeepInRegister, g++ reorders and spills registers.
-          if constexpr (Codes::kPartSums == 1) {
-            dots[r][p] = Codes::Dot(dots[r][p], w[p], x);
-            KeepInRegister(&dots[r][p]);
-          } else {
-            words[r][p] = part == first ? NibbleProducts(w[p], x)
-                                        : AddWords(words[r][p], NibbleProducts(w[p], x));
-            KeepInRegister(&words[r][p]);
-          }
+          const typename Codes::Dots products = NibbleProducts(w[p], x);
+          words[r][p] = part == first ? products : AddWords(words[r][p], products);
+          KeepInRegister(&words[r][p]);
         }
       }
     }
-    if constexpr (Codes::kPartSums > 1) {
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-        for (int p = 0; p < kPanels; ++p) dots[r][p] = AddPairs(dots[r][p], words[r][p]);
+      for (int p = 0; p < kPanels; ++p) dots[r][p] = AddPairs(dots[r][p], words[r][p]);
+    }
+  }
+}
+
+// Adds the products of one step: `a` are the next elements of the first row, `b` is the first line
+// of the step in the first panel.
+template <class Codes, int kRows, int kPanels>
+TESSERA_INLINE void AddStep(const char* a, int64_t a_stride, const char* b, int64_t panel_bytes,
+                            typename Codes::Dots (&dots)[kRows][kPanels]) {
+#pragma GCC unroll 8
+  for (int part = 0; part < Codes::kParts; ++part) {
+    typename Codes::Weights w[kPanels];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) w[p] = Codes::Outputs(b + p * panel_bytes, part);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const typename Codes::Dots x = Codes::Row(a + r * a_stride, part);
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        dots[r][p] = Codes::Dot(dots[r][p], w[p], x);
+        KeepInRegister(&dots[r][p]);  // without this call g++ reorders and spills registers
       }
     }
   }
@@ -198,7 +212,11 @@ static void ComputeQuantTile(const QuantShape& shape, const TileProblem& tile) {
         for (int p = 0; p < kPanels; ++p) __builtin_prefetch(next + p * panel_bytes);
         next += next_stride;
       }
-      AddStep<Codes>(a, a_stride, b, panel_bytes, dots);
+      if constexpr (Codes::kPartSums > 1) {
+        AddStepInWords<Codes>(a, a_stride, b, panel_bytes, dots);
+      } else {
+        AddStep<Codes>(a, a_stride, b, panel_bytes, dots);
+      }
       a += Codes::kRowBytes;
       b += Codes::kLines * kCacheLine;
     }
