@@ -47,8 +47,8 @@ struct Int4Codes {
 };
 // Five lines: four of lower bits and one of highest bits.
 struct Int5Codes : Int4Codes {
-  // Unpacking takes as long as the products of some rows, so a tile has as many rows as registers
-  // can hold while the codes are unpacked.
+  // Unpacking five bits takes about as long as the products of two rows, so more rows share it than
+  // in a tile of int4.
   static constexpr int kMaxRows = 6;
   static constexpr int MostPanels(int rows) { return UnpackingPanels(rows); }
   static constexpr int kLines = 5;
@@ -89,7 +89,7 @@ double SpinDots(int64_t iterations) {
   for (int64_t i = 0; i < iterations; ++i) {
 #pragma GCC unroll 24
     for (int j = 0; j < kAccumulators; ++j) {
-      KeepInRegister(&x);  // without this call g++ computes products on AVX2 only once
+      KeepInRegister(&x);  // without this call g++ moves AVX2's products out of the loop
       acc[j] = DotBytes(acc[j], w, x);
       KeepInRegister(&acc[j]);
     }
