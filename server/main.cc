@@ -8,10 +8,12 @@
 #include <cstdlib>
 #include <exception>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/clock.h"
 #include "kernels/base/log.h"
+#include "kernels/base/status.h"
 #include "kernels/base/version.h"
 #include "server/config/flags.h"
 #include "server/end_by_exception.h"
@@ -59,9 +61,10 @@ void Drain(Node* node, const sigset_t& signals, int64_t drain_seconds) {
   }
 }
 
-int Serve(const v1::Config& config, const sigset_t& signals) {
+int Serve(const v1::Config& config, ConfigSource source, const sigset_t& signals) {
   EndWatch watch(signals, kMaxEndUs);
-  auto node = StartNode(config, [&signals] { EndIfAsked(signals); });
+  auto node = StartNode(
+      config, [&signals] { EndIfAsked(signals); }, std::move(source));
   if (!node.ok()) {
     std::fprintf(stderr, "tesserad: %s\n", LogText(node.status().message()).c_str());
     return kExitConfig;
@@ -69,13 +72,28 @@ int Serve(const v1::Config& config, const sigset_t& signals) {
   std::printf("tesserad ready grpc=%s metrics=%s\n", (*node)->grpc_address().c_str(),
               (*node)->metrics_address().c_str());
   std::fflush(stdout);
-  while (!WaitForSignal(signals) && !(*node)->exit_requested()) (*node)->UpdateHealth();
+  while (!WaitForSignal(signals) && !(*node)->exit_requested()) {
+    (*node)->UpdateHealth();
+    (*node)->UpdateSecurity();
+  }
   Drain(node->get(), signals,
         config.server().has_drain_seconds() ? config.server().drain_seconds() : 30);
   watch.Arm();
   (*node)->Shutdown();
   TLOG_INFO("ended");
   return 0;
+}
+
+// How the configuration that these arguments give can be read again.
+ConfigSource SourceOf(const std::vector<std::string>& arguments) {
+  ConfigSource source;
+  source.file = ConfigFileOf(arguments);
+  source.read = [arguments]() -> absl::StatusOr<v1::Config> {
+    v1::Config config;
+    RETURN_IF_ERROR(ParseFlags(arguments, &config).status());
+    return config;
+  };
+  return source;
 }
 
 int Check(const v1::Config& config) {
@@ -117,7 +135,7 @@ int Main(const std::vector<std::string>& arguments) {
       sigprocmask(SIG_UNBLOCK, &signals, nullptr);
       return Check(config);
     case Action::kServe:
-      return Serve(config, signals);
+      return Serve(config, SourceOf(arguments), signals);
   }
   return 1;
 }

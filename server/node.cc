@@ -59,11 +59,19 @@ void LogLines(const std::string& text) {
   }
 }
 
+ControlAccess ControlAccessOf(const v1::ServerConfig& server) {
+  if (server.control() == "off") return ControlAccess::kOff;
+  return server.control() == "loopback" ? ControlAccess::kLoopback : ControlAccess::kDefault;
+}
+
 class RunningNode final : public Node {
  public:
   ~RunningNode() override { Shutdown(); }
 
-  absl::Status Start(const v1::Config& config, const std::function<void()>& while_loading) {
+  absl::Status Start(const v1::Config& config, const std::function<void()>& while_loading,
+                     ConfigSource source) {
+    // Made before the files are read, so that no change is missed.
+    security_ = std::make_unique<SecurityWatch>(config, std::move(source));
     ASSIGN_OR_RETURN(metrics_, StartMetrics(MetricsAddressOf(config.server()), kVersion));
     TLOG_INFO("probes and metrics at {}", metrics_->address());
     const auto on_stage = [&](const std::string& stage) {
@@ -76,9 +84,12 @@ class RunningNode final : public Node {
       TLOG_WARN("skipped at the start: {}; register it when it is whole (Control.RegisterAdapters)",
                 why);
     }
+    ServerOptions options;
+    options.door.tls = parts.tls;
+    options.identities = parts.identities;
     RETURN_IF_ERROR(Load(std::move(parts), on_stage));
     SetLimits(config);
-    return Serve(config);
+    return Serve(config, std::move(options));
   }
 
   const std::string& grpc_address() const override { return server_->address(); }
@@ -90,6 +101,11 @@ class RunningNode final : public Node {
     healthy_ = healthy;
     if (!healthy) TLOG_ERROR("the engine makes no progress: not serving");
     server_->SetHealthy(healthy);
+  }
+  void UpdateSecurity() override {
+    const SecurityWatch::Changes changes = security_->Look(clock_.NowUs());
+    if (changes.tls != nullptr) server_->SetTls(changes.tls);
+    if (changes.identities != nullptr) server_->SetIdentities(changes.identities);
   }
   bool exit_requested() const override { return context_.exit_requested.load(); }
   void BeginDrain() override { server_->BeginDrain(); }
@@ -156,7 +172,8 @@ class RunningNode final : public Node {
         1'000'000;
   }
 
-  absl::Status Serve(const v1::Config& config) {
+  // `options` has the door's TLS and the identities.
+  absl::Status Serve(const v1::Config& config, ServerOptions options) {
     context_.generator = engine_.get();
     context_.models = registry_.get();
     context_.adapters = adapters_.get();
@@ -170,15 +187,16 @@ class RunningNode final : public Node {
     context_.clock = &clock_;
     context_.load = [this] { return Snapshot(); };
     context_.version = kVersion;
-    ServerOptions options;
     const v1::ServerConfig& server = config.server();
     options.listen = ListenAddressOf(server);
     options.responder_threads = ResponderThreadsOf(server);
     options.max_connection_age_seconds = server.max_connection_age_seconds();
     if (server.has_keepalive_seconds()) options.keepalive_seconds = server.keepalive_seconds();
+    const std::shared_ptr<const TlsContext> tls = options.door.tls;
     options.door = DoorOptionsOf(config.limits());
+    options.door.tls = tls;
     options.door_stats = &door_stats_;
-    context_.control_enabled = server.control() != "off";
+    context_.control = ControlAccessOf(server);
 
     MetricsSources sources;
     sources.engine = &engine_->stats();
@@ -213,6 +231,7 @@ class RunningNode final : public Node {
   }
 
   SteadyClock clock_;
+  std::unique_ptr<SecurityWatch> security_;
   ServingContext context_;
   DoorStats door_stats_;
   std::unique_ptr<ModelRegistry> registry_;
@@ -230,9 +249,10 @@ class RunningNode final : public Node {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Node>> StartNode(const v1::Config& config,
-                                                const std::function<void()>& while_loading) {
+                                                const std::function<void()>& while_loading,
+                                                ConfigSource source) {
   auto node = std::make_unique<RunningNode>();
-  RETURN_IF_ERROR(node->Start(config, while_loading));
+  RETURN_IF_ERROR(node->Start(config, while_loading, std::move(source)));
   return node;
 }
 

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "server/security_watch.h"
 
 namespace tessera {
 
@@ -27,6 +28,8 @@ class Node {
 
   // Sets the health status to whether the engine makes progress. main calls this periodically.
   virtual void UpdateHealth() = 0;
+  // Reads the files of `security` again if they have changed. main calls this periodically.
+  virtual void UpdateSecurity() = 0;
   // Returns true after Control.Drain asked the process to exit.
   virtual bool exit_requested() const = 0;
 
@@ -43,8 +46,10 @@ class Node {
 // configuration, models, memory and ports say what to change. Progress and computed defaults are
 // logged. Until the gRPC port is open, `while_loading` (if given) is called before each part of the
 // start and with each piece of weights; it may end the process.
+// `source` tells how `config` can be read again.
 absl::StatusOr<std::unique_ptr<Node>> StartNode(const v1::Config& config,
-                                                const std::function<void()>& while_loading = {});
+                                                const std::function<void()>& while_loading = {},
+                                                ConfigSource source = {});
 
 // Finds the errors that StartNode would find, without packing weights and without opening ports: a
 // node with the same ports may be running. The values in weights and adapters are read and checked.

@@ -5,7 +5,9 @@
 #include <thread>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/status.h"
 #include "tessera/v1/config.pb.h"
 
 namespace tessera {
@@ -34,6 +36,50 @@ AdapterDtype AdapterDtypeOf(const std::string& name) {
   if (name == "float32") return AdapterDtype::kF32;
   if (name == "int8") return AdapterDtype::kI8;
   return name == "bfloat16" ? AdapterDtype::kBF16 : AdapterDtype::kAuto;
+}
+
+absl::Status CheckSecurity(const v1::Config& config) {
+  const v1::SecurityConfig& security = config.security();
+  const v1::TlsConfig& tls = security.tls();
+  if (tls.has_certificate() != tls.has_key()) {
+    return absl::InvalidArgumentError(
+        "TLS needs both security.tls.certificate (--tls-cert) and security.tls.key (--tls-key): "
+        "give the other too, or leave both out");
+  }
+  if (tls.has_client_ca() && !tls.has_certificate()) {
+    return absl::InvalidArgumentError(
+        "security.tls.client_ca (--tls-client-ca) has no effect without TLS: give --tls-cert and "
+        "--tls-key too, or leave it out");
+  }
+  if (tls.has_client_crl() && !tls.has_client_ca()) {
+    return absl::InvalidArgumentError(
+        "security.tls.client_crl has no effect without security.tls.client_ca: set that too, or "
+        "leave it out");
+  }
+  ASSIGN_OR_RETURN(const Identities identities, IdentitiesOf(security));
+  if (identities.has_certificates() && !tls.has_client_ca()) {
+    return absl::InvalidArgumentError(
+        "an identity has a certificate_san, but without security.tls.client_ca (--tls-client-ca) "
+        "no client can prove it: name the file of the authority that signs the certificates");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTenants(const v1::Config& config) {
+  absl::flat_hash_set<std::string> names;
+  for (const v1::TenantConfig& tenant : config.tenants()) {
+    if (!tenant.has_name()) {
+      return absl::InvalidArgumentError(
+          "an entry of tenants has no name; give the tenant's name in security.identities");
+    }
+    if (!names.insert(tenant.name()).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tenants has '", tenant.name(), "' twice; remove one of them"));
+    }
+  }
+  if (names.empty() || config.engine().queue_policy() != "early_abort") return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "tenants has no effect with engine.queue_policy early_abort: leave one of them out");
 }
 
 }  // namespace
@@ -81,6 +127,11 @@ AssembleOptions OptionsOf(const v1::Config& config) {
   }
   options.adapter_dtype = AdapterDtypeOf(config.adapters().dtype());
   e.deployment_secret = engine.deployment_secret();
+  for (const v1::TenantConfig& tenant : config.tenants()) {
+    TenantLimits& limits = e.tenants[tenant.name()];
+    if (tenant.has_weight()) limits.weight = tenant.weight();
+    limits.max_running = tenant.max_running();
+  }
   return options;
 }
 
@@ -104,7 +155,31 @@ DoorOptions DoorOptionsOf(const v1::LimitsConfig& limits) {
   return door;
 }
 
+absl::StatusOr<Identities> IdentitiesOf(const v1::SecurityConfig& security) {
+  std::vector<IdentityRule> rules;
+  for (const v1::IdentityConfig& identity : security.identities()) {
+    rules.push_back(
+        {identity.tenant(), identity.admin(), identity.token_sha256(), identity.certificate_san()});
+  }
+  return Identities::Make(rules);
+}
+
+TlsFiles TlsFilesOf(const v1::SecurityConfig& security) {
+  const v1::TlsConfig& tls = security.tls();
+  TlsFiles files;
+  files.certificate = tls.certificate();
+  files.key = tls.key();
+  files.client_ca = tls.client_ca();
+  files.client_crl = tls.client_crl();
+  for (const v1::IdentityConfig& identity : security.identities()) {
+    files.certificate_is_optional |= identity.has_token_sha256();
+  }
+  return files;
+}
+
 absl::Status CheckOptions(const v1::Config& config) {
+  RETURN_IF_ERROR(CheckSecurity(config));
+  RETURN_IF_ERROR(CheckTenants(config));
   const v1::EngineConfig& engine = config.engine();
   const auto refused = [](const auto&... parts) {
     return absl::InvalidArgumentError(absl::StrCat(parts...));

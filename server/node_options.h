@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "scheduler/device/assemble.h"
 #include "server/door/door.h"
+#include "server/door/identities.h"
 
 namespace tessera {
 
@@ -16,6 +18,7 @@ class Config;
 class AdaptersConfig;
 class ServerConfig;
 class LimitsConfig;
+class SecurityConfig;
 }  // namespace v1
 
 // REQUIRES: each value of `config` is valid by itself (see config_rules.h).
@@ -23,6 +26,11 @@ AssembleOptions OptionsOf(const v1::Config& config);
 
 // The limits of connections, without the address.
 DoorOptions DoorOptionsOf(const v1::LimitsConfig& limits);
+
+// The callers of `security.identities`. Errors name the identity.
+absl::StatusOr<Identities> IdentitiesOf(const v1::SecurityConfig& security);
+// The files of TLS; none: no TLS.
+TlsFiles TlsFilesOf(const v1::SecurityConfig& security);
 
 // Returns an error if values contradict each other, or if one is given that has no effect because
 // of another.

@@ -35,15 +35,29 @@ absl::Status CheckAddress(const std::string& flag, const std::string& text) {
   return CheckHost(flag, *address);
 }
 
-absl::Status CheckAddresses(const v1::ServerConfig& server) {
-  const std::string listen = ListenAddressOf(server);
+absl::Status CheckAddresses(const v1::Config& config) {
+  const std::string listen = ListenAddressOf(config.server());
   RETURN_IF_ERROR(CheckAddress("--listen", listen));
-  RETURN_IF_ERROR(CheckAddress("--metrics-listen", MetricsAddressOf(server)));
-  if (!IsLoopback(*ParseHostPort(listen))) {
+  RETURN_IF_ERROR(CheckAddress("--metrics-listen", MetricsAddressOf(config.server())));
+  if (IsLoopback(*ParseHostPort(listen))) return absl::OkStatus();
+  const v1::SecurityConfig& security = config.security();
+  if (!security.tls().has_certificate()) {
+    if (!security.insecure()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--listen ", listen,
+          ": other machines can reach this address, and without TLS anyone on "
+          "the path can read prompts, answers and tokens; give --tls-cert and --tls-key, listen on "
+          "127.0.0.1, or give --insecure if the network is trusted"));
+    }
     TLOG_WARN(
-        "--listen {}: other machines can reach this address, and connections are neither encrypted "
-        "nor authenticated: anyone who reaches the port can use the models, and anyone on the path "
-        "can read prompts and answers. Listen on 127.0.0.1, or let only trusted hosts connect",
+        "--listen {}: other machines can reach this address, and connections are not encrypted: "
+        "anyone on the path can read prompts, answers and tokens",
+        listen);
+  }
+  if (security.identities().empty() && !security.tls().has_client_ca()) {
+    TLOG_WARN(
+        "--listen {}: anyone who reaches this address can use the models; configure "
+        "security.identities, or let only trusted hosts connect",
         listen);
   }
   return absl::OkStatus();
@@ -119,9 +133,15 @@ absl::StatusOr<NodeParts> PrepareNode(
   on_stage("planning the memory");
   RETURN_IF_ERROR(CheckOptions(config));
   parts.options = OptionsOf(config);
-  RETURN_IF_ERROR(CheckAddresses(config.server()));
+  RETURN_IF_ERROR(CheckAddresses(config));
   ASSIGN_OR_RETURN(parts.plan, PlanMemory(parts.options));
   RETURN_IF_ERROR(CheckThreads(ThreadsOf(config, parts.plan)));
+  const TlsFiles files = TlsFilesOf(config.security());
+  if (files.enabled()) {
+    ASSIGN_OR_RETURN(parts.tls, TlsContext::Load(files));
+  }
+  ASSIGN_OR_RETURN(Identities identities, IdentitiesOf(config.security()));
+  parts.identities = std::make_shared<const Identities>(std::move(identities));
 
   std::vector<ServedModel> models;
   for (size_t i = 0; i < parts.plan.models.size(); ++i) {

@@ -12,6 +12,8 @@
 #include "absl/status/statusor.h"
 #include "scheduler/device/assemble.h"
 #include "server/call/served_model.h"
+#include "server/door/identities.h"
+#include "server/door/tls.h"
 
 namespace tessera {
 
@@ -22,6 +24,8 @@ class Config;
 struct NodeParts {
   AssembleOptions options;
   MemoryPlan plan;
+  std::shared_ptr<const TlsContext> tls;  // null: no TLS
+  std::shared_ptr<const Identities> identities;
   std::unique_ptr<ModelRegistry> models;  // without revisions, which need the weights
   DeviceParts device;                     // its registry has the adapters of `adapters.paths`
   // Why adapters in folders of `adapters.paths` are not registered. A start warns, a check fails.

@@ -35,19 +35,19 @@ int Complain(int exit_status, absl::string_view message) {
 }
 
 // Asks the server for the vocabulary size and the context length of the model. With --vocab-size an
-// error of the server is ignored, unless the server is unreachable.
-absl::Status AskForModel(const std::string& server, const std::shared_ptr<grpc::Channel>& channel,
-                         BenchOptions* options) {
+// error of the server is ignored, unless the server is unreachable or does not know the caller.
+absl::Status AskForModel(const std::shared_ptr<grpc::Channel>& channel, BenchOptions* options) {
   const std::unique_ptr<v1::Control::Stub> control = v1::Control::NewStub(channel);
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kAnswerPatience);
   v1::ListModelsResponse models;
   const grpc::Status status = control->ListModels(&context, {}, &models);
-  const bool absent = status.error_code() == grpc::StatusCode::UNAVAILABLE;
-  if (!status.ok() && (absent || options->workload.vocab_size == 0)) {
+  const bool hopeless = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+                        status.error_code() == grpc::StatusCode::UNAUTHENTICATED;
+  if (!status.ok() && (hopeless || options->workload.vocab_size == 0)) {
     return absl::UnavailableError(
-        absl::StrCat(cli::FailureText(status, server),
-                     absent ? "" : "\n  with --vocab-size N the server is not asked"));
+        absl::StrCat(cli::FailureText(status, options->connection),
+                     hopeless ? "" : "\n  with --vocab-size N the server is not asked"));
   }
   const v1::GenerateRequest& base = options->client.base;
   for (const v1::ModelInfo& model : models.models()) {
@@ -99,8 +99,8 @@ int Run(BenchOptions options) {
     running->Interrupt();
     return true;
   });
-  const std::shared_ptr<grpc::Channel> channel = cli::NewChannel(options.server);
-  if (const absl::Status status = AskForModel(options.server, channel, &options); !status.ok()) {
+  const std::shared_ptr<grpc::Channel> channel = cli::NewChannel(options.connection);
+  if (const absl::Status status = AskForModel(channel, &options); !status.ok()) {
     return Complain(absl::IsInvalidArgument(status) ? kUsage : kFailed, status.message());
   }
   const Workload workload(options.workload);
@@ -119,7 +119,8 @@ int Run(BenchOptions options) {
     std::lock_guard<std::mutex> lock(mutex);
     running = nullptr;
   }
-  const Report report = MakeReport(records, options.slo);
+  Report report = MakeReport(records, options.slo);
+  report.tenant = options.tenant;
   if (const int failed = Print(report, options, &json); failed != kOk) return failed;
   if (interrupted) return cli::kInterrupted;
   return report.requests > report.errors ? kOk : kFailed;
@@ -137,6 +138,7 @@ int Main(const std::vector<std::string>& words) {
     std::printf("tessera-bench %s\n", kVersion);
     return kOk;
   }
+  cli::MuteTransportLog();
   return Run(std::move(options));
 }
 

@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
 #include "server/cli/arguments.h"
-#include "server/cli/channel.h"
+#include "server/cli/connection.h"
 #include "server/cli/request_flags.h"
 
 namespace tessera::bench {
@@ -23,8 +23,8 @@ constexpr int64_t kMaxConcurrency = 1 << 16;
 constexpr int64_t kMaxPrefixes = 1 << 16;
 
 std::vector<FlagSpec> OwnFlags() {
-  return {
-      cli::ServerFlag(),
+  std::vector<FlagSpec> flags = cli::ConnectionFlags();
+  const std::vector<FlagSpec> own = {
       {"--workload", "NAME", "random (default): no shared prefixes; prefix: groups share a prefix"},
       {"--concurrency", "C", "closed loop: C clients, each waits for its answer"},
       {"--rate", "R", "open loop: R requests per second, whatever the answers do"},
@@ -42,11 +42,14 @@ std::vector<FlagSpec> OwnFlags() {
       {"--seed", "N", "seed of arrivals, lengths, token ids and sampling (0)"},
       {"--vocab-size", "N", "draw token ids below N (default: the model's vocabulary size)"},
       {"--timeout", "SECONDS", "deadline of a request, from the time at which it is due (600)"},
+      {"--tenant", "NAME", "a label for the report; the token or certificate chooses the tenant"},
       {"--json", "FILE", "write the figures to FILE"},
       {"--quiet", nullptr, "print no progress on stderr"},
       {"--help", nullptr, "print this help"},
       {"--version", nullptr, "print the version"},
   };
+  flags.insert(flags.end(), own.begin(), own.end());
+  return flags;
 }
 
 // The request flags of the `tessera` client that apply to a load.
@@ -189,7 +192,11 @@ absl::StatusOr<Action> ParseOptions(const std::vector<std::string>& words, Bench
   RETURN_IF_ERROR(arguments.Read("--seed", &seed));
   options->workload.seed = options->load.seed = seed.value_or(0);
   RETURN_IF_ERROR(ReadClient(arguments, seed.value_or(0), &options->client));
-  options->server = cli::ServerAddress(arguments);
+  if (const auto tenant = arguments.Text("--tenant")) {
+    if (tenant->empty()) return absl::InvalidArgumentError("--tenant is empty; give a name");
+    options->tenant = *tenant;
+  }
+  ASSIGN_OR_RETURN(options->connection, cli::ReadConnection(arguments));
   options->json_path = arguments.Text("--json").value_or("");
   options->quiet = arguments.Has("--quiet");
   return Action::kRun;

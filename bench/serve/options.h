@@ -11,17 +11,19 @@
 #include "bench/serve/load.h"
 #include "bench/serve/report.h"
 #include "bench/serve/workload.h"
+#include "server/cli/connection.h"
 
 namespace tessera::bench {
 
 enum class Action : int { kRun, kHelp, kVersion };
 
 struct BenchOptions {
-  std::string server;
+  cli::ConnectionOptions connection;
   WorkloadOptions workload;  // vocab_size 0: ask the server
   LoadOptions load;
   ClientOptions client;
   Slo slo;
+  std::string tenant;     // a label of the report; empty: none
   std::string json_path;  // empty: no JSON file
   bool quiet = false;     // print no progress
 };

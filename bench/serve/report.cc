@@ -119,7 +119,7 @@ Report MakeReport(const RunRecords& run, const Slo& slo) {
 }
 
 std::string ReportJson(const Report& report) {
-  const nlohmann::ordered_json json = {
+  nlohmann::ordered_json json = {
       {"requests", report.requests},
       {"errors", report.errors},
       {"duration_s", report.duration_s},
@@ -134,11 +134,16 @@ std::string ReportJson(const Report& report) {
       {"late_sends", report.late_sends},
       {"client_cpu_share", report.client_cpu_share},
   };
-  return absl::StrCat(json.dump(2), "\n");
+  if (!report.tenant.empty()) json["tenant"] = report.tenant;
+  // A label from the command line may be invalid UTF-8.
+  return absl::StrCat(json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace), "\n");
 }
 
 std::string ReportTable(const Report& report, const Slo& slo) {
   std::string text;
+  if (!report.tenant.empty()) {
+    absl::StrAppendFormat(&text, "tenant                 %10s\n", LogText(report.tenant));
+  }
   absl::StrAppendFormat(&text, "requests               %10d   in %.2f s, %d failed\n",
                         report.requests, report.duration_s, report.errors);
   for (const auto& [code, errors] : report.errors_by_code) {

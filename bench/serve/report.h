@@ -35,6 +35,7 @@ struct ErrorCount {
 };
 
 struct Report {
+  std::string tenant;    // a label; empty: none
   int64_t requests = 0;  // requests that were not abandoned, including errors
   int64_t errors = 0;
   int64_t abandoned = 0;

@@ -1,6 +1,7 @@
 #include "scheduler/plan/planner.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/base/log.h"
 
@@ -20,22 +21,12 @@ constexpr int64_t kNeedLookahead = 32;
 // The number of waiting sequences in which a plan searches for needs to load. It exceeds
 // kNeedLookahead because many sequences may share a need.
 constexpr int64_t kMaxNeedyLooks = 8 * kNeedLookahead;
+// The number of waiting sequences for which a plan may free slots of tenants that have more than
+// their share.
+constexpr int kMaxSlotLooks = 8;
+constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
 
 }  // namespace
-
-int64_t HeldSlabs(const KvState& state, const PageLayout& layout) {
-  int64_t num_pages = 0;
-  for (const KvGroupState& group : state.groups) {
-    num_pages += static_cast<int64_t>(group.pages.size()) - group.first_live_page;
-  }
-  return num_pages * layout.slabs_per_page;
-}
-
-int64_t ReserveSlabs(const SchedulerOptions& options, const KvManager& kv,
-                     int64_t outstanding_slabs) {
-  const auto total = static_cast<double>(kv.usage().total_slabs);
-  return outstanding_slabs + static_cast<int64_t>(options.watermark * total);
-}
 
 Range ScoredTokens(const Sequence& s, int64_t begin, int64_t end) {
   if (s.request->prompt_logprobs < 0 || s.index != 0) return {};
@@ -106,6 +97,9 @@ void Planner::StartModel(int32_t model) {
   num_running_ = state_.num_running;
   num_free_slots_ = static_cast<int64_t>(state_.free_slots.size());
   victims_ranked_ = false;
+  has_tenants_ = policy_.DividesByTenants();
+  makes_pages_ = false;
+  admitted_of_.clear();
   awaited_pages_.reset();
   lookahead_ = std::max<int64_t>(1, kNeedLookahead - queue_.num_loading_needs(model));
   num_needy_looks_ = kMaxNeedyLooks;
@@ -119,11 +113,16 @@ void Planner::StartModel(int32_t model) {
 
 void Planner::PlanModel(int32_t model) {
   StartModel(model);
+  if (has_tenants_ && num_free_slots_ == 0) FreeSlotsForShares();
   PlanDecodes();
   plan_.most_us = MostStepUs();
+  const bool has_waiting = queue_.num_active(model_) > 0;
+  std::optional<WaitingQueue::Cursor> cursor;
+  if (has_waiting) cursor.emplace(queue_, model_, now_us_);
+  // The prompt of a tenant that has been served less comes before those that run.
+  if (has_waiting && has_tenants_) PlanAdmissions(LeastPromptShare(), &*cursor);
   PlanPrefills();
-  // A plan that preempts admits no sequence: the freed pages are for running sequences.
-  if (plan_.preempted.empty()) PlanAdmissions();
+  if (has_waiting) PlanAdmissions(std::numeric_limits<double>::infinity(), &*cursor);
   // Entries with the same need are adjacent, so that the step reads the need's weights once.
   const auto by_need = [](const PlanEntry& a, const PlanEntry& b) {
     return a.sequence->need < b.sequence->need;
@@ -172,37 +171,121 @@ double Planner::MostStepUs() const {
                   options.target_step_ratio * cost.PredictUs(plan_.cost));
 }
 
-void Planner::PlanPrefills() {
-  if (state_.models[model_].prompts.num_tokens == 0) return;
-  state_.models[model_].running.ForEachWhile([&](Sequence* s) {
-    if (scratch_->marks[s->slot] != 0) return true;
-    if (!Runnable(*s) || (s->num_to_compute() <= 1 && s->holes.empty())) return true;
-    const int64_t first = s->NextToCompute();
-    const int64_t chunk = ChunkTokens(*s, first, s->num_to_compute());
-    if (chunk == 0) return false;
-    const int64_t end = s->num_scheduled() + std::max<int64_t>(0, chunk - s->num_hole_tokens());
-    // With an empty plan no running sequence would finish and free pages, so one is preempted.
-    if (Take(*s, end) || (plan_.empty() && TakeOrPreempt(s, end))) {
-      AddEntry(s, first, chunk, false);
-    }
-    return true;
-  });
+// Whether the sequence has more to compute than the token that it has sampled last.
+bool Planner::IsPrompt(const Sequence& s) const {
+  return Runnable(s) && (s.num_to_compute() > 1 || !s.holes.empty());
 }
 
-void Planner::PlanAdmissions() {
+double Planner::LeastPromptShare() const {
+  double least = std::numeric_limits<double>::infinity();
+  if (state_.models[model_].prompts.num_tokens == 0) return least;
+  state_.models[model_].running.ForEach([&](const Sequence* s) {
+    if (scratch_->marks[s->slot] != 0 || !IsPrompt(*s)) return;
+    least = std::min(least, state_.tenants.used_us(s->tenant));
+  });
+  return least;
+}
+
+void Planner::PlanPrefills() {
+  if (state_.models[model_].prompts.num_tokens == 0) return;
+  if (!has_tenants_) {
+    state_.models[model_].running.ForEachWhile([this](Sequence* s) { return PlanPrefill(s); });
+    return;
+  }
+  std::vector<Sequence*> prompts;
+  state_.models[model_].running.ForEach([&](Sequence* s) {
+    if (IsPrompt(*s)) prompts.push_back(s);
+  });
+  std::stable_sort(prompts.begin(), prompts.end(), [this](const Sequence* a, const Sequence* b) {
+    return state_.tenants.used_us(a->tenant) < state_.tenants.used_us(b->tenant);
+  });
+  for (Sequence* s : prompts) {
+    if (!PlanPrefill(s)) return;
+  }
+}
+
+// Returns false if the plan has no room for further prompts.
+bool Planner::PlanPrefill(Sequence* s) {
+  if (scratch_->marks[s->slot] != 0 || !IsPrompt(*s)) return true;
+  const int64_t first = s->NextToCompute();
+  const int64_t chunk = ChunkTokens(*s, first, s->num_to_compute());
+  if (chunk == 0) return false;
+  const int64_t end = s->num_scheduled() + std::max<int64_t>(0, chunk - s->num_hole_tokens());
+  // With an empty plan no running sequence would finish and free pages, so one is preempted.
+  if (Take(*s, end) || (plan_.empty() && TakeOrPreempt(s, end))) {
+    AddEntry(s, first, chunk, false);
+  }
+  return true;
+}
+
+// A sequence of a tenant that has less than its share of the slots takes the slot of the worst
+// sequence of the tenant that exceeds its share most, if the sequence can be admitted then.
+void Planner::FreeSlotsForShares() {
   if (queue_.num_active(model_) == 0) return;
   WaitingQueue::Cursor cursor(queue_, model_, now_us_);
+  const PageLayout& layout = kv_.layout(model_);
+  SlotChanges changes;
+  int64_t needed_slabs = NumReservedSlabs();
+  for (int i = 0; i < kMaxSlotLooks; ++i) {
+    Sequence* const s = cursor.Next();
+    if (s == nullptr) return;
+    const int64_t num_gained = changes[s->tenant];
+    const int64_t num_running = state_.tenants.num_running(s->tenant) + num_gained;
+    if (num_gained >= state_.tenants.room_to_run(s->tenant) ||
+        state_.tenants.IsOverShare(s->tenant, num_running + 1)) {
+      cursor.SkipTenant(s->tenant);
+      continue;
+    }
+    if (!policy_.MayEnter(*s) || !residency_.IsReady(s->need)) continue;
+    const KvMatch match = kv_.Match(&s->kv, s->known_tokens(), &scratch_->kv);
+    if (match.announced_tokens >= match.hit_tokens + kMinAnnouncedGain) continue;
+    Sequence* const victim = SlotVictim(changes);
+    if (victim == nullptr) return;
+    needed_slabs += PromptSlabs(s->num_tokens());
+    const int64_t needed_pages = CeilDiv<int64_t>(needed_slabs, layout.slabs_per_page);
+    if (needed_pages > available_pages_ + PagesBack(*victim)) return;
+    Preempt(victim);
+    ++num_free_slots_;
+    ++changes[s->tenant];
+    --changes[victim->tenant];
+  }
+}
+
+Sequence* Planner::SlotVictim(const SlotChanges& changes) const {
+  Sequence* worst = nullptr;
+  QueueKey worst_key;
+  for (const Model& model : state_.models) {
+    model.running.ForEach([&](Sequence* s) {
+      if (s->num_steps > 0 || scratch_->marks[s->slot] != 0) return;
+      const auto change = changes.find(s->tenant);
+      const int64_t num_running =
+          state_.tenants.num_running(s->tenant) + (change == changes.end() ? 0 : change->second);
+      if (!state_.tenants.IsOverShare(s->tenant, num_running)) return;
+      QueueKey key = policy_.Key(*s, now_us_);
+      key.share = static_cast<double>(num_running) / state_.tenants.weight(s->tenant);
+      if (worst != nullptr && key < worst_key) return;
+      worst = s;
+      worst_key = key;
+    });
+  }
+  return worst;
+}
+
+// Admits sequences whose key has a share below `limit`.
+void Planner::PlanAdmissions(double limit, WaitingQueue::Cursor* cursor) {
+  // A plan that preempts for pages admits no sequence: the freed pages are for running sequences.
+  if (makes_pages_) return;
   const bool has_room =
       num_free_slots_ > 0 && plan_.cost.num_tokens < state_.options.max_num_batched_tokens;
-  if (!has_room) cursor.SkipReady();
-  while (Sequence* s = cursor.Next()) {
-    if (!ConsiderWaiting(s, &cursor)) return;
+  if (!has_room) cursor->SkipReady();
+  while (cursor->NextShare() < limit) {
+    if (!ConsiderWaiting(cursor->Next(), cursor)) return;
   }
 }
 
 bool Planner::ConsiderWaiting(Sequence* s, WaitingQueue::Cursor* cursor) {
   if (IsAfterRefused(*s)) return false;
-  if (!policy_.MayEnter(*s)) {
+  if (!policy_.MayEnter(*s) || !MayRun(*s)) {
     cursor->SkipTenant(s->tenant);
     return true;
   }
@@ -211,7 +294,22 @@ bool Planner::ConsiderWaiting(Sequence* s, WaitingQueue::Cursor* cursor) {
     cursor->SkipReady();
     return true;
   }
-  return ConsiderReady(s);
+  const size_t num_entries = plan_.entries.size();
+  const bool goes_on = ConsiderReady(s);
+  if (has_tenants_ && plan_.entries.size() > num_entries) {
+    // What the whole prompt will cost counts at once, so that one plan serves several tenants.
+    const StepCost prompt = PrefillCost(s->num_tokens() - plan_.entries.back().begin(),
+                                        state_.options.max_num_batched_tokens);
+    cursor->Charge(s->tenant, state_.models[model_].cost.PredictUs(prompt, 0) /
+                                  state_.tenants.weight(s->tenant));
+  }
+  return goes_on;
+}
+
+bool Planner::MayRun(const Sequence& s) const {
+  const auto admitted = admitted_of_.find(s.tenant);
+  const int64_t num_admitted = admitted == admitted_of_.end() ? 0 : admitted->second;
+  return num_admitted < state_.tenants.room_to_run(s.tenant);
 }
 
 // A need is brought even if no slot is free, because loading takes longer than waiting for a slot.
@@ -292,7 +390,7 @@ void Planner::LearnFromCopy(Sequence* s) {
 bool Planner::IsAfterRefused(const Sequence& s) const {
   const QueueKey key = policy_.Key(s, now_us_);
   return std::any_of(plan_.turns.begin(), plan_.turns.end(), [&](const ModelTurn& turn) {
-    return turn.refused != nullptr && policy_.MayEnter(*turn.refused) &&
+    return turn.refused != nullptr && policy_.MayEnter(*turn.refused) && MayRun(*turn.refused) &&
            policy_.Key(*turn.refused, now_us_) < key;
   });
 }
@@ -333,6 +431,7 @@ bool Planner::TryAdmit(Sequence* s) {
   outstanding_slabs_ += rest;
   --num_free_slots_;
   ++num_running_;
+  if (state_.tenants.room_to_run(s->tenant) != kNoLimit) ++admitted_of_[s->tenant];
   AddEntry(s, match.hit_tokens, chunk, true);
   return true;
 }
@@ -374,14 +473,16 @@ bool Planner::TakeOrPreempt(Sequence* sequence, int64_t num_tokens) {
         return false;
       }
     }
+    makes_pages_ = true;
     Preempt(victim);
     if (victim == sequence) return false;
   }
   return true;
 }
 
-// The running sequence, of any model, with the largest key. Sequences that a step in flight or this
-// plan computes are left out. Null: there is none.
+// The running sequence, of any model, with the largest key; if several tenants have work, that of
+// the tenant with the most running sequences for its weight. Sequences that a step in flight or
+// this plan computes are left out. Null: there is none.
 Sequence* Planner::NextVictim() {
   auto& worst = scratch_->worst;
   const auto better = [](const auto& a, const auto& b) { return a.first < b.first; };
@@ -389,7 +490,10 @@ Sequence* Planner::NextVictim() {
     worst.clear();
     for (const Model& model : state_.models) {
       model.running.ForEach([&](Sequence* s) {
-        if (s->num_steps == 0) worst.emplace_back(policy_.Key(*s, now_us_), s);
+        if (s->num_steps > 0) return;
+        QueueKey key = policy_.Key(*s, now_us_);
+        if (has_tenants_) key.share = state_.tenants.load(s->tenant);
+        worst.emplace_back(key, s);
       });
     }
     std::make_heap(worst.begin(), worst.end(), better);

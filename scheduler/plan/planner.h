@@ -15,9 +15,11 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "scheduler/plan/queue.h"
 #include "scheduler/plan/scheduler_state.h"
+#include "scheduler/plan/slabs.h"
 #include "scheduler/plan/step_plan.h"
 
 namespace tessera {
@@ -35,11 +37,6 @@ struct PlanScratch {
   std::vector<std::pair<QueueKey, Sequence*>> keyed;  // `decodes` with their keys, for sorting
 };
 
-// Slabs that only running sequences may take: `outstanding_slabs`, which their prompts still need,
-// and the watermark.
-int64_t ReserveSlabs(const SchedulerOptions& options, const KvManager& kv,
-                     int64_t outstanding_slabs);
-
 class Planner final {
  public:
   Planner(const SchedulerState& state, const WaitingQueue& queue, const QueuePolicy& policy,
@@ -54,8 +51,19 @@ class Planner final {
   void StartModel(int32_t model);
   void PlanModel(int32_t model);
   void PlanDecodes();
+  void FreeSlotsForShares();
+  // By tenant: sequences that take slots in this plan, less those that lose them.
+  using SlotChanges = absl::flat_hash_map<int32_t, int64_t>;
+  // Null: no tenant has more than its share of the slots, or a step computes for its sequences.
+  Sequence* SlotVictim(const SlotChanges& changes) const;
   void PlanPrefills();
-  void PlanAdmissions();
+  bool PlanPrefill(Sequence* sequence);
+  void PlanAdmissions(double limit, WaitingQueue::Cursor* cursor);
+  bool IsPrompt(const Sequence& sequence) const;
+  // The smallest share of a tenant with a running prompt; infinite without one.
+  double LeastPromptShare() const;
+  // Whether its tenant may have one more running sequence.
+  bool MayRun(const Sequence& sequence) const;
   double MostStepUs() const;
 
   // ConsiderNeedy, ConsiderReady, ConsiderWaiting, TryAdmit and Refuse return false if the planner
@@ -110,6 +118,10 @@ class Planner final {
   int64_t num_running_ = 0;
   int64_t num_free_slots_ = 0;
   bool victims_ranked_ = false;
+  bool has_tenants_ = false;  // several tenants with work divide the device
+  bool makes_pages_ = false;  // the plan preempts to free pages
+  // Sequences that the plan admits, by tenant; of tenants with a limit.
+  absl::flat_hash_map<int32_t, int64_t> admitted_of_;
   int64_t lookahead_ = 0;        // number of further needs that the plan may bring to the pool
   int64_t num_needy_looks_ = 0;  // number of further sequences that it may search for such needs
   std::optional<int64_t> awaited_pages_;
@@ -119,7 +131,5 @@ class Planner final {
 
 // The part of the tokens [begin, end) whose logit rows score the next prompt token.
 Range ScoredTokens(const Sequence& sequence, int64_t begin, int64_t end);
-// The number of slabs of the pages that the state holds.
-int64_t HeldSlabs(const KvState& state, const PageLayout& layout);
 
 }  // namespace tessera

@@ -1,6 +1,7 @@
 #include "scheduler/plan/queue.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/base/log.h"
 
@@ -230,12 +231,28 @@ void WaitingQueue::Cursor::AddSpan(const LaneKey& key, Lane::const_iterator firs
 void WaitingQueue::Cursor::Pick(Span* span) const {
   span->best = policy_.Key(*span->first->sequence, now_us_);
   span->from_back = false;
-  if (span->first == span->last) return;
-  const QueueKey back = policy_.Key(*span->last->sequence, now_us_);
-  if (back < span->best) {
-    span->best = back;
-    span->from_back = true;
+  if (span->first != span->last) {
+    const QueueKey back = policy_.Key(*span->last->sequence, now_us_);
+    if (back < span->best) {
+      span->best = back;
+      span->from_back = true;
+    }
   }
+  if (charged_.empty()) return;
+  const auto charged = charged_.find(span->key.tenant);
+  if (charged != charged_.end()) span->best.share += charged->second;
+}
+
+double WaitingQueue::Cursor::NextShare() const {
+  return heap_.empty() ? std::numeric_limits<double>::infinity() : heap_.front().best.share;
+}
+
+void WaitingQueue::Cursor::Charge(int32_t tenant, double share) {
+  charged_[tenant] += share;
+  for (Span& span : heap_) {
+    if (span.key.tenant == tenant) Pick(&span);
+  }
+  std::make_heap(heap_.begin(), heap_.end(), kWorse);
 }
 
 Sequence* WaitingQueue::Cursor::Next() {

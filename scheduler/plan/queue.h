@@ -117,6 +117,10 @@ class WaitingQueue final {
     Cursor(const WaitingQueue& queue, int32_t model, int64_t now_us);
     // The next sequence; null when no sequence is left.
     Sequence* Next();
+    // The share in the key of the next sequence; infinite when no sequence is left.
+    double NextShare() const;
+    // Adds to the share of the tenant's remaining sequences, as the plan has admitted one of them.
+    void Charge(int32_t tenant, double share);
     // Skip all remaining sequences of a tenant, all ready or all needy sequences.
     void SkipTenant(int32_t tenant);
     void SkipReady();
@@ -139,7 +143,8 @@ class WaitingQueue final {
 
     const QueuePolicy& policy_;
     const int64_t now_us_;
-    std::vector<Span> heap_;  // the span with the smallest `best` is first
+    std::vector<Span> heap_;                        // the span with the smallest `best` is first
+    absl::flat_hash_map<int32_t, double> charged_;  // by tenant
   };
 
  private:

@@ -23,12 +23,32 @@ class PriorityPolicy final : public QueuePolicy {
     const int64_t gained = ageing_us_ > 0 ? waited_us / ageing_us_ : 0;
     const int64_t priority =
         std::min<int64_t>(kNumPriorities - 1, static_cast<int64_t>(request.priority) + gained);
-    return {static_cast<int32_t>(kNumPriorities - 1 - priority), request.arrival_us, request.id,
-            sequence.index};
+    return {0.0, static_cast<int32_t>(kNumPriorities - 1 - priority), request.arrival_us,
+            request.id, sequence.index};
   }
 
  private:
   const int64_t ageing_us_;
+};
+
+class FairPolicy final : public QueuePolicy {
+ public:
+  FairPolicy(int64_t ageing_us, const TenantAccounts* accounts)
+      : within_(ageing_us), accounts_(*accounts) {}
+
+  int32_t Lane(const Sequence& sequence) const override { return within_.Lane(sequence); }
+  bool DividesByTenants() const override { return accounts_.several(); }
+
+  // The sequences of a lane have one tenant, so its share does not change their order.
+  QueueKey Key(const Sequence& sequence, int64_t now_us) const override {
+    QueueKey key = within_.Key(sequence, now_us);
+    if (DividesByTenants()) key.share = accounts_.used_us(sequence.tenant);
+    return key;
+  }
+
+ private:
+  const PriorityPolicy within_;
+  const TenantAccounts& accounts_;
 };
 
 constexpr int64_t kEarlyAbortMarginUs = 500'000;
@@ -44,8 +64,8 @@ class EarlyAbortPolicy final : public QueuePolicy {
     const Request& request = *sequence.request;
     const bool late = request.arrival_us < SplitUs(now_us);
     const bool newest_first = !late && arrived_ >= admitted_;
-    if (newest_first) return {0, -request.arrival_us, ~request.id, -sequence.index};
-    return {late ? 1 : 0, request.arrival_us, request.id, sequence.index};
+    if (newest_first) return {0.0, 0, -request.arrival_us, ~request.id, -sequence.index};
+    return {0.0, late ? 1 : 0, request.arrival_us, request.id, sequence.index};
   }
 
   // On each side of the split, either the oldest or the newest sequence has the smallest key.
@@ -82,11 +102,16 @@ std::unique_ptr<QueuePolicy> NewPriorityPolicy(int64_t ageing_us) {
   return std::make_unique<PriorityPolicy>(ageing_us);
 }
 
-std::unique_ptr<QueuePolicy> NewQueuePolicy(const SchedulerOptions& options) {
+std::unique_ptr<QueuePolicy> NewFairPolicy(int64_t ageing_us, const TenantAccounts* accounts) {
+  return std::make_unique<FairPolicy>(ageing_us, accounts);
+}
+
+std::unique_ptr<QueuePolicy> NewQueuePolicy(const SchedulerOptions& options,
+                                            const TenantAccounts* accounts) {
   if (options.queue_policy == QueuePolicyKind::kEarlyAbort) {
     return NewEarlyAbortPolicy(options.early_abort_us);
   }
-  return NewPriorityPolicy(options.ageing_us);
+  return NewFairPolicy(options.ageing_us, accounts);
 }
 
 }  // namespace tessera

@@ -1,6 +1,6 @@
 // A queue policy determines the order in which waiting sequences are admitted, and which of them
-// may be admitted at all. The scheduler reports served tokens and admissions to the policy; the
-// policy's keys change only by these reports and with time.
+// may be admitted at all. The scheduler reports admissions to the policy and keeps the accounts of
+// tenants; the policy's keys change only by these and with time.
 //
 // Owned by the scheduler; engine thread only, except MayQueue.
 #pragma once
@@ -13,19 +13,23 @@
 #include "absl/status/status.h"
 #include "scheduler/plan/scheduler_options.h"
 #include "scheduler/plan/sequence.h"
+#include "scheduler/plan/tenant_accounts.h"
 
 namespace tessera {
 
 // The sequence with the smallest key is served first.
 struct QueueKey {
+  // What the sequence's tenant has been served (TenantAccounts::used_us); 0 for all sequences while
+  // only one tenant has work.
+  double share = 0.0;
   int32_t rank = 0;        // number of the class; 0 is the best
   int64_t arrival_us = 0;  // within a class, the earliest arrival is served first
   uint64_t request_id = 0;
   int32_t index = 0;
 
   friend bool operator<(const QueueKey& a, const QueueKey& b) {
-    return std::tie(a.rank, a.arrival_us, a.request_id, a.index) <
-           std::tie(b.rank, b.arrival_us, b.request_id, b.index);
+    return std::tie(a.share, a.rank, a.arrival_us, a.request_id, a.index) <
+           std::tie(b.share, b.rank, b.arrival_us, b.request_id, b.index);
   }
 };
 
@@ -42,6 +46,9 @@ class QueuePolicy {
   // The arrival time at which the queue splits each lane.
   virtual int64_t SplitUs(int64_t now_us) const { return std::numeric_limits<int64_t>::min(); }
 
+  // Whether tenants divide the device by their accounts now: the keys then have shares, and slots
+  // and prompts follow them.
+  virtual bool DividesByTenants() const { return false; }
   // Whether the sequence may be admitted now; for quotas. A sequence that may not be admitted
   // blocks only sequences of its tenant.
   virtual bool MayEnter(const Sequence& sequence) const { return true; }
@@ -50,8 +57,6 @@ class QueuePolicy {
   // thread.
   virtual absl::Status MayQueue(int64_t queue_delay_us) const { return absl::OkStatus(); }
 
-  // A step that computes `num_tokens` tokens of the sequence was planned.
-  virtual void OnServed(const Sequence& sequence, int64_t num_tokens) {}
   // A step was planned. `num_arrived` sequences arrived since the previous plan, and the plan
   // admitted `num_admitted` sequences.
   virtual void OnPlanned(int64_t num_arrived, int64_t num_admitted) {}
@@ -62,6 +67,10 @@ class QueuePolicy {
 // admitted before sequences of its class that arrived later.
 std::unique_ptr<QueuePolicy> NewPriorityPolicy(int64_t ageing_us);
 
+// Orders by the accounts of tenants, and within a tenant by the priority policy. `accounts`
+// outlives the policy.
+std::unique_ptr<QueuePolicy> NewFairPolicy(int64_t ageing_us, const TenantAccounts* accounts);
+
 // S-LoRA's early abort (arXiv 2311.03285 and its code), for comparison. The oldest sequence is
 // first; the newest is first while at least as many sequences arrive as are admitted. Sequences
 // that can no longer have their first token within `slo_us` of their arrival are last. S-LoRA drops
@@ -69,7 +78,8 @@ std::unique_ptr<QueuePolicy> NewPriorityPolicy(int64_t ageing_us);
 // with S-LoRA's margin of 0.5 s, may not be queued.
 std::unique_ptr<QueuePolicy> NewEarlyAbortPolicy(int64_t slo_us);
 
-// Makes the policy that options.queue_policy names.
-std::unique_ptr<QueuePolicy> NewQueuePolicy(const SchedulerOptions& options);
+// Makes the policy that options.queue_policy names: NewFairPolicy or NewEarlyAbortPolicy.
+std::unique_ptr<QueuePolicy> NewQueuePolicy(const SchedulerOptions& options,
+                                            const TenantAccounts* accounts);
 
 }  // namespace tessera

@@ -56,8 +56,8 @@ Scheduler::Scheduler(const SchedulerOptions& options, size_t num_models, KvManag
       residency_(residency),
       clock_(clock),
       stats_(stats),
-      policy_(policy != nullptr ? std::move(policy) : NewQueuePolicy(options)),
       state_(options, num_models),
+      policy_(policy != nullptr ? std::move(policy) : NewQueuePolicy(options, &state_.tenants)),
       queue_(policy_.get(), num_models, options.max_num_batched_tokens) {
   CHECK_GE(options.max_num_batched_tokens, options.max_num_seqs)
       << "each running stream needs a token in each step";
@@ -80,10 +80,12 @@ void Scheduler::Enqueue(Sequence* sequence) {
 
 void Scheduler::StartWaiting(Sequence* sequence) {
   queue_.Insert(sequence, IsReady(*sequence));
+  if (!sequence->paused) state_.tenants.CountWaiting(sequence->tenant, 1);
   residency_->AddWaiter(sequence->need);
 }
 
 void Scheduler::StopWaiting(Sequence* sequence) {
+  if (sequence->place != QueuePlace::kPaused) state_.tenants.CountWaiting(sequence->tenant, -1);
   queue_.Erase(sequence);
   residency_->DropWaiter(sequence->need);
 }
@@ -93,6 +95,7 @@ void Scheduler::SetPaused(Sequence* sequence, bool paused) {
   sequence->paused = paused;
   if (sequence->place != QueuePlace::kNone) {
     queue_.SetPaused(sequence, paused, IsReady(*sequence));
+    state_.tenants.CountWaiting(sequence->tenant, paused ? -1 : 1);
   } else {
     state_.models[sequence->request->model].num_unpaused += paused ? -1 : 1;
     // If a step still computes for the sequence, the engine core parks it when that step retires.
@@ -122,6 +125,7 @@ void Scheduler::TakeOffDevice(Sequence* sequence) {
   model.running.Remove(sequence);
   model.num_unpaused -= sequence->paused ? 0 : 1;
   --state_.num_running;
+  state_.tenants.CountRunning(sequence->tenant, -1);
 }
 
 void Scheduler::Remove(Sequence* sequence) {
@@ -209,7 +213,6 @@ void Scheduler::Commit(StepPlan* plan) {
   if (!is_whole) Shrink(plan);
   for (const PlanEntry& entry : plan->entries) {
     if (entry.admits) CountAdmission(entry.sequence);
-    policy_->OnServed(*entry.sequence, entry.num_tokens());
   }
   for (const StepPlan::Wait& wait : plan->waits) {
     if (kv_->WatchAnnounced(wait.sequence->request->model, wait.page)) {
@@ -236,6 +239,7 @@ void Scheduler::Admit(Sequence* s) {
   model.running.Add(s);
   ++model.num_unpaused;
   ++state_.num_running;
+  state_.tenants.CountRunning(s->tenant, 1);
   Recount(s);
   PredictEnd(s);
 }
@@ -280,14 +284,48 @@ void Scheduler::Shrink(StepPlan* plan) const {
   plan->cost = {};
   NeedId last_need = kNoNeed;  // entries with the same need are adjacent
   for (const PlanEntry& entry : entries) {
-    int64_t logit_rows = entry.num_targets + (entry.samples ? 1 : 0);
     const NeedId need = entry.sequence->need;
-    for (const TokenRange& range : entry.ranges) {
-      plan->cost.AddSegment(range.size(), range.end, std::exchange(logit_rows, 0));
-      if (need == kNoNeed) continue;
-      plan->cost.AddAdapter(range.size(), residency_->slabs(need), need != last_need);
-      last_need = need;
+    plan->cost += CostOf(entry, need != last_need);
+    last_need = need;
+  }
+}
+
+StepCost Scheduler::CostOf(const PlanEntry& entry, bool is_new_need) const {
+  StepCost cost;
+  int64_t logit_rows = entry.num_targets + (entry.samples ? 1 : 0);
+  for (const TokenRange& range : entry.ranges) {
+    cost.AddSegment(range.size(), range.end, std::exchange(logit_rows, 0));
+  }
+  const NeedId need = entry.sequence->need;
+  if (need != kNoNeed) cost.AddAdapter(cost.num_tokens, residency_->slabs(need), is_new_need);
+  return cost;
+}
+
+// The sequences that need an adapter divide the cost of reading it. While the cost model is not
+// fitted, tokens have one price.
+void Scheduler::ChargeTenants(const StepPlan& plan, double step_us) {
+  const CostModel& cost = state_.models[plan.model].cost;
+  std::vector<double> prices;
+  prices.reserve(plan.entries.size());
+  double sum = 0.0;
+  for (auto entry = plan.entries.begin(); entry != plan.entries.end();) {
+    const NeedId need = entry->sequence->need;
+    const auto end = std::find_if(entry, plan.entries.end(), [need](const PlanEntry& other) {
+      return other.sequence->need != need;
+    });
+    StepCost need_cost;
+    if (need != kNoNeed) need_cost.adapter_slabs = residency_->slabs(need);
+    const double need_us = cost.PredictUs(need_cost, 0) / static_cast<double>(end - entry);
+    for (; entry != end; ++entry) {
+      const StepCost own = CostOf(*entry, /*is_new_need=*/false);
+      prices.push_back(cost.fitted() ? need_us + cost.PredictUs(own, 0)
+                                     : static_cast<double>(own.num_tokens));
+      sum += prices.back();
     }
+  }
+  if (sum <= 0.0) return;
+  for (size_t i = 0; i < prices.size(); ++i) {
+    state_.tenants.Charge(plan.entries[i].sequence->tenant, step_us * prices[i] / sum);
   }
 }
 
@@ -334,6 +372,7 @@ void Scheduler::OnStepDone(const StepPlan& plan, int64_t step_us) {
   --model.num_inflight;
   ++model.num_steps;
   model.turn.used_us += static_cast<double>(step_us);
+  if (policy_->DividesByTenants()) ChargeTenants(plan, static_cast<double>(step_us));
   model.cost.Observe(plan.cost, static_cast<double>(step_us));
   double error = 0.0;
   for (const SchedulerState::Model& m : state_.models) {
@@ -551,6 +590,7 @@ void Scheduler::CheckInvariants() const {
   }
   CHECK_EQ(num_running, state_.num_running);
   CHECK_EQ(outstanding_slabs, state_.outstanding_slabs);
+  state_.tenants.CheckInvariants();
   queue_.CheckInvariants();
 }
 

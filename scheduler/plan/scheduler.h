@@ -19,6 +19,9 @@
 //     after it only if the pool has no room for the need. Needs are loaded ahead of the admission
 //     of their sequences, whether or not a slot is free.
 //  7. A waiting sequence waits for its prefix while another sequence computes that prefix.
+//  8. Tenants with work share device time and slots by their weights (tenant_accounts.h). The queue
+//     serves the tenant that has been served least. A tenant that has less than its share of the
+//     slots takes a slot from one that has more.
 //
 // Owned by the engine core; engine thread only.
 #pragma once
@@ -44,7 +47,11 @@ class Scheduler {
             const Clock* clock, SchedulerStats* stats,
             std::unique_ptr<QueuePolicy> policy = nullptr);
 
-  // Adds a new sequence to the queue.
+  // A tenant has this number from now on; see TenantAccounts::Open.
+  void OpenTenant(int32_t tenant, const TenantLimits& limits) {
+    state_.tenants.Open(tenant, limits);
+  }
+  // Adds a new sequence to the queue. REQUIRES: its tenant is open.
   void Enqueue(Sequence* sequence);
   // Removes a sequence for good and releases its slot and pages. REQUIRES: num_steps == 0.
   void Remove(Sequence* sequence);
@@ -100,6 +107,7 @@ class Scheduler {
   std::vector<Sequence*> Running() const;
   std::vector<Sequence*> Waiting() const { return queue_.All(); }
   const QueuePolicy& policy() const { return *policy_; }
+  const TenantAccounts& tenants() const { return state_.tenants; }
   const CostModel& cost_model(int32_t model) const { return state_.models[model].cost; }
   // The predicted wait of a request that is queued now, before its first step (queue_delay.h). 0
   // while too few steps have run for a prediction. Takes a few nanoseconds for each running
@@ -127,6 +135,10 @@ class Scheduler {
   // Removes the entries whose sequence is null from the plan, and computes the plan's cost again.
   void Shrink(StepPlan* plan) const;
   void BringNeed(Sequence* sequence);
+  // What the entry adds to the cost of a step. `is_new_need`: no earlier entry has its need.
+  StepCost CostOf(const PlanEntry& entry, bool is_new_need) const;
+  // Divides the time of a step among the tenants of its sequences.
+  void ChargeTenants(const StepPlan& plan, double step_us);
   // Updates a sequence's share of the sums over running sequences.
   void Recount(Sequence* sequence);
   int64_t RoomTokens(const Sequence& sequence) const;
@@ -146,8 +158,8 @@ class Scheduler {
   Residency* const residency_;
   const Clock* const clock_;
   SchedulerStats* const stats_;
-  const std::unique_ptr<QueuePolicy> policy_;
   SchedulerState state_;
+  const std::unique_ptr<QueuePolicy> policy_;
   WaitingQueue queue_;
   PlanScratch scratch_;
   int64_t num_arrived_ = 0;  // number of sequences that arrived since the last plan

@@ -16,6 +16,7 @@
 #include "scheduler/plan/scheduler_options.h"
 #include "scheduler/plan/sequence.h"
 #include "scheduler/plan/step_plan.h"
+#include "scheduler/plan/tenant_accounts.h"
 
 namespace tessera {
 
@@ -73,10 +74,11 @@ struct SchedulerState {
   using Slots = std::priority_queue<int32_t, std::vector<int32_t>, std::greater<>>;
 
   explicit SchedulerState(const SchedulerOptions& its_options, size_t num_models)
-      : options(its_options), models(num_models) {}
+      : options(its_options), models(num_models), tenants(its_options.max_num_seqs) {}
 
   const SchedulerOptions options;
   std::vector<Model> models;
+  TenantAccounts tenants;
   int64_t num_running = 0;
   int64_t outstanding_slabs = 0;  // sum of RunningShare::outstanding_slabs of running sequences
   Slots free_slots;               // the lowest free slot is on top

@@ -151,27 +151,12 @@ std::unique_ptr<Sequence> EngineCore::NewSequence(const Request& request, int32_
   return sequence;
 }
 
-// Returns the tenant's number. Numbers of departed tenants are used again, so that numbers stay
-// small and can index arrays.
 int32_t EngineCore::EnterTenant(const std::string& name) {
-  const auto [it, is_new] = tenants_.try_emplace(name);
-  Tenant& tenant = it->second;
-  ++tenant.num_requests;
-  if (!is_new) return tenant.number;
-  if (free_tenants_.empty()) {
-    tenant.number = static_cast<int32_t>(tenants_.size()) - 1;
-  } else {
-    tenant.number = free_tenants_.back();
-    free_tenants_.pop_back();
-  }
-  return tenant.number;
-}
-
-void EngineCore::LeaveTenant(const std::string& name) {
-  const auto it = tenants_.find(name);
-  if (--it->second.num_requests > 0) return;
-  free_tenants_.push_back(it->second.number);
-  tenants_.erase(it);
+  const auto [number, is_new] = tenants_.Enter(name);
+  if (!is_new) return number;
+  const auto limits = options_.tenants.find(name);
+  scheduler_.OpenTenant(number, limits == options_.tenants.end() ? TenantLimits() : limits->second);
+  return number;
 }
 
 void EngineCore::LoadAdapter(AdapterId id, bool pin, AdapterWait wait) {
@@ -561,7 +546,7 @@ void EngineCore::ForgetIfIdle(Sequence* s) {
   const int64_t deadline_us = state.request->arrival_us + state.request->stopping.time_limit_us;
   state.sequences[s->index].reset();
   if (--state.num_alive > 0) return;
-  LeaveTenant(state.request->tenant);
+  tenants_.Leave(state.request->tenant);
   if (state.request->stopping.time_limit_us > 0) time_limits_.erase({deadline_us, id});
   requests_.erase(it);
 }

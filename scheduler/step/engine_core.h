@@ -28,6 +28,7 @@
 #include "scheduler/step/batch_builder.h"
 #include "scheduler/step/engine.h"
 #include "scheduler/step/request_roots.h"
+#include "scheduler/step/tenant_numbers.h"
 
 namespace tessera {
 
@@ -116,10 +117,6 @@ class EngineCore {
     std::vector<std::unique_ptr<Sequence>> sequences;  // [n]; null after a sequence was removed
     int32_t num_alive = 0;                             // number of sequences that are not null
   };
-  struct Tenant {
-    int32_t number = 0;
-    int64_t num_requests = 0;
-  };
   // The memory that the runner reads and writes for a step. Later steps reuse it.
   struct StepBuffers {
     BuiltBatch built;
@@ -151,8 +148,8 @@ class EngineCore {
   void ApplyChange(const NeedChange& change);
   std::unique_ptr<Sequence> NewSequence(const Request& request, int32_t index,
                                         const PageHash& root) const;
+  // Counts a request of the tenant and returns its number.
   int32_t EnterTenant(const std::string& name);
-  void LeaveTenant(const std::string& name);
   int64_t now_us() const { return clock_.NowUs(); }
   void LeaveQueue(Sequence* sequence);
   // Sends the last event. Frees the pages at once, or when the last launched step that computes for
@@ -183,8 +180,7 @@ class EngineCore {
   OperatorLoads operator_loads_;
   Scheduler scheduler_;
   BatchBuilder builder_;
-  absl::flat_hash_map<std::string, Tenant> tenants_;  // tenants that have requests, by name
-  std::vector<int32_t> free_tenants_;                 // tenant numbers that may be used again
+  TenantNumbers tenants_;
   absl::flat_hash_map<uint64_t, RequestState> requests_;
   std::set<std::pair<int64_t, uint64_t>> time_limits_;  // {deadline, request id}
   std::function<void(const StepPlan&)> plan_observer_;

@@ -6,9 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "kernels/step/page_layout.h"
 #include "kvstore/identity.h"
 #include "scheduler/plan/scheduler_options.h"
+#include "scheduler/plan/tenant_accounts.h"
 #include "scheduler/residency/adapters/adapter_registry.h"
 
 namespace tessera {
@@ -34,6 +36,8 @@ struct EngineOptions : SchedulerOptions {
   // their first step are refused (queue_gate.h). A smaller value gives a shorter time to the first
   // token under overload, a larger value refuses less. 0: no bound.
   int64_t max_queue_delay_us = 750'000;
+  // The limits of tenants, by name. A tenant without an entry has the default limits.
+  absl::flat_hash_map<std::string, TenantLimits> tenants;
   // The adapters that requests may use; null: no adapters. Outlives the engine.
   AdapterRegistry* adapters = nullptr;
   // The number of bytes of adapters that are kept in host memory after they have left the pool.

@@ -74,6 +74,8 @@ std::string Reasons(const CallTotals& totals) {
 std::string LineOf(const CallFacts& call, const absl::Status& status, const absl::Status& error) {
   std::string line = absl::StrCat("call ", MethodName(call.method));
   AppendField("request_id", call.request_id, kMaxIdBytes, &line);
+  AppendField("tenant", call.tenant, kMaxNameBytes, &line);
+  AppendField("client", call.client_id, kMaxIdBytes, &line);
   AppendField("model", call.model, kMaxNameBytes, &line);
   AppendField("adapter", call.adapter, kMaxNameBytes, &line);
   if (call.num_sequences > 0) {

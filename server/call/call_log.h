@@ -30,6 +30,8 @@ struct CallTotals {
 struct CallFacts {
   Method method = Method::kGenerate;
   absl::string_view request_id;  // empty: the call ended before its request id was read
+  absl::string_view tenant;      // empty: the tenant ""
+  absl::string_view client_id;   // what the client calls itself; empty: nothing
   absl::string_view model;       // empty: the call ended before its model was known
   absl::string_view adapter;     // empty: the base model
   int32_t num_sequences = 0;

@@ -10,6 +10,8 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/door/caller.h"
 
 namespace google::protobuf {
 class Message;
@@ -25,6 +27,9 @@ class CallPort {
   // Responder::Gone reports the same, but after the messages that the responder has not handled
   // yet.
   virtual bool cancelled() const = 0;
+
+  // Who calls. An error ends the call.
+  virtual const absl::StatusOr<Caller>& caller() const = 0;
 
   // Returns the request's bytes. REQUIRES: called at most once.
   virtual std::string TakeRequest() = 0;

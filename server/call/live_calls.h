@@ -1,12 +1,14 @@
-// The Inference calls of the server: their request ids and their numbers. A request id that is
-// already open is refused, and Control.Cancel finds a call by its request id. Any thread.
+// The Inference calls of the server: their request ids and their numbers. A request id that a call
+// of the same tenant has already is refused, and Control.Cancel finds calls by their request id.
+// Any thread.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <mutex>
-#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 
@@ -14,22 +16,29 @@ namespace tessera {
 
 class LiveCalls final {
  public:
-  // Returns false when another open call has this request id.
-  bool Register(const std::string& request_id, uint64_t call) {
+  // Returns false when another open call of the tenant has this request id.
+  bool Register(const std::string& tenant, const std::string& request_id, uint64_t call) {
     std::lock_guard<std::mutex> lock(mutex_);
-    return by_name_.try_emplace(request_id, call).second;
+    return by_name_[request_id].try_emplace(tenant, call).second;
   }
   // Frees the request id if `call` holds it.
-  void Unregister(const std::string& request_id, uint64_t call) {
+  void Unregister(const std::string& tenant, const std::string& request_id, uint64_t call) {
     std::lock_guard<std::mutex> lock(mutex_);
-    const auto it = by_name_.find(request_id);
-    if (it != by_name_.end() && it->second == call) by_name_.erase(it);
+    const auto named = by_name_.find(request_id);
+    if (named == by_name_.end()) return;
+    const auto it = named->second.find(tenant);
+    if (it == named->second.end() || it->second != call) return;
+    named->second.erase(it);
+    if (named->second.empty()) by_name_.erase(named);
   }
-  std::optional<uint64_t> Find(const std::string& request_id) const {
+  // The calls of all tenants with this request id.
+  std::vector<uint64_t> Find(const std::string& request_id) const {
     std::lock_guard<std::mutex> lock(mutex_);
-    const auto it = by_name_.find(request_id);
-    if (it == by_name_.end()) return std::nullopt;
-    return it->second;
+    std::vector<uint64_t> calls;
+    const auto named = by_name_.find(request_id);
+    if (named == by_name_.end()) return calls;
+    for (const auto& [tenant, call] : named->second) calls.push_back(call);
+    return calls;
   }
 
   // The open calls: those that gRPC has received and that are neither answered nor cancelled.
@@ -50,7 +59,8 @@ class LiveCalls final {
 
  private:
   mutable std::mutex mutex_;
-  absl::flat_hash_map<std::string, uint64_t> by_name_;
+  // By request id and tenant. Almost always one tenant has an id.
+  absl::flat_hash_map<std::string, std::map<std::string, uint64_t>> by_name_;
   std::atomic<int64_t> num_open_{0};
   std::atomic<int64_t> num_admitted_{0};
 };

@@ -45,7 +45,7 @@ absl::Status RegisterName(const std::string& wanted, const Scope& scope, Prepare
                                                  kMaxRequestIdBytes));
   }
   std::string name = wanted.empty() ? DrawRequestId() : wanted;
-  while (!scope.live->Register(name, scope.call)) {
+  while (!scope.live->Register(scope.options.tenant, name, scope.call)) {
     if (!wanted.empty()) {
       return MakeError(absl::StatusCode::kAlreadyExists, "REQUEST_ID_IN_USE",
                        absl::StrCat("a call with request_id '", wanted,
@@ -290,6 +290,9 @@ PreparedCall Prepare(Method method, const std::string& bytes, uint64_t call,
   PreparedCall prepared;
   prepared.status =
       PrepareInto(method, bytes, Scope{call, &models, adapters, live, options}, &prepared);
+  for (const std::unique_ptr<Request>& request : prepared.requests) {
+    request->tenant = options.tenant;
+  }
   prepared.needs_time = absl::IsDeadlineExceeded(prepared.status);
   return prepared;
 }

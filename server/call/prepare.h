@@ -32,6 +32,7 @@ struct PrepareOptions {
   absl::Duration render_time = absl::InfiniteDuration();
   // The request id that an earlier Prepare of the same call registered; empty: none.
   std::string request_id;
+  std::string tenant;  // whose requests these are
 };
 
 struct PreparedCall {

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/clock.h"
+#include "kernels/base/status.h"
 #include "scheduler/residency/adapters/adapter_registry.h"
 #include "server/call/call_port.h"
 #include "server/call/embed_output.h"
@@ -92,6 +93,8 @@ absl::Status ResponderLoop::QueueError(const absl::Status& status) const {
 
 absl::Status ResponderLoop::Admit(Call* call) {
   if (call->port->cancelled()) return ClientGone();
+  RETURN_IF_ERROR(call->port->caller().status());
+  call->caller = *call->port->caller();
   if (context_->draining.load(std::memory_order_relaxed)) return ShuttingDown();
   if (Generates(call->method)) {
     if (const absl::Status status = context_->generator->MayQueue(); !status.ok()) {
@@ -120,14 +123,15 @@ void ResponderLoop::Handle(OpenMessage message) {
   auto bytes = std::make_shared<const std::string>(call->port->TakeRequest());
   call->preparing = true;
   const bool may_render = call->method == Method::kChat || call->method == Method::kTokenize;
+  PrepareOptions options;
+  options.tenant = call->caller.tenant;
   if (Preparer* lane = lanes_->LaneOf(may_render, bytes->size())) {
-    PrepareOptions options;
     options.render_time = PrepareLanes::QuickTime(bytes->size());
     return PrepareIn(lane, call, std::move(bytes), options);
   }
   Handle(PreparedMessage{call->id,
                          Prepare(call->method, *bytes, call->id, *context_->models,
-                                 context_->adapters, &context_->live),
+                                 context_->adapters, &context_->live, options),
                          nullptr});
 }
 
@@ -166,6 +170,7 @@ void ResponderLoop::Handle(PreparedMessage message) {
   if (message.prepared.needs_time) {
     PrepareOptions options;
     options.request_id = call->request_id;
+    options.tenant = call->caller.tenant;
     return PrepareIn(lanes_->slow(), call, std::move(message.bytes), options);
   }
   if (!message.prepared.status.ok()) return Finish(call, message.prepared.status);
@@ -313,9 +318,14 @@ void ResponderLoop::Reply(Call* call, const google::protobuf::Message& message) 
   CallPort* port = std::exchange(call->port, nullptr);
   // The request id is freed before the client can see the answer. Close comes last, because it
   // deletes the call and an Embed's `message` belongs to the call.
-  if (!call->request_id.empty()) context_->live.Unregister(call->request_id, call->id);
+  FreeName(*call);
   port->Reply(message);
   Close(call, absl::OkStatus());
+}
+
+void ResponderLoop::FreeName(const Call& call) {
+  if (call.request_id.empty()) return;
+  context_->live.Unregister(call.caller.tenant, call.request_id, call.id);
 }
 
 void ResponderLoop::LogEnd(const Call& call, const absl::Status& status) {
@@ -323,6 +333,8 @@ void ResponderLoop::LogEnd(const Call& call, const absl::Status& status) {
   CallFacts facts;
   facts.method = call.method;
   facts.request_id = call.request_id;
+  facts.tenant = call.caller.tenant;
+  facts.client_id = call.caller.client_id;
   if (call.model != nullptr) facts.model = call.model->name;
   facts.adapter = call.adapter;
   if (call.stream != nullptr) facts.totals = call.stream->totals();
@@ -338,7 +350,7 @@ void ResponderLoop::Close(Call* call, const absl::Status& status) {
   context_->stats.calls[method][static_cast<size_t>(status.code())].Add();
   if (call->admitted) context_->live.Leave();
   LogEnd(*call, status);
-  if (!call->request_id.empty()) context_->live.Unregister(call->request_id, call->id);
+  FreeName(*call);
   calls_.erase(call->id);
 }
 

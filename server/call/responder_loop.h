@@ -14,6 +14,7 @@
 #include "scheduler/request.h"
 #include "server/call/prepare.h"
 #include "server/call/prepare_lanes.h"
+#include "server/door/caller.h"
 
 namespace tessera {
 
@@ -69,6 +70,7 @@ class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
     uint64_t id = 0;
     Method method = Method::kGenerate;
     CallPort* port = nullptr;
+    Caller caller;
     int64_t arrival_us = 0;
     std::string request_id;
     const ServedModel* model = nullptr;  // null until the request is prepared
@@ -114,6 +116,8 @@ class ResponderLoop final : public std::enable_shared_from_this<ResponderLoop> {
   void Finish(Call* call, const absl::Status& status);
   void Reply(Call* call, const google::protobuf::Message& message);
   void Close(Call* call, const absl::Status& status);
+  // Frees the call's request id.
+  void FreeName(const Call& call);
   void LogEnd(const Call& call, const absl::Status& status);
 
   ServingContext* const context_;

@@ -57,6 +57,13 @@ struct AdapterVerbs {
   std::function<void(AdapterId id, bool unpin)> unload;
 };
 
+// Who may call Control.
+enum class ControlAccess {
+  kDefault,   // with identities: admins, from any address; without: clients on this machine
+  kLoopback,  // the same, but only clients on this machine
+  kOff,
+};
+
 struct ServingContext {
   Generator* generator = nullptr;
   const ModelRegistry* models = nullptr;
@@ -70,8 +77,8 @@ struct ServingContext {
   std::string device;
   int64_t stream_buffer_bytes = 1 << 20;
   int64_t max_open_calls = 4096;  // admitted calls; a further call is refused before it is read
-  bool control_enabled = true;    // the Control service answers loopback peers
-  int64_t max_prompt_bytes = 0;   // the configured limit; 0: derived from each model's context
+  ControlAccess control = ControlAccess::kDefault;
+  int64_t max_prompt_bytes = 0;  // the configured limit; 0: derived from each model's context
 
   LiveCalls live;
   ServerStats stats;

@@ -1,5 +1,6 @@
 #include "server/cli/arguments.h"
 
+#include <cstddef>
 #include <fstream>
 #include <iostream>
 #include <sstream>
@@ -125,6 +126,20 @@ absl::Status Arguments::Read(const std::string& flag, std::optional<float>* valu
 }
 absl::Status Arguments::Read(const std::string& flag, std::optional<double>* value) const {
   return ReadNumber(*this, flag, value);
+}
+
+std::string TakeCommand(const std::vector<FlagSpec>& flags, std::vector<std::string>* words) {
+  for (size_t i = 0; i < words->size(); ++i) {
+    const std::string& word = (*words)[i];
+    if (word.empty() || word[0] != '-') {
+      std::string name = word;
+      words->erase(words->begin() + static_cast<ptrdiff_t>(i));
+      return name;
+    }
+    const FlagSpec* const flag = Find(flags, word);
+    if (flag != nullptr && flag->value != nullptr) ++i;
+  }
+  return "";
 }
 
 absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text) {

@@ -46,6 +46,10 @@ class Arguments final {
   std::map<std::string, std::vector<std::string>> values_;
 };
 
+// Removes the command's name from `words` and returns it; "" if there is none. The name is the
+// first word that is neither a flag nor the value of one of `flags`.
+std::string TakeCommand(const std::vector<FlagSpec>& flags, std::vector<std::string>* words);
+
 // Parses token ids that are separated by a comma, by white space or by both: "1,2,3" or "1, 2 3".
 // Nothing between two commas is an error.
 absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text);

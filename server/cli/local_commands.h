@@ -1,5 +1,5 @@
-// The commands of `tessera` that work without a server. Each is a program of its own beside
-// `tessera`, which replaces this process, so that the client does not link what they need.
+// The commands of `tessera` that are programs of their own beside `tessera`. The program replaces
+// this process, so that the client does not link what it needs.
 #pragma once
 
 #include <string>

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -16,6 +17,7 @@
 #include "kernels/base/version.h"
 #include "server/cli/channel.h"
 #include "server/cli/commands.h"
+#include "server/cli/connection.h"
 #include "server/cli/local_commands.h"
 #include "server/cli/output.h"
 #include "server/cli/session.h"
@@ -31,19 +33,35 @@ int UsageError(const absl::Status& status) { return UsageError(std::string(statu
 
 namespace {
 
-std::vector<FlagSpec> GlobalFlags() {
+void Append(std::vector<FlagSpec>* flags, const std::vector<FlagSpec>& more) {
+  flags->insert(flags->end(), more.begin(), more.end());
+}
+
+// The flags of all commands.
+std::vector<FlagSpec> CommonFlags() {
   return {
-      ServerFlag(),
-      {"--timeout", "SECONDS", "deadline of the call"},
       {"--json", nullptr, "print messages as JSON, one message per line"},
       {"--help", nullptr, "print this help; tessera COMMAND --help prints the help of a command"},
       {"--version", nullptr, "print the version"},
   };
 }
 
+// The flags of all commands that talk to a server.
+std::vector<FlagSpec> GlobalFlags() {
+  std::vector<FlagSpec> flags = ConnectionFlags();
+  flags.push_back({"--timeout", "SECONDS", "deadline of the call"});
+  Append(&flags, CommonFlags());
+  return flags;
+}
+
+// The flags that are not the command's own.
+std::vector<FlagSpec> SharedFlags(const Command& command) {
+  return std::holds_alternative<RunAlone>(command.run) ? CommonFlags() : GlobalFlags();
+}
+
 std::vector<Command> AllCommands() {
   std::vector<Command> all = StreamCommands();
-  for (const std::vector<Command>& more : {UnaryCommands(), ControlCommands()}) {
+  for (const std::vector<Command>& more : {UnaryCommands(), ControlCommands(), TokenCommands()}) {
     all.insert(all.end(), more.begin(), more.end());
   }
   return all;
@@ -62,7 +80,7 @@ void PrintHelp(const std::vector<Command>& commands) {
 
 void PrintCommandHelp(const Command& command) {
   std::printf("tessera %s %s\n\n%s.\n\n%s%s", command.name, command.usage, command.summary,
-              FlagHelp(command.flags).c_str(), FlagHelp(GlobalFlags()).c_str());
+              FlagHelp(command.flags).c_str(), FlagHelp(SharedFlags(command)).c_str());
 }
 
 const Command* FindCommand(const std::vector<Command>& commands, const std::string& name) {
@@ -70,21 +88,6 @@ const Command* FindCommand(const std::vector<Command>& commands, const std::stri
     if (name == command.name) return &command;
   }
   return nullptr;
-}
-
-// Removes the command's name from `words` and returns it. The name is the first word that is
-// neither a flag nor the value of a global flag.
-std::string TakeCommand(std::vector<std::string>* words) {
-  for (size_t i = 0; i < words->size(); ++i) {
-    if ((*words)[i] == "--server" || (*words)[i] == "--timeout") {
-      ++i;
-    } else if ((*words)[i].empty() || (*words)[i][0] != '-') {
-      std::string name = (*words)[i];
-      words->erase(words->begin() + static_cast<ptrdiff_t>(i));
-      return name;
-    }
-  }
-  return "";
 }
 
 int UnknownCommand(const std::string& name, const std::vector<Command>& commands) {
@@ -120,29 +123,32 @@ int RunCommand(const Command& command, const Arguments& arguments) {
                                    "' is one word too many: tessera ", command.name, " ",
                                    command.usage));
   }
+  if (const auto* const run = std::get_if<RunAlone>(&command.run)) return (*run)(arguments);
+  absl::StatusOr<ConnectionOptions> connection = ReadConnection(arguments);
+  if (!connection.ok()) return UsageError(connection.status());
   SessionOptions options;
-  options.server = ServerAddress(arguments);
+  options.connection = *std::move(connection);
   options.json = arguments.Has("--json");
   if (const auto timeout = arguments.Text("--timeout");
       timeout && (!absl::SimpleAtod(*timeout, &options.deadline_seconds) ||
                   !(options.deadline_seconds > 0 && options.deadline_seconds < 1e9))) {
     return UsageError(absl::StrCat("--timeout is '", *timeout, "'; give seconds above 0"));
   }
-  Session session(options);
-  return command.run(arguments, &session);
+  Session session(std::move(options));
+  return std::get<RunWithSession>(command.run)(arguments, &session);
 }
 
 int Dispatch(std::vector<std::string> words) {
   const std::vector<Command> commands = AllCommands();
-  const std::string name = TakeCommand(&words);
+  const std::string name = TakeCommand(GlobalFlags(), &words);
   if (const LocalCommand* const local = FindLocalCommand(name)) {
     return RunLocalCommand(*local, words);
   }
   const bool is_builtin = name.empty() || name == "help" || name == "version";
   const Command* const command = FindCommand(commands, name);
   if (command == nullptr && !is_builtin) return UnknownCommand(name, commands);
-  std::vector<FlagSpec> flags = GlobalFlags();
-  if (command != nullptr) flags.insert(flags.end(), command->flags.begin(), command->flags.end());
+  std::vector<FlagSpec> flags = command == nullptr ? GlobalFlags() : SharedFlags(*command);
+  if (command != nullptr) Append(&flags, command->flags);
   const absl::StatusOr<Arguments> arguments = Arguments::Parse(words, flags);
   if (!arguments.ok()) return UsageError(arguments.status());
   if (arguments->Has("--version") || name == "version") {
@@ -164,6 +170,7 @@ int Dispatch(std::vector<std::string> words) {
 int Main(std::vector<std::string> words) {
   // Protobuf would log texts that are not UTF-8 to stderr; the server refuses them with a message.
   google::protobuf::SetLogHandler(nullptr);
+  MuteTransportLog();
   const int status = Dispatch(std::move(words));
   const absl::Status written = FlushOutput();
   if (written.ok() || status != kOk) return status;

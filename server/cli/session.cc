@@ -13,7 +13,7 @@ namespace tessera::cli {
 Session::Session(SessionOptions options)
     : options_(std::move(options)),
       interrupts_([this] { return OnSignal(); }),
-      channel_(NewChannel(options_.server)),
+      channel_(NewChannel(options_.connection)),
       inference_(v1::Inference::NewStub(channel_)),
       control_(v1::Control::NewStub(channel_)) {}
 
@@ -65,7 +65,7 @@ int Session::Fail(const grpc::Status& status) const {
     std::fprintf(stderr, "tessera: cancelled\n");
     return kInterrupted;
   }
-  std::fprintf(stderr, "tessera: %s\n", FailureText(status, options_.server).c_str());
+  std::fprintf(stderr, "tessera: %s\n", FailureText(status, options_.connection).c_str());
   return kFailed;
 }
 

@@ -7,8 +7,8 @@
 
 #include <memory>
 #include <mutex>
-#include <string>
 
+#include "server/cli/connection.h"
 #include "server/cli/interrupts.h"
 #include "tessera/v1/control.grpc.pb.h"
 #include "tessera/v1/inference.grpc.pb.h"
@@ -20,7 +20,7 @@ inline constexpr int kFailed = 1;  // the call failed or the server did not answ
 inline constexpr int kUsage = 2;   // the command line is wrong
 
 struct SessionOptions {
-  std::string server;
+  ConnectionOptions connection;
   bool json = false;
   double deadline_seconds = 0;  // 0: no deadline
 };

@@ -113,6 +113,13 @@ absl::Status SetScalar(const std::string& origin, const std::string& path,
       }
       return absl::OkStatus();
     }
+    case FieldDescriptor::CPPTYPE_BOOL:
+      if (text != "true" && text != "false") {
+        return absl::InvalidArgumentError(
+            absl::StrCat(where, " is '", text, "'; give true or false"));
+      }
+      reflection.SetBool(message, &field, text == "true");
+      return absl::OkStatus();
     default:
       return absl::InternalError(absl::StrCat(where, " has a type that no value can be given"));
   }

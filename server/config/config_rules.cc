@@ -43,6 +43,8 @@ constexpr ConfigRule kRules[] = {
     {"adapters.dtype", 0, 0, "auto|float32|bfloat16|int8", nullptr},
     {"adapters.host_bytes", 0, kNoBound, nullptr, nullptr},
     {"adapters.load_timeout_seconds", 1, 3600, nullptr, nullptr},
+    {"tenants.weight", 1, 1000, nullptr, nullptr},
+    {"tenants.max_running", 1, 65536, nullptr, nullptr},
     {"log.level", 0, 0, "trace|debug|info|warn|error", nullptr},
 };
 
@@ -79,6 +81,13 @@ constexpr ConfigFlag kFlags[] = {
      "order of the queue: priority, or early_abort as in S-LoRA (priority)"},
     {"--early-abort-ms", "engine.early_abort_ms", "N",
      "limit of the time to first token under early_abort, in ms (6000)"},
+    {"--tls-cert", "security.tls.certificate", "FILE",
+     "PEM certificate of the gRPC port; turns TLS on (no TLS)"},
+    {"--tls-key", "security.tls.key", "FILE", "PEM private key of --tls-cert"},
+    {"--tls-client-ca", "security.tls.client_ca", "FILE",
+     "PEM authorities of clients' certificates; clients then need one (none)"},
+    {"--insecure", "security.insecure", nullptr,
+     "let other machines reach the gRPC port without TLS"},
     {"--log-level", "log.level", "LEVEL", "lowest level: trace, debug, info, warn, error (info)"},
     {"--drain-seconds", "server.drain_seconds", "N",
      "time that running calls have to finish after SIGTERM, in s (30)"},

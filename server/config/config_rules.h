@@ -21,9 +21,10 @@ absl::Span<const ConfigRule> ConfigRules();
 const ConfigRule* FindConfigRule(absl::string_view path);  // null: the field has no rule
 
 struct ConfigFlag {
-  const char* flag;   // "--listen"
-  const char* path;   // "server.listen"
-  const char* value;  // the name of the value in the help text, "HOST:PORT"
+  const char* flag;  // "--listen"
+  const char* path;  // "server.listen"
+  // The name of the value in the help text, "HOST:PORT". Null: the flag alone means "true".
+  const char* value;
   const char* help;
 };
 absl::Span<const ConfigFlag> ConfigFlags();

@@ -52,14 +52,28 @@ constexpr ForeignFlag kForeignFlags[] = {
     {"--quantization", "--dtype"},
     {"--lora", "--adapters"},
     {"--lora-modules", "--adapters"},
+    {"--ssl-certfile", "--tls-cert"},
+    {"--ssl-cert-file", "--tls-cert"},
+    {"--ssl-keyfile", "--tls-key"},
+    {"--ssl-key-file", "--tls-key"},
+    {"--ssl-ca-certs", "--tls-client-ca"},
 };
+
+std::string FlagText(const ConfigFlag& flag) {
+  return flag.value == nullptr ? flag.flag : absl::StrCat(flag.flag, " ", flag.value);
+}
 
 absl::Status UnknownFlag(const std::string& name) {
   for (const ForeignFlag& foreign : kForeignFlags) {
     if (name != foreign.name) continue;
     const ConfigFlag& flag = *FindFlag(foreign.flag);
-    return absl::InvalidArgumentError(absl::StrCat("unknown argument '", name, "'; give ",
-                                                   flag.flag, " ", flag.value, ": ", flag.help));
+    return absl::InvalidArgumentError(
+        absl::StrCat("unknown argument '", name, "'; give ", FlagText(flag), ": ", flag.help));
+  }
+  if (name == "--api-key") {
+    return absl::InvalidArgumentError(
+        "unknown argument '--api-key'; make a token with `tessera token new` and put its hash into "
+        "security.identities of the --config file");
   }
   std::vector<std::string> known = {"--model", "--config",  "--set",
                                     "--check", "--version", "--help"};
@@ -110,9 +124,11 @@ absl::StatusOr<Parsed> Parse(const std::vector<std::string>& arguments) {
       value = name.substr(equals + 1);
       name.resize(equals);
     }
+    const ConfigFlag* const flag = FindFlag(name);
     const bool known =
-        name == "--config" || name == "--model" || name == "--set" || FindFlag(name) != nullptr;
+        name == "--config" || name == "--model" || name == "--set" || flag != nullptr;
     if (!known) return UnknownFlag(name);
+    if (!value && flag != nullptr && flag->value == nullptr) value = "true";
     if (!value && i + 1 < arguments.size()) value = arguments[++i];
     if (!value) return absl::InvalidArgumentError(absl::StrCat(name, " needs a value"));
     RETURN_IF_ERROR(TakeValue(name, *value, &parsed));
@@ -151,6 +167,11 @@ absl::StatusOr<Action> ParseFlags(const std::vector<std::string>& arguments, v1:
   return parsed.action;
 }
 
+std::string ConfigFileOf(const std::vector<std::string>& arguments) {
+  const absl::StatusOr<Parsed> parsed = Parse(arguments);
+  return parsed.ok() ? parsed->file.value_or("") : "";
+}
+
 std::string HelpText() {
   std::string text =
       "tesserad serves language models over gRPC.\n\n"
@@ -162,7 +183,7 @@ std::string HelpText() {
   line("--config FILE", "YAML of the messages in proto/tessera/v1/config.proto");
   line("--set KEY=VALUE", "one configuration value, e.g. engine.max_num_seqs=8");
   for (const ConfigFlag& flag : ConfigFlags()) {
-    line(absl::StrCat(flag.flag, " ", flag.value), flag.help);
+    line(FlagText(flag), flag.help);
   }
   line("--check", "check configuration and models, print the plan of memory, exit");
   line("--version", "print the version, exit");

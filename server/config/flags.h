@@ -21,6 +21,9 @@ enum class Action : int { kServe, kCheck, kHelp, kVersion };
 // on *config.
 absl::StatusOr<Action> ParseFlags(const std::vector<std::string>& arguments, v1::Config* config);
 
+// The value of --config in these arguments; "" without it.
+std::string ConfigFileOf(const std::vector<std::string>& arguments);
+
 std::string HelpText();
 
 }  // namespace tessera

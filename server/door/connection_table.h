@@ -24,6 +24,7 @@ class ConnectionTable final {
   struct Entry {
     std::unique_ptr<Connection> connection;
     bool is_probe = false;
+    int undelivered = -1;  // gRPC's socket, until the handshake is over
     // The events for which the sockets are registered, 0: not registered.
     uint32_t client_events = 0;
     uint32_t server_events = 0;

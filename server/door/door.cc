@@ -14,6 +14,8 @@
 #include <condition_variable>
 #include <cstring>
 #include <deque>
+#include <list>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <random>
@@ -23,10 +25,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/types/span.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "server/config/listener.h"
 #include "server/config/net.h"
+#include "server/door/client_names.h"
 #include "server/door/connection_table.h"
 #include "server/door/descriptors.h"
 #include "server/door/token_bucket.h"
@@ -39,6 +43,9 @@ constexpr int64_t kRetryUs = 50'000;    // pause of accepting after the system r
 constexpr int64_t kLogIntervalUs = 10'000'000;
 constexpr int64_t kDefaultMaxConnections = 16'384;
 constexpr int kMaxEvents = 256;
+// Connections whose TLS handshake is not over. Each takes about 75 KiB, and up to 240 KiB if the
+// client wants it: OpenSSL allocates what nine bytes of a client announce.
+constexpr int64_t kMaxHandshakes = 256;
 constexpr int kMaxAccepts = 64;  // connections that are accepted between two rounds of moving bytes
 
 // gRPC needs time to free streams that end before they are answered. When clients abandon more
@@ -65,12 +72,14 @@ uint64_t ServerKey(uint64_t id) { return 2 * id + 1; }
 // last line.
 class CloseLog final {
  public:
-  void Add(CloseReason reason, const std::string& peer, int64_t now_us) {
+  // `detail`: what more is known about this connection; may be empty.
+  void Add(CloseReason reason, const std::string& peer, const std::string& detail, int64_t now_us) {
     Line& line = lines_[static_cast<size_t>(reason)];
     ++line.count;
     if (line.last_us != 0 && now_us - line.last_us < kLogIntervalUs) return;
-    TLOG_WARN("{} {} connections, the last from {}: {}", IsRefusal(reason) ? "refused" : "closed",
-              line.count, peer, CloseReasonText(reason));
+    TLOG_WARN("{} {} connections, the last from {}{}: {}", IsRefusal(reason) ? "refused" : "closed",
+              line.count, peer, detail.empty() ? "" : absl::StrCat(" (", detail, ")"),
+              CloseReasonText(reason));
     line = {0, now_us};
   }
 
@@ -97,6 +106,7 @@ class EpollDoor final : public Door {
         clock_(clock),
         stats_(stats),
         scope_(DrawScope()),
+        tls_(options.tls),
         abandoned_(kAbandonedPerSecond, kAbandonedBurst, clock->NowUs()) {
     HostPort bound = options.listen;
     bound.port = listener_.port();
@@ -139,6 +149,11 @@ class EpollDoor final : public Door {
   void Start(Deliver deliver) override {
     deliver_ = std::move(deliver);
     thread_ = std::thread([this] { Run(); });
+  }
+
+  void SetTls(std::shared_ptr<const TlsContext> tls) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    tls_ = std::move(tls);
   }
 
   void ExpectProbe(const PeerAddress& probe) override {
@@ -209,7 +224,7 @@ class EpollDoor final : public Door {
     while (!Ended()) {
       const int count = epoll_wait(epoll_, events.data(), kMaxEvents, TimeoutMs());
       now_us_ = clock_->NowUs();
-      for (int i = 0; i < count; ++i) OnEvent(events[static_cast<size_t>(i)]);
+      OnEvents({events.data(), static_cast<size_t>(std::max(0, count))});
       OnTime();
     }
     while (!table_.all().empty()) Remove(table_.all().begin()->first);
@@ -221,6 +236,7 @@ class EpollDoor final : public Door {
     std::lock_guard<std::mutex> lock(mutex_);
     if (stop_accepting_ && !port_closed_) {
       listener_.Close();
+      while (!handshakes_.empty()) Remove(handshakes_.front());  // gRPC takes no more connections
       port_closed_ = true;
       changed_.notify_all();
     }
@@ -231,6 +247,21 @@ class EpollDoor final : public Door {
   int TimeoutMs() const {
     if (retry_us_ != 0 || ending_ || !paused_.empty()) return static_cast<int>(kRetryUs / 1000);
     return table_.all().empty() ? -1 : static_cast<int>(kTickUs / 1000);
+  }
+
+  // A step of a handshake takes up to a millisecond, all other events take microseconds. So the
+  // events of handshakes come last, and only one of them: epoll reports the others again.
+  void OnEvents(absl::Span<const epoll_event> events) {
+    const epoll_event* handshake = nullptr;
+    for (const epoll_event& event : events) {
+      const Entry* const entry = table_.Find(event.data.u64 / 2);
+      if (entry == nullptr || !entry->connection->in_handshake()) {
+        OnEvent(event);
+      } else if (handshake == nullptr) {
+        handshake = &event;
+      }
+    }
+    if (handshake != nullptr) OnEvent(*handshake);
   }
 
   void OnEvent(const epoll_event& event) {
@@ -247,10 +278,9 @@ class EpollDoor final : public Door {
     Connection& connection = *entry->connection;
     const bool careful = pressed_ || connection.guard().abandons_often(now_us_);
     const size_t max_bytes = careful ? kCarefulBytes : kChunkBytes;
-    const Connection::Result result =
-        key == ClientKey(id)
-            ? connection.OnClient(event.events, max_bytes, scratch_.data(), now_us_)
-            : connection.OnServer(event.events, scratch_.data(), now_us_);
+    const Connection::Result result = key == ClientKey(id)
+                                          ? connection.OnClient(event.events, max_bytes, now_us_)
+                                          : connection.OnServer(event.events, now_us_);
     const bool did_read = key == ClientKey(id) && (event.events & EPOLLIN) != 0;
     AfterStep(id, entry, result, did_read);
   }
@@ -261,6 +291,7 @@ class EpollDoor final : public Door {
     Connection& connection = *entry->connection;
     if (result == Connection::Result::kGuarded) return End(id, connection.close_reason());
     if (result == Connection::Result::kGone) return Remove(id);
+    if (entry->undelivered >= 0 && !connection.in_handshake()) GiveToGrpc(id, entry);
     if (connection.server_fd() < 0) entry->server_events = 0;
     table_.Update(id, entry);
     UpdatePressure();
@@ -274,6 +305,16 @@ class EpollDoor final : public Door {
     if (table_.incoming_bytes() > options_.max_incoming_bytes) {
       End(table_.LargestIncoming(), CloseReason::kIncomingBytes);
     }
+  }
+
+  // Gives the connection to gRPC.
+  void GiveToGrpc(uint64_t id, Entry* entry) {
+    handshakes_.remove(id);
+    if (options_.client_names != nullptr) {
+      std::vector<std::string> names = entry->connection->ClientCertificateNames();
+      if (!names.empty()) options_.client_names->Add(id, std::move(names));
+    }
+    deliver_(std::exchange(entry->undelivered, -1));
   }
 
   void UpdatePressure() {
@@ -355,6 +396,15 @@ class EpollDoor final : public Door {
     retry_us_ = now_us_ + kRetryUs;
   }
 
+  std::unique_ptr<TlsStream> NewTls() {
+    std::shared_ptr<const TlsContext> tls;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      tls = tls_;
+    }
+    return tls == nullptr ? nullptr : std::make_unique<TlsStream>(std::move(tls), now_us_);
+  }
+
   bool TakeProbe(const PeerAddress& peer) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (!probe_ || !(*probe_ == peer)) return false;
@@ -393,32 +443,49 @@ class EpollDoor final : public Door {
     const int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     const uint64_t id = next_id_++;
-    Entry* const entry = table_.Add(
-        id, std::make_unique<Connection>(fd, pair->door, peer, options_.guard, now_us_), is_probe);
+    std::unique_ptr<TlsStream> tls = is_probe ? nullptr : NewTls();
+    const bool has_tls = tls != nullptr;
+    Entry* const entry =
+        table_.Add(id,
+                   std::make_unique<Connection>(fd, pair->door, peer, options_.guard, &scratch_,
+                                                std::move(tls), now_us_),
+                   is_probe);
     if (!is_probe) {
       stats_->accepted.Add();
       stats_->open.Add(1);
     }
     Rewatch(fd, EPOLLIN, ClientKey(id), &entry->client_events);
     Rewatch(pair->door, EPOLLIN, ServerKey(id), &entry->server_events);
-    deliver_(pair->server);
+    entry->undelivered = pair->server;
+    if (!has_tls) return GiveToGrpc(id, entry);
+    handshakes_.push_back(id);
+    if (static_cast<int64_t>(handshakes_.size()) > kMaxHandshakes) {
+      End(handshakes_.front(), CloseReason::kHandshakes);
+    }
   }
 
-  void Count(CloseReason reason, const PeerAddress& peer) {
+  void Count(CloseReason reason, const PeerAddress& peer, const std::string& detail = "") {
     stats_->closed[static_cast<size_t>(reason)].Add();
-    log_.Add(reason, FormatPeer(peer), now_us_);
+    log_.Add(reason, FormatPeer(peer), detail, now_us_);
   }
 
   // Closes a connection for a reason that the client is told.
   void End(uint64_t id, CloseReason reason) {
     Entry* const entry = table_.Find(id);
-    Count(reason, entry->connection->peer());
-    entry->connection->SendGoAway(reason);
+    Count(reason, entry->connection->peer(), entry->connection->close_detail());
+    if (entry->undelivered < 0) entry->connection->SendGoAway(reason);
     Remove(id);
   }
 
   void Remove(uint64_t id) {
-    if (!table_.Find(id)->is_probe) stats_->open.Add(-1);
+    const Entry& entry = *table_.Find(id);
+    if (!entry.is_probe) stats_->open.Add(-1);
+    if (entry.undelivered >= 0) {
+      handshakes_.remove(id);
+      close(entry.undelivered);
+    } else if (options_.client_names != nullptr) {
+      options_.client_names->Remove(id);
+    }
     table_.Remove(id);  // closing the sockets removes them from epoll
   }
 
@@ -455,10 +522,11 @@ class EpollDoor final : public Door {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::optional<PeerAddress> probe_;  // guarded by mutex_
-  bool stop_accepting_ = false;       // guarded by mutex_
-  bool port_closed_ = false;          // guarded by mutex_
-  std::optional<int64_t> end_us_;     // guarded by mutex_
+  std::shared_ptr<const TlsContext> tls_;  // of new connections; guarded by mutex_
+  std::optional<PeerAddress> probe_;       // guarded by mutex_
+  bool stop_accepting_ = false;            // guarded by mutex_
+  bool port_closed_ = false;               // guarded by mutex_
+  std::optional<int64_t> end_us_;          // guarded by mutex_
 
   // Used by the thread only.
   ConnectionTable table_;
@@ -472,7 +540,9 @@ class EpollDoor final : public Door {
   int64_t last_tick_us_ = 0;
   bool ending_ = false;   // the value of end_us_ is set
   int64_t retry_us_ = 0;  // not 0: accepting is paused until then
-  std::array<char, kChunkBytes> scratch_;
+  // Connections whose handshake is not over, the oldest first.
+  std::list<uint64_t> handshakes_;
+  ConnectionScratch scratch_;
   std::thread thread_;
 };
 

@@ -3,6 +3,10 @@
 // listening socket of its own, and its connections come from the door only. One thread moves all
 // bytes. Owned by the gRPC server; its methods may be called by any thread.
 //
+// With TLS (tls.h), gRPC gets a connection when its handshake is over, and sees plain text. The
+// thread computes one step of one handshake between two rounds of moving bytes, so that a flood of
+// handshakes does not delay open connections.
+//
 // What the door adds to a slow client's buffers, in each direction: at most kChunkBytes
 // (connection.h) and the buffer of the pair (peer.cc). gRPC's flow control works end to end.
 #pragma once
@@ -18,8 +22,11 @@
 #include "server/door/door_stats.h"
 #include "server/door/frame_guard.h"
 #include "server/door/peer.h"
+#include "server/door/tls.h"
 
 namespace tessera {
+
+class ClientNames;
 
 struct DoorOptions {
   HostPort listen;
@@ -34,6 +41,11 @@ struct DoorOptions {
   // The largest number of bytes of requests that have arrived in part, over all connections. Above
   // it, the connection with the most such bytes is closed.
   int64_t max_incoming_bytes = int64_t{128} << 20;
+  // Null: connections have no TLS.
+  std::shared_ptr<const TlsContext> tls;
+  // Where the names of clients' certificates are kept while they are connected; null: nowhere.
+  // Outlives the door.
+  ClientNames* client_names = nullptr;
 };
 
 class Door {
@@ -49,8 +61,11 @@ class Door {
   virtual const HostPort& local_address() const = 0;
   // Starts the thread. Clients that connected since OpenDoor are accepted now. Called once.
   virtual void Start(Deliver deliver) = 0;
+  // New connections get this TLS; those that are open keep theirs. REQUIRES: `tls` is not null, and
+  // DoorOptions::tls was not.
+  virtual void SetTls(std::shared_ptr<const TlsContext> tls) = 0;
   // A connection from this address is the process's own probe of the port: no limit of connections
-  // refuses it, and it counts against none.
+  // refuses it, it counts against none, and it has no TLS.
   virtual void ExpectProbe(const PeerAddress& probe) = 0;
   // Closes the port. `deliver` is not called after the return.
   virtual void StopAccepting() = 0;

@@ -19,7 +19,7 @@ constexpr std::array<Reason, kNumCloseReasons> kReasons = {{
      "raise the limit or use fewer connections"},
     {"no_descriptors", "the process has no free descriptor; raise the limit (ulimit -n)"},
     {"idle", "idle, closed to make room for a new connection"},
-    {"protocol", "not valid HTTP/2; use a gRPC client without TLS"},
+    {"protocol", "not valid HTTP/2; use a gRPC client, without TLS if this port has none"},
     {"header_block",
      "the headers of a request exceed limits.max_header_block_bytes; send less metadata"},
     {"streams", "more open calls than limits.max_streams_per_connection; obey SETTINGS"},
@@ -31,6 +31,12 @@ constexpr std::array<Reason, kNumCloseReasons> kReasons = {{
     {"incoming_bytes",
      "the requests that have arrived in part exceed limits.max_incoming_bytes or the bound of one "
      "connection; send fewer large requests at the same time"},
+    {"handshake",
+     "the TLS handshake failed; use a gRPC client with TLS 1.3, the certificate authority of this "
+     "port and, if security.tls.client_ca is set, a certificate that it signed"},
+    {"tls", "not valid TLS after the handshake"},
+    {"handshakes", "too many unfinished TLS handshakes; the oldest is closed"},
+    {"handshake_time", "the TLS handshake took longer than 10 s"},
     {"preface_time", "no HTTP/2 preface within 10 s"},
     {"first_request_time", "no request within 5 minutes"},
     {"header_time", "the headers of a request took longer than 10 s"},

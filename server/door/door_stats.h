@@ -27,7 +27,13 @@ enum class CloseReason {
   kSettings,
   kFrames,
   kIncomingBytes,
+  // TLS failed.
+  kHandshake,
+  kTls,
+  // Too many connections are in their handshake: the oldest is closed.
+  kHandshakes,
   // The client was too slow.
+  kHandshakeTime,
   kPrefaceTime,
   kFirstRequestTime,
   kHeaderTime,

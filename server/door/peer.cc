@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
@@ -44,6 +45,17 @@ PeerAddress PeerV6(const sockaddr_in6& address) {
   char network_text[INET6_ADDRSTRLEN];
   inet_ntop(AF_INET6, &network, network_text, sizeof(network_text));
   return {host, ntohs(address.sin6_port), true, absl::StrCat(network_text, "/64")};
+}
+
+// The parts of the name of a named pair; none for another peer.
+std::vector<std::string> PartsOf(absl::string_view grpc_peer) {
+  constexpr absl::string_view kScheme("unix-abstract:");
+  if (!absl::StartsWith(grpc_peer, kScheme)) return {};
+  const std::string name =
+      absl::StrReplaceAll(grpc_peer.substr(kScheme.size()), {{"%2F", "/"}, {"%3A", ":"}});
+  std::vector<std::string> parts = absl::StrSplit(name, '/');
+  if (parts.size() != kNumParts || parts[0] != kName) parts.clear();
+  return parts;
 }
 
 }  // namespace
@@ -92,13 +104,19 @@ absl::StatusOr<SocketPair> MakeNamedPair(absl::string_view scope, uint64_t id,
   return SocketPair{ends[0], ends[1]};
 }
 
+uint64_t ConnectionOf(absl::string_view grpc_peer) {
+  const std::vector<std::string> parts = PartsOf(grpc_peer);
+  uint64_t id = 0;
+  return !parts.empty() && absl::SimpleAtoi(parts[2], &id) ? id : 0;
+}
+
+bool IsLoopbackPeer(absl::string_view client) {
+  return absl::StartsWith(client, "ipv4:127.") || absl::StartsWith(client, "ipv6:[::1]:");
+}
+
 std::string ClientOf(absl::string_view grpc_peer) {
-  constexpr absl::string_view kScheme("unix-abstract:");
-  if (!absl::StartsWith(grpc_peer, kScheme)) return "";
-  const std::string name =
-      absl::StrReplaceAll(grpc_peer.substr(kScheme.size()), {{"%2F", "/"}, {"%3A", ":"}});
-  const std::vector<absl::string_view> parts = absl::StrSplit(name, '/');
-  if (parts.size() != kNumParts || parts[0] != kName) return "";
+  const std::vector<std::string> parts = PartsOf(grpc_peer);
+  if (parts.empty()) return "";
   if (parts[3] == "ipv4") return absl::StrCat("ipv4:", parts[4], ":", parts[5]);
   if (parts[3] == "ipv6") return absl::StrCat("ipv6:[", parts[4], "]:", parts[5]);
   return "";

@@ -40,6 +40,13 @@ struct SocketPair {
 absl::StatusOr<SocketPair> MakeNamedPair(absl::string_view scope, uint64_t id,
                                          const PeerAddress& peer);
 
+// The `id` in gRPC's name of a call's peer; 0 for a peer that is not at the end of a named pair.
+uint64_t ConnectionOf(absl::string_view grpc_peer);
+
+// Returns true if a client's address, as ClientOf returns it, is a loopback address of this
+// machine. A proxy on this machine connects from such an address too, whoever its clients are.
+bool IsLoopbackPeer(absl::string_view client);
+
 // Converts gRPC's name of a call's peer to the client's address: "ipv4:1.2.3.4:5" or
 // "ipv6:[::1]:5". Returns an empty string for a peer that is not at the end of a named pair.
 std::string ClientOf(absl::string_view grpc_peer);

@@ -8,9 +8,10 @@
 #include <memory>
 #include <mutex>
 #include <utility>
+#include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "scheduler/residency/adapters/adapter_registry.h"
 #include "server/call/errors.h"
@@ -19,9 +20,11 @@
 #include "server/call/responder_pool.h"
 #include "server/call/serving.h"
 #include "server/call/wire_check.h"
+#include "server/door/identities.h"
 #include "server/door/peer.h"
 #include "server/grpc/adapter_control.h"
 #include "server/grpc/audit_log.h"
+#include "server/grpc/authenticator.h"
 #include "server/grpc/byte_buffers.h"
 #include "server/grpc/control_answers.h"
 #include "server/grpc/status.h"
@@ -40,16 +43,7 @@ constexpr int64_t kMaxIntervalMs = 3'600'000;
 constexpr int64_t kMaxRegistrationBytes = 16 * kMaxControlBytes;
 constexpr size_t kMaxDescriptionBytes = 1000;
 
-absl::Status CheckPeer(const CallbackServerContext& context) {
-  if (IsLoopbackPeer(ClientOf(context.peer()))) return absl::OkStatus();
-  return MakeError(absl::StatusCode::kPermissionDenied, "CONTROL_IS_LOCAL",
-                   "Control answers on loopback only; call it on the server's machine");
-}
-
-// Checks that the peer is local and parses the request into *message.
-absl::Status ReadLocal(const CallbackServerContext& context, const ByteBuffer* request,
-                       google::protobuf::Message* message) {
-  RETURN_IF_ERROR(CheckPeer(context));
+absl::Status ReadMessage(const ByteBuffer* request, google::protobuf::Message* message) {
   if (request->Length() > static_cast<size_t>(kMaxControlBytes)) {
     return MakeError(absl::StatusCode::kInvalidArgument, "TOO_LARGE",
                      absl::StrCat("the message has ", request->Length(), " bytes; send at most ",
@@ -183,10 +177,12 @@ using RawBase = Control::WithRawCallbackMethod_GetCapabilities<
 
 class ControlService final : public RawBase {
  public:
-  ControlService(ServingContext* context, ResponderPool* pool, std::function<void()> begin_drain)
+  ControlService(ServingContext* context, ResponderPool* pool, std::function<void()> begin_drain,
+                 const Authenticator* authenticator)
       : context_(context),
         pool_(pool),
         begin_drain_(std::move(begin_drain)),
+        authenticator_(authenticator),
         audit_(context->clock),
         registrations_(kMaxRegistrationBytes, context->clock) {}
 
@@ -245,12 +241,11 @@ class ControlService final : public RawBase {
       status = FieldError("request_id", "is empty; name the call to cancel");
     }
     if (status.ok()) {
-      const std::optional<uint64_t> found = context_->live.Find(in.request_id());
-      if (found) pool_->Of(*found).CancelCall(*found);
-      out.set_found(found.has_value());
+      const std::vector<uint64_t> found = context_->live.Find(in.request_id());
+      for (const uint64_t number : found) pool_->Of(number).CancelCall(number);
+      out.set_found(!found.empty());
     }
-    if (!status.ok() || out.found())
-      audit_.Record("Cancel", ClientOf(call->peer()), in.request_id(), status);
+    if (!status.ok() || out.found()) audit_.Record("Cancel", WhoOf(*call), in.request_id(), status);
     return Answer(call, status, out, response);
   }
 
@@ -264,7 +259,7 @@ class ControlService final : public RawBase {
       if (in.exit()) context_->exit_requested.store(true);
       out.set_calls(context_->live.num_open());
     }
-    audit_.Record("Drain", ClientOf(call->peer()), in.exit() ? "exit" : "", status);
+    audit_.Record("Drain", WhoOf(*call), in.exit() ? "exit" : "", status);
     return Answer(call, status, out, response);
   }
 
@@ -275,15 +270,21 @@ class ControlService final : public RawBase {
     const absl::Status read = Read(*call, request, &in);
     const std::string object = DescribeSources(in);
     if (!read.ok()) {
-      audit_.Record("RegisterAdapters", ClientOf(call->peer()), object, read);
+      audit_.Record("RegisterAdapters", WhoOf(*call), object, read);
       return Answer(call, read, v1::RegisterAdaptersResponse(), response);
     }
     grpc::ServerUnaryReactor* const reactor = call->DefaultReactor();
-    const auto finish = [this, reactor, object,
-                         peer = ClientOf(call->peer())](const absl::Status& status) {
+    const auto finish = [this, reactor, object, peer = WhoOf(*call)](const absl::Status& status) {
       audit_.Record("RegisterAdapters", peer, object, status);
       reactor->Finish(ToGrpcStatus(status));
     };
+    // Without roots, only the users of this machine may name any folder.
+    if (context_->adapter_roots.empty() && !IsLoopbackPeer(ClientOf(call->peer()))) {
+      finish(MakeError(absl::StatusCode::kPermissionDenied, "NO_ADAPTER_ROOTS",
+                       "this server names no folders from which clients may register adapters; set "
+                       "adapters.roots, or call from the server's machine"));
+      return reactor;
+    }
     const auto answer = [this, finish, in = std::move(in), response] {
       v1::RegisterAdaptersResponse out;
       const absl::Status status =
@@ -306,7 +307,7 @@ class ControlService final : public RawBase {
       if (adapter.ok()) return AnswerWhenLoaded(call, in.name(), *adapter, /*pin=*/false, response);
       status = adapter.status();
     }
-    audit_.Record("LoadAdapter", ClientOf(call->peer()), in.name(), status);
+    audit_.Record("LoadAdapter", WhoOf(*call), in.name(), status);
     return Answer(call, status, v1::LoadAdapterResponse(), response);
   }
 
@@ -316,7 +317,7 @@ class ControlService final : public RawBase {
     v1::UnregisterAdapterRequest in;
     absl::Status status = Read(*call, request, &in);
     if (status.ok()) status = tessera::UnregisterAdapter(*context_, in.name());
-    audit_.Record("UnregisterAdapter", ClientOf(call->peer()), in.name(), status);
+    audit_.Record("UnregisterAdapter", WhoOf(*call), in.name(), status);
     return Answer(call, status, v1::UnregisterAdapterResponse(), response);
   }
 
@@ -325,7 +326,7 @@ class ControlService final : public RawBase {
     v1::UnloadAdapterRequest in;
     absl::Status status = Read(*call, request, &in);
     if (status.ok()) status = tessera::UnloadAdapter(*context_, in.name(), in.unpin());
-    audit_.Record("UnloadAdapter", ClientOf(call->peer()), in.name(), status);
+    audit_.Record("UnloadAdapter", WhoOf(*call), in.name(), status);
     return Answer(call, status, v1::UnloadAdapterResponse(), response);
   }
 
@@ -341,7 +342,7 @@ class ControlService final : public RawBase {
     } else if (status.ok()) {
       status = UnpinAdapter(*context_, in.name());
     }
-    audit_.Record(pin ? "PinAdapter" : "UnpinAdapter", ClientOf(call->peer()), in.name(), status);
+    audit_.Record(pin ? "PinAdapter" : "UnpinAdapter", WhoOf(*call), in.name(), status);
     return Answer(call, status, v1::PinAdapterResponse(), response);
   }
 
@@ -374,9 +375,26 @@ class ControlService final : public RawBase {
  private:
   absl::Status Read(const CallbackServerContext& call, const ByteBuffer* request,
                     google::protobuf::Message* message) const {
-    if (context_->control_enabled) return ReadLocal(call, request, message);
-    return MakeError(absl::StatusCode::kPermissionDenied, "CONTROL_IS_OFF",
-                     "Control is off; set server.control to loopback and restart the server");
+    if (context_->control == ControlAccess::kOff) {
+      return MakeError(absl::StatusCode::kPermissionDenied, "CONTROL_IS_OFF",
+                       "Control is off; set server.control to loopback and restart the server");
+    }
+    const bool loopback_only = context_->control == ControlAccess::kLoopback;
+    RETURN_IF_ERROR(authenticator_->IdentifyAdmin(call, loopback_only).status());
+    return ReadMessage(request, message);
+  }
+  // How the audit log names the caller.
+  std::string WhoOf(const CallbackServerContext& call) const {
+    const absl::StatusOr<Caller> caller = authenticator_->Identify(call);
+    std::string who = ClientOf(call.peer());
+    if (!caller.ok()) return who;
+    if (!caller->tenant.empty()) {
+      absl::StrAppend(&who, " tenant=", LogQuoted(caller->tenant, kMaxTenantBytes));
+    }
+    if (!caller->client_id.empty()) {
+      absl::StrAppend(&who, " client=", LogQuoted(caller->client_id, kMaxNameBytes));
+    }
+    return who;
   }
   static grpc::ServerUnaryReactor* Answer(CallbackServerContext* call, const absl::Status& status,
                                           const google::protobuf::Message& message,
@@ -390,8 +408,8 @@ class ControlService final : public RawBase {
   grpc::ServerUnaryReactor* AnswerWhenLoaded(CallbackServerContext* call, const std::string& name,
                                              const ResolvedAdapter& adapter, bool pin,
                                              ByteBuffer* response) {
-    const std::shared_ptr<LoadedAnswer> answer = LoadedAnswer::New(
-        [this, pin, name, peer = ClientOf(call->peer())](const absl::Status& status) {
+    const std::shared_ptr<LoadedAnswer> answer =
+        LoadedAnswer::New([this, pin, name, peer = WhoOf(*call)](const absl::Status& status) {
           audit_.Record(pin ? "PinAdapter" : "LoadAdapter", peer, name, status);
         });
     // Taken now: `answer` may already be moved from or finished after the call of `load`.
@@ -410,6 +428,7 @@ class ControlService final : public RawBase {
   ServingContext* const context_;
   ResponderPool* const pool_;
   const std::function<void()> begin_drain_;
+  const Authenticator* const authenticator_;
   AuditLog audit_;
   // Runs registrations on a thread of its own, because they read the disk. The gRPC server shuts
   // down only after all its calls are answered, so the destructor drops no registration.
@@ -418,13 +437,10 @@ class ControlService final : public RawBase {
 
 }  // namespace
 
-bool IsLoopbackPeer(absl::string_view peer) {
-  return absl::StartsWith(peer, "ipv4:127.") || absl::StartsWith(peer, "ipv6:[::1]:");
-}
-
 std::unique_ptr<grpc::Service> NewControlService(ServingContext* context, ResponderPool* pool,
-                                                 std::function<void()> begin_drain) {
-  return std::make_unique<ControlService>(context, pool, std::move(begin_drain));
+                                                 std::function<void()> begin_drain,
+                                                 const Authenticator* authenticator) {
+  return std::make_unique<ControlService>(context, pool, std::move(begin_drain), authenticator);
 }
 
 }  // namespace tessera

@@ -15,16 +15,14 @@ class Service;
 
 namespace tessera {
 
+class Authenticator;
 class ResponderPool;
 struct ServingContext;
 
-// `context` and `pool` outlive the service. `begin_drain` calls Server::BeginDrain.
+// `context`, `pool` and `authenticator` outlive the service. `begin_drain` calls
+// Server::BeginDrain.
 std::unique_ptr<grpc::Service> NewControlService(ServingContext* context, ResponderPool* pool,
-                                                 std::function<void()> begin_drain);
-
-// Returns true if a client's address, as ClientOf returns it, is a loopback address of this
-// machine: "ipv4:127.0.0.1:9" or "ipv6:[::1]:9". A proxy on this machine connects from such an
-// address too, whoever its clients are.
-bool IsLoopbackPeer(absl::string_view peer);
+                                                 std::function<void()> begin_drain,
+                                                 const Authenticator* authenticator);
 
 }  // namespace tessera

@@ -11,6 +11,7 @@
 #include "server/call/serving.h"
 #include "server/call/unread_replies.h"
 #include "server/door/peer.h"
+#include "server/grpc/authenticator.h"
 #include "server/grpc/byte_buffers.h"
 #include "server/grpc/status.h"
 #include "tessera/v1/inference.grpc.pb.h"
@@ -26,8 +27,10 @@ using grpc::CallbackServerContext;
 // finished the call.
 class CallBase : public CallPort {
  public:
-  CallBase(ServingContext* context, ResponderPool* pool, const ByteBuffer* request)
+  CallBase(ServingContext* context, ResponderPool* pool, absl::StatusOr<Caller> caller,
+           const ByteBuffer* request)
       : context_(context),
+        caller_(std::move(caller)),
         id_(context->next_call.fetch_add(1, std::memory_order_relaxed)),
         responder_(&pool->Of(id_)),
         request_(request) {
@@ -36,6 +39,7 @@ class CallBase : public CallPort {
   ~CallBase() override { Leave(); }
 
   bool cancelled() const override { return cancelled_.load(std::memory_order_relaxed); }
+  const absl::StatusOr<Caller>& caller() const override { return caller_; }
   std::string TakeRequest() override { return TakeBytes(request_); }
 
  protected:
@@ -51,6 +55,7 @@ class CallBase : public CallPort {
   }
 
   ServingContext* const context_;
+  const absl::StatusOr<Caller> caller_;
   const uint64_t id_;
   Responder* const responder_;
   const ByteBuffer* const request_;
@@ -98,9 +103,13 @@ std::string HostOf(const CallbackServerContext& call) {
 
 class UnaryReactor final : public grpc::ServerUnaryReactor, public CallBase {
  public:
-  UnaryReactor(ServingContext* context, ResponderPool* pool, const ByteBuffer* request,
-               UnreadReplies* unread, CallbackServerContext* call, ByteBuffer* response)
-      : CallBase(context, pool, request), unread_(unread), call_(call), response_(response) {}
+  UnaryReactor(ServingContext* context, ResponderPool* pool, absl::StatusOr<Caller> caller,
+               const ByteBuffer* request, UnreadReplies* unread, CallbackServerContext* call,
+               ByteBuffer* response)
+      : CallBase(context, pool, std::move(caller), request),
+        unread_(unread),
+        call_(call),
+        response_(response) {}
   void Start(Method method) { responder_->Open(id_, method, this); }
 
   void StartWrite(const Message&) override { CHECK(false) << "a unary call has no stream"; }
@@ -139,21 +148,22 @@ using RawBase =
 class InferenceService final : public RawBase {
  public:
   InferenceService(ServingContext* context, ResponderPool* pool,
-                   const UnreadReplies::Limits& unread)
+                   const UnreadReplies::Limits& unread, const Authenticator* authenticator)
       : context_(context),
         pool_(pool),
+        authenticator_(authenticator),
         unread_(unread, context->clock, [context](const UnreadReplies::Drop& drop) {
           context->stats.replies_dropped.Add();
           context->log.ReplyDropped(drop, context->clock->NowUs());
         }) {}
 
-  grpc::ServerWriteReactor<ByteBuffer>* Generate(CallbackServerContext*,
+  grpc::ServerWriteReactor<ByteBuffer>* Generate(CallbackServerContext* call,
                                                  const ByteBuffer* request) override {
-    return Stream(Method::kGenerate, request);
+    return Stream(Method::kGenerate, *call, request);
   }
-  grpc::ServerWriteReactor<ByteBuffer>* Chat(CallbackServerContext*,
+  grpc::ServerWriteReactor<ByteBuffer>* Chat(CallbackServerContext* call,
                                              const ByteBuffer* request) override {
-    return Stream(Method::kChat, request);
+    return Stream(Method::kChat, *call, request);
   }
   grpc::ServerUnaryReactor* Embed(CallbackServerContext* call, const ByteBuffer* request,
                                   ByteBuffer* response) override {
@@ -169,28 +179,32 @@ class InferenceService final : public RawBase {
   }
 
  private:
-  grpc::ServerWriteReactor<ByteBuffer>* Stream(Method method, const ByteBuffer* request) {
-    auto* reactor = new StreamReactor(context_, pool_, request);
+  grpc::ServerWriteReactor<ByteBuffer>* Stream(Method method, const CallbackServerContext& call,
+                                               const ByteBuffer* request) {
+    auto* reactor = new StreamReactor(context_, pool_, authenticator_->Identify(call), request);
     reactor->Start(method);
     return reactor;
   }
   grpc::ServerUnaryReactor* Unary(Method method, CallbackServerContext* call,
                                   const ByteBuffer* request, ByteBuffer* response) {
-    auto* reactor = new UnaryReactor(context_, pool_, request, &unread_, call, response);
+    auto* reactor = new UnaryReactor(context_, pool_, authenticator_->Identify(*call), request,
+                                     &unread_, call, response);
     reactor->Start(method);
     return reactor;
   }
 
   ServingContext* const context_;
   ResponderPool* const pool_;
+  const Authenticator* const authenticator_;
   UnreadReplies unread_;
 };
 
 }  // namespace
 
 std::unique_ptr<grpc::Service> NewInferenceService(ServingContext* context, ResponderPool* pool,
-                                                   const UnreadReplies::Limits& unread) {
-  return std::make_unique<InferenceService>(context, pool, unread);
+                                                   const UnreadReplies::Limits& unread,
+                                                   const Authenticator* authenticator) {
+  return std::make_unique<InferenceService>(context, pool, unread, authenticator);
 }
 
 }  // namespace tessera

@@ -13,12 +13,14 @@ class Service;
 
 namespace tessera {
 
+class Authenticator;
 class ResponderPool;
 struct ServingContext;
 
-// `context` and `pool` outlive the service. `unread` bounds the unary replies that clients have not
-// read.
+// `context`, `pool` and `authenticator` outlive the service. `unread` bounds the unary replies that
+// clients have not read.
 std::unique_ptr<grpc::Service> NewInferenceService(ServingContext* context, ResponderPool* pool,
-                                                   const UnreadReplies::Limits& unread);
+                                                   const UnreadReplies::Limits& unread,
+                                                   const Authenticator* authenticator);
 
 }  // namespace tessera

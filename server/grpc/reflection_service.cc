@@ -9,7 +9,11 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "grpc/reflection/v1/reflection.grpc.pb.h"
+#include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
 #include "server/call/errors.h"
+#include "server/grpc/authenticator.h"
+#include "server/grpc/byte_buffers.h"
+#include "server/grpc/status.h"
 
 namespace tessera {
 namespace {
@@ -19,6 +23,7 @@ using google::protobuf::Descriptor;
 using google::protobuf::DescriptorPool;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::FileDescriptor;
+using grpc::ByteBuffer;
 
 constexpr size_t kMaxNameBytes = 200;  // of a client's name in an error message
 
@@ -106,17 +111,17 @@ void Answer(const std::vector<std::string>& services,
 }
 
 // One stream of requests. One read or one write is pending at any time.
-class ReflectionStream final
-    : public grpc::ServerBidiReactor<reflection::ServerReflectionRequest,
-                                     reflection::ServerReflectionResponse> {
+class ReflectionStream final : public grpc::ServerBidiReactor<ByteBuffer, ByteBuffer> {
  public:
-  explicit ReflectionStream(const std::vector<std::string>& services) : services_(services) {
-    StartRead(&request_);
+  ReflectionStream(const std::vector<std::string>& services, const absl::Status& status)
+      : services_(services) {
+    status.ok() ? StartRead(&request_) : Finish(ToGrpcStatus(status));
   }
 
   void OnReadDone(bool ok) override {
     if (!ok) return Finish(grpc::Status::OK);
-    Answer(services_, request_, &response_);
+    const absl::Status status = Respond();
+    if (!status.ok()) return Finish(ToGrpcStatus(status));
     StartWrite(&response_);
   }
   void OnWriteDone(bool ok) override {
@@ -126,29 +131,53 @@ class ReflectionStream final
   void OnDone() override { delete this; }
 
  private:
+  absl::Status Respond() {
+    reflection::ServerReflectionRequest request;
+    if (!request.ParseFromString(TakeBytes(&request_))) {
+      return MakeError(absl::StatusCode::kInvalidArgument, "NOT_A_MESSAGE",
+                       "the message is not a ServerReflectionRequest");
+    }
+    reflection::ServerReflectionResponse response;
+    Answer(services_, request, &response);
+    response_.Clear();
+    return Serialize(response, &response_);
+  }
+
   const std::vector<std::string>& services_;
-  reflection::ServerReflectionRequest request_;
-  reflection::ServerReflectionResponse response_;
+  ByteBuffer request_;
+  ByteBuffer response_;
 };
 
-class ReflectionService final : public reflection::ServerReflection::CallbackService {
+// `Version` is the generated class of one version of the protocol. The messages of all versions
+// have the same bytes.
+template <class Version>
+class ReflectionService final : public Version::template WithRawCallbackMethod_ServerReflectionInfo<
+                                    typename Version::Service> {
  public:
-  explicit ReflectionService(std::vector<std::string> services) : services_(std::move(services)) {}
+  ReflectionService(std::vector<std::string> services, const Authenticator* authenticator)
+      : services_(std::move(services)), authenticator_(authenticator) {}
 
-  grpc::ServerBidiReactor<reflection::ServerReflectionRequest,
-                          reflection::ServerReflectionResponse>*
-  ServerReflectionInfo(grpc::CallbackServerContext*) override {
-    return new ReflectionStream(services_);
+  grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>* ServerReflectionInfo(
+      grpc::CallbackServerContext* call) override {
+    return new ReflectionStream(services_, authenticator_->Identify(*call).status());
   }
 
  private:
   const std::vector<std::string> services_;
+  const Authenticator* const authenticator_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> NewReflectionService(std::vector<std::string> services) {
-  return std::make_unique<ReflectionService>(std::move(services));
+std::vector<std::unique_ptr<grpc::Service>> NewReflectionServices(
+    const std::vector<std::string>& services, const Authenticator* authenticator) {
+  std::vector<std::unique_ptr<grpc::Service>> versions;
+  versions.push_back(
+      std::make_unique<ReflectionService<reflection::ServerReflection>>(services, authenticator));
+  versions.push_back(
+      std::make_unique<ReflectionService<grpc::reflection::v1alpha::ServerReflection>>(
+          services, authenticator));
+  return versions;
 }
 
 }  // namespace tessera

@@ -1,5 +1,6 @@
-// The service grpc.reflection.v1.ServerReflection, by which tools such as grpcurl read the API from
-// the server. gRPC 1.51 itself has only the version v1alpha, which tools will drop.
+// The services grpc.reflection.v1.ServerReflection and grpc.reflection.v1alpha.ServerReflection, by
+// which tools such as grpcurl read the API from the server. gRPC 1.51 has only v1alpha, and answers
+// everybody; these answer the callers that the authenticator knows.
 #pragma once
 
 #include <memory>
@@ -12,8 +13,11 @@ class Service;
 
 namespace tessera {
 
+class Authenticator;
+
 // `services` are the full names of the services that the server lists. The program must link their
-// descriptors.
-std::unique_ptr<grpc::Service> NewReflectionService(std::vector<std::string> services);
+// descriptors. `authenticator` outlives the services.
+std::vector<std::unique_ptr<grpc::Service>> NewReflectionServices(
+    const std::vector<std::string>& services, const Authenticator* authenticator);
 
 }  // namespace tessera

@@ -1,7 +1,6 @@
 #include "server/grpc/server.h"
 
 #include <grpc/support/log.h>
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/service_type.h>
@@ -19,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpc/reflection/v1/reflection.grpc.pb.h"
+#include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/log.h"
 #include "kernels/base/log_limiter.h"
@@ -28,6 +28,7 @@
 #include "server/call/serving.h"
 #include "server/config/config.h"
 #include "server/door/port_watch.h"
+#include "server/grpc/authenticator.h"
 #include "server/grpc/control_service.h"
 #include "server/grpc/inference_service.h"
 #include "server/grpc/reflection_service.h"
@@ -67,7 +68,7 @@ std::vector<std::string> ServiceNames() {
   return {v1::Inference::service_full_name(), v1::Control::service_full_name(),
           grpc::health::v1::Health::service_full_name(),
           grpc::reflection::v1::ServerReflection::service_full_name(),
-          "grpc.reflection.v1alpha.ServerReflection"};
+          grpc::reflection::v1alpha::ServerReflection::service_full_name()};
 }
 
 // gRPC's memory for reading from all connections. The door bounds requests that have arrived in
@@ -104,9 +105,13 @@ class GrpcServer final : public Server {
   GrpcServer(const ServerOptions& options, ServingContext* context)
       : context_(context),
         pool_(options.responder_threads, options.preparer_bytes, context),
-        inference_(NewInferenceService(context, &pool_, options.unread)),
-        control_(NewControlService(context, &pool_, [this] { BeginDrain(); })),
-        reflection_(NewReflectionService(ServiceNames())) {}
+        authenticator_(options.identities != nullptr ? options.identities
+                                                     : std::make_shared<const Identities>(),
+                       &client_names_),
+        inference_(NewInferenceService(context, &pool_, options.unread, &authenticator_)),
+        control_(NewControlService(
+            context, &pool_, [this] { BeginDrain(); }, &authenticator_)),
+        reflections_(NewReflectionServices(ServiceNames(), &authenticator_)) {}
   ~GrpcServer() override { Shutdown(0); }
 
   absl::Status Start(const ServerOptions& options) {
@@ -115,9 +120,9 @@ class GrpcServer final : public Server {
       return absl::InvalidArgumentError(absl::StrCat("--listen ", address.status().message()));
     }
     grpc::EnableDefaultHealthCheckService(true);
-    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     DoorOptions door_options = options.door;
     door_options.listen = *address;
+    door_options.client_names = &client_names_;
     ASSIGN_OR_RETURN(
         door_, OpenDoor(door_options, context_->clock,
                         options.door_stats != nullptr ? options.door_stats : &unread_door_stats_));
@@ -128,7 +133,7 @@ class GrpcServer final : public Server {
     SetConnectionOptions(options, &builder);
     builder.RegisterService(inference_.get());
     builder.RegisterService(control_.get());
-    builder.RegisterService(reflection_.get());
+    for (const auto& reflection : reflections_) builder.RegisterService(reflection.get());
     server_ = builder.BuildAndStart();
     if (server_ == nullptr) return absl::InternalError("gRPC cannot start; see --log-level debug");
     PublishHealth();
@@ -145,6 +150,11 @@ class GrpcServer final : public Server {
 
   void SetHealthy(bool healthy) override {
     if (healthy_.exchange(healthy) != healthy) PublishHealth();
+  }
+
+  void SetTls(std::shared_ptr<const TlsContext> tls) override { door_->SetTls(std::move(tls)); }
+  void SetIdentities(std::shared_ptr<const Identities> identities) override {
+    authenticator_.SetIdentities(std::move(identities));
   }
 
   void BeginDrain() override {
@@ -208,10 +218,12 @@ class GrpcServer final : public Server {
 
   ServingContext* const context_;
   ResponderPool pool_;
+  ClientNames client_names_;
+  Authenticator authenticator_;
   const std::unique_ptr<grpc::Service> inference_;
   const std::unique_ptr<grpc::Service> control_;
   DoorStats unread_door_stats_;
-  const std::unique_ptr<grpc::Service> reflection_;
+  const std::vector<std::unique_ptr<grpc::Service>> reflections_;
   std::atomic<bool> healthy_{true};
   std::mutex health_mutex_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> connections_;

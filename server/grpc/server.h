@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "server/call/unread_replies.h"
 #include "server/door/door.h"
+#include "server/door/identities.h"
 
 namespace tessera {
 
@@ -24,8 +25,10 @@ struct ServerOptions {
   int32_t keepalive_seconds = 60;
   int64_t preparer_bytes = 256 << 20;  // largest total size of large requests in preparation
   UnreadReplies::Limits unread;        // of unary replies that clients have not read
-  DoorOptions door;                    // the limits of connections; `listen` is ignored
-  DoorStats* door_stats = nullptr;     // outlives the server; null: nobody reads the counters
+  // The limits of connections, and TLS; `listen` and `client_names` are ignored.
+  DoorOptions door;
+  std::shared_ptr<const Identities> identities;  // null: none
+  DoorStats* door_stats = nullptr;  // outlives the server; null: nobody reads the counters
   // Interval of the checks that the port answers. After three failed checks the health status is
   // NOT_SERVING until a check succeeds.
   int64_t port_check_us = 5'000'000;
@@ -40,6 +43,10 @@ class Server {
   // Sets the status of the health service. While the server drains, the status is NOT_SERVING in
   // any case.
   virtual void SetHealthy(bool healthy) = 0;
+  // New connections get this TLS, if ServerOptions has one, and new calls are judged by these
+  // identities. What is open stays as it is. REQUIRES: not null.
+  virtual void SetTls(std::shared_ptr<const TlsContext> tls) = 0;
+  virtual void SetIdentities(std::shared_ptr<const Identities> identities) = 0;
   virtual void BeginDrain() = 0;
   virtual int64_t num_open_calls() const = 0;
   // Ends all open calls as soon as possible.

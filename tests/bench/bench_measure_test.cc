@@ -273,5 +273,13 @@ TEST(ReportTest, JsonHasTheKeysOfTheContract) {
   }
 }
 
+TEST(ReportTest, ATenantIsALabelOfTableAndJson) {
+  Report report = MakeReport({}, {});
+  EXPECT_EQ(ReportTable(report, {}).find("tenant"), std::string::npos);
+  report.tenant = "blue \xFF\n";
+  EXPECT_EQ(nlohmann::json::parse(ReportJson(report))["tenant"], "blue \xEF\xBF\xBD\n");
+  EXPECT_NE(ReportTable(report, {}).find(" blue \\xff\\n\n"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace tessera::bench

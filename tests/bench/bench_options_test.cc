@@ -19,7 +19,7 @@ void ExpectRefused(const std::vector<std::string>& words, const std::string& par
 TEST(OptionsTest, Defaults) {
   BenchOptions options;
   ASSERT_TRUE(ParseOptions({"--concurrency", "4", "--server", "127.0.0.1:1"}, &options).ok());
-  EXPECT_EQ(options.server, "127.0.0.1:1");
+  EXPECT_EQ(options.connection.server, "127.0.0.1:1");
   EXPECT_EQ(options.load.concurrency, 4);
   EXPECT_EQ(options.load.rate, 0);
   EXPECT_EQ(options.load.duration_seconds, 60);
@@ -28,6 +28,9 @@ TEST(OptionsTest, Defaults) {
   EXPECT_TRUE(options.client.base.stopping().ignore_eos());
   EXPECT_EQ(options.client.base.sampling().temperature(), 0);
   EXPECT_FALSE(options.slo.ttft_ms.has_value());
+  EXPECT_EQ(options.tenant, "");
+  EXPECT_EQ(options.connection.token, "");
+  EXPECT_FALSE(options.connection.tls);
 }
 
 TEST(OptionsTest, AllThatCanBeGiven) {
@@ -62,6 +65,14 @@ TEST(OptionsTest, AllThatCanBeGiven) {
   EXPECT_TRUE(options.quiet);
 }
 
+TEST(OptionsTest, TheConnectionIsThatOfTheClientAndTheTenantIsALabel) {
+  BenchOptions options;
+  ASSERT_TRUE(ParseOptions({"--concurrency=4", "--tls", "--tenant=blue"}, &options).ok());
+  EXPECT_TRUE(options.connection.tls);
+  EXPECT_EQ(options.connection.ca, "");
+  EXPECT_EQ(options.tenant, "blue");
+}
+
 TEST(OptionsTest, RefusalsSayWhatToChange) {
   ExpectRefused({}, "give either --concurrency C (closed loop) or --rate R (open loop)");
   ExpectRefused({"--concurrency", "1", "--rate", "1"}, "give either");
@@ -75,6 +86,9 @@ TEST(OptionsTest, RefusalsSayWhatToChange) {
   ExpectRefused({"--concurrency", "1", "--prefix-tokens", "5"}, "is for --workload prefix");
   ExpectRefused({"--concurrency", "1", "--output-tokens", "0"}, "--output-tokens is '0'");
   ExpectRefused({"--concurrency", "1", "now"}, "'now' is no flag");
+  ExpectRefused({"--concurrency", "1", "--tenant="}, "--tenant is empty; give a name");
+  ExpectRefused({"--concurrency", "1", "--token-file", "/no/such/file"},
+                "--token-file: /no/such/file: No such file");
   ExpectRefused({"--nonsense"}, "unknown flag");
 }
 
@@ -92,7 +106,8 @@ TEST(OptionsTest, HelpNamesTheFlags) {
   BenchOptions options;
   EXPECT_EQ(*ParseOptions({"--help"}, &options), Action::kHelp);
   EXPECT_EQ(*ParseOptions({"--version"}, &options), Action::kVersion);
-  for (const char* flag : {"--rate", "--slo-itl", "--temperature", "--server", "--num-prefixes"}) {
+  for (const char* flag : {"--rate", "--slo-itl", "--temperature", "--server", "--num-prefixes",
+                           "--token-file", "--tls-ca", "--tls-cert", "--tls-key", "--tenant"}) {
     EXPECT_NE(HelpText().find(flag), std::string::npos) << flag;
   }
 }

@@ -502,7 +502,7 @@ TEST(RequestFieldsTest, EachOptionOfTheSchedulerHasItsEffect) {
 bool Accepts(const EngineOptions& options, int num_queued) {
   EngineStats stats(1);
   QueueGate gate(options, &stats);
-  const auto policy = NewQueuePolicy(options);
+  const auto policy = NewPriorityPolicy(options.ageing_us);
   for (int i = 0; i < num_queued; ++i) EXPECT_TRUE(gate.Enter(1, *policy).ok());
   stats.queue_delay_us.Set(5'000'000);
   gate.Observe(0);
@@ -579,6 +579,17 @@ Rows EngineRows() {
          EXPECT_FALSE(Accepts(full, 8));
          full.max_queue_delay_us = 5'000'000;
          EXPECT_TRUE(Accepts(full, 8));
+       }},
+      {"tenants",
+       [=]() mutable {
+         for (const int32_t most : {1, 2}) {
+           full.tenants[""].max_running = most;
+           size_t num_entries = 0;
+           for (const StepPlan& plan : PlansOf(full, std::vector<Request>(4, Base()), 0)) {
+             num_entries = std::max(num_entries, plan.entries.size());
+           }
+           EXPECT_EQ(num_entries, static_cast<size_t>(most));
+         }
        }},
       {"adapter_host_bytes",
        [] {

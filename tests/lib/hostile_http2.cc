@@ -5,10 +5,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
@@ -69,7 +71,7 @@ std::string GrpcMessage(uint32_t promised_bytes, absl::string_view bytes) {
   return absl::StrCat(std::string(1, '\0'), BigEndian(promised_bytes, 4), bytes);
 }
 
-HostileHttp2::HostileHttp2(const std::string& address) {
+HostileHttp2::HostileHttp2(const std::string& address, const TlsClientContext* tls) {
   const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
   CHECK(parsed.ok()) << parsed.status();
   addrinfo hints = {};
@@ -81,18 +83,48 @@ HostileHttp2::HostileHttp2(const std::string& address) {
   const int failed = connect(fd_, found->ai_addr, found->ai_addrlen);
   freeaddrinfo(found);
   CHECK_EQ(failed, 0) << std::strerror(errno);
+  if (tls == nullptr) return;
+  tls_ = std::make_unique<TlsClient>(*tls);
+  ++num_with_tls_;
+  const Clock::time_point end = Clock::now() + std::chrono::seconds(20);
+  while (SendWire(tls_->TakeWire()) && !tls_->open() && WaitFor(fd_, POLLIN, LeftMs(end))) {
+    if (Receive(&plain_) < 0) break;
+  }
 }
 
 HostileHttp2::~HostileHttp2() {
   if (fd_ >= 0) close(fd_);
+  if (tls_ != nullptr) --num_with_tls_;
 }
 
 bool HostileHttp2::Send(absl::string_view bytes) {
-  const Clock::time_point end = Clock::now() + std::chrono::seconds(10);
+  return tls_ == nullptr ? SendWire(bytes) : SendRecords(bytes, 16 << 10);
+}
+
+bool HostileHttp2::SendRecords(absl::string_view bytes, size_t record_bytes) {
+  if (!tls_->open() || !tls_->error().empty()) return false;
   while (!bytes.empty()) {
-    const int64_t sent = SendSome(bytes);
+    tls_->Send(bytes.substr(0, record_bytes));
+    bytes.remove_prefix(std::min(record_bytes, bytes.size()));
+  }
+  return SendWire(tls_->TakeWire());
+}
+
+bool HostileHttp2::ChangeKeys() {
+  if (!tls_->open() || !tls_->error().empty()) return false;
+  tls_->ChangeKeys();
+  return SendWire(tls_->TakeWire());
+}
+
+bool HostileHttp2::SendWire(absl::string_view bytes) {
+  const Clock::time_point end = Clock::now() + std::chrono::seconds(10);
+  while (!rest_.empty() || !bytes.empty()) {
+    int64_t sent = SendRest();
+    if (sent == 0 && rest_.empty()) {
+      sent = SendSomeWire(bytes);
+      if (sent > 0) bytes.remove_prefix(static_cast<size_t>(sent));
+    }
     if (sent < 0) return false;
-    bytes.remove_prefix(static_cast<size_t>(sent));
     if (sent > 0) continue;
     if (!Drain() || LeftMs(end) == 0) return false;
     WaitFor(fd_, POLLIN | POLLOUT, LeftMs(end));
@@ -101,21 +133,57 @@ bool HostileHttp2::Send(absl::string_view bytes) {
 }
 
 int64_t HostileHttp2::SendSome(absl::string_view bytes) {
+  if (tls_ == nullptr) return SendSomeWire(bytes);
+  if (!tls_->open() || !tls_->error().empty()) return -1;
+  int64_t taken = 0;
+  while (true) {
+    if (SendRest() < 0) return taken > 0 ? taken : -1;
+    if (!rest_.empty() || bytes.empty()) return taken;
+    const absl::string_view piece = bytes.substr(0, 16 << 10);
+    tls_->Send(piece);
+    rest_ = tls_->TakeWire();
+    taken += static_cast<int64_t>(piece.size());
+    bytes.remove_prefix(piece.size());
+  }
+}
+
+int64_t HostileHttp2::SendSomeWire(absl::string_view bytes) {
   const ssize_t sent = send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
   if (sent < 0 && errno == EAGAIN) return 0;
   return sent;
 }
 
+// Sends what has waited. Returns the number of bytes, -1 if the connection is closed.
+int64_t HostileHttp2::SendRest() {
+  if (rest_.empty()) return 0;
+  const int64_t sent = SendSomeWire(rest_);
+  if (sent > 0) rest_.erase(0, static_cast<size_t>(sent));
+  return sent;
+}
+
+// Receives what has arrived, and appends it to *plain without TLS. Returns the number of bytes on
+// the wire: 0 if nothing has arrived, -1 if the connection is closed.
+int64_t HostileHttp2::Receive(std::string* plain) {
+  std::array<char, 1 << 16> buffer;
+  const ssize_t received = recv(fd_, buffer.data(), buffer.size(), MSG_DONTWAIT);
+  if (received < 0) return errno == EAGAIN || errno == EINTR ? 0 : -1;
+  if (received == 0) return -1;
+  const absl::string_view bytes(buffer.data(), static_cast<size_t>(received));
+  if (tls_ == nullptr) {
+    plain->append(bytes.data(), bytes.size());
+  } else {
+    plain->append(tls_->Receive(bytes));
+  }
+  return received;
+}
+
 std::string HostileHttp2::Read(size_t bytes, int64_t timeout_ms) {
   const Clock::time_point end = Clock::now() + std::chrono::milliseconds(timeout_ms);
-  std::string result(bytes, '\0');
-  size_t size = 0;
-  while (size < bytes && WaitFor(fd_, POLLIN, LeftMs(end))) {
-    const ssize_t received = recv(fd_, result.data() + size, bytes - size, MSG_DONTWAIT);
-    if (received <= 0) break;
-    size += static_cast<size_t>(received);
+  while (plain_.size() < bytes && WaitFor(fd_, POLLIN, LeftMs(end))) {
+    if (Receive(&plain_) < 0) break;
   }
-  result.resize(size);
+  std::string result = plain_.substr(0, bytes);
+  plain_.erase(0, bytes);
   return result;
 }
 
@@ -145,13 +213,19 @@ bool HostileHttp2::WaitClosed(int64_t timeout_ms) {
 
 bool HostileHttp2::WaitGoAway(int64_t timeout_ms) {
   const Clock::time_point end = Clock::now() + std::chrono::milliseconds(timeout_ms);
-  while (go_away_.empty()) {
-    if (!WaitFor(fd_, POLLIN, LeftMs(end)) || !Drain()) break;
+  while (Drain() && go_away_.empty()) {
+    if (!WaitFor(fd_, POLLIN, LeftMs(end))) break;
   }
   return !go_away_.empty();
 }
 
-void HostileHttp2::HalfClose() { shutdown(fd_, SHUT_WR); }
+void HostileHttp2::HalfClose() {
+  if (tls_ != nullptr && tls_->open()) {
+    tls_->End();
+    SendWire(tls_->TakeWire());
+  }
+  shutdown(fd_, SHUT_WR);
+}
 
 void HostileHttp2::Reset() {
   const linger at_once = {1, 0};
@@ -162,12 +236,10 @@ void HostileHttp2::Reset() {
 
 // Reads what has arrived. Returns false if the connection is closed.
 bool HostileHttp2::Drain() {
-  std::array<char, 1 << 16> buffer;
   while (true) {
-    const ssize_t received = recv(fd_, buffer.data(), buffer.size(), MSG_DONTWAIT);
-    if (received < 0) return errno == EAGAIN || errno == EINTR;
-    if (received == 0) return false;
-    Parse({buffer.data(), static_cast<size_t>(received)});
+    const int64_t received = Receive(&plain_);
+    Parse(std::exchange(plain_, {}));
+    if (received <= 0) return received == 0;
   }
 }
 

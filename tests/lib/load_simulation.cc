@@ -69,8 +69,8 @@ class LoadSimulation::Device final : public Runner {
 class LoadSimulation::Sink final : public TokenSink {
  public:
   // `to_pause` gets the id of the request at its first token; null: never.
-  Sink(uint64_t id, SimulatedResult* result, std::vector<uint64_t>* to_pause)
-      : id_(id), result_(result), to_pause_(to_pause) {}
+  Sink(uint64_t id, SimulatedResult* result, std::vector<uint64_t>* to_pause, const Clock* clock)
+      : id_(id), result_(result), to_pause_(to_pause), clock_(clock) {}
   void Push(TokenEvent event) override {
     if (event.kind == TokenEvent::Kind::kToken && to_pause_ != nullptr) {
       to_pause_->push_back(id_);
@@ -79,12 +79,14 @@ class LoadSimulation::Sink final : public TokenSink {
     if (event.kind != TokenEvent::Kind::kFinished || event.timing.ttft_us == 0) return;
     result_->queue_us = event.timing.queue_us;
     result_->ttft_us = event.timing.ttft_us;
+    if (event.reason != FinishReason::kCancelled) result_->end_us = clock_->NowUs();
   }
 
  private:
   const uint64_t id_;
   SimulatedResult* const result_;
   std::vector<uint64_t>* to_pause_;
+  const Clock* const clock_;
 };
 
 LoadSimulation::LoadSimulation(const SimulationOptions& options)
@@ -116,14 +118,17 @@ void LoadSimulation::Arrive(const SimulatedRequest& asked, SimulatedResult* resu
   request->id = next_id_++;
   for (int32_t i = 0; i < asked.num_prompt_tokens; ++i) {
     const auto own = static_cast<TokenId>(10 + request->id);
-    request->prompt.push_back(i < asked.num_shared_tokens ? 3 : own);
+    request->prompt.push_back(i < asked.num_shared_tokens ? asked.shared_token : own);
   }
   request->stopping.max_tokens = asked.max_tokens;
   request->stopping.eos_ids = {kEos};
   request->sampling.seed =
       static_cast<uint64_t>(asked.num_prompt_tokens + asked.num_output_tokens - 1);
   request->arrival_us = asked.arrival_us;
-  request->sink = std::make_shared<Sink>(request->id, result, asked.pauses ? &to_pause_ : nullptr);
+  request->tenant = asked.tenant;
+  request->salt = asked.salt;
+  request->sink =
+      std::make_shared<Sink>(request->id, result, asked.pauses ? &to_pause_ : nullptr, &clock_);
   core_->Submit(std::move(request));
 }
 

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kernels/base/clock.h"
@@ -24,10 +25,13 @@ struct SimulatedDevice {
 struct SimulatedRequest {
   int64_t arrival_us = 0;
   int32_t num_prompt_tokens = 1;
-  int32_t num_shared_tokens = 0;  // all prompts have these first tokens in common
+  int32_t num_shared_tokens = 0;  // all prompts with the same shared_token have these in common
+  TokenId shared_token = 3;
   int64_t max_tokens = 1;
   int64_t num_output_tokens = 1;  // at most max_tokens
   bool pauses = false;            // the reader is slow from the first token on, for ever
+  std::string tenant;
+  std::string salt;
 };
 
 struct SimulatedResult {
@@ -36,6 +40,7 @@ struct SimulatedResult {
   int64_t retry_us = 0;      // what a refused request is told
   int64_t queue_us = -1;     // time from the arrival to the first step; -1: it never had one
   int64_t ttft_us = -1;
+  int64_t end_us = -1;  // when the request ended; -1: it has not
 };
 
 struct SimulationOptions {

@@ -163,7 +163,7 @@ class QueueGateTest : public ::testing::Test {
   }();
   EngineStats stats_{1};
   QueueGate gate_{options_, &stats_};
-  std::unique_ptr<QueuePolicy> policy_ = NewQueuePolicy(options_);
+  std::unique_ptr<QueuePolicy> policy_ = NewPriorityPolicy(options_.ageing_us);
 };
 
 TEST_F(QueueGateTest, ABurstIsQueuedAndALastingOverloadIsNot) {
@@ -226,7 +226,7 @@ TEST_F(QueueGateTest, WithoutTheBoundOrUnderEarlyAbortTheDelayAloneRefusesNobody
   Observe(30 * kSecondUs, 9 * kSecondUs);
   Observe(40 * kSecondUs, 9 * kSecondUs);
   EXPECT_TRUE(Enter().ok());
-  const auto early_abort = NewQueuePolicy(options_);
+  const auto early_abort = NewEarlyAbortPolicy(options_.early_abort_us);
   const absl::Status late = gate_.Enter(1, *early_abort);
   EXPECT_NE(late.message().find("--early-abort-ms"), std::string::npos);
   EXPECT_EQ(RetryAfterUs(late), 9 * kSecondUs);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <limits>
 #include <map>
 #include <memory>
 #include <random>
@@ -30,7 +31,11 @@ class RandomQueueTest : public ::testing::TestWithParam<QueuePolicyKind> {
     options.queue_policy = GetParam();
     options.ageing_us = kAgeingUs;
     options.early_abort_us = kSloUs;
-    policy_ = NewQueuePolicy(options);
+    for (int32_t tenant = 0; tenant < kTenants; ++tenant) {
+      accounts_.Open(tenant, {1 + tenant, 0});
+      accounts_.CountRunning(tenant, 1);
+    }
+    policy_ = NewQueuePolicy(options, &accounts_);
     queue_ = std::make_unique<WaitingQueue>(policy_.get(), kModels, kStepTokens);
   }
 
@@ -138,7 +143,10 @@ class RandomQueueTest : public ::testing::TestWithParam<QueuePolicyKind> {
     if (verb == 12) WakeNeed();
     if (verb == 13) WakePrefix();
     // Numbers of arrivals and admissions can reverse the order of early abort.
-    if (verb == 14) policy_->OnPlanned(Pick(8), Pick(8));
+    if (verb == 14) {
+      policy_->OnPlanned(Pick(8), Pick(8));
+      accounts_.Charge(Pick(kTenants), Pick(100));
+    }
     if (verb == 15) now_us_ += Pick(300);
   }
 
@@ -160,7 +168,14 @@ class RandomQueueTest : public ::testing::TestWithParam<QueuePolicyKind> {
     const auto skip = [&](auto is_skipped) {
       expected.erase(std::remove_if(expected.begin(), expected.end(), is_skipped), expected.end());
     };
+    std::map<int32_t, double> charged;
+    const auto key = [&](const Sequence* s) {
+      QueueKey key = policy_->Key(*s, now_us_);
+      key.share += charged[s->tenant];
+      return key;
+    };
     while (!expected.empty()) {
+      ASSERT_EQ(cursor.NextShare(), key(expected.front()).share);
       ASSERT_EQ(cursor.Next(), expected.front()) << "now " << now_us_;
       expected.erase(expected.begin());
       const int32_t tenant = Pick(kTenants);
@@ -177,10 +192,17 @@ class RandomQueueTest : public ::testing::TestWithParam<QueuePolicyKind> {
           cursor.SkipNeedy();
           skip([this](Sequence* s) { return places_.at(s) == QueuePlace::kNeedy; });
           break;
+        case 3:
+          cursor.Charge(tenant, 40.0);
+          charged[tenant] += 40.0;
+          std::sort(expected.begin(), expected.end(),
+                    [&](const Sequence* a, const Sequence* b) { return key(a) < key(b); });
+          break;
         default:
           break;
       }
     }
+    ASSERT_EQ(cursor.NextShare(), std::numeric_limits<double>::infinity());
     ASSERT_EQ(cursor.Next(), nullptr);
   }
   void CheckSums() const {
@@ -225,6 +247,7 @@ class RandomQueueTest : public ::testing::TestWithParam<QueuePolicyKind> {
   }
 
   std::mt19937 random_;
+  TenantAccounts accounts_{/*num_slots=*/8};
   std::unique_ptr<QueuePolicy> policy_;
   std::unique_ptr<WaitingQueue> queue_;
   std::deque<Request> requests_;

@@ -1,188 +1,43 @@
-// Attacks on the gRPC port of a real server: another client is answered all the time, health,
-// readiness and metrics answer, and the process does not grow. This test does not run under the
-// sanitizers, which need memory of their own.
+// Attacks on the gRPC port of a real server, each without TLS and with it.
 #include <arpa/inet.h>
 #include <ifaddrs.h>
-#include <malloc.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
-#include <algorithm>
-#include <atomic>
 #include <chrono>
-#include <fstream>
 #include <functional>
-#include <iostream>
 #include <memory>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "grpc/health/v1/health.grpc.pb.h"
-#include "scheduler/step/engine.h"
-#include "server/door/door.h"
-#include "server/metrics/metrics.h"
-#include "tests/lib/hostile_http2.h"
-#include "tests/lib/http_client.h"
-#include "tests/server/server_fixture.h"
+#include "tests/server/attacks_fixture.h"
 
 namespace tessera::testing {
 namespace {
 
-constexpr char kGenerate[] = "/tessera.v1.Inference/Generate";
-constexpr char kTokenize[] = "/tessera.v1.Inference/Tokenize";
-constexpr int64_t kMaxHeapGrowth = int64_t{64} << 20;
-// glibc keeps memory that was in use.
-constexpr int64_t kMaxResidentGrowth = int64_t{96} << 20;
-// A call of another client takes a second at most on a quiet machine; test machines are busy.
-constexpr std::chrono::seconds kMaxLatency(8);
-// A probe takes 100 ms at most on a quiet machine.
-constexpr std::chrono::milliseconds kMaxProbe(800);
-
-int64_t ResidentBytes() {
-  std::ifstream statm("/proc/self/statm");
-  int64_t total = 0;
-  int64_t resident = 0;
-  statm >> total >> resident;
-  return resident * sysconf(_SC_PAGESIZE);
-}
-
-// The bytes of the heap that are in use.
-int64_t HeapBytes() {
-  const struct mallinfo2 info = mallinfo2();
-  return static_cast<int64_t>(info.uordblks + info.hblkhd);
-}
-
-std::string NewCall(uint32_t stream, uint8_t flags = kFlagEndHeaders) {
-  return Frame(FrameType::kHeaders, flags, stream, CallHeaders(kGenerate));
-}
-
-class AttacksTest : public ServerTest {
+class PlainAttacksTest : public AttacksFixture {
  protected:
-  void SetUp() override { Restart({}); }
-  void TearDown() override {
-    metrics_.reset();  // it reads what the fixture owns
-    ServerTest::TearDown();
-  }
-
-  void Restart(ServerOptions options) {
-    options.door_stats = &door_stats_;
-    metrics_.reset();
-    Start({}, options);
-    auto metrics = StartMetrics("127.0.0.1:0", "test");
-    ASSERT_TRUE(metrics.ok()) << metrics.status();
-    metrics_ = *std::move(metrics);
-    models_[0].name = "m";
-    models_[0].layout.groups.resize(1);
-    MetricsSources sources;
-    sources.engine = &engine_stats_;
-    sources.models = &models_;
-    sources.context = context_.get();
-    sources.door = &door_stats_;
-    sources.adapters = adapters_.get();
-    sources.max_num_seqs = 1;
-    sources.slab_bytes = 1;
-    sources.live = [] { return true; };
-    metrics_->Publish(std::move(sources));
-    health_ = grpc::health::v1::Health::NewStub(NewChannel());
-    grpc::health::v1::HealthCheckResponse response;
-    EXPECT_TRUE(health_->Check(NewContext().get(), {}, &response).ok());
-    // The first calls and connections make what stays in memory.
-    for (int i = 0; i < 20; ++i) {
-      HostileHttp2 client(server_->address());
-      client.Send(Http2Hello() + NewCall(1));
-      EXPECT_FALSE(client.Read(9).empty());
-      v1::TokenizeResponse response;
-      v1::TokenizeRequest request;
-      request.set_text("hello");
-      EXPECT_TRUE(stub_->Tokenize(NewContext().get(), request, &response).ok());
-    }
-  }
-
-  // Runs the attack while another client calls without pause and a third asks all probes.
-  void ExpectHarmless(const std::function<void()>& attack) {
-    using Clock = std::chrono::steady_clock;
-    const int64_t heap_before = HeapBytes();
-    const int64_t resident_before = ResidentBytes();
-    std::atomic<bool> ended{false};
-    int64_t heap_growth = 0;
-    int64_t resident_growth = 0;
-    // Repeats the calls until the attack ends; returns how long each took, in order of length.
-    const auto repeat = [&](const std::vector<std::function<void()>>& calls) {
-      std::vector<Clock::duration> took;
-      do {
-        for (const auto& call : calls) {
-          const auto begin = Clock::now();
-          call();
-          took.push_back(Clock::now() - begin);
-        }
-      } while (!ended.load());
-      std::sort(took.begin(), took.end());
-      return took;
-    };
-    std::thread bystander([&] {
-      const auto took = repeat({[&] {
-        v1::TokenizeRequest request;
-        request.set_text("hello");
-        v1::TokenizeResponse response;
-        const grpc::Status status = stub_->Tokenize(NewContext().get(), request, &response);
-        EXPECT_TRUE(status.ok()) << status.error_message();
-        heap_growth = std::max(heap_growth, HeapBytes() - heap_before);
-        resident_growth = std::max(resident_growth, ResidentBytes() - resident_before);
-      }});
-      EXPECT_LE(took.back(), kMaxLatency);
-    });
-    std::thread kubelet([&] {
-      const auto get = [&](const char* path) {
-        return [this, path] { EXPECT_TRUE(IsOk(HttpGet(metrics_->address(), path))) << path; };
-      };
-      const auto check = [&] {
-        grpc::health::v1::HealthCheckResponse response;
-        EXPECT_TRUE(health_->Check(NewContext().get(), {}, &response).ok());
-        EXPECT_EQ(response.status(), grpc::health::v1::HealthCheckResponse::SERVING);
-      };
-      const auto took = repeat({check, get("/healthz"), get("/readyz"), get("/metrics")});
-      const auto most = took[took.size() * 95 / 100];
-      const auto us = [](auto d) {
-        return std::chrono::duration_cast<std::chrono::microseconds>(d);
-      };
-      std::cout << took.size() << " probes: 95 % within " << us(most).count() << " us, all within "
-                << us(took.back()).count() << " us\n";
-      EXPECT_LE(most, kMaxProbe);
-      EXPECT_LE(took.back(), kMaxLatency);
-    });
-    attack();
-    ended.store(true);
-    bystander.join();
-    kubelet.join();
-    EXPECT_LE(heap_growth, kMaxHeapGrowth);
-    EXPECT_LE(resident_growth, kMaxResidentGrowth);
-    RecordProperty("heap_growth", std::to_string(heap_growth));
-    RecordProperty("resident_growth", std::to_string(resident_growth));
-  }
-  static bool IsOk(const std::string& answer) { return answer.rfind("HTTP/1.1 200", 0) == 0; }
-  int64_t Closed(CloseReason reason) const {
-    return door_stats_.closed[static_cast<size_t>(reason)].value();
-  }
-
-  DoorStats door_stats_;
-  const EngineStats engine_stats_{1};
-  std::vector<EngineModel> models_{1};
-  std::unique_ptr<MetricsServer> metrics_;
-  std::unique_ptr<grpc::health::v1::Health::Stub> health_;
+  PlainAttacksTest() : AttacksFixture(false) {}
 };
 
-TEST_F(AttacksTest, HeaderBlocksWithoutAnEnd) {
+class AttacksTest : public AttacksFixture, public ::testing::WithParamInterface<bool> {
+ protected:
+  AttacksTest() : AttacksFixture(GetParam()) {}
+};
+
+INSTANTIATE_TEST_SUITE_P(Port, AttacksTest, ::testing::Bool(),
+                         [](const auto& test) { return test.param ? "Tls" : "Plain"; });
+
+TEST_P(AttacksTest, HeaderBlocksWithoutAnEnd) {
   const std::string flood = Frame(FrameType::kContinuation, 0, 1, std::string(16'000, '\0'));
   ExpectHarmless([&] {
     for (int i = 0; i < 200; ++i) {
-      HostileHttp2 client(server_->address());
+      HostileHttp2 client(server_->address(), client_tls());
       client.Send(Http2Hello() + NewCall(1, 0));
       int64_t num_frames = 0;
       while (client.Send(flood)) ASSERT_LT(++num_frames, 1000) << "nobody ends the block";
@@ -193,7 +48,8 @@ TEST_F(AttacksTest, HeaderBlocksWithoutAnEnd) {
 
 // Sends `bytes_of(stream)` on many connections for some seconds, as fast as the server takes it.
 // The connections stay open.
-void SendStreams(const std::string& address, uint32_t streams_per_connection, int64_t num_streams,
+void SendStreams(const std::function<std::unique_ptr<HostileHttp2>()>& connect,
+                 uint32_t streams_per_connection, int64_t num_streams,
                  const std::function<std::string(uint32_t)>& bytes_of) {
   constexpr size_t kMaxClients = 200;
   constexpr std::chrono::seconds kDuration(3);
@@ -202,7 +58,7 @@ void SendStreams(const std::string& address, uint32_t streams_per_connection, in
   for (uint32_t i = streams_per_connection; num_streams > 0; ++i) {
     if (i == streams_per_connection) {
       if (clients.size() == kMaxClients) break;
-      clients.push_back(std::make_unique<HostileHttp2>(address));
+      clients.push_back(connect());
       clients.back()->Send(Http2Hello());
       i = 0;
     }
@@ -214,17 +70,18 @@ void SendStreams(const std::string& address, uint32_t streams_per_connection, in
   std::this_thread::sleep_until(end);  // the server still reads what it has taken
 }
 
-TEST_F(AttacksTest, RapidResets) {
+TEST_P(AttacksTest, RapidResets) {
   const std::string code("\0\0\0\x08", 4);
   ExpectHarmless([&] {
-    SendStreams(server_->address(), 1000, 60'000, [&](uint32_t stream) {
-      return NewCall(stream) + Frame(FrameType::kReset, 0, stream, code);
-    });
+    SendStreams([this] { return Attacker(); }, 1000, 60'000,
+                [&](uint32_t stream) {
+                  return NewCall(stream) + Frame(FrameType::kReset, 0, stream, code);
+                });
   });
 }
 
-TEST_F(AttacksTest, RapidResetsOnOneConnection) {
-  HostileHttp2 client(server_->address());
+TEST_P(AttacksTest, RapidResetsOnOneConnection) {
+  HostileHttp2 client(server_->address(), client_tls());
   client.Send(Http2Hello());
   const std::string code("\0\0\0\x08", 4);
   for (uint32_t stream = 1; stream < 20'000; stream += 2) {
@@ -234,26 +91,27 @@ TEST_F(AttacksTest, RapidResetsOnOneConnection) {
   EXPECT_EQ(Closed(CloseReason::kResets), 1);
 }
 
-TEST_F(AttacksTest, StreamsWithHeadersOnly) {
+TEST_P(AttacksTest, StreamsWithHeadersOnly) {
   ExpectHarmless([&] {
-    SendStreams(server_->address(), 1000, 200'000, [](uint32_t stream) { return NewCall(stream); });
+    SendStreams([this] { return Attacker(); }, 1000, 200'000,
+                [](uint32_t stream) { return NewCall(stream); });
   });
 }
 
-TEST_F(AttacksTest, TooManyStreamsOnOneConnection) {
-  HostileHttp2 client(server_->address());
+TEST_P(AttacksTest, TooManyStreamsOnOneConnection) {
+  HostileHttp2 client(server_->address(), client_tls());
   client.Send(Http2Hello());
   for (uint32_t stream = 1; stream < 2 * 1100; stream += 2) client.Send(NewCall(stream));
   EXPECT_TRUE(client.WaitClosed(60'000));
   EXPECT_EQ(Closed(CloseReason::kStreams), 1);
 }
 
-TEST_F(AttacksTest, MessagesWithoutAnEnd) {
+TEST_P(AttacksTest, MessagesWithoutAnEnd) {
   constexpr uint32_t kMessageBytes = 60 << 20;
   constexpr uint32_t kNumStreams = 100;
   const std::string piece(16'000, 'x');
   ExpectHarmless([&] {
-    HostileHttp2 client(server_->address());
+    HostileHttp2 client(server_->address(), client_tls());
     client.Send(Http2Hello());
     for (uint32_t i = 0; i < kNumStreams; ++i) {
       client.Send(NewCall(2 * i + 1) +
@@ -270,7 +128,7 @@ TEST_F(AttacksTest, MessagesWithoutAnEnd) {
   EXPECT_EQ(Closed(CloseReason::kIncomingBytes), 1);
 }
 
-TEST_F(AttacksTest, RepliesThatNobodyReads) {
+TEST_P(AttacksTest, RepliesThatNobodyReads) {
   ServerOptions options;
   options.unread = {.max_bytes = 16 << 20, .patience_us = 0};
   Restart(options);
@@ -288,7 +146,7 @@ TEST_F(AttacksTest, RepliesThatNobodyReads) {
   // The client's window of each stream is 0, so that no DATA may be sent.
   const std::string no_window = Frame(FrameType::kSettings, 0, 0, std::string("\0\4\0\0\0\0", 6));
   const auto attack = [&] {
-    HostileHttp2 client(server_->address());
+    HostileHttp2 client(server_->address(), client_tls());
     client.Send(Http2Hello() + no_window);
     for (uint32_t i = 0; i < kNumCalls; ++i) {
       const uint32_t stream = 2 * i + 1;
@@ -307,7 +165,7 @@ TEST_F(AttacksTest, RepliesThatNobodyReads) {
   ExpectHarmless(attack);
 }
 
-TEST_F(AttacksTest, PingsAndSettings) {
+TEST_P(AttacksTest, PingsAndSettings) {
   const std::vector<std::pair<CloseReason, std::string>> floods = {
       {CloseReason::kPings, Frame(FrameType::kPing, 0, 0, "01234567")},
       {CloseReason::kSettings, Frame(FrameType::kSettings, 0, 0, std::string("\0\4\0\1\0\0", 6))},
@@ -315,7 +173,7 @@ TEST_F(AttacksTest, PingsAndSettings) {
   };
   for (const auto& [reason, frame] : floods) {
     ExpectHarmless([&, &bytes = frame] {
-      HostileHttp2 client(server_->address());
+      HostileHttp2 client(server_->address(), client_tls());
       client.Send(Http2Hello());
       int64_t num_frames = 0;
       while (client.Send(bytes)) ASSERT_LT(++num_frames, 1'000'000) << "nobody bounds the frames";
@@ -325,7 +183,7 @@ TEST_F(AttacksTest, PingsAndSettings) {
   }
 }
 
-TEST_F(AttacksTest, HalfOpenConnectionsMakeRoom) {
+TEST_P(AttacksTest, HalfOpenConnectionsMakeRoom) {
   ServerOptions options;
   options.door.max_connections = 20;
   options.door.max_connections_per_address = 1000;
@@ -333,7 +191,7 @@ TEST_F(AttacksTest, HalfOpenConnectionsMakeRoom) {
   ExpectHarmless([&] {
     std::vector<std::unique_ptr<HostileHttp2>> clients;
     for (int i = 0; i < 400; ++i) {
-      clients.push_back(std::make_unique<HostileHttp2>(server_->address()));
+      clients.push_back(Attacker());
       clients.back()->SendSome("PRI * HT");
     }
   });
@@ -357,15 +215,14 @@ std::string OwnAddress() {
   return found;
 }
 
-TEST_F(AttacksTest, ControlAnswersLoopbackOnlyThroughTheDoor) {
+TEST_P(AttacksTest, ControlAnswersLoopbackOnlyThroughTheDoor) {
   const std::string own = OwnAddress();
   if (own.empty()) GTEST_SKIP() << "this machine has no network interface besides loopback";
   ServerOptions options;
   options.listen = "0.0.0.0:0";
   Restart(options);
   const std::vector<std::string> parts = absl::StrSplit(server_->address(), ':');
-  const auto channel =
-      grpc::CreateChannel(absl::StrCat(own, ":", parts.back()), grpc::InsecureChannelCredentials());
+  const auto channel = ClientChannel(absl::StrCat(own, ":", parts.back()));
   v1::GetLoadResponse response;
   const grpc::Status status =
       v1::Control::NewStub(channel)->GetLoad(NewContext().get(), {}, &response);
@@ -378,31 +235,39 @@ TEST_F(AttacksTest, ControlAnswersLoopbackOnlyThroughTheDoor) {
   EXPECT_TRUE(control_->GetLoad(NewContext().get(), {}, &response).ok());
 }
 
-TEST_F(AttacksTest, ControlCanBeTurnedOff) {
-  context_->control_enabled = false;
+TEST_F(PlainAttacksTest, AClientWithTlsOnAPortWithoutIsClosed) {
+  const TlsPair pair;
+  HostileHttp2 client(server_->address(), &pair.client);
+  EXPECT_FALSE(client.is_open());
+  EXPECT_TRUE(client.WaitClosed());
+  EXPECT_EQ(Closed(CloseReason::kProtocol), 1);
+}
+
+TEST_F(PlainAttacksTest, ControlCanBeTurnedOff) {
+  context_->control = ControlAccess::kOff;
   v1::GetLoadResponse response;
   const grpc::Status status = control_->GetLoad(NewContext().get(), {}, &response);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::PERMISSION_DENIED);
   EXPECT_EQ(FactsOf(status).reason, "CONTROL_IS_OFF");
 }
 
-TEST_F(AttacksTest, ConnectionsHaveTheServersMaximumAge) {
+TEST_P(AttacksTest, ConnectionsHaveTheServersMaximumAge) {
   ServerOptions options;
   options.max_connection_age_seconds = 1;
   Restart(options);
   const int64_t begin_us = clock_.NowUs();
-  HostileHttp2 client(server_->address());
+  HostileHttp2 client(server_->address(), client_tls());
   ASSERT_TRUE(client.Send(Http2Hello()));
   EXPECT_TRUE(client.WaitGoAway(60'000));
   EXPECT_GE(clock_.NowUs() - begin_us, 500'000);
   EXPECT_LT(clock_.NowUs() - begin_us, 15'000'000);
 }
 
-TEST_F(AttacksTest, APortThatDoesNotAnswerTurnsHealthUntilItAnswersAgain) {
+TEST_P(AttacksTest, APortThatDoesNotAnswerTurnsHealthUntilItAnswersAgain) {
   ServerOptions options;
   options.port_check_us = 10'000;
   Restart(options);
-  const auto health = grpc::health::v1::Health::NewStub(NewChannel());
+  const auto health = grpc::health::v1::Health::NewStub(ClientChannel());
   const auto serving = [&] {
     grpc::health::v1::HealthCheckResponse response;
     EXPECT_TRUE(health->Check(NewContext().get(), {}, &response).ok());

@@ -1,5 +1,4 @@
-// Tests of the door with plain sockets: the test plays the clients and, in the place of gRPC, the
-// server at the other end of the socket pairs.
+// Tests of the door, each without TLS and with it; tls_door_test.cc has the tests of TLS itself.
 #include "server/door/door.h"
 
 #include <gtest/gtest.h>
@@ -9,13 +8,11 @@
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <cstddef>
-#include <cstring>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -31,113 +28,20 @@
 #include "server/door/descriptors.h"
 #include "server/door/port_watch.h"
 #include "tests/lib/hostile_http2.h"
+#include "tests/server/door_fixture.h"
 
 namespace tessera::testing {
 namespace {
 
-void WaitFor(const char* what, const std::function<bool()>& condition) {
-  for (int i = 0; i < 20'000; ++i) {
-    if (condition()) return;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  ADD_FAILURE() << "waited in vain: " << what;
-}
-
-// The server's end of a connection.
-class ServerEnd {
- public:
-  explicit ServerEnd(int fd) : fd_(fd) {}
-  ~ServerEnd() { Close(); }
-  ServerEnd(const ServerEnd&) = delete;
-  ServerEnd& operator=(const ServerEnd&) = delete;
-
-  void Close() {
-    if (fd_ >= 0) close(fd_);
-    fd_ = -1;
-  }
-  // Reads until `bytes` bytes have arrived or the client has ended.
-  std::string Read(size_t bytes) const {
-    std::string result;
-    std::string piece(1 << 16, '\0');
-    while (result.size() < bytes) {
-      pollfd readable = {fd_, POLLIN, 0};
-      if (poll(&readable, 1, 20'000) <= 0) break;
-      const size_t wanted = std::min(piece.size(), bytes - result.size());
-      const ssize_t received = recv(fd_, piece.data(), wanted, 0);
-      if (received <= 0) break;
-      result.append(piece, 0, static_cast<size_t>(received));
-    }
-    return result;
-  }
-  int64_t SendSome(absl::string_view bytes) const {
-    const ssize_t sent = send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    return sent < 0 && errno == EAGAIN ? 0 : sent;
-  }
-  // The name that gRPC would report.
-  std::string PeerName() const {
-    sockaddr_un address = {};
-    socklen_t size = sizeof(address);
-    EXPECT_EQ(getpeername(fd_, reinterpret_cast<sockaddr*>(&address), &size), 0);
-    const size_t length = size - offsetof(sockaddr_un, sun_path) - 1;
-    return absl::StrCat("unix-abstract:", absl::string_view(address.sun_path + 1, length));
-  }
-
- private:
-  int fd_;
-};
-
-class DoorTest : public ::testing::Test {
+class DoorTest : public DoorFixture, public ::testing::WithParamInterface<bool> {
  protected:
-  void Start(DoorOptions options = {}, const std::string& host = "127.0.0.1",
-             const Clock* clock = nullptr) {
-    options.listen = {host, 0};
-    auto door = OpenDoor(options, clock == nullptr ? &clock_ : clock, &stats_);
-    ASSERT_TRUE(door.ok()) << door.status();
-    door_ = *std::move(door);
-    door_->Start([this](int fd) {
-      std::lock_guard<std::mutex> lock(mutex_);
-      delivered_.push_back(std::make_unique<ServerEnd>(fd));
-    });
-  }
-  std::unique_ptr<HostileHttp2> Connect() const {
-    return std::make_unique<HostileHttp2>(door_->address());
-  }
-  std::unique_ptr<ServerEnd> Next() {
-    std::unique_ptr<ServerEnd> end;
-    WaitFor("a connection", [this, &end] {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (delivered_.empty()) return false;
-      end = std::move(delivered_.front());
-      delivered_.erase(delivered_.begin());
-      return true;
-    });
-    return end;
-  }
-  int64_t Closed(CloseReason reason) const {
-    return stats_.closed[static_cast<size_t>(reason)].value();
-  }
-  // Opens a connection with one open call.
-  std::pair<std::unique_ptr<HostileHttp2>, std::unique_ptr<ServerEnd>> ConnectBusy() {
-    auto client = Connect();
-    auto server = Next();
-    const std::string call = Http2Hello() + Frame(FrameType::kHeaders, 0x5, 1, "block");
-    EXPECT_TRUE(client->Send(call));
-    EXPECT_EQ(server->Read(call.size()), call);
-    return {std::move(client), std::move(server)};
-  }
-
-  SteadyClock clock_;
-  DoorStats stats_;
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<ServerEnd>> delivered_;
-  std::unique_ptr<Door> door_;
+  DoorTest() : DoorFixture(GetParam()) {}
 };
 
-std::string Data(uint32_t stream, size_t bytes) {
-  return Frame(FrameType::kData, 0, stream, std::string(bytes, 'd'));
-}
+INSTANTIATE_TEST_SUITE_P(Port, DoorTest, ::testing::Bool(),
+                         [](const auto& test) { return test.param ? "Tls" : "Plain"; });
 
-TEST_F(DoorTest, BytesPassUnchangedBothWays) {
+TEST_P(DoorTest, BytesPassUnchangedBothWays) {
   Start();
   auto [client, server] = ConnectBusy();
   std::string sent;
@@ -150,7 +54,7 @@ TEST_F(DoorTest, BytesPassUnchangedBothWays) {
   EXPECT_EQ(stats_.accepted.value(), 1);
 }
 
-TEST_F(DoorTest, TheServerSeesTheClientsAddress) {
+TEST_P(DoorTest, TheServerSeesTheClientsAddress) {
   Start();
   std::set<std::string> names;
   for (int i = 0; i < 3; ++i) {
@@ -164,7 +68,7 @@ TEST_F(DoorTest, TheServerSeesTheClientsAddress) {
   }
 }
 
-TEST_F(DoorTest, IPv6AndLocalhost) {
+TEST_P(DoorTest, IPv6AndLocalhost) {
   Start({}, "::1");
   auto client = Connect();
   EXPECT_TRUE(absl::StartsWith(ClientOf(Next()->PeerName()), "ipv6:[::1]:"));
@@ -175,13 +79,13 @@ TEST_F(DoorTest, IPv6AndLocalhost) {
   for (const char* any : {"0.0.0.0", "::"}) {
     Start({}, any);
     EXPECT_EQ(door_->local_address().host, "127.0.0.1");
-    HostileHttp2 local(FormatHostPort(door_->local_address()));
+    HostileHttp2 local(FormatHostPort(door_->local_address()), client_tls());
     const std::string name = Next()->PeerName();
     EXPECT_TRUE(absl::StartsWith(ClientOf(name), "ipv4:127.0.0.1:")) << any << " " << name;
   }
 }
 
-TEST_F(DoorTest, SlowClientsAreClosed) {
+TEST_P(DoorTest, SlowClientsAreClosed) {
   ManualClock clock;
   Start({}, "127.0.0.1", &clock);
   std::vector<std::unique_ptr<ServerEnd>> servers;
@@ -226,7 +130,7 @@ std::string LinkLocalAddress() {
   return "";
 }
 
-TEST_F(DoorTest, AnAddressOfOneInterfaceIsReached) {
+TEST_P(DoorTest, AnAddressOfOneInterfaceIsReached) {
   const std::string host = LinkLocalAddress();
   if (host.empty()) GTEST_SKIP() << "this machine has no address such as fe80::1%eth0";
   Start({}, host);
@@ -246,7 +150,7 @@ TEST_F(DoorTest, AnAddressOfOneInterfaceIsReached) {
   EXPECT_EQ(stats_.accepted.value(), 0);  // the door recognises its own probes
 }
 
-TEST_F(DoorTest, AnAddressInUseIsAnError) {
+TEST_P(DoorTest, AnAddressInUseIsAnError) {
   Start();
   DoorOptions options;
   options.listen = *ParseHostPort(door_->address());
@@ -258,7 +162,7 @@ TEST_F(DoorTest, AnAddressInUseIsAnError) {
                          "one"));
 }
 
-TEST_F(DoorTest, AServerThatDoesNotReadStopsTheClient) {
+TEST_P(DoorTest, AServerThatDoesNotReadStopsTheClient) {
   Start();
   auto [client, server] = ConnectBusy();
   const std::string data = Data(1, 16'000);
@@ -276,10 +180,13 @@ TEST_F(DoorTest, AServerThatDoesNotReadStopsTheClient) {
     if (count == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   EXPECT_LT(sent.size(), 16 << 20);  // the rest are the buffers of TCP
+  HostileHttp2& sender = *client;
+  std::thread rest_sender([&sender] { EXPECT_TRUE(sender.Send("")); });
   EXPECT_EQ(server->Read(sent.size()), sent);
+  rest_sender.join();
 }
 
-TEST_F(DoorTest, AClientThatDoesNotReadStopsTheServer) {
+TEST_P(DoorTest, AClientThatDoesNotReadStopsTheServer) {
   Start();
   auto [client, server] = ConnectBusy();
   const std::string data = Data(1, 16'000);
@@ -304,7 +211,7 @@ TEST_F(DoorTest, AClientThatDoesNotReadStopsTheServer) {
   WaitFor("the end", [this] { return stats_.open.value() == 0; });
 }
 
-TEST_F(DoorTest, AClientThatSendsNoMoreStillReads) {
+TEST_P(DoorTest, AClientThatSendsNoMoreStillReads) {
   Start();
   auto [client, server] = ConnectBusy();
   client->HalfClose();
@@ -317,7 +224,7 @@ TEST_F(DoorTest, AClientThatSendsNoMoreStillReads) {
   WaitFor("the end", [this] { return stats_.open.value() == 0; });
 }
 
-TEST_F(DoorTest, AResetReachesTheServer) {
+TEST_P(DoorTest, AResetReachesTheServer) {
   Start();
   auto [client, server] = ConnectBusy();
   client->Reset();
@@ -325,14 +232,14 @@ TEST_F(DoorTest, AResetReachesTheServer) {
   WaitFor("the end", [this] { return stats_.open.value() == 0; });
 }
 
-TEST_F(DoorTest, AServerThatEndsClosesTheClient) {
+TEST_P(DoorTest, AServerThatEndsClosesTheClient) {
   Start();
   auto [client, server] = ConnectBusy();
   server.reset();
   EXPECT_TRUE(client->WaitClosed());
 }
 
-TEST_F(DoorTest, AClientThatPassesABoundIsToldAndClosed) {
+TEST_P(DoorTest, AClientThatPassesABoundIsToldAndClosed) {
   DoorOptions options;
   options.guard.max_streams = 1;
   Start(options);
@@ -345,7 +252,7 @@ TEST_F(DoorTest, AClientThatPassesABoundIsToldAndClosed) {
   EXPECT_EQ(Closed(CloseReason::kStreams), 1);
 }
 
-TEST_F(DoorTest, TheOldestIdleConnectionMakesRoom) {
+TEST_P(DoorTest, TheOldestIdleConnectionMakesRoom) {
   DoorOptions options;
   options.max_connections = 2;
   options.max_connections_per_address = 100;
@@ -373,7 +280,7 @@ TEST_F(DoorTest, TheOldestIdleConnectionMakesRoom) {
   EXPECT_TRUE(third->WaitClosed());
 }
 
-TEST_F(DoorTest, AnAddressHasItsOwnLimitAndProbesHaveNone) {
+TEST_P(DoorTest, AnAddressHasItsOwnLimitAndProbesHaveNone) {
   DoorOptions options;
   options.max_connections_per_address = 1;
   Start(options);
@@ -404,7 +311,7 @@ TEST_F(DoorTest, AnAddressHasItsOwnLimitAndProbesHaveNone) {
   last->SendSome(Frame(FrameType::kSettings, 0, 0));
 }
 
-TEST_F(DoorTest, UnfinishedRequestsOfAllConnectionsAreBounded) {
+TEST_P(DoorTest, UnfinishedRequestsOfAllConnectionsAreBounded) {
   DoorOptions options;
   options.max_incoming_bytes = 1 << 20;
   Start(options);
@@ -423,7 +330,7 @@ TEST_F(DoorTest, UnfinishedRequestsOfAllConnectionsAreBounded) {
 }
 
 // A client that abandons many streams is read at a limited rate; others are not.
-TEST_F(DoorTest, AbandonedStreamsPauseTheirConnection) {
+TEST_P(DoorTest, AbandonedStreamsPauseTheirConnection) {
   DoorOptions options;
   options.guard.max_resets_per_second = 100'000;
   Start(options);
@@ -451,7 +358,7 @@ TEST_F(DoorTest, AbandonedStreamsPauseTheirConnection) {
 
 // Two clients send the headers of many requests before their data. Together they exceed the
 // requests that may have arrived in part, and what completes these requests must still be read.
-TEST_F(DoorTest, RequestsInPartContinueUnderTheirOwnPressure) {
+TEST_P(DoorTest, RequestsInPartContinueUnderTheirOwnPressure) {
   constexpr uint32_t kNumStreams = 600;
   Start();
   std::string headers = Http2Hello();
@@ -473,7 +380,7 @@ TEST_F(DoorTest, RequestsInPartContinueUnderTheirOwnPressure) {
 }
 
 // Without free descriptors, clients are refused at once, and accepted again when there are some.
-TEST_F(DoorTest, NoDescriptorsRefuseClientsAndEnd) {
+TEST_P(DoorTest, NoDescriptorsRefuseClientsAndEnd) {
   Start();
   auto [client, server] = ConnectBusy();
   rlimit before = {};
@@ -506,7 +413,7 @@ TEST_F(DoorTest, NoDescriptorsRefuseClientsAndEnd) {
   EXPECT_NE(Next(), nullptr);
 }
 
-TEST_F(DoorTest, StopClosesThePortAndThenTheConnections) {
+TEST_P(DoorTest, StopClosesThePortAndThenTheConnections) {
   Start();
   auto [client, server] = ConnectBusy();
   const std::string address = door_->address();

@@ -70,7 +70,7 @@ TEST(ConfigTest, UnknownKeyNamesFileLineAndNearestKey) {
             "c.yaml:3: unknown key 'engin'; the nearest known key is 'engine'");
   EXPECT_EQ(YamlError("zzzzzzzzzz: 1\n"),
             "c.yaml:1: unknown key 'zzzzzzzzzz'; known here: models, engine, server, limits, log, "
-            "adapters");
+            "adapters, security, tenants");
   EXPECT_EQ(YamlError("models:\n  - nam: x\n"),
             "c.yaml:2: unknown key 'models.nam'; the nearest known key is 'models.name'");
 }

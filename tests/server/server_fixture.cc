@@ -7,18 +7,14 @@
 #include "server/text/tokenizer/utf8.h"
 
 namespace tessera::testing {
-namespace {
 
-template <class Reader>
-StreamResult ReadAll(Reader reader) {
+StreamResult ReadAll(std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader) {
   StreamResult result;
   v1::GenerateResponse message;
   while (reader->Read(&message)) result.messages.push_back(message);
   result.status = reader->Finish();
   return result;
 }
-
-}  // namespace
 
 std::string StreamResult::Text(int index) const {
   std::string text;

@@ -36,6 +36,9 @@ struct StreamResult {
   void ExpectWellFormed(int n = 1) const;
 };
 
+// Reads a stream to its end.
+StreamResult ReadAll(std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader);
+
 class ServerTest : public ::testing::Test {
  protected:
   void SetUp() override { Start({}, {}); }

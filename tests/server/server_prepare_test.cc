@@ -130,7 +130,7 @@ TEST_F(PrepareTest, ASlowRenderingIsStoppedAndKeepsItsRequestId) {
   EXPECT_TRUE(first.needs_time);
   EXPECT_FALSE(first.status.ok());
   EXPECT_EQ(first.request_id, "mine");
-  EXPECT_EQ(live_.Find("mine"), std::optional<uint64_t>(1));
+  EXPECT_EQ(live_.Find("mine"), std::vector<uint64_t>{1});
   // The second attempt has the model's time.
   PrepareOptions patient;
   patient.request_id = first.request_id;
@@ -254,7 +254,7 @@ TEST_F(PrepareTest, FreshBlendsLeaveNothingWhenTheirRequestsAreRefused) {
     const PreparedCall call = Run(Method::kGenerate, request.SerializeAsString());
     ASSERT_TRUE(call.status.ok()) << call.status;
     ASSERT_EQ(call.requests[0]->adapter.id, i);
-    live_.Unregister(call.request_id, 1);
+    live_.Unregister("", call.request_id, 1);
   }
   EXPECT_EQ(adapters_.num_versions(), 0);
   if (!kSanitized) {

@@ -75,6 +75,8 @@ class FakePort final : public CallPort {
     std::lock_guard<std::mutex> lock(mutex_);
     return broken_;
   }
+  const absl::StatusOr<Caller>& caller() const override { return caller_; }
+  void set_caller(absl::StatusOr<Caller> caller) { caller_ = std::move(caller); }
   std::string TakeRequest() override {
     taken_ = true;
     return std::move(request_);
@@ -128,6 +130,7 @@ class FakePort final : public CallPort {
   }
 
   const uint64_t id_;
+  absl::StatusOr<Caller> caller_ = Caller();
   LiveCalls* const live_;
   Responder* const responder_;
   std::string request_;
@@ -343,8 +346,8 @@ TEST_F(ResponderTest, ARequestIdIsFreeBeforeTheEndIsVisible) {
     const auto port = NewPort(*request);
     std::atomic<bool> is_free{false};
     port->set_on_end([&](uint64_t call) {
-      is_free = context_.live.Register("mine", call + 1);
-      context_.live.Unregister("mine", call + 1);
+      is_free = context_.live.Register("", "mine", call + 1);
+      context_.live.Unregister("", "mine", call + 1);
     });
     port->Open(method);
     WaitFor("the end", [&] { return port->ended(); });

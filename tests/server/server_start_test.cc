@@ -140,17 +140,28 @@ TEST(ServerStartTest, AnAdapterThatCannotBeLoadedDoesNotKeepTheOthersFromServing
   std::filesystem::remove_all(dir);
 }
 
-TEST(ServerStartTest, AnAddressThatOtherMachinesReachIsWarnedOf) {
-  const auto lines = [](const std::string& listen) {
+TEST(ServerStartTest, AnAddressThatOtherMachinesReachNeedsTlsOrConsent) {
+  const auto config_of = [](const std::string& listen, bool insecure) {
+    return ConfigWith([&](v1::Config* c) {
+      c->mutable_server()->set_listen(listen);
+      c->mutable_security()->set_insecure(insecure);
+    });
+  };
+  const absl::Status refused = CheckNode(config_of("0.0.0.0:0", false)).status();
+  EXPECT_NE(refused.message().find("--listen 0.0.0.0:0: other machines can reach"),
+            std::string::npos)
+      << refused;
+  EXPECT_NE(refused.message().find("--insecure"), std::string::npos) << refused;
+  const auto lines = [&](const std::string& listen, bool insecure) {
     testing::LogCapture log;
-    EXPECT_TRUE(CheckNode(ConfigWith([&](v1::Config* c) {
-                  c->mutable_server()->set_listen(listen);
-                })).ok());
+    EXPECT_TRUE(CheckNode(config_of(listen, insecure)).ok());
     return log.text();
   };
-  EXPECT_NE(lines("0.0.0.0:0").find("[warning] --listen 0.0.0.0:0: other machines can reach"),
+  const std::string warned = lines("0.0.0.0:0", true);
+  EXPECT_NE(warned.find("[warning] --listen 0.0.0.0:0: other machines can reach"),
             std::string::npos);
-  EXPECT_EQ(lines("127.0.0.1:0").find("[warning] --listen"), std::string::npos);
+  EXPECT_NE(warned.find("anyone who reaches this address can use the models"), std::string::npos);
+  EXPECT_EQ(lines("127.0.0.1:0", false).find("[warning] --listen"), std::string::npos);
 }
 
 // Calls a function whose exception has no handler. A compiler that put the body of the function
