@@ -125,7 +125,7 @@ absl::Status UseClientCa(SSL_CTX* context, const TlsFiles& files) {
   X509_STORE* const store = SSL_CTX_get_cert_store(context);
   NameStack* const names = sk_X509_NAME_new_null();
   SSL_CTX_set_client_CA_list(context, names);  // takes the ownership
-  const absl::Status status =
+  absl::Status status =
       ForEachCertificate("security.tls.client_ca", files.client_ca, [&](X509* certificate) {
         X509_NAME* const name = X509_NAME_dup(X509_get_subject_name(certificate));
         return sk_X509_NAME_push(names, name) > 0 && X509_STORE_add_cert(store, certificate) == 1;

@@ -160,6 +160,65 @@ TEST(NodeOptions, KeysThatAnotherKeyTurnsOffAreRefused) {
   }
 }
 
+TEST(NodeOptions, TenantsHaveNamesAndLimits) {
+  v1::Config config;
+  config.add_tenants()->set_name("chat");
+  config.mutable_tenants(0)->set_weight(3);
+  config.add_tenants()->set_name("batch");
+  config.mutable_tenants(1)->set_max_running(64);
+  EXPECT_TRUE(CheckOptions(config).ok());
+  const EngineOptions options = OptionsOf(config).engine;
+  ASSERT_EQ(options.tenants.size(), 2u);
+  EXPECT_EQ(options.tenants.at("chat").weight, 3);
+  EXPECT_EQ(options.tenants.at("chat").max_running, 0);
+  EXPECT_EQ(options.tenants.at("batch").weight, 1);
+  EXPECT_EQ(options.tenants.at("batch").max_running, 64);
+  const auto refusal = [&config](const std::function<void(v1::Config*)>& change) {
+    v1::Config changed = config;
+    change(&changed);
+    return std::string(CheckOptions(changed).message());
+  };
+  using ::testing::HasSubstr;
+  EXPECT_THAT(refusal([](auto* c) { c->add_tenants(); }), HasSubstr("has no name"));
+  EXPECT_THAT(refusal([](auto* c) { c->add_tenants()->set_name("chat"); }),
+              HasSubstr("'chat' twice"));
+  EXPECT_THAT(refusal([](auto* c) { c->mutable_engine()->set_queue_policy("early_abort"); }),
+              HasSubstr("tenants has no effect"));
+}
+
+TEST(NodeOptions, SecurityKeysThatNeedEachOtherAreAskedFor) {
+  const std::string hash(64, 'a');
+  const auto refusal = [](const std::function<void(v1::SecurityConfig*)>& change) {
+    v1::Config config;
+    change(config.mutable_security());
+    return std::string(CheckOptions(config).message());
+  };
+  using ::testing::HasSubstr;
+  EXPECT_THAT(refusal([](auto* s) { s->mutable_tls()->set_certificate("c"); }),
+              HasSubstr("--tls-key"));
+  EXPECT_THAT(refusal([](auto* s) { s->mutable_tls()->set_key("k"); }), HasSubstr("--tls-cert"));
+  EXPECT_THAT(refusal([](auto* s) { s->mutable_tls()->set_client_ca("a"); }),
+              HasSubstr("has no effect without TLS"));
+  EXPECT_THAT(refusal([](auto* s) { s->mutable_tls()->set_client_crl("l"); }),
+              HasSubstr("without security.tls.client_ca"));
+  EXPECT_THAT(refusal([](auto* s) { s->add_identities()->set_certificate_san("n"); }),
+              HasSubstr("security.tls.client_ca"));
+  EXPECT_THAT(refusal([](auto* s) { s->add_identities(); }),
+              HasSubstr("security.identities[0] needs either"));
+  EXPECT_EQ(refusal([&](auto* s) { s->add_identities()->set_token_sha256(hash); }), "");
+}
+
+TEST(NodeOptions, ACertificateIsOptionalWhereTokensAreKnown) {
+  v1::SecurityConfig security;
+  EXPECT_FALSE(TlsFilesOf(security).enabled());
+  security.mutable_tls()->set_certificate("c");
+  security.add_identities()->set_certificate_san("n");
+  EXPECT_TRUE(TlsFilesOf(security).enabled());
+  EXPECT_FALSE(TlsFilesOf(security).certificate_is_optional);
+  security.add_identities()->set_token_sha256("h");
+  EXPECT_TRUE(TlsFilesOf(security).certificate_is_optional);
+}
+
 TEST(NodeOptions, ServerKeysHaveDefaults) {
   v1::ServerConfig server;
   EXPECT_EQ(ListenAddressOf(server), "127.0.0.1:50051");

@@ -327,19 +327,19 @@ int64_t HeapBytes() {
 
 // The bytes of the heap that each of many streams takes. `advance` does with a new stream what its
 // client does.
-int64_t BytesOfStream(const std::shared_ptr<const TlsContext>& server,
+int64_t BytesOfStream(int num_streams, const std::shared_ptr<const TlsContext>& server,
                       const std::function<void(TlsStream*)>& advance) {
-  constexpr int kNumStreams = 500;
+  const auto count = static_cast<size_t>(num_streams);
   std::vector<std::unique_ptr<TlsStream>> streams;
-  streams.reserve(kNumStreams);
+  streams.reserve(count);
   const auto add = [&] {
     streams.push_back(std::make_unique<TlsStream>(server, kNow));
     advance(streams.back().get());
   };
   add();  // what stays in memory
   const int64_t before = HeapBytes();
-  while (streams.size() < kNumStreams) add();
-  return (HeapBytes() - before) / (kNumStreams - 1);
+  while (streams.size() < count) add();
+  return (HeapBytes() - before) / (num_streams - 1);
 }
 
 void Receive(absl::string_view wire, TlsStream* stream, std::string* to_client) {
@@ -359,7 +359,7 @@ void Handshake(TlsClient* client, TlsStream* stream) {
 
 TEST_F(TlsTest, AnIdleStreamIsSmall) {
   if (kSanitized) GTEST_SKIP() << "the sanitizers have memory of their own";
-  const int64_t bytes = BytesOfStream(pair_.server, [this](TlsStream* stream) {
+  const int64_t bytes = BytesOfStream(1000, pair_.server, [this](TlsStream* stream) {
     TlsClient client(pair_.client);
     Handshake(&client, stream);
     // Some bytes have passed both ways.
@@ -377,7 +377,7 @@ TEST_F(TlsTest, AStreamInItsHandshakeIsSmall) {
   if (kSanitized) GTEST_SKIP() << "the sanitizers have memory of their own";
   constexpr int64_t kMaxBytes = 256 << 10;  // see kMaxHandshakes in door.cc
   const auto bytes_after = [this](const std::string& wire) {
-    return BytesOfStream(pair_.server, [&wire](TlsStream* stream) {
+    return BytesOfStream(100, pair_.server, [&wire](TlsStream* stream) {
       std::string to_client;
       Receive(wire, stream, &to_client);
     });
@@ -405,7 +405,7 @@ TEST_F(TlsTest, AStreamInItsHandshakeIsSmall) {
     }
     const TlsClientContext context(
         TlsClientOptions{.ca = pair_.authority.pem(), .certificate = long_chain});
-    const int64_t bytes = BytesOfStream(pair_.server, [&context](TlsStream* stream) {
+    const int64_t bytes = BytesOfStream(100, pair_.server, [&context](TlsStream* stream) {
       TlsClient client(context);
       std::string to_client;
       Receive(client.TakeWire(), stream, &to_client);
