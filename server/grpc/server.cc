@@ -76,6 +76,8 @@ std::vector<std::string> ServiceNames() {
 constexpr int64_t kMinQuotaBytes = int64_t{256} << 20;
 // How long a new connection may take until its first SETTINGS frame.
 constexpr int kHandshakeTimeoutMs = 20'000;
+// Threads that serve connections beside gRPC's own.
+constexpr int kNumPollers = 2;
 // How long clients may read their last bytes after gRPC has ended.
 constexpr int64_t kLastBytesUs = 1'000'000;
 
@@ -131,11 +133,13 @@ class GrpcServer final : public Server {
     connections_ = builder.experimental().AddExternalConnectionAcceptor(
         Connections::FROM_FD, grpc::InsecureServerCredentials());
     SetConnectionOptions(options, &builder);
+    poll_queue_ = builder.AddCompletionQueue();
     builder.RegisterService(inference_.get());
     builder.RegisterService(control_.get());
     for (const auto& reflection : reflections_) builder.RegisterService(reflection.get());
     server_ = builder.BuildAndStart();
     if (server_ == nullptr) return absl::InternalError("gRPC cannot start; see --log-level debug");
+    for (int i = 0; i < kNumPollers; ++i) pollers_.emplace_back([this] { Poll(); });
     PublishHealth();
     door_->Start([this](int fd) {
       grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
@@ -174,10 +178,22 @@ class GrpcServer final : public Server {
     door_->StopAccepting();
     server_->Shutdown(std::chrono::system_clock::now() + std::chrono::microseconds(grace_us));
     door_->Stop(kLastBytesUs);
+    poll_queue_->Shutdown();  // after the server, as gRPC demands
+    for (std::thread& poller : pollers_) poller.join();
+    pollers_.clear();
     server_.reset();
   }
 
  private:
+  // Reads and writes connections. The queue never has an event: gRPC divides the connections among
+  // the completion queues of a server, and a queue's connections are served by those who wait for
+  // it. The callback services have a queue with few threads of gRPC's own.
+  void Poll() {
+    void* tag = nullptr;
+    bool ok = false;
+    while (poll_queue_->Next(&tag, &ok)) continue;
+  }
+
   void StartPortWatch(const ServerOptions& options) {
     PortWatchOptions watch;
     watch.address = door_->local_address();
@@ -229,6 +245,8 @@ class GrpcServer final : public Server {
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> connections_;
   std::unique_ptr<Door> door_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<grpc::ServerCompletionQueue> poll_queue_;
+  std::vector<std::thread> pollers_;
   std::unique_ptr<PortWatch> port_watch_;
 };
 

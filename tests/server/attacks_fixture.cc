@@ -105,8 +105,6 @@ void AttacksFixture::Restart(ServerOptions options) {
   metrics_.reset();
   if (tls_ != nullptr) options.door.tls = tls_->server;
   Start({}, options);
-  stub_ = v1::Inference::NewStub(ClientChannel());
-  control_ = v1::Control::NewStub(ClientChannel());
   auto metrics = StartMetrics("127.0.0.1:0", "test");
   ASSERT_TRUE(metrics.ok()) << metrics.status();
   metrics_ = *std::move(metrics);
@@ -122,7 +120,7 @@ void AttacksFixture::Restart(ServerOptions options) {
   sources.slab_bytes = 1;
   sources.live = [] { return true; };
   metrics_->Publish(std::move(sources));
-  health_ = grpc::health::v1::Health::NewStub(ClientChannel());
+  health_ = grpc::health::v1::Health::NewStub(NewChannel());
   grpc::health::v1::HealthCheckResponse response;
   EXPECT_TRUE(health_->Check(NewContext().get(), {}, &response).ok());
   // The first calls and connections make what stays in memory.
@@ -139,8 +137,7 @@ void AttacksFixture::Restart(ServerOptions options) {
 
 std::shared_ptr<grpc::Channel> AttacksFixture::ClientChannel(const std::string& address) const {
   auto credentials = grpc::InsecureChannelCredentials();
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // each channel has its own connection
+  grpc::ChannelArguments arguments = ChannelArguments();
   if (tls_ != nullptr) {
     grpc::SslCredentialsOptions options;
     options.pem_root_certs = tls_->authority.pem();

@@ -39,6 +39,7 @@ class AttacksFixture : public ServerTest {
   void Restart(ServerOptions options);
   // A channel to the server, or to this address of it.
   std::shared_ptr<grpc::Channel> ClientChannel(const std::string& address = "") const;
+  std::shared_ptr<grpc::Channel> NewChannel() const override { return ClientChannel(); }
   std::unique_ptr<HostileHttp2> Attacker() const {
     return std::make_unique<HostileHttp2>(server_->address(), client_tls());
   }

@@ -267,7 +267,7 @@ TEST_P(AttacksTest, APortThatDoesNotAnswerTurnsHealthUntilItAnswersAgain) {
   ServerOptions options;
   options.port_check_us = 10'000;
   Restart(options);
-  const auto health = grpc::health::v1::Health::NewStub(ClientChannel());
+  const auto health = grpc::health::v1::Health::NewStub(NewChannel());
   const auto serving = [&] {
     grpc::health::v1::HealthCheckResponse response;
     EXPECT_TRUE(health->Check(NewContext().get(), {}, &response).ok());

@@ -126,7 +126,7 @@ std::unique_ptr<grpc::ClientContext> ServerTest::NewContext(int64_t deadline_ms)
   return context;
 }
 
-std::shared_ptr<grpc::Channel> ServerTest::NewChannel() const {
+grpc::ChannelArguments ServerTest::ChannelArguments() {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // each channel has its own connection
   // The flow-control window does not grow, so a client that does not read blocks its stream after
@@ -135,8 +135,12 @@ std::shared_ptr<grpc::Channel> ServerTest::NewChannel() const {
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 64 << 10);
   arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetMaxSendMessageSize(-1);
+  return arguments;
+}
+
+std::shared_ptr<grpc::Channel> ServerTest::NewChannel() const {
   return grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(),
-                                   arguments);
+                                   ChannelArguments());
 }
 
 StreamResult ServerTest::Generate(const v1::GenerateRequest& request, int64_t deadline_ms) {

@@ -48,7 +48,9 @@ class ServerTest : public ::testing::Test {
   void Stop();
 
   std::unique_ptr<grpc::ClientContext> NewContext(int64_t deadline_ms = 20'000) const;
-  std::shared_ptr<grpc::Channel> NewChannel() const;
+  // The arguments of the clients' channels.
+  static grpc::ChannelArguments ChannelArguments();
+  virtual std::shared_ptr<grpc::Channel> NewChannel() const;
   StreamResult Generate(const v1::GenerateRequest& request, int64_t deadline_ms = 20'000);
   StreamResult Chat(const v1::ChatRequest& request);
   static v1::GenerateRequest TextRequest(const std::string& text, int64_t max_tokens = 4);

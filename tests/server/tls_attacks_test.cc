@@ -53,7 +53,7 @@ class TlsAttacksTest : public AttacksFixture {
         v1::TokenizeRequest request;
         request.set_text("hello");
         v1::TokenizeResponse response;
-        const auto stub = v1::Inference::NewStub(ClientChannel());
+        const auto stub = v1::Inference::NewStub(NewChannel());
         const auto context = NewContext();
         context->set_wait_for_ready(true);  // a handshake may have to make room, and is repeated
         const grpc::Status status = stub->Tokenize(context.get(), request, &response);
