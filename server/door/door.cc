@@ -249,8 +249,9 @@ class EpollDoor final : public Door {
     return table_.all().empty() ? -1 : static_cast<int>(kTickUs / 1000);
   }
 
-  // A step of a handshake takes up to a millisecond, all other events take microseconds. So the
-  // events of handshakes come last, and only one of them: epoll reports the others again.
+  // A step of a handshake takes about a millisecond, and several with a long chain of client
+  // certificates; all other events take less. So the events of handshakes come last, and only one
+  // of them: epoll reports the others again.
   void OnEvents(absl::Span<const epoll_event> events) {
     const epoll_event* handshake = nullptr;
     for (const epoll_event& event : events) {
