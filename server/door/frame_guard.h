@@ -21,7 +21,7 @@ struct GuardLimits {
   // Open streams of one connection. The server announces the same number in its SETTINGS.
   int32_t max_streams = 1024;
   // Bytes of the HEADERS and CONTINUATION frames of one header block.
-  int64_t max_header_block_bytes = 64 << 10;
+  int64_t max_header_block_bytes = 16 << 10;
   // RST_STREAM frames of one connection per second, on average. A client may reset max_streams
   // streams (or the resets of two seconds, if these are more) at once.
   int32_t max_resets_per_second = 500;

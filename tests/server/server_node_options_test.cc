@@ -48,7 +48,7 @@ TEST(NodeOptions, LimitsReachTheGrpcPort) {
   const DoorOptions defaults = DoorOptionsOf(limits);
   EXPECT_EQ(defaults.max_connections, 0);  // computed from the limit of descriptors
   EXPECT_EQ(defaults.guard.max_streams, 1024);
-  EXPECT_EQ(defaults.guard.max_header_block_bytes, 64 << 10);
+  EXPECT_EQ(defaults.guard.max_header_block_bytes, 16 << 10);
   EXPECT_EQ(defaults.guard.max_resets_per_second, 500);
   EXPECT_EQ(defaults.max_incoming_bytes, 128 << 20);
   limits.set_max_connections(11);
