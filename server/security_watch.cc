@@ -55,16 +55,18 @@ SecurityWatch::Changes SecurityWatch::Look(int64_t now_us) {
   const bool is_settled = stamps == seen_;
   seen_ = std::move(stamps);
   if (!is_settled || seen_ == read_) return {};
-  absl::StatusOr<Changes> changes = Read();
+  Changes changes;
+  const absl::Status status = Read(&changes);
   read_ = Stamps();
   seen_ = read_;
-  if (changes.ok()) return *std::move(changes);
-  TLOG_ERROR("the security files have changed, but cannot be used; the old ones stay in use: {}",
-             LogText(changes.status().message()));
-  return {};
+  if (!status.ok()) {
+    TLOG_ERROR("the security files have changed, but cannot be used; the old ones stay in use: {}",
+               LogText(status.message()));
+  }
+  return changes;
 }
 
-absl::StatusOr<SecurityWatch::Changes> SecurityWatch::Read() {
+absl::Status SecurityWatch::Read(Changes* changes) {
   v1::Config config = *config_;
   if (!source_.file.empty()) {
     ASSIGN_OR_RETURN(config, source_.read());
@@ -74,25 +76,39 @@ absl::StatusOr<SecurityWatch::Changes> SecurityWatch::Read() {
                 source_.file);
     }
   }
+  const v1::SecurityConfig& before = config_->security();
+  const v1::SecurityConfig& now = config.security();
+  if (!before.identities().empty() && now.identities().empty()) {
+    return absl::FailedPreconditionError(
+        "security.identities is gone, which would let everybody in; restart the server if that is "
+        "meant");
+  }
+  if (before.tls().has_client_ca() && !now.tls().has_client_ca()) {
+    return absl::FailedPreconditionError(
+        "security.tls.client_ca is gone, which would let clients in without a certificate; restart "
+        "the server if that is meant");
+  }
+  if (!MessageDifferencer::Equals(now, before)) {
+    ASSIGN_OR_RETURN(Identities identities, IdentitiesOf(now));
+    changes->identities = std::make_shared<const Identities>(std::move(identities));
+    TLOG_INFO("{} identities are known now", now.identities_size());
+  }
+  absl::Status tls = ReadTls(config, changes);
+  *config_ = std::move(config);
+  return tls;
+}
+
+absl::Status SecurityWatch::ReadTls(const v1::Config& config, Changes* changes) {
   const TlsFiles files = TlsFilesOf(config.security());
   if (files.enabled() != files_.enabled()) {
     return absl::FailedPreconditionError(
-        "TLS cannot be turned on or off while the server runs; "
-        "restart it");
-  }
-  Changes changes;
-  if (files.enabled()) {
-    ASSIGN_OR_RETURN(changes.tls, TlsContext::Load(files));
-    TLOG_INFO("TLS: new connections get the files as they are now");
-  }
-  if (!MessageDifferencer::Equals(config.security(), config_->security())) {
-    ASSIGN_OR_RETURN(Identities identities, IdentitiesOf(config.security()));
-    changes.identities = std::make_shared<const Identities>(std::move(identities));
-    TLOG_INFO("{} identities are known now", config.security().identities_size());
+        "TLS cannot be turned on or off while the server runs; restart it");
   }
   files_ = files;
-  *config_ = std::move(config);
-  return changes;
+  if (!files.enabled()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(changes->tls, TlsContext::Load(files));
+  TLOG_INFO("TLS: new connections get the files as they are now");
+  return absl::OkStatus();
 }
 
 }  // namespace tessera

@@ -1,8 +1,11 @@
 // Reads the security part of the configuration again when its files change: the certificate, the
 // key, the authorities and lists of clients' certificates, and the identities in the file of
 // --config. A change counts when the files have stayed the same for one interval, so that files
-// that are replaced one after the other are read together. What cannot be read is logged, and the
-// old values stay. Owned by the node; main's thread.
+// that are replaced one after the other are read together. What cannot be used is logged, and the
+// old values stay. Identities do not wait for TLS, so that a token can be revoked while a
+// certificate is damaged. No change opens the server: neither all identities nor client_ca can be
+// removed while it runs, because a file that is written in part may seem to do so. Owned by the
+// node; main's thread.
 #pragma once
 
 #include <sys/types.h>
@@ -56,7 +59,8 @@ class SecurityWatch final {
   };
   static Stamp StampOf(const std::string& path);
   std::vector<Stamp> Stamps() const;
-  absl::StatusOr<Changes> Read();
+  absl::Status Read(Changes* changes);
+  absl::Status ReadTls(const v1::Config& config, Changes* changes);
 
   const ConfigSource source_;
   std::unique_ptr<v1::Config> config_;  // as it was read last

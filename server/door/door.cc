@@ -23,6 +23,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/types/span.h"
@@ -251,18 +252,23 @@ class EpollDoor final : public Door {
 
   // A step of a handshake takes about a millisecond, and several with a long chain of client
   // certificates; all other events take less. So the events of handshakes come last, and only one
-  // of them: epoll reports the others again.
+  // of them: epoll reports the others again. Handshakes take turns in the order of their keys.
   void OnEvents(absl::Span<const epoll_event> events) {
     const epoll_event* handshake = nullptr;
+    const auto turn = [this](const epoll_event& event) {  // 0: the next key; wraps around
+      return event.data.u64 - last_handshake_key_ - 1;
+    };
     for (const epoll_event& event : events) {
       const Entry* const entry = table_.Find(event.data.u64 / 2);
       if (entry == nullptr || !entry->connection->in_handshake()) {
         OnEvent(event);
-      } else if (handshake == nullptr) {
+      } else if (handshake == nullptr || turn(event) < turn(*handshake)) {
         handshake = &event;
       }
     }
-    if (handshake != nullptr) OnEvent(*handshake);
+    if (handshake == nullptr) return;
+    last_handshake_key_ = handshake->data.u64;
+    OnEvent(*handshake);
   }
 
   void OnEvent(const epoll_event& event) {
@@ -461,8 +467,21 @@ class EpollDoor final : public Door {
     if (!has_tls) return GiveToGrpc(id, entry);
     handshakes_.push_back(id);
     if (static_cast<int64_t>(handshakes_.size()) > kMaxHandshakes) {
-      End(handshakes_.front(), CloseReason::kHandshakes);
+      End(HandshakeToClose(), CloseReason::kHandshakes);
     }
+  }
+
+  // The oldest handshake of the network that has the most, so that one network does not close the
+  // handshakes of others.
+  uint64_t HandshakeToClose() {
+    absl::flat_hash_map<absl::string_view, int> counts;
+    int most = 0;
+    for (const uint64_t id : handshakes_) {
+      most = std::max(most, ++counts[table_.Find(id)->connection->peer().network]);
+    }
+    return *std::find_if(handshakes_.begin(), handshakes_.end(), [&](uint64_t id) {
+      return counts[table_.Find(id)->connection->peer().network] == most;
+    });
   }
 
   void Count(CloseReason reason, const PeerAddress& peer, const std::string& detail = "") {
@@ -543,6 +562,7 @@ class EpollDoor final : public Door {
   int64_t retry_us_ = 0;  // not 0: accepting is paused until then
   // Connections whose handshake is not over, the oldest first.
   std::list<uint64_t> handshakes_;
+  uint64_t last_handshake_key_ = 0;  // of the last event of a handshake
   ConnectionScratch scratch_;
   std::thread thread_;
 };

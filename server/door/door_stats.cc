@@ -35,7 +35,8 @@ constexpr std::array<Reason, kNumCloseReasons> kReasons = {{
      "the TLS handshake failed; use a gRPC client with TLS 1.3, the certificate authority of this "
      "port and, if security.tls.client_ca is set, a certificate that it signed"},
     {"tls", "not valid TLS after the handshake"},
-    {"handshakes", "too many unfinished TLS handshakes; the oldest is closed"},
+    {"handshakes",
+     "too many unfinished TLS handshakes; the oldest of the address with the most is closed"},
     {"handshake_time", "the TLS handshake took longer than 10 s"},
     {"preface_time", "no HTTP/2 preface within 10 s"},
     {"first_request_time", "no request within 5 minutes"},

@@ -30,7 +30,7 @@ enum class CloseReason {
   // TLS failed.
   kHandshake,
   kTls,
-  // Too many connections are in their handshake: the oldest is closed.
+  // Too many connections are in their handshake: the oldest of the network with the most is closed.
   kHandshakes,
   // The client was too slow.
   kHandshakeTime,

@@ -1,4 +1,4 @@
-// A tenant cannot find out by its own times what another tenant has sent, as PromptPeek would (Wu
+// A tenant cannot find out by hits what another tenant has sent, as PromptPeek would (Wu
 // et al., I Know What You Asked, NDSS 2025): it sends probes, half of them with a prefix that the
 // other tenant's prompts have, and compares their times to the first token. On the simulated device
 // equal work takes equal time, so any difference shows.

@@ -45,9 +45,9 @@ class TlsAttacksTest : public AttacksFixture {
   // Like ExpectHarmless. Besides, new clients connect one after the other.
   void ExpectHarmlessForNewClients(const std::function<void()>& attack) {
     std::atomic<bool> ended{false};
+    num_new_clients_ = 0;
     std::thread newcomer([&] {
       Clock::duration longest{};
-      int64_t count = 0;
       do {
         const auto begin = Clock::now();
         v1::TokenizeRequest request;
@@ -59,9 +59,9 @@ class TlsAttacksTest : public AttacksFixture {
         const grpc::Status status = stub->Tokenize(context.get(), request, &response);
         EXPECT_TRUE(status.ok()) << status.error_message();
         longest = std::max(longest, Clock::now() - begin);
-        ++count;
+        ++num_new_clients_;
       } while (!ended.load());
-      std::cout << count << " new clients: all within "
+      std::cout << num_new_clients_ << " new clients: all within "
                 << std::chrono::duration_cast<std::chrono::microseconds>(longest).count()
                 << " us\n";
       EXPECT_LE(longest, kMaxLatency);
@@ -69,6 +69,11 @@ class TlsAttacksTest : public AttacksFixture {
     ExpectHarmless(attack);
     ended.store(true);
     newcomer.join();
+  }
+  // Waits until so many more new clients have been served.
+  void AwaitNewClients(int64_t count) {
+    const int64_t end = num_new_clients_ + count;
+    WaitFor("new clients to be served", [&] { return num_new_clients_ >= end; });
   }
   // Opens more connections than may be in their handshake. `connect` sends what one of them sends.
   void ExpectTheOldestToMakeRoom(const std::function<std::unique_ptr<HostileHttp2>()>& connect) {
@@ -84,11 +89,13 @@ class TlsAttacksTest : public AttacksFixture {
       WaitFor("the oldest to be closed", [this] {
         return Closed(CloseReason::kHandshakes) >= kManyHandshakes - kMaxHandshakes;
       });
-      std::this_thread::sleep_for(std::chrono::seconds(1));  // the door still reads what was sent
+      AwaitNewClients(3);  // the door still reads what was sent
     });
     EXPECT_TRUE(clients.front()->WaitClosed());
     EXPECT_FALSE(clients.back()->WaitClosed(100));
   }
+
+  std::atomic<int64_t> num_new_clients_{0};
 };
 
 TEST_F(TlsAttacksTest, ClientsThatSendNothing) {
@@ -98,7 +105,7 @@ TEST_F(TlsAttacksTest, ClientsThatSendNothing) {
     for (int i = 0; i < kMaxHandshakes - 20; ++i) {
       clients.push_back(ConnectRaw(hello.substr(0, i % 2 == 0 ? 0 : hello.size() / 2)));
     }
-    std::this_thread::sleep_for(std::chrono::seconds(1));
+    AwaitNewClients(3);
   });
   for (const CloseReason reason : {CloseReason::kHandshake, CloseReason::kHandshakes}) {
     EXPECT_EQ(Closed(reason), 0) << CloseReasonName(reason);

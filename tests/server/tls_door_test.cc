@@ -1,9 +1,13 @@
 // Tests of the door's TLS: who is in the handshake for how long, when gRPC gets a connection, and
 // what changes while the door is open. door_test.cc runs its tests with TLS too.
+#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <memory>
 #include <string>
 #include <utility>
@@ -64,6 +68,41 @@ TEST_F(TlsDoorTest, SilentClientsAreClosedAndOthersAreServedMeanwhile) {
   EXPECT_EQ(num_delivered(), 0U) << "gRPC gets no client in its handshake";
   WaitFor("the end", [this] { return stats_.open.value() == 0; });
   door_.reset();  // it uses the clock
+}
+
+// A client at another address, which sends nothing.
+int ConnectFrom(const char* own, const std::string& address) {
+  const absl::StatusOr<HostPort> server = ParseHostPort(address);
+  EXPECT_TRUE(server.ok()) << server.status();
+  const auto to_sockaddr = [](const char* host, int port) {
+    sockaddr_in found = {};
+    found.sin_family = AF_INET;
+    found.sin_port = htons(static_cast<uint16_t>(port));
+    EXPECT_EQ(inet_pton(AF_INET, host, &found.sin_addr), 1);
+    return found;
+  };
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const sockaddr_in from = to_sockaddr(own, 0);
+  const sockaddr_in to = to_sockaddr(server->host.c_str(), server->port);
+  EXPECT_EQ(bind(fd, reinterpret_cast<const sockaddr*>(&from), sizeof(from)), 0);
+  EXPECT_EQ(connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof(to)), 0);
+  return fd;
+}
+
+TEST_F(TlsDoorTest, OneAddressDoesNotCloseTheHandshakesOfAnother) {
+  constexpr int kMaxHandshakes = 256;  // see door.cc
+  constexpr int kMore = 40;
+  Start();
+  const int other = ConnectFrom("127.0.0.2", door_->address());  // the oldest of all
+  WaitFor("it to be accepted", [this] { return stats_.accepted.value() == 1; });
+  std::vector<std::unique_ptr<HostileHttp2>> crowd;
+  for (int i = 0; i < kMaxHandshakes + kMore - 1; ++i) crowd.push_back(ConnectRaw(""));
+  WaitFor("its own to be closed", [this] { return Closed(CloseReason::kHandshakes) == kMore; });
+  for (int i = 0; i < kMore; ++i) EXPECT_TRUE(crowd[static_cast<size_t>(i)]->WaitClosed()) << i;
+  char byte = 0;
+  EXPECT_EQ(recv(other, &byte, 1, MSG_DONTWAIT), -1);
+  EXPECT_EQ(errno, EAGAIN) << "the other address is still in its handshake";
+  close(other);
 }
 
 TEST_F(TlsDoorTest, NothingIsDeliveredBeforeTheHandshakeIsOver) {
